@@ -1,0 +1,229 @@
+"""Opens a checkpoint of any layout, and writes one of any layout. Tensors stay on disk until they are read.
+
+A directory is one of
+  orbax        janus_config.json, params/ (Orbax), and the companion files
+  huggingface  config.json with model_type "janus" (`JanusForConditionalGeneration`), safetensors
+  deepseek     config.json with model_type "multi_modality" (`MultiModalityCausalLM`), .bin or safetensors
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+
+from janus_jax.conversion import configs
+from janus_jax.conversion.companions import companions_for, find_companions, special_token_ids
+from janus_jax.conversion.lazy import LazyArray, from_numpy
+from janus_jax.conversion.mapping import Layout
+from janus_jax.conversion.orbax_files import read_orbax, write_orbax
+from janus_jax.conversion.safetensors_files import read_safetensors, read_sharded, write_safetensors
+from janus_jax.conversion.torch_files import read_torch
+from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
+from janus_jax.errors import InputError
+from janus_jax.models import config as model_config
+from janus_jax.models.config import JanusConfig
+
+Format = Literal['orbax', 'huggingface', 'deepseek']
+FORMATS: tuple[Format, ...] = ('orbax', 'huggingface', 'deepseek')
+
+CONFIG_FILE = 'janus_config.json'
+PARAMS_DIRECTORY = 'params'
+# Tensors that a DeepSeek checkpoint holds and no model uses; they travel in a file of their own.
+UNUSED_STEM = 'deepseek_unused'
+UNUSED_PREFIXES = ('vision_model.vision_tower.attn_pool.', 'gen_vision_model.quantize.codebook_used')
+CODEBOOK_USED_LENGTH = 65536  # A buffer of this length whatever the codebook's size (vq_model.py).
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """A checkpoint as something to read from.
+
+  Attributes:
+    config: architecture.
+    params: parameter path -> array.
+    companions: tokenizer, processor and generation files: name -> content.
+    unused: DeepSeek's tensors without a use, by DeepSeek's names; empty where the source had none.
+    source: where it was opened.
+  """
+
+  config: JanusConfig
+  params: Mapping[str, LazyArray]
+  companions: Mapping[str, bytes]
+  unused: Mapping[str, LazyArray]
+  source: str
+
+
+def read_json(path: str) -> dict:
+  """A JSON object from a file; InputError names the file where it is not one."""
+  try:
+    with open(path, encoding='utf-8') as file:
+      value = json.load(file)
+  except FileNotFoundError:
+    raise InputError(f'{path}: no such file') from None
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise InputError(f'{path}: not JSON ({error})') from None
+  if not isinstance(value, dict):
+    raise InputError(f'{path}: expected a JSON object, found {type(value).__name__}')
+  return value
+
+
+def read_tensors(directory: str) -> dict[str, LazyArray]:
+  """The tensors of a PyTorch directory, whichever of the usual files they are in."""
+  readers: list[tuple[str, Callable[[str], dict[str, LazyArray]]]] = [
+    ('model.safetensors', read_safetensors),
+    ('model.safetensors.index.json', lambda path: read_sharded(path, read_safetensors)),
+    ('pytorch_model.bin', read_torch),
+    ('pytorch_model.bin.index.json', lambda path: read_sharded(path, read_torch)),
+  ]
+  for name, reader in readers:
+    path = os.path.join(directory, name)
+    if os.path.exists(path):
+      return reader(path)
+  raise InputError(f'{directory}: no weights found: expected one of {", ".join(name for name, _ in readers)}')
+
+
+def _is_unused(name: str) -> bool:
+  return name.startswith(UNUSED_PREFIXES)
+
+
+def open_checkpoint(path: str) -> Checkpoint:
+  """Opens a checkpoint directory of any layout.
+
+  Raises:
+    InputError: no such directory, not a Janus, or a tensor missing, unexpected or of a wrong shape.
+  """
+  path = os.path.normpath(path)
+  if not os.path.isdir(path):
+    raise InputError(f'{path}: {"not a directory" if os.path.exists(path) else "no such directory"}')
+  if os.path.exists(os.path.join(path, CONFIG_FILE)):
+    return _open_orbax(path)
+  config_path = os.path.join(path, 'config.json')
+  if not os.path.exists(config_path):
+    raise InputError(f'{path}: not a checkpoint: expected {CONFIG_FILE} (ours) or config.json (PyTorch)')
+  values = read_json(config_path)
+  model_type = values.get('model_type')
+  if model_type == 'janus':
+    return _open_huggingface(path, values, config_path)
+  if model_type == 'multi_modality':
+    return _open_deepseek(path, values, config_path)
+  raise InputError(f'{config_path}: model_type is {model_type!r}: expected "janus" or "multi_modality"')
+
+
+def _open_unused(path: str) -> dict[str, LazyArray]:
+  file = os.path.join(path, f'{UNUSED_STEM}.safetensors')
+  return read_safetensors(file) if os.path.exists(file) else {}
+
+
+def _open_orbax(path: str) -> Checkpoint:
+  config_path = os.path.join(path, CONFIG_FILE)
+  try:
+    config = model_config.from_dict(read_json(config_path))
+  except InputError as error:
+    raise InputError(f'{config_path}: {error}') from None
+  params_path = os.path.join(path, PARAMS_DIRECTORY)
+  params = read_orbax(params_path)
+  check_names(parameter_shapes(config), params, params_path)
+  return Checkpoint(config, params, find_companions(path), _open_unused(path), path)
+
+
+def _open_huggingface(path: str, values: dict, config_path: str) -> Checkpoint:
+  config = configs.huggingface_to_janus(values, config_path)
+  tensors = read_tensors(path)
+  table = 'model.language_model.embed_tokens.weight'
+  if 'lm_head.weight' not in tensors and table in tensors and values.get('tie_word_embeddings', True):
+    # transformers leaves a tied head out of the file; the head is the token table then.
+    tensors['lm_head.weight'] = tensors[table]
+  params = params_from_tensors(parameter_shapes(config), tensors, 'huggingface', path)
+  return Checkpoint(config, params, find_companions(path), _open_unused(path), path)
+
+
+def _open_deepseek(path: str, values: dict, config_path: str) -> Checkpoint:
+  tensors = read_tensors(path)
+  companions = find_companions(path)
+  shapes = {name: tensor.shape for name, tensor in tensors.items()}
+  image_token_id = _image_token_id(companions, values)
+  config = configs.deepseek_to_janus(values, shapes, image_token_id, config_path)
+  unused = {name: tensor for name, tensor in tensors.items() if _is_unused(name)}
+  used = {name: tensor for name, tensor in tensors.items() if name not in unused}
+  params = params_from_tensors(parameter_shapes(config), used, 'deepseek', path)
+  return Checkpoint(config, params, companions, unused, path)
+
+
+def _image_token_id(companions: Mapping[str, bytes], values: dict) -> int:
+  """From the tokenizer; DeepSeek's config does not hold it, but an export of ours without a tokenizer does."""
+  if 'tokenizer.json' in companions:
+    return special_token_ids(companions['tokenizer.json']).image_placeholder
+  return int(values.get('image_token_id', JanusConfig().image_token_id))
+
+
+def _valid_unused(config: JanusConfig) -> dict[str, LazyArray]:
+  """What a strict load by DeepSeek's class wants to find: a pooling head that is never run, and a usage buffer."""
+  D, F = config.vision_encoder.width, config.vision_encoder.mlp_dim
+  shapes = {
+    'latent': (1, 1, D),
+    **{f'{name}.weight': (rows, D) for name, rows in (('q', D), ('kv', 2 * D), ('proj', D))},
+    **{f'{name}.bias': (rows,) for name, rows in (('q', D), ('kv', 2 * D), ('proj', D))},
+    'norm.weight': (D,),
+    'norm.bias': (D,),
+    'mlp.fc1.weight': (F, D),
+    'mlp.fc1.bias': (F,),
+    'mlp.fc2.weight': (D, F),
+    'mlp.fc2.bias': (D,),
+  }
+  arrays = {UNUSED_PREFIXES[0] + name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+  arrays[UNUSED_PREFIXES[0] + 'norm.weight'] += 1
+  arrays[UNUSED_PREFIXES[1]] = np.zeros(CODEBOOK_USED_LENGTH, np.float32)
+  return {name: from_numpy(array, 'generated') for name, array in arrays.items()}
+
+
+def files_to_write(checkpoint: Checkpoint, format: Format) -> dict[str, dict[str, LazyArray]]:
+  """Tensor files of an export: stem ('model', 'params', ...) -> its tensors, in order."""
+  if format == 'deepseek':
+    unused = checkpoint.unused or _valid_unused(checkpoint.config)
+    return {'model': {**tensors_from_params(checkpoint.params, 'deepseek'), **unused}}
+  files = {}
+  if format == 'huggingface':
+    files['model'] = tensors_from_params(checkpoint.params, 'huggingface')
+  else:
+    files[PARAMS_DIRECTORY] = dict(checkpoint.params)
+  if checkpoint.unused:
+    files[UNUSED_STEM] = dict(checkpoint.unused)
+  return files
+
+
+def write_checkpoint(
+  checkpoint: Checkpoint, directory: str, format: Format, progress: Callable[[int], None]
+) -> None:
+  """Writes every file of an export into an existing empty directory.
+
+  Args:
+    checkpoint: what to write; see `cast_params` for another dtype.
+    directory: where to; making it appear whole under its final name is the caller's (`publish`).
+    format: layout to write.
+    progress: called with the number of bytes written since the last call.
+  """
+  config = checkpoint.config
+  dtype = checkpoint.params['language_model/final_norm/scale'].dtype.name
+  if format == 'huggingface':
+    described = configs.janus_to_huggingface(config, dtype)
+  elif format == 'deepseek':
+    described = configs.janus_to_deepseek(config, dtype)
+  else:
+    described = model_config.to_dict(config)
+  with open(os.path.join(directory, CONFIG_FILE if format == 'orbax' else 'config.json'), 'w') as file:
+    json.dump(described, file, indent=2)
+  for name, content in companions_for(format, checkpoint.companions, config).items():
+    with open(os.path.join(directory, name), 'wb') as file:
+      file.write(content)
+  for stem, tensors in files_to_write(checkpoint, format).items():
+    if stem == PARAMS_DIRECTORY:
+      write_orbax(os.path.join(directory, stem), tensors, progress)
+    else:
+      write_safetensors(directory, stem, tensors, MAX_SHARD_BYTES, progress)
+
+
+__all__ = ['FORMATS', 'Checkpoint', 'Format', 'Layout', 'open_checkpoint', 'write_checkpoint']

@@ -1,0 +1,143 @@
+"""The parts of DeepSeek's `config.json`, read together with the shapes of the tensors it belongs to."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from janus_jax.conversion.config_section import ConfigSection
+from janus_jax.conversion.llama_config import read_llama
+from janus_jax.errors import InputError
+from janus_jax.models.config import LlamaConfig, SiglipConfig, VQConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_TOWER = 'vision_model.vision_tower.'
+_CODEBOOK = 'gen_vision_model.quantize.embedding.weight'
+_EMBED = 'language_model.model.embed_tokens.weight'
+_RELEASED_TOWER = SiglipConfig()
+_RELEASED_TOWER_NAME = 'siglip_large_patch16_384'
+_WIDE_TOWERS = {1152: 16}  # Width -> heads of the towers in DeepSeek's table whose heads are not 64 wide (so400m).
+
+
+def _shape(shapes: Shapes, tensor: str, rank: int, source: str) -> tuple[int, ...]:
+  shape = shapes.get(tensor)
+  if shape is None:
+    raise InputError(f'{source}: the checkpoint has no tensor {tensor}: expected the tensors of a DeepSeek Janus')
+  if len(shape) != rank:
+    raise InputError(f'{source}: tensor {tensor} has shape {tuple(shape)}: expected {rank} dimensions')
+  return tuple(shape)
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+  """How many numbered modules there are: one more than the highest number that `pattern` captures."""
+  numbers = [int(match[1]) for match in map(re.compile(pattern).match, shapes) if match]
+  return max(numbers, default=-1) + 1
+
+
+def llama_from_deepseek(llama: ConfigSection, shapes: Shapes) -> LlamaConfig:
+  """The decoder: sizes from the tensors, the rest as the file says or as LlamaConfig defaults."""
+  layer = 'language_model.model.layers.0.'
+  mlp, keys = f'{layer}mlp.gate_proj.weight', f'{layer}self_attn.k_proj.weight'
+  vocab_size, width = _shape(shapes, _EMBED, 2, llama.source)
+  llama = llama.agreeing(
+    vocab_size=(vocab_size, _EMBED),
+    hidden_size=(width, _EMBED),
+    intermediate_size=(_shape(shapes, mlp, 2, llama.source)[0], mlp),
+    num_hidden_layers=(_count(shapes, r'language_model\.model\.layers\.(\d+)\.'), f'{layer}*'),
+  )
+  config = read_llama(llama)
+  key_rows = _shape(shapes, keys, 2, llama.source)[0]
+  if key_rows % config.head_dim:
+    raise InputError(
+      f'{llama.source}: tensor {keys} has {key_rows} rows: expected a multiple of head_dim {config.head_dim}'
+    )
+  return read_llama(llama.agreeing(num_key_value_heads=(key_rows // config.head_dim, keys)))
+
+
+def siglip_from_deepseek(vision: ConfigSection, shapes: Shapes) -> SiglipConfig:
+  """The tower: sizes from the tensors; heads are 64 wide unless the file or DeepSeek's table says otherwise."""
+  vision.require('cls', 'CLIPVisionTower')
+  params, source = vision.section('params'), vision.source
+  if not str(params.values.get('model_name') or _RELEASED_TOWER_NAME).startswith('siglip'):
+    raise params.error('model_name', repr(_RELEASED_TOWER_NAME))
+  # CLIPVisionTower's own default of select_layer is -2, but then the last block is not in the file: blocks decide.
+  params.require('select_layer', -1, default=-1)
+  for field in ('pixel_mean', 'pixel_std'):
+    params.require(field, None)
+  positions, mlp = f'{_TOWER}pos_embed', f'{_TOWER}blocks.0.mlp.fc1.weight'
+  width, _, patch_size, _ = _shape(shapes, f'{_TOWER}patch_embed.proj.weight', 4, source)
+  num_positions = _shape(shapes, positions, 3, source)[1]
+  grid = math.isqrt(num_positions)
+  if grid**2 != num_positions:
+    raise InputError(f'{source}: tensor {positions} has {num_positions} positions: expected those of a square image')
+  params = params.agreeing(image_size=(grid * patch_size, positions))
+  return SiglipConfig(
+    image_size=params.integer('image_size'),
+    patch_size=patch_size,
+    width=width,
+    mlp_dim=_shape(shapes, mlp, 2, source)[0],
+    depth=_count(shapes, r'vision_model\.vision_tower\.blocks\.(\d+)\.'),
+    num_heads=params.integer('num_heads', _WIDE_TOWERS.get(width, max(1, width // 64))),
+    norm_eps=params.number('norm_eps', 1e-6),
+    activation=params.values.get('activation') or 'gelu',
+  )
+
+
+def vq_from_deepseek(gen_vision: ConfigSection, shapes: Shapes, grid: int) -> VQConfig:
+  """`grid` is the vision tower's, which the VQ has too unless the file says otherwise."""
+  gen_vision.require('cls', 'VQ-16')
+  source, encoder = gen_vision.source, 'gen_vision_model.encoder.'
+  codebook_size, code_dim = _shape(shapes, _CODEBOOK, 2, source)
+  params = gen_vision.section('params')
+  params = params.agreeing(image_token_size=(codebook_size, _CODEBOOK), n_embed=(code_dim, _CODEBOOK))
+  base_channels = _shape(shapes, f'{encoder}conv_in.weight', 4, source)[0]
+  multipliers = []
+  num_levels = _count(shapes, r'gen_vision_model\.encoder\.conv_blocks\.(\d+)\.')
+  for level in range(max(1, num_levels)):  # Without any, the first one's absence is reported.
+    tensor = f'{encoder}conv_blocks.{level}.res.0.conv1.weight'
+    channels = _shape(shapes, tensor, 4, source)[0]
+    if channels % base_channels:
+      raise InputError(f'{source}: tensor {tensor} has {channels} channels: expected a multiple of {base_channels}')
+    multipliers.append(channels // base_channels)
+  return VQConfig(
+    image_size=params.integer('image_size', grid * 2 ** (len(multipliers) - 1)),
+    codebook_size=codebook_size,
+    code_dim=code_dim,
+    z_channels=_shape(shapes, f'{encoder}conv_out.weight', 4, source)[0],
+    base_channels=base_channels,
+    channel_multipliers=tuple(multipliers),
+    num_res_blocks=_count(shapes, r'gen_vision_model\.encoder\.conv_blocks\.0\.res\.(\d+)\.'),
+  )
+
+
+def check_adaptors(root: ConfigSection, tower_width: int, vq: VQConfig, width: int) -> None:
+  """Raises InputError unless adaptors and image head are those of Janus and fit the parts they join."""
+  for name, input_dim, tensor in (
+    ('aligner_config', tower_width, f'{_TOWER}patch_embed.proj.weight'),
+    ('gen_aligner_config', vq.code_dim, _CODEBOOK),
+  ):
+    root.section(name).require('cls', 'MlpProjector')
+    params = root.section(name).section('params')
+    params.require('projector_type', 'mlp_gelu')
+    params.require('depth', 2)
+    params.agreeing(input_dim=(input_dim, tensor), n_embed=(width, _EMBED))
+  root.section('gen_head_config').require('cls', 'vision_head')
+  root.section('gen_head_config').section('params').agreeing(
+    n_embed=(width, _EMBED), image_token_embed=(width, _EMBED), image_token_size=(vq.codebook_size, _CODEBOOK)
+  )
+
+
+def tower_params(vision: SiglipConfig) -> dict[str, Any]:
+  """`vision_config.params`, with what shapes do not tell where the tower is not the released one."""
+  params = {'image_size': vision.image_size, 'select_feature': 'same', 'select_layer': -1}
+  if dataclasses.replace(vision, image_size=_RELEASED_TOWER.image_size) == _RELEASED_TOWER:
+    return params | {'model_name': _RELEASED_TOWER_NAME}
+  return params | {
+    # Not a name that DeepSeek's code knows: it says so at once instead of building another tower.
+    'model_name': f'siglip_width{vision.width}_depth{vision.depth}_patch{vision.patch_size}',
+    'activation': vision.activation,
+    'norm_eps': vision.norm_eps,
+    'num_heads': vision.num_heads,
+  }

@@ -1,0 +1,246 @@
+"""An Orbax parameter directory, written and read one slice at a time.
+
+`ocp.save` wants every leaf in memory, and the largest leaf of Janus-Pro-7B alone is 2.7 GB. Orbax offers one public
+place to change how a leaf is stored: a `TypeHandler`. The two handlers here teach it the leaf type `LazyArray`: one
+writes a leaf slice by slice, the other returns a leaf that reads slices when asked. Everything else (tree metadata,
+OCDBT merge, commit) stays Orbax's own code, so the result is an ordinary checkpoint that `ocp.load(directory,
+abstract_tree)` restores onto any mesh. The other ways were worse: partial saves still want whole leaves, V1's registry
+of leaf handlers is not public, and laying the files down by hand would copy Orbax's format into this repository.
+
+Chunks are not compressed: the mantissas of trained weights are noise, zstd gains little there and doubles the CPU time.
+"""
+
+import collections
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from flax import traverse_util
+from orbax.checkpoint import type_handlers
+
+from janus_jax.conversion.lazy import Index, LazyArray
+from janus_jax.errors import InputError
+
+SLICE_BYTES = 128 * 2**20  # Read from the source, and handed to the writer, at once.
+IN_FLIGHT_BYTES = 256 * 2**20  # Handed over but not yet on disk; the process peaks at about three times this.
+CHUNK_BYTES = 16 * 2**20  # The unit of reading: small, so that a device of a mesh reads little beyond its own shard.
+
+
+def write_orbax(directory: str, arrays: Mapping[str, LazyArray], progress: Callable[[int], None]) -> None:
+  """Writes `arrays` as an Orbax checkpoint without ever holding a whole array.
+
+  Args:
+    directory: to create. A failed write leaves a temporary directory beside it, for the caller to remove.
+    arrays: '/'-joined parameter path -> array; 'a/b' becomes `{'a': {'b': ...}}`.
+    progress: called with the number of bytes that have just reached the disk.
+
+  Raises:
+    InputError: the directory exists.
+    OSError: the disk is full (`errno.ENOSPC`), or another fault of the file system.
+  """
+  directory = os.path.abspath(directory)
+  if os.path.exists(directory):
+    raise InputError(f'{directory}: exists already, expected a new directory')
+  tree = traverse_util.unflatten_dict(dict(arrays), sep='/')
+  checkpointer = _checkpointer((LazyArray, _SliceWriter(progress)), (jax.Array, type_handlers.ArrayHandler()))
+  try:
+    checkpointer.save(directory, args=ocp.args.PyTreeSave(tree))
+  except ValueError as error:
+    # TensorStore reports a fault of the file system as a ValueError that carries the system's code as text.
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is None or isinstance(error, InputError):
+      raise
+    raise OSError(int(code[1]), os.strerror(int(code[1])), directory) from error
+
+
+def read_orbax(directory: str) -> dict[str, LazyArray]:
+  """Lists the arrays of an Orbax checkpoint; values are read when asked for.
+
+  Reads what `write_orbax`, `ocp.save` (V1: the tree is one level down) and `StandardCheckpointer` (V0) write.
+
+  Returns:
+    '/'-joined parameter path -> array. Reading a slice costs about twice its size in memory, and raises `InputError`
+    where data is missing or damaged.
+
+  Raises:
+    InputError: no Orbax checkpoint, several trees in one, or a damaged one.
+  """
+  path = _tree_directory(pathlib.Path(os.path.abspath(directory)))
+  checkpointer = _checkpointer(
+    (jax.Array, _LazyReader('jax.Array')), (np.ndarray, _LazyReader('np.ndarray')), (float, _LazyReader('scalar'))
+  )
+  try:
+    tree = checkpointer.restore(path)
+  except (ValueError, KeyError, TypeError, AttributeError) as error:  # What metadata of the wrong form runs into.
+    raise InputError(f'{path}: unreadable, expected a whole Orbax tree of arrays ({_one_line(error)})') from error
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(keys, simple=True, separator='/'): leaf for keys, leaf in leaves}
+
+
+class _SliceWriter(type_handlers.NumpyHandler):
+  """Stores `LazyArray` leaves as Orbax stores numpy arrays, but slice by slice along the first axis."""
+
+  def __init__(self, progress: Callable[[int], None]):
+    super().__init__()
+    self._progress = progress
+
+  async def serialize(
+    self,
+    values: Sequence[LazyArray],
+    infos: Sequence[type_handlers.ParamInfo],
+    args: Sequence[type_handlers.SaveArgs] | None = None,
+  ) -> list[Any]:
+    """Blocks until everything is written, so there are no futures to return: the source is read in step with it."""
+    for info in infos:
+      await info.await_path_creation()
+    # All at once: OCDBT commits what is waiting together, which makes hundreds of small leaves cheap.
+    opening = [_create_store(value, info) for value, info in zip(values, infos)]
+    pending = collections.deque()
+    in_flight = 0
+    try:
+      for value, store in zip(values, [future.result() for future in opening]):
+        for index in _slices(value.shape, value.dtype.itemsize):
+          part = value[index]
+          in_flight += part.nbytes
+          while pending and in_flight > IN_FLIGHT_BYTES:
+            in_flight -= self._finish(*pending.popleft())
+          pending.append((store[index].write(part, can_reference_source_data_indefinitely=True), part.nbytes))
+      while pending:
+        self._finish(*pending.popleft())
+    finally:
+      # After a failure: the caller is about to remove the directory, so nothing may still be writing into it.
+      for future in (*opening, *(write for write, _ in pending)):
+        future.exception()
+    return []
+
+  def _finish(self, write: tensorstore.WriteFutures, nbytes: int) -> int:
+    write.result()
+    self._progress(nbytes)
+    return nbytes
+
+
+class _LazyReader(type_handlers.ArrayHandler):
+  """Restores the leaves that the metadata on disk calls `typestr` as `LazyArray`."""
+
+  def __init__(self, typestr: str):
+    super().__init__()
+    self._typestr = typestr
+
+  def typestr(self) -> str:
+    return self._typestr
+
+  async def deserialize(
+    self,
+    infos: Sequence[type_handlers.ParamInfo],
+    args: Sequence[type_handlers.RestoreArgs] | None = None,
+  ) -> list[LazyArray]:
+    return [_lazy_array(info) for info in infos]
+
+
+def _checkpointer(*handlers: tuple[type, type_handlers.TypeHandler]) -> ocp.Checkpointer:
+  registry = type_handlers.create_type_handler_registry(*handlers)
+  return ocp.Checkpointer(
+    ocp.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False, type_handler_registry=registry)
+  )
+
+
+def _create_store(value: LazyArray, info: type_handlers.ParamInfo) -> tensorstore.Future:
+  spec = type_handlers.get_json_tspec_write(
+    info,
+    use_ocdbt=True,
+    global_shape=value.shape,
+    local_shape=_chunk_shape(value.shape, value.dtype.itemsize),
+    dtype=value.dtype,
+    process_index=0,
+  )
+  return tensorstore.open(tensorstore.Spec(spec), create=True, open=True, context=info.ts_context)
+
+
+def _slice_rows(shape: tuple[int, ...], itemsize: int) -> int:
+  """Rows of the first axis per slice: all, or a power of two, so that halves of it never straddle two slices."""
+  row_bytes = max(1, math.prod(shape[1:]) * itemsize)
+  if shape[0] * row_bytes <= SLICE_BYTES:
+    return max(1, shape[0])
+  return 2 ** int(math.log2(max(1, SLICE_BYTES // row_bytes)))
+
+
+def _slices(shape: tuple[int, ...], itemsize: int) -> list[Index]:
+  if not shape:
+    return [...]
+  rows = _slice_rows(shape, itemsize)
+  return [slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]
+
+
+def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+  """One slice, its longest axis halved (rounding up) until a chunk is small enough.
+
+  Orbax's `chunk_byte_size` only takes divisors, and a vocabulary of prime size would end in chunks of one column.
+  """
+  if not shape:
+    return ()
+  chunk = [_slice_rows(shape, itemsize), *(max(1, size) for size in shape[1:])]
+  while math.prod(chunk) * itemsize > CHUNK_BYTES:
+    longest = chunk.index(max(chunk))
+    chunk[longest] = -(-chunk[longest] // 2)
+  return tuple(chunk)
+
+
+def _lazy_array(info: type_handlers.ParamInfo) -> LazyArray:
+  spec = type_handlers.get_json_tspec_read(
+    info,
+    use_ocdbt=info.is_ocdbt_checkpoint,
+    raise_array_data_missing_error=info.raise_array_data_missing_error,
+  )
+  store = tensorstore.open(tensorstore.Spec(spec), read=True, context=info.ts_context).result()
+  origin = f'{info.parent_dir}: {jax.tree_util.keystr(info.keypath, simple=True, separator="/")}'
+
+  def read(index: Index) -> np.ndarray:
+    part = store[_normalized(index, store.shape)]
+    try:
+      return part.read().result()
+    except ValueError as error:
+      raise InputError(f'{origin}: missing or damaged data, expected a whole array ({_one_line(error)})') from error
+
+  return LazyArray(tuple(store.shape), store.dtype.numpy_dtype, read, origin)
+
+
+def _normalized(index: Index, shape: tuple[int, ...]) -> tuple[Any, ...]:
+  """The same index without negative or overhanging bounds, which TensorStore takes literally."""
+  index = index if isinstance(index, tuple) else (index,)
+  missing = len(shape) - len(index) + (... in index)
+  if missing < 0:
+    raise IndexError(f'{len(shape) - missing} indices for an array of {len(shape)} axes')
+  at = index.index(...) if ... in index else len(index)
+  index = index[:at] + (slice(None),) * missing + index[at + 1 :]
+  return tuple(_normalized_axis(item, size) for item, size in zip(index, shape))
+
+
+def _normalized_axis(item: int | slice, size: int) -> int | slice:
+  picked = range(size)[item]
+  if isinstance(picked, int):
+    return picked
+  return slice(picked.start, picked.start + len(picked) * picked.step, picked.step)
+
+
+def _tree_directory(directory: pathlib.Path) -> pathlib.Path:
+  """`directory` (V0), or the one directory in it (V1), that holds a tree."""
+  if (directory / '_METADATA').is_file():
+    return directory
+  found = sorted(path.parent for path in directory.glob('*/_METADATA'))
+  if len(found) == 1:
+    return found[0]
+  if found:
+    names = ', '.join(path.name for path in found)
+    raise InputError(f'{directory}: holds several trees ({names}), expected one; name its directory')
+  raise InputError(f'{directory}: no Orbax checkpoint, expected a _METADATA file in it or one level below')
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split(' [tensorstore_spec')[0].split())

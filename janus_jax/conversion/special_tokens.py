@@ -1,0 +1,187 @@
+"""Janus's special tokens in a `tokenizer.json`: finding their ids, and adding the tokens where a base lacks them.
+
+Ids differ between the released checkpoints, so they are always resolved by the tokens' strings. The file is the
+format of the `tokenizers` library; only its `added_tokens`, `model.vocab` and `post_processor` are touched here.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from janus_jax.errors import InputError
+
+BOS = '<｜begin▁of▁sentence｜>'  # noqa: RUF001
+EOS = '<｜end▁of▁sentence｜>'  # noqa: RUF001
+PAD = '<｜▁pad▁｜>'  # noqa: RUF001
+BEGIN_OF_IMAGE = '<begin_of_image>'
+END_OF_IMAGE = '<end_of_image>'
+IMAGE_PLACEHOLDER = '<image_placeholder>'
+USER = '<|User|>'
+ASSISTANT = '<|Assistant|>'
+
+# In the released files these stand between the placeholder and the roles; no Janus code uses them.
+_GROUNDING = ('<patch_placeholder>', '<|ref|>', '<|/ref|>', '<|det|>', '<|/det|>', '<|grounding|>')
+ADDITIONAL = (IMAGE_PLACEHOLDER, *_GROUNDING, USER, ASSISTANT)
+_NEEDED = (PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, USER, ASSISTANT)
+# The ids of the released files between the two image tokens: 576 that no released code uses.
+_UNUSED = tuple(f'<|unused_{i:03}|>' for i in range(576))
+_RELEASED = (PAD, BEGIN_OF_IMAGE, *_UNUSED, END_OF_IMAGE, *ADDITIONAL)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialTokens:
+  """Vocabulary ids. `user` and `assistant` are None in Janus-1.3B's tokenizer, whose roles are plain words."""
+
+  bos: int
+  eos: int
+  pad: int
+  begin_of_image: int
+  end_of_image: int
+  image_placeholder: int
+  user: int | None
+  assistant: int | None
+
+
+def special_token_ids(tokenizer_json: bytes) -> SpecialTokens:
+  """Resolves the ids of Janus's special tokens by their strings.
+
+  Where `<image_placeholder>` is absent its id is the next free one: DeepSeek's processor appends the token when it
+  loads such a tokenizer (`VLChatProcessor.__init__`), and so does `complete_tokenizer`.
+
+  Raises:
+    InputError: not a tokenizer.json, or a token is missing.
+  """
+  ids = _ids(_parse(tokenizer_json))
+
+  def required(token: str) -> int:
+    if token not in ids:
+      raise InputError(f'tokenizer.json: token {token} is missing: expected the tokenizer of a Janus')
+    return ids[token]
+
+  return SpecialTokens(
+    bos=required(BOS),
+    eos=required(EOS),
+    pad=required(PAD),
+    begin_of_image=required(BEGIN_OF_IMAGE),
+    end_of_image=required(END_OF_IMAGE),
+    image_placeholder=ids.get(IMAGE_PLACEHOLDER, _next_id(ids.values())),
+    user=ids.get(USER),
+    assistant=ids.get(ASSISTANT),
+  )
+
+
+def present_tokens(tokenizer_json: bytes, tokens: Iterable[str]) -> list[str]:
+  """Those of `tokens` that the tokenizer has, in the given order."""
+  ids = _ids(_parse(tokenizer_json))
+  return [token for token in tokens if token in ids]
+
+
+def extend_tokenizer(tokenizer_json: bytes, vocab_size: int) -> bytes:
+  """Adds the special tokens that a base tokenizer lacks; ids that exist stay what they are.
+
+  A base without any token of Janus (DeepSeek-LLM) gets the layout of the released 7B, ids included: padding,
+  `<begin_of_image>`, 576 unused, `<end_of_image>`, `<image_placeholder>`, six grounding tokens, the two roles.
+  Where that does not fit, or some tokens are there already, what is missing takes the next free ids.
+
+  Args:
+    tokenizer_json: content of the base's tokenizer.json.
+    vocab_size: rows of the model's token table.
+
+  Returns:
+    The new content; the same bytes where nothing was missing.
+
+  Raises:
+    InputError: not a tokenizer.json, ids with gaps, or the tokens do not fit into `vocab_size`.
+  """
+  tokenizer = _parse(tokenizer_json)
+  ids = _ids(tokenizer)
+  base = [token for token in (BOS, EOS) if token not in ids]
+  new = [*base, *(token for token in _NEEDED if token not in ids)]
+  if not new:
+    return tokenizer_json
+  room = vocab_size - _next_id(ids.values())
+  if not any(token in ids for token in _RELEASED) and len(base) + len(_RELEASED) <= room:
+    new = [*base, *_RELEASED]
+  if len(new) > room:
+    raise InputError(
+      f'tokenizer.json: {len(new)} special tokens to add after id {_next_id(ids.values()) - 1}: '
+      f'expected a vocab_size of at least {vocab_size + len(new) - room}, not {vocab_size}'
+    )
+  return _serialize(_with_tokens(tokenizer, new))
+
+
+def complete_tokenizer(tokenizer_json: bytes) -> bytes:
+  """What released tokenizers leave to the code that loads them: the image placeholder and the leading BOS.
+
+  DeepSeek's processor appends `<image_placeholder>` where it is absent, and `LlamaTokenizerFast` of transformers 4
+  puts BOS in front of every text; transformers 5 does neither. Returns the same bytes where nothing was missing.
+
+  Raises:
+    InputError: not the tokenizer.json of a Janus.
+  """
+  bos_id = special_token_ids(tokenizer_json).bos
+  tokenizer = completed = _parse(tokenizer_json)
+  if IMAGE_PLACEHOLDER not in _ids(tokenizer):
+    completed = _with_tokens(completed, [IMAGE_PLACEHOLDER])
+  if BOS not in json.dumps(tokenizer.get('post_processor'), ensure_ascii=False):
+    completed = {**completed, 'post_processor': _bos_template(bos_id)}
+  return tokenizer_json if completed is tokenizer else _serialize(completed)
+
+
+def _parse(tokenizer_json: bytes) -> dict[str, Any]:
+  try:
+    tokenizer = json.loads(tokenizer_json)
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise InputError(f'tokenizer.json: not JSON ({error})') from None
+  model = tokenizer.get('model') if isinstance(tokenizer, dict) else None
+  if not isinstance(model, dict) or not isinstance(model.get('vocab'), dict):
+    raise InputError('tokenizer.json: model.vocab is missing: expected the byte-level BPE of DeepSeek-LLM')
+  added = tokenizer.get('added_tokens') or []
+  if not isinstance(added, list) or not all(
+    isinstance(token, dict) and {'content', 'id'} <= set(token) for token in added
+  ):
+    raise InputError('tokenizer.json: added_tokens is not what the tokenizers library writes: expected content and id')
+  return tokenizer
+
+
+def _serialize(tokenizer: dict[str, Any]) -> bytes:
+  return json.dumps(tokenizer, ensure_ascii=False, indent=2).encode()
+
+
+def _ids(tokenizer: dict[str, Any]) -> dict[str, int]:
+  added = {token['content']: token['id'] for token in tokenizer.get('added_tokens') or ()}
+  return {**tokenizer['model']['vocab'], **added}
+
+
+def _next_id(ids: Iterable[int]) -> int:
+  return max(ids, default=-1) + 1
+
+
+def _with_tokens(tokenizer: dict[str, Any], tokens: Iterable[str]) -> dict[str, Any]:
+  """A copy with special tokens appended. The `tokenizers` library numbers added tokens itself, one after the other
+  from the size of `model.vocab`, whatever id the file gives them: hence no gaps, neither before nor among them."""
+  ids = _ids(tokenizer)
+  if sorted(set(ids.values())) != list(range(len(set(ids.values())))):
+    raise InputError(f'tokenizer.json: ids have gaps: expected {len(ids)} tokens to have ids 0 to {len(ids) - 1}')
+  flags = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False, 'special': True}
+  first = _next_id(ids.values())
+  new = [{'id': first + i, 'content': token, **flags} for i, token in enumerate(tokens)]
+  return {**tokenizer, 'added_tokens': [*(tokenizer.get('added_tokens') or ()), *new]}
+
+
+def _bos_template(bos_id: int) -> dict[str, Any]:
+  """The post-processor that puts BOS in front of each sequence."""
+
+  def parts(sequence: str, type_id: int) -> list[dict[str, Any]]:
+    return [
+      {'SpecialToken': {'id': BOS, 'type_id': type_id}},
+      {'Sequence': {'id': sequence, 'type_id': type_id}},
+    ]
+
+  return {
+    'type': 'TemplateProcessing',
+    'single': parts('A', 0),
+    'pair': [*parts('A', 0), *parts('B', 1)],
+    'special_tokens': {BOS: {'id': BOS, 'ids': [bos_id], 'tokens': [BOS]}},
+  }

@@ -1,0 +1,237 @@
+"""Images on the host: files to RGB, RGB to the uint8 squares that the two encoders take, pictures back to files.
+
+Everything stays uint8: (x / 255 - 0.5) / 0.5 happens on the device, so that a quarter of the bytes travel.
+"""
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from janus_jax.errors import InputError
+
+# Pillow reads more than these, but some of the others start programs (EPS runs Ghostscript).
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
+# 11,585 x 11,585: more than a 108-megapixel phone photo, 512 MiB once decoded with transparency.
+MAX_PIXELS = 2**27
+# int(0.5 * 255), as the original truncates Janus's mean of 0.5.
+GREY = 127
+# `min_size` of the released preprocessor configs.
+MIN_SIDE = 14
+# EXIF orientation -> what undoes it (EXIF 2.32, tag 0x0112).
+UPRIGHT = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's readers raise on damaged files (seen by fuzzing); they have no common base class.
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError)
+DAMAGE += (struct.error, zlib.error)
+
+
+def load_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+  """Reads an image file as RGB, the way a person would see it: `decode_image` says how.
+
+  Raises:
+    InputError: no such file, a directory, not readable, or what `decode_image` raises.
+  """
+  try:
+    with open(path, 'rb') as file:
+      return decode_image(file, str(path), max_pixels)
+  except OSError as error:
+    raise InputError(f'{path}: {error.strerror}: expected an image file') from None
+
+
+def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+  """Decodes one image to RGB.
+
+  Two things differ from the original (`janus/utils/io.py`), which calls `Image.open(...).convert('RGB')` and no more:
+  a rotation stored in EXIF is applied, and transparency is laid over white, where `convert` would uncover whatever
+  colour the invisible pixels hold. 16-bit channels keep their upper byte, grey ones too (`convert` clips those at 255).
+  CMYK is converted without a colour profile, as there. An animation gives its first frame.
+
+  Args:
+    file: seekable, standing at the image's first byte.
+    name: what error messages call it.
+    max_pixels: a larger image is refused by its header, before any pixel is decoded.
+
+  Raises:
+    InputError: no bytes, not one of `FORMATS`, damaged, too large, or pixels of no fixed range.
+  """
+  # The filter names Pillow alone: should threads restore filters out of order, no other warnings go missing.
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', module=r'PIL\.')
+    with _open(file, name, max_pixels) as image:
+      try:
+        image.load()
+      except DAMAGE as error:
+        raise InputError(f'{name}: damaged {image.format} image ({_one_line(error)})') from None
+      return _upright(_to_rgb(image, name), _orientation(image))
+
+
+def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+  """Reads the header only."""
+  head = file.read(16)
+  file.seek(0)
+  if not head:
+    raise InputError(f'{name}: 0 bytes: expected an image')
+  try:
+    image = Image.open(file, formats=FORMATS)
+  except UnidentifiedImageError:
+    raise InputError(f'{name}: begins with {head!r}: expected an image ({", ".join(FORMATS)})') from None
+  except Image.DecompressionBombError as error:  # Pillow's own limit, which lies above MAX_PIXELS.
+    raise InputError(f'{name}: {_one_line(error)}: expected at most {max_pixels} pixels') from None
+  except DAMAGE as error:
+    raise InputError(f'{name}: damaged image ({_one_line(error)})') from None
+  if image.width * image.height > max_pixels:
+    image.close()
+    raise InputError(f'{name}: {image.width} x {image.height} pixels: expected at most {max_pixels} pixels')
+  return image
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+  # Pillow opens 16-bit PGM as 32-bit integers scaled to 65535; elsewhere such integers have no agreed range.
+  if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PPM'):
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  if image.mode in ('I', 'F', 'LAB'):
+    raise InputError(f'{name}: pixels of Pillow mode {image.mode!r}: expected integers of 1, 8 or 16 bits, not Lab')
+  if not image.has_transparency_data:
+    return image.convert('RGB')
+  white = Image.new('RGBA', image.size, 'white')
+  return Image.alpha_composite(white, image.convert('RGBA')).convert('RGB')
+
+
+def _orientation(image: Image.Image) -> int:
+  try:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+  except DAMAGE:  # The pixels are sound; that they should be rotated is then unknown.
+    return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+  return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def understanding_pixels(image: Image.Image, size: int, min_side: int = MIN_SIDE) -> np.ndarray:
+  """What the understanding encoder takes: the whole image, its long side `size`, centred on a grey square.
+
+  `VLMImageProcessor` of DeepSeek's `janus/models/image_processing_vlm.py`, bit for bit: sides are truncated to
+  integers (`transformers` rounds), the resize is Pillow's antialiased bicubic.
+
+  Args:
+    image: RGB.
+    size: side of the square, in pixels.
+    min_side: what the short side of a long thin image is raised to.
+
+  Returns:
+    uint8[size, size, 3].
+  """
+  longest = max(image.size)
+  # This order of operations, in double precision, decides which way a side on the edge of an integer falls.
+  width, height = (max(int(side / longest * size), min(min_side, size)) for side in image.size)
+  resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+  square = np.full((size, size, 3), GREY, np.uint8)
+  top, left = (size - height) // 2, (size - width) // 2
+  square[top : top + height, left : left + width] = resized
+  return square
+
+
+def generation_pixels(image: Image.Image, size: int) -> np.ndarray:
+  """What the VQ encoder takes as a training target: short side to `size`, the long side's middle (Janus paper, 4.1).
+
+  Cropping comes first, which gives the same picture but for the filter's reach at the two cuts, keeps pixels exactly
+  square and costs no memory on a long thin image. The papers do not say where they crop.
+
+  Args:
+    image: RGB.
+    size: side of the result, in pixels.
+
+  Returns:
+    uint8[size, size, 3].
+  """
+  short = min(image.size)
+  left, top = (image.width - short) // 2, (image.height - short) // 2
+  box = (left, top, left + short, top + short)
+  return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+  """Decoder output, float[..., 3] around [-1, 1], to uint8[..., 3]: clipped, then truncated, as the original does."""
+  return np.clip((np.asarray(pixels, np.float32) + 1) / 2 * 255, 0, 255).astype(np.uint8)
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 8) -> np.ndarray:
+  """Lays images out row by row on white.
+
+  Args:
+    images: one or more uint8[h, w, 3] of one size.
+    columns: images in a full row.
+    gap: white pixels between neighbours.
+
+  Returns:
+    uint8[rows * h + (rows - 1) * gap, columns * w + (columns - 1) * gap, 3], columns being at most len(images).
+  """
+  stacked = np.stack(images)
+  count, height, width, _ = stacked.shape
+  columns = min(columns, count)
+  rows = -(-count // columns)
+  sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+  for index, image in enumerate(stacked):
+    top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+    sheet[top : top + height, left : left + width] = image
+  return sheet
+
+
+def save_png(path: str | os.PathLike, pixels: np.ndarray, text: Mapping[str, str]) -> None:
+  """Writes a PNG whose text chunks hold `text`. The file appears whole or not at all.
+
+  Args:
+    path: in an existing directory; an existing file is replaced.
+    pixels: uint8[h, w, 3].
+    text: keyword (1 to 79 Latin-1 characters) to value: tEXt where Latin-1 can hold the value, else iTXt in UTF-8.
+
+  Raises:
+    InputError: the file cannot be written (no such directory, no permission, no space).
+  """
+  chunks = PngInfo()
+  for keyword, value in text.items():
+    chunks.add_text(keyword, value)
+  partial = f'{path}.{os.getpid()}.partial'
+  try:
+    try:
+      Image.fromarray(pixels).save(partial, 'PNG', pnginfo=chunks)
+      os.replace(partial, path)
+    finally:
+      if os.path.exists(partial):
+        os.remove(partial)
+  except OSError as error:
+    raise InputError(f'{path}: cannot be written: {error.strerror or error}') from None
+
+
+def read_png_text(path: str | os.PathLike) -> dict[str, str]:
+  """The text chunks of a whole PNG (a chunk may follow the pixels, so these are decoded too).
+
+  Raises:
+    InputError: no such file, not a PNG, or a damaged one.
+  """
+  try:
+    with Image.open(path, formats=('PNG',)) as image:
+      return {keyword: str(value) for keyword, value in image.text.items()}
+  except UnidentifiedImageError:
+    raise InputError(f'{path}: expected a PNG image') from None
+  except DAMAGE as error:
+    raise InputError(f'{path}: cannot be read as PNG: {_one_line(error)}') from None

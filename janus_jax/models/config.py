@@ -1,0 +1,202 @@
+"""Architecture of a Janus model as frozen dataclasses, and the presets of the released models.
+
+Sources: the Janus paper (arXiv 2410.13848), the Janus-Pro report (arXiv 2501.17811, Table 1) and the config files
+of the released checkpoints. What the numbers mean is documented here once; modules take these objects whole.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from janus_jax.errors import InputError
+
+Activation = str  # 'gelu' is the exact erf form that Janus runs; 'gelu_tanh' is what SigLIP was trained with.
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipConfig:
+  """The understanding encoder (SigLIP vision tower without its pooling head)."""
+
+  image_size: int = 384
+  patch_size: int = 16
+  width: int = 1024
+  mlp_dim: int = 4096
+  depth: int = 24
+  num_heads: int = 16
+  norm_eps: float = 1e-6
+  activation: Activation = 'gelu'
+
+  @property
+  def grid(self) -> int:
+    """Patches along one side of the image."""
+    return self.image_size // self.patch_size
+
+  @property
+  def num_tokens(self) -> int:
+    return self.grid**2
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.num_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class VQConfig:
+  """The generation tokenizer (LlamaGen's VQ-16: convolutional encoder, L2-normalised codebook, decoder)."""
+
+  image_size: int = 384
+  codebook_size: int = 16384
+  code_dim: int = 8
+  z_channels: int = 256
+  base_channels: int = 128
+  channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+  num_res_blocks: int = 2
+
+  @property
+  def downsampling(self) -> int:
+    """Pixels along one side of what one code stands for."""
+    return 2 ** (len(self.channel_multipliers) - 1)
+
+  @property
+  def grid(self) -> int:
+    return self.image_size // self.downsampling
+
+  @property
+  def num_tokens(self) -> int:
+    return self.grid**2
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+  """The decoder (DeepSeek-LLM, architecturally Llama with an untied `lm_head`)."""
+
+  vocab_size: int = 102400
+  width: int = 2048
+  mlp_dim: int = 5632
+  depth: int = 24
+  num_heads: int = 16
+  num_kv_heads: int = 16
+  head_dim: int = 128
+  rope_theta: float = 10000.0
+  norm_eps: float = 1e-6
+  max_positions: int = 16384
+
+
+@dataclasses.dataclass(frozen=True)
+class JanusConfig:
+  """A whole Janus.
+
+  `image_token_id` is the vocabulary id whose embedding is replaced by image features (`<image_placeholder>`); it
+  depends on the tokenizer (100581 in Janus-Pro-1B, 100594 in Janus-Pro-7B and Janus-1.3B).
+  """
+
+  vision_encoder: SiglipConfig = SiglipConfig()
+  vq: VQConfig = VQConfig()
+  language_model: LlamaConfig = LlamaConfig()
+  image_token_id: int = 100581
+
+  def __post_init__(self):
+    validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeConfig:
+  """How a model runs, as against what it is. None of it changes the parameter tree.
+
+  Attributes:
+    dtype: what activations and matrix products are computed in.
+    param_dtype: what freshly initialised parameters are stored in.
+    vq_dtype: as `dtype`, for the VQ decoder. The VQ encoder always runs in float32: in bfloat16 up to 6 % of the
+      codes change.
+    remat: which activations of a layer are kept for the backward pass; a key of `layers.REMAT_POLICIES`.
+    unroll: how many layers one iteration of the layer loop holds (compile time against scheduling freedom).
+    attention: the attention kernel, a key of `attention.IMPLEMENTATIONS`.
+  """
+
+  dtype: str = 'float32'
+  param_dtype: str = 'float32'
+  vq_dtype: str = 'float32'
+  remat: str = 'none'
+  unroll: int = 1
+  attention: str = 'xla'
+
+
+def _positive_integers(part: str, config: Any) -> None:
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    values = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(v, (int, float)) and v <= 0 for v in values):
+      raise InputError(f'{part}.{field.name} is {value}: expected more than 0')
+
+
+def validate(config: JanusConfig) -> None:
+  """Raises InputError, naming the field, where sizes do not fit each other."""
+  vision, vq, llama = config.vision_encoder, config.vq, config.language_model
+  for part, sub_config in (('vision_encoder', vision), ('vq', vq), ('language_model', llama)):
+    _positive_integers(part, sub_config)
+  divisions = [
+    ('vision_encoder.image_size', vision.image_size, 'vision_encoder.patch_size', vision.patch_size),
+    ('vision_encoder.width', vision.width, 'vision_encoder.num_heads', vision.num_heads),
+    ('vq.image_size', vq.image_size, 'the downsampling of vq.channel_multipliers', vq.downsampling),
+    ('language_model.num_heads', llama.num_heads, 'language_model.num_kv_heads', llama.num_kv_heads),
+    ('language_model.head_dim', llama.head_dim, 'the halves that rotary embedding rotates', 2),
+    ('vq.base_channels', vq.base_channels, 'the groups of its normalisation', 32),
+  ]
+  for name, value, divisor_name, divisor in divisions:
+    if value % divisor:
+      raise InputError(f'{name} is {value}: expected a multiple of {divisor} ({divisor_name})')
+  if vision.activation not in ('gelu', 'gelu_tanh'):
+    raise InputError(f"vision_encoder.activation is {vision.activation!r}: expected 'gelu' or 'gelu_tanh'")
+  if config.image_token_id >= llama.vocab_size:
+    raise InputError(f'image_token_id is {config.image_token_id}: expected less than vocab_size {llama.vocab_size}')
+
+
+def to_dict(config: JanusConfig) -> dict[str, Any]:
+  """A JSON-ready nested dict; `from_dict` inverts it."""
+  return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> JanusConfig:
+  """Builds a config from `to_dict`'s form (tuples may have become lists). Unknown fields raise InputError."""
+  parts = {'vision_encoder': SiglipConfig, 'vq': VQConfig, 'language_model': LlamaConfig}
+  fields = {}
+  for name, value in values.items():
+    if name in parts:
+      known = {f.name for f in dataclasses.fields(parts[name])}
+      unknown = sorted(set(value) - known)
+      if unknown:
+        raise InputError(f'config field {name}.{unknown[0]} is unknown: expected one of {sorted(known)}')
+      fields[name] = parts[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    elif name == 'image_token_id':
+      fields[name] = value
+    else:
+      raise InputError(f'config field {name} is unknown: expected one of {[*parts, "image_token_id"]}')
+  return JanusConfig(**fields)
+
+
+def _pro_7b_decoder() -> LlamaConfig:
+  return LlamaConfig(width=4096, mlp_dim=11008, depth=30, num_heads=32, num_kv_heads=32)
+
+
+PRESETS: dict[str, JanusConfig] = {
+  # Janus-1.3B has the sizes of Janus-Pro-1B but the 7B's tokenizer layout.
+  'janus_1_3b': JanusConfig(image_token_id=100594),
+  'janus_pro_1b': JanusConfig(),
+  'janus_pro_7b': JanusConfig(language_model=_pro_7b_decoder(), image_token_id=100594),
+  # Every mechanism of the real ones (grouped-query heads too) at a size that tests and laptops run in seconds.
+  'tiny': JanusConfig(
+    vision_encoder=SiglipConfig(image_size=32, patch_size=8, width=64, mlp_dim=128, depth=2, num_heads=4),
+    vq=VQConfig(
+      image_size=32,
+      codebook_size=128,
+      z_channels=32,
+      base_channels=32,
+      channel_multipliers=(1, 1, 2, 2),
+      num_res_blocks=1,
+    ),
+    language_model=LlamaConfig(
+      vocab_size=512, width=64, mlp_dim=160, depth=3, num_heads=4, num_kv_heads=2, head_dim=16, max_positions=512
+    ),
+    image_token_id=500,
+  ),
+}

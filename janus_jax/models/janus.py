@@ -1,0 +1,138 @@
+"""Janus: two visual encoders, two adaptors, one decoder. The methods are the interface; there is no mode flag.
+
+    text   ids     -> embed_text   ┐                      ┌ text_logits   (lm_head)
+    image  pixels  -> embed_images ┼-> hidden (decoder) ->┤
+    codes  ids     -> embed_codes  ┘                      └ image_logits  (gen_head)
+
+    pixels -> encode_pixels -> codes -> decode_codes -> pixels            (the VQ tokenizer)
+
+Reference: `MultiModalityCausalLM` of deepseek-ai/Janus, `JanusForConditionalGeneration` of transformers.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from janus_jax.models import layers
+from janus_jax.models.attention import KeyValueStore
+from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.models.llama import Llama
+from janus_jax.models.siglip import Siglip
+from janus_jax.models.vq import VQ
+
+
+def normalize_pixels(pixels: jax.Array) -> jax.Array:
+  """uint8 0..255 -> float32 -1..1; floats are taken to be in -1..1 already."""
+  if pixels.dtype == jnp.uint8:
+    return (pixels.astype(jnp.float32) / 255.0 - 0.5) / 0.5
+  return pixels
+
+
+class Janus(nn.Module):
+  """The whole model. Its parameter tree has the names of DESIGN section 4."""
+
+  config: JanusConfig
+  compute: ComputeConfig = ComputeConfig()
+
+  def setup(self):
+    config, compute = self.config, self.compute
+    width, codes = config.language_model.width, config.vq.codebook_size
+    self.vision_encoder = Siglip(config.vision_encoder, compute)
+    self.vision_aligner = layers.Adaptor(config.vision_encoder.width, width, width, compute)
+    self.vq = VQ(config.vq, compute)
+    self.gen_embed = layers.Embedding(codes, config.vq.code_dim, compute)
+    self.gen_aligner = layers.Adaptor(config.vq.code_dim, width, width, compute)
+    self.gen_head = layers.Adaptor(width, width, codes, compute, out_dtype='float32')
+    self.language_model = Llama(config.language_model, compute)
+
+  def embed_text(self, tokens: jax.Array) -> jax.Array:
+    """int32[B, T] -> [B, T, D]."""
+    return self.language_model.embed(tokens)
+
+  def embed_images(self, pixels: jax.Array) -> jax.Array:
+    """uint8[I, size, size, 3], or floats in -1..1 -> [I, P, D]."""
+    return self.vision_aligner(self.vision_encoder(normalize_pixels(pixels)))
+
+  def embed_codes(self, codes: jax.Array) -> jax.Array:
+    """int32[B, T] -> [B, T, D]."""
+    return self.gen_aligner(self.gen_embed(codes))
+
+  def embed_prompt(self, tokens: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Text with images in it.
+
+    Args:
+      tokens: int32[B, T]; positions that hold `config.image_token_id` are replaced, in reading order over the batch, by
+        the features of the images. There must be I * P of them.
+      pixels: uint8[I, size, size, 3], or floats in -1..1; in the order the batch mentions them.
+
+    Returns:
+      [B, T, D].
+    """
+    text = self.embed_text(tokens)
+    features = self.embed_images(pixels)
+    features = features.reshape(-1, features.shape[-1])
+    is_image = tokens == self.config.image_token_id
+    order = jnp.cumsum(is_image.reshape(-1)).reshape(tokens.shape) - 1
+    # Too many placeholders would silently reuse the last patch; NaN makes the mistake visible.
+    placed = jnp.take(features, order, axis=0, mode='fill', fill_value=jnp.nan)
+    return jnp.where(is_image[..., None], placed, text)
+
+  def hidden(
+    self,
+    embeddings: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array | None = None,
+    store: KeyValueStore | None = None,
+  ) -> tuple[jax.Array, KeyValueStore | None]:
+    """Final hidden states [B, T, D] of the decoder; see `Llama.hidden`."""
+    return self.language_model.hidden(embeddings, positions, segments, store)
+
+  def text_logits(self, hidden: jax.Array) -> jax.Array:
+    """[..., D] -> float32[..., V]."""
+    return self.language_model.logits(hidden)
+
+  def image_logits(self, hidden: jax.Array) -> jax.Array:
+    """[..., D] -> float32[..., C]."""
+    return self.gen_head(hidden)
+
+  def encode_pixels(self, pixels: jax.Array) -> jax.Array:
+    """uint8[B, size, size, 3], or floats in -1..1 -> codes int32[B, P]. Always float32."""
+    return self.vq.encode(normalize_pixels(pixels))
+
+  def decode_codes(self, codes: jax.Array) -> jax.Array:
+    """int32[B, P] -> float32[B, size, size, 3], about -1..1 but not clipped."""
+    return self.vq.decode(codes)
+
+  def __call__(self, tokens: jax.Array, pixels: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Every part once: an understanding sequence and a generation sequence. What `init` traces.
+
+    Args:
+      tokens: int32[B, T].
+      pixels: [I, size, size, 3].
+      codes: int32[B, P].
+
+    Returns:
+      text logits float32[B, T, V] and image logits float32[B, P, C].
+    """
+    understanding = self.embed_prompt(tokens, pixels)
+    generation = self.embed_codes(self.encode_pixels(self.decode_codes(codes)))
+    hidden = [
+      self.hidden(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]))[0] for x in (understanding, generation)
+    ]
+    return self.text_logits(hidden[0]), self.image_logits(hidden[1])
+
+
+def init_params(config: JanusConfig, compute: ComputeConfig, key: jax.Array) -> dict[str, Any]:
+  """A fresh parameter tree. Under `jax.eval_shape` it costs nothing; under `jax.jit` only initialisers run."""
+  size = config.vision_encoder.image_size
+  tokens = jnp.zeros((1, 1), jnp.int32)
+  pixels = jnp.zeros((1, size, size, 3), jnp.float32)
+  codes = jnp.zeros((1, config.vq.num_tokens), jnp.int32)
+  return Janus(config, compute).init(key, tokens, pixels, codes)['params']
+
+
+def abstract_params(config: JanusConfig, compute: ComputeConfig) -> dict[str, Any]:
+  """The parameter tree as jax.ShapeDtypeStruct leaves."""
+  return jax.eval_shape(lambda key: init_params(config, compute, key), jax.random.key(0))

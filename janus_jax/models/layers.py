@@ -1,0 +1,180 @@
+"""Building blocks shared by the towers: linear maps, norms, activations, rotary embedding, the layer loop.
+
+Axis letters: B batch, T query, S key, D model, F hidden, N heads, K kv heads, H head dim, L layers.
+Every module takes a `ComputeConfig`: parameters are created in `param_dtype` and used in `dtype`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from janus_jax.errors import InputError
+from janus_jax.models.config import ComputeConfig
+
+# What the backward pass keeps of a layer, by name. 'none' keeps everything that XLA wants (no rematerialisation),
+# 'dots' the matrix products without batch dimensions (attention scores are recomputed), 'full' only layer inputs.
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+  'none': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+  """'gelu' (exact erf, what Janus runs), 'gelu_tanh' (what SigLIP was trained with)."""
+  functions = {'gelu': lambda x: jax.nn.gelu(x, approximate=False), 'gelu_tanh': jax.nn.gelu}
+  return functions[name]
+
+
+class Linear(nn.Module):
+  """x contracted with a kernel [*features, *inputs], plus a bias [*features].
+
+  The kernel is stored output first, as PyTorch stores it: a checkpoint of either side is the same bytes, so
+  conversion copies instead of transposing, and a decode step reads rows that lie together. Axes stay apart
+  ([N, H, D], not [N * H, D]) so that each can be sharded by name.
+
+  Attributes:
+    features: output shape.
+    inputs: trailing shape of x that is contracted.
+    compute: dtypes.
+    use_bias: whether there is a bias.
+    out_dtype: of the product; None keeps `compute.dtype`. 'float32' leaves the accumulator of a bf16 product unrounded.
+  """
+
+  features: tuple[int, ...]
+  inputs: tuple[int, ...]
+  compute: ComputeConfig
+  use_bias: bool = True
+  out_dtype: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    dtype, param_dtype = jnp.dtype(self.compute.dtype), jnp.dtype(self.compute.param_dtype)
+    fan_in = math.prod(self.inputs)
+    init = nn.initializers.normal(stddev=min(0.02, fan_in**-0.5))
+    kernel = self.param('kernel', init, (*self.features, *self.inputs), param_dtype)
+    leading = x.shape[: x.ndim - len(self.inputs)]
+    # As one matrix product: XLA's CPU backend is slower by half on products with more than one output axis.
+    matrix = kernel.astype(dtype).reshape(-1, fan_in)
+    x = x.astype(dtype).reshape(*leading, fan_in)
+    y = jnp.einsum('...d,fd->...f', x, matrix, preferred_element_type=self.out_dtype)
+    y = y.reshape(*leading, *self.features)
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', nn.initializers.zeros, self.features, param_dtype)
+    return y + bias.astype(y.dtype)
+
+
+def dense(inputs: int, features: int, compute: ComputeConfig, **kwargs) -> Linear:
+  """[..., inputs] -> [..., features]."""
+  return Linear((features,), (inputs,), compute, **kwargs)
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale. Statistics in float32, cast back *before* the scale, as transformers' LlamaRMSNorm does."""
+
+  epsilon: float
+  compute: ComputeConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.dtype(self.compute.param_dtype))
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
+    return normed.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+  """LayerNorm with scale and bias; statistics in float32, two-pass variance as torch computes it."""
+
+  epsilon: float
+  compute: ComputeConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    param_dtype = jnp.dtype(self.compute.param_dtype)
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), param_dtype)
+    bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],), param_dtype)
+    x32 = x.astype(jnp.float32)
+    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + self.epsilon)
+    return (normed * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+class Embedding(nn.Module):
+  """A table [rows, width]; looks up integer ids."""
+
+  rows: int
+  width: int
+  compute: ComputeConfig
+
+  @nn.compact
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    init = nn.initializers.normal(stddev=0.02)
+    table = self.param('table', init, (self.rows, self.width), jnp.dtype(self.compute.param_dtype))
+    # 'clip' would hide an id outside the table behind a plausible embedding; NaN is seen at once.
+    return jnp.take(table, ids, axis=0, mode='fill', fill_value=jnp.nan).astype(jnp.dtype(self.compute.dtype))
+
+
+class Adaptor(nn.Module):
+  """Two-layer perceptron with one exact GELU between: MlpProjector 'mlp_gelu' of depth 2, and the image head.
+
+  [..., width_in] -> [..., width_out].
+  """
+
+  width_in: int
+  width_hidden: int
+  width_out: int
+  compute: ComputeConfig
+  out_dtype: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    hidden = dense(self.width_in, self.width_hidden, self.compute, name='fc1')(x)
+    output = dense(self.width_hidden, self.width_out, self.compute, out_dtype=self.out_dtype, name='fc2')
+    return output(activation('gelu')(hidden))
+
+
+def rotary_tables(positions: jax.Array, head_dim: int, theta: float, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+  """cos and sin [B, T, H] of rotary embedding in the rotate-half layout; angles in float32, then cast.
+
+  Frequencies are theta**(-2i / H), i in [0, H/2), repeated for both halves (transformers' LlamaRotaryEmbedding).
+  """
+  frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+  angles = positions.astype(jnp.float32)[..., None] * frequencies
+  angles = jnp.concatenate([angles, angles], axis=-1)
+  return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
+
+
+def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Applies rotary embedding to x [B, T, N, H]."""
+  cos, sin = (table[:, :, None, :] for table in tables)
+  first, second = jnp.split(x, 2, axis=-1)
+  return x * cos + jnp.concatenate([-second, first], axis=-1) * sin
+
+
+def stack_layers(block: type[nn.Module], depth: int, compute: ComputeConfig, *, in_axes: tuple, **kwargs) -> nn.Module:
+  """`depth` copies of `block` as one loop over parameters stacked along a leading axis L.
+
+  `block.__call__(carry, *inputs) -> (carry, output)`; `in_axes` says per input whether it is sliced along L (0) or
+  the same for every layer (nn.broadcast). One layer is compiled once whatever the depth. `kwargs` go to `block`.
+  """
+  if compute.remat not in REMAT_POLICIES:
+    raise InputError(f'remat is {compute.remat!r}: expected one of {sorted(REMAT_POLICIES)}')
+  policy = REMAT_POLICIES[compute.remat]
+  if policy is not None:
+    # The loop itself keeps XLA from merging the two forward passes, so the costlier barrier is not needed.
+    block = nn.remat(block, policy=policy, prevent_cse=False)
+  stacked = nn.scan(
+    block,
+    variable_axes={'params': 0},
+    split_rngs={'params': True},
+    in_axes=in_axes,
+    length=depth,
+    unroll=compute.unroll,
+  )
+  return stacked(compute=compute, **kwargs)

@@ -1,0 +1,59 @@
+"""Package metadata. `pip install .` gives the model, conversion and inference; extras add the rest."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Python 3.11 tops out at jax 0.10; newer Pythons take the newest.
+REQUIREMENTS = [
+  'absl-py',
+  'chex',
+  'flax>=0.12',
+  'grain>=0.2.18',
+  'jax>=0.10',
+  'ml-collections',
+  'numpy',
+  'optax',
+  # `orbax.checkpoint.v1` and its `save`/`load`.
+  'orbax-checkpoint>=0.12',
+  'pillow>=10',
+  'safetensors>=0.5',
+  # tensorflow-datasets 4.9 imports it without asking for it.
+  'importlib_resources',
+  'tensorflow-datasets>=4.9.10',
+  'tokenizers>=0.21',
+  'tqdm',
+]
+
+# Reading PyTorch's .bin files (DeepSeek's own checkpoints) is what torch is needed for.
+TORCH = ['torch>=2.6']
+
+TEST = [
+  'pytest',
+  'pytest-xdist',
+  'ruff==0.17.6',
+  # The reference of the parity tests. Pinned to builds that exist without CUDA; on Pythons that have none the tests that need torch
+  # are skipped, and `pip install torch transformers` brings them back.
+  'torch==2.13.0; python_version < "3.12"',
+  'transformers>=5.0; python_version < "3.12"',
+]
+
+setup(
+  name='janus_jax',
+  version='0.1.0',
+  description='Trains Janus-Pro (unified image understanding and generation) in JAX/Flax',
+  long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=find_packages(include=['janus_jax', 'janus_jax.*']),
+  install_requires=REQUIREMENTS,
+  extras_require={
+    'torch': TORCH,
+    'tpu': ['jax[tpu]>=0.10'],
+    'gpu': ['jax[cuda12]>=0.10'],
+    # The TPU compiler, for planning on a machine without a TPU.
+    'aot': ['libtpu'],
+    'test': TEST,
+  },
+)

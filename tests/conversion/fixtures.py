@@ -1,0 +1,134 @@
+"""What a Janus checkpoint directory has beside its weights, made small: tokenizers, companion files, tensor shapes.
+
+Token strings are spelled out here (MODEL_FACTS 2.5), not imported, so that tests compare against the facts.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from janus_jax.models.config import JanusConfig
+
+BOS = '<\uff5cbegin\u2581of\u2581sentence\uff5c>'
+EOS = '<\uff5cend\u2581of\u2581sentence\uff5c>'
+PAD = '<\uff5c\u2581pad\u2581\uff5c>'
+BOI = '<begin_of_image>'
+EOI = '<end_of_image>'
+IMAGE = '<image_placeholder>'
+USER = '<|User|>'
+ASSISTANT = '<|Assistant|>'
+JANUS_TOKENS = (PAD, BOI, EOI, IMAGE, USER, ASSISTANT)
+
+_SENTENCES = (
+  'You are a helpful language and vision assistant.',
+  'How many red circles are there? There are three, and a blue square.',
+  'Describe this image in detail.',
+)
+
+
+def make_tokenizer(special_tokens: Sequence[str]) -> bytes:
+  """A byte-level BPE of DeepSeek-LLM's kind, trained on a few sentences, with `special_tokens` appended to its 300."""
+  tokenizers = pytest.importorskip('tokenizers')
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=300, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+  )
+  tokenizer.train_from_iterator(_SENTENCES, trainer)
+  tokenizer.add_special_tokens(list(special_tokens))
+  return tokenizer.to_str(pretty=True).encode()
+
+
+def dump(values: Mapping) -> bytes:
+  return json.dumps(values, indent=2).encode()
+
+
+def deepseek_companions(tokenizer_json: bytes, config: JanusConfig, sft_format: str = 'deepseek') -> dict[str, bytes]:
+  """The files of a DeepSeek release (MODEL_FACTS 2.4, 2.5), sizes as in `config`."""
+  return {
+    'tokenizer.json': tokenizer_json,
+    'tokenizer_config.json': dump(
+      {
+        'add_bos_token': True,
+        'add_eos_token': False,
+        'bos_token': BOS,
+        'eos_token': EOS,
+        'model_max_length': 16384,
+        'pad_token': None,
+        'tokenizer_class': 'LlamaTokenizer',
+        'unk_token': None,
+      }
+    ),
+    'special_tokens_map.json': dump(
+      {'additional_special_tokens': [IMAGE, USER, ASSISTANT], 'bos_token': BOS, 'eos_token': EOS, 'pad_token': PAD}
+    ),
+    'preprocessor_config.json': dump(
+      {
+        'background_color': [127, 127, 127],
+        'do_normalize': True,
+        'image_mean': [0.5, 0.5, 0.5],
+        'image_processor_type': 'VLMImageProcessor',
+        'image_size': config.vision_encoder.image_size,
+        'image_std': [0.5, 0.5, 0.5],
+        'min_size': 2,
+        'processor_class': 'VLChatProcessor',
+        'rescale_factor': 0.00392156862745098,
+      }
+    ),
+    'processor_config.json': dump(
+      {
+        'add_special_token': False,
+        'ignore_id': -100,
+        'image_tag': IMAGE,
+        'mask_prompt': True,
+        'num_image_tokens': config.vision_encoder.num_tokens,
+        'processor_class': 'VLChatProcessor',
+        'sft_format': sft_format,
+      }
+    ),
+  }
+
+
+def write_files(directory: pathlib.Path, files: Mapping[str, bytes]) -> str:
+  directory.mkdir(parents=True, exist_ok=True)
+  for name, content in files.items():
+    (directory / name).write_bytes(content)
+  return str(directory)
+
+
+def deepseek_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of those tensors of a DeepSeek checkpoint that tell sizes (MODEL_FACTS 2.1)."""
+  vision, vq, llama = config.vision_encoder, config.vq, config.language_model
+  shapes = {
+    'vision_model.vision_tower.pos_embed': (1, vision.num_tokens, vision.width),
+    'vision_model.vision_tower.patch_embed.proj.weight': (vision.width, 3, vision.patch_size, vision.patch_size),
+    'gen_vision_model.encoder.conv_in.weight': (vq.base_channels, 3, 3, 3),
+    'gen_vision_model.encoder.conv_out.weight': (
+      vq.z_channels,
+      vq.base_channels * vq.channel_multipliers[-1],
+      3,
+      3,
+    ),
+    'gen_vision_model.quantize.embedding.weight': (vq.codebook_size, vq.code_dim),
+    'gen_vision_model.quantize.codebook_used': (65536,),
+    'language_model.model.embed_tokens.weight': (llama.vocab_size, llama.width),
+    'language_model.lm_head.weight': (llama.vocab_size, llama.width),
+  }
+  for i in range(vision.depth):
+    shapes[f'vision_model.vision_tower.blocks.{i}.mlp.fc1.weight'] = (vision.mlp_dim, vision.width)
+  channels = vq.base_channels
+  for level, multiplier in enumerate(vq.channel_multipliers):
+    for block in range(vq.num_res_blocks):
+      previous, channels = channels, vq.base_channels * multiplier
+      name = f'gen_vision_model.encoder.conv_blocks.{level}.res.{block}.conv1.weight'
+      shapes[name] = (channels, previous, 3, 3)
+  for i in range(llama.depth):
+    layer = f'language_model.model.layers.{i}.'
+    shapes[f'{layer}self_attn.q_proj.weight'] = (llama.num_heads * llama.head_dim, llama.width)
+    shapes[f'{layer}self_attn.k_proj.weight'] = (llama.num_kv_heads * llama.head_dim, llama.width)
+    shapes[f'{layer}mlp.gate_proj.weight'] = (llama.mlp_dim, llama.width)
+  return shapes

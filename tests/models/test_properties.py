@@ -1,0 +1,225 @@
+"""What must hold of the model whatever its weights: causality, isolation, equivalence of ways to run it, and sizes."""
+
+import dataclasses
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig, from_dict, to_dict
+from janus_jax.models.janus import Janus, abstract_params, init_params
+from janus_jax.models.llama import Llama, LlamaBlock
+from janus_jax.models.vq import VQ
+
+CONFIG = PRESETS['tiny']
+LLAMA = CONFIG.language_model
+COMPUTE = ComputeConfig()
+
+
+@pytest.fixture(scope='module')
+def params():
+  """Random weights of the decoder, larger than the initial ones so that attention is far from uniform."""
+  tree = jax.jit(lambda key: init_params(CONFIG, COMPUTE, key))(jax.random.key(0))['language_model']
+  return jax.tree.map(lambda leaf: leaf * 5 if leaf.ndim > 2 else leaf, tree)
+
+
+def embeddings(B: int, T: int, seed: int = 0) -> jax.Array:
+  return jax.random.normal(jax.random.key(seed), (B, T, LLAMA.width))
+
+
+def hidden(params, x, positions=None, segments=None, compute=COMPUTE):
+  if positions is None:
+    positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+  return Llama(LLAMA, compute).apply({'params': params}, x, positions, segments, method='hidden')[0]
+
+
+def test_causality_by_gradient(params):
+  T = 8
+  jacobian = jax.jacobian(lambda x: hidden(params, x).sum(-1)[0])(embeddings(1, T))[:, 0]
+  influence = np.abs(jacobian).sum(-1)  # [output, input]
+  assert (influence[np.triu_indices(T, 1)] == 0).all()
+  assert (influence[np.tril_indices(T)] > 0).all()
+
+
+def test_segments_isolate_packed_examples(params):
+  first, second = embeddings(1, 5, seed=1), embeddings(1, 7, seed=2)
+  positions = jnp.concatenate([jnp.arange(5), jnp.arange(7)])[None]
+  segments = jnp.array([[1] * 5 + [2] * 7])
+  packed = hidden(params, jnp.concatenate([first, second], axis=1), positions, segments)
+  np.testing.assert_allclose(packed[:, :5], hidden(params, first), atol=1e-5)
+  np.testing.assert_allclose(packed[:, 5:], hidden(params, second), atol=1e-5)
+
+
+def test_left_padding_changes_nothing(params):
+  x = embeddings(1, 6)
+  padded = jnp.concatenate([embeddings(1, 4, seed=9), x], axis=1)
+  positions = jnp.array([[0] * 4 + list(range(6))])
+  segments = jnp.array([[0] * 4 + [1] * 6])
+  result = hidden(params, padded, positions, segments)
+  np.testing.assert_allclose(result[:, 4:], hidden(params, x), atol=1e-5)
+  assert np.isfinite(result).all()
+
+
+def test_layer_loop_equals_layers_applied_one_by_one(params):
+  x, positions = embeddings(2, 6), jnp.tile(jnp.arange(6), (2, 1))
+  from janus_jax.models.layers import RMSNorm, rotary_tables
+
+  rotary = rotary_tables(positions, LLAMA.head_dim, LLAMA.rope_theta, jnp.float32)
+  y = x
+  for i in range(LLAMA.depth):
+    weights = jax.tree.map(lambda leaf, i=i: leaf[i], params['layers'])
+    (y, _), _ = LlamaBlock(LLAMA, COMPUTE).apply({'params': weights}, (y, None), i, rotary, None)
+  y = RMSNorm(LLAMA.norm_eps, COMPUTE).apply({'params': params['final_norm']}, y)
+  np.testing.assert_allclose(hidden(params, x), y, atol=1e-5)
+  unrolled = dataclasses.replace(COMPUTE, unroll=LLAMA.depth)
+  np.testing.assert_allclose(hidden(params, x, compute=unrolled), y, atol=1e-5)
+
+
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_remat_changes_neither_values_nor_gradients(params, remat):
+  x = embeddings(2, 6)
+
+  def loss(params, compute):
+    return jnp.square(hidden(params, x, compute=compute)).mean() + hidden(params, x, compute=compute).sum()
+
+  other = dataclasses.replace(COMPUTE, remat=remat)
+  # The gradient's program must really differ, else this compares a thing with itself.
+  programs = [str(jax.make_jaxpr(jax.grad(lambda p, c=c: loss(p, c)))(params)) for c in (COMPUTE, other)]
+  assert 'remat' not in programs[0]
+  assert 'remat' in programs[1]
+  expected = jax.value_and_grad(loss)(params, COMPUTE)
+  result = jax.value_and_grad(loss)(params, other)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), result, expected)
+
+
+def test_unknown_remat_policy_is_named():
+  with pytest.raises(InputError, match="remat is 'some'.*dots"):
+    abstract_params(CONFIG, dataclasses.replace(COMPUTE, remat='some'))
+
+
+def test_parameter_and_compute_dtypes_are_separate(params):
+  compute = ComputeConfig(dtype='bfloat16', param_dtype='float32')
+  tree = abstract_params(CONFIG, compute)
+  assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype('float32')}
+  half = abstract_params(CONFIG, ComputeConfig(dtype='float32', param_dtype='bfloat16'))
+  assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype('bfloat16')}
+  x = embeddings(1, 4)
+  result = hidden(params, x, compute=compute)
+  assert result.dtype == jnp.bfloat16
+  np.testing.assert_allclose(result, hidden(params, x), atol=0.15)
+  logits = Llama(LLAMA, compute).apply({'params': params}, result, method='logits')
+  assert logits.dtype == jnp.float32
+
+
+def test_codes_are_the_same_whatever_the_compute_dtype():
+  tree = jax.jit(lambda key: init_params(CONFIG, COMPUTE, key))(jax.random.key(1))['vq']
+  pixels = jnp.tanh(jax.random.normal(jax.random.key(2), (2, CONFIG.vq.image_size, CONFIG.vq.image_size, 3)))
+  codes = [
+    VQ(CONFIG.vq, compute).apply({'params': tree}, pixels, method='encode')
+    for compute in (COMPUTE, ComputeConfig(dtype='bfloat16', vq_dtype='bfloat16'))
+  ]
+  np.testing.assert_array_equal(codes[0], codes[1])
+
+
+def test_wrong_number_of_placeholders_shows():
+  tree = jax.jit(lambda key: init_params(CONFIG, COMPUTE, key))(jax.random.key(0))
+  P, size = CONFIG.vision_encoder.num_tokens, CONFIG.vision_encoder.image_size
+  tokens = jnp.full((1, P + 1), CONFIG.image_token_id)
+  result = Janus(CONFIG).apply({'params': tree}, tokens, jnp.zeros((1, size, size, 3)), method='embed_prompt')
+  assert np.isfinite(result[:, :P]).all()
+  assert np.isnan(result[:, P]).all()
+
+
+# MODEL_FACTS 1.5, measured on transformers' classes; the Hub states the 1B's total too.
+COUNTS = {
+  'janus_pro_1b': {
+    'vision_aligner': 6_295_552,
+    'vq': 71_883_403,
+    'gen_embed': 131_072,
+    'gen_aligner': 4_214_784,
+    'gen_head': 37_767_168,
+    'language_model': 1_652_656_128,
+    'vision_encoder': 316_283_904 - 12_595_200,  # without the pooling head that never runs
+  },
+  'janus_pro_7b': {
+    'vision_aligner': 20_979_712,
+    'vq': 71_883_403,
+    'gen_embed': 131_072,
+    'gen_aligner': 16_818_176,
+    'gen_head': 83_906_560,
+    'language_model': 6_910_365_696,
+    'vision_encoder': 316_283_904 - 12_595_200,
+  },
+}
+TOTALS = {'janus_pro_1b': 2_076_636_811, 'janus_pro_7b': 7_407_773_323, 'janus_1_3b': 2_076_636_811}
+
+
+def counts(config: JanusConfig) -> dict[str, int]:
+  tree = abstract_params(config, COMPUTE)
+  return {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in tree.items()}
+
+
+@pytest.mark.parametrize('preset', sorted(COUNTS))
+def test_parameter_counts_per_part(preset):
+  assert counts(PRESETS[preset]) == COUNTS[preset]
+
+
+@pytest.mark.parametrize('preset', sorted(TOTALS))
+def test_parameter_totals(preset):
+  assert sum(counts(PRESETS[preset]).values()) == TOTALS[preset]
+
+
+@pytest.mark.parametrize('preset', sorted(PRESETS))
+def test_config_survives_json(preset):
+  import json
+
+  assert from_dict(json.loads(json.dumps(to_dict(PRESETS[preset])))) == PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+  ('part', 'fields', 'message'),
+  [
+    ('vision_encoder', {'image_size': 33}, r'vision_encoder.image_size is 33: expected a multiple of 8'),
+    ('vision_encoder', {'activation': 'relu'}, r"vision_encoder.activation is 'relu'"),
+    ('language_model', {'num_kv_heads': 3}, r'num_heads is 4: expected a multiple of 3'),
+    ('language_model', {'depth': 0}, r'language_model.depth is 0: expected more than 0'),
+    ('vq', {'image_size': 36}, r'vq.image_size is 36: expected a multiple of 8'),
+  ],
+)
+def test_sizes_that_do_not_fit_are_refused(part, fields, message):
+  with pytest.raises(InputError, match=message):
+    dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **fields)})
+
+
+def test_unknown_config_field_is_named():
+  values = to_dict(CONFIG)
+  values['vq']['colour'] = 1
+  with pytest.raises(InputError, match=r'vq.colour is unknown'):
+    from_dict(values)
+
+
+def test_every_parameter_gets_a_gradient():
+  """No dead parameter: each one reaches one of the two losses (the VQ's through its own)."""
+  tree = jax.jit(lambda key: init_params(CONFIG, COMPUTE, key))(jax.random.key(3))
+  key = jax.random.key(4)
+  pixels = jnp.tanh(jax.random.normal(key, (1, 32, 32, 3)))
+  P = CONFIG.vision_encoder.num_tokens
+  tokens = jnp.concatenate([jnp.array([[1, 2]]), jnp.full((1, P), CONFIG.image_token_id), jnp.array([[3, 4]])], axis=1)
+  codes = jax.random.randint(key, (1, 16), 0, CONFIG.vq.codebook_size)
+
+  def loss(tree):
+    run = lambda *args, method: Janus(CONFIG).apply({'params': tree}, *args, method=method)  # noqa: E731
+    x = jnp.concatenate([run(tokens, pixels, method='embed_prompt'), run(codes, method='embed_codes')], axis=1)
+    h, _ = run(x, jnp.arange(x.shape[1])[None], method='hidden')
+    logits = run(h, method='text_logits'), run(h, method='image_logits')
+    vq = VQ(CONFIG.vq, COMPUTE).apply({'params': tree['vq']}, pixels)
+    losses = [jnp.square(part).mean() for part in (*logits, vq.pixels - pixels)]
+    return sum(losses) + vq.codebook_loss + vq.commitment_loss
+
+  gradients = flax.traverse_util.flatten_dict(jax.jit(jax.grad(loss))(tree), sep='/')
+  dead = [path for path, leaf in gradients.items() if not np.abs(leaf).max() > 0]
+  # A bias before softmax shifts every score of a query alike; the gradient of a key's bias is zero up to rounding.
+  assert not [path for path in dead if not path.endswith('/k/bias')]
