@@ -26,9 +26,12 @@ _TEMPLATE = r"""
   {%- if role == 'system' -%}
     {{- turn.text + '\n\n' -}}
   {%- else -%}
-    {{- roles.get(role, role | capitalize) + ':' + (' ' + turn.text if turn.text else '') -}}
-    {%- if not loop.last or add_generation_prompt -%}
-      {{- '\n\n' if role == 'user' else EOS -}}
+    {{- roles.get(role, role | capitalize) + ':' -}}
+    {%- if turn.text -%}
+      {{- ' ' + turn.text -}}
+      {%- if not loop.last or add_generation_prompt -%}
+        {{- '\n\n' if role == 'user' else EOS -}}
+      {%- endif -%}
     {%- endif -%}
   {%- endif -%}
 {%- endfor -%}

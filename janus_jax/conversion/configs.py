@@ -222,7 +222,7 @@ def _siglip_from_huggingface(vision: ConfigSection) -> SiglipConfig:
 
 
 def _mlp_ratio(width: int, mlp_dim: int) -> float:
-  """The ratio for which `int(width * ratio)` is `mlp_dim` (1152 * (4304 / 1152) is 4303.99...)."""
+  """The ratio for which `int(width * ratio)` is `mlp_dim` (896 * (61 / 896) is 60.99...)."""
   ratio = mlp_dim / width
   return ratio if int(width * ratio) == mlp_dim else math.nextafter(ratio, math.inf)
 

@@ -7,7 +7,8 @@ OCDBT merge, commit) stays Orbax's own code, so the result is an ordinary checkp
 abstract_tree)` restores onto any mesh. The other ways were worse: partial saves still want whole leaves, V1's registry
 of leaf handlers is not public, and laying the files down by hand would copy Orbax's format into this repository.
 
-Chunks are not compressed: the mantissas of trained weights are noise, zstd gains little there and doubles the CPU time.
+Chunks are not compressed: on normally distributed bf16 weights zstd (level 3, what Orbax uses) saves 22 % of the bytes
+and costs 7.5 CPU seconds per GB: on two cores more time than writing takes.
 """
 
 import collections
@@ -28,13 +29,13 @@ from orbax.checkpoint import type_handlers
 from janus_jax.conversion.lazy import Index, LazyArray
 from janus_jax.errors import InputError
 
-SLICE_BYTES = 128 * 2**20  # Read from the source, and handed to the writer, at once.
+SLICE_BYTES = 128 * 2**20  # Read from the source, and handed to the writer, at once; one row where a row is larger.
 IN_FLIGHT_BYTES = 256 * 2**20  # Handed over but not yet on disk; the process peaks at about three times this.
 CHUNK_BYTES = 16 * 2**20  # The unit of reading: small, so that a device of a mesh reads little beyond its own shard.
 
 
 def write_orbax(directory: str, arrays: Mapping[str, LazyArray], progress: Callable[[int], None]) -> None:
-  """Writes `arrays` as an Orbax checkpoint without ever holding a whole array.
+  """Writes `arrays` as an Orbax checkpoint, in memory bounded by slices of them (0.7 GB beside the source's own).
 
   Args:
     directory: to create. A failed write leaves a temporary directory beside it, for the caller to remove.
@@ -77,7 +78,7 @@ def read_orbax(directory: str) -> dict[str, LazyArray]:
     (jax.Array, _LazyReader('jax.Array')), (np.ndarray, _LazyReader('np.ndarray')), (float, _LazyReader('scalar'))
   )
   try:
-    tree = checkpointer.restore(path)
+    tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore())
   except (ValueError, KeyError, TypeError, AttributeError) as error:  # What metadata of the wrong form runs into.
     raise InputError(f'{path}: unreadable, expected a whole Orbax tree of arrays ({_one_line(error)})') from error
   leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -168,7 +169,7 @@ def _slice_rows(shape: tuple[int, ...], itemsize: int) -> int:
   row_bytes = max(1, math.prod(shape[1:]) * itemsize)
   if shape[0] * row_bytes <= SLICE_BYTES:
     return max(1, shape[0])
-  return 2 ** int(math.log2(max(1, SLICE_BYTES // row_bytes)))
+  return 2 ** (max(1, SLICE_BYTES // row_bytes).bit_length() - 1)
 
 
 def _slices(shape: tuple[int, ...], itemsize: int) -> list[Index]:

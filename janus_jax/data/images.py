@@ -49,7 +49,7 @@ def load_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.I
     with open(path, 'rb') as file:
       return decode_image(file, str(path), max_pixels)
   except OSError as error:
-    raise InputError(f'{path}: {error.strerror}: expected an image file') from None
+    raise InputError(f'{path}: {error.strerror or error}: expected an image file') from None
 
 
 def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -61,7 +61,7 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
   CMYK is converted without a colour profile, as there. An animation gives its first frame.
 
   Args:
-    file: seekable, standing at the image's first byte.
+    file: seekable; read from its start.
     name: what error messages call it.
     max_pixels: a larger image is refused by its header, before any pixel is decoded.
 

@@ -124,15 +124,11 @@ class Janus(nn.Module):
     return self.text_logits(hidden[0]), self.image_logits(hidden[1])
 
 
-def init_params(config: JanusConfig, compute: ComputeConfig, key: jax.Array) -> dict[str, Any]:
-  """A fresh parameter tree. Under `jax.eval_shape` it costs nothing; under `jax.jit` only initialisers run."""
+def abstract_params(config: JanusConfig, compute: ComputeConfig) -> dict[str, Any]:
+  """The parameter tree as jax.ShapeDtypeStruct leaves; costs nothing. Values: `initialization.initial_params`."""
   size = config.vision_encoder.image_size
   tokens = jnp.zeros((1, 1), jnp.int32)
   pixels = jnp.zeros((1, size, size, 3), jnp.float32)
   codes = jnp.zeros((1, config.vq.num_tokens), jnp.int32)
-  return Janus(config, compute).init(key, tokens, pixels, codes)['params']
-
-
-def abstract_params(config: JanusConfig, compute: ComputeConfig) -> dict[str, Any]:
-  """The parameter tree as jax.ShapeDtypeStruct leaves."""
-  return jax.eval_shape(lambda key: init_params(config, compute, key), jax.random.key(0))
+  variables = jax.eval_shape(Janus(config, compute).init, jax.random.key(0), tokens, pixels, codes)
+  return variables['params']

@@ -55,7 +55,7 @@ class Linear(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype, param_dtype = jnp.dtype(self.compute.dtype), jnp.dtype(self.compute.param_dtype)
     fan_in = math.prod(self.inputs)
-    init = nn.initializers.normal(stddev=min(0.02, fan_in**-0.5))
+    init = nn.initializers.normal(stddev=fan_in**-0.5)
     kernel = self.param('kernel', init, (*self.features, *self.inputs), param_dtype)
     leading = x.shape[: x.ndim - len(self.inputs)]
     # As one matrix product: XLA's CPU backend is slower by half on products with more than one output axis.

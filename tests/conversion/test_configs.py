@@ -154,9 +154,9 @@ def test_random_sizes_survive_both_layouts(seed):
 
 
 def test_every_mlp_width_survives_transformers_ratio():
-  """1152 * (4304 / 1152) is just below 4304 in floating point, and transformers rounds down."""
-  for width in (64, 1024, 1152):
-    for mlp_dim in range(1, 6000, 7):
+  """896 * (61 / 896) is just below 61 in floating point, and transformers rounds down."""
+  for width in (64, 104, 896, 1152):
+    for mlp_dim in range(61, 4000, 18):
       vision = SiglipConfig(image_size=64, patch_size=16, width=width, mlp_dim=mlp_dim, depth=1, num_heads=1)
       config = dataclasses.replace(PRESETS['tiny'], vision_encoder=vision)
       ratio = janus_to_huggingface(config, 'float32')['vision_config']['mlp_ratio']
@@ -211,7 +211,7 @@ def test_heads_of_the_towers_in_deepseeks_table():
 @pytest.mark.parametrize(
   'sparse',
   [
-    {'model_type': 'janus', 'text_config': {'hidden_size': 2048}},
+    {'model_type': 'janus', 'text_config': {'hidden_size': 2048, 'vocab_size': 102400}},
     {
       'model_type': 'janus',
       'image_token_id': 7,
@@ -225,9 +225,6 @@ def test_absent_fields_mean_transformers_defaults(sparse):
   """Read sparsely, and with every default that transformers' own classes fill in, a config is the same."""
   transformers = pytest.importorskip('transformers')
   filled = transformers.JanusConfig(**copy.deepcopy(sparse)).to_dict()
-  # transformers' default image_token_id does not fit its default vocabulary of 32000.
-  sparse = changed(sparse, 'text_config.vocab_size', 102400)
-  filled = changed(filled, 'text_config.vocab_size', 102400)
   assert huggingface_to_janus(sparse, 'f') == huggingface_to_janus(filled, 'f')
 
 
@@ -273,7 +270,7 @@ def test_token_ids_go_into_the_huggingface_config():
     ('text_config.hidden_act', 'gelu'),
     ('text_config.attention_bias', True),
     ('text_config.mlp_bias', True),
-    ('text_config.num_attention_heads', 5),
+    ('text_config.num_attention_heads', 6),
     ('text_config.num_key_value_heads', 3),
     ('text_config.hidden_size', 64.0),
     ('text_config.rope_theta', -1),
@@ -296,7 +293,7 @@ def test_token_ids_go_into_the_huggingface_config():
     ('vq_config.projection_dim', 128),
     ('vq_config.image_token_embed_dim', 128),
     ('vq_config.channel_multiplier', []),
-    ('vq_config.channel_multiplier', [1, 0]),
+    ('vq_config.channel_multiplier', [1, '2']),
     ('vq_config.base_channels', 48),
   ],
 )

@@ -14,12 +14,15 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp_v0
 import pytest
+from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from janus_jax.conversion import orbax_files
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.orbax_files import read_orbax, write_orbax
 from janus_jax.errors import InputError
+
+P = jax.sharding.PartitionSpec
 
 
 def random_bits(shape, dtype, seed=0):
@@ -96,9 +99,9 @@ def test_ocp_load_restores_what_was_written(tmp_path, arrays):
   write_orbax(directory, {path: lazy(array) for path, array in arrays.items()}, ignore)
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = {path: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device) for path, array in arrays.items()}
-  tree = orbax_files.traverse_util.unflatten_dict(abstract, sep='/')
+  tree = traverse_util.unflatten_dict(abstract, sep='/')
   for loaded, kind in ((ocp.load(directory, tree), jax.Array), (ocp.load(directory), np.ndarray)):
-    for path, array in orbax_files.traverse_util.flatten_dict(loaded, sep='/').items():
+    for path, array in traverse_util.flatten_dict(loaded, sep='/').items():
       assert isinstance(array, kind)
       assert_same_bits(array, arrays[path])
 
@@ -125,39 +128,19 @@ def test_reads_what_orbax_writes(tmp_path, save):
   assert restored['step'][...] == 7
 
 
-SHARDED = """
-import sys
-import jax, numpy as np
-from orbax.checkpoint import v1 as ocp
-from janus_jax.conversion import orbax_files
-from janus_jax.conversion.lazy import LazyArray
-orbax_files.SLICE_BYTES, orbax_files.CHUNK_BYTES = 4096, 512
-P = jax.sharding.PartitionSpec
-mesh = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-array = np.random.default_rng(0).standard_normal((6, 32, 48)).astype(np.float32)
-lazy = LazyArray(array.shape, array.dtype, lambda index: array[index])
-orbax_files.write_orbax(sys.argv[1] + '/a', {'k': lazy}, lambda nbytes: None)
-for spec in (P(None, 'data', 'model'), P(None, None, ('data', 'model')), P('model')):
-  sharding = jax.sharding.NamedSharding(mesh, spec)
-  loaded = ocp.load(sys.argv[1] + '/a', {'k': jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)})['k']
-  assert loaded.sharding.is_equivalent_to(sharding, 3), loaded.sharding
-  for shard in loaded.addressable_shards:
-    assert np.array_equal(shard.data, array[shard.index])
-ocp.save(sys.argv[1] + '/b', {'k': jax.device_put(array, jax.sharding.NamedSharding(mesh, P('model', 'data')))})
-assert np.array_equal(orbax_files.read_orbax(sys.argv[1] + '/b')['k'][1:5, :, 7], array[1:5, :, 7])
-"""
-
-
-def run_python(script, *arguments, **environment):
-  root = str(pathlib.Path(__file__).parents[2])
-  environment = {**os.environ, 'PYTHONPATH': root, 'JAX_PLATFORMS': 'cpu', **environment}
-  return subprocess.run(
-    [sys.executable, '-c', script, *arguments], env=environment, check=True, capture_output=True, text=True
-  ).stdout
-
-
+@pytest.mark.usefixtures('small_slices')
 def test_sharded_arrays_in_both_directions(tmp_path):
-  run_python(SHARDED, str(tmp_path), XLA_FLAGS='--xla_force_host_platform_device_count=8')
+  mesh = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+  array = random_bits((6, 32, 48), ml_dtypes.bfloat16)
+  write_orbax(str(tmp_path / 'ours'), {'kernel': lazy(array)}, ignore)
+  for spec in (P(None, 'data', 'model'), P(None, None, ('data', 'model')), P('model')):
+    sharding = jax.sharding.NamedSharding(mesh, spec)
+    abstract = {'kernel': jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)}
+    loaded = ocp.load(str(tmp_path / 'ours'), abstract)['kernel']
+    assert loaded.sharding.is_equivalent_to(sharding, 3)
+    assert_same_bits(loaded, array)
+    ocp.save(str(tmp_path / str(spec)), {'kernel': loaded})
+    assert_same_bits(read_orbax(str(tmp_path / str(spec)))['kernel'][1:5, :, 7], array[1:5, :, 7])
 
 
 MEMORY = """
@@ -174,21 +157,28 @@ def read(index):
   return np.repeat(np.arange(index.start, index.stop, dtype=np.int32)[:, None], 2**18, axis=1)
 
 def round_trip(directory, rows):
-  orbax_files.write_orbax(directory, {'kernel': LazyArray((rows, 2**18), np.dtype(np.int32), read)}, lambda nbytes: None)
+  lazy = LazyArray((rows, 2**18), np.dtype(np.int32), read)
+  orbax_files.write_orbax(directory, {'kernel': lazy}, lambda nbytes: None)
   kernel = orbax_files.read_orbax(directory)['kernel']
   assert all((kernel[row : row + 4] == np.arange(row, row + 4)[:, None]).all() for row in range(0, rows, 4))
 
 round_trip(sys.argv[1] + '/small', 8)
 before = peak()
-round_trip(sys.argv[1] + '/large', 192)
+round_trip(sys.argv[1] + '/large', 128)
 print(peak() - before)
 """
+
+
+def run_python(script, *arguments):
+  environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(__file__).parents[2]), 'JAX_PLATFORMS': 'cpu'}
+  command = [sys.executable, '-c', script, *arguments]
+  return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='needs the peak that Linux records')
 def test_memory_is_bounded_by_slices_not_by_leaves(tmp_path):
   grown_by = float(run_python(MEMORY, str(tmp_path)))
-  assert grown_by < 96, f'{grown_by} MiB more for a leaf of 192 MiB in slices of 4 MiB'
+  assert grown_by < 80, f'{grown_by} MiB more for a leaf of 128 MiB in slices of 4 MiB'
 
 
 @pytest.mark.parametrize('writer', ['ours', 'orbax'])
@@ -260,6 +250,7 @@ def test_lost_index_is_one_line(checkpoint, lost, capfd):
   with pytest.raises(InputError, match=r'params: unreadable') as error:
     read_orbax(checkpoint)
   assert '\n' not in str(error.value)
+  assert 'tensorstore_spec' not in str(error.value)  # A page of JSON.
   assert 'Traceback' not in capfd.readouterr().err
 
 
@@ -303,17 +294,16 @@ def test_fault_of_the_file_system_is_an_os_error(tmp_path):
 
 
 def test_fault_of_the_source_comes_through_and_nothing_is_left_writing(tmp_path, monkeypatch):
-  monkeypatch.setattr(orbax_files, 'SLICE_BYTES', 2**22)
-  array = random_bits((2**23,), np.uint8)
+  monkeypatch.setattr(orbax_files, 'SLICE_BYTES', 2**25)
+  array = random_bits((2**26,), np.uint8)
 
   def read(index):
     if index.start:
-      raise InputError('model.safetensors: kernel: truncated')
+      raise InputError("model.safetensors: kernel: unreadable, os_error_code='5'")
     return array[index]
 
-  parent = tmp_path / 'parent'
-  parent.mkdir()
-  with pytest.raises(InputError, match=r'^model.safetensors: kernel: truncated$'):
-    write_orbax(str(parent / 'params'), {'kernel': LazyArray(array.shape, array.dtype, read)}, ignore)
-  assert not (parent / 'params').exists()
-  shutil.rmtree(parent)  # Fails when files still appear in it.
+  with pytest.raises(InputError, match=r'^model.safetensors: kernel: unreadable'):
+    write_orbax(str(tmp_path / 'params'), {'kernel': LazyArray(array.shape, array.dtype, read)}, ignore)
+  assert not (tmp_path / 'params').exists()
+  # The slice handed over before the fault is all there, so its writer is done and the caller can remove the directory.
+  assert sum(path.stat().st_size for path in tmp_path.rglob('*') if path.is_file()) >= 2**25

@@ -235,8 +235,8 @@ def _transformers_pixels(processor, image):
 
 
 def _sides(pixels):
-  """Height and width of what is not grey padding."""
-  content = (np.abs(pixels - 127) > 0.01).any(axis=-1)
+  """Height and width of what is not grey padding, in one channel."""
+  content = np.abs(pixels[..., 0] - 127.0) > 0.01
   return content.any(axis=1).sum(), content.any(axis=0).sum()
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig, from_dict, to_dict
-from janus_jax.models.janus import Janus, abstract_params, init_params
+from janus_jax.models.initialization import initial_params, initial_std
+from janus_jax.models.janus import Janus, abstract_params
 from janus_jax.models.llama import Llama, LlamaBlock
 from janus_jax.models.vq import VQ
 
@@ -22,8 +23,8 @@ COMPUTE = ComputeConfig()
 @pytest.fixture(scope='module')
 def params():
   """Random weights of the decoder, larger than the initial ones so that attention is far from uniform."""
-  tree = jax.jit(lambda key: init_params(CONFIG, COMPUTE, key))(jax.random.key(0))['language_model']
-  return jax.tree.map(lambda leaf: leaf * 5 if leaf.ndim > 2 else leaf, tree)
+  tree = initial_params(CONFIG, seed=0)['language_model']
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf * 2 if leaf.ndim > 2 else leaf), tree)
 
 
 def embeddings(B: int, T: int, seed: int = 0) -> jax.Array:
@@ -115,7 +116,7 @@ def test_parameter_and_compute_dtypes_are_separate(params):
 
 
 def test_codes_are_the_same_whatever_the_compute_dtype():
-  tree = jax.jit(lambda key: init_params(CONFIG, COMPUTE, key))(jax.random.key(1))['vq']
+  tree = initial_params(CONFIG, seed=1)['vq']
   pixels = jnp.tanh(jax.random.normal(jax.random.key(2), (2, CONFIG.vq.image_size, CONFIG.vq.image_size, 3)))
   codes = [
     VQ(CONFIG.vq, compute).apply({'params': tree}, pixels, method='encode')
@@ -125,7 +126,7 @@ def test_codes_are_the_same_whatever_the_compute_dtype():
 
 
 def test_wrong_number_of_placeholders_shows():
-  tree = jax.jit(lambda key: init_params(CONFIG, COMPUTE, key))(jax.random.key(0))
+  tree = initial_params(CONFIG, seed=0)
   P, size = CONFIG.vision_encoder.num_tokens, CONFIG.vision_encoder.image_size
   tokens = jnp.full((1, P + 1), CONFIG.image_token_id)
   result = Janus(CONFIG).apply({'params': tree}, tokens, jnp.zeros((1, size, size, 3)), method='embed_prompt')
@@ -203,7 +204,7 @@ def test_unknown_config_field_is_named():
 
 def test_every_parameter_gets_a_gradient():
   """No dead parameter: each one reaches one of the two losses (the VQ's through its own)."""
-  tree = jax.jit(lambda key: init_params(CONFIG, COMPUTE, key))(jax.random.key(3))
+  tree = initial_params(CONFIG, seed=3)
   key = jax.random.key(4)
   pixels = jnp.tanh(jax.random.normal(key, (1, 32, 32, 3)))
   P = CONFIG.vision_encoder.num_tokens
@@ -223,3 +224,32 @@ def test_every_parameter_gets_a_gradient():
   dead = [path for path, leaf in gradients.items() if not np.abs(leaf).max() > 0]
   # A bias before softmax shifts every score of a query alike; the gradient of a key's bias is zero up to rounding.
   assert not [path for path in dead if not path.endswith('/k/bias')]
+
+
+@pytest.mark.parametrize('part', ['vision_encoder', 'gen_head', 'language_model'])
+def test_host_initialisation_has_the_scales_of_the_modules_own(part):
+  from janus_jax.models import llama, siglip
+  from janus_jax.models.layers import Adaptor
+
+  width = LLAMA.width
+  modules = {
+    'vision_encoder': (siglip.Siglip(CONFIG.vision_encoder, COMPUTE), jnp.zeros((1, 32, 32, 3))),
+    'gen_head': (Adaptor(width, width, CONFIG.vq.codebook_size, COMPUTE), jnp.zeros((1, width))),
+    'language_model': (llama.Llama(LLAMA, COMPUTE), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32)),
+  }
+  module, *inputs = modules[part]
+  theirs = flax.traverse_util.flatten_dict(module.init(jax.random.key(0), *inputs)['params'], sep='/')
+  ours = flax.traverse_util.flatten_dict(initial_params(CONFIG, seed=0)[part], sep='/')
+  assert ours.keys() == theirs.keys()
+  for path, leaf in theirs.items():
+    assert leaf.shape == ours[path].shape
+    std = initial_std(f'{part}/{path}', leaf.shape)
+    np.testing.assert_allclose([np.std(leaf), np.std(ours[path])], std, rtol=0.15, atol=0)
+    assert np.mean(ours[path]) == pytest.approx(np.mean(leaf), abs=max(4 * std / leaf.size**0.5, 1e-6) * 2)
+
+
+def test_initial_values_depend_on_seed_and_path_only():
+  first, again, other = (initial_params(CONFIG, seed)['gen_head'] for seed in (0, 0, 1))
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  assert (first['fc1']['kernel'] != other['fc1']['kernel']).all()
+  assert (first['fc1']['kernel'] != first['fc2']['kernel'][:64]).all()
