@@ -4,6 +4,9 @@ import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+# Tests compile a lot and run little: LLVM's costly passes would be most of the suite's time.
+FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+os.environ['XLA_FLAGS'] = f'{FAST_COMPILE} {os.environ.get("XLA_FLAGS", "")}'
 
 import jax
 

@@ -53,6 +53,7 @@ _CLASSES = {  # What either layout's files say they are for.
 }
 # What the released files say of understanding images; a source's own file has precedence.
 _IMAGE_DEFAULTS = {
+  'background_color': [127, 127, 127],  # Both processors compute it anew, as int(255 * image_mean).
   'do_normalize': True,
   'image_mean': [0.5, 0.5, 0.5],
   'image_std': [0.5, 0.5, 0.5],
@@ -150,9 +151,7 @@ def _image_settings(companions: Companions, image_size: Mapping[str, Any]) -> di
   nested = _json(companions, 'processor_config.json').get('image_processor')
   source = nested if isinstance(nested, dict) else _json(companions, 'preprocessor_config.json')
   settings = {name: source.get(name, default) for name, default in _IMAGE_DEFAULTS.items()}
-  # Neither processor reads it: both compute it like this.
-  background = [int(255 * mean) for mean in settings['image_mean']]
-  return {'background_color': background, **settings, **image_size}
+  return {**settings, **image_size}
 
 
 def _tokenizer_settings(companions: Companions, config: JanusConfig) -> dict[str, Any]:

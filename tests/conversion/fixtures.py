@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from janus_jax.models.config import JanusConfig
+from janus_jax.models.config import PRESETS, JanusConfig
 
 BOS = '<\uff5cbegin\u2581of\u2581sentence\uff5c>'
 EOS = '<\uff5cend\u2581of\u2581sentence\uff5c>'
@@ -132,3 +132,64 @@ def deepseek_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
     shapes[f'{layer}self_attn.k_proj.weight'] = (llama.num_kv_heads * llama.head_dim, llama.width)
     shapes[f'{layer}mlp.gate_proj.weight'] = (llama.mlp_dim, llama.width)
   return shapes
+
+
+# language_config as the released files write it (MODEL_FACTS 1.1, 2.4).
+RELEASED_LANGUAGE = {
+  'janus_pro_1b': {
+    'hidden_size': 2048,
+    'intermediate_size': 5632,
+    'max_position_embeddings': 16384,
+    'model_type': 'llama',
+    'num_attention_heads': 16,
+    'num_hidden_layers': 24,
+    'num_key_value_heads': 16,
+    'torch_dtype': 'bfloat16',
+    'vocab_size': 102400,
+  },
+  'janus_pro_7b': {
+    'max_position_embeddings': 16384,
+    'model_type': 'llama',
+    'num_hidden_layers': 30,
+    'torch_dtype': 'bfloat16',
+    'vocab_size': 102400,
+  },
+}
+
+
+def released_config(preset: str) -> dict:
+  """The released DeepSeek config.json, written down from MODEL_FACTS 2.4."""
+  width = PRESETS[preset].language_model.width
+
+  def aligner(model_type: str, input_dim: int) -> dict:
+    params = {'depth': 2, 'input_dim': input_dim, 'n_embed': width, 'projector_type': 'mlp_gelu'}
+    return {'cls': 'MlpProjector', 'model_type': model_type, 'params': params}
+
+  return {
+    'architectures': ['MultiModalityCausalLM'],
+    'model_type': 'multi_modality',
+    'torch_dtype': 'bfloat16',
+    'vision_config': {
+      'cls': 'CLIPVisionTower',
+      'model_type': 'vision',
+      'params': {
+        'image_size': 384,
+        'model_name': 'siglip_large_patch16_384',
+        'select_feature': 'same',
+        'select_layer': -1,
+      },
+    },
+    'aligner_config': aligner('aligner', 1024),
+    'gen_vision_config': {
+      'cls': 'VQ-16',
+      'model_type': 'gen_vision',
+      'params': {'image_token_size': 16384, 'n_embed': 8},
+    },
+    'gen_aligner_config': aligner('gen_aligner', 8),
+    'gen_head_config': {
+      'cls': 'vision_head',
+      'model_type': 'gen_head',
+      'params': {'image_token_embed': width, 'image_token_size': 16384, 'n_embed': width},
+    },
+    'language_config': RELEASED_LANGUAGE[preset],
+  }

@@ -1,6 +1,7 @@
 """Parity with transformers' Janus on the same random weights in float32, rung by rung from a norm to a prefill."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,7 @@ def test_decoder_mlp(model, params):
   assert reference.difference(ours, model.model.language_model.layers[2].mlp(reference.to_torch(x))) < 1e-5
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def run(params: dict, method: str, *args):
   return Janus(CONFIG).apply({'params': params}, *args, method=method)
 

