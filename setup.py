@@ -32,8 +32,8 @@ TEST = [
   'pytest',
   'pytest-xdist',
   'ruff==0.17.6',
-  # The reference of the parity tests. Pinned to builds that exist without CUDA; on Pythons that have none the tests that need torch
-  # are skipped, and `pip install torch transformers` brings them back.
+  # The reference of the parity tests. On newer Pythons they are skipped (torch is gigabytes of CUDA there) until
+  # `pip install torch transformers` brings them back.
   'torch==2.13.0; python_version < "3.12"',
   'transformers>=5.0; python_version < "3.12"',
 ]

@@ -8,7 +8,7 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 os.environ['XLA_FLAGS'] = f'{FAST_COMPILE} {os.environ.get("XLA_FLAGS", "")}'
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_default_matmul_precision', 'highest')

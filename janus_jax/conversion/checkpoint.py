@@ -15,11 +15,11 @@ from typing import Literal
 import numpy as np
 
 from janus_jax.conversion import configs
-from janus_jax.conversion.companions import companions_for, find_companions, special_token_ids
+from janus_jax.conversion.companions import companions_for, find_companions
 from janus_jax.conversion.lazy import LazyArray, from_numpy
-from janus_jax.conversion.mapping import Layout
 from janus_jax.conversion.orbax_files import read_orbax, write_orbax
 from janus_jax.conversion.safetensors_files import read_safetensors, read_sharded, write_safetensors
+from janus_jax.conversion.special_tokens import SpecialTokens, special_token_ids
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
 from janus_jax.errors import InputError
@@ -155,9 +155,14 @@ def _open_deepseek(path: str, values: dict, config_path: str) -> Checkpoint:
 
 def _image_token_id(companions: Mapping[str, bytes], values: dict) -> int:
   """From the tokenizer; DeepSeek's config does not hold it, but an export of ours without a tokenizer does."""
-  if 'tokenizer.json' in companions:
-    return special_token_ids(companions['tokenizer.json']).image_placeholder
+  tokens = _special_tokens(companions)
+  if tokens:
+    return tokens.image_placeholder
   return int(values.get('image_token_id', JanusConfig().image_token_id))
+
+
+def _special_tokens(companions: Mapping[str, bytes]) -> SpecialTokens | None:
+  return special_token_ids(companions['tokenizer.json']) if 'tokenizer.json' in companions else None
 
 
 def _valid_unused(config: JanusConfig) -> dict[str, LazyArray]:
@@ -195,9 +200,7 @@ def files_to_write(checkpoint: Checkpoint, format: Format) -> dict[str, dict[str
   return files
 
 
-def write_checkpoint(
-  checkpoint: Checkpoint, directory: str, format: Format, progress: Callable[[int], None]
-) -> None:
+def write_checkpoint(checkpoint: Checkpoint, directory: str, format: Format, progress: Callable[[int], None]) -> None:
   """Writes every file of an export into an existing empty directory.
 
   Args:
@@ -209,7 +212,7 @@ def write_checkpoint(
   config = checkpoint.config
   dtype = checkpoint.params['language_model/final_norm/scale'].dtype.name
   if format == 'huggingface':
-    described = configs.janus_to_huggingface(config, dtype)
+    described = configs.janus_to_huggingface(config, dtype, _special_tokens(checkpoint.companions))
   elif format == 'deepseek':
     described = configs.janus_to_deepseek(config, dtype)
   else:
@@ -224,6 +227,3 @@ def write_checkpoint(
       write_orbax(os.path.join(directory, stem), tensors, progress)
     else:
       write_safetensors(directory, stem, tensors, MAX_SHARD_BYTES, progress)
-
-
-__all__ = ['FORMATS', 'Checkpoint', 'Format', 'Layout', 'open_checkpoint', 'write_checkpoint']

@@ -12,6 +12,7 @@ torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
 
 import reference  # noqa: E402
+
 from janus_jax.models import layers  # noqa: E402
 from janus_jax.models.config import ComputeConfig, SiglipConfig, VQConfig  # noqa: E402
 from janus_jax.models.janus import Janus  # noqa: E402
@@ -45,7 +46,9 @@ def params():
 def test_siglip_block(model, params):
   x = normal(2, CONFIG.vision_encoder.num_tokens, CONFIG.vision_encoder.width)
   for i, block in enumerate(model.model.vision_model.encoder.layers):
-    ours, _ = SiglipBlock(CONFIG.vision_encoder, COMPUTE).apply({'params': layer(params['vision_encoder']['layers'], i)}, x)
+    ours, _ = SiglipBlock(CONFIG.vision_encoder, COMPUTE).apply(
+      {'params': layer(params['vision_encoder']['layers'], i)}, x
+    )
     theirs = block(reference.to_torch(x), attention_mask=None)
     theirs = theirs[0] if isinstance(theirs, tuple) else theirs
     assert reference.difference(ours, theirs) < 1e-5
@@ -232,6 +235,7 @@ def test_vq_decode_at_full_size():
 def part_params(module: 'torch.nn.Module', prefix: str, part: str) -> dict:
   """Weights of one part of a full-size model, as our subtree."""
   import flax.traverse_util
+
   from janus_jax.conversion.lazy import LazyArray
   from janus_jax.conversion.translate import parameter_shapes, params_from_tensors
   from janus_jax.models.config import JanusConfig

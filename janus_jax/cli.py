@@ -1,0 +1,58 @@
+"""What every entry point shares: exit codes, one-line errors, progress on stderr."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+import tqdm
+from absl import app, flags
+
+from janus_jax.errors import InputError
+
+INPUT_ERROR, USAGE_ERROR = 1, 2
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    positional = flags.FLAGS(argv)[1:]
+  except flags.Error as error:
+    _fail(str(error), USAGE_ERROR)
+  if positional:
+    _fail(f'unexpected argument {positional[0]!r}: every argument is a --flag', USAGE_ERROR)
+  return argv
+
+
+def _fail(message: str, code: int) -> None:
+  print(' '.join(message.split()), file=sys.stderr)
+  sys.exit(code)
+
+
+def _describe(error: OSError) -> str:
+  names = [str(name) for name in (error.filename, error.filename2) if name]
+  return f'{" -> ".join(names)}: {error.strerror}' if names and error.strerror else str(error)
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses flags and calls `main`. Wrong usage exits with 2, wrong input (InputError, OSError) with 1, in one line."""
+  logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr, force=True)
+  # Orbax and jax narrate every step at INFO; errors of theirs come as exceptions anyway.
+  for name in ('absl', 'jax', 'orbax'):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+  def call(argv: list[str]) -> None:
+    del argv
+    try:
+      main()
+    except InputError as error:
+      _fail(f'error: {error}', INPUT_ERROR)
+    except OSError as error:
+      _fail(f'error: {_describe(error)}', INPUT_ERROR)
+    except KeyboardInterrupt:
+      _fail('interrupted', 130)
+
+  app.run(call, flags_parser=_parse)
+
+
+def byte_progress(total: int, description: str) -> tqdm.tqdm:
+  """A progress bar over bytes; `.update(n)`."""
+  return tqdm.tqdm(total=total, desc=description, unit='B', unit_scale=True, unit_divisor=1000, dynamic_ncols=True)

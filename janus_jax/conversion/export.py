@@ -1,0 +1,109 @@
+"""Makes an export appear whole under its final name, or not at all."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+
+import ml_dtypes
+import numpy as np
+
+from janus_jax.conversion.checkpoint import Checkpoint, Format, files_to_write, write_checkpoint
+from janus_jax.conversion.translate import cast
+from janus_jax.errors import InputError
+
+DTYPES = {'float32': np.dtype(np.float32), 'float16': np.dtype(np.float16), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
+
+
+def cast_params(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
+  """The same checkpoint with every floating-point tensor in `dtype`; None keeps what is stored."""
+  if dtype is None:
+    return checkpoint
+  if dtype not in DTYPES:
+    raise InputError(f'dtype is {dtype!r}: expected one of {", ".join(DTYPES)}')
+  params = {path: cast(array, DTYPES[dtype]) for path, array in checkpoint.params.items()}
+  unused = {name: cast(array, DTYPES[dtype]) for name, array in checkpoint.unused.items()}
+  return dataclasses.replace(checkpoint, params=params, unused=unused)
+
+
+def export_bytes(checkpoint: Checkpoint, format: Format) -> int:
+  """Bytes of tensors that an export will hold."""
+  return sum(array.nbytes for tensors in files_to_write(checkpoint, format).values() for array in tensors.values())
+
+
+def _check_output(output: str, overwrite: bool) -> None:
+  parent = os.path.dirname(output)
+  if os.path.lexists(output):
+    if not overwrite:
+      raise InputError(f'{output}: exists already; --overwrite replaces it')
+    if not os.path.isdir(output) or os.path.islink(output):
+      raise InputError(f'{output}: not a directory, so --overwrite will not replace it')
+    if os.listdir(output) and not _is_export(output):
+      raise InputError(f'{output}: not a checkpoint, so --overwrite will not replace it')
+  if os.path.lexists(parent) and not os.path.isdir(parent):
+    raise InputError(f'{parent}: not a directory')
+
+
+def _is_export(directory: str) -> bool:
+  return any(os.path.isfile(os.path.join(directory, name)) for name in ('janus_config.json', 'config.json'))
+
+
+def _check_space(parent: str, needed: int) -> None:
+  free = shutil.disk_usage(parent).free
+  if free < needed:
+    raise InputError(f'{parent}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free')
+
+
+@contextlib.contextmanager
+def published(output: str, overwrite: bool, needed: int) -> Iterator[str]:
+  """A temporary directory beside `output` that takes its name when the block ends well and vanishes otherwise.
+
+  Args:
+    output: final directory; its parents are made.
+    overwrite: whether an existing checkpoint of that name is replaced (it stays until the new one is complete).
+    needed: bytes that will be written, checked against the free space first.
+
+  Raises:
+    InputError: the output exists, or there is no room.
+    OSError: the parent cannot be written.
+  """
+  output = os.path.abspath(output)
+  _check_output(output, overwrite)
+  parent, name = os.path.split(output)
+  os.makedirs(parent, exist_ok=True)
+  _check_space(parent, needed)
+  temporary = tempfile.mkdtemp(prefix=f'.{name}.', suffix='.partial', dir=parent)
+  try:
+    os.chmod(temporary, 0o755)  # mkdtemp's 0700 is for secrets.
+    yield temporary
+    if os.path.lexists(output):
+      replaced = tempfile.mkdtemp(prefix=f'.{name}.', suffix='.replaced', dir=parent)
+      os.rename(output, os.path.join(replaced, name))
+      os.rename(temporary, output)
+      shutil.rmtree(replaced)
+    else:
+      os.rename(temporary, output)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+
+
+def export(
+  checkpoint: Checkpoint, output: str, format: Format, overwrite: bool, progress: Callable[[int], None]
+) -> None:
+  """Writes a checkpoint as a directory of the given layout.
+
+  Args:
+    checkpoint: what to write (`cast_params` for another dtype).
+    output: directory that must not exist, unless `overwrite`.
+    format: 'orbax', 'huggingface' or 'deepseek'.
+    overwrite: replace an existing checkpoint directory.
+    progress: called with the number of bytes written since the last call.
+  """
+  source = os.path.realpath(checkpoint.source)
+  if os.path.realpath(output) == source:
+    raise InputError(f'{output}: is the input itself; choose another --output')
+  with published(output, overwrite, export_bytes(checkpoint, format)) as directory:
+    write_checkpoint(checkpoint, directory, format, progress)

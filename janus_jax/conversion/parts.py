@@ -1,0 +1,204 @@
+"""Composes a new Janus from the pretrained parts a real run starts from (Janus paper section 4.1, MODEL_FACTS 9).
+
+SigLIP becomes the understanding encoder, LlamaGen's VQ-16 the tokenizer, DeepSeek-LLM the decoder. Both adaptors, the
+image head and `gen_embed` are new.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from janus_jax.conversion.checkpoint import UNUSED_PREFIXES, Checkpoint, read_json, read_tensors
+from janus_jax.conversion.companions import find_companions
+from janus_jax.conversion.config_section import ConfigSection
+from janus_jax.conversion.deepseek_config import vq_from_deepseek
+from janus_jax.conversion.lazy import Index, LazyArray
+from janus_jax.conversion.llama_config import read_llama
+from janus_jax.conversion.safetensors_files import read_safetensors
+from janus_jax.conversion.special_tokens import extend_tokenizer, special_token_ids
+from janus_jax.conversion.torch_files import read_torch
+from janus_jax.conversion.translate import parameter_shapes, params_from_tensors
+from janus_jax.errors import InputError
+from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
+from janus_jax.models.initialization import initial_value
+
+GEN_EMBED_CHOICES = ('codebook', 'normal')
+VOCABULARY_MULTIPLE = 128  # A vocabulary that must grow grows to a multiple of this: divisible over devices.
+
+_TOKEN_TABLES = ('language_model/embed_tokens/table', 'language_model/lm_head/kernel')
+
+
+def _part_shapes(config: JanusConfig, *parts: str) -> dict[str, tuple[int, ...]]:
+  prefixes = tuple(f'{part}/' for part in parts)
+  return {path: shape for path, shape in parameter_shapes(config).items() if path.startswith(prefixes)}
+
+
+def _read_config(directory: str) -> ConfigSection:
+  if not os.path.isdir(directory):
+    raise InputError(f'{directory}: no such directory')
+  path = os.path.join(directory, 'config.json')
+  return ConfigSection(read_json(path), path)
+
+
+def read_siglip(directory: str) -> tuple[SiglipConfig, dict[str, LazyArray]]:
+  """A `SiglipModel` or `SiglipVisionModel` of transformers.
+
+  Returns:
+    Its architecture, and its tensors by the names they have in transformers' Janus. The activation becomes Janus's
+    (exact GELU), which is logged where SigLIP's own differs.
+
+  Raises:
+    InputError: no such directory, or another model.
+  """
+  root = _read_config(directory)
+  model_type = root.values.get('model_type')
+  if model_type not in ('siglip', 'siglip_vision_model'):
+    raise root.error('model_type', "'siglip' or 'siglip_vision_model'")
+  vision = root.section('vision_config') if model_type == 'siglip' else root
+  # The defaults are those of transformers' SiglipVisionConfig.
+  config = SiglipConfig(
+    image_size=vision.integer('image_size', 224),
+    patch_size=vision.integer('patch_size', 16),
+    width=vision.integer('hidden_size', 768),
+    mlp_dim=vision.integer('intermediate_size', 3072),
+    depth=vision.integer('num_hidden_layers', 12),
+    num_heads=vision.integer('num_attention_heads', 12),
+    norm_eps=vision.number('layer_norm_eps', 1e-6),
+  )
+  trained_with = vision.values.get('hidden_act', 'gelu_pytorch_tanh')
+  if trained_with != 'gelu':
+    logging.info('%s was trained with %s; Janus runs exact GELU on it, and so will this', directory, trained_with)
+  tensors = {}
+  for name, tensor in read_tensors(directory).items():
+    short = name.removeprefix('vision_model.')
+    is_other_part = short.startswith(('head.', 'text_model.', 'logit_')) or short.endswith('position_ids')
+    if not is_other_part:
+      short = short.replace('self_attn.out_proj', 'self_attn.projection_layer')
+      tensors[f'model.vision_model.{short}'] = tensor
+  return config, tensors
+
+
+def read_llama_part(directory: str) -> tuple[LlamaConfig, dict[str, LazyArray]]:
+  """A `LlamaForCausalLM` of transformers; tensors by the names they have in transformers' Janus.
+
+  Raises:
+    InputError: no such directory, or another model.
+  """
+  section = _read_config(directory)
+  config = read_llama(section)
+  tensors = {}
+  for name, tensor in read_tensors(directory).items():
+    if name.startswith('model.') and not name.endswith('rotary_emb.inv_freq'):
+      tensors[f'model.language_model.{name.removeprefix("model.")}'] = tensor
+    elif name == 'lm_head.weight':
+      tensors[name] = tensor
+  table = 'model.language_model.embed_tokens.weight'
+  if section.values.get('tie_word_embeddings', False) and table in tensors:
+    tensors.setdefault('lm_head.weight', tensors[table])
+  return config, tensors
+
+
+def read_vq(path: str, grid: int) -> tuple[VQConfig, dict[str, LazyArray]]:
+  """LlamaGen's VQ-16 (`vq_ds16_t2i.pt`, state dict under "model", or a plain .safetensors).
+
+  Args:
+    path: the file.
+    grid: codes along one side of an image, which the file does not say.
+
+  Returns:
+    Architecture, and tensors by the names they have in DeepSeek's Janus.
+  """
+  state = read_safetensors(path) if path.endswith('.safetensors') else read_torch(path, subtree='model')
+  tensors = {f'gen_vision_model.{name}': tensor for name, tensor in state.items()}
+  tensors = {name: tensor for name, tensor in tensors.items() if name != UNUSED_PREFIXES[1]}
+  shapes = {name: tensor.shape for name, tensor in tensors.items()}
+  return vq_from_deepseek(ConfigSection({'cls': 'VQ-16'}, path), shapes, grid), tensors
+
+
+def _grown(table: LazyArray, rows: int) -> LazyArray:
+  """The table with rows added that are the mean of the existing ones (the usual start for new tokens)."""
+  if rows == table.shape[0]:
+    return table
+
+  def read(index: Index) -> np.ndarray:
+    old = table[...]
+    mean = old.astype(np.float32).mean(axis=0, keepdims=True).astype(old.dtype)
+    return np.concatenate([old, np.repeat(mean, rows - len(old), axis=0)])[index]
+
+  return LazyArray((rows, table.shape[1]), table.dtype, read, table.origin)
+
+
+def _extended_companions(directory: str, vocab_size: int) -> tuple[dict[str, bytes], int]:
+  """The base's tokenizer files with Janus's special tokens, and how many rows of the token table they need."""
+  companions = find_companions(directory)
+  if 'tokenizer.json' not in companions:
+    raise InputError(f'{directory}: no tokenizer.json: expected the tokenizer of the language model')
+  try:
+    tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size)
+  except InputError:
+    vocab_size = (vocab_size // VOCABULARY_MULTIPLE + 1) * VOCABULARY_MULTIPLE
+    tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size)
+  # Settings of the base's own chat would contradict Janus's; only the tokenizer itself carries over.
+  return {'tokenizer.json': tokenizer}, vocab_size
+
+
+def _gen_embed(choice: str, shape: tuple[int, ...], codebook: LazyArray, seed: int) -> LazyArray:
+  """New rows, or the codebook's at unit length, which the released table is close to (correlation 0.99)."""
+
+  def read(index: Index) -> np.ndarray:
+    if choice == 'normal':
+      return initial_value('gen_embed/table', shape, seed)[index]
+    rows = codebook[...].astype(np.float32)
+    return (rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12))[index]
+
+  return LazyArray(shape, np.dtype(np.float32), read, 'gen_embed')
+
+
+def _fresh(paths: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, LazyArray]:
+  return {
+    path: LazyArray(
+      shape,
+      np.dtype(np.float32),
+      lambda index, path=path, shape=shape: initial_value(path, shape, seed)[index],
+      path,
+    )
+    for path, shape in paths.items()
+  }
+
+
+def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str, seed: int) -> Checkpoint:
+  """A whole Janus whose pretrained parts are those of the given files and whose rest is new.
+
+  Args:
+    vision_encoder: directory of a SiglipModel or SiglipVisionModel.
+    vq: file of LlamaGen's VQ-16.
+    language_model: directory of a LlamaForCausalLM with its tokenizer.json.
+    gen_embed: 'codebook' (the VQ's rows at unit length) or 'normal'.
+    seed: of everything new.
+
+  Raises:
+    InputError: a part is missing, damaged, or another model.
+  """
+  siglip_config, siglip = read_siglip(vision_encoder)
+  vq_config, codes = read_vq(vq, siglip_config.grid)
+  llama_config, llama = read_llama_part(language_model)
+  companions, vocab_size = _extended_companions(language_model, llama_config.vocab_size)
+  image_token_id = special_token_ids(companions['tokenizer.json']).image_placeholder
+  base = JanusConfig(siglip_config, vq_config, llama_config, image_token_id=0)
+  params = {
+    **params_from_tensors(_part_shapes(base, 'vision_encoder'), siglip, 'huggingface', vision_encoder),
+    **params_from_tensors(_part_shapes(base, 'vq'), codes, 'deepseek', vq),
+    **params_from_tensors(_part_shapes(base, 'language_model'), llama, 'huggingface', language_model),
+    **_fresh(_part_shapes(base, 'vision_aligner', 'gen_aligner', 'gen_head'), seed),
+  }
+  table_shape = (vq_config.codebook_size, vq_config.code_dim)
+  params['gen_embed/table'] = _gen_embed(gen_embed, table_shape, params['vq/codebook'], seed)
+  if vocab_size != llama_config.vocab_size:
+    logging.info('the vocabulary grows from %d to %d for the special tokens', llama_config.vocab_size, vocab_size)
+    params |= {path: _grown(params[path], vocab_size) for path in _TOKEN_TABLES}
+  grown_llama = dataclasses.replace(llama_config, vocab_size=vocab_size)
+  config = JanusConfig(siglip_config, vq_config, grown_llama, image_token_id)
+  return Checkpoint(config, params, companions, {}, language_model)

@@ -1,0 +1,57 @@
+"""Converts checkpoints between Orbax, transformers' layout and DeepSeek's; composes a new Janus from its parts.
+
+    python -m janus_jax.convert --input=PATH --output=DIR --format=orbax|huggingface|deepseek [--dtype=bfloat16]
+    python -m janus_jax.convert --vision_encoder=PATH --vq=FILE --language_model=PATH --output=DIR --format=...
+
+Tensors pass through one at a time, so a 7B needs little memory.
+"""
+
+import logging
+
+from absl import flags
+
+from janus_jax import cli
+from janus_jax.conversion.checkpoint import FORMATS, Checkpoint, open_checkpoint
+from janus_jax.conversion.export import DTYPES, cast_params, export, export_bytes
+from janus_jax.conversion.parts import GEN_EMBED_CHOICES, compose
+from janus_jax.conversion.resample import resize_images
+
+_INPUT = flags.DEFINE_string('input', None, 'Checkpoint directory of any layout.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Directory to write.', required=True)
+_FORMAT = flags.DEFINE_enum('format', None, FORMATS, 'Layout to write.', required=True)
+_DTYPE = flags.DEFINE_enum('dtype', None, list(DTYPES), 'Cast to this; default: as stored.')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoint at --output.')
+_IMAGE_SIZE = flags.DEFINE_integer('image_size', None, 'Resample to this image size in pixels; default: as it is.')
+_VISION_ENCODER = flags.DEFINE_string('vision_encoder', None, "Part: directory of transformers' Siglip(Vision)Model.")
+_VQ = flags.DEFINE_string('vq', None, "Part: LlamaGen's VQ-16 as a .pt or .safetensors file.")
+_LANGUAGE_MODEL = flags.DEFINE_string('language_model', None, "Part: directory of transformers' LlamaForCausalLM.")
+_GEN_EMBED = flags.DEFINE_enum('gen_embed', 'codebook', GEN_EMBED_CHOICES, 'How a composed gen_embed starts.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the new parts of a composed model.')
+
+
+def _open() -> Checkpoint:
+  parts = {'vision_encoder': _VISION_ENCODER.value, 'vq': _VQ.value, 'language_model': _LANGUAGE_MODEL.value}
+  given = [name for name, value in parts.items() if value]
+  if _INPUT.value and given:
+    raise flags.Error(f'--input and --{given[0]} exclude each other')
+  if _INPUT.value:
+    return open_checkpoint(_INPUT.value)
+  missing = [name for name in parts if name not in given]
+  if missing == list(parts):
+    raise flags.Error('expected --input, or --vision_encoder, --vq and --language_model')
+  if missing:
+    raise flags.Error(f'--{missing[0]} is missing: a composed model needs all of {", ".join(parts)}')
+  return compose(**parts, gen_embed=_GEN_EMBED.value, seed=_SEED.value)
+
+
+def main() -> None:
+  checkpoint = cast_params(_open(), _DTYPE.value)
+  if _IMAGE_SIZE.value:
+    checkpoint = resize_images(checkpoint, _IMAGE_SIZE.value)
+  with cli.byte_progress(export_bytes(checkpoint, _FORMAT.value), 'converting') as bar:
+    export(checkpoint, _OUTPUT.value, _FORMAT.value, _OVERWRITE.value, bar.update)
+  logging.info('wrote %s (%s)', _OUTPUT.value, _FORMAT.value)
+
+
+if __name__ == '__main__':
+  cli.run(main)
