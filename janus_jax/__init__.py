@@ -1,0 +1,15 @@
+"""janus_jax: trains Janus-Pro in JAX. Names are loaded when used, so that `janus_jax.models` alone stays light."""
+
+import importlib
+from typing import Any
+
+__version__ = '0.1.0'
+__all__ = ['__version__', 'load']
+
+_HOMES = {'load': 'janus_jax.api'}
+
+
+def __getattr__(name: str) -> Any:
+  if name in _HOMES:
+    return getattr(importlib.import_module(_HOMES[name]), name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

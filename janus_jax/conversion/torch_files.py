@@ -35,7 +35,6 @@ _DAMAGE = (
   AttributeError,
   EOFError,
   AssertionError,
-  OverflowError,
   struct.error,
 )
 
@@ -88,7 +87,8 @@ def _load(torch: Any, path: str, device: str) -> Any:
   except pickle.UnpicklingError as error:
     raise InputError(f'{path}: {_refusal(str(error))}') from error
   except _DAMAGE as error:
-    raise InputError(f'{path}: damaged, or not a PyTorch file ({type(error).__name__} while reading it)') from error
+    found = f'{type(error).__name__} while reading it'
+    raise InputError(f'{path}: damaged, not a PyTorch file, or holds other than dense tensors ({found})') from error
 
 
 def _refusal(message: str) -> str:
@@ -140,7 +140,7 @@ def _array_in_zip(path: str, name: str, tensor: Any, records: dict[int, int]) ->
   dtype = _numpy_dtype(path, name, tensor)
   storage = tensor.untyped_storage()
   record = getattr(storage, '_checkpoint_offset', None)
-  if tensor.numel() and (record is None or records.get(record) != storage.nbytes()):
+  if tensor.numel() and records.get(record) != storage.nbytes():
     raise InputError(f'{path}: tensor {name!r}: no record of the archive holds its {storage.nbytes()} bytes')
   strides = tuple(stride * dtype.itemsize for stride in tensor.stride())
   begin = (record or 0) + tensor.storage_offset() * dtype.itemsize

@@ -66,7 +66,7 @@ def parameter_shardings(
     for axis, (size, name) in enumerate(zip(shape, spec)):
       if name is not None and size % mesh.shape[name]:
         raise InputError(
-          f'parameter {path} has size {size} on axis {axis}: mesh axis {name!r} of {mesh.shape[name]} does not divide it'
+          f'parameter {path} has {size} on axis {axis}: the mesh axis {name!r} of {mesh.shape[name]} does not divide it'
         )
     shardings[path] = NamedSharding(mesh, spec)
   unused = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]

@@ -157,7 +157,7 @@ def test_vq_decode(model, params):
 
 
 def original_codes(z: 'torch.Tensor', codebook: 'torch.Tensor') -> 'torch.Tensor':
-  """The quantizer of the original (vq_model.py): both sides L2-normalised, smallest squared distance. z [B, C, h, w]."""
+  """The original's quantizer (vq_model.py): both sides L2-normalised, smallest distance. z [B, C, h, w]."""
   z = torch.nn.functional.normalize(z.permute(0, 2, 3, 1), dim=-1)
   rows = torch.nn.functional.normalize(codebook, dim=-1)
   distance = z.square().sum(-1, keepdim=True) + rows.square().sum(-1) - 2 * z @ rows.T
@@ -182,8 +182,9 @@ def test_uint8_pixels_are_normalised_on_the_device(params):
   size = CONFIG.vision_encoder.image_size
   pixels = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
   floats = (pixels.astype(np.float32) / 255 - 0.5) / 0.5
-  for method in ('embed_images', 'encode_pixels'):
-    np.testing.assert_array_equal(run(params, method, pixels), run(params, method, floats))
+  np.testing.assert_array_equal(run(params, 'encode_pixels', pixels), run(params, 'encode_pixels', floats))
+  embedded = run(params, 'embed_images', pixels)
+  np.testing.assert_allclose(embedded, run(params, 'embed_images', floats), atol=1e-5)
 
 
 def test_whole_multimodal_prefill_with_two_images(model, params):

@@ -99,7 +99,7 @@ def test_remat_changes_neither_values_nor_gradients(params, remat):
 
 
 def test_unknown_remat_policy_is_named():
-  with pytest.raises(InputError, match="remat is 'some'.*dots"):
+  with pytest.raises(InputError, match=r"remat is 'some'.*dots"):
     abstract_params(CONFIG, dataclasses.replace(COMPUTE, remat='some'))
 
 
