@@ -14,8 +14,8 @@ REQUIREMENTS = [
   'ml-collections',
   'numpy',
   'optax',
-  # `orbax.checkpoint.v1` and its `save`/`load`.
-  'orbax-checkpoint>=0.12',
+  # `orbax.checkpoint.v1`, and the type handlers that `conversion/orbax_files.py` extends.
+  'orbax-checkpoint>=0.12,<1',
   'pillow>=10',
   'safetensors>=0.5',
   # tensorflow-datasets 4.9 imports it without asking for it.
@@ -25,8 +25,9 @@ REQUIREMENTS = [
   'tqdm',
 ]
 
-# Reading PyTorch's .bin files (DeepSeek's own checkpoints) is what torch is needed for.
-TORCH = ['torch>=2.6']
+# Reading PyTorch's .bin files (DeepSeek's own checkpoints) is what torch is needed for; before 2.11 a file could run code
+# in spite of weights_only.
+TORCH = ['torch>=2.11']
 
 TEST = [
   'pytest',

@@ -9,6 +9,7 @@ A directory is one of
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -165,7 +166,7 @@ def _special_tokens(companions: Mapping[str, bytes]) -> SpecialTokens | None:
   return special_token_ids(companions['tokenizer.json']) if 'tokenizer.json' in companions else None
 
 
-def _valid_unused(config: JanusConfig) -> dict[str, LazyArray]:
+def _valid_unused(config: JanusConfig, dtype: np.dtype) -> dict[str, LazyArray]:
   """What a strict load by DeepSeek's class wants to find: a pooling head that is never run, and a usage buffer."""
   D, F = config.vision_encoder.width, config.vision_encoder.mlp_dim
   shapes = {
@@ -179,16 +180,21 @@ def _valid_unused(config: JanusConfig) -> dict[str, LazyArray]:
     'mlp.fc2.weight': (D, F),
     'mlp.fc2.bias': (D,),
   }
-  arrays = {UNUSED_PREFIXES[0] + name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+  arrays = {UNUSED_PREFIXES[0] + name: np.zeros(shape, dtype) for name, shape in shapes.items()}
   arrays[UNUSED_PREFIXES[0] + 'norm.weight'] += 1
   arrays[UNUSED_PREFIXES[1]] = np.zeros(CODEBOOK_USED_LENGTH, np.float32)
   return {name: from_numpy(array, 'generated') for name, array in arrays.items()}
 
 
+def _dtype(checkpoint: Checkpoint) -> np.dtype:
+  """What the decoder is stored in, which stands for the whole in config files."""
+  return checkpoint.params['language_model/final_norm/scale'].dtype
+
+
 def files_to_write(checkpoint: Checkpoint, format: Format) -> dict[str, dict[str, LazyArray]]:
   """Tensor files of an export: stem ('model', 'params', ...) -> its tensors, in order."""
   if format == 'deepseek':
-    unused = checkpoint.unused or _valid_unused(checkpoint.config)
+    unused = checkpoint.unused or _valid_unused(checkpoint.config, _dtype(checkpoint))
     return {'model': {**tensors_from_params(checkpoint.params, 'deepseek'), **unused}}
   files = {}
   if format == 'huggingface':
@@ -210,7 +216,7 @@ def write_checkpoint(checkpoint: Checkpoint, directory: str, format: Format, pro
     progress: called with the number of bytes written since the last call.
   """
   config = checkpoint.config
-  dtype = checkpoint.params['language_model/final_norm/scale'].dtype.name
+  dtype = _dtype(checkpoint).name
   if format == 'huggingface':
     described = configs.janus_to_huggingface(config, dtype, _special_tokens(checkpoint.companions))
   elif format == 'deepseek':
@@ -226,4 +232,5 @@ def write_checkpoint(checkpoint: Checkpoint, directory: str, format: Format, pro
     if stem == PARAMS_DIRECTORY:
       write_orbax(os.path.join(directory, stem), tensors, progress)
     else:
-      write_safetensors(directory, stem, tensors, MAX_SHARD_BYTES, progress)
+      # The unused tensors are few and stay in the one file that they are looked for in.
+      write_safetensors(directory, stem, tensors, MAX_SHARD_BYTES if stem == 'model' else sys.maxsize, progress)

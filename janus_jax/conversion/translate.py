@@ -1,5 +1,6 @@
 """Applies the table of `mapping.py` to lazy arrays: torch tensors <-> our parameter tree, nothing read yet."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,15 @@ from janus_jax.models.janus import abstract_params
 MAX_NAMES = 4  # An error message names this many offenders and counts the rest.
 
 
+@functools.cache  # Tracing the whole model takes a second; a program asks about the same few configs again and again.
+def _parameter_shapes(config: JanusConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
+  flat = flax.traverse_util.flatten_dict(abstract_params(config, ComputeConfig()), sep='/')
+  return tuple((path, leaf.shape) for path, leaf in flat.items())
+
+
 def parameter_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
   """Path -> shape of every parameter of a model."""
-  tree = abstract_params(config, ComputeConfig())
-  return {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(tree, sep='/').items()}
+  return dict(_parameter_shapes(config))
 
 
 def _listed(names: list[str]) -> str:

@@ -231,7 +231,5 @@ def read_png_text(path: str | os.PathLike) -> dict[str, str]:
   try:
     with Image.open(path, formats=('PNG',)) as image:
       return {keyword: str(value) for keyword, value in image.text.items()}
-  except UnidentifiedImageError:
-    raise InputError(f'{path}: expected a PNG image') from None
   except DAMAGE as error:
     raise InputError(f'{path}: cannot be read as PNG: {_one_line(error)}') from None

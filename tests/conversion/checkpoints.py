@@ -1,5 +1,6 @@
 """Whole checkpoint directories, made by transformers and by hand, for tests of loading and writing."""
 
+import copy
 import dataclasses
 import json
 import pathlib
@@ -94,9 +95,9 @@ def deepseek_from_huggingface(state: dict[str, 'torch.Tensor'], config: JanusCon
 
 def huggingface_directory(directory: pathlib.Path, dtype: str = 'float32', **save_options) -> str:
   """What `save_pretrained` of transformers writes, with tokenizer and processor files."""
-  model = reference.huggingface_model(TINY).to(getattr(torch, dtype))
+  # A copy: casting also rounds the rotary frequencies, which casting back does not restore.
+  model = copy.deepcopy(reference.huggingface_model(TINY)).to(getattr(torch, dtype))
   model.save_pretrained(directory, **save_options)
-  model.float()
   files = companions_for('huggingface', {'tokenizer.json': TOKENIZER}, TINY)
   return write_files(directory, files)
 

@@ -99,8 +99,9 @@ def test_transformers_own_shards_are_read(tmp_path):
   whole = huggingface_directory(tmp_path / 'whole')
   shards = huggingface_directory(tmp_path / 'shards', max_shard_size='500KB')
   assert (tmp_path / 'shards' / 'model.safetensors.index.json').exists()
-  for path, leaf in open_checkpoint(whole).params.items():
-    np.testing.assert_array_equal(leaf[...], open_checkpoint(shards).params[path][...])
+  first, second = open_checkpoint(whole).params, open_checkpoint(shards).params
+  for path, leaf in first.items():
+    np.testing.assert_array_equal(leaf[...], second[path][...])
 
 
 def full_size_deepseek(preset: str) -> dict[str, tuple[int, ...]]:
