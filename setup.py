@@ -25,8 +25,8 @@ REQUIREMENTS = [
   'tqdm',
 ]
 
-# Reading PyTorch's .bin files (DeepSeek's own checkpoints) is what torch is needed for; before 2.11 a file could run code
-# in spite of weights_only.
+# What torch is needed for: reading PyTorch's .bin files (DeepSeek's checkpoints). Before 2.10 a file could run code in
+# spite of weights_only.
 TORCH = ['torch>=2.11']
 
 TEST = [

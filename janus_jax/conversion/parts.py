@@ -18,7 +18,7 @@ from janus_jax.conversion.deepseek_config import vq_from_deepseek
 from janus_jax.conversion.lazy import Index, LazyArray
 from janus_jax.conversion.llama_config import read_llama
 from janus_jax.conversion.safetensors_files import read_safetensors
-from janus_jax.conversion.special_tokens import extend_tokenizer, special_token_ids
+from janus_jax.conversion.special_tokens import SpecialTokens, extend_tokenizer, special_token_ids
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import parameter_shapes, params_from_tensors
 from janus_jax.errors import InputError
@@ -139,7 +139,8 @@ def _extended_companions(directory: str, vocab_size: int) -> tuple[dict[str, byt
   try:
     tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size)
   except InputError:
-    vocab_size = (vocab_size // VOCABULARY_MULTIPLE + 1) * VOCABULARY_MULTIPLE
+    enough = vocab_size + len(dataclasses.fields(SpecialTokens))
+    vocab_size = -(-enough // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size)
   # Settings of the base's own chat would contradict Janus's; only the tokenizer itself carries over.
   return {'tokenizer.json': tokenizer}, vocab_size
@@ -180,8 +181,10 @@ def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str
     seed: of everything new.
 
   Raises:
-    InputError: a part is missing, damaged, or another model.
+    InputError: a part is missing, damaged, or another model; `gen_embed` is neither choice.
   """
+  if gen_embed not in GEN_EMBED_CHOICES:
+    raise InputError(f'gen_embed is {gen_embed!r}: expected one of {", ".join(GEN_EMBED_CHOICES)}')
   siglip_config, siglip = read_siglip(vision_encoder)
   vq_config, codes = read_vq(vq, siglip_config.grid)
   llama_config, llama = read_llama_part(language_model)

@@ -72,6 +72,8 @@ def _stack(tensors: list[LazyArray], pieces: list[Piece], index: Index) -> np.nd
   if isinstance(chosen, int):
     return _from_piece(tensors[chosen], pieces[chosen], rest)
   first = _from_piece(tensors[chosen[0]], pieces[chosen[0]], rest)
+  if len(chosen) == 1:
+    return first[None]
   stacked = np.empty((len(chosen), *first.shape), first.dtype)
   stacked[0] = first
   for i, layer in enumerate(chosen[1:], start=1):

@@ -1,0 +1,379 @@
+"""A Janus composed of pretrained parts: what comes out computes what its sources do, and the rest is new."""
+
+import functools
+import logging
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+tokenizers = pytest.importorskip('tokenizers')
+
+import reference  # noqa: E402
+import safetensors.torch  # noqa: E402
+from conversion.checkpoints import TINY, assert_same_bits, deepseek_from_huggingface  # noqa: E402
+from conversion.fixtures import BOS, EOS, IMAGE, JANUS_TOKENS, make_tokenizer  # noqa: E402
+
+from janus_jax.conversion.checkpoint import Checkpoint  # noqa: E402
+from janus_jax.conversion.export import export  # noqa: E402
+from janus_jax.conversion.load import load_params  # noqa: E402
+from janus_jax.conversion.parts import compose  # noqa: E402
+from janus_jax.errors import InputError  # noqa: E402
+from janus_jax.models.config import JanusConfig  # noqa: E402
+from janus_jax.models.janus import Janus  # noqa: E402
+
+BASE_TOKENIZER = make_tokenizer((BOS, EOS))
+BASE_SIZE = 302  # Ids of BASE_TOKENIZER.
+VISION, LLAMA = TINY.vision_encoder, TINY.language_model
+TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]], np.int32)
+TABLE, HEAD = 'language_model/embed_tokens/table', 'language_model/lm_head/kernel'
+
+
+@functools.cache
+def siglip_model(kind: str = 'SiglipVisionModel', hidden_act: str = 'gelu') -> 'torch.nn.Module':
+  """A tower of TINY's sizes; all of one `kind` have the same weights."""
+  fields = {
+    'hidden_act': hidden_act,
+    'hidden_size': VISION.width,
+    'image_size': VISION.image_size,
+    'intermediate_size': VISION.mlp_dim,
+    'num_attention_heads': VISION.num_heads,
+    'num_hidden_layers': VISION.depth,
+    'patch_size': VISION.patch_size,
+  }
+  if kind == 'SiglipVisionModel':
+    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**fields)).eval()
+  else:
+    text = {'hidden_size': 32, 'intermediate_size': 32, 'num_attention_heads': 2, 'num_hidden_layers': 1}
+    text |= {'bos_token_id': 1, 'eos_token_id': 2, 'vocab_size': 16}
+    model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=fields, text_config=text)).eval()
+  reference.randomize(model, seed=1)
+  return model
+
+
+@functools.cache
+def llama_model(vocab_size: int = LLAMA.vocab_size, tied: bool = False, seed: int = 2) -> 'torch.nn.Module':
+  config = transformers.LlamaConfig(
+    head_dim=LLAMA.head_dim,
+    hidden_size=LLAMA.width,
+    intermediate_size=LLAMA.mlp_dim,
+    max_position_embeddings=LLAMA.max_positions,
+    num_attention_heads=LLAMA.num_heads,
+    num_hidden_layers=LLAMA.depth,
+    num_key_value_heads=LLAMA.num_kv_heads,
+    tie_word_embeddings=tied,
+    vocab_size=vocab_size,
+  )
+  model = transformers.LlamaForCausalLM(config).eval()
+  reference.randomize(model, seed)
+  return model
+
+
+@functools.cache
+def vq_state() -> dict[str, 'torch.Tensor']:
+  """As LlamaGen saves it: DeepSeek's names without the prefix, the usage buffer included."""
+  state = deepseek_from_huggingface(reference.huggingface_model(TINY).state_dict(), TINY)
+  prefix = 'gen_vision_model.'
+  return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def save_vq(file: pathlib.Path) -> str:
+  if file.suffix == '.safetensors':
+    safetensors.torch.save_file(vq_state(), file)
+  else:
+    torch.save({'model': vq_state(), 'steps': 4}, file)
+  return str(file)
+
+
+def save_llama(directory: pathlib.Path, tokenizer: bytes = BASE_TOKENIZER, dtype: str = 'float32', **model) -> str:
+  llama_model(**model).save_pretrained(directory)
+  if dtype != 'float32':
+    state = safetensors.torch.load_file(directory / 'model.safetensors')
+    cast = {name: tensor.to(getattr(torch, dtype)) for name, tensor in state.items()}
+    safetensors.torch.save_file(cast, directory / 'model.safetensors', {'format': 'pt'})
+  (directory / 'tokenizer.json').write_bytes(tokenizer)
+  return str(directory)
+
+
+def edit_tensors(file: pathlib.Path, edit) -> None:
+  state = edit(safetensors.torch.load_file(file))
+  safetensors.torch.save_file(state, file, {'format': 'pt'})
+
+
+@pytest.fixture(scope='module')
+def parts(tmp_path_factory) -> dict[str, str]:
+  """Paths of the three parts, as `compose` takes them; tests that edit one work on a copy."""
+  root = tmp_path_factory.mktemp('parts')
+  siglip_model().save_pretrained(root / 'siglip')
+  return {
+    'vision_encoder': str(root / 'siglip'),
+    'vq': save_vq(root / 'vq_ds16_t2i.pt'),
+    'language_model': save_llama(root / 'llama'),
+  }
+
+
+def composed(parts: dict[str, str], gen_embed: str = 'codebook', seed: int = 0, **other_parts) -> Checkpoint:
+  return compose(**{**parts, **other_parts}, gen_embed=gen_embed, seed=seed)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def features(config: JanusConfig, params, pixels):
+  """Of the tower, before the adaptor; pixels [B, size, size, 3] in -1..1."""
+  return Janus(config).bind({'params': params}).vision_encoder(pixels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def text_logits(config: JanusConfig, params, tokens):
+  janus = Janus(config).bind({'params': params})
+  positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+  return janus.text_logits(janus.hidden(janus.embed_text(tokens), positions)[0])
+
+
+def some_pixels() -> np.ndarray:
+  shape = (2, VISION.image_size, VISION.image_size, 3)
+  return np.random.default_rng(3).uniform(-1, 1, shape).astype(np.float32)
+
+
+def their_features(model: 'torch.nn.Module') -> 'torch.Tensor':
+  tower = model.vision_model if hasattr(model, 'text_model') else model
+  return tower(reference.to_torch(some_pixels().transpose(0, 3, 1, 2))).last_hidden_state
+
+
+def as_in_transformers_4(file: pathlib.Path) -> None:
+  """Every name under `vision_model.`, with a buffer that older versions saved."""
+
+  def edit(state):
+    state['embeddings.position_ids'] = torch.arange(VISION.num_tokens)[None]
+    return {f'vision_model.{name.removeprefix("vision_model.")}': tensor for name, tensor in state.items()}
+
+  edit_tensors(file, edit)
+
+
+def without_prefix(file: pathlib.Path) -> None:
+  edit_tensors(file, lambda state: {name.removeprefix('vision_model.'): tensor for name, tensor in state.items()})
+
+
+@pytest.mark.parametrize(
+  ('kind', 'names'),
+  [
+    ('SiglipVisionModel', as_in_transformers_4),
+    ('SiglipVisionModel', without_prefix),
+    ('SiglipModel', lambda file: None),
+  ],
+  ids=['vision model', 'vision model without prefix', 'whole SigLIP'],
+)
+def test_the_tower_computes_what_siglip_does(tmp_path, parts, kind, names):
+  model = siglip_model(kind)
+  model.save_pretrained(tmp_path / 'siglip')
+  names(tmp_path / 'siglip' / 'model.safetensors')
+  checkpoint = composed(parts, vision_encoder=str(tmp_path / 'siglip'))
+  assert checkpoint.config.vision_encoder == VISION
+  params = load_params(checkpoint, None)
+  assert reference.difference(features(checkpoint.config, params, some_pixels()), their_features(model)) < 1e-5
+
+
+def test_a_tower_trained_with_another_gelu_is_taken_over_and_said(tmp_path, parts, caplog):
+  approximate = siglip_model(hidden_act='gelu_pytorch_tanh')
+  approximate.save_pretrained(tmp_path / 'siglip')
+  with caplog.at_level(logging.INFO):
+    exact_weights = composed(parts).params
+  assert 'GELU' not in caplog.text
+  with caplog.at_level(logging.INFO):
+    checkpoint = composed(parts, vision_encoder=str(tmp_path / 'siglip'))
+  assert f'{tmp_path / "siglip"} was trained with gelu_pytorch_tanh; Janus runs exact GELU' in caplog.text
+  assert checkpoint.config.vision_encoder.activation == 'gelu'
+  for path, leaf in checkpoint.params.items():
+    np.testing.assert_array_equal(leaf[...], exact_weights[path][...], err_msg=path)
+  # Large enough a difference that the tests of values above would see the wrong one.
+  assert (their_features(approximate) - their_features(siglip_model())).abs().max() > 1e-4
+
+
+def test_the_decoder_computes_what_llama_does(parts):
+  checkpoint = composed(parts)
+  assert checkpoint.config.language_model == LLAMA
+  ours = text_logits(checkpoint.config, load_params(checkpoint, None), TOKENS)
+  assert reference.difference(ours, llama_model()(reference.to_torch(TOKENS).long()).logits) < 1e-4
+
+
+def test_a_tied_head_is_the_token_table(tmp_path, parts):
+  path = save_llama(tmp_path / 'llama', tied=True)
+  assert 'lm_head.weight' not in safetensors.torch.load_file(tmp_path / 'llama' / 'model.safetensors')
+  checkpoint = composed(parts, language_model=path)
+  ours = text_logits(checkpoint.config, load_params(checkpoint, None), TOKENS)
+  assert reference.difference(ours, llama_model(tied=True)(reference.to_torch(TOKENS).long()).logits) < 1e-4
+
+
+@pytest.mark.parametrize('file', ['vq_ds16_t2i.pt', 'vq.safetensors'])
+def test_the_export_is_what_transformers_and_its_processor_load(tmp_path, parts, file):
+  """Every pretrained value is in the place that transformers' own conversion puts it, bit by bit."""
+  checkpoint = composed(parts, vq=save_vq(tmp_path / file))
+  output = str(tmp_path / 'janus')
+  export(checkpoint, output, 'huggingface', overwrite=False, progress=lambda _: None)
+  model, info = transformers.JanusForConditionalGeneration.from_pretrained(output, output_loading_info=True)
+  assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')), info
+  assert_same_bits(reference.huggingface_model(TINY).model.vqmodel.state_dict(), model.model.vqmodel.state_dict())
+  assert_same_bits(llama_model().model.state_dict(), model.model.language_model.state_dict())
+  assert_same_bits(llama_model().lm_head.state_dict(), model.lm_head.state_dict())
+  assert (their_features(model.model.vision_model) - their_features(siglip_model())).abs().max() < 1e-6
+  processor = transformers.AutoProcessor.from_pretrained(output)
+  inputs = processor(text=f'red {IMAGE}', images=[np.zeros((8, 8, 3), np.uint8)], return_tensors='np')
+  assert (inputs['input_ids'] == model.config.image_token_id).sum() == VISION.num_tokens
+  assert inputs['input_ids'].max() < model.config.text_config.vocab_size
+
+
+def test_the_tokenizer_gets_the_special_tokens(parts):
+  checkpoint = composed(parts)
+  base = tokenizers.Tokenizer.from_str(BASE_TOKENIZER.decode())
+  tokenizer = tokenizers.Tokenizer.from_str(checkpoint.companions['tokenizer.json'].decode())
+  assert checkpoint.config.image_token_id == tokenizer.token_to_id(IMAGE)
+  new_ids = [tokenizer.token_to_id(token) for token in JANUS_TOKENS]
+  assert sorted(new_ids) == list(range(BASE_SIZE, BASE_SIZE + len(JANUS_TOKENS)))
+  sentence = 'How many red circles are there?'
+  assert tokenizer.encode(sentence).ids == base.encode(sentence).ids
+
+
+def test_only_the_tokenizer_of_the_base_comes_along(tmp_path, parts):
+  """Its chat template and stop tokens are not Janus's."""
+  path = save_llama(tmp_path / 'llama')
+  (tmp_path / 'llama' / 'chat_template.jinja').write_text('{{ messages }}')
+  assert (tmp_path / 'llama' / 'generation_config.json').exists()
+  assert set(composed(parts, language_model=path).companions) == {'tokenizer.json'}
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_vocabulary_too_small_grows_by_mean_rows(tmp_path, parts, dtype):
+  vocab_size = BASE_SIZE + 2
+  path = save_llama(tmp_path / 'llama', vocab_size=vocab_size, dtype=dtype)
+  checkpoint = composed(parts, language_model=path)
+  assert checkpoint.config.language_model.vocab_size == 384  # The next multiple of 128.
+  source = safetensors.torch.load_file(tmp_path / 'llama' / 'model.safetensors')
+  tolerance = {'float32': 1e-6, 'bfloat16': 2**-8}[dtype]
+  for parameter, name in ((TABLE, 'model.embed_tokens.weight'), (HEAD, 'lm_head.weight')):
+    leaf, old = checkpoint.params[parameter], source[name]
+    assert (leaf.shape, leaf.dtype.name) == ((384, LLAMA.width), dtype)
+    rows = leaf[...]
+    assert_same_bits({name: old}, {name: torch.from_numpy(rows[:vocab_size].view(np.uint8)).view(old.dtype)})
+    mean = old.double().mean(0).expand(384 - vocab_size, -1)
+    assert reference.difference(rows[vocab_size:], mean) < tolerance * float(mean.abs().max())
+    # A device that holds a part of the table reads that part.
+    np.testing.assert_array_equal(leaf[300:310, 5:7], rows[300:310, 5:7])
+
+
+def test_a_vocabulary_just_under_a_multiple_grows_past_it(tmp_path, parts):
+  """383 rows, 380 of them taken: the six special tokens need more than the next multiple of 128 has room for."""
+  tokenizer = make_tokenizer((BOS, EOS, *(f'<filler_{i}>' for i in range(78))))
+  path = save_llama(tmp_path / 'llama', tokenizer, vocab_size=383)
+  config = composed(parts, language_model=path).config
+  assert config.language_model.vocab_size == 512
+  assert 380 <= config.image_token_id < 386
+
+
+def test_gen_embed_starts_as_the_codebook_at_unit_length(parts):
+  rows = composed(parts).params['gen_embed/table'][...]
+  expected = torch.nn.functional.normalize(vq_state()['quantize.embedding.weight'], dim=-1)
+  assert reference.difference(rows, expected) < 1e-6
+  np.testing.assert_array_equal(composed(parts).params['gen_embed/table'][3:7], rows[3:7])
+
+
+def test_gen_embed_starts_as_noise_where_told(parts):
+  tables = [composed(parts, 'normal', seed).params['gen_embed/table'][...] for seed in (0, 0, 1)]
+  np.testing.assert_array_equal(tables[0], tables[1])
+  assert abs(np.corrcoef(tables[0].ravel(), tables[2].ravel())[0, 1]) < 0.15
+  assert tables[0].std() == pytest.approx(0.02, rel=0.1)
+  codebook = vq_state()['quantize.embedding.weight'].numpy()
+  assert abs(np.corrcoef(tables[0].ravel(), codebook.ravel())[0, 1]) < 0.15
+
+
+NEW_PARTS = ('vision_aligner/', 'gen_aligner/', 'gen_head/')
+
+
+def test_new_parts_depend_on_the_seed_only(tmp_path, parts):
+  other_llama = save_llama(tmp_path / 'llama', vocab_size=BASE_SIZE + 2, seed=9)
+  first, other, reseeded = (
+    {path: leaf[...] for path, leaf in checkpoint.params.items() if path.startswith(NEW_PARTS)}
+    for checkpoint in (composed(parts), composed(parts, language_model=other_llama), composed(parts, seed=1))
+  )
+  assert len(first) == 12
+  for path, values in first.items():
+    np.testing.assert_array_equal(values, other[path], err_msg=path)
+    if path.endswith('/bias'):
+      assert not values.any()
+    else:
+      assert (values != reseeded[path]).mean() > 0.99
+      assert values.std() == pytest.approx(values.shape[-1] ** -0.5, rel=0.1)
+
+
+def drop(file: str, name: str):
+  return lambda root: edit_tensors(root / file, lambda state: {n: t for n, t in state.items() if n != name})
+
+
+def edit_config(directory: str, old: str, new: str):
+  def edit(root: pathlib.Path) -> None:
+    file = root / directory / 'config.json'
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+  return edit
+
+
+def save_pt(value):
+  return lambda root: torch.save(value(), root / 'vq.pt')
+
+
+def vq_without(name: str):
+  return save_pt(lambda: {'model': {n: t for n, t in vq_state().items() if n != name}})
+
+
+MISTAKES = {
+  'siglip missing': (lambda root: shutil.rmtree(root / 'siglip'), r'siglip: no such directory'),
+  'siglip of another type': (
+    edit_config('siglip', '"siglip_vision_model"', '"clip_vision_model"'),
+    r"siglip/config\.json: model_type is 'clip_vision_model': expected 'siglip'",
+  ),
+  'siglip without a tensor': (
+    drop('siglip/model.safetensors', 'encoder.layers.1.mlp.fc2.bias'),
+    r'siglip: .* 1 missing: .*encoder\.layers\.1\.mlp\.fc2\.bias',
+  ),
+  'llama missing': (lambda root: shutil.rmtree(root / 'llama'), r'llama: no such directory'),
+  'llama of another type': (
+    edit_config('llama', '"model_type": "llama"', '"model_type": "qwen2"'),
+    r"llama/config\.json: model_type is 'qwen2': expected 'llama'",
+  ),
+  'llama without a tensor': (
+    drop('llama/model.safetensors', 'model.layers.2.mlp.up_proj.weight'),
+    r'llama: .* 1 missing: .*layers\.2\.mlp\.up_proj\.weight',
+  ),
+  'llama without a head': (drop('llama/model.safetensors', 'lm_head.weight'), r'llama: .* 1 missing: lm_head\.weight'),
+  'no tokenizer': (
+    lambda root: (root / 'llama' / 'tokenizer.json').unlink(),
+    r'llama: no tokenizer\.json: expected the tokenizer of the language model',
+  ),
+  'tokenizer not JSON': (
+    lambda root: (root / 'llama' / 'tokenizer.json').write_text('{'),
+    r'tokenizer\.json: not JSON',
+  ),
+  'vq missing': (lambda root: (root / 'vq.pt').unlink(), r'vq\.pt: .*no such file'),
+  'vq without the key': (save_pt(vq_state), r"vq\.pt: expected a dict with the key 'model'"),
+  'vq without a tensor': (vq_without('decoder.mid.1.q.weight'), r'vq\.pt: .* 1 missing: .*decoder\.mid\.1\.q\.weight'),
+  'vq without a codebook': (vq_without('quantize.embedding.weight'), r'vq\.pt: .*no tensor .*quantize\.embedding'),
+  'unknown start of gen_embed': (lambda root: None, r"gen_embed is 'uniform': expected one of codebook, normal"),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_mistakes_are_reported_in_one_line(tmp_path, parts, mistake):
+  make_it, message = MISTAKES[mistake]
+  copies = {'vision_encoder': tmp_path / 'siglip', 'language_model': tmp_path / 'llama', 'vq': tmp_path / 'vq.pt'}
+  for name, copy in copies.items():
+    (shutil.copytree if os.path.isdir(parts[name]) else shutil.copy)(parts[name], copy)
+  make_it(tmp_path)
+  gen_embed = 'uniform' if 'gen_embed' in mistake else 'codebook'
+  with pytest.raises(InputError, match=message) as caught:
+    composed({name: str(copy) for name, copy in copies.items()}, gen_embed)
+  assert '\n' not in str(caught.value)
