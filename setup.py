@@ -16,7 +16,7 @@ REQUIREMENTS = [
   'optax',
   # `orbax.checkpoint.v1`, and the type handlers that `conversion/orbax_files.py` extends.
   'orbax-checkpoint>=0.12,<1',
-  'pillow>=10',
+  'pillow>=11.2.1',
   'safetensors>=0.5',
   # tensorflow-datasets 4.9 imports it without asking for it.
   'importlib_resources',

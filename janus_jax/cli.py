@@ -33,7 +33,9 @@ def _describe(error: OSError) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses flags and calls `main`. Wrong usage exits with 2, wrong input (InputError, OSError) with 1, in one line."""
+  """Parses flags and calls `main`. Wrong usage (flags.Error) exits with 2, wrong input (InputError, OSError) with 1,
+  each with one line on stderr.
+  """
   logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr, force=True)
   # Orbax and jax narrate every step at INFO; errors of theirs come as exceptions anyway.
   for name in ('absl', 'jax', 'orbax'):
@@ -43,6 +45,8 @@ def run(main: Callable[[], None]) -> None:
     del argv
     try:
       main()
+    except flags.Error as error:
+      _fail(str(error), USAGE_ERROR)
     except InputError as error:
       _fail(f'error: {error}', INPUT_ERROR)
     except OSError as error:
