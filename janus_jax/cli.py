@@ -36,13 +36,14 @@ def run(main: Callable[[], None]) -> None:
   """Parses flags and calls `main`. Wrong usage (flags.Error) exits with 2, wrong input (InputError, OSError) with 1,
   each with one line on stderr.
   """
-  logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr, force=True)
-  # Orbax and jax narrate every step at INFO; errors of theirs come as exceptions anyway.
-  for name in ('absl', 'jax', 'orbax'):
-    logging.getLogger(name).setLevel(logging.ERROR)
 
   def call(argv: list[str]) -> None:
     del argv
+    # Here and not before: app.run has installed absl's own handler and level by now.
+    logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr, force=True)
+    # Orbax (through absl) and jax narrate every step at INFO; errors of theirs come as exceptions anyway.
+    for name in ('absl', 'jax'):
+      logging.getLogger(name).setLevel(logging.ERROR)
     try:
       main()
     except flags.Error as error:

@@ -53,7 +53,7 @@ def _is_export(directory: str) -> bool:
 def _check_space(parent: str, needed: int) -> None:
   free = shutil.disk_usage(parent).free
   if free < needed:
-    raise InputError(f'{parent}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free')
+    raise InputError(f'{parent}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free')
 
 
 @contextlib.contextmanager
@@ -66,15 +66,17 @@ def published(output: str, overwrite: bool, needed: int) -> Iterator[str]:
     needed: bytes that will be written, checked against the free space first.
 
   Raises:
-    InputError: the output exists, or there is no room.
-    OSError: the parent cannot be written.
+    InputError: the output exists, its parent cannot be written to, or there is no room.
   """
   output = os.path.abspath(output)
   _check_output(output, overwrite)
   parent, name = os.path.split(output)
-  os.makedirs(parent, exist_ok=True)
-  _check_space(parent, needed)
-  temporary = tempfile.mkdtemp(prefix=f'.{name}.', suffix='.partial', dir=parent)
+  try:
+    os.makedirs(parent, exist_ok=True)
+    _check_space(parent, needed)
+    temporary = tempfile.mkdtemp(prefix=f'.{name}.', suffix='.partial', dir=parent)
+  except OSError as error:
+    raise InputError(f'{parent}: cannot be written to ({error.strerror})') from None
   try:
     os.chmod(temporary, 0o755)  # mkdtemp's 0700 is for secrets.
     yield temporary

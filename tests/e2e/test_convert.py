@@ -63,6 +63,13 @@ def test_wrong_input_is_one_line_and_an_exit_code(source, tmp_path, arguments, c
   assert os.listdir(tmp_path) == []
 
 
+def test_a_read_only_place_is_named(source):
+  # Writable for nobody, root included.
+  result = run(f'--input={source}', '--output=/proc/janus', '--format=orbax')
+  assert result.returncode == 1
+  assert re.fullmatch(r'error: /proc: cannot be written to \(.+\)', result.stderr.strip())
+
+
 def test_a_file_system_that_refuses_is_one_line(source, tmp_path):
   """A limit on file size stands in for a full disk: the kernel refuses a write half-way."""
   limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # noqa: E731
