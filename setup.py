@@ -18,6 +18,7 @@ REQUIREMENTS = [
   'orbax-checkpoint>=0.12,<1',
   'pillow>=11.2.1',
   'safetensors>=0.5',
+  'tensorstore',
   # tensorflow-datasets 4.9 imports it without asking for it.
   'importlib_resources',
   'tensorflow-datasets>=4.9.10',

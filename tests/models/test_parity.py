@@ -127,14 +127,24 @@ def run(params: dict, method: str, *args):
   return Janus(CONFIG).apply({'params': params}, *args, method=method)
 
 
-def test_decoder_hidden_states_and_both_logits(model, params):
+@pytest.fixture(scope='module')
+def hidden(model, params):
+  """Final hidden states of the same embeddings: ours, and transformers'."""
   x = normal(2, 9, CONFIG.language_model.width)
-  positions = jnp.tile(jnp.arange(9), (2, 1))
-  ours, _ = run(params, 'hidden', x, positions)
-  theirs = model.model.language_model(inputs_embeds=reference.to_torch(x)).last_hidden_state
-  assert reference.difference(ours, theirs) < 2e-5
-  assert reference.difference(run(params, 'text_logits', ours), model.lm_head(theirs)) < 1e-4
-  assert reference.difference(run(params, 'image_logits', ours), model.model.generation_head(theirs)) < 1e-4
+  ours, _ = run(params, 'hidden', x, jnp.tile(jnp.arange(9), (2, 1)))
+  return ours, model.model.language_model(inputs_embeds=reference.to_torch(x)).last_hidden_state
+
+
+def test_decoder_hidden_states(hidden):
+  assert reference.difference(*hidden) < 2e-5
+
+
+def test_text_logits(model, params, hidden):
+  assert reference.difference(run(params, 'text_logits', hidden[0]), model.lm_head(hidden[1])) < 1e-4
+
+
+def test_image_logits(model, params, hidden):
+  assert reference.difference(run(params, 'image_logits', hidden[0]), model.model.generation_head(hidden[1])) < 1e-4
 
 
 def test_text_and_code_embeddings(model, params):
