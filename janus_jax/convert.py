@@ -11,8 +11,8 @@ import logging
 from absl import flags
 
 from janus_jax import cli
-from janus_jax.conversion.checkpoint import FORMATS, Checkpoint, open_checkpoint
-from janus_jax.conversion.export import DTYPES, cast_params, export, export_bytes
+from janus_jax.conversion.checkpoint import FORMATS, Checkpoint, open_checkpoint, write_checkpoint
+from janus_jax.conversion.export import DTYPES, cast_params, export_bytes, exporting
 from janus_jax.conversion.parts import GEN_EMBED_CHOICES, compose
 from janus_jax.conversion.resample import resize_images
 
@@ -48,8 +48,11 @@ def main() -> None:
   checkpoint = cast_params(_open(), _DTYPE.value)
   if _IMAGE_SIZE.value:
     checkpoint = resize_images(checkpoint, _IMAGE_SIZE.value)
-  with cli.byte_progress(export_bytes(checkpoint, _FORMAT.value), 'converting') as bar:
-    export(checkpoint, _OUTPUT.value, _FORMAT.value, _OVERWRITE.value, bar.update)
+  with (
+    exporting(checkpoint, _OUTPUT.value, _FORMAT.value, _OVERWRITE.value) as directory,
+    cli.byte_progress(export_bytes(checkpoint, _FORMAT.value), 'converting') as bar,
+  ):
+    write_checkpoint(checkpoint, directory, _FORMAT.value, bar.update)
   logging.info('wrote %s (%s)', _OUTPUT.value, _FORMAT.value)
 
 

@@ -48,14 +48,14 @@ class Checkpoint:
     params: parameter path -> array.
     companions: tokenizer, processor and generation files: name -> content.
     unused: DeepSeek's tensors without a use, by DeepSeek's names; empty where the source had none.
-    source: where it was opened.
+    sources: directories and files it reads from.
   """
 
   config: JanusConfig
   params: Mapping[str, LazyArray]
   companions: Mapping[str, bytes]
   unused: Mapping[str, LazyArray]
-  source: str
+  sources: tuple[str, ...]
 
 
 def read_json(path: str) -> dict:
@@ -128,7 +128,7 @@ def _open_orbax(path: str) -> Checkpoint:
   params_path = os.path.join(path, PARAMS_DIRECTORY)
   params = read_orbax(params_path)
   check_names(parameter_shapes(config), params, params_path)
-  return Checkpoint(config, params, find_companions(path), _open_unused(path), path)
+  return Checkpoint(config, params, find_companions(path), _open_unused(path), (path,))
 
 
 def _open_huggingface(path: str, values: dict, config_path: str) -> Checkpoint:
@@ -139,7 +139,7 @@ def _open_huggingface(path: str, values: dict, config_path: str) -> Checkpoint:
     # transformers leaves a tied head out of the file; the head is the token table then.
     tensors['lm_head.weight'] = tensors[table]
   params = params_from_tensors(parameter_shapes(config), tensors, 'huggingface', path)
-  return Checkpoint(config, params, find_companions(path), _open_unused(path), path)
+  return Checkpoint(config, params, find_companions(path), _open_unused(path), (path,))
 
 
 def _open_deepseek(path: str, values: dict, config_path: str) -> Checkpoint:
@@ -151,7 +151,7 @@ def _open_deepseek(path: str, values: dict, config_path: str) -> Checkpoint:
   unused = {name: tensor for name, tensor in tensors.items() if _is_unused(name)}
   used = {name: tensor for name, tensor in tensors.items() if name not in unused}
   params = params_from_tensors(parameter_shapes(config), used, 'deepseek', path)
-  return Checkpoint(config, params, companions, unused, path)
+  return Checkpoint(config, params, companions, unused, (path,))
 
 
 def _image_token_id(companions: Mapping[str, bytes], values: dict) -> int:

@@ -5,12 +5,12 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import ml_dtypes
 import numpy as np
 
-from janus_jax.conversion.checkpoint import Checkpoint, Format, files_to_write, write_checkpoint
+from janus_jax.conversion.checkpoint import Checkpoint, Format, files_to_write
 from janus_jax.conversion.translate import cast
 from janus_jax.errors import InputError
 
@@ -34,7 +34,7 @@ def export_bytes(checkpoint: Checkpoint, format: Format) -> int:
 
 
 def _check_output(output: str, overwrite: bool) -> None:
-  parent = os.path.dirname(output)
+  parent = os.path.dirname(os.path.abspath(output))
   if os.path.lexists(output):
     if not overwrite:
       raise InputError(f'{output}: exists already; --overwrite replaces it')
@@ -68,16 +68,16 @@ def published(output: str, overwrite: bool, needed: int) -> Iterator[str]:
   Raises:
     InputError: the output exists, its parent cannot be written to, or there is no room.
   """
-  output = os.path.abspath(output)
   _check_output(output, overwrite)
+  output = os.path.abspath(output)
   parent, name = os.path.split(output)
   try:
     os.makedirs(parent, exist_ok=True)
-    _check_space(parent, needed)
     temporary = tempfile.mkdtemp(prefix=f'.{name}.', suffix='.partial', dir=parent)
   except OSError as error:
     raise InputError(f'{parent}: cannot be written to ({error.strerror})') from None
   try:
+    _check_space(parent, needed)
     os.chmod(temporary, 0o755)  # mkdtemp's 0700 is for secrets.
     yield temporary
     if os.path.lexists(output):
@@ -92,20 +92,17 @@ def published(output: str, overwrite: bool, needed: int) -> Iterator[str]:
     raise
 
 
-def export(
-  checkpoint: Checkpoint, output: str, format: Format, overwrite: bool, progress: Callable[[int], None]
-) -> None:
-  """Writes a checkpoint as a directory of the given layout.
+@contextlib.contextmanager
+def exporting(checkpoint: Checkpoint, output: str, format: Format, overwrite: bool) -> Iterator[str]:
+  """`published` for a checkpoint: a directory to give to `write_checkpoint`.
 
   Args:
-    checkpoint: what to write (`cast_params` for another dtype).
-    output: directory that must not exist, unless `overwrite`.
+    checkpoint: what will be written.
+    output: directory that must not exist, unless `overwrite`; never one that the checkpoint reads from.
     format: 'orbax', 'huggingface' or 'deepseek'.
     overwrite: replace an existing checkpoint directory.
-    progress: called with the number of bytes written since the last call.
   """
-  source = os.path.realpath(checkpoint.source)
-  if os.path.realpath(output) == source:
+  if os.path.realpath(output) in map(os.path.realpath, checkpoint.sources):
     raise InputError(f'{output}: is the input itself; choose another --output')
   with published(output, overwrite, export_bytes(checkpoint, format)) as directory:
-    write_checkpoint(checkpoint, directory, format, progress)
+    yield directory

@@ -204,4 +204,4 @@ def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str
     params |= {path: _grown(params[path], vocab_size) for path in _TOKEN_TABLES}
   grown_llama = dataclasses.replace(llama_config, vocab_size=vocab_size)
   config = JanusConfig(siglip_config, vq_config, grown_llama, image_token_id)
-  return Checkpoint(config, params, companions, {}, language_model)
+  return Checkpoint(config, params, companions, {}, (vision_encoder, vq, language_model))

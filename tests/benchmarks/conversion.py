@@ -39,7 +39,7 @@ def random_checkpoint(preset: str) -> Checkpoint:
     path: LazyArray(shape, BLOCK.dtype, lambda index, shape=shape: read(index, shape), path)
     for path, shape in parameter_shapes(config).items()
   }
-  return Checkpoint(config, params, {}, {}, 'random')
+  return Checkpoint(config, params, {}, {}, ())
 
 
 def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:

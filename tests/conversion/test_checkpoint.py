@@ -26,8 +26,8 @@ from conversion.checkpoints import (  # noqa: E402
 
 import janus_jax  # noqa: E402
 from janus_jax.conversion import checkpoint as checkpoint_module  # noqa: E402
-from janus_jax.conversion.checkpoint import open_checkpoint  # noqa: E402
-from janus_jax.conversion.export import cast_params, export, published  # noqa: E402
+from janus_jax.conversion.checkpoint import open_checkpoint, write_checkpoint  # noqa: E402
+from janus_jax.conversion.export import cast_params, exporting, published  # noqa: E402
 from janus_jax.conversion.mapping import tensor_shape, torch_names  # noqa: E402
 from janus_jax.conversion.translate import parameter_shapes  # noqa: E402
 from janus_jax.errors import InputError  # noqa: E402
@@ -37,7 +37,9 @@ from janus_jax.sharding.mesh import make_mesh  # noqa: E402
 
 
 def convert(source: str, output: pathlib.Path, format: str, dtype: str | None = None, overwrite: bool = False) -> str:
-  export(cast_params(open_checkpoint(source), dtype), str(output), format, overwrite, lambda _: None)
+  checkpoint = cast_params(open_checkpoint(source), dtype)
+  with exporting(checkpoint, str(output), format, overwrite) as directory:
+    write_checkpoint(checkpoint, directory, format, lambda _: None)
   return str(output)
 
 

@@ -20,8 +20,8 @@ import safetensors.torch  # noqa: E402
 from conversion.checkpoints import TINY, assert_same_bits, deepseek_from_huggingface  # noqa: E402
 from conversion.fixtures import BOS, EOS, IMAGE, JANUS_TOKENS, make_tokenizer  # noqa: E402
 
-from janus_jax.conversion.checkpoint import Checkpoint  # noqa: E402
-from janus_jax.conversion.export import export  # noqa: E402
+from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint  # noqa: E402
+from janus_jax.conversion.export import exporting  # noqa: E402
 from janus_jax.conversion.load import load_params  # noqa: E402
 from janus_jax.conversion.parts import compose  # noqa: E402
 from janus_jax.errors import InputError  # noqa: E402
@@ -201,7 +201,8 @@ def test_the_export_is_what_transformers_and_its_processor_load(tmp_path, parts,
   """Every pretrained value is in the place that transformers' own conversion puts it, bit by bit."""
   checkpoint = composed(parts, vq=save_vq(tmp_path / file))
   output = str(tmp_path / 'janus')
-  export(checkpoint, output, 'huggingface', overwrite=False, progress=lambda _: None)
+  with exporting(checkpoint, output, 'huggingface', overwrite=False) as directory:
+    write_checkpoint(checkpoint, directory, 'huggingface', lambda _: None)
   model, info = transformers.JanusForConditionalGeneration.from_pretrained(output, output_loading_info=True)
   assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')), info
   assert_same_bits(reference.huggingface_model(TINY).model.vqmodel.state_dict(), model.model.vqmodel.state_dict())
