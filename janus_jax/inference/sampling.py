@@ -1,0 +1,76 @@
+"""From logits to tokens: greedy, temperature, top-k, top-p.
+
+Randomness is per row: what a row draws does not depend on what else is in its batch.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from janus_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How the next token is chosen.
+
+  Attributes:
+    temperature: divides the logits; 0 takes the most likely token.
+    top_k: only the k most likely tokens (ties with the k-th stay, as in transformers); 0 keeps all.
+    top_p: only the most likely tokens that together reach this probability, at least one; 1 keeps all.
+  """
+
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+
+  def __post_init__(self):
+    if self.temperature < 0:
+      raise InputError(f'temperature is {self.temperature}: expected 0 (greedy) or more')
+    if self.top_k < 0:
+      raise InputError(f'top_k is {self.top_k}: expected 0 (all) or more')
+    if not 0 < self.top_p <= 1:
+      raise InputError(f'top_p is {self.top_p}: expected more than 0 and at most 1')
+
+
+def row_key(seed: int, *indices: int) -> jax.Array:
+  """The key of one row, e.g. (seed, prompt index, image index): the same wherever and with whomever it runs."""
+  key = jax.random.key(seed)
+  for index in indices:
+    key = jax.random.fold_in(key, index)
+  return key
+
+
+def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
+  """float32[B, V] with temperature applied and excluded tokens at -inf. Order: temperature, top-k, top-p."""
+  logits = logits / sampling.temperature
+  if 0 < sampling.top_k < logits.shape[-1]:
+    kth = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
+    logits = jnp.where(logits < kth, -jnp.inf, logits)
+  if sampling.top_p < 1:
+    order = jnp.argsort(logits, axis=-1, descending=True)
+    ranked = jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order, axis=-1)
+    # A token stays while those before it have not reached top_p yet; so the first always does.
+    stays = jnp.cumsum(ranked, axis=-1) - ranked < sampling.top_p
+    keep = jnp.zeros_like(stays).at[jnp.arange(len(logits))[:, None], order].set(stays)
+    logits = jnp.where(keep, logits, -jnp.inf)
+  return logits
+
+
+def sample(logits: jax.Array, keys: jax.Array, step: jax.Array | int, sampling: Sampling) -> jax.Array:
+  """One token per row.
+
+  Args:
+    logits: float32[B, V].
+    keys: key[B], one per row (`row_key`).
+    step: int scalar; the same key gives a fresh draw at every step.
+    sampling: how.
+
+  Returns:
+    int32[B].
+  """
+  if sampling.temperature == 0:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  draw = lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row)  # noqa: E731
+  return jax.vmap(draw)(keys, filter_logits(logits, sampling)).astype(jnp.int32)

@@ -1,0 +1,129 @@
+"""Answers: a prompt with any number of images to text tokens, in compiled chunks.
+
+A chunk of steps is one compiled loop that ends early when every row has ended. Between chunks the host sees the new
+tokens, so that text can be streamed; within one there is no traffic with the host.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from janus_jax.inference.cache import KVCache, init_cache
+from janus_jax.inference.decoder import Decoder, prompt_positions
+from janus_jax.inference.sampling import Sampling, sample
+
+CHUNK = 32  # Steps per compiled call.
+READ_MULTIPLE = 128  # The cache is read in multiples of this, so that few different loops are compiled.
+
+
+@flax.struct.dataclass
+class TextState:
+  """Where generation stands.
+
+  Attributes:
+    cache: keys and values so far.
+    token: int32[B], drawn last and not fed yet.
+    position: int32[B], where `token` goes.
+    done: bool[B], rows that have drawn an end-of-text token.
+    step: int32 scalar, how many tokens have been drawn.
+  """
+
+  cache: KVCache
+  token: jax.Array
+  position: jax.Array
+  done: jax.Array
+  step: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=('slots', 'sampling'))
+def prefill(
+  decoder: Decoder,
+  tokens: jax.Array,
+  mask: jax.Array,
+  pixels: jax.Array | None,
+  keys: jax.Array,
+  eos_id: jax.Array,
+  *,
+  slots: int,
+  sampling: Sampling,
+) -> TextState:
+  """Runs the prompts and draws the first token of each row.
+
+  Args:
+    decoder: weights.
+    tokens: int32[B, T], left-padded; image placeholders hold `config.image_token_id`.
+    mask: bool[B, T], False on left padding.
+    pixels: uint8[I, size, size, 3] in the order the batch mentions them, or None where it mentions none.
+    keys: key[B].
+    eos_id: int32 scalar.
+    slots: prompt and answer together, at most.
+    sampling: how tokens are chosen.
+  """
+  cache = init_cache(decoder.config.language_model, mask, slots, jnp.dtype(decoder.compute.dtype))
+  embed = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
+  x = decoder.method(*embed)
+  positions = prompt_positions(mask)
+  hidden, cache = decoder.hidden(x, positions, cache)
+  token = sample(decoder.method('text_logits', hidden[:, -1]), keys, 0, sampling)
+  return TextState(cache, token, positions[:, -1] + 1, token == eos_id, jnp.ones((), jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames=('steps', 'sampling'), donate_argnames=('state',))
+def decode_chunk(
+  decoder: Decoder, state: TextState, keys: jax.Array, eos_id: jax.Array, *, steps: int, sampling: Sampling
+) -> tuple[TextState, jax.Array]:
+  """Up to `steps` more tokens. Returns the new state and int32[B, steps]; after a row's end it holds `eos_id`."""
+  B = len(state.token)
+
+  def going_on(carry: tuple[jax.Array, TextState, jax.Array]) -> jax.Array:
+    i, state, _ = carry
+    return (i < steps) & ~state.done.all()
+
+  def step(carry: tuple[jax.Array, TextState, jax.Array]) -> tuple[jax.Array, TextState, jax.Array]:
+    i, state, drawn = carry
+    x = decoder.method('embed_text', state.token[:, None])
+    hidden, cache = decoder.hidden(x, state.position[:, None], state.cache)
+    token = sample(decoder.method('text_logits', hidden[:, -1]), keys, state.step, sampling)
+    token = jnp.where(state.done, eos_id, token)
+    done = state.done | (token == eos_id)
+    return i + 1, TextState(cache, token, state.position + 1, done, state.step + 1), drawn.at[:, i].set(token)
+
+  start = (jnp.zeros((), jnp.int32), state, jnp.full((B, steps), eos_id, jnp.int32))
+  _, state, drawn = jax.lax.while_loop(going_on, step, start)
+  return state, drawn
+
+
+def generate_text(
+  decoder: Decoder,
+  tokens: np.ndarray,
+  mask: np.ndarray,
+  pixels: np.ndarray | None,
+  keys: jax.Array,
+  *,
+  eos_id: int,
+  max_new_tokens: int,
+  sampling: Sampling,
+) -> Iterator[np.ndarray]:
+  """Yields the new tokens of all rows, int32[B, n], a chunk at a time; ends when every row has ended.
+
+  A row that has ended goes on with `eos_id`. Arguments as in `prefill`.
+  """
+  T = tokens.shape[1]
+  slots = T + max_new_tokens - 1  # The last token is drawn but never fed.
+  eos = jnp.asarray(eos_id, jnp.int32)
+  state = prefill(decoder, tokens, mask, pixels, keys, eos, slots=slots, sampling=sampling)
+  yield np.asarray(state.token)[:, None]
+  drawn = 1
+  while drawn < max_new_tokens and not np.asarray(state.done).all():
+    steps = min(CHUNK, max_new_tokens - drawn)
+    needed = T + drawn - 1 + steps
+    read = min(slots, -(-needed // READ_MULTIPLE) * READ_MULTIPLE)
+    state, chunk = decode_chunk(
+      decoder, state.replace(cache=state.cache.reading(read)), keys, eos, steps=steps, sampling=sampling
+    )
+    drawn += steps
+    yield np.asarray(chunk)

@@ -1,0 +1,89 @@
+"""Greedy generation in float32 gives the tokens that transformers gives on the same random weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+
+import reference  # noqa: E402
+
+from janus_jax.inference.decoder import make_decoder  # noqa: E402
+from janus_jax.inference.image import generate_codes  # noqa: E402
+from janus_jax.inference.sampling import Sampling, row_key  # noqa: E402
+from janus_jax.inference.text import generate_text  # noqa: E402
+from janus_jax.models.config import ComputeConfig  # noqa: E402
+
+CONFIG = reference.TINY
+BOS, EOS, PAD, BOI = 256, 257, 258, 259
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope='module')
+def decoder():
+  return make_decoder(CONFIG, ComputeConfig(), reference.our_params())
+
+
+@pytest.fixture(scope='module')
+def model():
+  return reference.huggingface_model()
+
+
+def left_padded(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+  length = max(map(len, rows))
+  tokens = np.array([[PAD] * (length - len(row)) + row for row in rows], np.int32)
+  mask = np.array([[False] * (length - len(row)) + [True] * len(row) for row in rows])
+  return tokens, mask
+
+
+def keys(count: int) -> jax.Array:
+  return jnp.stack([row_key(0, i) for i in range(count)])
+
+
+@pytest.mark.parametrize('guidance', [5.0, 2.0])
+def test_image_codes_of_unequal_prompts(decoder, model, guidance):
+  prompts = [[BOS, 5, 17, 99, 3, BOI], [BOS, 42, BOI]]
+  unconditional = [[BOS, *[PAD] * (len(row) - 2), BOI] for row in prompts]
+  tokens, mask = left_padded([*prompts, *unconditional])
+  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=guidance, sampling=GREEDY)
+  ids, attention = left_padded(prompts)
+  theirs = model.generate(
+    input_ids=torch.from_numpy(ids).long(),
+    attention_mask=torch.from_numpy(attention).long(),
+    generation_mode='image',
+    generation_config=transformers.GenerationConfig(
+      do_sample=False,
+      guidance_scale=guidance,
+      bos_token_id=BOS,
+      pad_token_id=PAD,
+      generation_kwargs={'boi_token_id': BOI},
+    ),
+  )
+  np.testing.assert_array_equal(ours, theirs.numpy())
+  assert len(np.unique(ours)) > 8
+
+
+@pytest.mark.parametrize('images', [0, 1, 2])
+def test_answers(decoder, model, images):
+  P, size = CONFIG.vision_encoder.num_tokens, CONFIG.vision_encoder.image_size
+  image = [CONFIG.image_token_id] * P
+  rows = [[BOS, 7, *image * images, 11, 12, 13], [BOS, 9, *image * images, 21]]
+  pixels = np.random.default_rng(images).normal(size=(2 * images, size, size, 3)).astype(np.float32)
+  tokens, mask = left_padded(rows)
+  chunks = generate_text(
+    decoder, tokens, mask, pixels if images else None, keys(2), eos_id=EOS, max_new_tokens=40, sampling=GREEDY
+  )
+  ours = np.concatenate(list(chunks), axis=1)
+  theirs = model.generate(
+    input_ids=torch.from_numpy(tokens).long(),
+    attention_mask=torch.from_numpy(mask).long(),
+    **({'pixel_values': torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())} if images else {}),
+    generation_mode='text',
+    do_sample=False,
+    max_new_tokens=40,
+    eos_token_id=EOS,
+    pad_token_id=EOS,
+  )[:, tokens.shape[1] :].numpy()
+  np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
