@@ -27,8 +27,6 @@ from janus_jax.conversion.special_tokens import SpecialTokens
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
 
-_ACTIVATIONS = {'gelu': 'gelu', 'gelu_pytorch_tanh': 'gelu_tanh'}  # transformers' names -> ours.
-
 
 def huggingface_to_janus(config: Mapping[str, Any], source: str) -> JanusConfig:
   """Reads transformers' `config.json`.
@@ -73,6 +71,11 @@ def janus_to_huggingface(
       f'vq.image_size gives a grid of {vq.grid} x {vq.grid} codes: the huggingface layout can only express the grid '
       f'of the vision tower, expected {vision.grid} x {vision.grid} (vision_encoder.image_size // patch_size)'
     )
+  if vision.activation != 'gelu':
+    raise InputError(
+      f'vision_encoder.activation is {vision.activation!r}: the huggingface layout has one activation for tower and '
+      "adaptor, and the adaptor's is 'gelu'"
+    )
   return {
     'architectures': ['JanusForConditionalGeneration'],
     'dtype': dtype,
@@ -85,8 +88,7 @@ def janus_to_huggingface(
       'attention_bias': True,
       'depth': 2,
       'dtype': dtype,
-      # transformers' understanding adaptor takes this activation too, so a 'gelu_tanh' tower changes it as well.
-      'hidden_act': {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[vision.activation],
+      'hidden_act': 'gelu',
       'hidden_size': vision.width,
       'image_size': vision.image_size,
       'layer_norm_eps': vision.norm_eps,
@@ -203,12 +205,10 @@ def _siglip_from_huggingface(vision: ConfigSection) -> SiglipConfig:
     ('use_qk_norm', False, False),
     ('num_channels', 3, 3),
     ('depth', 2, 2),  # Layers of the understanding adaptor.
+    ('hidden_act', 'gelu', 'gelu'),  # Of the tower and of the adaptor alike; ours always has exact GELU.
   ):
     vision.require(field, expected, default)
   width = vision.integer('hidden_size', 1024)
-  activation = vision.values.get('hidden_act') or 'gelu'
-  if activation not in _ACTIVATIONS:
-    raise vision.error('hidden_act', f'one of {list(_ACTIVATIONS)}')
   return SiglipConfig(
     image_size=vision.integer('image_size', 384),
     patch_size=vision.integer('patch_size', 16),
@@ -217,7 +217,6 @@ def _siglip_from_huggingface(vision: ConfigSection) -> SiglipConfig:
     depth=vision.integer('num_hidden_layers', 24),
     num_heads=vision.integer('num_attention_heads', 16),
     norm_eps=vision.number('layer_norm_eps', 1e-6),
-    activation=_ACTIVATIONS[activation],
   )
 
 
