@@ -32,7 +32,7 @@ def has_guidance(guidance: float) -> bool:
   return guidance not in (0.0, 1.0)
 
 
-@functools.partial(jax.jit, static_argnames=('guidance', 'sampling'))
+@functools.partial(jax.jit, static_argnames=('guidance', 'sampling', 'cache_dtype'))
 def generate_codes(
   decoder: Decoder,
   tokens: jax.Array,
@@ -41,6 +41,7 @@ def generate_codes(
   *,
   guidance: float,
   sampling: Sampling,
+  cache_dtype: str | None = None,
 ) -> jax.Array:
   """Draws the codes of N images.
 
@@ -52,6 +53,7 @@ def generate_codes(
     keys: key[N], one per image (`sampling.row_key`).
     guidance: weight of classifier-free guidance; see `has_guidance`.
     sampling: how codes are chosen.
+    cache_dtype: what keys and values are stored in (`cache.CACHE_DTYPES`); None for the compute dtype.
 
   Returns:
     int32[N, P].
@@ -59,7 +61,7 @@ def generate_codes(
   weight = guidance if has_guidance(guidance) else None
   T, P = tokens.shape[1], decoder.config.vq.num_tokens
   rows_per_image = 1 if weight is None else 2
-  dtype = jnp.dtype(decoder.compute.dtype)
+  dtype = cache_dtype or decoder.compute.dtype
   # The last code is drawn but never fed.
   cache = init_cache(decoder.config.language_model, mask, T + P - 1, dtype)
 

@@ -4,6 +4,7 @@ Randomness is per row: what a row draws does not depend on what else is in its b
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,8 @@ class Sampling:
   top_p: float = 1.0
 
   def __post_init__(self):
-    if self.temperature < 0:
-      raise InputError(f'temperature is {self.temperature}: expected 0 (greedy) or more')
+    if not 0 <= self.temperature < math.inf:  # NaN fails every comparison.
+      raise InputError(f'temperature is {self.temperature}: expected 0 (greedy) or more, and finite')
     if self.top_k < 0:
       raise InputError(f'top_k is {self.top_k}: expected 0 (all) or more')
     if not 0 < self.top_p <= 1:

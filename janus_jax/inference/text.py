@@ -39,7 +39,7 @@ class TextState:
   step: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=('slots', 'sampling'))
+@functools.partial(jax.jit, static_argnames=('slots', 'sampling', 'cache_dtype'))
 def prefill(
   decoder: Decoder,
   tokens: jax.Array,
@@ -50,6 +50,7 @@ def prefill(
   *,
   slots: int,
   sampling: Sampling,
+  cache_dtype: str | None = None,
 ) -> TextState:
   """Runs the prompts and draws the first token of each row.
 
@@ -62,8 +63,9 @@ def prefill(
     eos_id: int32 scalar.
     slots: prompt and answer together, at most.
     sampling: how tokens are chosen.
+    cache_dtype: what keys and values are stored in (`cache.CACHE_DTYPES`); None for the compute dtype.
   """
-  cache = init_cache(decoder.config.language_model, mask, slots, jnp.dtype(decoder.compute.dtype))
+  cache = init_cache(decoder.config.language_model, mask, slots, cache_dtype or decoder.compute.dtype)
   embed = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
   x = decoder.method(*embed)
   positions = prompt_positions(mask)
@@ -107,6 +109,7 @@ def generate_text(
   eos_id: int,
   max_new_tokens: int,
   sampling: Sampling,
+  cache_dtype: str | None = None,
 ) -> Iterator[np.ndarray]:
   """Yields the new tokens of all rows, int32[B, n], a chunk at a time; ends when every row has ended.
 
@@ -115,7 +118,7 @@ def generate_text(
   T = tokens.shape[1]
   slots = T + max_new_tokens - 1  # The last token is drawn but never fed.
   eos = jnp.asarray(eos_id, jnp.int32)
-  state = prefill(decoder, tokens, mask, pixels, keys, eos, slots=slots, sampling=sampling)
+  state = prefill(decoder, tokens, mask, pixels, keys, eos, slots=slots, sampling=sampling, cache_dtype=cache_dtype)
   yield np.asarray(state.token)[:, None]
   drawn = 1
   while drawn < max_new_tokens and not np.asarray(state.done).all():
