@@ -4,9 +4,14 @@ import importlib
 from typing import Any
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'load']
+__all__ = ['__version__', 'answer', 'generate_images', 'load', 'load_tokenizer']
 
-_HOMES = {'load': 'janus_jax.api'}
+_HOMES = {
+  'load': 'janus_jax.api',
+  'load_tokenizer': 'janus_jax.api',
+  'generate_images': 'janus_jax.drawing',
+  'answer': 'janus_jax.answering',
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,30 @@
-"""The Python interface: `janus_jax.load`. `janus_jax/__init__.py` re-exports it."""
+"""Opens checkpoints for use from Python, and the checks and settings that drawing and answering share.
+
+    config, params = janus_jax.load('Janus-Pro-1B', dtype='bfloat16')
+    tokenizer, template = janus_jax.load_tokenizer('Janus-Pro-1B')
+    images = janus_jax.generate_images(config, params, ['a red cube'], tokenizer=tokenizer, template=template)
+    answers = janus_jax.answer(config, params, [[image]], ['What is it?'], tokenizer=tokenizer, template=template)
+
+The last two live in `drawing.py` and `answering.py`, whose `stream_*` functions give results as they come.
+"""
+
+import contextlib
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import cast_params
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.resample import resize_images
-from janus_jax.models.config import JanusConfig
+from janus_jax.data.prompts import Template, find_template
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.errors import InputError
+from janus_jax.inference.decoder import Decoder, make_decoder
+from janus_jax.inference.sampling import row_key
+from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.sharding.mesh import make_mesh
 from janus_jax.sharding.rules import parameter_shardings
 
 
@@ -37,3 +55,64 @@ def load(
   if mesh is not None:
     shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)
   return checkpoint.config, load_params(checkpoint, shardings)
+
+
+def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:
+  """The tokenizer of a checkpoint directory, and the names it was taught for who speaks.
+
+  Both belong to the one checkpoint: ids and names differ between the released ones, and the wrong ones are accepted by
+  the model and ruin what it makes.
+
+  Raises:
+    InputError: no tokenizer there, or not a Janus's.
+  """
+  tokenizer = Tokenizer.from_directory(path)
+  return tokenizer, find_template(path, tokenizer)
+
+
+def parse_mesh(text: str | None) -> jax.sharding.Mesh | None:
+  """'tensor=2,fsdp=-1' -> a mesh over all devices (`sharding.mesh.make_mesh`); None or '' -> None."""
+  if not text:
+    return None
+  sizes = {}
+  for part in text.split(','):
+    axis, _, size = part.partition('=')
+    if not size.removeprefix('-').isdecimal():
+      raise InputError(f'mesh {text!r}: {part!r}: expected axis=number, as in tensor=2,fsdp=-1')
+    sizes[axis.strip()] = int(size)
+  return make_mesh(sizes)
+
+
+def decoder_for(config: JanusConfig, params: dict) -> Decoder:
+  """`make_decoder` computing in the dtype that the decoder's parameters are stored in."""
+  dtype = params['language_model']['final_norm']['scale'].dtype.name
+  return make_decoder(config, ComputeConfig(dtype=dtype), params)
+
+
+def full_precision(decoder: Decoder) -> contextlib.AbstractContextManager:
+  """Where a float32 decoder runs: accelerators round the inputs of float32 products unless told not to."""
+  exact = decoder.compute.dtype == 'float32'
+  return jax.default_matmul_precision('highest') if exact else contextlib.nullcontext()
+
+
+def request_keys(seed: int, rows: Sequence[Sequence[int]]) -> jax.Array:
+  """key[B] of (seed, *indices) for each row; InputError where jax would silently wrap the seed."""
+  if not 0 <= seed < 2**32:
+    raise InputError(f'seed is {seed}: expected 0 to 2^32 - 1')
+  return jnp.stack([row_key(seed, *indices) for indices in rows])
+
+
+def check_positive(name: str, value: int) -> None:
+  """Raises InputError, naming the setting."""
+  if value < 1:
+    raise InputError(f'{name} is {value}: expected 1 or more')
+
+
+def check_tokenizer(config: JanusConfig, tokenizer: Tokenizer) -> None:
+  """A tokenizer of another checkpoint pads with an ordinary word, which would ruin guidance without a sign."""
+  placeholder = tokenizer.special.image_placeholder
+  if placeholder != config.image_token_id:
+    raise InputError(
+      f'{tokenizer.path}: image placeholder is token {placeholder}: expected {config.image_token_id} as in the '
+      'config; this is the tokenizer of another checkpoint'
+    )

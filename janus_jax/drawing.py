@@ -1,0 +1,167 @@
+"""Draws pictures for prompts: whole requests, cut into batches. Re-exported: `janus_jax.generate_images`."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from janus_jax.api import check_positive, check_tokenizer, decoder_for, full_precision, request_keys
+from janus_jax.data import prompts as prompts_lib
+from janus_jax.data.images import to_uint8
+from janus_jax.data.prompts import Template, left_pad
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.errors import InputError
+from janus_jax.inference.batching import bucket_length, device_batch_size, plan_batches
+from janus_jax.inference.decoder import Decoder
+from janus_jax.inference.image import generate_codes, has_guidance
+from janus_jax.inference.sampling import Sampling
+from janus_jax.models.config import JanusConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedImage:
+  """A picture.
+
+  Attributes:
+    prompt_index: into the prompts of the call.
+    image_index: among the pictures of that prompt.
+    codes: int32[P], what the decoder drew.
+    pixels: uint8[size, size, 3].
+  """
+
+  prompt_index: int
+  image_index: int
+  codes: np.ndarray
+  pixels: np.ndarray
+
+
+def generation_rows(
+  config: JanusConfig, prompts: Sequence[str], tokenizer: Tokenizer, template: Template
+) -> list[list[int]]:
+  """The ids of each prompt.
+
+  Raises:
+    InputError: a prompt is empty or does not leave room for its picture; a tokenizer of another checkpoint.
+  """
+  check_tokenizer(config, tokenizer)
+  # The last code is drawn but never fed.
+  room = config.language_model.max_positions - config.vq.num_tokens + 1
+  rows = []
+  for index, prompt in enumerate(prompts):
+    try:
+      rows.append(prompts_lib.generation_ids(tokenizer, template, prompt, max_length=room))
+    except InputError as error:
+      raise InputError(f'prompt {index + 1} of {len(prompts)}: {error}') from None
+  return rows
+
+
+@jax.jit
+def _decode_codes(decoder: Decoder, codes: jax.Array) -> jax.Array:
+  return decoder.method('decode_codes', codes)
+
+
+def _pixels(decoder: Decoder, codes: jax.Array) -> np.ndarray:
+  """int32[N, P] -> uint8[N, size, size, 3], one at a time: in a batch, rounding would depend on its size."""
+  pixels = [_decode_codes(decoder, row[None]) for row in codes]
+  return to_uint8(np.concatenate(pixels))
+
+
+def stream_images(
+  decoder: Decoder,
+  rows: Sequence[Sequence[int]],
+  wanted: Sequence[tuple[int, int]],
+  *,
+  pad_id: int,
+  cfg_weight: float = 5.0,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  seed: int = 0,
+  batch_size: int | None = None,
+) -> Iterator[GeneratedImage]:
+  """Draws pictures, batch by batch. A picture depends on its prompt, its indices and the settings, not on its batch.
+
+  Args:
+    decoder: weights (`decoder_for`).
+    rows: ids of the prompts (`generation_rows`).
+    wanted: (prompt index, image index) of each picture; prompts of like length run together, so the order may change.
+    pad_id: of the tokenizer.
+    cfg_weight: of classifier-free guidance; 0 and 1 mean none.
+    temperature: divides the logits; 0 takes the most likely code.
+    top_k: only the k most likely codes; 0 keeps all.
+    seed: 0 to 2^32 - 1.
+    batch_size: pictures at a time; None takes what fits the device.
+
+  Raises:
+    InputError: a setting out of range.
+  """
+  config, sampling = decoder.config, Sampling(temperature, top_k)
+  if not np.isfinite(cfg_weight) or cfg_weight < 0:
+    raise InputError(f'cfg_weight is {cfg_weight}: expected 0 or more (0 and 1: no guidance)')
+  guided = has_guidance(cfg_weight)
+  guidance = float(cfg_weight) if guided else 1.0  # One program for all that means none.
+  lengths = [bucket_length(len(row)) for row in rows]
+  if batch_size is None:
+    sizes = {'rows': 2 if guided else 1, 'slots': max(lengths, default=0) + config.vq.num_tokens}
+    batch_size = device_batch_size(config.language_model, **sizes, dtype=decoder.compute.dtype)
+  check_positive('batch_size', batch_size)
+  for batch in plan_batches([lengths[prompt] for prompt, _ in wanted], batch_size):
+    pairs = [wanted[i] for i in batch.rows]
+    ids = [rows[prompt] for prompt, _ in pairs]
+    if guided:
+      ids = ids + [prompts_lib.unconditional_ids(row, pad_id) for row in ids]
+    tokens, mask = left_pad(ids, pad_id, lengths[pairs[0][0]])
+    with full_precision(decoder):
+      codes = generate_codes(decoder, tokens, mask, request_keys(seed, pairs), guidance=guidance, sampling=sampling)
+      codes = codes[: len(batch.members)]
+      pixels = _pixels(decoder, codes)
+    for pair, row, picture in zip(pairs, np.asarray(codes), pixels):
+      yield GeneratedImage(*pair, row, picture)
+
+
+def generate_images(
+  config: JanusConfig,
+  params: dict,
+  prompts: Sequence[str],
+  *,
+  tokenizer: Tokenizer,
+  template: Template,
+  num_images: int = 4,
+  cfg_weight: float = 5.0,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  seed: int = 0,
+  batch_size: int | None = None,
+) -> list[list[GeneratedImage]]:
+  """Draws `num_images` pictures for each prompt.
+
+  The picture of (seed, prompt index, image index) is always the same one, whatever the batch size.
+
+  Args:
+    config: from `load`.
+    params: from `load`; what they are stored in is computed in.
+    prompts: descriptions.
+    tokenizer: from `load_tokenizer`.
+    template: from `load_tokenizer`.
+    num_images: per prompt.
+    cfg_weight: of classifier-free guidance; 0 and 1 mean none.
+    temperature: divides the logits; 0 takes the most likely code.
+    top_k: only the k most likely codes; 0 keeps all.
+    seed: 0 to 2^32 - 1.
+    batch_size: pictures at a time; None takes what fits the device.
+
+  Returns:
+    per prompt, its pictures.
+
+  Raises:
+    InputError: an empty or too long prompt, a setting out of range, a tokenizer of another checkpoint.
+  """
+  check_positive('num_images', num_images)
+  rows = generation_rows(config, prompts, tokenizer, template)
+  wanted = [(prompt, image) for prompt in range(len(prompts)) for image in range(num_images)]
+  settings = {'cfg_weight': cfg_weight, 'temperature': temperature, 'top_k': top_k, 'seed': seed}
+  stream = stream_images(
+    decoder_for(config, params), rows, wanted, pad_id=tokenizer.special.pad, batch_size=batch_size, **settings
+  )
+  found = {(image.prompt_index, image.image_index): image for image in stream}
+  return [[found[prompt, image] for image in range(num_images)] for prompt in range(len(prompts))]

@@ -1,0 +1,125 @@
+"""Draws pictures for prompts.
+
+    python -m janus_jax.generate --checkpoint=PATH --prompt="..." [--prompts_file=F] --out=DIR
+                                 [--num_images=4 --cfg_weight=5 --temperature=1 --top_k=0 --seed=0 --json]
+
+One PNG per picture, `00002-01.png` being the second picture of the third prompt, and a contact sheet. Text chunks hold
+how each was made; a run that was interrupted goes on where it stood when called again. A checkpoint is known by its
+path: give another --out if what is stored there has changed.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+
+import tqdm
+from absl import flags
+
+from janus_jax import api, cli, drawing, pictures
+from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.export import DTYPES
+
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
+_PROMPT = flags.DEFINE_multi_string('prompt', [], 'What to draw; may be given several times.')
+_PROMPTS_FILE = flags.DEFINE_string('prompts_file', None, 'One prompt per line; with .jsonl, {"prompt": ...} per line.')
+_OUT = flags.DEFINE_string('out', None, 'Directory for the pictures.', required=True)
+_NUM_IMAGES = flags.DEFINE_integer('num_images', 4, 'Pictures per prompt.')
+_CFG_WEIGHT = flags.DEFINE_float('cfg_weight', 5.0, 'Weight of classifier-free guidance; 0 or 1: none.')
+_TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Divides the logits; 0 takes the most likely code.')
+_TOP_K = flags.DEFINE_integer('top_k', 0, 'Only the k most likely codes; 0: all.')
+_SEED = flags.DEFINE_integer('seed', 0, '(seed, prompt, picture) always gives the same picture.')
+_DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Pictures at a time; default: what fits the device.')
+_MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace pictures in --out that were made with other settings.')
+_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per picture on stdout.')
+
+
+def _prompts() -> list[str]:
+  if bool(_PROMPT.value) == bool(_PROMPTS_FILE.value):
+    raise flags.Error('expected either --prompt or --prompts_file')
+  return _PROMPT.value or pictures.read_prompts(_PROMPTS_FILE.value)
+
+
+def _settings(prompts: list[str], prompt: int, image: int) -> dict[str, str]:
+  """Everything a picture depends on, as text chunks."""
+  return {
+    'prompt': prompts[prompt].strip(),
+    'prompt_index': str(prompt),
+    'image_index': str(image),
+    'seed': str(_SEED.value),
+    'cfg_weight': str(_CFG_WEIGHT.value),
+    'temperature': str(_TEMPERATURE.value),
+    'top_k': str(_TOP_K.value),
+    'dtype': _DTYPE.value,
+    'checkpoint': os.path.normpath(_CHECKPOINT.value),
+  }
+
+
+def _path(prompt: int, image: int) -> str:
+  return os.path.join(_OUT.value, f'{prompt:05}-{image:02}.png')
+
+
+def _reporter(prompts: list[str]) -> Callable[[int, int, list[int]], None]:
+  """What prints one JSON object for a picture, where --json asks for it."""
+
+  def report(prompt: int, image: int, codes: list[int]) -> None:
+    if _JSON.value:
+      values = {'prompt': prompts[prompt], 'index': image, 'seed': _SEED.value, 'codes': codes}
+      print(json.dumps({**values, 'path': _path(prompt, image)}), flush=True)
+
+  return report
+
+
+def main() -> None:
+  prompts = _prompts()
+  api.check_positive('num_images', _NUM_IMAGES.value)
+  # Opening is quick; the weights are read once prompts and directory are known to be good.
+  config = open_checkpoint(_CHECKPOINT.value).config
+  tokenizer, template = api.load_tokenizer(_CHECKPOINT.value)
+  rows = drawing.generation_rows(config, prompts, tokenizer, template)
+  pictures.prepare_directory(_OUT.value)
+  report = _reporter(prompts)
+  pairs = [(prompt, image) for prompt in range(len(prompts)) for image in range(_NUM_IMAGES.value)]
+  finished = {
+    pair: pictures.finished_codes(_path(*pair), _settings(prompts, *pair), _OVERWRITE.value) for pair in pairs
+  }
+  wanted = [pair for pair in pairs if finished[pair] is None]
+  for pair in pairs:
+    if finished[pair] is not None:
+      report(*pair, finished[pair])
+  if wanted:
+    _draw(prompts, rows, wanted, tokenizer.special.pad, report)
+  pictures.write_sheet(_OUT.value, [_path(*pair) for pair in pairs], _NUM_IMAGES.value)
+  logging.info('%s: %d pictures drawn, %d kept', _OUT.value, len(wanted), len(pairs) - len(wanted))
+
+
+def _draw(
+  prompts: list[str],
+  rows: list[list[int]],
+  wanted: list[tuple[int, int]],
+  pad_id: int,
+  report: Callable[[int, int, list[int]], None],
+) -> None:
+  images = drawing.stream_images(
+    api.decoder_for(*api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value))),
+    rows,
+    wanted,
+    pad_id=pad_id,
+    cfg_weight=_CFG_WEIGHT.value,
+    temperature=_TEMPERATURE.value,
+    top_k=_TOP_K.value,
+    seed=_SEED.value,
+    batch_size=_BATCH_SIZE.value,
+  )
+  with tqdm.tqdm(total=len(wanted), desc='drawing', unit='image', dynamic_ncols=True) as bar:
+    for image in images:
+      pair, codes = (image.prompt_index, image.image_index), image.codes.tolist()
+      pictures.save_picture(_path(*pair), image.pixels, codes, _settings(prompts, *pair))
+      report(*pair, codes)
+      bar.update()
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,86 @@
+"""Answers a question about images, or about none.
+
+    python -m janus_jax.understand --checkpoint=PATH --image=F [--image=F2 ...] --question="..."
+                                   [--max_new_tokens=512 --temperature=0 --top_p=1 --seed=0 --json]
+
+On a terminal the answer appears as it is made.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+
+from absl import flags
+
+from janus_jax import answering, api, cli
+from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.export import DTYPES
+from janus_jax.data.images import load_image
+from janus_jax.data.tokenizer import StreamDecoder, Tokenizer
+
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
+_IMAGE = flags.DEFINE_multi_string('image', [], 'Image file; may be given several times.')
+_QUESTION = flags.DEFINE_string(
+  'question', None, 'May hold one <image_placeholder> per image where they belong; else they come first.', required=True
+)
+_MAX_NEW_TOKENS = flags.DEFINE_integer('max_new_tokens', 512, 'The longest answer.')
+_TEMPERATURE = flags.DEFINE_float('temperature', 0.0, 'Divides the logits; 0 takes the most likely token.')
+_TOP_P = flags.DEFINE_float('top_p', 1.0, 'Only the most likely tokens that together reach this probability.')
+_SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same answer.')
+_DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
+_MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.')
+_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
+
+
+def _chunks(question: answering.Question, tokenizer: Tokenizer) -> Iterator[list[int]]:
+  """Reads the weights; the ids of the answer are drawn as they are asked for."""
+  decoder = api.decoder_for(*api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value)))
+  stream = answering.stream_tokens(
+    decoder,
+    [question],
+    [0],
+    pad_id=tokenizer.special.pad,
+    eos_id=tokenizer.special.eos,
+    max_new_tokens=_MAX_NEW_TOKENS.value,
+    temperature=_TEMPERATURE.value,
+    top_p=_TOP_P.value,
+    seed=_SEED.value,
+  )
+  return (ids for (ids,) in stream)
+
+
+def show(chunks: Iterator[list[int]], tokenizer: Tokenizer) -> list[int]:
+  """Prints the text of the ids as they come; returns them all."""
+  text, token_ids = StreamDecoder(tokenizer), []
+  for ids in chunks:
+    print(''.join(map(text.push, ids)), end='', flush=True)
+    token_ids += ids
+  print(text.finish(), flush=True)
+  return token_ids
+
+
+def main() -> None:
+  api.check_positive('max_new_tokens', _MAX_NEW_TOKENS.value)
+  # Opening is quick; the weights are read once the question is known to be good.
+  config = open_checkpoint(_CHECKPOINT.value).config
+  tokenizer, template = api.load_tokenizer(_CHECKPOINT.value)
+  images = [load_image(path) for path in _IMAGE.value]
+  question = answering.prepare_question(config, images, _QUESTION.value, tokenizer, template)
+  chunks = _chunks(question, tokenizer)
+  start = time.perf_counter()
+  if sys.stdout.isatty() and not _JSON.value:
+    token_ids = show(chunks, tokenizer)
+  else:
+    token_ids = [token_id for ids in chunks for token_id in ids]
+    text = tokenizer.decode(token_ids)
+    values = {'images': _IMAGE.value, 'question': _QUESTION.value, 'answer': text, 'token_ids': token_ids}
+    print(json.dumps(values) if _JSON.value else text)
+  seconds = time.perf_counter() - start
+  rate = len(token_ids) / seconds
+  logging.info('%d tokens in %.1f s, compiling included: %.1f tokens/s', len(token_ids), seconds, rate)
+
+
+if __name__ == '__main__':
+  cli.run(main)

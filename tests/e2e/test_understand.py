@@ -1,0 +1,136 @@
+"""The understand command as a person runs it: answers, streaming on a terminal, exit codes."""
+
+import errno
+import json
+import os
+import pathlib
+import pty
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('transformers')
+
+import reference  # noqa: E402
+import small_checkpoint  # noqa: E402
+
+from janus_jax import answering, api  # noqa: E402
+from janus_jax.data.images import load_image  # noqa: E402
+
+ROOT = pathlib.Path(__file__).parents[2]
+QUESTION = 'How many red circles?'
+
+
+def command(*arguments: str) -> list[str]:
+  return [sys.executable, '-m', 'janus_jax.understand', *arguments]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+  return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+  return small_checkpoint.write(tmp_path_factory.mktemp('understand') / 'checkpoint')
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+  """Squares of the encoder's size, which no resize changes."""
+  directory = tmp_path_factory.mktemp('images')
+  paths = [str(directory / f'{index}.png') for index in range(2)]
+  for index, path in enumerate(paths):
+    noise = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+  return paths
+
+
+def transformers_ids(checkpoint: str, paths: list[str], length: int) -> list[int]:
+  """Greedy answer of transformers to our prompt ids, without the end token."""
+  tokenizer, template = api.load_tokenizer(checkpoint)
+  question = answering.prepare_question(
+    small_checkpoint.CONFIG, [load_image(path) for path in paths], QUESTION, tokenizer, template
+  )
+  inputs = {}
+  if paths:
+    pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in paths]).transpose(0, 3, 1, 2)
+    inputs['pixel_values'] = torch.from_numpy((pixels / 255 - 0.5) / 0.5)
+  model = reference.huggingface_model(small_checkpoint.CONFIG)
+  ids = torch.tensor([question.ids])
+  options = {'do_sample': False, 'max_new_tokens': length, 'eos_token_id': tokenizer.special.eos}
+  out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_mode='text', **inputs, **options)
+  return [token_id for token_id in out[0, ids.shape[1] :].tolist() if token_id != tokenizer.special.eos]
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_greedy_answers_are_those_of_transformers(checkpoint, images, count):
+  arguments = [f'--image={path}' for path in images[:count]]
+  process = run(
+    f'--checkpoint={checkpoint}',
+    *arguments,
+    f'--question={QUESTION}',
+    '--dtype=float32',
+    '--max_new_tokens=40',
+    '--json',
+  )
+  assert process.returncode == 0, process.stderr
+  result = json.loads(process.stdout)
+  assert set(result) == {'images', 'question', 'answer', 'token_ids'}
+  assert result['images'] == images[:count]
+  assert result['question'] == QUESTION
+  assert result['token_ids'] == transformers_ids(checkpoint, images[:count], 40)
+  assert len(result['token_ids']) > 10
+  assert result['answer'] == api.load_tokenizer(checkpoint)[0].decode(result['token_ids'])
+  assert 'tokens/s' in process.stderr
+
+
+def test_on_a_terminal_the_answer_comes_in_pieces(checkpoint):
+  """No image; the text is that of transformers' tokens."""
+  reader, writer = pty.openpty()
+  child = subprocess.Popen(
+    command(f'--checkpoint={checkpoint}', f'--question={QUESTION}', '--dtype=float32', '--max_new_tokens=70'),
+    cwd=ROOT,
+    stdout=writer,
+    stderr=subprocess.PIPE,
+  )
+  os.close(writer)
+  pieces = []
+  while True:
+    try:
+      piece = os.read(reader, 2**16)
+    except OSError as error:  # How Linux says that the other end is closed.
+      if error.errno != errno.EIO:
+        raise
+      break
+    if not piece:
+      break
+    pieces.append(piece)
+  os.close(reader)
+  _, stderr = child.communicate()
+  assert child.returncode == 0, stderr
+  expected = api.load_tokenizer(checkpoint)[0].decode(transformers_ids(checkpoint, [], 70))
+  assert len(pieces) > 1
+  assert b''.join(pieces).decode().replace('\r\n', '\n') == expected.replace('\r\n', '\n') + '\n'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code', 'message'),
+  [
+    (['--checkpoint=SOURCE'], 2, 'question'),
+    (['--question=a'], 2, 'checkpoint'),
+    (['--checkpoint=SOURCE', '--question= '], 1, 'question 1 of 1 is empty'),
+    (['--checkpoint=SOURCE', '--question=a', '--image=TEXT'], 1, "text.png: begins with b'no picture'"),
+  ],
+)
+def test_wrong_input_is_one_line_and_an_exit_code(checkpoint, tmp_path, arguments, code, message):
+  (tmp_path / 'text.png').write_text('no picture')
+  arguments = [a.replace('SOURCE', checkpoint).replace('TEXT', f'{tmp_path}/text.png') for a in arguments]
+  result = run(*arguments)
+  assert result.returncode == code
+  assert message in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert result.stdout == ''

@@ -1,0 +1,242 @@
+"""The Python calls: a result does not depend on its batch, mesh or neighbours; bad input is one line."""
+
+import collections
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip('torch')
+pytest.importorskip('transformers')
+
+import small_checkpoint
+from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
+
+import janus_jax
+from janus_jax import answering, api, drawing
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.errors import InputError
+from janus_jax.inference.batching import bucket_length, device_batch_size, plan_batches
+
+SHORT, LONG = 'three red circles', 'There are three, and a blue square. ' * 3
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+  return small_checkpoint.write(tmp_path_factory.mktemp('api') / 'checkpoint')
+
+
+@pytest.fixture(scope='module')
+def model(checkpoint):
+  return janus_jax.load(checkpoint)
+
+
+@pytest.fixture(scope='module')
+def text(checkpoint):
+  tokenizer, template = janus_jax.load_tokenizer(checkpoint)
+  return {'tokenizer': tokenizer, 'template': template}
+
+
+def picture(seed: int) -> Image.Image:
+  return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def codes(images: list[list[drawing.GeneratedImage]]) -> np.ndarray:
+  return np.array([[image.codes for image in row] for row in images])
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_batches_hold_every_request_once_in_few_shapes(seed):
+  random = np.random.default_rng(seed)
+  shapes = random.integers(0, 4, size=random.integers(0, 40)).tolist()
+  batch_size = int(random.integers(1, 9))
+  batches = plan_batches(shapes, batch_size)
+  assert sorted(i for batch in batches for i in batch.members) == list(range(len(shapes)))
+  sizes = collections.defaultdict(set)
+  for batch in batches:
+    (shape,) = {shapes[i] for i in batch.rows}
+    sizes[shape].add(batch.size)
+    assert len(batch.rows) == batch.size <= batch_size
+  assert all(len(found) == 1 for found in sizes.values())
+  # No more batches than it takes.
+  counts = collections.Counter(shapes)
+  assert len(batches) == sum(-(-count // batch_size) for count in counts.values())
+
+
+def test_device_batch_size_where_memory_is_unknown(model):
+  sizes = {'rows': 2, 'slots': 100, 'dtype': 'float32'}
+  assert device_batch_size(model[0].language_model, **sizes) >= 1
+
+
+def test_pictures_do_not_depend_on_their_batch(model, text):
+  """Sampled, with guidance."""
+  prompts = [SHORT, 'blue', 'a', 'a square', 'many images']
+  together = janus_jax.generate_images(*model, prompts, batch_size=5, num_images=1, **text)
+  alone = janus_jax.generate_images(*model, prompts, batch_size=1, num_images=1, **text)
+  np.testing.assert_array_equal(codes(together), codes(alone))
+  assert len(np.unique(codes(together)[:, 0], axis=0)) == 5
+  for (ours,), (theirs,) in zip(together, alone):
+    np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+    assert ours.pixels.shape == (16, 16, 3)
+    assert np.ptp(ours.pixels) > 50
+
+
+def test_a_picture_belongs_to_its_seed_and_indices(model, text):
+  """Also where prompts of other lengths run in between."""
+  one = janus_jax.generate_images(*model, [SHORT], num_images=1, batch_size=1, **text)
+  more = janus_jax.generate_images(*model, [SHORT, LONG, SHORT], num_images=2, batch_size=1, **text)
+  np.testing.assert_array_equal(codes(one)[0, 0], codes(more)[0, 0])
+  assert len(np.unique(codes(more).reshape(6, -1), axis=0)) == 6
+  assert [[(image.prompt_index, image.image_index) for image in row] for row in more] == [
+    [(prompt, image) for image in range(2)] for prompt in range(3)
+  ]
+  other_seed = janus_jax.generate_images(*model, [SHORT], num_images=1, seed=1, **text)
+  assert (other_seed[0][0].codes != one[0][0].codes).any()
+
+
+def test_guidance_of_0_and_1_is_none(model, text):
+  zero, one, five = (
+    codes(janus_jax.generate_images(*model, [SHORT], num_images=1, cfg_weight=weight, **text)) for weight in (0, 1, 5)
+  )
+  np.testing.assert_array_equal(zero, one)
+  assert (five != one).any()
+
+
+def test_a_mesh_draws_the_same(checkpoint, model, text):
+  spread = janus_jax.load(checkpoint, mesh=api.parse_mesh('tensor=2,fsdp=2,data=-1'))
+  kernel = spread[1]['language_model']['lm_head']['kernel']
+  assert kernel.addressable_shards[0].data.size == kernel.size // 4
+  expected = janus_jax.generate_images(*model, [SHORT], num_images=1, **text)
+  np.testing.assert_array_equal(
+    codes(janus_jax.generate_images(*spread, [SHORT], num_images=1, **text)), codes(expected)
+  )
+
+
+def test_answers_do_not_depend_on_their_batch(model, text):
+  """Sampled; none, one and two images; an earlier turn."""
+  images = [[], [picture(0)], [picture(1), picture(2)], [picture(3)], [picture(4)]]
+  questions = ['How many?', 'Describe this image in detail.', 'Are they equal?', ['What?', 'A square.', 'Blue?'], SHORT]
+  options = {'max_new_tokens': 20, 'temperature': 1.0, 'top_p': 0.9, 'seed': 3, **text}
+  together = janus_jax.answer(*model, images, questions, batch_size=5, **options)
+  assert together == janus_jax.answer(*model, images, questions, batch_size=1, **options)
+  assert len({tuple(answer.token_ids) for answer in together}) == 5
+  for answer in together:
+    assert answer.text == text['tokenizer'].decode(answer.token_ids)
+  swapped = janus_jax.answer(*model, [images[0], [picture(9)]], questions[:2], **options)
+  assert swapped[0] == together[0]
+  assert swapped[1] != together[1]
+
+
+def test_an_answer_ends_before_the_end_token(model, text):
+  special = text['tokenizer'].special
+  decoder = api.decoder_for(*model)
+  questions = [answering.prepare_question(model[0], [], question, **text) for question in ('How many?', SHORT)]
+
+  def answers(eos_id: int) -> list[list[int]]:
+    options = {'pad_id': special.pad, 'eos_id': eos_id, 'max_new_tokens': 50}
+    parts = zip(*answering.stream_tokens(decoder, questions, [0, 1], **options))
+    return [list(itertools.chain(*row)) for row in parts]
+
+  free = answers(special.eos)
+  assert [len(ids) for ids in free] == [50, 50]
+  # Past the first chunk of steps, and in one row only.
+  end = next(token for token in free[0][36:] if token not in free[0][:36] and token not in free[1])
+  assert answers(end) == [free[0][: free[0].index(end)], free[1]]
+
+
+def test_an_answer_ends_with_the_positions(model, text):
+  config = model[0]
+  limit = config.language_model.max_positions
+
+  def length(question: str) -> int:
+    return len(answering.prepare_question(config, [], question, **text).ids)
+
+  long = SHORT + ' ' * (limit - 20 - length(SHORT)) + '.'
+  room = limit - length(long) + 1
+  assert 10 < room < 40
+  alone, beside = (
+    janus_jax.answer(*model, [[]] * len(questions), questions, max_new_tokens=512, **text)
+    for questions in ([long], [long, long + '!!'])
+  )
+  assert len(alone[0].token_ids) == room
+  assert beside[0] == alone[0]
+  assert len(beside[1].token_ids) < room
+
+
+def test_float32_is_exact_only_inside_the_call(model, text):
+  """A setting of the process must not leak out of a stream that someone leaves half-read."""
+  special = text['tokenizer'].special
+  question = answering.prepare_question(model[0], [], SHORT, **text)
+  with jax.default_matmul_precision('bfloat16'):
+    stream = answering.stream_tokens(
+      api.decoder_for(*model), [question], [0], pad_id=special.pad, eos_id=special.eos, max_new_tokens=5
+    )
+    next(stream)
+    assert jax.config.jax_default_matmul_precision == 'bfloat16'
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'prompts': ['']}, 'prompt 1 of 1: the prompt is empty: expected text'),
+    ({'prompts': [SHORT, ' \n']}, 'prompt 2 of 2: the prompt is empty: expected text'),
+    ({'num_images': 0}, 'num_images is 0: expected 1 or more'),
+    ({'batch_size': 0}, 'batch_size is 0: expected 1 or more'),
+    ({'seed': 2**32}, f'seed is {2**32}: expected 0 to 2^32 - 1'),
+    ({'cfg_weight': float('nan')}, 'cfg_weight is nan: expected 0 or more (0 and 1: no guidance)'),
+    ({'temperature': -1.0}, 'temperature is -1.0: expected 0 (greedy) or more, and finite'),
+  ],
+)
+def test_bad_requests_for_pictures(model, text, options, message):
+  with pytest.raises(InputError) as error:
+    janus_jax.generate_images(*model, **{'prompts': [SHORT], **text, **options})
+  assert str(error.value) == message
+
+
+def test_a_prompt_leaves_room_for_its_picture(model, text):
+  config = model[0]
+  room = config.language_model.max_positions - config.vq.num_tokens + 1
+  with pytest.raises(InputError, match=rf'^prompt 1 of 1: the prompt has \d+ tokens: expected at most {room}$'):
+    janus_jax.generate_images(*model, ['red ' * 600], **text)
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'questions': [' ']}, 'question 1 of 1: question 1 of 1 is empty: expected text'),
+    ({'images': []}, '0 lists of images for 1 questions: expected one for each'),
+    ({'questions': ['red ' * 600]}, r'question 1 of 1: the prompt has \d+ tokens: expected at most 512'),
+    ({'max_new_tokens': 0}, 'max_new_tokens is 0: expected 1 or more'),
+    ({'seed': -1}, r'seed is -1: expected 0 to 2\^32 - 1'),
+  ],
+)
+def test_bad_questions(model, text, options, message):
+  with pytest.raises(InputError, match=f'^{message}$'):
+    janus_jax.answer(*model, **{'images': [[]], 'questions': ['What?'], **text, **options})
+
+
+def test_the_tokenizer_of_another_checkpoint_is_refused(model, text, tmp_path):
+  """Janus-Pro-1B's and 7B's differ in the pad id too, which only spoils guidance."""
+  (tmp_path / 'tokenizer.json').write_bytes(make_tokenizer((BOS, EOS, '<other>', *JANUS_TOKENS)))
+  options = {**text, 'tokenizer': Tokenizer.from_directory(tmp_path)}
+  assert options['tokenizer'].special.pad != text['tokenizer'].special.pad
+  with pytest.raises(InputError, match=r'tokenizer\.json: image placeholder is token \d+: expected \d+'):
+    janus_jax.generate_images(*model, [SHORT], **options)
+  with pytest.raises(InputError, match='tokenizer of another checkpoint'):
+    janus_jax.answer(*model, [[]], ['What?'], **options)
+
+
+def test_mesh_text():
+  assert api.parse_mesh(None) is None
+  assert dict(api.parse_mesh('tensor=2,data=-1').shape) == {'data': 4, 'fsdp': 1, 'tensor': 2, 'context': 1}
+  for wrong in ('tensor', 'tensor=x', 'tensor=2,'):
+    with pytest.raises(InputError, match='expected axis=number'):
+      api.parse_mesh(wrong)
+
+
+def test_buckets_are_few_and_long_enough():
+  lengths = range(1, 200)
+  assert all(bucket_length(length) >= length for length in lengths)
+  assert len({bucket_length(length) for length in lengths}) <= 200 // 32 + 1
