@@ -318,7 +318,7 @@ def test_a_grid_that_transformers_cannot_express_is_refused():
 def test_an_activation_that_transformers_cannot_express_is_refused():
   tower = dataclasses.replace(PRESETS['tiny'].vision_encoder, activation='gelu_tanh')
   config = dataclasses.replace(PRESETS['tiny'], vision_encoder=tower)
-  with pytest.raises(InputError, match="activation is 'gelu_tanh'.* one activation for tower and adaptor"):
+  with pytest.raises(InputError, match=r"activation is 'gelu_tanh'.* one activation for tower and adaptor"):
     janus_to_huggingface(config, 'float32')
   values = changed(janus_to_huggingface(PRESETS['tiny'], 'float32'), 'vision_config.hidden_act', 'gelu_pytorch_tanh')
   with pytest.raises(InputError, match=r"vision_config\.hidden_act is 'gelu_pytorch_tanh': expected 'gelu'"):
