@@ -2,6 +2,7 @@
 
 A directory is one of
   orbax        janus_config.json, params/ (Orbax), and the companion files
+  workdir      of a training run: as orbax, but the parameters are those of the newest whole one of checkpoints/
   huggingface  config.json with model_type "janus" (`JanusForConditionalGeneration`), safetensors
   deepseek     config.json with model_type "multi_modality" (`MultiModalityCausalLM`), .bin or safetensors
 """
@@ -23,15 +24,15 @@ from janus_jax.conversion.safetensors_files import read_safetensors, read_sharde
 from janus_jax.conversion.special_tokens import SpecialTokens, special_token_ids
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
+from janus_jax.conversion.workdir import is_workdir, read_newest
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
+from janus_jax.models.files import CONFIG_FILE, PARAMS_DIRECTORY
 
 Format = Literal['orbax', 'huggingface', 'deepseek']
 FORMATS: tuple[Format, ...] = ('orbax', 'huggingface', 'deepseek')
 
-CONFIG_FILE = 'janus_config.json'
-PARAMS_DIRECTORY = 'params'
 # Tensors that a DeepSeek checkpoint holds and no model uses; they travel in a file of their own.
 UNUSED_STEM = 'deepseek_unused'
 UNUSED_PREFIXES = ('vision_model.vision_tower.attn_pool.', 'gen_vision_model.quantize.codebook_used')
@@ -125,8 +126,11 @@ def _open_orbax(path: str) -> Checkpoint:
     config = model_config.from_dict(read_json(config_path))
   except InputError as error:
     raise InputError(f'{config_path}: {error}') from None
-  params_path = os.path.join(path, PARAMS_DIRECTORY)
-  params = read_orbax(params_path)
+  if is_workdir(path):
+    params_path, params = read_newest(path)
+  else:
+    params_path = os.path.join(path, PARAMS_DIRECTORY)
+    params = read_orbax(params_path)
   check_names(parameter_shapes(config), params, params_path)
   return Checkpoint(config, params, find_companions(path), _open_unused(path), (path,))
 

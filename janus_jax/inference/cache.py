@@ -1,12 +1,18 @@
 """The key/value cache: an explicit pytree, allocated once, written in place, read only as far as it is filled.
 
-One pair of buffers per layer, [B, K, S, H]: the keys that one kv head reads lie together. Left-padded prompts of
-unequal length share a batch; which slots hold a real token is in `filled`.
+Its slots are cut into blocks: the prompt, then stretches of what is generated. Each layer has a pair of buffers
+[B, K, S, H] per block (the keys that one kv head reads lie together), and attention reads whole blocks, those up to the
+one being written. A slice of one large buffer would read as little, but XLA copies a slice before it multiplies with
+it: on CPU that was a third of a decode step. Left-padded prompts of unequal length share a batch; which prompt slots
+hold a real token is in `prompt_mask`.
 
 An int8 cache has about half the bytes of a bfloat16 one. Its scales are applied to scores and weights, not to keys and
 values, so nothing stands between the stored bytes and the matrix products but a change of type, which is the compiler's
 to fuse. XLA's CPU backend does not: there int8 saves memory and costs time.
 """
+
+import itertools
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -35,7 +41,7 @@ def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @flax.struct.dataclass
 class Buffer:
-  """The keys, or the values, of one layer.
+  """The keys, or the values, of one layer in one block.
 
   Attributes:
     values: [B, K, S, H].
@@ -45,18 +51,14 @@ class Buffer:
   values: jax.Array
   scale: jax.Array | None
 
-  def write(self, x: jax.Array, position: jax.Array) -> 'Buffer':
-    """Puts x [B, K, T, H] at slots `position` to `position + T`."""
+  def write(self, x: jax.Array, slot: jax.Array) -> 'Buffer':
+    """Puts x [B, K, T, H] at `slot` to `slot + T` of this block."""
     if self.scale is None:
       x, scale = x.astype(self.values.dtype), None
     else:
       x, scale = quantize(x)
-      scale = jax.lax.dynamic_update_slice(self.scale, scale, (0, 0, position))
-    return Buffer(jax.lax.dynamic_update_slice(self.values, x, (0, 0, position, 0)), scale)
-
-  def read(self, length: int) -> 'Buffer':
-    """The first `length` slots."""
-    return jax.tree.map(lambda leaf: leaf[:, :, :length], self)
+      scale = jax.lax.dynamic_update_slice(self.scale, scale, (0, 0, slot))
+    return Buffer(jax.lax.dynamic_update_slice(self.values, x, (0, 0, slot, 0)), scale)
 
   def scaled(self, x: jax.Array) -> jax.Array:
     """[B, K, G, T, S] times the scale of each slot."""
@@ -64,11 +66,15 @@ class Buffer:
 
 
 @flax.struct.dataclass
-class Layer:
-  """Keys and values of one layer."""
+class Block:
+  """Keys and values of one layer in one block of slots."""
 
   k: Buffer
   v: Buffer
+
+  @property
+  def size(self) -> int:
+    return self.k.values.shape[2]
 
 
 @flax.struct.dataclass
@@ -76,25 +82,34 @@ class Readable:
   """What the queries of one layer attend to.
 
   Attributes:
-    k: the first S' slots.
-    v: the first S' slots.
-    mask: bool[B, T, S'], which slot each query reads.
+    blocks: S slots in all.
+    mask: bool[B, T, S], which slot each query reads.
   """
 
-  k: Buffer
-  v: Buffer
+  blocks: tuple[Block, ...]
   mask: jax.Array
 
   def attend(self, q: jax.Array) -> jax.Array:
     """[B, T, N, H] -> [B, T, N, H] in q's dtype; softmax in float32."""
     B, T, N, H = q.shape
-    keys, values = self.k.values.astype(q.dtype), self.v.values.astype(q.dtype)
-    K = keys.shape[1]
+    K = self.blocks[0].k.values.shape[1]
     grouped = q.reshape(B, T, K, N // K, H)
-    scores = jnp.einsum('btkgh,bksh->bkgts', grouped, keys, preferred_element_type=jnp.float32) * H**-0.5
-    scores = jnp.where(self.mask[:, None, None], self.k.scaled(scores), jnp.finfo(jnp.float32).min)
-    weights = self.v.scaled(jax.nn.softmax(scores, axis=-1)).astype(q.dtype)
-    return jnp.einsum('bkgts,bksh->btkgh', weights, values).reshape(B, T, N, H)
+
+    def scores_of(keys: Buffer) -> jax.Array:
+      products = jnp.einsum(
+        'btkgh,bksh->bkgts', grouped, keys.values.astype(q.dtype), preferred_element_type=jnp.float32
+      )
+      return keys.scaled(products)
+
+    def mixture_of(values: Buffer, weights: jax.Array) -> jax.Array:
+      return jnp.einsum('bkgts,bksh->btkgh', values.scaled(weights).astype(q.dtype), values.values.astype(q.dtype))
+
+    scores = jnp.concatenate([scores_of(block.k) for block in self.blocks], axis=-1) * H**-0.5
+    scores = jnp.where(self.mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    bounds = list(itertools.accumulate(block.size for block in self.blocks))[:-1]
+    weights = jnp.split(jax.nn.softmax(scores, axis=-1), bounds, axis=-1)
+    mixed = sum(mixture_of(block.v, part) for block, part in zip(self.blocks, weights))
+    return mixed.reshape(B, T, N, H)
 
 
 @flax.struct.dataclass
@@ -102,57 +117,64 @@ class KVCache:
   """Implements `models.attention.KeyValueStore`.
 
   Attributes:
-    layers: one entry per decoder layer.
-    filled: bool[B, S], slots that hold a real token (left padding does not).
-    position: int32 scalar, the next slot to write; the same for every row.
-    read_length: how many leading slots attention reads. Static, so it bounds the memory traffic of a decode step; must
-      cover `position` plus what is written.
+    layers: per decoder layer, its blocks.
+    prompt_mask: bool[B, T], slots of the first block that hold a real token (left padding does not). Slots after it
+      always do.
+    position: int32 scalar, the next slot to write, counted over all blocks; the same for every row.
+    current: the block that is written; it and those before it are read. Static, so it bounds the memory traffic of a
+      decode step. What is written must lie within it.
   """
 
-  layers: tuple[Layer, ...]
-  filled: jax.Array
+  layers: tuple[tuple[Block, ...], ...]
+  prompt_mask: jax.Array
   position: jax.Array
-  read_length: int = flax.struct.field(pytree_node=False)
+  current: int = flax.struct.field(pytree_node=False)
 
   def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Readable]:
     """Writes k, v [B, T, K, H] of one layer at `position`; the caller advances once all layers have written."""
-    old = self.layers[layer]
-    new = Layer(old.k.write(k.swapaxes(1, 2), self.position), old.v.write(v.swapaxes(1, 2), self.position))
-    index = self.position + jnp.arange(k.shape[1])
-    slots = jnp.arange(self.read_length)
-    mask = self.filled[:, None, : self.read_length] & (slots <= index[:, None])
+    blocks = list(self.layers[layer])
+    start = sum(block.size for block in blocks[: self.current])
+    old, slot = blocks[self.current], self.position - start
+    blocks[self.current] = Block(old.k.write(k.swapaxes(1, 2), slot), old.v.write(v.swapaxes(1, 2), slot))
+    readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, k.shape[1]))
+    layers = (*self.layers[:layer], tuple(blocks), *self.layers[layer + 1 :])
+    return self.replace(layers=layers), readable
+
+  def _mask(self, length: int, steps: int) -> jax.Array:
+    """bool[B, steps, length]: what the next `steps` queries read of the first `length` slots."""
+    B, T = self.prompt_mask.shape
+    filled = jnp.concatenate([self.prompt_mask, jnp.ones((B, length - T), bool)], axis=1)
+    index, slots = self.position + jnp.arange(steps), jnp.arange(length)
+    mask = filled[:, None] & (slots <= index[:, None])
     # A padding query reads nothing real; its own slot keeps the softmax finite, and nobody reads the result.
-    mask |= slots == index[:, None]
-    layers = (*self.layers[:layer], new, *self.layers[layer + 1 :])
-    return self.replace(layers=layers), Readable(new.k.read(self.read_length), new.v.read(self.read_length), mask)
+    return mask | (slots == index[:, None])
 
   def advance(self, steps: int) -> 'KVCache':
     """After all layers have written `steps` positions."""
     return self.replace(position=self.position + steps)
 
-  def reading(self, length: int) -> 'KVCache':
-    """The same cache, read up to `length` slots."""
-    return self.replace(read_length=length)
+  def writing(self, block: int) -> 'KVCache':
+    """The same cache, about to write into `block`, once the ones before it are full."""
+    return self.replace(current=block)
 
 
-def init_cache(config: LlamaConfig, prompt_mask: jax.Array, slots: int, dtype: str) -> KVCache:
+def init_cache(config: LlamaConfig, prompt_mask: jax.Array, blocks: Sequence[int], dtype: str) -> KVCache:
   """An empty cache.
 
   Args:
     config: of the decoder.
-    prompt_mask: bool[B, T], False on left padding. Slots after the prompt will hold real tokens.
-    slots: S, prompt and everything generated after it.
+    prompt_mask: bool[B, T], False on left padding. The first block holds these T slots.
+    blocks: sizes of the blocks for what is generated after the prompt.
     dtype: what keys and values are stored in, one of CACHE_DTYPES.
   """
   if dtype not in CACHE_DTYPES:
     raise InputError(f'dtype of the key/value cache is {dtype!r}: expected one of {", ".join(CACHE_DTYPES)}')
   B, T = prompt_mask.shape
-  shape = (B, config.num_kv_heads, slots, config.head_dim)
 
-  def buffer() -> Buffer:
+  def buffer(slots: int) -> Buffer:
     # Zeros, not empty: uninitialised memory may hold NaN, which a masked weight of 0 does not remove.
+    shape = (B, config.num_kv_heads, slots, config.head_dim)
     return Buffer(jnp.zeros(shape, dtype), jnp.zeros(shape[:3], jnp.float32) if dtype == 'int8' else None)
 
-  layers = tuple(Layer(buffer(), buffer()) for _ in range(config.depth))
-  filled = jnp.concatenate([prompt_mask, jnp.ones((B, slots - T), bool)], axis=1)
-  return KVCache(layers, filled, jnp.zeros((), jnp.int32), read_length=T)
+  layers = tuple(tuple(Block(buffer(n), buffer(n)) for n in (T, *blocks)) for _ in range(config.depth))
+  return KVCache(layers, prompt_mask, jnp.zeros((), jnp.int32), current=0)

@@ -14,9 +14,9 @@ from janus_jax.inference.cache import KVCache, init_cache
 from janus_jax.inference.decoder import Decoder, prompt_positions
 from janus_jax.inference.sampling import Sampling, sample
 
-# The loop over codes is cut into this many loops, each reading the cache as far as it fills it. Reading all of it all
-# the time would move 1.85 times the bytes (50 tokens of prompt); four pieces move 1.2 times.
-NUM_PIECES = 4
+# The loop over codes is cut into this many loops, one per block of the cache, each reading the blocks filled so far.
+# Reading all of it all the time would move 1.85 times the bytes (50 tokens of prompt); four blocks move 1.2 times.
+NUM_BLOCKS = 4
 
 
 def _guided(logits: jax.Array, guidance: float | None) -> jax.Array:
@@ -59,11 +59,13 @@ def generate_codes(
     int32[N, P].
   """
   weight = guidance if has_guidance(guidance) else None
-  T, P = tokens.shape[1], decoder.config.vq.num_tokens
+  P = decoder.config.vq.num_tokens
   rows_per_image = 1 if weight is None else 2
   dtype = cache_dtype or decoder.compute.dtype
-  # The last code is drawn but never fed.
-  cache = init_cache(decoder.config.language_model, mask, T + P - 1, dtype)
+  # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is drawn but never fed.
+  bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
+  loops = [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
+  cache = init_cache(decoder.config.language_model, mask, [stop - start for start, stop in loops], dtype)
 
   def draw(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
     logits = decoder.method('image_logits', hidden[:, -1])
@@ -80,7 +82,6 @@ def generate_codes(
     hidden, cache = decoder.hidden(decoder.method('embed_codes', previous), positions[:, -1:] + i, cache)
     return codes.at[i].set(draw(hidden, i)), cache
 
-  bounds = [1 + (P - 1) * piece // NUM_PIECES for piece in range(NUM_PIECES + 1)]
-  for start, stop in itertools.pairwise(bounds):
-    codes, cache = jax.lax.fori_loop(start, stop, step, (codes, cache.reading(T + stop - 1)))
+  for block, (start, stop) in enumerate(loops, start=1):
+    codes, cache = jax.lax.fori_loop(start, stop, step, (codes, cache.writing(block)))
   return codes.T

@@ -17,7 +17,9 @@ from janus_jax.inference.decoder import Decoder, prompt_positions
 from janus_jax.inference.sampling import Sampling, sample
 
 CHUNK = 32  # Steps per compiled call.
-READ_MULTIPLE = 128  # The cache is read in multiples of this, so that few different loops are compiled.
+# Slots per block of the cache after the prompt: what is read grows by this much, and so do the loops to compile. A
+# multiple of CHUNK, so that a chunk writes into one block.
+BLOCK = 4 * CHUNK
 
 
 @flax.struct.dataclass
@@ -39,7 +41,7 @@ class TextState:
   step: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=('slots', 'sampling', 'cache_dtype'))
+@functools.partial(jax.jit, static_argnames=('max_new_tokens', 'sampling', 'cache_dtype'))
 def prefill(
   decoder: Decoder,
   tokens: jax.Array,
@@ -48,7 +50,7 @@ def prefill(
   keys: jax.Array,
   eos_id: jax.Array,
   *,
-  slots: int,
+  max_new_tokens: int,
   sampling: Sampling,
   cache_dtype: str | None = None,
 ) -> TextState:
@@ -61,11 +63,13 @@ def prefill(
     pixels: uint8[I, size, size, 3] in the order the batch mentions them, or None where it mentions none.
     keys: key[B].
     eos_id: int32 scalar.
-    slots: prompt and answer together, at most.
+    max_new_tokens: the longest answer, which the cache makes room for.
     sampling: how tokens are chosen.
     cache_dtype: what keys and values are stored in (`cache.CACHE_DTYPES`); None for the compute dtype.
   """
-  cache = init_cache(decoder.config.language_model, mask, slots, cache_dtype or decoder.compute.dtype)
+  fed = max_new_tokens - 1  # The last token is drawn but never fed.
+  blocks = [min(BLOCK, fed - start) for start in range(0, fed, BLOCK)]
+  cache = init_cache(decoder.config.language_model, mask, blocks, cache_dtype or decoder.compute.dtype)
   embed = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
   x = decoder.method(*embed)
   positions = prompt_positions(mask)
@@ -115,18 +119,14 @@ def generate_text(
 
   A row that has ended goes on with `eos_id`. Arguments as in `prefill`.
   """
-  T = tokens.shape[1]
-  slots = T + max_new_tokens - 1  # The last token is drawn but never fed.
   eos = jnp.asarray(eos_id, jnp.int32)
-  state = prefill(decoder, tokens, mask, pixels, keys, eos, slots=slots, sampling=sampling, cache_dtype=cache_dtype)
+  settings = {'sampling': sampling, 'cache_dtype': cache_dtype}
+  state = prefill(decoder, tokens, mask, pixels, keys, eos, max_new_tokens=max_new_tokens, **settings)
   yield np.asarray(state.token)[:, None]
-  drawn = 1
-  while drawn < max_new_tokens and not np.asarray(state.done).all():
-    steps = min(CHUNK, max_new_tokens - drawn)
-    needed = T + drawn - 1 + steps
-    read = min(slots, -(-needed // READ_MULTIPLE) * READ_MULTIPLE)
-    state, chunk = decode_chunk(
-      decoder, state.replace(cache=state.cache.reading(read)), keys, eos, steps=steps, sampling=sampling
-    )
-    drawn += steps
+  for fed in range(0, max_new_tokens - 1, CHUNK):
+    if np.asarray(state.done).all():
+      return
+    state = state.replace(cache=state.cache.writing(1 + fed // BLOCK))
+    steps = min(CHUNK, max_new_tokens - 1 - fed)
+    state, chunk = decode_chunk(decoder, state, keys, eos, steps=steps, sampling=sampling)
     yield np.asarray(chunk)

@@ -199,4 +199,28 @@ PRESETS: dict[str, JanusConfig] = {
     ),
     image_token_id=500,
   ),
+  # What the embedded world is trained with on a CPU: 24 px, 36 codes of 4 px, as many patches.
+  'embedded': JanusConfig(
+    vision_encoder=SiglipConfig(image_size=24, patch_size=4, width=128, mlp_dim=256, depth=3, num_heads=4),
+    vq=VQConfig(
+      image_size=24,
+      codebook_size=128,
+      z_channels=32,
+      base_channels=32,
+      channel_multipliers=(1, 1, 2),
+      num_res_blocks=1,
+    ),
+    language_model=LlamaConfig(
+      vocab_size=384,
+      width=128,
+      mlp_dim=352,
+      depth=4,
+      num_heads=4,
+      num_kv_heads=4,
+      head_dim=32,
+      max_positions=512,
+      rope_theta=100.0,
+    ),
+    image_token_id=5,
+  ),
 }

@@ -30,6 +30,26 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
   return functions[name]
 
 
+# Up to this many rows XLA's CPU backend is faster row by row (4 rows of 576 by 50 M weights: 15 ms against 19); from
+# 8 on it is not.
+FEW_ROWS = 4
+
+
+def _product(x: jax.Array, matrix: jax.Array, out_dtype: str | None) -> jax.Array:
+  """x [..., D] times a matrix [F, D]: [..., F] in `out_dtype`, None for the inputs' own."""
+
+  def at_once(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return jnp.einsum('...d,fd->...f', x, matrix, preferred_element_type=out_dtype)
+
+  def row_by_row(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    rows = [at_once(row, matrix) for row in x.reshape(-1, x.shape[-1])]
+    return jnp.stack(rows).reshape(*x.shape[:-1], len(matrix))
+
+  if 1 < math.prod(x.shape[:-1]) <= FEW_ROWS:
+    return jax.lax.platform_dependent(x, matrix, cpu=row_by_row, default=at_once)
+  return at_once(x, matrix)
+
+
 class Linear(nn.Module):
   """x contracted with a kernel [*features, *inputs], plus a bias [*features].
 
@@ -60,8 +80,7 @@ class Linear(nn.Module):
     leading = x.shape[: x.ndim - len(self.inputs)]
     # As one matrix product: XLA's CPU backend is slower by half on products with more than one output axis.
     matrix = kernel.astype(dtype).reshape(-1, fan_in)
-    x = x.astype(dtype).reshape(*leading, fan_in)
-    y = jnp.einsum('...d,fd->...f', x, matrix, preferred_element_type=self.out_dtype)
+    y = _product(x.astype(dtype).reshape(*leading, fan_in), matrix, self.out_dtype)
     y = y.reshape(*leading, *self.features)
     if not self.use_bias:
       return y

@@ -1,0 +1,233 @@
+"""Records to training examples: token ids, what each position holds, what it predicts, and in which loss.
+
+The layouts are Janus's (MODEL_FACTS 3.4 and 3.5). What inference would encode as a prompt is exactly a prefix of the
+training ids, because prompt and answer are tokenised apart here: no token straddles the two.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from janus_jax.data import prompts
+from janus_jax.data import tokenizer as tokenizer_lib
+from janus_jax.data.prompts import Template
+from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER, Tokenizer
+from janus_jax.errors import InputError
+
+# The order of every und:text:gen ratio.
+KINDS = ('understanding', 'text', 'generation')
+# What an input position holds.
+PAD, TEXT, IMAGE, CODE = range(4)
+# Which loss a target counts in.
+NO_LOSS, UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS = range(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSpec:
+  """What the records of a run become.
+
+  Attributes:
+    tokenizer: of the checkpoint.
+    template: of the checkpoint.
+    num_image_tokens: features per understanding image (576 in the released models).
+    num_codes: P, codes per drawn image (576).
+    image_size: side of the understanding images in pixels (384).
+    generation_size: side of the drawn images (384); None if records hold codes in place of images.
+    max_length: the longest example, in tokens, images included.
+    system: comes before the conversations of understanding.
+    num_code_ids: codes of the codebook (16384), to refuse what lies outside.
+  """
+
+  tokenizer: Tokenizer
+  template: Template
+  num_image_tokens: int
+  num_codes: int
+  image_size: int
+  generation_size: int | None
+  max_length: int
+  system: str = prompts.SYSTEM_PROMPT
+  num_code_ids: int = 16384
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One record, n positions long.
+
+  Attributes:
+    tokens: int32[n]; a text id, or where `kinds` is CODE a code (its place 0..P-1 in the image, if given as pixels).
+    kinds: uint8[n]; TEXT, IMAGE or CODE.
+    targets: int32[n]; what the position predicts, 0 where nothing is supervised.
+    losses: uint8[n]; NO_LOSS, UNDERSTANDING_LOSS, TEXT_LOSS or GENERATION_LOSS.
+    weights: float32[n]; 1 on supervised positions, 0 elsewhere.
+    pixels: uint8[j, size, size, 3]; understanding images in reading order.
+    generation_pixels: uint8[g, size, size, 3]; the image to draw; g is 0 if codes were given.
+  """
+
+  tokens: np.ndarray
+  kinds: np.ndarray
+  targets: np.ndarray
+  losses: np.ndarray
+  weights: np.ndarray
+  pixels: np.ndarray
+  generation_pixels: np.ndarray
+
+
+def make_example(
+  kind: str, record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float = 0.1
+) -> Example:
+  """The example that a record of `kind` (one of `KINDS`) becomes.
+
+  Raises:
+    InputError: a field is missing, empty or of a wrong type, shape or range, or the example is too long.
+  """
+  if not isinstance(record, Mapping):
+    raise InputError(f'the record is a {type(record).__name__}: expected a dict')
+  if kind == 'understanding':
+    return understanding_example(record, spec)
+  if kind == 'text':
+    return text_example(record, spec)
+  return generation_example(record, spec, rng, guidance_dropout)
+
+
+def understanding_example(record: Mapping[str, Any], spec: ExampleSpec) -> Example:
+  """Questions and answers about images: {'images': list of uint8[size, size, 3], 'turns': [question, answer, ...]}.
+
+  Everything after each `Assistant:` is supervised up to the end-of-sentence token, and nothing else. A list without
+  images makes it a plain conversation. Raises as `make_example`.
+  """
+  images = _field(record, 'images', (list, tuple, np.ndarray))
+  turns = _turns(record)
+  for number, image in enumerate(images):
+    _check_image(image, f'images[{number}]', spec.image_size)
+  placed = prompts.place_images(turns, len(images))
+  if any(IMAGE_PLACEHOLDER in answer for answer in placed[1::2]):
+    raise InputError(f'turns: {IMAGE_PLACEHOLDER} in an answer: expected images in questions only')
+  ids, answered = [], []
+  for number, (question, answer) in enumerate(zip(placed[::2], placed[1::2])):
+    # An end-of-sentence token comes between turns, so that tokenising turn by turn gives the ids of the whole text.
+    system = '' if number else spec.system
+    prompt = spec.tokenizer.encode(prompts.render(spec.template, [question, ''], system), add_bos=not number)
+    prompt = prompts.expand_images(prompt, spec.tokenizer.special, spec.num_image_tokens)
+    reply = spec.tokenizer.encode(f' {answer.strip()}{tokenizer_lib.EOS}', add_bos=False)
+    ids += prompt + reply
+    answered += [False] * len(prompt) + [True] * len(reply)
+  tokens = np.array(ids, np.int32)
+  kinds = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
+  supervised = np.array([*answered[1:], False])
+  pixels = np.stack(images) if len(images) else _no_images(spec.image_size)
+  return _next_token_example(tokens, kinds, supervised, UNDERSTANDING_LOSS, pixels, spec)
+
+
+def text_example(record: Mapping[str, Any], spec: ExampleSpec) -> Example:
+  """{'text': str}: every token is supervised but the first (BOS). Raises as `make_example`."""
+  text = _text(record, 'text')
+  tokens = np.array([*spec.tokenizer.encode(text), spec.tokenizer.special.eos], np.int32)
+  supervised = np.arange(len(tokens)) < len(tokens) - 1
+  kinds = np.full(len(tokens), TEXT, np.uint8)
+  return _next_token_example(tokens, kinds, supervised, TEXT_LOSS, _no_images(spec.image_size), spec)
+
+
+def generation_example(
+  record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float
+) -> Example:
+  """A prompt and its image: {'prompt': str, 'image': uint8[size, size, 3]} or {'prompt': str, 'codes': int32[P]}.
+
+  begin-of-image predicts the first code, each code but the last the next. With probability `guidance_dropout` the
+  prompt becomes pads, which are attended to (classifier-free guidance). Raises as `make_example`.
+  """
+  drop = rng.random() < guidance_dropout
+  P, special = spec.num_codes, spec.tokenizer.special
+  ids = prompts.generation_ids(spec.tokenizer, spec.template, _text(record, 'prompt'), max_length=spec.max_length)
+  if spec.generation_size is None:
+    codes, pixels = _codes(record, spec), _no_images(1)
+  else:
+    image = _field(record, 'image', np.ndarray)
+    _check_image(image, 'image', spec.generation_size)
+    codes, pixels = np.arange(P, dtype=np.int32), image[None]
+  if drop:
+    ids = prompts.unconditional_ids(ids, special.pad)
+  n = len(ids)
+  _check_length(n + P - 1, spec)
+  losses = np.repeat(np.array([NO_LOSS, GENERATION_LOSS], np.uint8), (n - 1, P))
+  return Example(
+    tokens=np.concatenate([np.array(ids, np.int32), codes[:-1]]),
+    kinds=np.repeat(np.array([TEXT, CODE], np.uint8), (n, P - 1)),
+    targets=np.concatenate([np.zeros(n - 1, np.int32), codes]),
+    losses=losses,
+    weights=(losses > 0).astype(np.float32),
+    pixels=_no_images(spec.image_size),
+    generation_pixels=pixels,
+  )
+
+
+def _next_token_example(
+  tokens: np.ndarray, kinds: np.ndarray, supervised: np.ndarray, loss: int, pixels: np.ndarray, spec: ExampleSpec
+) -> Example:
+  _check_length(len(tokens), spec)
+  return Example(
+    tokens=tokens,
+    kinds=kinds,
+    targets=np.append(tokens[1:], np.int32(0)) * supervised,
+    losses=np.where(supervised, loss, NO_LOSS).astype(np.uint8),
+    weights=supervised.astype(np.float32),
+    pixels=pixels,
+    generation_pixels=_no_images(spec.generation_size or 1),
+  )
+
+
+def _no_images(size: int) -> np.ndarray:
+  return np.zeros((0, size, size, 3), np.uint8)
+
+
+def _field(record: Mapping[str, Any], name: str, types: type | tuple[type, ...]) -> Any:
+  if name not in record:
+    raise InputError(f'{name}: missing: the record has {sorted(record)}')
+  if not isinstance(record[name], types):
+    raise InputError(f'{name}: a {type(record[name]).__name__}: expected {_type_names(types)}')
+  return record[name]
+
+
+def _type_names(types: type | tuple[type, ...]) -> str:
+  return ' or '.join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+  text = _field(record, name, str)
+  if not text.strip():
+    raise InputError(f'{name}: empty: expected text')
+  if IMAGE_PLACEHOLDER in text:
+    raise InputError(f'{name}: {IMAGE_PLACEHOLDER} in the text, but the record has no such image')
+  return text
+
+
+def _turns(record: Mapping[str, Any]) -> Sequence[str]:
+  turns = _field(record, 'turns', (list, tuple))
+  if not turns or len(turns) % 2:
+    raise InputError(f'turns: {len(turns)} of them: expected question, answer, ..., question, answer')
+  for number, turn in enumerate(turns):
+    if not isinstance(turn, str) or not turn.strip():
+      raise InputError(f'turns[{number}]: {turn!r}: expected text')
+  return turns
+
+
+def _check_image(image: Any, name: str, size: int) -> None:
+  if not isinstance(image, np.ndarray):
+    raise InputError(f'{name}: a {type(image).__name__}: expected uint8[{size}, {size}, 3]')
+  if image.dtype != np.uint8 or image.shape != (size, size, 3):
+    raise InputError(f'{name}: {image.dtype}{list(image.shape)}: expected uint8[{size}, {size}, 3]')
+
+
+def _codes(record: Mapping[str, Any], spec: ExampleSpec) -> np.ndarray:
+  codes = _field(record, 'codes', np.ndarray)
+  if codes.shape != (spec.num_codes,) or not np.issubdtype(codes.dtype, np.integer):
+    raise InputError(f'codes: {codes.dtype}{list(codes.shape)}: expected int32[{spec.num_codes}]')
+  if codes.min() < 0 or codes.max() >= spec.num_code_ids:
+    raise InputError(f'codes: from {codes.min()} to {codes.max()}: expected 0 to {spec.num_code_ids - 1}')
+  return codes.astype(np.int32)
+
+
+def _check_length(length: int, spec: ExampleSpec) -> None:
+  if length > spec.max_length:
+    raise InputError(f'the example has {length} tokens: expected at most {spec.max_length}')

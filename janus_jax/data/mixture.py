@@ -1,0 +1,103 @@
+"""Which source the i-th example of a stage comes from, and how far each source has been read.
+
+All of it is index arithmetic over exact periodic patterns. What has to be remembered is two small integers per source
+and one per stage.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from janus_jax.data.examples import KINDS
+from janus_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """The order of kinds and sources in a stage.
+
+  Attributes:
+    kinds: one cycle of kinds, repeated for ever: any `len(kinds)` consecutive examples hold the ratio exactly.
+    sources: per kind one cycle of its sources, repeated over the examples of that kind.
+  """
+
+  kinds: tuple[str, ...]
+  sources: Mapping[str, tuple[str, ...]]
+
+  def source_at(self, index: int) -> tuple[str, str]:
+    """Kind and name of the source of example `index` (0, 1, ...) of the stage."""
+    cycle, offset = divmod(index, len(self.kinds))
+    kind = self.kinds[offset]
+    before = cycle * self.kinds.count(kind) + self.kinds[:offset].count(kind)
+    names = self.sources[kind]
+    return kind, names[before % len(names)]
+
+
+def make_mixture(ratio: Sequence[int], weights: Mapping[str, Mapping[str, int]]) -> Mixture:
+  """The mixture of a stage.
+
+  Args:
+    ratio: understanding : text : generation.
+    weights: per kind, integer weights of its sources by name.
+
+  Raises:
+    InputError: negative or fractional numbers, a ratio or weights that sum to zero, or a kind without sources.
+  """
+  if len(ratio) != len(KINDS):
+    raise InputError(f'ratio {list(ratio)}: expected {len(KINDS)} integers, {":".join(KINDS)}')
+  if unknown := sorted(set(weights) - set(KINDS)):
+    raise InputError(f'sources of kind {unknown[0]!r}: expected one of {list(KINDS)}')
+  _check_weights(dict(zip(KINDS, ratio)), 'ratio')
+  used = {kind: weights.get(kind, {}) for kind, share in zip(KINDS, ratio) if share}
+  for kind, names in used.items():
+    if not names:
+      raise InputError(f'ratio {":".join(map(str, ratio))}: no source of {kind}: expected at least one')
+    _check_weights(names, f'weights of {kind}')
+  kinds = interleave(dict(zip(KINDS, ratio)))
+  return Mixture(kinds, {kind: interleave(names) for kind, names in used.items()})
+
+
+def _check_weights(weights: Mapping[str, int], what: str) -> None:
+  for name, weight in weights.items():
+    if isinstance(weight, bool) or not isinstance(weight, int | np.integer) or weight < 0:
+      raise InputError(f'{what}: {weight!r} for {name}: expected an integer that is not negative')
+  if not sum(weights.values()):
+    raise InputError(f'{what}: they sum to zero: expected at least one that is positive')
+
+
+def interleave(weights: Mapping[str, int]) -> tuple[str, ...]:
+  """One cycle in which each name occurs in proportion to its weight, spread evenly.
+
+  Every step gives each name its weight in credit, and the name with most credit pays the sum of all weights and comes
+  next (smooth weighted round robin). After a whole cycle every credit is zero again.
+  """
+  divisor = math.gcd(*weights.values())
+  weights = {name: weight // divisor for name, weight in weights.items() if weight}
+  credit, cycle = dict.fromkeys(weights, 0), []
+  for _ in range(sum(weights.values())):
+    for name, weight in weights.items():
+      credit[name] += weight
+    chosen = max(credit, key=credit.get)
+    credit[chosen] -= sum(weights.values())
+    cycle.append(chosen)
+  return tuple(cycle)
+
+
+def source_seed(seed: int, name: str) -> int:
+  """A 32-bit seed of its own for each source. crc32, because Python's `hash` of strings differs between processes."""
+  return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
+
+
+def shuffled(source: Any, seed: int, name: str) -> Any:
+  """An endless view of a `grain.MapDataset`, every epoch in another order.
+
+  Raises:
+    InputError: the source is empty.
+  """
+  if not len(source):
+    raise InputError(f'source {name}: empty: expected at least one record')
+  return source.shuffle(seed=source_seed(seed, name)).repeat()

@@ -1,0 +1,200 @@
+"""Sources of records to batches: one endless iterator per stage, whose state is a few integers."""
+
+import copy
+import dataclasses
+import itertools
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+
+from janus_jax.data import mixture as mixture_lib
+from janus_jax.data.examples import Example, ExampleSpec, make_example
+from janus_jax.data.mixture import Mixture
+from janus_jax.data.packing import BatchShape, Packer, check_fits_a_row, make_batch, size_of
+from janus_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class SkipLimit:
+  """How many bad records of a source a run puts up with.
+
+  Attributes:
+    share: of the records read from the source, once `after` have been read.
+    after: records.
+    in_a_row: stops the run at once, however many were good before.
+  """
+
+  share: float = 0.01
+  after: int = 1000
+  in_a_row: int = 100
+
+
+def batches(
+  sources: Mapping[str, Mapping[str, grain.MapDataset]],
+  ratio: Sequence[int],
+  weights: Mapping[str, Mapping[str, int]],
+  spec: ExampleSpec,
+  shape: BatchShape,
+  *,
+  seed: int,
+  guidance_dropout: float = 0.1,
+  skip_limit: SkipLimit = SkipLimit(),
+  prefetch: int = 0,
+  state: Mapping[str, Any] | None = None,
+) -> grain.DatasetIterator:
+  """The batches of a stage, without end, as `packing.make_batch` gives them. They depend on the arguments alone.
+
+  Args:
+    sources: per kind (`examples.KINDS`), the records of each source by name.
+    ratio: understanding : text : generation, held exactly by any sum(ratio) consecutive examples.
+    weights: per kind, integer weights of the sources to use, held exactly within the kind.
+    spec: how records become examples.
+    shape: of a batch.
+    seed: of the order and of guidance dropout; the same in all stages of a run.
+    guidance_dropout: share of generation examples whose prompt becomes pads.
+    skip_limit: when to give up on a source.
+    prefetch: batches that a thread makes ahead; 0 makes each when asked for. Close the iterator to end the thread.
+    state: `get_state()` of an iterator with the same arguments, to go on where it was; or `next_stage` of the last
+      stage's, so that every source goes on where that stage left it.
+
+  Returns:
+    an iterator whose `get_state()` is the dict that `BatchIterator` describes, prefetching or not.
+
+  Raises:
+    InputError: a ratio or weights that are negative or sum to zero, a kind without sources, an unknown or empty
+      source. Later, from `next`: too many bad records.
+  """
+  mixture = mixture_lib.make_mixture(ratio, weights)
+  stage = _Stage(mixture, _views(mixture, sources, seed), spec, shape, seed, guidance_dropout, skip_limit)
+  dataset = BatchDataset(stage, state or {'index': 0, 'examples': {}, 'skipped': {}})
+  if prefetch:
+    dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch)
+  return iter(dataset)
+
+
+def next_stage(state: Mapping[str, Any]) -> dict[str, Any]:
+  """The state in which a new stage starts: a new cycle of kinds, every source where the last stage left it."""
+  return copy.deepcopy(dict(state)) | {'index': 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+  """What `batches` was asked for; `views` are the shuffled sources by 'kind/name'."""
+
+  mixture: Mixture
+  views: Mapping[str, grain.MapDataset]
+  spec: ExampleSpec
+  shape: BatchShape
+  seed: int
+  guidance_dropout: float
+  skip_limit: SkipLimit
+
+
+def _views(
+  mixture: Mixture, sources: Mapping[str, Mapping[str, grain.MapDataset]], seed: int
+) -> dict[str, grain.MapDataset]:
+  views = {}
+  for kind, cycle in mixture.sources.items():
+    for name in sorted(set(cycle)):
+      if name not in sources.get(kind, {}):
+        raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(sources.get(kind, {}))}')
+      views[_key(kind, name)] = mixture_lib.shuffled(sources[kind][name], seed, _key(kind, name))
+  return views
+
+
+def _key(kind: str, name: str) -> str:
+  return f'{kind}/{name}'
+
+
+class BatchDataset(grain.IterDataset):
+  """The form in which Grain's wrappers take batches."""
+
+  def __init__(self, stage: _Stage, state: Mapping[str, Any]):
+    super().__init__()
+    self._stage = stage
+    self._state = state
+
+  def __iter__(self) -> 'BatchIterator':
+    return BatchIterator(self._stage, self._state)
+
+
+class BatchIterator(grain.DatasetIterator):
+  """Batches, each a run of consecutive examples of the mixture, as long as fits.
+
+  The state is {'index': examples of this stage so far, 'examples': {'kind/source': examples so far in the run},
+  'skipped': {'kind/source': bad records so far}}. A source's next record is at examples + skipped.
+  """
+
+  def __init__(self, stage: _Stage, state: Mapping[str, Any]):
+    super().__init__()
+    self._stage = stage
+    self.set_state(state)
+
+  def get_state(self) -> dict[str, Any]:
+    return copy.deepcopy(self._state)
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    self._state = copy.deepcopy(dict(state))
+    for counter in ('examples', 'skipped'):
+      self._state[counter] = dict.fromkeys(self._stage.views, 0) | self._state[counter]
+    self._held: _Read | None = None  # The example that did not fit into the last batch, not in the state yet.
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    spec, shape = self._stage.spec, self._stage.shape
+    packer, examples = Packer(shape), []
+    while True:
+      self._held = self._held or self._read()
+      if not packer.add(size_of(self._held.example)):
+        break
+      self._state['index'] += 1
+      self._state['examples'][self._held.source] += 1
+      self._state['skipped'][self._held.source] += self._held.skipped
+      examples.append(self._held.example)
+      self._held = None
+    return make_batch(
+      examples,
+      packer.rows,
+      shape,
+      num_codes=spec.num_codes,
+      image_size=spec.image_size,
+      generation_size=spec.generation_size,
+    )
+
+  def _read(self) -> '_Read':
+    """The next example. A bad record's place is taken by the next good one of its source, which keeps the ratio."""
+    stage = self._stage
+    kind, name = stage.mixture.source_at(self._state['index'])
+    source = _key(kind, name)
+    skipped_before = self._state['skipped'][source]
+    start = self._state['examples'][source] + skipped_before
+    for position in itertools.count(start):
+      try:
+        rng = np.random.default_rng([stage.seed, zlib.crc32(source.encode()), position])
+        example = make_example(kind, stage.views[source][position], stage.spec, rng, stage.guidance_dropout)
+        check_fits_a_row(example, stage.shape)
+        return _Read(example, source, position - start)
+      except InputError as error:
+        logging.warning('Skipped record %d of source %s: %s', position, source, error)
+        in_a_row = position - start + 1
+        _check_skipped(source, position + 1, skipped_before + in_a_row, in_a_row, stage.skip_limit, error)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+  """An example, the source it came from, and how many bad records were skipped on the way to it."""
+
+  example: Example
+  source: str
+  skipped: int
+
+
+def _check_skipped(source: str, read: int, skipped: int, in_a_row: int, limit: SkipLimit, error: InputError) -> None:
+  if in_a_row >= limit.in_a_row or (read >= limit.after and skipped > limit.share * read):
+    raise InputError(
+      f'source {source}: {skipped} of {read} records are bad, the last {in_a_row} in a row: expected at most '
+      f'{limit.share:.1%}, and fewer than {limit.in_a_row} in a row. The last: {error}'
+    )

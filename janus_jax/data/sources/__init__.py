@@ -1,0 +1,1 @@
+"""Where records come from: random-access sources, one module per kind of data."""

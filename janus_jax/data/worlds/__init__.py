@@ -1,0 +1,1 @@
+"""The embedded world: pictures, captions and questions whose truth is known exactly. See the modules."""

@@ -1,0 +1,141 @@
+"""The parts of a small Janus, pretrained on the embedded world by the objectives that real parts are pretrained by."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from janus_jax.data import tokenizer_training
+from janus_jax.data.sources import embedded
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.data.worlds.crowds import crowds
+from janus_jax.data.worlds.shapes import World
+from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
+from janus_jax.models.initialization import initial_params
+from janus_jax.training.pretraining import Optimization, pretrain_decoder
+from janus_jax.training.pretraining_vision import Contrast, pretrain_vision
+from janus_jax.training.pretraining_vq import Quantisation, pretrain_vq
+
+TEXT_LENGTH = 128  # Positions of a packed row of text.
+TEXT_EXAMPLES = 20000
+
+
+def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, dict[str, Any], bytes]:
+  """Trains tokenizer, VQ, understanding encoder and decoder, one after the other.
+
+  Args:
+    config: `model` names a preset; `pretraining` says how long each part trains.
+    data: directory of the embedded world, made if missing.
+    scratch: existing directory for the tokenizer's file.
+
+  Returns:
+    architecture, parameters, content of tokenizer.json.
+  """
+  settings, model = config.pretraining, PRESETS[config.pretraining.model]
+  world = World(size=model.vq.image_size, grid=model.vq.grid, num_train=config.data.num_train, seed=config.seed)
+  embedded.prepare(world, data)
+  path = os.path.join(scratch, 'tokenizer.json')
+  tokenizer_training.train(tokenizer_training.embedded_texts(world), path, model.language_model.vocab_size)
+  tokenizer = Tokenizer(path)
+  params = initial_params(model, config.seed)
+  compute, seed = ComputeConfig(), config.seed
+  elements = {name: embedded.data_source(name, world, data, 'train') for name in ('shapes', 'digits')}
+  elements = {name: [source[i] for i in range(len(source))] for name, source in elements.items()}
+
+  images = _tokenizer_images(world, elements, np.random.default_rng(seed))
+  optimization, quantisation = Optimization(**settings.vq), Quantisation(**settings.quantisation)
+  with _bar('VQ', optimization) as progress:
+    params['vq'] = pretrain_vq(model, compute, params['vq'], images, optimization, quantisation, seed, progress)
+  # As the released table is close to its codebook (MODEL_FACTS 1.3).
+  codebook = np.asarray(params['vq']['codebook'])
+  params['gen_embed'] = {'table': codebook / np.linalg.norm(codebook, axis=-1, keepdims=True)}
+
+  captions, true_of = _captions([*elements['shapes'], *elements['digits']], tokenizer)
+  pictures = np.stack([element['image'] for element in [*elements['shapes'], *elements['digits']]])
+  optimization = Optimization(**settings.vision)
+  with _bar('SigLIP', optimization) as progress:
+    params['vision_encoder'] = pretrain_vision(
+      model,
+      compute,
+      params['vision_encoder'],
+      pictures,
+      captions,
+      true_of,
+      optimization,
+      Contrast(**settings.contrast),
+      seed,
+      progress,
+    )
+
+  optimization = Optimization(**settings.decoder)
+  with _bar('decoder', optimization) as progress:
+    rows = _text_rows(embedded.sources(world, data, 'train', seed)['captions_text'], tokenizer)
+    params['language_model'] = pretrain_decoder(
+      model, compute, params['language_model'], *rows, optimization, seed, progress
+    )
+  with open(path, 'rb') as file:
+    content = file.read()
+  model = dataclasses.replace(model, image_token_id=tokenizer.special.image_placeholder)
+  return model, jax.tree.map(np.asarray, params), content
+
+
+def _tokenizer_images(world: World, elements: dict[str, list[dict]], rng: np.random.Generator) -> np.ndarray:
+  """Half crowds, a quarter scenes, a quarter digits (which repeat): uint8[N, size, size, 3]."""
+  scenes, digits = (np.stack([element['image'] for element in elements[name]]) for name in ('shapes', 'digits'))
+  quarter = len(scenes) // 2
+  parts = [crowds(world, 2 * quarter, rng), scenes[:quarter], digits[rng.integers(len(digits), size=quarter)]]
+  return np.concatenate(parts)
+
+
+def _captions(elements: list[dict], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+  """All distinct captions as ids int32[C, L] padded with -1, and bool[N, C]: which are true of which element."""
+  texts = [embedded.true_captions(element) for element in elements]
+  index = {text: i for i, text in enumerate(dict.fromkeys(text for found in texts for text in found))}
+  ids = [tokenizer.encode(text, add_bos=False) for text in index]
+  captions = np.full((len(ids), max(map(len, ids))), -1, np.int32)
+  for row, words in zip(captions, ids):
+    row[: len(words)] = words
+  true_of = np.zeros((len(elements), len(index)), bool)
+  for row, found in zip(true_of, texts):
+    row[[index[text] for text in found]] = True
+  return captions, true_of
+
+
+def _text_rows(source: Any, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """tokens, segments and positions int32[N, TEXT_LENGTH] of texts packed in order."""
+  view = source.seed(0).shuffle().repeat()
+  rows, row = [], []
+  for i in range(TEXT_EXAMPLES):
+    ids = [*tokenizer.encode(view[i]['text']), tokenizer.special.eos][:TEXT_LENGTH]
+    if sum(map(len, row)) + len(ids) > TEXT_LENGTH:
+      rows, row = [*rows, row], []
+    row.append(ids)
+  arrays = [np.zeros((len(rows), TEXT_LENGTH), np.int32) for _ in range(3)]
+  for r, row in enumerate(rows):
+    start = 0
+    for number, ids in enumerate(row, start=1):
+      here = slice(start, start + len(ids))
+      arrays[0][r, here], arrays[1][r, here], arrays[2][r, here] = ids, number, np.arange(len(ids))
+      start += len(ids)
+  return tuple(arrays)
+
+
+@contextlib.contextmanager
+def _bar(name: str, optimization: Optimization) -> Iterator[Any]:
+  """A progress bar over the steps of a part; says its last loss."""
+  last = {}
+  with tqdm.tqdm(total=optimization.steps, desc=f'pretraining {name}', unit='step', dynamic_ncols=True) as bar:
+
+    def progress(step: int, loss: jax.Array) -> None:
+      last['loss'] = loss
+      bar.update()
+
+    yield progress
+    logging.info('%s: loss %.4f after %d steps', name, float(last['loss']), optimization.steps)

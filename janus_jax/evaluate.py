@@ -1,0 +1,89 @@
+"""Scores a checkpoint on the embedded world: questions about images and prompts to draw that training never had.
+
+    python -m janus_jax.evaluate --checkpoint=PATH [--out=DIR --questions_per_kind=40 --drawings_per_group=20
+                                 --cfg_weight=1.5 --temperature=0.8 --seed=0 --json]
+
+PATH is a training workdir (its newest checkpoint is scored) or a checkpoint of any layout, of a model that was trained
+on the embedded world. Every answer and every drawing is right or wrong. DIR gets scores.json (all scores and all
+cases), drawings.png (every drawing, framed green where it is right), and pictures.npz.
+"""
+
+import json
+import logging
+import os
+import time
+
+import numpy as np
+from absl import flags
+
+from janus_jax import api, cli, pictures, scoring
+from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.data.images import save_png
+from janus_jax.evaluation import scores
+
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
+_OUT = flags.DEFINE_string('out', None, 'Directory for scores.json, drawings.png and pictures.npz; replaced if there.')
+_QUESTIONS = flags.DEFINE_integer('questions_per_kind', 40, 'Questions of each kind, subject and group.')
+_DRAWINGS = flags.DEFINE_integer('drawings_per_group', 20, 'Drawings of each skill and group.')
+_CFG_WEIGHT = flags.DEFINE_float('cfg_weight', None, "Weight of guidance; default: the run's config, else 1.5.")
+_TEMPERATURE = flags.DEFINE_float('temperature', None, "Of drawing; default: the run's config, else 0.8.")
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of questions and prompts, and of drawing.')
+_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout in place of the tables.')
+
+
+def _settings(sampling: dict) -> dict:
+  """What the scores depend on, apart from the checkpoint."""
+  given = {'cfg_weight': _CFG_WEIGHT.value, 'temperature': _TEMPERATURE.value}
+  return {
+    'questions_per_kind': _QUESTIONS.value,
+    'drawings_per_group': _DRAWINGS.value,
+    **{name: sampling[name] if value is None else value for name, value in given.items()},
+    'seed': _SEED.value,
+  }
+
+
+def main() -> None:
+  for name in ('questions_per_kind', 'drawings_per_group'):
+    api.check_positive(name, flags.FLAGS[name].value)
+  checkpoint = _CHECKPOINT.value
+  # Opening is quick; whatever is wrong with the arguments shows before the weights are read.
+  open_checkpoint(checkpoint)
+  run_config = scoring.read_run_config(checkpoint)
+  settings = _settings(run_config.sampling)
+  tokenizer, template = api.load_tokenizer(checkpoint)
+  if _OUT.value:
+    pictures.prepare_directory(_OUT.value)
+  start = time.perf_counter()
+  config, params = api.load(checkpoint, 'float32')
+  scored = scoring.score(config, params, run_config, tokenizer=tokenizer, template=template, **settings)
+  seconds = time.perf_counter() - start
+  found = {'checkpoint': os.path.abspath(checkpoint), 'settings': settings, **scoring.to_dict(scored)}
+  found['seconds']['all'] = seconds
+  if _OUT.value:
+    write(_OUT.value, found, scored)
+  if _JSON.value:
+    print(json.dumps({key: value for key, value in found.items() if not key.endswith('_cases')}))
+  else:
+    question_scores, drawing_scores = scored.question_scores, scored.drawing_scores
+    print(scores.tables(scores.goals(question_scores, drawing_scores), question_scores, drawing_scores))
+  logging.info(
+    '%d questions and %d drawings in %.0f s%s',
+    len(scored.questions),
+    len(scored.drawings),
+    seconds,
+    f', written to {_OUT.value}' if _OUT.value else '',
+  )
+
+
+def write(directory: str, found: dict, scored: scoring.Scored) -> None:
+  """scores.json comes last: where it is there, the rest is too."""
+  sheet = scoring.drawing_sheet(scored.drawings, scored.pictures, scored.verdicts)
+  save_png(os.path.join(directory, 'drawings.png'), sheet, {})
+  images, _ = scoring.question_images(scored.questions)
+  np.savez_compressed(os.path.join(directory, 'pictures.npz'), drawings=scored.pictures, questions=images)
+  with open(os.path.join(directory, 'scores.json'), 'w', encoding='utf-8') as file:
+    json.dump(found, file, indent=1)
+
+
+if __name__ == '__main__':
+  cli.run(main)

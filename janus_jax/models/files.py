@@ -1,0 +1,10 @@
+"""Names of the files and directories that a model is kept in: for `conversion`, which opens them, and for `training`.
+
+A checkpoint directory holds CONFIG_FILE, PARAMS_DIRECTORY and the companion files (tokenizer.json, ...). A training
+workdir holds the same, except that the parameters are in CHECKPOINTS_DIRECTORY/<step>/PARAMS_DIRECTORY, for each
+checkpoint beside the rest of its state.
+"""
+
+CONFIG_FILE = 'janus_config.json'
+PARAMS_DIRECTORY = 'params'
+CHECKPOINTS_DIRECTORY = 'checkpoints'

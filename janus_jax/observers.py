@@ -1,0 +1,113 @@
+"""What is looked at while a run goes on: losses on data it never trains on, pictures, answers."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from janus_jax.answering import answer
+from janus_jax.data.examples import KINDS, ExampleSpec
+from janus_jax.data.packing import BatchShape
+from janus_jax.data.pipeline import batches
+from janus_jax.data.prompts import Template
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.data.worlds.shapes import World
+from janus_jax.drawing import generate_images
+from janus_jax.evaluation.embedded import build_drawings, build_questions
+from janus_jax.models.config import JanusConfig
+from janus_jax.training.loop import RunConfig, Sources
+from janus_jax.training.losses import batch_losses
+from janus_jax.training.metrics import MetricWriter
+from janus_jax.training.state import place_batch
+from janus_jax.training.step import StepConfig
+
+ANSWER_TOKENS = 32
+
+
+class HeldOutLoss:
+  """The loss of each kind on a few batches of held-out data, the same ones every time."""
+
+  def __init__(self, sources: Sources, spec: ExampleSpec, run: RunConfig, step: StepConfig, num_batches: int):
+    """
+    Args:
+      sources: held-out records by kind and name.
+      spec: how records become examples.
+      run: for the shape of the batches and the mixture of the last stage.
+      step: what the model is computed in.
+      num_batches: 0 measures nothing.
+    """
+    stage = run.stages[-1]
+    self._batches: list[dict[str, np.ndarray]] = []
+    self._losses = jax.jit(
+      functools.partial(batch_losses, config=step.model, compute=step.compute, chunk=step.loss_chunk)
+    )
+    if num_batches:
+      shape = BatchShape(stage.batch_size, run.sequence_length, stage.images_per_row, stage.drawings_per_row)
+      options = {'seed': run.seed, 'guidance_dropout': 0.0}
+      stream = batches(sources, stage.ratio, stage.sources, spec, shape, **options)
+      self._batches = [next(stream) for _ in range(num_batches)]
+
+  def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
+    if not self._batches:
+      return
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    found = [self._losses(params, place_batch(batch, mesh)) for batch in self._batches]
+    sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
+    values = {f'held_out/{kind}': total / weight for kind, total, weight in zip(KINDS, sums, weights) if weight}
+    writer.write(step, stage, values)
+
+
+class Sampler:
+  """Draws pictures and answers questions, a few of each, always the same ones."""
+
+  def __init__(
+    self,
+    config: JanusConfig,
+    tokenizer: Tokenizer,
+    template: Template,
+    world: World,
+    sampling: dict[str, Any],
+    seed: int,
+  ):
+    """
+    Args:
+      config: architecture.
+      tokenizer: of the run.
+      template: of the run.
+      world: what is drawn and asked about.
+      sampling: `cfg_weight`, `temperature`, `num_images` (0 looks at nothing).
+      seed: of what is drawn.
+    """
+    self._config, self._sampling, self._seed = config, sampling, seed
+    self._words = {'tokenizer': tokenizer, 'template': template}
+    count = sampling['num_images']
+    self._prompts = [case.prompt for case in _spread(build_drawings(1, seed), count)]
+    self._questions = _spread(build_questions(world, 1, seed), count) if count else []
+
+  def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
+    if not self._prompts:
+      return
+    settings = {name: self._sampling[name] for name in ('cfg_weight', 'temperature')}
+    drawn = generate_images(
+      self._config, params, self._prompts, num_images=1, seed=self._seed, batch_size=64, **settings, **self._words
+    )
+    writer.write_images(step, 'drawing', [images[0].pixels for images in drawn], self._prompts)
+    answers = answer(
+      self._config,
+      params,
+      [[Image.fromarray(case.image)] for case in self._questions],
+      [case.text for case in self._questions],
+      max_new_tokens=ANSWER_TOKENS,
+      batch_size=64,
+      **self._words,
+    )
+    texts = [f'{case.text} {found.text.strip()}' for case, found in zip(self._questions, answers)]
+    writer.write_texts(step, 'answers', texts)
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+  """`count` of the items, evenly over all of them."""
+  return [items[i * len(items) // count] for i in range(min(count, len(items)))]

@@ -1,0 +1,345 @@
+"""Checkpoints of a training run: saved while training goes on, restored onto any mesh, damaged ones passed over.
+
+On disk, under the workdir (`models/files.py` has the names):
+
+  checkpoints/<step>/params/   parameters, an Orbax tree of its own, so that it can be opened without the rest
+  checkpoints/<step>/train/    the rest of the state: step, optimizer, averages
+  checkpoints/<step>/data/     one JSON file per process: where its data iterator stands
+  checkpoints/<step>/_CHECKPOINT_METADATA   "custom_metadata" in it is the metadata given to `save`
+
+Orbax writes into a directory of another name and renames it when it is whole, so what is cut short (kill -9, a full
+disk) is never taken for a checkpoint.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from janus_jax.errors import InputError
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
+from janus_jax.training.tree_shapes import check_shapes, tree_shapes
+
+TRAIN_DIRECTORY = 'train'
+DATA_DIRECTORY = 'data'
+METADATA_FILE = '_CHECKPOINT_METADATA'  # Orbax's name and format.
+DAMAGED_SUFFIX = '.damaged'
+
+# A flax.struct dataclass (or anything with `params` and `replace`) that is a pytree of arrays.
+State = Any
+JsonDict = Mapping[str, Any]
+
+
+class Restored(NamedTuple):
+  """What `Checkpoints.restore` found. `step` is the number that it was saved under."""
+
+  step: int
+  state: State
+  data_state: dict[str, Any]
+  metadata: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of one workdir.
+
+  A context manager: leaving it waits for the save under way. Every process of a run makes the same calls.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    save_every: int,
+    keep_last: int = 2,
+    keep_every: int | None = None,
+    keep_steps: Collection[int] = (),
+  ):
+    """Opens (creates) the workdir's checkpoints and removes what an interrupted save left behind.
+
+    Args:
+      workdir: local, or a URL that `etils.epath` knows (gs://...).
+      save_every: `should_save` is true for its multiples.
+      keep_last: how many of the newest are kept.
+      keep_every: multiples of this are kept for good.
+      keep_steps: kept for good, and `should_save` is true for them too: the ends of the stages.
+
+    Raises:
+      InputError: a number below 1.
+      OSError: nothing can be written there.
+    """
+    for name, value in (('save_every', save_every), ('keep_last', keep_last), ('keep_every', keep_every)):
+      if value is not None and value < 1:
+        raise InputError(f'{name} is {value}: expected at least 1')
+    policies = ocp.training.save_decision_policies
+    preservation = ocp.training.preservation_policies
+    kept = [preservation.LatestN(keep_last), preservation.CustomSteps(sorted(keep_steps))]
+    if keep_every:
+      kept.append(preservation.EveryNSteps(keep_every))
+    # Orbax wants absolute paths; a URL is one.
+    workdir = os.fspath(workdir)
+    self.directory = epath.Path(workdir if '://' in workdir else os.path.abspath(workdir)) / CHECKPOINTS_DIRECTORY
+    self.directory.mkdir(parents=True, exist_ok=True)
+    self._failed = False
+    self._filter = _RaisedAnyway()
+    logging.getLogger('absl').addFilter(self._filter)
+    self._remove_unfinished()
+    with self._system_errors(), self._filter.silence():
+      self._checkpointer = ocp.training.Checkpointer(
+        self.directory,
+        save_decision_policy=policies.AnySavePolicy(
+          [policies.FixedIntervalPolicy(save_every), policies.SpecificStepsPolicy(tuple(keep_steps))]
+        ),
+        preservation_policy=preservation.AnyPreservationPolicy(kept),
+      )
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+    try:
+      self.close()
+    except Exception as error:
+      if kind is None:
+        raise
+      # The reason why the run ends is on its way up already.
+      logging.warning('%s: closing failed: %s', self.directory, _one_line(error))
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps of the whole checkpoints, oldest first, with the one that is being saved."""
+    return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+  def should_save(self, step: int) -> bool:
+    """Whether `step` is due by the policy and not saved yet."""
+    return step not in self.steps and self._checkpointer.should_save(step)
+
+  def save(self, step: int, state: State, data_state: JsonDict, metadata: JsonDict) -> bool:
+    """Starts to save, whatever `should_save` says; returns when the arrays have been copied from the devices.
+
+    The state may be donated afterwards. Waits first for the save before this one, if that is still under way.
+
+    Args:
+      step: number of the checkpoint: updates done so far.
+      state: `.params` becomes params/, `.replace(params=None)` train/.
+      data_state: of this process's data iterator, as `get_state()` gives it; JSON values.
+      metadata: JSON values, the same in every process.
+
+    Returns:
+      False, and nothing is written, if the step is saved already.
+
+    Raises:
+      OSError: this save or the one before it failed: the disk is full, or another fault of the file system. The
+        checkpoints saved before are intact.
+    """
+    if step in self.steps:
+      return False
+    items = {
+      PARAMS_DIRECTORY: state.params,
+      TRAIN_DIRECTORY: state.replace(params=None),
+      DATA_DIRECTORY: _ProcessJson(data_state),
+    }
+    with self._system_errors():
+      self._checkpointer.save_checkpointables_async(step, items, force=True, custom_metadata=dict(metadata))
+    return True
+
+  def wait(self) -> None:
+    """Returns when everything is on disk; raises OSError if it could not be written."""
+    with self._system_errors():
+      self._checkpointer.wait()
+
+  def close(self) -> None:
+    """As `wait`; nothing can be saved afterwards."""
+    try:
+      self.wait()
+    finally:
+      with self._system_errors():
+        self._checkpointer.close()
+      if not self._failed:  # Else Orbax tells of it once more when the process ends.
+        logging.getLogger('absl').removeFilter(self._filter)
+
+  def restore(self, abstract_state: Callable[[dict[str, Any]], State]) -> Restored | None:
+    """Restores the newest checkpoint that is whole.
+
+    A damaged one is passed over with a line in the log. Once an older one is restored, it is set aside as
+    `<step>.damaged`; else it would block its step and count among the newest that are kept.
+
+    Args:
+      abstract_state: gets the metadata of the checkpoint that is tried, returns a state of `jax.ShapeDtypeStruct`
+        whose shardings say where the arrays go (the first device without one) and whose dtypes what they become.
+
+    Returns:
+      None if there is no checkpoint.
+
+    Raises:
+      InputError: the tree is not that of `abstract_state` (lists what is missing, unexpected or of a wrong shape), no
+        checkpoint is whole, or there was another number of processes.
+    """
+
+    def restore(step: int) -> Restored:
+      with _damage():
+        # Not through Orbax, which takes a missing or damaged file for empty metadata.
+        metadata = json.loads((self.directory / str(step) / METADATA_FILE).read_text())['custom_metadata']
+        data_state = _read_process_json(self.directory / str(step) / DATA_DIRECTORY)
+      abstract = abstract_state(metadata)
+      found = self._load(step, {PARAMS_DIRECTORY: abstract.params, TRAIN_DIRECTORY: abstract.replace(params=None)})
+      state = found[TRAIN_DIRECTORY].replace(params=found[PARAMS_DIRECTORY])
+      return Restored(step, state, data_state, metadata)
+
+    return self._newest_whole(restore)
+
+  def restore_params(self, abstract_params: Any) -> tuple[int, Any] | None:
+    """As `restore`, for the parameters alone: (step, parameters)."""
+    return self._newest_whole(
+      lambda step: (step, self._load(step, {PARAMS_DIRECTORY: abstract_params})[PARAMS_DIRECTORY])
+    )
+
+  def _newest_whole(self, restore: Callable[[int], Any]) -> Any:
+    self.wait()
+    damaged = {}
+    for step in reversed(self.steps):
+      try:
+        found = restore(step)
+      except _DamagedError as error:
+        logging.warning('%s: damaged, passed over (%s)', self.directory / str(step), error)
+        damaged[step] = error
+        continue
+      self._set_aside(damaged)
+      return found
+    if damaged:
+      newest = max(damaged)
+      raise InputError(f'{self.directory}: none of {len(damaged)} checkpoints is whole ({newest}: {damaged[newest]})')
+    return None
+
+  def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    directory = self.directory / str(step)
+    with _damage(), self._filter.silence():
+      trees = {name: ocp.metadata(directory, name).metadata for name in abstract}
+    for name, tree in trees.items():
+      if tree is None:  # Orbax's answer to whatever it fails at.
+        raise _DamagedError(f'{name}/ cannot be read')
+      check_shapes(tree_shapes(abstract[name]), tree_shapes(tree), str(directory / name))
+    with _damage(), self._filter.silence():
+      return self._checkpointer.load_checkpointables(step, jax.tree.map(_placed, abstract))
+
+  def _set_aside(self, steps: Collection[int]) -> None:
+    if not steps:
+      return
+    if jax.process_index() == 0:
+      for step in steps:
+        (self.directory / str(step)).rename(_free_path(self.directory / f'{step}{DAMAGED_SUFFIX}'))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('janus_jax: damaged checkpoints set aside')
+    self._checkpointer.reload()
+
+  def _remove_unfinished(self) -> None:
+    """Saves that were cut short. (Orbax's `cleanup_tmp_directories` leaves those of this layout.)"""
+    if jax.process_index() == 0:
+      for path in self.directory.glob('*.orbax-checkpoint-tmp*'):
+        with contextlib.suppress(OSError):  # It takes room, and is never read.
+          path.rmtree()
+
+  @contextlib.contextmanager
+  def _system_errors(self) -> Iterator[None]:
+    """Turns the forms that a fault of the file system arrives in into OSErrors that name the directory."""
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      self._failed = True
+      number = _errno(error)
+      if number is None:
+        raise
+      raise OSError(number, os.strerror(number), str(self.directory)) from error
+
+
+class _RaisedAnyway(logging.Filter):
+  """Drops what Orbax logs of errors that reach the caller as exceptions: tracebacks, and within `silence` all."""
+
+  _silent = False
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return not ((record.exc_info or self._silent) and f'{os.sep}orbax{os.sep}' in record.pathname)
+
+  @contextlib.contextmanager
+  def silence(self) -> Iterator[None]:
+    self._silent = True
+    try:
+      yield
+    finally:
+      self._silent = False
+
+
+class _DamagedError(Exception):
+  """What was read is no whole checkpoint."""
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+  """Turns what reading a damaged file can raise into `_DamagedError`; not InputError, nor a device without memory."""
+  try:
+    yield
+  except InputError:
+    raise
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    raise _DamagedError(_one_line(error)) from error
+
+
+class _ProcessJson:
+  """JSON of which each process has its own, in Orbax's protocol of things that save themselves."""
+
+  def __init__(self, value: Any):
+    self._text = json.dumps(value)  # Now: the owner may change it while the save goes on.
+
+  async def save(self, directory: Any) -> Any:
+    return self._write(directory)
+
+  async def _write(self, directory: Any) -> None:
+    path = await directory.await_creation()
+    (path / _process_file(jax.process_index(), jax.process_count())).write_text(self._text)
+
+  async def load(self, directory: Any) -> Any:
+    raise NotImplementedError('see _read_process_json')
+
+
+def _read_process_json(directory: epath.Path) -> Any:
+  name = _process_file(jax.process_index(), jax.process_count())
+  found = sorted(path.name for path in directory.glob('process_*.json'))
+  if found and name not in found:
+    raise InputError(f'{directory}: holds {", ".join(found)}: expected {name}, the same number of processes')
+  return json.loads((directory / name).read_text())
+
+
+def _placed(leaf: Any) -> Any:
+  """Without a sharding an array would go where it was saved from, and that device may not exist any more."""
+  if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.sharding is not None:
+    return leaf
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def _process_file(index: int, count: int) -> str:
+  return f'process_{index}-of-{count}.json'
+
+
+def _free_path(path: epath.Path) -> epath.Path:
+  candidates = (path, *(path.with_name(f'{path.name}{number}') for number in range(2, 1000)))
+  return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def _errno(error: Exception) -> int | None:
+  """The system's error number; TensorStore reports it as text in a ValueError."""
+  if isinstance(error, OSError):
+    return error.errno
+  code = re.search(r"os_error_code='(\d+)'", str(error))
+  return int(code[1]) if code else None
+
+
+def _one_line(error: Exception) -> str:
+  text = ' '.join(str(error).split(' [tensorstore_spec')[0].split())
+  return f'{type(error).__name__}: {text[:300]}'

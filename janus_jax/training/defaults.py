@@ -1,0 +1,67 @@
+"""Every field of a training config, with its default. A file in configs/ starts from here and changes what differs.
+
+Changing one on the command line: `--config.stages.stage2.steps=300`. Fields that are not here are refused.
+"""
+
+from ml_collections import ConfigDict
+
+
+def default_config() -> ConfigDict:
+  """A config without stages."""
+  config = ConfigDict()
+
+  # Where architecture, tokenizer and parameters come from: a checkpoint of any layout or a workdir, or the pretrained
+  # parts a real run starts from: 'vision_encoder=PATH,vq=FILE,language_model=PATH' (as `janus_jax.convert` does it).
+  config.init_from = ''
+  config.seed = 0
+
+  # The stages, by name, and the order in which they run. Start at one: run=('stage2', 'stage3'); stop after one:
+  # run=('stage1',); repeat one: name it twice.
+  config.stages = ConfigDict()
+  config.run = ('stage1', 'stage2', 'stage3')
+  # 'static' compiles one step per stage, without the gradients of what is frozen; 'traced' one for all stages.
+  config.stage_masks = 'static'
+
+  # Data.
+  config.data = ConfigDict({'name': 'embedded', 'directory': '', 'world_grid': 0, 'num_train': 8000})
+  config.sequence_length = 4096
+  config.guidance_dropout = 0.1  # Janus paper, footnote 2.
+  config.prefetch = 2
+  config.max_bad_record_share = 0.01
+
+  # Numerics and memory (models.config.ComputeConfig).
+  config.compute = ConfigDict({
+    'dtype': 'bfloat16', 'vq_dtype': 'float32', 'remat': 'full', 'unroll': 1, 'attention': 'xla'
+  })  # fmt: skip
+  config.accumulation = 1
+  config.loss_chunk = 256
+
+  # AdamW. Betas and clipping from both reports; they do not state eps.
+  config.optimizer = ConfigDict(
+    {
+      'b1': 0.9,
+      'b2': 0.95,
+      'eps': 1e-8,
+      'max_grad_norm': 1.0,
+      'learning_rate_rules': (),
+      'weight_decay_rules': ((r'.*(norm.*|bias)', 0.0),),
+      'ema_decay': 0.0,
+    }
+  )
+  config.max_skipped_in_a_row = 20
+
+  # Devices: sizes of the mesh axes, -1 takes what is left.
+  config.mesh = ConfigDict({'data': 1, 'fsdp': -1, 'tensor': 1, 'context': 1})
+
+  # What is written, and how often (in steps).
+  config.log_every = 10
+  config.observe_every = 1000
+  config.held_out_batches = 4
+  config.save_every = 1000
+  config.keep_last = 2
+  config.keep_every = 0
+  config.wandb_project = ''
+
+  # How pictures are drawn along the way and by default from the checkpoint.
+  config.sampling = ConfigDict({'cfg_weight': 5.0, 'temperature': 1.0, 'num_images': 8})
+  return config

@@ -1,0 +1,325 @@
+"""The training loop: stage after stage, from wherever the newest checkpoint left off.
+
+What a run does not depend on is handed in by the entry point: where the first parameters come from, and what is drawn,
+asked and scored along the way.
+"""
+
+import dataclasses
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from janus_jax.data.examples import CODE, IMAGE, KINDS, TEXT, ExampleSpec
+from janus_jax.data.packing import BatchShape, statistics
+from janus_jax.data.pipeline import SkipLimit, batches, next_stage
+from janus_jax.errors import InputError
+from janus_jax.training.checkpoint import Checkpoints
+from janus_jax.training.metrics import MetricWriter, format_line
+from janus_jax.training.optimizer import learning_rates
+from janus_jax.training.progress import Progress
+from janus_jax.training.stages import Stage, stage_ends, trained_groups, trained_paths
+from janus_jax.training.state import (
+  Placement,
+  TrainState,
+  abstract,
+  enter_stage,
+  flatten,
+  new_state,
+  place,
+  place_batch,
+  unflatten,
+)
+from janus_jax.training.step import StageValues, StepConfig, jit_train_step
+from janus_jax.training.throughput import TokenCounts, step_flops, throughput
+
+Sources = Mapping[str, Mapping[str, grain.MapDataset]]
+# (step, stage name, parameters, writer): draws, asks or scores, and writes what it finds.
+Observer = Callable[[int, str, Any, MetricWriter], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """Everything about a run that is neither a stage nor the model.
+
+  Attributes:
+    stages: in order.
+    stage_masks: 'static' or 'traced' (training/step.py).
+    sequence_length: positions of a packed row.
+    seed: of the data's order and of guidance dropout.
+    guidance_dropout: share of prompts to draw that become pads.
+    prefetch: batches made ahead by a thread.
+    skip_limit: how many bad records are put up with.
+    log_every: steps between lines of metrics.
+    observe_every: steps between calls of the observers; 0 calls them at the end of each stage only.
+    save_every: steps between checkpoints; the end of each stage has one too.
+    keep_last: checkpoints.
+    keep_every: multiples of this are kept for good; 0 keeps none.
+    max_skipped_in_a_row: updates without a finite loss and gradient after which the run gives up.
+  """
+
+  stages: tuple[Stage, ...]
+  stage_masks: str
+  sequence_length: int
+  seed: int
+  guidance_dropout: float
+  prefetch: int
+  skip_limit: SkipLimit
+  log_every: int
+  observe_every: int
+  save_every: int
+  keep_last: int
+  keep_every: int
+  max_skipped_in_a_row: int
+
+
+class Run:
+  """One run in one workdir; `train` carries it to its end."""
+
+  def __init__(
+    self,
+    config: RunConfig,
+    step_config: StepConfig,
+    spec: ExampleSpec,
+    sources: Sources,
+    placement: Placement,
+    workdir: str,
+    metadata: Mapping[str, Any],
+    observers: tuple[Observer, ...] = (),
+  ):
+    """
+    Args:
+      config: the run.
+      step_config: what the step is compiled for.
+      spec: how records become examples.
+      sources: per kind, records by name.
+      placement: mesh and shardings.
+      workdir: existing directory.
+      metadata: JSON values stored with every checkpoint (config, versions).
+      observers: called every so often.
+
+    Raises:
+      InputError: a pattern of a stage matches nothing, or the mesh does not divide a batch.
+    """
+    self.config, self._step_config, self._spec, self._sources = config, step_config, spec, sources
+    self._placement, self._workdir, self._metadata, self._observers = placement, workdir, dict(metadata), observers
+    self._trained = [trained_paths(stage, placement.params) for stage in config.stages]
+    self._ends = stage_ends(config.stages)
+    self._step = jit_train_step(config.stage_masks)
+    self._stopping = False
+    for stage in config.stages:
+      self._check_batch(stage)
+
+  def train(self, initial_params: Callable[[], Any]) -> Any:
+    """Trains to the end of the last stage, or until SIGTERM. Returns the parameters.
+
+    Args:
+      initial_params: gives the tree to start from; called if there is no checkpoint yet.
+
+    Raises:
+      InputError: the data has too many bad records; too many updates in a row were not finite; a checkpoint of another
+        run.
+      OSError: a checkpoint could not be written.
+    """
+    keep_every = self.config.keep_every or None
+    with ExitStack() as stack:
+      checkpoints = stack.enter_context(
+        Checkpoints(
+          self._workdir,
+          save_every=self.config.save_every,
+          keep_last=self.config.keep_last,
+          keep_every=keep_every,
+          keep_steps=self._ends,
+        )
+      )
+      step, state, data_state = self._start(checkpoints, initial_params)
+      is_first = jax.process_index() == 0
+      writer = stack.enter_context(MetricWriter(self._workdir, resume_step=step, enabled=is_first))
+      progress = stack.enter_context(Progress(self._ends[-1], initial=step, enabled=is_first))
+      stack.enter_context(self._stop_on_sigterm())
+      for index, stage in enumerate(self.config.stages):
+        start = self._ends[index] - stage.steps
+        if step >= self._ends[index] or self._stopping:
+          continue
+        if step == start:
+          progress.log(f'{stage.name}: {stage.steps} steps, {len(self._moments(index))} parameter arrays train')
+          state = place(enter_stage(state, self._moments(index), self._step_config.optimizer), self._placement)
+          data_state = next_stage(data_state) if data_state else None
+        step, state, data_state = self._run_stage(index, step, state, data_state, checkpoints, writer, progress)
+      return state.params
+
+  def _moments(self, index: int) -> frozenset[str]:
+    """Parameters with moments in a stage: those that train; in traced mode, those of all stages."""
+    return self._trained[index] if self.config.stage_masks == 'static' else frozenset().union(*self._trained)
+
+  def _masks(self, index: int) -> Any:
+    trained = self._trained[index]
+    if self.config.stage_masks == 'static':
+      return trained
+    return {path: jnp.asarray(path in trained) for path in sorted(self._moments(index))}
+
+  def _start(self, checkpoints: Checkpoints, initial_params: Callable[[], Any]) -> tuple[int, TrainState, Any]:
+    def abstract_state(metadata: Mapping[str, Any]) -> TrainState:
+      index = metadata['stage_index']
+      if index >= len(self.config.stages):
+        raise InputError(f'{self._workdir}: the checkpoint is of stage {index + 1} of another schedule')
+      params = {path: jax.ShapeDtypeStruct(shape, dtype) for path, (shape, dtype) in metadata['params'].items()}
+      make = lambda params: new_state(params, self._moments(index), self._step_config.optimizer)  # noqa: E731
+      return abstract(jax.eval_shape(make, unflatten(params)), self._placement)
+
+    restored = checkpoints.restore(abstract_state)
+    if restored is not None:
+      logging.info('%s: resuming after step %d', self._workdir, restored.step)
+      return restored.step, restored.state, restored.data_state
+    state = new_state(initial_params(), self._moments(0), self._step_config.optimizer)
+    return 0, place(state, self._placement), None
+
+  def _run_stage(self, index, step, state, data_state, checkpoints, writer, progress):
+    stage, end = self.config.stages[index], self._ends[index]
+    rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
+    masks, window = self._masks(index), _Window(self, self._trained[index])
+    stream = self._batches(stage, data_state)
+    try:
+      while step < end and not self._stopping:
+        began = time.perf_counter()
+        batch = next(stream)
+        window.add(batch, time.perf_counter() - began)
+        values = StageValues(
+          np.float32(rates[step - end + stage.steps]), np.float32(stage.weight_decay), np.float32(stage.loss_weights)
+        )
+        batch = place_batch(batch, self._placement.mesh)
+        state, metrics = self._step(state, batch, values, masks=masks, config=self._step_config)
+        step += 1
+        progress.update(stage.name)
+        if step % self.config.log_every == 0 or step == end:
+          # The only place that waits for the device; the steps of the window were all dispatched before.
+          line = window.finish(metrics, values.learning_rate, stream.get_state())
+          writer.write(step, stage.name, line)
+          progress.log(format_line(step, stage.name, _shown(line)))
+          self._check_finite(line)
+        if checkpoints.should_save(step) or self._stopping:
+          checkpoints.save(step, state, stream.get_state(), self._described(index, state))
+        due = self.config.observe_every and step % self.config.observe_every == 0
+        if due or step == end:
+          for observe in self._observers:
+            observe(step, stage.name, state.params, writer)
+          window.restart_clock()
+      return step, state, stream.get_state()
+    finally:
+      if hasattr(stream, 'close'):
+        stream.close()
+
+  def _batches(self, stage: Stage, data_state: Mapping[str, Any] | None) -> Iterator[dict[str, np.ndarray]]:
+    shape = BatchShape(stage.batch_size, self.config.sequence_length, stage.images_per_row, stage.drawings_per_row)
+    return batches(
+      self._sources,
+      stage.ratio,
+      stage.sources,
+      self._spec,
+      shape,
+      seed=self.config.seed,
+      guidance_dropout=self.config.guidance_dropout,
+      skip_limit=self.config.skip_limit,
+      prefetch=self.config.prefetch,
+      state=data_state,
+    )
+
+  def _described(self, index: int, state: TrainState) -> dict[str, Any]:
+    params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
+    return {**self._metadata, 'stage': self.config.stages[index].name, 'stage_index': index, 'params': params}
+
+  def _check_batch(self, stage: Stage) -> None:
+    mesh = self._placement.mesh
+    parts = mesh.shape['data'] * mesh.shape['fsdp'] * self._step_config.accumulation
+    if stage.batch_size % parts:
+      raise InputError(
+        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts} (mesh axes data '
+        f'{mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {self._step_config.accumulation})'
+      )
+
+  def _check_finite(self, line: Mapping[str, float]) -> None:
+    if line['skipped_in_a_row'] >= self.config.max_skipped_in_a_row:
+      raise InputError(
+        f'{line["skipped_in_a_row"]} updates in a row had a loss or gradient that is not finite: expected fewer than '
+        f'{self.config.max_skipped_in_a_row}; try a lower learning rate'
+      )
+
+  @contextmanager
+  def _stop_on_sigterm(self) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+      self._stopping = True
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+      yield
+    finally:
+      signal.signal(signal.SIGTERM, old)
+
+
+class _Window:
+  """What happened since the last line of metrics."""
+
+  def __init__(self, run: Run, trained: frozenset[str]):
+    self._model, self._length = run._step_config.model, run.config.sequence_length
+    self._groups = trained_groups(trained)
+    self._restart()
+
+  def _restart(self) -> None:
+    self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+    self._counts, self._packing = np.zeros(5, np.int64), 0.0
+
+  def restart_clock(self) -> None:
+    """Leaves out what was not training."""
+    self._restart()
+
+  def add(self, batch: Mapping[str, np.ndarray], waited: float) -> None:
+    kinds = batch['kinds']
+    tokens = [int((kinds == kind).sum()) for kind in (TEXT, IMAGE, CODE)]
+    drawings = batch['generation_pixels'].shape[:2] if 'generation_pixels' in batch else (0, 0)
+    images = batch['pixels'].shape[:2]
+    self._counts += np.array([*tokens, images[0] * images[1], drawings[0] * drawings[1]])
+    self._packing += statistics(batch)['packing']
+    self._waited += waited
+    self._steps += 1
+
+  def finish(self, metrics: Mapping[str, jax.Array], learning_rate: float, data_state: Mapping) -> dict[str, float]:
+    """Reads the device's numbers of the last step; the speeds are those of the whole window."""
+    found = jax.device_get(metrics)
+    seconds, steps = time.perf_counter() - self._began, max(self._steps, 1)
+    counts = TokenCounts(*(int(count) for count in self._counts))
+    flops = step_flops(self._model, counts, self._length, self._groups)
+    line = {'loss': float(found['loss'])}
+    for kind, total, weight in zip(KINDS, found['loss_sums'], found['loss_weights']):
+      if weight:
+        line[f'loss/{kind}'] = float(total / weight)
+    line |= {name: float(found[name]) for name in ('grad_norm', 'param_norm', 'update_norm')}
+    line |= {'learning_rate': float(learning_rate), 'packing': self._packing / steps}
+    line |= {'step_seconds': seconds / steps, 'data_wait': self._waited / max(seconds, 1e-9)}
+    line |= throughput(counts, flops, seconds, jax.devices()[0].device_kind, jax.device_count())
+    line |= {name: int(found[name]) for name in ('skipped', 'skipped_in_a_row')}
+    line['skipped_records'] = sum(data_state['skipped'].values())
+    line |= {f'examples/{source}': count for source, count in data_state['examples'].items()}
+    self._restart()
+    return line
+
+
+def _shown(line: Mapping[str, float]) -> dict[str, float]:
+  """What a person reads along the way; the file has everything."""
+  names = [
+    'loss',
+    *(f'loss/{kind}' for kind in KINDS),
+    'learning_rate',
+    'grad_norm',
+    'tokens_per_second',
+    'packing',
+    'mfu',
+  ]
+  shown = {name: line[name] for name in names if name in line}
+  return shown | {name: line[name] for name in ('skipped', 'skipped_records') if line[name]}

@@ -1,0 +1,134 @@
+"""Cross-entropies of a packed batch, one sum and one weight per kind of example (Janus paper section 3.3).
+
+Text is predicted by `lm_head`, codes by `gen_head`; begin-of-image predicts code 0. Logits over the vocabulary exist
+for a few positions at a time only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
+from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.models.janus import Janus
+
+Batch = dict[str, jax.Array]
+
+_LOSSES = (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)
+
+
+@flax.struct.dataclass
+class KindLosses:
+  """Per kind, in the order of `data.examples.KINDS`.
+
+  Attributes:
+    sums: float32[3], summed cross-entropy in nats.
+    weights: float32[3], how many targets that was (their summed weights).
+  """
+
+  sums: jax.Array
+  weights: jax.Array
+
+
+def kind_weights(batch: Batch) -> jax.Array:
+  """float32[3]: the summed weights of the targets of each kind."""
+  return jnp.stack([jnp.sum(batch['weights'] * (batch['losses'] == loss)) for loss in _LOSSES])
+
+
+def cross_entropy(
+  logits_of: Callable[[jax.Array], jax.Array], hidden: jax.Array, targets: jax.Array, chunk: int
+) -> jax.Array:
+  """-log softmax(logits)[target], `chunk` positions of each row at a time; the backward pass computes logits again.
+
+  Args:
+    logits_of: [B, t, D] -> float32[B, t, V].
+    hidden: [B, T, D].
+    targets: int32[B, T].
+    chunk: positions of a row whose logits exist together.
+
+  Returns:
+    float32[B, T].
+  """
+
+  def losses(hidden: jax.Array, targets: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits_of(hidden), targets)
+
+  T = targets.shape[1]
+  if chunk >= T:
+    return losses(hidden, targets)
+  chunks = -(-T // chunk)
+  padding = chunks * chunk - T
+  hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
+  targets = jnp.pad(targets, ((0, 0), (0, padding)))
+  # [B, T, ...] -> [chunks, B, t, ...]: rows, which a mesh splits, stay whole.
+  parts = [jnp.moveaxis(x.reshape(len(x), chunks, chunk, *x.shape[2:]), 1, 0) for x in (hidden, targets)]
+  found = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
+  return jnp.moveaxis(found, 0, 1).reshape(len(targets), -1)[:, :T]
+
+
+def with_codes(batch: Batch, encode: Callable[[jax.Array], jax.Array]) -> Batch:
+  """The batch with the codes of its `generation_pixels` in `tokens` and `targets`, which hold places among them.
+
+  Args:
+    batch: as `data.packing.make_batch` gives it; returned as it is where codes were precomputed.
+    encode: uint8[N, size, size, 3] -> int32[N, P].
+  """
+  if 'generation_pixels' not in batch:
+    return batch
+  pixels = batch['generation_pixels']
+  B, G = pixels.shape[:2]
+  codes = jax.lax.stop_gradient(encode(pixels.reshape(B * G, *pixels.shape[2:]))).reshape(B, -1)
+
+  def looked_up(places: jax.Array, is_code: jax.Array) -> jax.Array:
+    return jnp.where(is_code, jnp.take_along_axis(codes, jnp.where(is_code, places, 0), axis=1), places)
+
+  tokens = looked_up(batch['tokens'], batch['kinds'] == CODE)
+  targets = looked_up(batch['targets'], batch['losses'] == GENERATION_LOSS)
+  return {**batch, 'tokens': tokens, 'targets': targets}
+
+
+def embed(apply: Callable[..., Any], batch: Batch) -> jax.Array:
+  """[B, T, D]: text, image features and codes, each where the batch says it stands."""
+  tokens, kinds = batch['tokens'], batch['kinds']
+  of_kind = lambda kind: jnp.where(kinds == kind, tokens, 0)  # noqa: E731
+  x = apply(of_kind(TEXT), method='embed_text')
+  x = jnp.where((kinds == CODE)[..., None], apply(of_kind(CODE), method='embed_codes'), x)
+  B, J = batch['pixels'].shape[:2]
+  if J == 0:
+    return x
+  features = apply(batch['pixels'].reshape(B * J, *batch['pixels'].shape[2:]), method='embed_images')
+  features = features.reshape(B, -1, features.shape[-1])
+  is_image = kinds == IMAGE
+  order = jnp.maximum(jnp.cumsum(is_image, axis=1) - 1, 0)
+  placed = jnp.take_along_axis(features, order[..., None], axis=1, mode='fill', fill_value=jnp.nan)
+  return jnp.where(is_image[..., None], placed, x)
+
+
+def batch_losses(params: Any, batch: Batch, config: JanusConfig, compute: ComputeConfig, chunk: int) -> KindLosses:
+  """The losses of one packed batch.
+
+  Args:
+    params: the model's tree.
+    batch: arrays of `data.packing.make_batch`.
+    config: architecture.
+    compute: dtypes, rematerialisation, kernels.
+    chunk: see `cross_entropy`.
+  """
+  model = Janus(config, compute)
+
+  def apply(*args: Any, method: str) -> Any:
+    return model.apply({'params': params}, *args, method=method)
+
+  batch = with_codes(batch, lambda pixels: apply(pixels, method='encode_pixels'))
+  hidden, _ = apply(embed(apply, batch), batch['positions'], batch['segments'], method='hidden')
+  targets, losses = batch['targets'], batch['losses']
+  is_code = losses == GENERATION_LOSS
+  text = cross_entropy(lambda h: apply(h, method='text_logits'), hidden, jnp.where(is_code, 0, targets), chunk)
+  codes = cross_entropy(lambda h: apply(h, method='image_logits'), hidden, jnp.where(is_code, targets, 0), chunk)
+  weighted = batch['weights'] * jnp.where(is_code, codes, text)
+  sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
+  return KindLosses(sums, kind_weights(batch))

@@ -1,0 +1,214 @@
+"""Where a run's numbers, pictures and answers go: metrics.jsonl, TensorBoard, Weights & Biases, samples/."""
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from janus_jax.data.images import save_png
+from janus_jax.errors import InputError
+from janus_jax.training.event_files import EventFile
+
+METRICS_FILE = 'metrics.jsonl'
+SAMPLES_DIRECTORY = 'samples'
+TENSORBOARD_DIRECTORY = 'tensorboard'
+# What stands before everything else in a log line, in this order, where it is there.
+FIRST_IN_LINE = ('loss', 'loss_text', 'loss_image', 'learning_rate', 'grad_norm', 'tokens_per_second', 'mfu')
+
+
+class MetricWriter:
+  """Writes metrics of one run into its workdir; a context manager. In other processes than the first it does nothing.
+
+  metrics.jsonl has one object per line: {"step", "stage", "time" (seconds since the epoch), and the values}.
+  """
+
+  def __init__(
+    self,
+    workdir: str,
+    *,
+    resume_step: int = 0,
+    enabled: bool = True,
+    wandb: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+  ):
+    """Opens the files and cuts off what a run that is now taken up again had written beyond its checkpoint.
+
+    Args:
+      workdir: existing directory.
+      resume_step: step of the checkpoint that the run goes on from, 0 for a new one. Later lines and samples go.
+      enabled: False in all processes but one.
+      wandb: arguments of `wandb.init` (project, name, ...), or None to do without.
+      config: what wandb shows as the run's configuration.
+
+    Raises:
+      InputError: wandb is asked for and not installed.
+      OSError: the workdir cannot be written.
+    """
+    self._file = self._events = self._wandb = None
+    self._workdir = workdir
+    self._enabled = enabled
+    if not enabled:
+      return
+    if wandb is not None:
+      self._wandb = _start_wandb(workdir, wandb, config)
+    path = os.path.join(workdir, METRICS_FILE)
+    truncate_metrics(path, resume_step)
+    self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115, closed by close()
+    self._events = EventFile(
+      os.path.join(workdir, TENSORBOARD_DIRECTORY), purge_from=resume_step + 1 if resume_step else None
+    )
+
+  def __enter__(self) -> 'MetricWriter':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+
+  def write(self, step: int, stage: str, values: Mapping[str, float | int]) -> None:
+    """One line of metrics.jsonl, and a point of each curve. NaN and infinity become null in the file."""
+    if not self._enabled:
+      return
+    numbers = {name: _number(value) for name, value in values.items()}
+    line = {'step': int(step), 'stage': stage, 'time': round(time.time(), 3)}
+    finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    # Flushed line by line: a process that is killed loses none.
+    print(json.dumps({**line, **finite}, allow_nan=False), file=self._file, flush=True)
+    for name, value in numbers.items():
+      self._events.scalar(step, name, value)
+    if self._wandb:
+      self._wandb.log({**numbers, 'stage': stage}, step=int(step))
+
+  def write_images(
+    self, step: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str] | None = None
+  ) -> list[str]:
+    """Pictures uint8[h, w, 3], as samples/<step>/<name>_<i>.png (caption inside as a text chunk) and in TensorBoard.
+
+    Returns:
+      the paths written.
+
+    Raises:
+      InputError: not as many captions as pictures, or a file cannot be written.
+    """
+    if captions is not None and len(captions) != len(images):
+      raise InputError(f'{len(captions)} captions for {len(images)} images of {name}: expected one each')
+    if not self._enabled:
+      return []
+    directory = self._sample_directory(step)
+    paths = [os.path.join(directory, f'{name}_{i}.png') for i in range(len(images))]
+    for i, (path, image) in enumerate(zip(paths, images)):
+      save_png(path, image, {'caption': captions[i]} if captions else {})
+      with open(path, 'rb') as file:
+        self._events.image(step, f'{name}/{i}', file.read(), *image.shape[:2])
+    if captions:
+      self._events.text(step, f'{name}/captions', _numbered(captions))
+    if self._wandb:
+      import wandb
+
+      shown = [wandb.Image(path, caption=captions[i] if captions else None) for i, path in enumerate(paths)]
+      self._wandb.log({name: shown}, step=int(step))
+    return paths
+
+  def write_texts(self, step: int, name: str, texts: Sequence[str]) -> None:
+    """Texts, as samples/<step>/<name>.txt (JSON strings, one per line) and in TensorBoard."""
+    if not self._enabled:
+      return
+    with open(os.path.join(self._sample_directory(step), f'{name}.txt'), 'w', encoding='utf-8') as file:
+      file.writelines(json.dumps(text, ensure_ascii=False) + '\n' for text in texts)
+    self._events.text(step, name, _numbered(texts))
+    if self._wandb:
+      self._wandb.log({name: _numbered(texts)}, step=int(step))
+
+  def _sample_directory(self, step: int) -> str:
+    path = os.path.join(self._workdir, SAMPLES_DIRECTORY, f'{step:08}')
+    os.makedirs(path, exist_ok=True)
+    return path
+
+  def close(self) -> None:
+    """Ends the files; may be called twice."""
+    if not self._enabled:
+      return
+    self._enabled = False
+    self._file.close()
+    self._events.close()
+    if self._wandb:
+      self._wandb.finish()
+
+
+def truncate_metrics(path: str, last_step: int) -> None:
+  """Removes the lines after `last_step`, and a last line that was cut short, so that no step occurs twice.
+
+  The new file takes the old one's place at once, or not at all.
+  """
+  if not os.path.exists(path):
+    return
+  with open(path, encoding='utf-8', errors='replace') as file:
+    lines = file.readlines()
+  kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= last_step]
+  if len(kept) == len(lines):
+    return
+  with _replacing(path) as file:
+    file.writelines(kept)
+
+
+def read_metrics(path: str) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl; an unfinished last line is left out."""
+  with open(path, encoding='utf-8', errors='replace') as file:
+    return [json.loads(line) for line in file if _step_of(line) is not None]
+
+
+def format_line(step: int, stage: str, metrics: Mapping[str, float | int]) -> str:
+  """'step 120 stage2  loss 2.345  lr ...': the losses and speeds first, then the rest in the order given."""
+  names = [*(name for name in FIRST_IN_LINE if name in metrics), *(n for n in metrics if n not in FIRST_IN_LINE)]
+  return '  '.join([f'step {step} {stage}', *(f'{name} {_short(_number(metrics[name]))}' for name in names)])
+
+
+def _short(value: float | int) -> str:
+  if isinstance(value, int):
+    return str(value)
+  return f'{value:.0f}' if 1000 <= abs(value) < 1e9 else f'{value:.4g}'
+
+
+def _number(value: Any) -> float | int:
+  """A Python number of a Python, numpy or jax scalar; integers stay integers."""
+  return np.asarray(value).item()
+
+
+def _numbered(texts: Sequence[str]) -> str:
+  return '\n'.join(f'{i}. {text}' for i, text in enumerate(texts))
+
+
+def _step_of(line: str) -> int | None:
+  """None for a line that is not whole."""
+  if not line.endswith('\n'):
+    return None
+  try:
+    step = json.loads(line)['step']
+  except (json.JSONDecodeError, KeyError, TypeError):
+    return None
+  return step if isinstance(step, int) else None
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[Any]:
+  directory, name = os.path.split(path)
+  with tempfile.NamedTemporaryFile('w', encoding='utf-8', dir=directory, prefix=f'.{name}.', delete=False) as file:
+    try:
+      yield file
+    except BaseException:
+      os.unlink(file.name)
+      raise
+  os.replace(file.name, path)
+
+
+def _start_wandb(workdir: str, arguments: Mapping[str, Any], config: Mapping[str, Any] | None) -> Any:
+  try:
+    import wandb
+  except ImportError:
+    raise InputError('Weights & Biases is asked for and not installed: pip install wandb') from None
+  return wandb.init(dir=workdir, config=dict(config or {}), **{'resume': 'allow', **arguments})

@@ -1,0 +1,114 @@
+"""AdamW by path, and learning rates over time. Rules say what each parameter's rate and decay are multiplied by."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from janus_jax.errors import InputError
+
+Rules = tuple[tuple[str, float], ...]
+SCHEDULES = ('constant', 'cosine', 'linear')
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """What stays the same over a run; rates and decay of a stage are `step.StageValues`.
+
+  Attributes:
+    b1: decay of Adam's first moment.
+    b2: of the second.
+    eps: added to the root of the second moment. The reports do not state it.
+    max_grad_norm: a longer gradient (over everything that trains) is shortened to this.
+    learning_rate_rules: ordered (regex over the whole path, factor); the first match decides, 1 where none does.
+    weight_decay_rules: the same for weight decay.
+    ema_decay: of an average of the parameters that train; 0 keeps none.
+  """
+
+  b1: float = 0.9
+  b2: float = 0.95
+  eps: float = 1e-8
+  max_grad_norm: float = 1.0
+  learning_rate_rules: Rules = ()
+  weight_decay_rules: Rules = ((r'.*(norm.*|bias)', 0.0),)
+  ema_decay: float = 0.0
+
+
+def factor_of(path: str, rules: Rules) -> float:
+  """What the rules say about a path."""
+  return next((factor for pattern, factor in rules if re.fullmatch(pattern, path)), 1.0)
+
+
+def check_rules(name: str, rules: Rules, paths: Iterable[str]) -> None:
+  """Raises InputError for a rule that is no regex or matches none of the paths."""
+  paths = list(paths)
+  for pattern, _ in rules:
+    if not any(_matches(name, pattern, path) for path in paths):
+      raise InputError(f'{name}: {pattern!r} matches no parameter: expected a regex over paths such as {paths[0]}')
+
+
+def _matches(name: str, pattern: str, path: str) -> bool:
+  try:
+    return re.fullmatch(pattern, path) is not None
+  except re.error as error:
+    raise InputError(f'{name}: {pattern!r} is no regular expression ({error})') from None
+
+
+def adam(config: OptimizerConfig) -> optax.GradientTransformation:
+  """Adam's direction without learning rate, decay or clipping; moments in float32."""
+  return optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=jnp.float32)
+
+
+def clip_factor(norm: jax.Array, max_norm: float) -> jax.Array:
+  """What a gradient of this norm is multiplied by."""
+  return jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-12))
+
+
+def updated(
+  params: Mapping[str, jax.Array],
+  directions: Mapping[str, jax.Array],
+  config: OptimizerConfig,
+  learning_rate: jax.Array,
+  weight_decay: jax.Array,
+) -> dict[str, jax.Array]:
+  """p - lr (direction + decay p), in float32; each path by its rules. Dtypes stay."""
+  new = {}
+  for path, p in params.items():
+    p32 = p.astype(jnp.float32)
+    decay = weight_decay * factor_of(path, config.weight_decay_rules)
+    rate = learning_rate * factor_of(path, config.learning_rate_rules)
+    new[path] = (p32 - rate * (directions[path] + decay * p32)).astype(p.dtype)
+  return new
+
+
+def learning_rates(kind: str, peak: float, warmup_steps: int, steps: int, final_fraction: float = 0.0) -> np.ndarray:
+  """float32[steps]: a line from 0 to the peak over the warm-up, then what `kind` says.
+
+  Args:
+    kind: 'constant'; 'cosine' or 'linear' fall to `final_fraction` of the peak at the end.
+    peak: highest rate.
+    warmup_steps: the first update after them has the peak.
+    steps: of the stage.
+    final_fraction: of the peak.
+
+  Raises:
+    InputError: an unknown kind, or a warm-up longer than the stage.
+  """
+  if kind not in SCHEDULES:
+    raise InputError(f'schedule is {kind!r}: expected one of {", ".join(SCHEDULES)}')
+  if not 0 <= warmup_steps <= steps:
+    raise InputError(f'warmup_steps is {warmup_steps}: expected 0 to the {steps} steps of the stage')
+  rest = max(steps - warmup_steps, 1)
+  after = {
+    'constant': optax.constant_schedule(peak),
+    'cosine': optax.cosine_decay_schedule(peak, rest, final_fraction),
+    'linear': optax.linear_schedule(peak, peak * final_fraction, rest),
+  }[kind]
+  # From the first update on: a rate of 0 would waste it.
+  warmup = optax.linear_schedule(peak / (warmup_steps + 1), peak, max(warmup_steps, 1))
+  schedule = optax.join_schedules([warmup, after], [warmup_steps])
+  return np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float32) if steps else np.zeros(0, np.float32)

@@ -1,0 +1,56 @@
+"""Shows how far a run is: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+from typing import Any, TextIO
+
+import tqdm
+
+
+class Progress:
+  """A context manager around the loop. Call `update` once per step, `log` with a finished line now and then.
+
+  On a terminal there is a bar, and lines scroll above it. Elsewhere (a file, a pipe) there are only the lines, one per
+  call of `log`, flushed, so that a log can be followed.
+  """
+
+  def __init__(self, total: int, initial: int = 0, stream: TextIO | None = None, enabled: bool = True):
+    """
+    Args:
+      total: steps of the whole run.
+      initial: steps done before: a resumed run's bar starts there, its rate and remaining time count from there.
+      stream: default stderr.
+      enabled: False shows nothing: the processes of a pod other than the first.
+    """
+    self._stream = stream or sys.stderr
+    self._enabled = enabled
+    on_terminal = enabled and self._stream.isatty()
+    self._bar = tqdm.tqdm(
+      total=total,
+      initial=initial,
+      file=self._stream,
+      disable=not on_terminal,
+      unit='step',
+      dynamic_ncols=True,
+      smoothing=0.1,
+    )
+
+  def __enter__(self) -> 'Progress':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._bar.close()
+
+  def update(self, label: str = '', steps: int = 1) -> None:
+    """Advances the bar; `label` (the stage) stands before it."""
+    if label:
+      self._bar.set_description_str(label, refresh=False)
+    self._bar.update(steps)
+
+  def log(self, line: str) -> None:
+    """Prints a line, above the bar where there is one."""
+    if not self._enabled:
+      return
+    if self._bar.disable:
+      print(line, file=self._stream, flush=True)
+    else:
+      self._bar.write(line, file=self._stream)

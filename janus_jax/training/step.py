@@ -1,0 +1,186 @@
+"""The train step. Read this first.
+
+One function for all three stages. `masks` says which parameters train:
+
+  static   a frozen set of paths, known while tracing: frozen parameters get no gradient (XLA drops that work), have no
+           moments, and may be stored in bfloat16. One executable per stage.
+  traced   {path: bool array} over all paths that train in any stage. One executable serves every stage.
+
+Both give the same parameters, and in both a frozen parameter stays bit-identical.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.training.losses import Batch, KindLosses, batch_losses, kind_weights
+from janus_jax.training.optimizer import OptimizerConfig, adam, clip_factor, updated
+from janus_jax.training.state import Flat, TrainState, flatten, unflatten
+
+StaticMasks = frozenset[str]
+TracedMasks = Mapping[str, jax.Array]
+MODES = ('static', 'traced')
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+  """What the step is compiled for.
+
+  Attributes:
+    model: architecture.
+    compute: dtypes, rematerialisation, kernels.
+    optimizer: constants of AdamW.
+    accumulation: microbatches that the rows of a batch are cut into; gradients are summed over them.
+    loss_chunk: positions of a row whose logits over the vocabulary exist together.
+    shardings: (path, sharding) of every parameter, to keep them where they are; () leaves it to XLA.
+  """
+
+  model: JanusConfig
+  compute: ComputeConfig
+  optimizer: OptimizerConfig
+  accumulation: int = 1
+  loss_chunk: int = 512
+  shardings: tuple[tuple[str, jax.sharding.Sharding], ...] = ()
+
+
+@flax.struct.dataclass
+class StageValues:
+  """What changes from step to step or stage to stage without compiling anew.
+
+  Attributes:
+    learning_rate: float32.
+    weight_decay: float32.
+    loss_weights: float32[3], of a target of each kind (`data.examples.KINDS`); 1 everywhere in the papers.
+  """
+
+  learning_rate: jax.Array
+  weight_decay: jax.Array
+  loss_weights: jax.Array
+
+
+def train_step(
+  state: TrainState, batch: Batch, values: StageValues, *, masks: StaticMasks | TracedMasks, config: StepConfig
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One update.
+
+  The loss is the weighted mean over all supervised targets of the batch, whatever their kind: sum over kinds of
+  weight * summed cross-entropy, divided by sum of weight * targets. A loss or gradient that is not finite changes
+  nothing but the counters.
+
+  Args:
+    state: donated.
+    batch: arrays of `data.packing.make_batch`.
+    values: rates and weights of now.
+    masks: which parameters train (see the top).
+    config: static.
+
+  Returns:
+    the new state, and float32 scalars: `loss`, `loss/<kind>` sums and weights, `grad_norm`, `param_norm`,
+    `update_norm`, `skipped`, `skipped_in_a_row`.
+  """
+  flat = flatten(state.params)
+  trained = {path: flat[path] for path in sorted(masks)}
+  frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
+
+  losses, gradients = _gradients(trained, frozen, batch, values.loss_weights, config)
+  total = jnp.maximum(jnp.sum(values.loss_weights * losses.weights), 1e-12)
+  loss = jnp.sum(values.loss_weights * losses.sums) / total
+  gradients = jax.tree.map(lambda g: g / total, gradients)
+  if isinstance(masks, Mapping):
+    gradients = {path: jnp.where(masks[path], g, 0) for path, g in gradients.items()}
+
+  norm = optax.tree.norm(gradients)
+  clipped = jax.tree.map(lambda g: g * clip_factor(norm, config.optimizer.max_grad_norm), gradients)
+  directions, opt_state = adam(config.optimizer).update(clipped, state.opt_state)
+  new = updated(trained, directions, config.optimizer, values.learning_rate, values.weight_decay)
+  finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+  changes = {path: finite & masks[path] if isinstance(masks, Mapping) else finite for path in trained}
+  new = _where(changes, new, trained)
+  opt_state = opt_state._replace(
+    count=jnp.where(finite, opt_state.count, state.opt_state.count),
+    mu=_where(changes, opt_state.mu, state.opt_state.mu),
+    nu=_where(changes, opt_state.nu, state.opt_state.nu),
+  )
+  ema = _averaged(state.ema, new, config.optimizer, finite)
+  new, opt_state, ema = _kept_in_place(new, opt_state, ema, config)
+
+  skipped = (~finite).astype(jnp.int32)
+  in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+  metrics = {
+    'loss': loss,
+    'loss_sums': losses.sums,
+    'loss_weights': losses.weights,
+    'grad_norm': norm,
+    'param_norm': optax.tree.norm(new),
+    'update_norm': optax.tree.norm({path: new[path] - trained[path] for path in new}),
+    'skipped': state.skipped + skipped,
+    'skipped_in_a_row': in_a_row,
+  }
+  state = TrainState(state.step + 1, unflatten({**flat, **new}), opt_state, ema, state.skipped + skipped, in_a_row)
+  return state, metrics
+
+
+def jit_train_step(mode: str) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """The one place where the step is compiled: `train_step` with its state donated.
+
+  Args:
+    mode: one of MODES; decides whether `masks` is static or traced.
+  """
+  static = ('masks', 'config') if mode == 'static' else ('config',)
+  return jax.jit(train_step, static_argnames=static, donate_argnames=('state',))
+
+
+def _gradients(
+  trained: Flat, frozen: Flat, batch: Batch, loss_weights: jax.Array, config: StepConfig
+) -> tuple[KindLosses, Flat]:
+  """Summed losses, and the gradient of their weighted sum, over the microbatches."""
+
+  def weighted_sum(trained: Flat, batch: Batch) -> tuple[jax.Array, KindLosses]:
+    params = unflatten({**frozen, **trained})
+    losses = batch_losses(params, batch, config.model, config.compute, config.loss_chunk)
+    return jnp.sum(loss_weights * losses.sums), losses
+
+  gradient = jax.grad(weighted_sum, has_aux=True)
+  if config.accumulation == 1:
+    gradients, losses = gradient(trained, batch)
+    return losses, gradients
+  A = config.accumulation
+
+  def microbatches(x: jax.Array) -> jax.Array:
+    # Every A-th row together, so that each microbatch is spread over the mesh as the batch is.
+    return x.reshape(len(x) // A, A, *x.shape[1:]).swapaxes(0, 1)
+
+  def add(carry: tuple[KindLosses, Flat], part: Batch) -> tuple[tuple[KindLosses, Flat], None]:
+    gradients, losses = gradient(trained, part)
+    return jax.tree.map(jnp.add, carry, (losses, gradients)), None
+
+  zeros = KindLosses(jnp.zeros(3), jnp.zeros_like(kind_weights(batch)))
+  start = (zeros, jax.tree.map(jnp.zeros_like, trained))
+  return jax.lax.scan(add, start, {name: microbatches(x) for name, x in batch.items()})[0]
+
+
+def _where(conditions: Flat, new: Flat, old: Flat) -> Flat:
+  return {path: jnp.where(conditions[path], new[path], old[path]) for path in new}
+
+
+def _averaged(ema: Flat | None, params: Flat, config: OptimizerConfig, finite: jax.Array) -> Flat | None:
+  if ema is None:
+    return None
+  rate = jnp.where(finite, 1 - config.ema_decay, 0.0)
+  return {path: average + rate * (params[path] - average) for path, average in ema.items()}
+
+
+def _kept_in_place(new: Flat, opt_state: Any, ema: Flat | None, config: StepConfig) -> tuple[Flat, Any, Flat | None]:
+  """Everything per parameter stays where the parameter lies; XLA is free to choose otherwise."""
+  if not config.shardings:
+    return new, opt_state, ema
+  places = dict(config.shardings)
+  keep = lambda flat: {path: jax.lax.with_sharding_constraint(x, places[path]) for path, x in flat.items()}  # noqa: E731
+  opt_state = opt_state._replace(mu=keep(opt_state.mu), nu=keep(opt_state.nu))
+  return keep(new), opt_state, None if ema is None else keep(ema)

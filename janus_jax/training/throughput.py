@@ -1,0 +1,204 @@
+"""FLOPs of a training step by formula, and the share of the hardware's peak they are (MFU).
+
+Per token: 6 per matrix parameter that it meets (2 forward, 4 backward) plus 6 L d S for causal attention, S the length
+of a row and d all heads together (the upper triangle is not counted): the definition of MaxText since its PR #1988.
+Text meets the decoder and `lm_head`; codes the decoder, `gen_aligner` and `gen_head`; what SigLIP gave the decoder and
+`vision_aligner`. A frozen matrix has no weight gradient and costs 4 of the 6; where nothing that trains lies below it,
+it has no gradient at all and costs 2. Recomputation (remat), norms, activations and the optimizer are not counted.
+XLA's own count is not used: it counts the body of a loop once.
+"""
+
+import dataclasses
+from collections.abc import Collection
+
+from janus_jax.errors import InputError
+from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
+
+# Groups of parameters (the top of their paths) that `step_flops` asks about.
+GROUPS = ('vision_encoder', 'vision_aligner', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
+
+# Dense bfloat16 TFLOP/s per device, by substrings of `jax.Device.device_kind` in lower case, of which the first that is
+# found counts. Sources: cloud.google.com/tpu/docs (system architecture); NVIDIA's data sheets (SXM, without sparsity).
+# A v2 or v3 chip is two devices to jax.
+PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
+  ('tpu v2', 22.5),
+  ('tpu v3', 61.5),
+  ('tpu v4 lite', 138),
+  ('tpu v4', 275),
+  ('tpu v5 lite', 197),
+  ('tpu v5e', 197),
+  ('tpu v5p', 459),
+  ('tpu v5', 459),
+  ('tpu v6 lite', 918),
+  ('tpu v6e', 918),
+  ('b200', 2250),
+  ('h200', 989),
+  ('h100 pcie', 756),
+  ('h100', 989),
+  ('a100', 312),
+  ('l40s', 362),
+  ('l4', 121),
+  ('v100', 125),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCounts:
+  """What one step, or several, went through, over all devices; padding not counted.
+
+  Attributes:
+    text: tokens that came in as text.
+    understanding: positions filled with SigLIP's features.
+    generation: codes.
+    images_encoded: images that went through SigLIP.
+    images_tokenized: images that the VQ encoder turned into codes inside the step; 0 where codes are precomputed.
+  """
+
+  text: int = 0
+  understanding: int = 0
+  generation: int = 0
+  images_encoded: int = 0
+  images_tokenized: int = 0
+
+  @property
+  def tokens(self) -> int:
+    return self.text + self.understanding + self.generation
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFlops:
+  """FLOPs over all devices: of decoder, adaptors and heads; of SigLIP; of the VQ encoder."""
+
+  decoder: float
+  vision_encoder: float
+  vq: float
+
+  @property
+  def total(self) -> float:
+    return self.decoder + self.vision_encoder + self.vq
+
+
+def trunk_parameters(config: LlamaConfig) -> int:
+  """Matrix parameters of the decoder's layers: no token table, `lm_head` or norms (6.072e9 in Janus-Pro-7B)."""
+  D, H = config.width, config.head_dim
+  attention = D * H * (2 * config.num_heads + 2 * config.num_kv_heads)
+  return config.depth * (attention + 3 * D * config.mlp_dim)
+
+
+def siglip_forward_flops(config: SiglipConfig) -> float:
+  """Of one image, attention in full (0.38e12 for SigLIP-L/16 at 384)."""
+  P, D = config.num_tokens, config.width
+  patch = 2 * P * 3 * config.patch_size**2 * D
+  layer = 2 * P * (4 * D * D + 2 * D * config.mlp_dim) + 4 * P * P * D
+  return float(patch + config.depth * layer)
+
+
+def vq_encoder_forward_flops(config: VQConfig) -> float:
+  """Of one image's way to its codes, convolutions and attention (0.31e12 for VQ-16 at 384)."""
+  size, width = config.image_size, config.base_channels
+  flops = 2 * size**2 * 9 * 3 * width
+  lowest = len(config.channel_multipliers) - 1
+  for level, multiplier in enumerate(config.channel_multipliers):
+    features = config.base_channels * multiplier
+    for _ in range(config.num_res_blocks):
+      flops += _res_block_flops(size**2, width, features)
+      flops += _attn_block_flops(size**2, features) if level == lowest else 0
+      width = features
+    if level != lowest:
+      size //= 2
+      flops += 2 * size**2 * 9 * width * width
+  P = size**2
+  flops += 2 * _res_block_flops(P, width, width) + _attn_block_flops(P, width)
+  flops += 2 * P * 9 * width * config.z_channels + 2 * P * config.z_channels * config.code_dim
+  return float(flops + 2 * P * config.code_dim * config.codebook_size)
+
+
+def _res_block_flops(positions: int, inputs: int, outputs: int) -> int:
+  shortcut = inputs * outputs if inputs != outputs else 0
+  return 2 * positions * (9 * inputs * outputs + 9 * outputs * outputs + shortcut)
+
+
+def _attn_block_flops(positions: int, width: int) -> int:
+  return 2 * positions * 4 * width * width + 4 * positions * positions * width
+
+
+def step_flops(
+  config: JanusConfig, counts: TokenCounts, sequence_length: int, trained: Collection[str] = GROUPS
+) -> StepFlops:
+  """FLOPs of training on `counts` (formulas above).
+
+  Args:
+    config: architecture.
+    counts: tokens and images.
+    sequence_length: S, of the rows that examples are packed into.
+    trained: those of GROUPS of which anything trains.
+
+  Raises:
+    InputError: an unknown group.
+  """
+  llama, vision = config.language_model, config.vision_encoder
+  trained = set(trained)
+  unknown = sorted(trained - set(GROUPS))
+  if unknown:
+    raise InputError(f'parameter group {unknown[0]!r} is unknown: expected some of {", ".join(GROUPS)}')
+  D = llama.width
+  decoder_trains = 'language_model' in trained
+  # Whether gradients pass through the decoder's layers, and through its output into the heads' inputs.
+  through_layers = bool(trained - {'gen_head'})
+  per_attention = 6 if through_layers else 2
+  attention = per_attention * llama.depth * llama.num_heads * llama.head_dim * sequence_length
+  trunk = _per_parameter(decoder_trains, through_layers) * trunk_parameters(llama) + attention
+  text_head = _per_parameter(decoder_trains, through_layers) * D * llama.vocab_size
+  und = _adaptor_flops((vision.width, D, D), 'vision_aligner' in trained, 'vision_encoder' in trained)
+  gen = _adaptor_flops((config.vq.code_dim, D, D), 'gen_aligner' in trained, 'gen_embed' in trained)
+  gen += _adaptor_flops((D, D, config.vq.codebook_size), 'gen_head' in trained, through_layers)
+  decoder = counts.tokens * trunk + counts.text * text_head + counts.understanding * und + counts.generation * gen
+  # Frozen, SigLIP runs forward only; the VQ encoder always does.
+  passes = 3 if 'vision_encoder' in trained else 1
+  return StepFlops(
+    decoder=float(decoder),
+    vision_encoder=counts.images_encoded * passes * siglip_forward_flops(vision),
+    vq=counts.images_tokenized * vq_encoder_forward_flops(config.vq),
+  )
+
+
+def _per_parameter(trains: bool, passes_on: bool) -> int:
+  """FLOPs per parameter and token: forward; for its own gradient; for the gradient of what lies below it."""
+  return 2 + 2 * trains + 2 * passes_on
+
+
+def _adaptor_flops(sizes: tuple[int, int, int], trains: bool, below_trains: bool) -> int:
+  """Per token, of the two matrices of `layers.Adaptor`."""
+  inputs, hidden, outputs = sizes
+  first = _per_parameter(trains, below_trains) * inputs * hidden
+  return first + _per_parameter(trains, trains or below_trains) * hidden * outputs
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Dense bfloat16 FLOP/s of one device by `jax.Device.device_kind`; None for a CPU or a device that is not known."""
+  kind = device_kind.lower()
+  return next((tflops * 1e12 for name, tflops in PEAK_TFLOPS if name in kind), None)
+
+
+def throughput(
+  counts: TokenCounts, flops: StepFlops, seconds: float, device_kind: str, num_devices: int
+) -> dict[str, float]:
+  """Speeds of what took `seconds`, by name, for the metrics.
+
+  Returns:
+    `tokens_per_second` and `images_per_second` over all devices, `tokens_per_second_per_device`,
+    `tflops_per_second_per_device`; where the peak of the device is known also `mfu` (decoder, adaptors and heads, the
+    figure that language models are compared by) and `mfu_with_encoders` (with SigLIP and the VQ encoder), 0 to 1.
+  """
+  images = counts.images_encoded + counts.images_tokenized
+  values = {
+    'tokens_per_second': counts.tokens / seconds,
+    'tokens_per_second_per_device': counts.tokens / seconds / num_devices,
+    'images_per_second': images / seconds,
+    'tflops_per_second_per_device': flops.total / seconds / num_devices / 1e12,
+  }
+  peak = peak_flops(device_kind)
+  if peak is not None:
+    values['mfu'] = flops.decoder / seconds / num_devices / peak
+    values['mfu_with_encoders'] = flops.total / seconds / num_devices / peak
+  return values

@@ -1,0 +1,153 @@
+"""Puts a training run together from its config: model, data, devices, observers. The loop is in training/loop.py."""
+
+import dataclasses
+import logging
+import os
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from janus_jax import workdirs
+from janus_jax.api import load_tokenizer
+from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
+from janus_jax.conversion.load import load_params
+from janus_jax.conversion.parts import compose
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data.examples import KINDS, ExampleSpec
+from janus_jax.data.pipeline import SkipLimit
+from janus_jax.data.sources import embedded
+from janus_jax.data.worlds.shapes import World
+from janus_jax.errors import InputError
+from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.observers import HeldOutLoss, Sampler
+from janus_jax.sharding.mesh import make_mesh
+from janus_jax.training.loop import Run, RunConfig, Sources
+from janus_jax.training.optimizer import OptimizerConfig, check_rules
+from janus_jax.training.stages import read_stages
+from janus_jax.training.state import Placement
+from janus_jax.training.step import MODES, StepConfig
+
+PARTS = ('vision_encoder', 'vq', 'language_model')
+
+
+def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
+  """Trains until the last stage is over (or SIGTERM); returns the parameters.
+
+  Args:
+    config: see training/defaults.py.
+    workdir: made if missing; a run in it is taken up again.
+    force: also where it was begun with another config.
+
+  Raises:
+    InputError: something in the config, the data or the workdir is wrong.
+  """
+  run_config = read_run(config)
+  checkpoint = None if workdirs.is_begun(workdir) else open_start(config.init_from)
+  workdirs.prepare(workdir, config, checkpoint, force)
+  model = workdirs.read_model(workdir)
+  tokenizer, template = load_tokenizer(workdir)
+  spec = ExampleSpec(
+    tokenizer=tokenizer,
+    template=template,
+    num_image_tokens=model.vision_encoder.num_tokens,
+    num_codes=model.vq.num_tokens,
+    image_size=model.vision_encoder.image_size,
+    generation_size=model.vq.image_size,
+    max_length=config.sequence_length,
+    num_code_ids=model.vq.codebook_size,
+  )
+  world = read_world(config, model)
+  directory = config.data.directory or os.path.join(workdir, 'data')
+  embedded.prepare(world, directory)
+  shapes = parameter_shapes(model)
+  mesh = make_mesh(config.mesh.to_dict())
+  placement = Placement.of(mesh, shapes)
+  step_config = read_step(config, model, placement)
+  held_out = HeldOutLoss(
+    embedded_sources(world, directory, 'test', config.seed), spec, run_config, step_config, config.held_out_batches
+  )
+  sampler = Sampler(model, tokenizer, template, world, config.sampling.to_dict(), config.seed)
+  metadata = {'config': workdirs.config_dict(config), 'versions': {'jax': jax.__version__}}
+  run = Run(
+    run_config,
+    step_config,
+    spec,
+    embedded_sources(world, directory, 'train', config.seed),
+    placement,
+    workdir,
+    metadata,
+    observers=(held_out, sampler),
+  )
+  logging.info('%s: %d devices, mesh %s', workdir, mesh.size, dict(mesh.shape))
+  with jax.set_mesh(mesh):
+    return run.train(lambda: load_params(checkpoint or open_start(config.init_from), placement.params))
+
+
+def read_run(config: ConfigDict) -> RunConfig:
+  """The part of the config that the loop needs."""
+  if config.stage_masks not in MODES:
+    raise InputError(f'stage_masks is {config.stage_masks!r}: expected one of {", ".join(MODES)}')
+  return RunConfig(
+    stages=read_stages(config),
+    skip_limit=SkipLimit(share=config.max_bad_record_share),
+    **{
+      field.name: config[field.name]
+      for field in dataclasses.fields(RunConfig)
+      if field.name not in ('stages', 'skip_limit')
+    },
+  )
+
+
+def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> StepConfig:
+  """What the step is compiled for."""
+  optimizer = config.optimizer.to_dict()
+  for name in ('learning_rate_rules', 'weight_decay_rules'):
+    optimizer[name] = tuple((pattern, float(factor)) for pattern, factor in optimizer[name])
+    check_rules(f'optimizer.{name}', optimizer[name], placement.params)
+  return StepConfig(
+    model,
+    ComputeConfig(**config.compute.to_dict()),
+    OptimizerConfig(**optimizer),
+    config.accumulation,
+    config.loss_chunk,
+    tuple(sorted(placement.params.items(), key=lambda item: item[0])),
+  )
+
+
+def read_world(config: ConfigDict, model: JanusConfig) -> World:
+  """The embedded world at the size of the model's images."""
+  if config.data.name != 'embedded':
+    raise InputError(f"data.name is {config.data.name!r}: expected 'embedded'")
+  if model.vision_encoder.image_size != model.vq.image_size:
+    raise InputError('the embedded world needs one image size for both encoders')
+  size = model.vq.image_size
+  # A grid step of 4 px fits the codes of the tiny model; larger pictures show the same world, larger.
+  grid = config.data.world_grid or min(size // 4, 8)
+  return World(size=size, grid=grid, num_train=config.data.num_train, seed=config.seed)
+
+
+def embedded_sources(world: World, directory: str, split: str, seed: int) -> Sources:
+  """The sources of the embedded world by kind, under the names that configs use."""
+  found = embedded.sources(world, directory, split, seed)
+  endings = dict(zip(KINDS, ('_und', '_text', '_gen')))
+  return {
+    kind: {name.removesuffix(ending): source for name, source in found.items() if name.endswith(ending)}
+    for kind, ending in endings.items()
+  }
+
+
+def open_start(init_from: str) -> Checkpoint:
+  """The checkpoint a run starts from.
+
+  Raises:
+    InputError: none is named, or it is not one.
+  """
+  if not init_from:
+    raise InputError('init_from is empty: expected a checkpoint, or vision_encoder=PATH,vq=FILE,language_model=PATH')
+  if '=' not in init_from:
+    return open_checkpoint(init_from)
+  parts = dict(part.split('=', 1) for part in init_from.split(','))
+  if sorted(parts) != sorted(PARTS):
+    raise InputError(f'init_from names {", ".join(parts)}: expected all of {", ".join(PARTS)}')
+  return compose(**parts, gen_embed='codebook', seed=0)

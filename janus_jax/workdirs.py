@@ -1,0 +1,100 @@
+"""What lies in a training workdir beside checkpoints and metrics: the model's description, the config, the revision.
+
+A workdir can be opened like a checkpoint directory (`conversion/workdir.py`), so it holds the same files at its root.
+"""
+
+import json
+import logging
+import os
+import subprocess
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.checkpoint import Checkpoint, read_json
+from janus_jax.conversion.companions import companions_for
+from janus_jax.errors import InputError
+from janus_jax.models import config as model_config
+from janus_jax.models.config import JanusConfig
+from janus_jax.models.files import CONFIG_FILE
+
+RUN_CONFIG_FILE = 'config.json'
+REVISION_FILE = 'revision.txt'
+
+
+def config_dict(config: ConfigDict) -> dict[str, Any]:
+  """The config as JSON reads it back (tuples become lists)."""
+  return json.loads(config.to_json())
+
+
+def is_begun(workdir: str) -> bool:
+  return os.path.exists(os.path.join(workdir, CONFIG_FILE))
+
+
+def prepare(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None, force: bool) -> None:
+  """Writes the files of a new workdir, or checks that a begun one belongs to this config.
+
+  Args:
+    workdir: made if missing.
+    config: of the run.
+    checkpoint: what a new run starts from; None where the workdir is begun.
+    force: take up a run of another config.
+
+  Raises:
+    InputError: a run of another config, which is described.
+    OSError: nothing can be written there.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  values, path = config_dict(config), os.path.join(workdir, RUN_CONFIG_FILE)
+  if checkpoint is None:
+    if os.path.exists(path):
+      _check_same(read_json(path), values, path, force)
+  else:
+    for name, content in companions_for('orbax', checkpoint.companions, checkpoint.config).items():
+      with open(os.path.join(workdir, name), 'wb') as file:
+        file.write(content)
+    # Last: it says that the workdir is begun.
+    _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
+  _write_json(path, values)
+  with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
+    file.write(f'{_revision()}\n')
+
+
+def read_model(workdir: str) -> JanusConfig:
+  """The architecture of a begun workdir."""
+  return model_config.from_dict(read_json(os.path.join(workdir, CONFIG_FILE)))
+
+
+def differences(old: Any, new: Any, name: str = '') -> list[str]:
+  """What two configs differ in, a line each: 'stages.stage1.steps: 100 -> 200'."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = [*old, *(key for key in new if key not in old)]
+    found = [differences(old.get(key), new.get(key), f'{name}.{key}' if name else key) for key in keys]
+    return [line for lines in found for line in lines]
+  return [] if old == new else [f'{name}: {json.dumps(old)} -> {json.dumps(new)}']
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any], path: str, force: bool) -> None:
+  lines = differences(old, new)
+  if not lines:
+    return
+  if not force:
+    raise InputError(f'{path}: a run with another config ({"; ".join(lines)}): --force goes on with the new one')
+  logging.warning('going on with another config: %s', '; '.join(lines))
+
+
+def _write_json(path: str, value: Any) -> None:
+  partial = f'{path}.partial'
+  with open(partial, 'w') as file:
+    json.dump(value, file, indent=2)
+  os.replace(partial, path)
+
+
+def _revision() -> str:
+  """The commit of this source tree, with '-dirty' after it where files differ; 'unknown' outside of git."""
+  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
+  try:
+    found = subprocess.run(command, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=10)
+  except (OSError, subprocess.TimeoutExpired):
+    return 'unknown'
+  return found.stdout.strip() or 'unknown'

@@ -1,0 +1,319 @@
+"""Metrics survive kills and resumes without duplicates; event files are TensorBoard's; FLOPs the published ones."""
+
+import builtins
+import io
+import json
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data.images import load_image, read_png_text
+from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS, ComputeConfig
+from janus_jax.models.vq import VQ
+from janus_jax.training.metrics import MetricWriter, format_line, read_metrics
+from janus_jax.training.progress import Progress
+from janus_jax.training.throughput import (
+  GROUPS,
+  TokenCounts,
+  peak_flops,
+  siglip_forward_flops,
+  step_flops,
+  throughput,
+  trunk_parameters,
+  vq_encoder_forward_flops,
+)
+
+PRO_7B, PRO_1B = PRESETS['janus_pro_7b'], PRESETS['janus_pro_1b']
+
+
+def write_steps(workdir, steps, resume_step=0, value=1.0):
+  with MetricWriter(str(workdir), resume_step=resume_step) as writer:
+    for step in steps:
+      writer.write(step, 'stage1', {'loss': value})
+
+
+def steps_of(workdir):
+  return [line['step'] for line in read_metrics(str(workdir / 'metrics.jsonl'))]
+
+
+def test_lines_hold_numbers_of_every_kind(tmp_path):
+  values = {'a': 1, 'b': 0.5, 'c': np.float32(0.25), 'd': jnp.int32(3), 'e': float('nan'), 'f': jnp.float32(jnp.inf)}
+  with MetricWriter(str(tmp_path)) as writer:
+    writer.write(7, 'stage2', values)
+  [line] = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  # Strictly: NaN is no JSON.
+  found = json.loads(line, parse_constant=pytest.fail)
+  assert found.pop('time') > 1.7e9
+  assert found == {'step': 7, 'stage': 'stage2', 'a': 1, 'b': 0.5, 'c': 0.25, 'd': 3, 'e': None, 'f': None}
+
+
+def test_every_line_is_there_at_once(tmp_path):
+  writer = MetricWriter(str(tmp_path))
+  writer.write(1, 'stage1', {'loss': 1.0})
+  assert steps_of(tmp_path) == [1]
+  assert len(events(tmp_path)) == 2
+  writer.close()
+
+
+def test_a_resumed_curve_has_no_step_twice(tmp_path):
+  write_steps(tmp_path, range(1, 11))
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 11, "sta')  # Killed while writing.
+  write_steps(tmp_path, range(7, 13), resume_step=6, value=2.0)
+  assert steps_of(tmp_path) == list(range(1, 13))
+  assert [line['loss'] for line in read_metrics(str(tmp_path / 'metrics.jsonl'))] == [1.0] * 6 + [2.0] * 6
+  assert not list(tmp_path.glob('.metrics*'))
+
+
+def test_a_run_begun_anew_in_the_same_workdir_starts_an_empty_curve(tmp_path):
+  write_steps(tmp_path, [1, 2, 3])
+  write_steps(tmp_path, [1])
+  assert steps_of(tmp_path) == [1]
+
+
+def test_an_unfinished_line_is_not_read(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\n{"step": 2')
+  assert read_metrics(str(path)) == [{'step': 1}]
+
+
+def test_a_disabled_writer_touches_nothing(tmp_path):
+  with MetricWriter(str(tmp_path / 'missing'), enabled=False) as writer:
+    writer.write(1, 'stage1', {'loss': 1.0})
+    assert writer.write_images(1, 'draw', [np.zeros((2, 2, 3), np.uint8)]) == []
+    writer.write_texts(1, 'answers', ['text'])
+  assert not list(tmp_path.iterdir())
+
+
+def test_images_and_texts_are_files(tmp_path):
+  image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+  with MetricWriter(str(tmp_path)) as writer:
+    [path] = writer.write_images(12, 'draw', [image], ['a réd circle'])
+    writer.write_texts(12, 'answers', ['line\nbreak', 'ja'])
+    with pytest.raises(InputError, match='1 captions for 2 images'):
+      writer.write_images(12, 'draw', [image, image], ['one'])
+  np.testing.assert_array_equal(np.asarray(load_image(path)), image)
+  assert read_png_text(path)['caption'] == 'a réd circle'
+  assert path == str(tmp_path / 'samples' / '00000012' / 'draw_0.png')
+  lines = (tmp_path / 'samples' / '00000012' / 'answers.txt').read_text().splitlines()
+  assert [json.loads(line) for line in lines] == ['line\nbreak', 'ja']
+
+
+def records(path):
+  """The data of each record; lengths and checksums are compared with an independent CRC-32C, bit by bit."""
+  data = path.read_bytes()
+  while data:
+    length, length_crc = struct.unpack('<QI', data[:12])
+    body, crc = data[12 : 12 + length], struct.unpack('<I', data[12 + length : 16 + length])[0]
+    assert masked_crc(data[:8]) == length_crc
+    assert masked_crc(body) == crc
+    yield body
+    data = data[16 + length :]
+
+
+def crc32c(data):
+  """By polynomial division, from the definition: x^32 + ... 0x1EDC6F41, bits reflected, inverted before and after."""
+  remainder = 0xFFFFFFFF
+  for byte in data:
+    remainder ^= int(f'{byte:08b}'[::-1], 2) << 24
+    for _ in range(8):
+      remainder = (remainder << 1 ^ (0x1EDC6F41 if remainder >> 31 else 0)) & 0xFFFFFFFF
+  return int(f'{remainder ^ 0xFFFFFFFF:032b}'[::-1], 2)
+
+
+def masked_crc(data):
+  crc = crc32c(data)
+  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def events(workdir):
+  return [body for path in sorted((workdir / 'tensorboard').iterdir()) for body in records(path)]
+
+
+def with_time(event, seconds=1.5):
+  assert event[0] == 9
+  return event[:1] + struct.pack('<d', seconds) + event[9:]
+
+
+def test_crc_has_the_value_of_its_standard():
+  assert crc32c(b'123456789') == 0xE3069283  # RFC 3720, appendix B.4 and every catalogue.
+
+
+def test_events_have_the_bytes_that_protobuf_writes(tmp_path):
+  """Expected: `SerializeToString` of tensorboardX 2.6.5's Event messages with wall_time 1.5."""
+  with MetricWriter(str(tmp_path)) as writer:
+    writer.write(300, 'stage1', {'loss/text': 0.25})
+    writer.write_texts(1, 'ans', ['dé'])
+  version, scalar, text = [with_time(event).hex() for event in events(tmp_path)]
+  assert bytes.fromhex(version).endswith(b'\x1a\rbrain.Event:2')
+  assert scalar == '09000000000000f83f10ac022a120a100a096c6f73732f74657874150000803e'
+  assert text == ('09000000000000f83f10012a230a210a03616e73421008071204120208014206302e2064c3a94a080a060a0474657874')
+
+
+def test_tensorboard_reads_it(tmp_path):
+  event_pb2 = pytest.importorskip('tensorboardX.proto.event_pb2')
+  image = np.zeros((4, 5, 3), np.uint8)
+  with MetricWriter(str(tmp_path)) as writer:
+    writer.write(300, 'stage1', {'loss': 0.25})
+    writer.write_images(300, 'draw', [image])
+  write_steps(tmp_path, [201], resume_step=200)
+  parsed = [event_pb2.Event.FromString(body) for body in events(tmp_path)]
+  assert [event.step for event in parsed] == [0, 300, 300, 0, 201, 201]
+  assert parsed[1].summary.value[0].simple_value == 0.25
+  picture = parsed[2].summary.value[0]
+  assert (picture.tag, picture.image.height, picture.image.width, picture.image.colorspace) == ('draw/0', 4, 5, 3)
+  assert picture.image.encoded_image_string.startswith(b'\x89PNG')
+  # What the first run wrote at step 201 and later is not shown.
+  assert parsed[4].session_log.status == event_pb2.SessionLog.START
+
+
+def test_wandb_missing_is_one_line(tmp_path, monkeypatch):
+  real = builtins.__import__
+
+  def refuse(name, *arguments, **keywords):
+    if name == 'wandb':
+      raise ImportError(name)
+    return real(name, *arguments, **keywords)
+
+  monkeypatch.setattr(builtins, '__import__', refuse)
+  with pytest.raises(InputError, match='pip install wandb'):
+    MetricWriter(str(tmp_path), wandb={'project': 'janus'})
+  assert not list(tmp_path.iterdir())
+
+
+def test_format_line():
+  metrics = {'data_wait': 0.012345, 'skipped': 0, 'loss': 2.34567, 'tokens_per_second': 123456.7, 'mfu': 0.41234}
+  assert format_line(120, 'stage2', metrics) == (
+    'step 120 stage2  loss 2.346  tokens_per_second 123457  mfu 0.4123  data_wait 0.01235  skipped 0'
+  )
+
+
+def test_progress_is_plain_lines_in_a_file_and_a_bar_on_a_terminal():
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  for stream, has_bar in ((io.StringIO(), False), (Terminal(), True)):
+    with Progress(10, initial=4, stream=stream) as progress:
+      progress.update('stage2')
+      progress.log('a line')
+    assert ('/10' in stream.getvalue()) == has_bar
+    assert ('\r' in stream.getvalue()) == has_bar
+    assert 'a line\n' in stream.getvalue()
+  quiet = io.StringIO()
+  with Progress(10, stream=quiet, enabled=False) as progress:
+    progress.update()
+    progress.log('a line')
+  assert quiet.getvalue() == ''
+
+
+def matrices(config, prefix):
+  """Parameters of rank 2 or more (each layer's, where stacked) below `prefix`, counted in the real tree."""
+  shapes = {path: shape for path, shape in parameter_shapes(config).items() if path.startswith(prefix)}
+  return sum(int(np.prod(shape)) for path, shape in shapes.items() if path.endswith('/kernel'))
+
+
+@pytest.mark.parametrize('preset', ['tiny', 'janus_pro_1b', 'janus_pro_7b'])
+def test_parameters_are_counted_as_in_the_tree(preset):
+  config = PRESETS[preset]
+  assert trunk_parameters(config.language_model) == matrices(config, 'language_model/layers/')
+  kinds = {
+    'text': 'language_model/lm_head/',
+    'understanding': 'vision_aligner/',
+    'generation': ('gen_head/', 'gen_aligner/'),
+  }
+  for kind, prefixes in kinds.items():
+    # With no attention what is left is 6 N.
+    flops = step_flops(config, TokenCounts(**{kind: 1}), sequence_length=0).decoder
+    assert flops == 6 * (trunk_parameters(config.language_model) + matrices(config, prefixes)), kind
+
+
+@pytest.mark.parametrize(
+  ('config', 'kind', 'expected'),
+  [
+    (PRO_7B, 'text', 41.97e9),
+    (PRO_7B, 'generation', 40.05e9),
+    (PRO_1B, 'text', 9.87e9),
+    (PRO_1B, 'generation', 8.86e9),
+  ],
+)
+def test_flops_per_token_are_the_published_ones(config, kind, expected):
+  """PEERS.md: 6 N + 6 L d S at S = 4096."""
+  assert step_flops(config, TokenCounts(**{kind: 1}), 4096).total == pytest.approx(expected, rel=1e-3)
+
+
+def test_encoder_flops_are_the_published_ones():
+  assert siglip_forward_flops(PRO_7B.vision_encoder) == pytest.approx(0.38e12, rel=0.01)
+  assert vq_encoder_forward_flops(PRO_7B.vq) == pytest.approx(313e9, rel=0.01)
+  both = TokenCounts(images_encoded=1, images_tokenized=1)
+  assert step_flops(PRO_7B, both, 4096).vision_encoder == pytest.approx(1.15e12, rel=0.01)
+  assert step_flops(PRO_7B, both, 4096).vq == vq_encoder_forward_flops(PRO_7B.vq)
+  frozen = step_flops(PRO_7B, both, 4096, trained=['language_model'])
+  assert frozen.vision_encoder == siglip_forward_flops(PRO_7B.vision_encoder)
+
+
+def test_vq_flops_are_those_of_the_compiled_encoder():
+  config = PRESETS['janus_pro_1b'].vq
+  vq = VQ(config, ComputeConfig())
+  pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+  params = jax.eval_shape(lambda x: vq.init(jax.random.key(0), x, method=VQ.encode), pixels)
+  lowered = jax.jit(lambda p, x: vq.apply(p, x, method=VQ.encode)).lower(params, pixels)
+  # XLA counts norms and activations too, and leaves out what padding multiplies.
+  assert vq_encoder_forward_flops(config) == pytest.approx(lowered.cost_analysis()['flops'], rel=0.03)
+
+
+def test_frozen_parts_cost_less():
+  counts = TokenCounts(text=10, understanding=20, generation=30)
+  full = step_flops(PRO_1B, counts, 4096).decoder
+  stage1 = step_flops(PRO_1B, counts, 4096, trained=['vision_aligner', 'gen_aligner', 'gen_head']).decoder
+  head = step_flops(PRO_1B, counts, 4096, trained=['gen_head']).decoder
+  nothing = step_flops(PRO_1B, counts, 4096, trained=[]).decoder
+  assert nothing < head < stage1 < full
+  assert nothing == pytest.approx(full / 3)
+  with pytest.raises(InputError, match="'vq' is unknown"):
+    step_flops(PRO_1B, counts, 4096, trained=['vq'])
+  assert step_flops(PRO_1B, counts, 4096, trained=GROUPS).decoder == full
+
+
+@pytest.mark.parametrize(
+  ('kind', 'tflops'),
+  [
+    ('TPU v4', 275),
+    ('TPU v5 lite', 197),
+    ('TPU v5p', 459),
+    ('TPU v5', 459),
+    ('TPU v6 lite', 918),
+    ('NVIDIA H100 80GB HBM3', 989),
+    ('NVIDIA H200', 989),
+    ('NVIDIA A100-SXM4-40GB', 312),
+    ('cpu', None),
+    ('NVIDIA GeForce RTX 9090', None),
+  ],
+)
+def test_peaks(kind, tflops):
+  assert peak_flops(kind) == (None if tflops is None else tflops * 1e12)
+
+
+def test_mfu_of_a_published_run():
+  """PEERS.md 1.3: Janus-Pro-7B at 2,210 tokens/s per v5e chip is 46 %, image tokens and text at 41.0 G."""
+  counts = TokenCounts(text=1105 * 256, generation=1105 * 256)
+  flops = step_flops(PRO_7B, counts, 4096)
+  values = throughput(counts, flops, seconds=1.0, device_kind='TPU v5 lite', num_devices=256)
+  assert values['tokens_per_second_per_device'] == 2210
+  assert values['tokens_per_second'] == 2210 * 256
+  assert values['mfu'] == pytest.approx(0.46, rel=0.005)
+
+
+def test_mfu_with_and_without_encoders_and_none_on_a_cpu():
+  counts = TokenCounts(text=1000, images_encoded=2, images_tokenized=3)
+  flops = step_flops(PRO_1B, counts, 4096)
+  values = throughput(counts, flops, 2.0, 'NVIDIA H100 80GB HBM3', 4)
+  assert values['mfu'] == pytest.approx(flops.decoder / 2 / 4 / 989e12)
+  assert values['mfu_with_encoders'] == pytest.approx(flops.total / 2 / 4 / 989e12)
+  assert values['images_per_second'] == 2.5
+  assert not [name for name in throughput(counts, flops, 2.0, 'cpu', 1) if 'mfu' in name]
