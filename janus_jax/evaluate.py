@@ -4,8 +4,8 @@
                                  --cfg_weight=1.5 --temperature=0.8 --seed=0 --json]
 
 PATH is a training workdir (its newest checkpoint is scored) or a checkpoint of any layout, of a model that was trained
-on the embedded world. Every answer and every drawing is right or wrong. DIR gets scores.json (all scores and all
-cases), drawings.png (every drawing, framed green where it is right), and pictures.npz.
+on the embedded world. Every answer and every drawing is right or wrong. DIR gets scores.txt (what is printed),
+scores.json (all scores and all cases), drawings.png (every drawing, framed green where it is right), pictures.npz.
 """
 
 import json
@@ -19,10 +19,9 @@ from absl import flags
 from janus_jax import api, cli, pictures, scoring
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.data.images import save_png
-from janus_jax.evaluation import scores
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
-_OUT = flags.DEFINE_string('out', None, 'Directory for scores.json, drawings.png and pictures.npz; replaced if there.')
+_OUT = flags.DEFINE_string('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
 _QUESTIONS = flags.DEFINE_integer('questions_per_kind', 40, 'Questions of each kind, subject and group.')
 _DRAWINGS = flags.DEFINE_integer('drawings_per_group', 20, 'Drawings of each skill and group.')
 _CFG_WEIGHT = flags.DEFINE_float('cfg_weight', None, "Weight of guidance; default: the run's config, else 1.5.")
@@ -61,11 +60,11 @@ def main() -> None:
   found['seconds']['all'] = seconds
   if _OUT.value:
     write(_OUT.value, found, scored)
-  if _JSON.value:
-    print(json.dumps({key: value for key, value in found.items() if not key.endswith('_cases')}))
-  else:
-    question_scores, drawing_scores = scored.question_scores, scored.drawing_scores
-    print(scores.tables(scores.goals(question_scores, drawing_scores), question_scores, drawing_scores))
+  print(
+    json.dumps({key: value for key, value in found.items() if not key.endswith('_cases')})
+    if _JSON.value
+    else scored.tables()
+  )
   logging.info(
     '%d questions and %d drawings in %.0f s%s',
     len(scored.questions),
@@ -79,6 +78,8 @@ def write(directory: str, found: dict, scored: scoring.Scored) -> None:
   """scores.json comes last: where it is there, the rest is too."""
   sheet = scoring.drawing_sheet(scored.drawings, scored.pictures, scored.verdicts)
   save_png(os.path.join(directory, 'drawings.png'), sheet, {})
+  with open(os.path.join(directory, 'scores.txt'), 'w', encoding='utf-8') as file:
+    file.write(f'{scored.tables()}\n')
   images, _ = scoring.question_images(scored.questions)
   np.savez_compressed(os.path.join(directory, 'pictures.npz'), drawings=scored.pictures, questions=images)
   with open(os.path.join(directory, 'scores.json'), 'w', encoding='utf-8') as file:

@@ -1,6 +1,5 @@
 """What is looked at while a run goes on: losses on data it never trains on, pictures, answers."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +25,8 @@ from janus_jax.training.step import StepConfig
 
 ANSWER_TOKENS = 32
 
+_losses = jax.jit(batch_losses, static_argnames=('config', 'compute', 'chunk'))
+
 
 class HeldOutLoss:
   """The loss of each kind on a few batches of held-out data, the same ones every time."""
@@ -41,9 +42,7 @@ class HeldOutLoss:
     """
     stage = run.stages[-1]
     self._batches: list[dict[str, np.ndarray]] = []
-    self._losses = jax.jit(
-      functools.partial(batch_losses, config=step.model, compute=step.compute, chunk=step.loss_chunk)
-    )
+    self._static = {'config': step.model, 'compute': step.compute, 'chunk': step.loss_chunk}
     if num_batches:
       shape = BatchShape(stage.batch_size, run.sequence_length, stage.images_per_row, stage.drawings_per_row)
       options = {'seed': run.seed, 'guidance_dropout': 0.0}
@@ -54,7 +53,7 @@ class HeldOutLoss:
     if not self._batches:
       return
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    found = [self._losses(params, place_batch(batch, mesh)) for batch in self._batches]
+    found = [_losses(params, place_batch(batch, mesh), **self._static) for batch in self._batches]
     sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
     values = {f'held_out/{kind}': total / weight for kind, total, weight in zip(KINDS, sums, weights) if weight}
     writer.write(step, stage, values)

@@ -1,6 +1,7 @@
-"""Scores a model on the embedded world: asks it all questions, has it draw all prompts, judges both exactly."""
+"""Scores a model on the embedded world: has it draw all prompts, asks it all questions, judges both exactly."""
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -42,12 +43,12 @@ class Scored:
   Attributes:
     questions: in the order asked.
     answers: one per question.
+    answer_control: one per question: whether the answer to another one of its subject, kind and group is right for it.
     drawings: in the order drawn.
     pictures: uint8[n, size, size, 3], one per drawing.
     verdicts: one per drawing.
     controls: one per drawing: the verdict on the picture of another prompt of its skill and group.
-    answer_control: likewise for questions, with another question's answer.
-    seconds: how long asking, drawing and judging took.
+    seconds: how long drawing, answering and judging took.
   """
 
   questions: list[QuestionCase]
@@ -69,13 +70,18 @@ class Scored:
     passed, control = ([verdict.passed for verdict in found] for found in (self.verdicts, self.controls))
     return scores.count_drawings(self.drawings, passed, control)
 
+  def tables(self) -> str:
+    """What a person reads."""
+    questions, drawings = self.question_scores, self.drawing_scores
+    return scores.tables(scores.goals(questions, drawings), questions, drawings)
+
 
 def read_run_config(checkpoint: str) -> ConfigDict:
   """The config of a training workdir; for any other checkpoint the defaults with `SAMPLING`."""
   config = default_config()
   config.sampling.update(SAMPLING)
   path = os.path.join(checkpoint, RUN_CONFIG_FILE)
-  if is_workdir(checkpoint) and os.path.exists(path):
+  if os.path.exists(path):
     stored = read_json(path)
     for name in ('data', 'sampling'):
       config[name].update(stored.get(name, {}))
@@ -95,7 +101,7 @@ def score(
   temperature: float = 0.8,
   seed: int = 0,
 ) -> Scored:
-  """Asks (greedily), draws and judges.
+  """Draws, asks (greedily) and judges.
 
   Args:
     config: from `api.load`.
@@ -118,15 +124,7 @@ def score(
   drawings = embedded.build_drawings(drawings_per_group, seed)
   words = {'tokenizer': tokenizer, 'template': template, 'batch_size': BATCH_SIZE}
   start = time.perf_counter()
-  answers = answer(
-    config,
-    params,
-    [[Image.fromarray(case.image)] for case in questions],
-    [case.text for case in questions],
-    max_new_tokens=ANSWER_TOKENS,
-    **words,
-  )
-  asked = time.perf_counter()
+  logging.info('drawing %d prompts', len(drawings))
   images = generate_images(
     config,
     params,
@@ -138,6 +136,16 @@ def score(
     **words,
   )
   drawn = time.perf_counter()
+  logging.info('asking %d questions', len(questions))
+  answers = answer(
+    config,
+    params,
+    [[Image.fromarray(case.image)] for case in questions],
+    [case.text for case in questions],
+    max_new_tokens=ANSWER_TOKENS,
+    **words,
+  )
+  asked = time.perf_counter()
   texts, pictures = [found.text.strip() for found in answers], np.stack([found[0].pixels for found in images])
   verdicts, controls = judge_with_control(world, judge, drawings, pictures, seed)
   others = scores.swap_within([scores.question_key(case) for case in questions], seed)
@@ -149,7 +157,7 @@ def score(
     pictures,
     verdicts,
     controls,
-    {'answering': asked - start, 'drawing': drawn - asked, 'judging': time.perf_counter() - drawn},
+    {'drawing': drawn - start, 'answering': asked - drawn, 'judging': time.perf_counter() - asked},
   )
 
 

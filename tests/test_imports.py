@@ -1,6 +1,7 @@
 """Who may import whom (DESIGN section 3), read off the source; and what importing must not pull in."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -77,6 +78,40 @@ def test_model_core_needs_only_jax_and_flax():
   assert not loaded & {'grain', 'tensorflow_datasets', 'ml_collections', 'torch', 'transformers', 'PIL'}
 
 
+DATA = {
+  '.'.join(path.relative_to(ROOT.parent).with_suffix('').parts).removesuffix('.__init__'): path
+  for path in sorted((ROOT / 'data').rglob('*.py'))
+}
+
+
+def needs_grain(name: str) -> bool:
+  """Whether a data module imports grain, itself or through another data module."""
+  modules = imported_modules(ast.parse(DATA[name].read_text()))
+  if any(module.split('.')[0] == 'grain' for module in modules):
+    return True
+  # Of `from a.b import c`, both a.b and a.b.c may be a module.
+  inner = {part for module in modules for part in (module, module.rpartition('.')[0])} & set(DATA) - {name}
+  return any(map(needs_grain, inner))
+
+
 def test_data_never_imports_jax():
-  names = [f'janus_jax.data.{path.stem}' for path in (ROOT / 'data').glob('*.py')]
-  assert 'jax' not in modules_after('import ' + ', '.join(names))
+  for name, path in DATA.items():
+    roots = {module.split('.')[0] for module in imported_modules(ast.parse(path.read_text()))}
+    assert not roots & {'jax', 'jaxlib', 'flax', 'optax'}, name
+
+
+def test_data_without_grain_loads_no_jax():
+  # Grain itself imports jax, so what needs grain cannot be held to this.
+  light = [name for name in DATA if not needs_grain(name)]
+  assert {'janus_jax.data.images', 'janus_jax.data.packing', 'janus_jax.data.worlds.scenes'} <= set(light)
+  assert not modules_after('import ' + ', '.join(light)) & {'jax', 'jaxlib', 'flax'}
+
+
+def test_data_initialises_no_jax_backend():
+  # JAX refuses to change the number of devices once a backend is there.
+  code = f'import {", ".join(DATA)}, jax; jax.config.update("jax_num_cpu_devices", 3); print(jax.device_count())'
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT.parent, env=environment
+  )
+  assert result.stdout == '3\n', result.stderr

@@ -117,11 +117,11 @@ def goals(questions: Sequence[Score], drawings: Sequence[Score]) -> list[Goal]:
   one_object = [(skill,) for skill in ONE_OBJECT_SKILLS]
   return [
     add('questions about one object', 90, questions, attributes, 'new_scene'),
-    *(add(f'  its {name[1]}', 90, questions, [name], 'new_scene') for name in attributes),
-    add('  all three, new combinations', None, questions, attributes, 'new_combination'),
-    add('question what digit it is', 95, questions, [('digit', 'digit')], 'new_scene'),
+    *(add(f'questions about one object: {name[1]}', 90, questions, [name], 'new_scene') for name in attributes),
+    add('questions about one object, new combinations', None, questions, attributes, 'new_combination'),
+    add('questions about digits', 95, questions, [('digit', 'digit')], 'new_scene'),
     add('drawings of one object, new wordings', 90, drawings, one_object, 'new_wording'),
-    add('  new combinations', None, drawings, one_object, 'new_combination'),
+    add('drawings of one object, new combinations', None, drawings, one_object, 'new_combination'),
     add('drawings of digits, new wordings', 90, drawings, [('digit',)], 'new_wording'),
   ]
 

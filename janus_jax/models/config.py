@@ -199,9 +199,9 @@ PRESETS: dict[str, JanusConfig] = {
     ),
     image_token_id=500,
   ),
-  # What the embedded world is trained with on a CPU: 24 px, 36 codes of 4 px, as many patches.
+  # What the embedded world is trained with on a CPU: 24 px, 36 codes of 4 px, 9 patches of 8 px.
   'embedded': JanusConfig(
-    vision_encoder=SiglipConfig(image_size=24, patch_size=4, width=128, mlp_dim=256, depth=3, num_heads=4),
+    vision_encoder=SiglipConfig(image_size=24, patch_size=8, width=128, mlp_dim=256, depth=3, num_heads=4),
     vq=VQConfig(
       image_size=24,
       codebook_size=128,

@@ -81,6 +81,8 @@ def with_codes(batch: Batch, encode: Callable[[jax.Array], jax.Array]) -> Batch:
     return batch
   pixels = batch['generation_pixels']
   B, G = pixels.shape[:2]
+  if G == 0:
+    return batch
   codes = jax.lax.stop_gradient(encode(pixels.reshape(B * G, *pixels.shape[2:]))).reshape(B, -1)
 
   def looked_up(places: jax.Array, is_code: jax.Array) -> jax.Array:

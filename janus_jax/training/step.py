@@ -10,6 +10,7 @@ Both give the same parameters, and in both a frozen parameter stays bit-identica
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -126,8 +127,9 @@ def train_step(
   return state, metrics
 
 
+@functools.cache
 def jit_train_step(mode: str) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """The one place where the step is compiled: `train_step` with its state donated.
+  """The one place where the step is compiled: `train_step` with its state donated. Runs of one process share it.
 
   Args:
     mode: one of MODES; decides whether `masks` is static or traced.

@@ -1,12 +1,15 @@
 """The understand command as a person runs it: answers, streaming on a terminal, exit codes."""
 
 import errno
+import io
 import json
 import os
 import pathlib
 import pty
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -134,3 +137,90 @@ def test_wrong_input_is_one_line_and_an_exit_code(checkpoint, tmp_path, argument
   assert message in result.stderr
   assert len(result.stderr.strip().splitlines()) == 1
   assert result.stdout == ''
+
+
+# The command once per image, in one process: its exit code, stdout and stderr, one JSON list per line.
+DRIVER = """
+import contextlib, io, json, sys
+from absl.testing import flagsaver
+from janus_jax import cli, understand
+fixed, images = sys.argv[1:5], sys.argv[5:]
+for image in images:
+  with flagsaver.flagsaver(), contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+      sys.argv = ['understand', *fixed, f'--image={image}']
+      try:
+        cli.run(understand.main)
+      except SystemExit as end:
+        code = end.code or 0
+  print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+
+
+def _saved(image: Image.Image, image_format: str, **options) -> bytes:
+  file = io.BytesIO()
+  image.save(file, image_format, **options)
+  return file.getvalue()
+
+
+def _png_header(width: int, height: int) -> bytes:
+  header = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  chunks = [header, b'IDAT' + zlib.compress(bytes(100)), b'IEND']
+  parts = [struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk)) for chunk in chunks]
+  return b'\x89PNG\r\n\x1a\n' + b''.join(parts)
+
+
+NOISE = np.random.default_rng(5).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+BAD = {
+  'truncated.jpg': (_saved(Image.fromarray(NOISE), 'JPEG')[:-400], 'damaged JPEG image'),
+  'text.png': (b'not a picture at all', "begins with b'not a picture at'"),
+  'empty.png': (b'', '0 bytes'),
+  'huge.png': (_png_header(30_000, 30_000), 'expected at most 134217728 pixels'),
+}
+
+
+def odd_images() -> dict[str, bytes]:
+  """Sound files that take a turn of their own to RGB (which: tests/data/test_images.py)."""
+  grey, exif = NOISE[..., 0], Image.Exif()
+  palette = Image.fromarray(grey // 64, 'L').convert('P')
+  exif[0x0112] = 6
+  return {
+    'cmyk.jpg': _saved(Image.fromarray(NOISE).convert('CMYK'), 'JPEG'),
+    'sixteen.png': _saved(Image.fromarray(grey.astype(np.uint16) * 257), 'PNG'),
+    'palette.png': _saved(palette, 'PNG', transparency=1),
+    'rotated.jpg': _saved(Image.fromarray(NOISE[:20]), 'JPEG', exif=exif),
+  }
+
+
+ODD = odd_images()
+
+
+@pytest.fixture(scope='module')
+def results(checkpoint, tmp_path_factory):
+  """Name of an image -> [exit code, stdout, stderr]."""
+  directory = tmp_path_factory.mktemp('odd')
+  files = {name: data for name, (data, _) in BAD.items()} | ODD
+  for name, data in files.items():
+    (directory / name).write_bytes(data)
+  fixed = [f'--checkpoint={checkpoint}', f'--question={QUESTION}', '--max_new_tokens=20', '--json']
+  paths = [str(directory / name) for name in files]
+  process = subprocess.run([sys.executable, '-c', DRIVER, *fixed, *paths], capture_output=True, text=True, cwd=ROOT)
+  assert process.returncode == 0, process.stderr
+  assert process.stderr == ''
+  return dict(zip(files, map(json.loads, process.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize('name', [*BAD, *ODD])
+def test_a_bad_image_is_one_line_and_an_odd_one_is_answered(results, name):
+  code, stdout, stderr = results[name]
+  if name in BAD:
+    assert (code, stdout) == (1, '')
+    assert f'{name}: ' in stderr
+    assert BAD[name][1] in stderr
+  else:
+    assert code == 0, stderr
+    answer = json.loads(stdout)
+    assert [pathlib.Path(path).name for path in answer['images']] == [name]
+    assert len(answer['token_ids']) == 20
+    assert 'tokens/s' in stderr
+  assert len(stderr.strip().splitlines()) == 1

@@ -1,18 +1,40 @@
-"""Small batches of every kind of example for `small_checkpoint.CONFIG`, with the records that they were made of."""
+"""A model that compiles fast, and small batches of every kind of example for it, with the records they are made of."""
 
 import dataclasses
 
+import flax.traverse_util
 import numpy as np
-from conversion.checkpoints import TOKENIZER
-from small_checkpoint import CONFIG
+from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
+from janus_jax.conversion.special_tokens import special_token_ids
 from janus_jax.data import prompts
 from janus_jax.data.examples import Example, ExampleSpec, make_example
 from janus_jax.data.packing import BatchShape, make_batch
 from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.models.config import PRESETS
+from janus_jax.models.initialization import initial_params
 
-SHAPE = BatchShape(rows=4, length=72, images=2, drawings=2)
+TINY, TOKENIZER = PRESETS['tiny'], make_tokenizer((BOS, EOS, *JANUS_TOKENS))
+# One layer each: no loops over layers, so that XLA's count of FLOPs is right.
+CONFIG = dataclasses.replace(
+  TINY,
+  vision_encoder=dataclasses.replace(TINY.vision_encoder, depth=1),
+  vq=dataclasses.replace(TINY.vq, image_size=16, channel_multipliers=(1, 1, 2)),
+  language_model=dataclasses.replace(TINY.language_model, depth=1),
+  image_token_id=special_token_ids(TOKENIZER).image_placeholder,
+)
+SHAPE = BatchShape(rows=4, length=80, images=2, drawings=2)
 IMAGE_SIZE, DRAWING_SIZE, NUM_CODES = CONFIG.vision_encoder.image_size, CONFIG.vq.image_size, CONFIG.vq.num_tokens
+
+
+def params() -> dict:
+  """numpy arrays, norms and biases included, that all matter to the loss."""
+  rng = np.random.default_rng(0)
+  flat = flax.traverse_util.flatten_dict(initial_params(CONFIG, 0), sep='/')
+  for path in flat:
+    if path.endswith(('scale', 'bias', 'table')):
+      flat[path] = flat[path] + 0.2 * rng.normal(size=flat[path].shape).astype(np.float32)
+  return flax.traverse_util.unflatten_dict(flat, sep='/')
 
 
 def make_spec(directory, generation_size: int | None = None) -> ExampleSpec:
@@ -48,7 +70,8 @@ def records() -> list[tuple[str, dict]]:
   ]
 
 
-ROWS = (0, 0, 1, 1, 2, 3, 3, 3)
+# Row 1 has two drawings and a text.
+ROWS = (0, 1, 1, 1, 2, 0, 3, 3)
 
 
 def make_examples(spec: ExampleSpec, pairs: list[tuple[str, dict]]) -> list[Example]:
@@ -59,6 +82,4 @@ def batch_of(
   examples: list[Example], rows, generation_size: int | None = None, num_rows: int = SHAPE.rows
 ) -> dict[str, np.ndarray]:
   shape = dataclasses.replace(SHAPE, rows=num_rows)
-  return make_batch(
-    examples, rows, shape, num_codes=NUM_CODES, image_size=IMAGE_SIZE, generation_size=generation_size
-  )
+  return make_batch(examples, rows, shape, num_codes=NUM_CODES, image_size=IMAGE_SIZE, generation_size=generation_size)

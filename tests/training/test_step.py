@@ -1,46 +1,40 @@
 """The train step against torch, against itself in other forms, and through three stages."""
 
-import collections
 import dataclasses
 
+import chex
 import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conversion.fixtures import EOS
+from training import batches
+from training.batches import CONFIG, params
 
+from janus_jax.conversion.configs import janus_to_huggingface
+from janus_jax.conversion.lazy import from_numpy
+from janus_jax.conversion.translate import parameter_shapes, params_from_tensors, tensors_from_params
 from janus_jax.data.examples import KINDS
 from janus_jax.models.config import ComputeConfig
+from janus_jax.models.initialization import initial_params
+from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import step as step_lib
 from janus_jax.training.optimizer import OptimizerConfig
-from janus_jax.training.state import enter_stage, flatten, new_state, unflatten
+from janus_jax.training.state import Placement, enter_stage, flatten, new_state, place, place_batch, unflatten
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 
-torch = pytest.importorskip('torch')
-pytest.importorskip('transformers')
-
-import reference  # noqa: E402
-from small_checkpoint import CONFIG  # noqa: E402
-
-from conversion.fixtures import EOS  # noqa: E402
-from training import batches  # noqa: E402
-
-from janus_jax.conversion.lazy import from_numpy  # noqa: E402
-from janus_jax.conversion.translate import parameter_shapes, params_from_tensors  # noqa: E402
-
-STEP = StepConfig(CONFIG, ComputeConfig(), OptimizerConfig())
-PATHS = tuple(flatten(reference.our_params(CONFIG)))
+# Where a gradient is zero but for rounding (SigLIP's key biases), Adam's direction is rounding over eps: with 1e-8 that
+# is noise of up to the learning rate, and runs could not be compared to 1e-6.
+EPS = 1e-6
+STEP = StepConfig(CONFIG, ComputeConfig(), OptimizerConfig(eps=EPS), loss_chunk=batches.SHAPE.length)
+PATHS = tuple(flatten(params()))
 PARTS = ('vision_aligner', 'gen_aligner', 'gen_head')
 STAGE_1 = frozenset(path for path in PATHS if path.startswith(PARTS))
 STAGE_2 = frozenset(path for path in PATHS if path.startswith((*PARTS, 'gen_embed', 'language_model')))
 STAGE_3 = frozenset(path for path in PATHS if not path.startswith('vq'))
-STAGES = ((STAGE_1, 50), (STAGE_2, 5), (STAGE_3, 5))
-"""What trains, and for how many steps."""
-
-
-def params() -> dict:
-  """Buffers of their own, for a state that is donated."""
-  return jax.tree.map(lambda leaf: np.array(leaf), reference.our_params(CONFIG))
+# What trains, for how many steps, at which rate: the reports' rates.
+STAGES = ((STAGE_1, 50, 1e-3), (STAGE_2, 5, 1e-4), (STAGE_3, 5, 4e-5))
 
 
 def stage_values(learning_rate=1e-3, weight_decay=0.0, loss_weights=(1.0, 1.0, 1.0)) -> StageValues:
@@ -71,29 +65,37 @@ def batch(examples):
   return batches.batch_of(examples, batches.ROWS)
 
 
+class CountCompilations:
+  """How often XLA compiled the step inside a `with`."""
+
+  def __enter__(self):
+    self.steps = 0
+    jax.monitoring.register_event_duration_secs_listener(self._listen)
+    return self
+
+  def __exit__(self, *_):
+    jax.monitoring.unregister_event_duration_listener(self._listen)
+
+  def _listen(self, event: str, seconds: float, **labels) -> None:
+    self.steps += event.endswith('/backend_compile_duration') and 'train_step' in str(labels.get('fun_name'))
+
+
 def through_stages(mode: str, batch) -> tuple[list, int]:
   """State before each stage and after the last, and after each; and how often the step was compiled."""
-  compiled = collections.Counter()
-
-  def listen(event: str, seconds: float, **labels) -> None:
-    if event == '/jax/core/compile/backend_compile_duration':
-      compiled[labels.get('fun_name')] += 1
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
   step = jit_train_step(mode)
   everything = STAGE_1 | STAGE_2 | STAGE_3
   state = new_state(params(), STAGE_1 if mode == 'static' else everything, STEP.optimizer)
   snapshots = []
-  for trained, steps in STAGES:
-    state = enter_stage(state, trained if mode == 'static' else everything, STEP.optimizer)
-    masks = trained if mode == 'static' else {path: jnp.array(path in trained) for path in sorted(everything)}
-    before = to_numpy(state)
-    for _ in range(steps):
-      state, metrics = step(state, batch, stage_values(), masks=masks, config=STEP)
-    assert int(metrics['skipped']) == 0
-    snapshots.append((before, to_numpy(state)))
-  jax.monitoring.unregister_event_duration_listener(listen)
-  return snapshots, sum(count for name, count in compiled.items() if 'train_step' in str(name))
+  with CountCompilations() as compiled:
+    for trained, steps, rate in STAGES:
+      state = enter_stage(state, trained if mode == 'static' else everything, STEP.optimizer)
+      masks = trained if mode == 'static' else {path: jnp.array(path in trained) for path in sorted(everything)}
+      before = to_numpy(state)
+      for _ in range(steps):
+        state, metrics = step(state, batch, stage_values(rate), masks=masks, config=STEP)
+      assert int(metrics['skipped']) == 0
+      snapshots.append((before, to_numpy(state)))
+  return snapshots, compiled.steps
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +119,7 @@ def test_traced_masks_compile_once(traced_run):
 @pytest.mark.parametrize('mode', step_lib.MODES)
 def test_what_is_frozen_stays_bit_identical_and_all_else_moves(mode, request):
   snapshots, _ = request.getfixturevalue(f'{mode}_run')
-  for (trained, _), (before, after) in zip(STAGES, snapshots):
+  for (trained, *_), (before, after) in zip(STAGES, snapshots):
     before, after = flatten(before.params), flatten(after.params)
     for path in before:
       same = before[path].tobytes() == after[path].tobytes()
@@ -125,14 +127,14 @@ def test_what_is_frozen_stays_bit_identical_and_all_else_moves(mode, request):
 
 
 def test_static_frozen_parameters_have_no_moments(static_run):
-  for (trained, _), (_, after) in zip(STAGES, static_run[0]):
+  for (trained, *_), (_, after) in zip(STAGES, static_run[0]):
     assert after.opt_state.mu.keys() == trained
     assert after.opt_state.nu.keys() == trained
     assert all(np.any(moment) for moment in after.opt_state.nu.values())
 
 
 def test_traced_moments_of_frozen_parameters_never_move(traced_run):
-  for (trained, _), (_, after) in zip(STAGES, traced_run[0]):
+  for (trained, *_), (_, after) in zip(STAGES, traced_run[0]):
     for moments in (after.opt_state.mu, after.opt_state.nu):
       assert {path for path, moment in moments.items() if np.any(moment)} == trained
 
@@ -162,7 +164,7 @@ def gradients_of_first_step(state, metrics) -> dict[str, np.ndarray]:
 # --- against torch
 
 
-def torch_losses(model, kind: str, record: dict, example, spec) -> 'torch.Tensor':
+def torch_losses(torch, model, kind: str, record: dict, example, spec):
   """Cross-entropy of every supervised target of one example, run by itself. Reads no targets, losses or weights."""
   ids = torch.from_numpy(example.tokens).long()
   if kind == 'generation':
@@ -184,30 +186,39 @@ def torch_losses(model, kind: str, record: dict, example, spec) -> 'torch.Tensor
 @pytest.fixture(scope='module')
 def torch_reference(examples, spec):
   """kind -> (mean loss, number of targets, its gradients as our parameters)."""
-  model = reference.huggingface_model(CONFIG)
+  torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
+  fields = janus_to_huggingface(CONFIG, 'float32')
+  model = transformers.JanusForConditionalGeneration(transformers.JanusConfig.from_dict(fields)).eval()
+  lazy = {path: from_numpy(leaf, path) for path, leaf in flatten(params()).items()}
+  weights = tensors_from_params(lazy, 'huggingface')
+  model.load_state_dict({name: torch.tensor(array[...]) for name, array in weights.items()})
   found = {}
   for kind in KINDS:
     pairs = [(record, example) for (k, record), example in zip(batches.records(), examples) if k == kind]
-    losses = torch.cat([torch_losses(model, kind, record, example, spec) for record, example in pairs])
+    losses = torch.cat([torch_losses(torch, model, kind, record, example, spec) for record, example in pairs])
     model.zero_grad()
     losses.mean().backward()
     tensors = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()}
-    found[kind] = float(losses.mean()), len(losses), as_our_parameters(tensors)
-  model.zero_grad()
+    lazy = {name: from_numpy(tensor.numpy(), name) for name, tensor in tensors.items()}
+    gradients = params_from_tensors(parameter_shapes(CONFIG), lazy, 'huggingface', 'torch')
+    found[kind] = losses.mean().item(), len(losses), {path: array[...].copy() for path, array in gradients.items()}
   return found
-
-
-def as_our_parameters(tensors: dict) -> dict[str, np.ndarray]:
-  lazy = {name: from_numpy(tensor.numpy(), name) for name, tensor in tensors.items()}
-  found = params_from_tensors(parameter_shapes(CONFIG), lazy, 'huggingface', 'torch')
-  return {path: array[...] for path, array in found.items()}
 
 
 # What must have a gradient that is not zero, so that the comparison means something.
 REACHED = {
-  'understanding': ('vision_encoder/layers/attn/q/kernel', 'vision_encoder/patch_embed/kernel', 'vision_aligner/fc1/bias'),
+  'understanding': (
+    'vision_encoder/layers/attn/q/kernel',
+    'vision_encoder/patch_embed/kernel',
+    'vision_aligner/fc1/bias',
+  ),
   'text': ('language_model/embed_tokens/table', 'language_model/lm_head/kernel'),
-  'generation': ('gen_embed/table', 'gen_aligner/fc1/kernel', 'gen_head/fc2/kernel', 'language_model/layers/attn/q/kernel'),
+  'generation': (
+    'gen_embed/table',
+    'gen_aligner/fc1/kernel',
+    'gen_head/fc2/kernel',
+    'language_model/layers/attn/q/kernel',
+  ),
 }
 
 
@@ -234,3 +245,192 @@ def test_the_loss_of_all_kinds_is_the_mean_over_all_targets(full_step, batch, to
   for path in REACHED['text'] + REACHED['generation']:
     expected = sum(n * torch_reference[kind][2][path] for n, kind in zip(counts, KINDS)) / counts.sum()
     assert np.abs(ours[path] - expected).max() < 1e-4
+
+
+# --- the same step in other forms
+
+
+def test_packed_loss_equals_the_loss_of_each_example_in_a_row_of_its_own(full_step, examples, batch):
+  _, packed = full_step(fresh(), batch, stage_values())
+  sums, weights = np.zeros(3), np.zeros(3)
+  for start in range(0, len(examples), batches.SHAPE.rows):
+    alone = batches.batch_of(examples[start : start + batches.SHAPE.rows], range(batches.SHAPE.rows))
+    assert alone['segments'].max() == 1 < batch['segments'].max()
+    _, metrics = full_step(fresh(), alone, stage_values())
+    sums += metrics['loss_sums']
+    weights += metrics['loss_weights']
+  np.testing.assert_array_equal(packed['loss_weights'], weights)
+  np.testing.assert_allclose(packed['loss_sums'], sums, rtol=1e-6)
+
+
+def test_accumulating_four_microbatches_equals_one_batch(static_run, batch):
+  """The microbatches have unequal numbers of targets, so that a mean of means would show."""
+  assert len(set(batch['weights'].sum(1))) > 1
+  config = dataclasses.replace(STEP, accumulation=4)
+  step = jit_train_step('static')
+  (cut, cut_metrics), (whole, whole_metrics) = (
+    step(fresh(trained=STAGE_1), batch, stage_values(), masks=STAGE_1, config=c) for c in (config, STEP)
+  )
+  for name in whole_metrics:
+    np.testing.assert_allclose(cut_metrics[name], whole_metrics[name], rtol=1e-5, err_msg=name)
+  assert largest_difference(to_numpy(cut.opt_state.mu), to_numpy(whole.opt_state.mu)) < 1e-6
+  assert largest_difference(flatten(to_numpy(cut.params)), flatten(to_numpy(whole.params))) < 1e-6
+
+
+def test_one_step_is_clipping_then_adamw_of_torch(full_step, batch):
+  """On the same gradients; decay on matrices and tables only."""
+  torch = pytest.importorskip('torch')
+  before = flatten(params())
+  state, metrics = full_step(fresh(), batch, stage_values(1e-3, 0.1))
+  gradients = gradients_of_first_step(state, metrics)
+  decayed = [path for path in sorted(STAGE_3) if not (path.endswith('bias') or 'norm' in path)]
+  leaves = {path: torch.nn.Parameter(torch.from_numpy(before[path]).double()) for path in sorted(STAGE_3)}
+  for path, leaf in leaves.items():
+    leaf.grad = torch.from_numpy(gradients[path])
+  norm = torch.nn.utils.clip_grad_norm_(leaves.values(), 1.0)
+  assert norm > 1.0
+  assert abs(float(metrics['grad_norm']) - norm) < 1e-4 * norm
+  groups = [
+    {'params': [leaves[path] for path in decayed], 'weight_decay': 0.1},
+    {'params': [leaves[path] for path in leaves if path not in decayed], 'weight_decay': 0.0},
+  ]
+  torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=EPS).step()
+  ours = flatten(to_numpy(state.params))
+  for path, leaf in leaves.items():
+    assert np.abs(ours[path] - leaf.detach().numpy()).max() < 2e-6, path
+
+
+def test_metrics_are_norms_of_what_trains(full_step, batch):
+  before = flatten(params())
+  state, metrics = full_step(fresh(), batch, stage_values())
+  after = flatten(to_numpy(state.params))
+  norm = lambda leaves: np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in leaves))  # noqa: E731
+  assert abs(metrics['param_norm'] - norm(after[path] for path in STAGE_3)) < 1e-3
+  expected = norm(after[path] - before[path] for path in STAGE_3)
+  assert abs(metrics['update_norm'] - expected) < 1e-3 * expected
+
+
+def test_overfits_one_batch_of_all_kinds(full_step, batch):
+  state = fresh(tree=initial_params(CONFIG, 0))
+  for _ in range(150):
+    state, metrics = full_step(state, batch, stage_values(2e-3))
+  first = np.log([CONFIG.language_model.vocab_size] * 2 + [CONFIG.vq.codebook_size])
+  losses = metrics['loss_sums'] / metrics['loss_weights']
+  assert (losses < 0.02 * first).all(), losses
+
+
+def broken(kind: str, state, batch):
+  """The same with a loss that is NaN, or with a finite loss and a gradient whose norm is infinite."""
+  if kind == 'loss':
+    return state, {**batch, 'weights': np.where(batch['losses'] == 2, np.nan, batch['weights'])}
+  flat = flatten(state.params)
+  head = 'language_model/lm_head/kernel'
+  return state.replace(params=unflatten({**flat, head: flat[head] * 1e25})), batch
+
+
+@pytest.mark.parametrize('kind', ['loss', 'gradient'])
+def test_what_is_not_finite_changes_nothing_but_counters(kind, full_step, batch):
+  state, _ = full_step(fresh(), batch, stage_values())
+  state, bad = broken(kind, state, batch)
+  before = to_numpy(state)
+  for count in (1, 2):
+    state, metrics = full_step(state, bad, stage_values(1e-3, 0.1))
+    assert np.isfinite(metrics['loss']) == (kind == 'gradient')
+    assert (int(state.skipped), int(state.skipped_in_a_row), int(state.step)) == (count, count, 1 + count)
+    assert int(metrics['skipped']) == int(metrics['skipped_in_a_row']) == count
+  counters = {'step': before.step, 'skipped': before.skipped, 'skipped_in_a_row': before.skipped_in_a_row}
+  chex.assert_trees_all_equal(to_numpy(state).replace(**counters), before)
+  if kind == 'loss':
+    state, metrics = full_step(state, batch, stage_values())
+    assert (int(state.skipped), int(state.skipped_in_a_row), int(state.step)) == (2, 0, 4)
+    assert int(state.opt_state.count) == 2
+
+
+# --- bfloat16, averages
+
+HALF = StepConfig(CONFIG, ComputeConfig(dtype='bfloat16', remat='full'), OptimizerConfig(ema_decay=0.75), loss_chunk=16)
+
+
+@pytest.fixture(scope='module')
+def half_step(static_run):
+  step = jit_train_step('static')
+  return lambda state, batch, values: step(state, batch, values, masks=STAGE_1, config=HALF)
+
+
+def half_state():
+  tree = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params())
+  return fresh(HALF, STAGE_1, tree)
+
+
+def test_bfloat16_compute_has_float32_masters_and_bfloat16_frozen_parameters(half_step, full_step, batch):
+  state = half_state()
+  before = flatten(to_numpy(state.params))
+  state, metrics = half_step(state, batch, stage_values())
+  for path, leaf in flatten(state.params).items():
+    assert leaf.dtype == (jnp.float32 if path in STAGE_1 else jnp.bfloat16)
+    assert path in STAGE_1 or np.array(leaf).tobytes() == before[path].tobytes()
+  assert {leaf.dtype for leaf in jax.tree.leaves((state.opt_state.mu, state.opt_state.nu, state.ema))} == {
+    np.dtype('f4')
+  }
+  _, exact = full_step(fresh(), batch, stage_values())
+  np.testing.assert_allclose(metrics['loss'], exact['loss'], rtol=0.02)
+  # Steps too small for bfloat16 add up.
+  for _ in range(3):
+    state, metrics = half_step(state, batch, stage_values(1e-5))
+    assert metrics['update_norm'] > 1e-5
+
+
+def test_average_of_what_trains(half_step, batch):
+  state = half_state()
+  average = {path: leaf.copy() for path, leaf in to_numpy(state.ema).items()}
+  assert average.keys() == STAGE_1
+  for _ in range(3):
+    state, _ = half_step(state, batch, stage_values())
+    now = flatten(to_numpy(state.params))
+    average = {path: 0.75 * average[path] + 0.25 * now[path] for path in average}
+  assert largest_difference(to_numpy(state.ema), average) < 1e-6
+  before = to_numpy(state)
+  assert largest_difference(before.ema, {path: now[path] for path in STAGE_1}) > 1e-4
+  state, _ = half_step(state, broken('loss', state, batch)[1], stage_values())
+  chex.assert_trees_all_equal(to_numpy(state.ema), before.ema)
+
+
+# --- cost
+
+
+def flops(trained: frozenset[str], batch) -> float:
+  """Of the compiled step."""
+  state = jax.eval_shape(lambda: fresh(trained=trained))
+  compiled = jit_train_step('static').lower(state, batch, stage_values(), masks=trained, config=STEP).compile()
+  assert ' while(' not in compiled.as_text()  # The body of a loop would be counted once.
+  return compiled.cost_analysis()['flops']
+
+
+def test_a_static_first_stage_costs_at_most_three_quarters(static_run, batch):
+  first, full = flops(STAGE_1, batch), flops(STAGE_3, batch)
+  print(f'stage I / full: {first / full:.3f}')
+  assert 0.3 < first / full < 0.75
+
+
+# --- many devices
+
+
+def test_on_a_mesh_everything_stays_in_place_and_compiles_once(full_step, batch):
+  mesh = make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+  placement = Placement.of(mesh, {path: leaf.shape for path, leaf in flatten(params()).items()})
+  config = dataclasses.replace(STEP, shardings=tuple(sorted(placement.params.items())))
+  trained = STAGE_1 | {'language_model/layers/attn/o/kernel'}
+  state = place(fresh(STEP, trained), placement)
+  expected = placement.shardings(state)
+  placed = place_batch(batch, mesh)
+  with CountCompilations() as compiled:
+    for _ in range(3):
+      state, metrics = jit_train_step('static')(state, placed, stage_values(), masks=trained, config=config)
+  assert compiled.steps == 1
+  same = jax.tree.map(lambda leaf, sharding: leaf.sharding.is_equivalent_to(sharding, leaf.ndim), state, expected)
+  assert all(jax.tree.leaves(same)), [path for path, ok in jax.tree.leaves_with_path(same) if not ok]
+  one_device = fresh(STEP, STAGE_3)
+  _, exact = full_step(one_device, batch, stage_values())
+  state = place(fresh(STEP, trained), placement)
+  _, metrics = jit_train_step('static')(state, placed, stage_values(), masks=trained, config=config)
+  np.testing.assert_allclose(metrics['loss_sums'], exact['loss_sums'], rtol=1e-5)

@@ -1,0 +1,60 @@
+"""Janus-Pro-1B, the three stages of its report.
+
+    python -m janus_jax.train --config=configs/janus_pro_1b.py --workdir=DIR \
+        --config.init_from=vision_encoder=siglip-large-patch16-384,vq=vq_ds16_t2i.pt,language_model=deepseek-llm-1.5b-base
+
+The report's hardware: 16 nodes of 8 A100-40GB for 9 days. Not run here. Every number is from Table 2
+of the Janus-Pro report (arXiv 2501.17811) unless a comment says
+otherwise; the sources are the embedded world's until real ones are configured.
+"""
+
+from janus_jax.training.defaults import default_config
+
+
+def get_config():
+  config = default_config()
+  # Context length of Janus (arXiv 2410.13848, section 4.1); sequences are packed.
+  config.sequence_length = 4096
+  sources = {
+    'understanding': {'shapes': 1, 'digits': 1},
+    'text': {'captions': 1},
+    # Real : synthetic 1 : 1 (section 2.2).
+    'generation': {'shapes': 1, 'digits': 1},
+  }
+  # 4096 positions hold at most 6 images of 576 features or codes with their text.
+  common = {'sources': sources, 'schedule': 'constant', 'weight_decay': 0.0, 'images_per_row': 6, 'drawings_per_row': 6}
+  # Not stated when `gen_embed` trains; the released table is not the codebook any more, so it did.
+  new_parts = ('vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed')
+  config.stages = {
+    # Adaptors and image head.
+    'stage1': {
+      **common,
+      'steps': 20_000,
+      'batch_size': 256,
+      'learning_rate': 1e-3,
+      'warmup_steps': 600,
+      'ratio': (1, 0, 3),
+      'trainable': new_parts,
+    },
+    # 360K steps planned, stopped at 270K (section 3.1).
+    'stage2': {
+      **common,
+      'steps': 270_000,
+      'batch_size': 512,
+      'learning_rate': 1e-4,
+      'warmup_steps': 5_000,
+      'ratio': (2, 3, 5),
+      'trainable': (*new_parts, 'language_model'),
+    },
+    # All but the generation encoder: the VQ never trains.
+    'stage3': {
+      **common,
+      'steps': 80_000,
+      'batch_size': 128,
+      'learning_rate': 4e-5,
+      'warmup_steps': 0,
+      'ratio': (5, 1, 4),
+      'trainable': (*new_parts, 'language_model', 'vision_encoder'),
+    },
+  }
+  return config

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# From nothing but Python 3.11+ and pip to a trained tiny Janus and its scores, on a CPU:
+#   bash launch/quickstart.sh [DIR]      # DIR: quickstart-output
+# Installs into .venv, pretrains the parts, trains all three stages, asks and draws what training never had, scores
+# both, exports for PyTorch, and writes DIR/report.html. Run again, it goes on where it was stopped; what is finished
+# is not done again. The recipe is configs/tiny.py.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "${1:-$root/quickstart-output}/seconds"
+directory=$(cd "${1:-$root/quickstart-output}" && pwd)
+cd "$root"
+# Compiled programs, for the next run.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$directory/cache}
+
+# part NAME COMMAND...: runs it; its wall time goes to DIR/seconds/NAME, where it stays as it was the first time.
+part() {
+  local name=$1 start took
+  shift
+  echo "== $name"
+  start=$(date +%s)
+  "$@"
+  took=$(($(date +%s) - start))
+  if [ ! -e "$directory/seconds/$name" ]; then
+    echo "$took" >"$directory/seconds/$name"
+  fi
+}
+
+janus() {
+  local verb=$1
+  shift
+  .venv/bin/python -m "janus_jax.$verb" "$@"
+}
+
+install() {
+  source launch/venv.sh
+  make_venv quickstart
+}
+
+began=$(date +%s)
+part installation install
+if [ -e "$directory/parts/janus_config.json" ]; then
+  echo "== pretraining: $directory/parts is there, kept"
+else
+  part pretraining janus pretrain --config=configs/tiny.py --output="$directory/parts"
+fi
+part training janus train --config=configs/tiny.py --config.init_from="$directory/parts" --workdir="$directory/run"
+part evaluation janus evaluate --checkpoint="$directory/run" --out="$directory/scores" >/dev/null
+part export janus convert --input="$directory/run" --output="$directory/export" --format=huggingface --overwrite
+
+seconds=()
+for name in installation pretraining training evaluation export; do
+  seconds+=("--seconds=$name=$(cat "$directory/seconds/$name" 2>/dev/null || echo 0)")
+done
+part report janus report --workdir="$directory/run" --scores="$directory/scores" --out="$directory/report.html" \
+  --title='Janus on the embedded world' --path="PyTorch export=$directory/export" \
+  --path="parts=$directory/parts" "${seconds[@]}"
+
+echo
+cat "$directory/scores/scores.txt"
+echo
+echo "seconds, each part when it was first finished"
+for name in installation pretraining training evaluation export report; do
+  printf '  %-14s %5s\n' "$name" "$(cat "$directory/seconds/$name" 2>/dev/null || echo '?')"
+done
+printf '  %-14s %5s\n' 'this call' $(($(date +%s) - began))
+echo
+for entry in "report report.html" "drawings scores/drawings.png" "scores scores/scores.json" \
+  "checkpoints run/checkpoints" "curves run/metrics.jsonl" "export export"; do
+  printf '%-12s %s\n' "${entry% *}" "$directory/${entry#* }"
+done

@@ -1,0 +1,277 @@
+"""The evaluate and report commands as a person runs them, and the script that runs everything."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from janus_jax import scoring, training_run
+from janus_jax.answering import Answer
+from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
+from janus_jax.conversion.lazy import from_numpy
+from janus_jax.data import tokenizer_training
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.data.worlds import captions, digits, scenes, shapes
+from janus_jax.data.worlds.captions import Description
+from janus_jax.data.worlds.shapes import Scene, World
+from janus_jax.drawing import GeneratedImage
+from janus_jax.evaluation import embedded, scores
+from janus_jax.evaluation.digits import DigitJudge
+from janus_jax.models.config import PRESETS
+from janus_jax.models.initialization import initial_params
+from janus_jax.training.state import flatten
+
+pytest.importorskip('sklearn')
+
+ROOT = pathlib.Path(__file__).parents[2]
+BASE = PRESETS['embedded']
+# The sizes that matter to the world, at the least depth.
+CONFIG = dataclasses.replace(
+  BASE,
+  vision_encoder=dataclasses.replace(BASE.vision_encoder, width=16, mlp_dim=16, depth=1, num_heads=2),
+  vq=dataclasses.replace(BASE.vq, base_channels=32),
+  language_model=dataclasses.replace(
+    BASE.language_model, width=32, mlp_dim=32, depth=1, num_heads=2, num_kv_heads=2, head_dim=16
+  ),
+)
+WORLD = World()
+
+
+def run(verb: str, *arguments: str) -> subprocess.CompletedProcess:
+  command = [sys.executable, '-m', f'janus_jax.{verb}', *arguments]
+  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def write_random(directory: pathlib.Path, config=CONFIG) -> str:
+  """An Orbax checkpoint of random weights, with a tokenizer of the embedded world."""
+  directory.mkdir()
+  path = directory / 'tokenizer.json'
+  tokenizer_training.train(
+    tokenizer_training.embedded_texts(WORLD, num_scenes=300), path, config.language_model.vocab_size
+  )
+  config = dataclasses.replace(config, image_token_id=Tokenizer(path).special.image_placeholder)
+  params = flatten(jax.device_get(initial_params(config, 0)))
+  arrays = {name: from_numpy(np.asarray(leaf), name) for name, leaf in params.items()}
+  companions = {'tokenizer.json': path.read_bytes()}
+  write_checkpoint(Checkpoint(config, arrays, companions, {}, ()), str(directory), 'orbax', lambda _: None)
+  return str(directory)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+  return write_random(tmp_path_factory.mktemp('evaluate') / 'checkpoint')
+
+
+@pytest.fixture(scope='module')
+def evaluated(checkpoint, tmp_path_factory):
+  """The directory written and the process."""
+  out = tmp_path_factory.mktemp('scores') / 'out'
+  arguments = (f'--checkpoint={checkpoint}', f'--out={out}', '--questions_per_kind=2', '--drawings_per_group=1')
+  return out, run('evaluate', *arguments, '--seed=5', '--json')
+
+
+def test_what_the_command_writes(checkpoint, evaluated):
+  out, process = evaluated
+  assert process.returncode == 0, process.stderr
+  found = json.loads((out / 'scores.json').read_text())
+  printed = json.loads(process.stdout)
+  assert printed == {key: value for key, value in found.items() if not key.endswith('_cases')}
+  assert found['checkpoint'] == checkpoint
+  settings = {'questions_per_kind': 2, 'drawings_per_group': 1, 'cfg_weight': 1.5, 'temperature': 0.8, 'seed': 5}
+  assert found['settings'] == settings
+  assert found['goals'][0]['total'] == 6
+  cases = embedded.build_questions(WORLD, 2, seed=5)
+  assert [(case['question'], tuple(case['expected'])) for case in found['question_cases']] == [
+    (case.text, case.answers) for case in cases
+  ]
+  assert [case['prompt'] for case in found['drawing_cases']] == [c.prompt for c in embedded.build_drawings(1, seed=5)]
+  for name, key in (('questions', 'question_cases'), ('drawings', 'drawing_cases')):
+    assert sum(score['total'] for score in found[name]) == len(found[key])
+    assert sum(score['right'] for score in found[name]) == sum(case['right'] for case in found[key])
+  assert 'goals' in (out / 'scores.txt').read_text()
+
+
+def test_pictures_belong_to_their_cases(evaluated):
+  out, _ = evaluated
+  found = json.loads((out / 'scores.json').read_text())
+  with np.load(out / 'pictures.npz') as pictures:
+    drawn, asked = pictures['drawings'], pictures['questions']
+  cases = embedded.build_questions(WORLD, 2, seed=5)
+  for written, case in zip(found['question_cases'], cases, strict=True):
+    np.testing.assert_array_equal(asked[written['image']], case.image)
+  verdicts = embedded.judge_drawings(WORLD, DigitJudge.fit(24), embedded.build_drawings(1, seed=5), drawn)
+  assert [(case['right'], case['reason']) for case in found['drawing_cases']] == [
+    (verdict.passed, verdict.reason) for verdict in verdicts
+  ]
+
+
+def picture_of(expected: Description | int, rng: np.random.Generator) -> np.ndarray:
+  """What a perfect model draws."""
+  if isinstance(expected, int):
+    images, labels = digits.load(24, 'train')
+    return images[rng.choice(np.flatnonzero(labels == expected))]
+  first = expected.parts[0]
+  while True:
+    kind = 'two' if len(expected.parts) == 2 else 'alike' if first.count > 1 else 'one'
+    objects = scenes.sample(WORLD, rng, kind).objects
+    parts = expected.parts if kind == 'two' else [first] * len(objects)
+    triple = objects[0].colour, objects[0].size
+    changed = [
+      dataclasses.replace(o, shape=p.shape, colour=p.colour or triple[0], size=p.size or triple[1])
+      for o, p in zip(objects, parts)
+    ]
+    if expected in captions.descriptions(Scene(tuple(changed))):
+      return shapes.render(WORLD, [Scene(tuple(changed))])[0]
+
+
+@pytest.fixture(scope='module')
+def perfect():
+  """The scores of a model that is always right, one wrong answer and one wrong drawing excepted."""
+  rng = np.random.default_rng(0)
+  questions, drawings = embedded.build_questions(WORLD, 6), embedded.build_drawings(6)
+  wrong_answer = next(
+    i for i, case in enumerate(questions) if scores.question_key(case) == ('one', 'shape', 'new_scene')
+  )
+  wrong_drawing = next(i for i, case in enumerate(drawings) if scores.drawing_key(case) == ('colours', 'new_wording'))
+  settings = []
+
+  def answer(config, params, images, asked, **options):
+    assert asked == [case.text for case in questions]
+    assert [np.asarray(image).tolist() for (image,) in images] == [case.image.tolist() for case in questions]
+    texts = [f' {case.answers[-1].capitalize()}.' for case in questions]
+    return [Answer('blob' if i == wrong_answer else text, []) for i, text in enumerate(texts)]
+
+  def draw(config, params, prompts, **options):
+    settings.append((options['cfg_weight'], options['temperature'], options['seed'], options['num_images']))
+    assert prompts == [case.prompt for case in drawings]
+    pictures = [picture_of(case.expected, rng) for case in drawings]
+    pictures[wrong_drawing][:] = shapes.GROUND
+    return [[GeneratedImage(i, 0, np.zeros(36, np.int32), picture)] for i, picture in enumerate(pictures)]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(scoring, 'answer', answer)
+    patch.setattr(scoring, 'generate_images', draw)
+    options = {'tokenizer': None, 'template': None, 'questions_per_kind': 6, 'drawings_per_group': 6}
+    found = scoring.score(CONFIG, {}, scoring.read_run_config('/nowhere'), **options, cfg_weight=2.0, temperature=0.5)
+  assert settings == [(2.0, 0.5, 0, 1)]
+  return found
+
+
+def test_a_perfect_model_is_right_and_its_control_is_not(perfect):
+  questions = {(*score.name, score.group): score for score in perfect.question_scores}
+  drawings = {(*score.name, score.group): score for score in perfect.drawing_scores}
+  missed = {('one', 'shape', 'new_scene'), ('colours', 'new_wording')}
+  for key, score in {**questions, **drawings}.items():
+    # The judge of digits misreads about one scan in a hundred.
+    assert score.right == 6 - (key in missed) or key[0] == 'digit', key
+    assert score.total == 6
+  assert sum(score.control for score in drawings.values()) < 0.2 * len(perfect.drawings)
+  # Everything has one object here, whoever is asked: the control shows that the question is worth nothing.
+  assert questions['one', 'count', 'new_scene'].control == 6
+  assert questions['two', 'beside', 'new_scene'].control <= 2
+
+
+def test_the_sheet_shows_right_in_green_and_wrong_in_red(perfect):
+  sheet = scoring.drawing_sheet(perfect.drawings, perfect.pictures, perfect.verdicts)
+  side = 24 * 3 + 2 * 3 + 4
+  keys = list(dict.fromkeys(scores.drawing_key(case) for case in perfect.drawings))
+  assert sheet.shape == (len(keys) * side, 260 + 6 * side, 3)
+  row = keys.index(('colours', 'new_wording')) * side
+  frames = [tuple(sheet[row, 260 + column * side]) for column in range(6)]
+  assert frames == [scoring.WRONG, *[scoring.RIGHT] * 5]
+  second = sheet[row + 3 : row + 75 : 3, 260 + side + 3 : 260 + side + 75 : 3]
+  np.testing.assert_array_equal(second, perfect.pictures[keys.index(('colours', 'new_wording')) * 6 + 1])
+
+
+def test_the_config_of_a_run_decides_how_is_drawn_and_what_the_world_is(tmp_path):
+  stored = {'sampling': {'cfg_weight': 3.0}, 'data': {'world_grid': 4}, 'optimizer': {'b1': 0.5}}
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  # transformers calls its model config the same.
+  found = scoring.read_run_config(str(tmp_path))
+  assert (found.sampling.cfg_weight, found.sampling.temperature, found.data.world_grid) == (1.5, 0.8, 0)
+  (tmp_path / 'checkpoints').mkdir()
+  found = scoring.read_run_config(str(tmp_path))
+  assert (found.sampling.cfg_weight, found.sampling.temperature) == (3.0, 0.8)
+  assert training_run.read_world(scoring.read_run_config('/nowhere'), CONFIG).grid == 6
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code', 'message'),
+  [
+    (['--checkpoint=/no/such/place'], 1, 'error: /no/such/place: no such directory'),
+    (['--checkpoint=SOURCE', '--questions_per_kind=0'], 1, 'error: questions_per_kind is 0: expected 1 or more'),
+    (['--checkpoint=SOURCE', '--out=/proc/janus'], 1, 'error: /proc/janus: No such file or directory'),
+    (['--checkpoint=SOURCE', '--cfg_weight=-1'], 1, 'error: cfg_weight is -1.0: expected 0 or more'),
+  ],
+)
+def test_wrong_input_is_one_line_and_an_exit_code(checkpoint, arguments, code, message):
+  result = run('evaluate', *(argument.replace('SOURCE', checkpoint) for argument in arguments))
+  assert result.returncode == code
+  assert result.stderr.startswith(message)
+  assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_page_of_a_run(evaluated, tmp_path):
+  out, _ = evaluated
+  lines = [{'step': step, 'stage': 'stage1', 'time': 0.0, 'loss/text': 3.0 - step / 9} for step in (5, 10)]
+  (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  (tmp_path / 'config.json').write_text('{"seed": 4321}')
+  (tmp_path / 'janus_config.json').write_text('{}')
+  page = tmp_path / 'report.html'
+  arguments = (f'--workdir={tmp_path}', f'--scores={out}', f'--out={page}', '--path=export=/x', '--seconds=training=12')
+  process = run('report', *arguments)
+  assert process.returncode == 0, process.stderr
+  text = page.read_text()
+  assert [word for word in ('4321', '/x', '<polyline', 'questions about digits', '>12<') if word not in text] == []
+  process = run('report', f'--workdir={out}', f'--out={page}')
+  assert (process.returncode, process.stderr.strip()) == (
+    1,
+    f'error: {out}/metrics.jsonl: no such file: expected a training workdir',
+  )
+
+
+STUB = """#!/bin/bash
+echo "$@" >> "$LOG"
+verb=${2#janus_jax.}
+case $verb in
+  pretrain) out=${4#--output=}; mkdir -p "$out"; touch "$out/janus_config.json" ;;
+  train) [ -z "$FAIL" ] || exit 1 ;;
+  evaluate) out=${4#--out=}; mkdir -p "$out"; echo THE TABLE > "$out/scores.txt"; echo printed ;;
+esac
+"""
+
+
+def test_the_script_runs_every_part_and_can_be_called_again(tmp_path):
+  (tmp_path / 'launch').mkdir()
+  for name in ('quickstart.sh', 'venv.sh'):
+    shutil.copy(ROOT / 'launch' / name, tmp_path / 'launch' / name)
+  python = tmp_path / '.venv' / 'bin' / 'python'
+  python.parent.mkdir(parents=True)
+  python.write_text(STUB)
+  python.chmod(0o755)
+  log = tmp_path / 'log'
+
+  def call(fail: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+    log.write_text('')
+    command = ['bash', str(tmp_path / 'launch' / 'quickstart.sh'), 'out put']
+    environment = {**os.environ, 'LOG': str(log), 'FAIL': fail}
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    return process, [line.split()[1].removeprefix('janus_jax.') for line in log.read_text().splitlines()]
+
+  stopped, verbs = call('yes')
+  assert stopped.returncode == 1
+  assert verbs == ['pip', 'pretrain', 'train']
+  finished, verbs = call('')
+  assert finished.returncode == 0, finished.stderr
+  assert verbs == ['pip', 'train', 'evaluate', 'convert', 'report']
+  lines = finished.stdout.splitlines()
+  assert 'THE TABLE' in lines
+  assert 'printed' not in lines
+  assert lines[-6] == f'report       {tmp_path}/out put/report.html'

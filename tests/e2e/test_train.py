@@ -1,0 +1,170 @@
+"""A whole run through three stages: what it leaves, and that a run cut short and taken up again is the same run."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+pytest.importorskip('sklearn')
+
+import janus_jax
+from janus_jax import training_run
+from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
+from janus_jax.conversion.lazy import from_numpy
+from janus_jax.data import tokenizer_training
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.data.worlds.shapes import World
+from janus_jax.errors import InputError
+from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
+from janus_jax.models.initialization import initial_params
+from janus_jax.training import loop
+from janus_jax.training.state import flatten
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+STEPS = 3
+
+
+def small_model(image_token_id: int) -> JanusConfig:
+  return JanusConfig(
+    SiglipConfig(image_size=24, patch_size=8, width=32, mlp_dim=32, depth=1, num_heads=2),
+    VQConfig(24, codebook_size=16, z_channels=32, base_channels=32, channel_multipliers=(1, 1, 1), num_res_blocks=1),
+    LlamaConfig(
+      vocab_size=384, width=32, mlp_dim=32, depth=1, num_heads=2, num_kv_heads=1, head_dim=16, max_positions=512
+    ),
+    image_token_id,
+  )
+
+
+@pytest.fixture(scope='module')
+def start(tmp_path_factory) -> str:
+  """A checkpoint with fresh weights."""
+  directory = tmp_path_factory.mktemp('start')
+  path = directory / 'tokenizer.json'
+  tokenizer_training.train(tokenizer_training.embedded_texts(World(), 50), path, 384)
+  config = small_model(Tokenizer(str(path)).special.image_placeholder)
+  arrays = {name: from_numpy(leaf, name) for name, leaf in flatten(initial_params(config, 0)).items()}
+  checkpoint = Checkpoint(config, arrays, {'tokenizer.json': path.read_bytes()}, {}, ())
+  write_checkpoint(checkpoint, str(directory), 'orbax', lambda _: None)
+  return str(directory)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> str:
+  return str(tmp_path_factory.mktemp('data'))
+
+
+def recipe(start: str, data: str) -> ConfigDict:
+  spec = importlib.util.spec_from_file_location('tiny', ROOT / 'configs' / 'tiny.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config()
+  config.init_from, config.data.directory, config.data.num_train = start, data, 60
+  config.mesh.data, config.mesh.fsdp = 2, 4  # The tests' eight simulated devices.
+  config.log_every, config.save_every, config.held_out_batches, config.sampling.num_images = 1, 1, 1, 0
+  for stage in config.stages.values():
+    stage.steps, stage.warmup_steps, stage.sources.understanding = STEPS, 0, ConfigDict({'shapes': 1, 'digits': 1})
+  return config
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(start, data, tmp_path_factory) -> tuple[pathlib.Path, dict]:
+  workdir = tmp_path_factory.mktemp('uninterrupted')
+  return workdir, leaves(training_run.train(recipe(start, data), str(workdir)))
+
+
+def leaves(params: dict) -> dict[str, np.ndarray]:
+  return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+
+
+def losses(workdir: pathlib.Path) -> list[tuple]:
+  """(step, stage, loss, gradient norm) of every update."""
+  lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+  return [(line['step'], line['stage'], line['loss'], line['grad_norm']) for line in lines if 'loss' in line]
+
+
+def test_a_run_goes_through_its_stages(uninterrupted, start):
+  workdir, params = uninterrupted
+  assert [line[:2] for line in losses(workdir)] == [(s + 1, f'stage{s // STEPS + 1}') for s in range(3 * STEPS)]
+  before = leaves(janus_jax.load(start)[1])
+  changed = {path.split('/')[0] for path in params if (params[path] != before[path]).any()}
+  assert changed == {'vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'}
+  held_out = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines() if 'held_out' in line]
+  assert [line['step'] for line in held_out] == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_the_workdir_is_a_checkpoint(uninterrupted):
+  workdir, params = uninterrupted
+  config, loaded = janus_jax.load(str(workdir))
+  assert config.vq.codebook_size == 16
+  for path, leaf in leaves(loaded).items():
+    np.testing.assert_array_equal(leaf, params[path])
+
+
+# Within a stage, and at a boundary: the checkpoint of step 3 is the last one of Stage I.
+@pytest.mark.parametrize('stop', [STEPS - 1, STEPS, STEPS + 2])
+def test_a_run_taken_up_again_is_bit_identical(uninterrupted, start, data, tmp_path, monkeypatch, stop):
+  class KilledError(Exception):
+    pass
+
+  def cut_short(self, label: str, steps: int = 1) -> None:
+    self.count = getattr(self, 'count', 0) + 1
+    if self.count > stop:
+      raise KilledError
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Progress, 'update', cut_short)
+    with pytest.raises(KilledError):
+      training_run.train(recipe(start, data), str(tmp_path))
+  params = leaves(training_run.train(recipe(start, data), str(tmp_path)))
+  workdir, expected = uninterrupted
+  assert losses(tmp_path) == losses(workdir)
+  for path, leaf in expected.items():
+    np.testing.assert_array_equal(params[path], leaf, err_msg=path)
+
+
+def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
+  config = recipe(start, data)
+  config.run = ('stage1',)
+  training_run.train(config, str(tmp_path))
+  config.run = ('stage1', 'stage2')
+  config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, 2, 1
+  with pytest.raises(InputError, match=r'mesh sizes .* need 2 devices: there are 8'):
+    training_run.train(config, str(tmp_path), force=True)
+  config.mesh.data, config.mesh.fsdp = 8, 1
+  training_run.train(config, str(tmp_path), force=True)
+  for ours, theirs in zip(losses(tmp_path), losses(uninterrupted[0]), strict=False):
+    assert ours[:2] == theirs[:2]
+    np.testing.assert_allclose(ours[2:], theirs[2:], rtol=1e-3)
+
+
+def test_batch_that_the_mesh_does_not_divide(start, data, tmp_path):
+  config = recipe(start, data)
+  config.stages.stage2.batch_size = 12
+  with pytest.raises(InputError, match=r'^stages\.stage2\.batch_size is 12: expected a multiple of 8 \(mesh axes data'):
+    training_run.train(config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code', 'message'),
+  [
+    ([], 2, '--workdir'),
+    (['--workdir=w'], 2, 'flag --config is required'),
+    (['--workdir=w', '--config=configs/tiny.py'], 1, 'init_from is empty'),
+    (['--workdir=w', '--config=configs/tiny.py', '--config.sed=1'], 2, 'sed'),
+    (['--workdir=w', '--config=configs/tiny.py', '--config.init_from=nowhere'], 1, 'nowhere: no such directory'),
+  ],
+)
+def test_one_line_for_wrong_commands(tmp_path, arguments, code, message):
+  arguments = [f'--workdir={tmp_path / "w"}' if argument == '--workdir=w' else argument for argument in arguments]
+  command = [sys.executable, '-m', 'janus_jax.train', *arguments]
+  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+  assert result.returncode == code, result.stderr
+  assert message in result.stderr
+  assert 'Traceback' not in result.stderr
+  assert jax.device_count() == 8  # What the recipe above counts on.

@@ -1,0 +1,49 @@
+"""The files of a training workdir: written once, compared when the run is taken up again."""
+
+import json
+
+import pytest
+from conversion.checkpoints import TINY, TOKENIZER
+from ml_collections import ConfigDict
+
+from janus_jax import workdirs
+from janus_jax.conversion.checkpoint import Checkpoint
+from janus_jax.errors import InputError
+
+START = Checkpoint(TINY, {}, {'tokenizer.json': TOKENIZER}, {}, ())
+
+
+def config(**changes) -> ConfigDict:
+  return ConfigDict({'seed': 0, 'stages': {'stage1': {'steps': 3, 'ratio': (1, 0, 3)}}, **changes})
+
+
+def test_a_new_workdir_holds_model_tokenizer_config_and_revision(tmp_path):
+  workdir = tmp_path / 'new' / 'run'
+  assert not workdirs.is_begun(workdir)
+  workdirs.prepare(workdir, config(), START, force=False)
+  assert workdirs.is_begun(workdir)
+  assert workdirs.read_model(workdir) == TINY
+  assert json.loads((workdir / 'config.json').read_text())['stages']['stage1']['ratio'] == [1, 0, 3]
+  assert (workdir / 'tokenizer.json').read_bytes() == TOKENIZER
+  assert (workdir / 'revision.txt').read_text().strip()
+
+
+def test_the_same_config_is_taken_up_again(tmp_path):
+  workdirs.prepare(tmp_path, config(), START, force=False)
+  workdirs.prepare(tmp_path, config(), None, force=False)
+
+
+def test_another_config_is_shown_and_refused(tmp_path):
+  workdirs.prepare(tmp_path, config(), START, force=False)
+  before = (tmp_path / 'config.json').read_bytes()
+  changed = config(seed=1, stages={'stage1': {'steps': 5, 'ratio': (1, 0, 3)}})
+  with pytest.raises(InputError, match=r'another config \(seed: 0 -> 1; stages\.stage1\.steps: 3 -> 5\): --force'):
+    workdirs.prepare(tmp_path, changed, None, force=False)
+  assert (tmp_path / 'config.json').read_bytes() == before
+  workdirs.prepare(tmp_path, changed, None, force=True)
+  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
+
+
+def test_differences_name_added_and_removed_fields():
+  assert workdirs.differences({'a': 1, 'b': {'c': 2}}, {'b': {'c': 2, 'd': 3}}) == ['a: 1 -> null', 'b.d: null -> 3']
+  assert workdirs.differences({'a': [1, 2]}, {'a': [1, 2]}) == []

@@ -1,0 +1,157 @@
+"""Losses of a packed batch: chunks, places of codes and images, kinds."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training import batches
+from training.batches import CONFIG
+
+from janus_jax.data.examples import IMAGE
+from janus_jax.data.packing import make_batch
+from janus_jax.models.config import ComputeConfig
+from janus_jax.models.janus import Janus
+from janus_jax.training.losses import batch_losses, cross_entropy, embed, with_codes
+
+B, T, D, V = 2, 23, 8, 50
+
+
+def head_inputs():
+  rng = np.random.default_rng(0)
+  hidden, kernel = rng.normal(size=(B, T, D)).astype(np.float32), rng.normal(size=(V, D)).astype(np.float32)
+  return hidden, kernel, rng.integers(0, V, (B, T)).astype(np.int32), rng.normal(size=(B, T)).astype(np.float32)
+
+
+def weighted_loss(hidden, kernel, targets, weights, chunk):
+  return jnp.sum(weights * cross_entropy(lambda h: h @ kernel.T, hidden, targets, chunk))
+
+
+def test_cross_entropy_is_minus_log_softmax_at_the_target():
+  hidden, kernel, targets, _ = head_inputs()
+  logits = hidden.astype(np.float64) @ kernel.T.astype(np.float64)
+  expected = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+  np.testing.assert_allclose(cross_entropy(lambda h: h @ kernel.T, hidden, targets, T), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('chunk', [1, 5, T - 1, T + 1])
+def test_chunks_change_neither_loss_nor_gradient(chunk):
+  hidden, kernel, targets, weights = head_inputs()
+  gradient = jax.jit(jax.value_and_grad(weighted_loss, argnums=(0, 1)), static_argnums=4)
+  (whole, whole_gradients), (cut, cut_gradients) = (gradient(hidden, kernel, targets, weights, c) for c in (T, chunk))
+  np.testing.assert_allclose(cut, whole, rtol=1e-5)
+  for one, other in zip(cut_gradients, whole_gradients):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def array_sizes(jaxpr) -> set[int]:
+  """Numbers of elements of all that a program computes, inner programs included."""
+  sizes = {variable.aval.size for equation in jaxpr.eqns for variable in equation.outvars}
+  for equation in jaxpr.eqns:
+    for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, 'eqns')):
+      inner = getattr(inner, 'jaxpr', inner)
+      sizes |= array_sizes(inner) if hasattr(inner, 'eqns') else set()
+  return sizes
+
+
+def test_logits_of_all_positions_never_exist_together():
+  hidden, kernel, targets, weights = head_inputs()
+  largest = {}
+  for chunk in (T, 4):
+    gradient = functools.partial(jax.grad(weighted_loss, argnums=(0, 1)), chunk=chunk)
+    largest[chunk] = max(array_sizes(jax.make_jaxpr(gradient)(hidden, kernel, targets, weights).jaxpr))
+  assert largest[T] == B * T * V  # The test sees them where they do exist.
+  assert largest[4] < B * T * V / 2
+
+
+@pytest.fixture(scope='module')
+def spec(tmp_path_factory):
+  return batches.make_spec(tmp_path_factory.mktemp('tokenizer'), batches.DRAWING_SIZE)
+
+
+@pytest.fixture(scope='module')
+def apply():
+  """The model with its parameters, compiled per method."""
+  params = jax.tree.map(jnp.asarray, batches.params())
+  run = jax.jit(lambda args, method: Janus(CONFIG).apply({'params': params}, *args, method=method), static_argnums=1)
+  return lambda *args, method: run(args, method)
+
+
+def both_forms(apply, spec) -> tuple[dict, dict]:
+  """The same batch with images to draw as pixels, and as the codes that the tokenizer makes of them."""
+  rng = np.random.default_rng(1)
+  size = batches.DRAWING_SIZE
+  pairs = batches.records()
+  drawn = [i for i, (kind, _) in enumerate(pairs) if kind == 'generation']
+  drawings = {i: rng.integers(0, 256, (size, size, 3), np.uint8) for i in drawn}
+  codes = dict(zip(drawings, np.asarray(apply(np.stack(list(drawings.values())), method='encode_pixels'))))
+  assert len(np.unique(np.stack(list(codes.values())), axis=0)) == len(drawings)
+  with_pixels = [(kind, {**record, 'image': drawings.get(i)}) for i, (kind, record) in enumerate(pairs)]
+  examples = batches.make_examples(spec, with_pixels)
+  as_pixels = batches.batch_of(examples, batches.ROWS, batches.DRAWING_SIZE)
+  coded = [(kind, {**record, 'codes': codes.get(i)}) for i, (kind, record) in enumerate(pairs)]
+  return as_pixels, batches.batch_of(batches.make_examples(as_codes(spec), coded), batches.ROWS)
+
+
+def as_codes(spec):
+  return dataclasses.replace(spec, generation_size=None)
+
+
+def test_pixels_to_draw_become_the_codes_that_they_would_be_stored_as(apply, spec):
+  as_pixels, coded = both_forms(apply, spec)
+  assert (as_pixels['generation_pixels'].reshape(4, 2, -1).any(-1).sum(1) == 2).any()  # Two drawings in a row.
+  encoded = with_codes(as_pixels, functools.partial(apply, method='encode_pixels'))
+  for name in ('tokens', 'targets'):
+    np.testing.assert_array_equal(encoded[name], coded[name])
+  params = batches.params()
+  loss = lambda batch: batch_losses(params, batch, CONFIG, ComputeConfig(), 32)  # noqa: E731
+  ours, expected = jax.jit(lambda one, other: (loss(one), loss(other)))(as_pixels, coded)
+  np.testing.assert_array_equal(ours.weights, expected.weights)
+  np.testing.assert_allclose(ours.sums, expected.sums, rtol=1e-6)
+  assert (expected.weights > 0).all()
+
+
+def test_batches_without_room_for_images(apply, spec):
+  """A stage of text only."""
+  shape = dataclasses.replace(batches.SHAPE, images=0, drawings=0)
+  texts = [pair for pair in batches.records() if pair[0] == 'text']
+  batch = make_batch(
+    batches.make_examples(spec, texts),
+    (0, 1),
+    shape,
+    num_codes=batches.NUM_CODES,
+    image_size=batches.IMAGE_SIZE,
+    generation_size=batches.DRAWING_SIZE,
+  )
+  encoded = with_codes(batch, functools.partial(apply, method='encode_pixels'))
+  np.testing.assert_array_equal(encoded['tokens'], batch['tokens'])
+  x = embed(apply, encoded)
+  np.testing.assert_array_equal(x, apply(batch['tokens'], method='embed_text'))
+
+
+def test_each_image_stands_where_its_row_has_it(apply, spec):
+  pairs = [pair for pair in batches.records() if pair[0] == 'understanding']
+  batch = batches.batch_of(batches.make_examples(spec, pairs), (1, 2, 1), batches.DRAWING_SIZE)
+  x = np.asarray(embed(apply, batch))
+  assert (batch['kinds'] == IMAGE).sum() == 4 * CONFIG.vision_encoder.num_tokens
+  for row, images in enumerate(batch['pixels']):
+    places = np.flatnonzero(batch['kinds'][row] == IMAGE).reshape(-1, CONFIG.vision_encoder.num_tokens)
+    for place, features in zip(places, apply(images, method='embed_images')):
+      np.testing.assert_allclose(x[row, place], features, atol=1e-5)
+  # More placeholders than images are a mistake that must not pass for the last image.
+  batch['kinds'][0, :] = IMAGE
+  assert np.isnan(embed(apply, batch)[0]).any()
+
+
+def test_kinds_of_one_batch_are_told_apart(monkeypatch, spec):
+  """Heads that know nothing: log(vocabulary) per text target, log(codebook) per code."""
+  batch = batches.batch_of(batches.make_examples(as_codes(spec), batches.records()), batches.ROWS)
+  ignorant = lambda size: lambda self, hidden: jnp.zeros((*hidden.shape[:-1], size))  # noqa: E731
+  monkeypatch.setattr(Janus, 'text_logits', ignorant(512))
+  monkeypatch.setattr(Janus, 'image_logits', ignorant(128))
+  found = batch_losses(batches.params(), batch, CONFIG, ComputeConfig(), 32)
+  counts = [(batch['losses'] == loss).sum() for loss in (1, 2, 3)]
+  np.testing.assert_array_equal(found.weights, counts)
+  np.testing.assert_allclose(found.sums, np.array(counts) * np.log([512, 512, 128]), rtol=1e-5)

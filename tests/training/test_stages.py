@@ -1,0 +1,122 @@
+"""The stage schedule: the reports' numbers in configs/, and what is refused."""
+
+import importlib.util
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS
+from janus_jax.training.stages import read_stages, stage_ends, trained_groups, trained_paths
+from janus_jax.training_run import read_run
+
+CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
+SHAPES = parameter_shapes(PRESETS['tiny'])
+
+
+def recipe(name: str) -> ConfigDict:
+  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config()
+
+
+# Janus paper, Table 1; Janus-Pro report, Table 2 and section 3.1 (Stage II stopped at 270K).
+TABLES = {
+  'janus_1_3b': {
+    'steps': (10_000, 180_000, 24_000),
+    'batch_size': (256, 512, 256),
+    'learning_rate': (1e-3, 1e-4, 2e-5),
+    'warmup_steps': (300, 5000, 0),
+    'weight_decay': (0, 0, 0.1),
+    'schedule': ('cosine', 'constant', 'constant'),
+    'ratio': ((1, 0, 1), (2, 3, 5), (7, 3, 10)),
+  },
+  'janus_pro_1b': {
+    'steps': (20_000, 270_000, 80_000),
+    'batch_size': (256, 512, 128),
+    'learning_rate': (1e-3, 1e-4, 4e-5),
+    'warmup_steps': (600, 5000, 0),
+    'weight_decay': (0, 0, 0),
+    'schedule': ('constant',) * 3,
+    'ratio': ((1, 0, 3), (2, 3, 5), (5, 1, 4)),
+  },
+}
+TABLES['janus_pro_7b'] = {**TABLES['janus_pro_1b'], 'steps': (20_000, 270_000, 40_000)}
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_recipes_hold_the_tables(name):
+  config = recipe(name)
+  stages = read_run(config).stages
+  for field, values in TABLES[name].items():
+    assert tuple(getattr(stage, field) for stage in stages) == values, field
+  optimizer = config.optimizer
+  assert (optimizer.b1, optimizer.b2, optimizer.max_grad_norm) == (0.9, 0.95, 1.0)
+  assert config.guidance_dropout == 0.1
+  assert all(stage.loss_weights == (1, 1, 1) for stage in stages)
+
+
+@pytest.mark.parametrize('name', [*TABLES, 'tiny'])
+def test_each_stage_trains_what_the_paper_says(name):
+  groups = [trained_groups(trained_paths(stage, SHAPES)) for stage in read_stages(recipe(name))]
+  first = {'vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed'}
+  assert groups == [first, first | {'language_model'}, first | {'language_model', 'vision_encoder'}]
+
+
+def test_run_chooses_and_repeats_stages():
+  config = recipe('tiny')
+  config.run = ('stage2', 'stage3', 'stage2')
+  stages = read_stages(config)
+  assert [stage.name for stage in stages] == ['stage2', 'stage3', 'stage2']
+  ends = stage_ends(stages)
+  assert [ends[0], ends[1] - ends[0], ends[2] - ends[1]] == [stage.steps for stage in stages]
+
+
+def test_a_group_is_not_taken_for_one_whose_name_it_ends():
+  config = recipe('tiny')
+  config.stages.stage1.trainable = ('gen_aligner',)
+  paths = trained_paths(read_stages(config)[0], SHAPES)
+  assert paths
+  assert all(path.startswith('gen_aligner/') for path in paths)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('ratio', (0, 0, 0), r'^stages\.stage2\.ratio is \(0, 0, 0\): expected understanding:text:generation'),
+    ('ratio', (1, -1, 1), 'none negative'),
+    ('sources', {'text': {'captions': 1}}, r'^stages\.stage2\.sources: no source of understanding, .* share of 2'),
+    ('steps', 0, r'^stages\.stage2\.steps is 0: expected 1 or more$'),
+    ('schedule', 'step', r"^stages\.stage2: schedule is 'step': expected one of constant, cosine, linear$"),
+    ('warmup_steps', 10**6, 'expected 0 to the'),
+    ('trainable', (), r'^stages\.stage2\.trainable is empty'),
+    ('learning_rat', 1.0, r'^stages\.stage2\.learning_rat is unknown: expected one of steps, '),
+  ],
+)
+def test_bad_stages_are_refused(field, value, message):
+  config = recipe('tiny')
+  with config.unlocked():
+    config.stages.stage2[field] = ConfigDict(value) if isinstance(value, dict) else value
+  with pytest.raises(InputError, match=message):
+    read_stages(config)
+
+
+def test_unknown_stage_and_empty_run():
+  config = recipe('tiny')
+  config.run = ('stage4',)
+  with pytest.raises(InputError, match=r"^run: no stage is called 'stage4': expected some of stage1"):
+    read_stages(config)
+  config.run = ()
+  with pytest.raises(InputError, match=r'^run is empty'):
+    read_stages(config)
+
+
+@pytest.mark.parametrize(('pattern', 'message'), [('aligner', 'matches no parameter'), ('(', 'no regular expression')])
+def test_patterns_that_match_nothing(pattern, message):
+  config = recipe('tiny')
+  config.stages.stage1.trainable = (pattern,)
+  with pytest.raises(InputError, match=rf'^stages\.stage1\.trainable: .*{message}'):
+    trained_paths(read_stages(config)[0], SHAPES)
