@@ -1,4 +1,4 @@
-"""Package metadata. `pip install .` gives the model, conversion and inference; extras add the rest."""
+"""Package metadata. `pip install .` gives models, conversion, inference and training; extras add the rest."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 REQUIREMENTS = [
   'absl-py',
   'chex',
+  'etils',
   'flax>=0.12',
   'grain>=0.2.18',
   'jax>=0.10',
@@ -18,6 +19,7 @@ REQUIREMENTS = [
   'orbax-checkpoint>=0.12,<1',
   'pillow>=11.2.1',
   'safetensors>=0.5',
+  'scipy',
   'tensorstore',
   # tensorflow-datasets 4.9 imports it without asking for it.
   'importlib_resources',
@@ -30,10 +32,16 @@ REQUIREMENTS = [
 # spite of weights_only.
 TORCH = ['torch>=2.11']
 
+# What the embedded world needs: real scanned digits and their judge.
+QUICKSTART = ['scikit-learn']
+
 TEST = [
+  *QUICKSTART,
   'pytest',
   'pytest-xdist',
   'ruff==0.17.6',
+  # An independent reader of our event files.
+  'tensorboardX',
   # The reference of the parity tests. On newer Pythons they are skipped (torch is gigabytes of CUDA there) until
   # `pip install torch transformers` brings them back.
   'torch==2.13.0; python_version < "3.12"',
@@ -51,6 +59,7 @@ setup(
   packages=find_packages(include=['janus_jax', 'janus_jax.*']),
   install_requires=REQUIREMENTS,
   extras_require={
+    'quickstart': QUICKSTART,
     'torch': TORCH,
     'tpu': ['jax[tpu]>=0.10'],
     'gpu': ['jax[cuda12]>=0.10'],

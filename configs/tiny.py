@@ -42,17 +42,17 @@ def get_config():
     'loss_weights': (4.0, 1.0, 1.0),
   }
   config.stages = {
-    'stage1': {**common, 'steps': 150, 'learning_rate': 3e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
+    'stage1': {**common, 'steps': 80, 'learning_rate': 3e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
     'stage2': {
       **common,
-      'steps': 1500,
+      'steps': 650,
       'learning_rate': 2.5e-3,
       'ratio': (2, 3, 5),
       'trainable': (*ADAPTORS, 'language_model'),
     },
     'stage3': {
       **common,
-      'steps': 900,
+      'steps': 420,
       'learning_rate': 1.5e-3,
       'ratio': (5, 1, 4),
       'images_per_row': 3,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import tqdm
 from absl import flags
 
-from janus_jax import api, cli, drawing, pictures
+from janus_jax import api, cli, drawing, pictures, workdirs
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import DTYPES
 
@@ -25,8 +25,12 @@ _PROMPT = flags.DEFINE_multi_string('prompt', [], 'What to draw; may be given se
 _PROMPTS_FILE = flags.DEFINE_string('prompts_file', None, 'One prompt per line; with .jsonl, {"prompt": ...} per line.')
 _OUT = flags.DEFINE_string('out', None, 'Directory for the pictures.', required=True)
 _NUM_IMAGES = flags.DEFINE_integer('num_images', 4, 'Pictures per prompt.')
-_CFG_WEIGHT = flags.DEFINE_float('cfg_weight', 5.0, 'Weight of classifier-free guidance; 0 or 1: none.')
-_TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Divides the logits; 0 takes the most likely code.')
+_CFG_WEIGHT = flags.DEFINE_float(
+  'cfg_weight', None, 'Weight of classifier-free guidance; 0 or 1: none. Default: as a workdir says, else 5.'
+)
+_TEMPERATURE = flags.DEFINE_float(
+  'temperature', None, 'Divides the logits; 0 takes the most likely code. Default: as a workdir says, else 1.'
+)
 _TOP_K = flags.DEFINE_integer('top_k', 0, 'Only the k most likely codes; 0: all.')
 _SEED = flags.DEFINE_integer('seed', 0, '(seed, prompt, picture) always gives the same picture.')
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
@@ -42,6 +46,12 @@ def _prompts() -> list[str]:
   return _PROMPT.value or pictures.read_prompts(_PROMPTS_FILE.value)
 
 
+def _sampling() -> dict[str, float]:
+  defaults = {'cfg_weight': 5.0, 'temperature': 1.0} | workdirs.read_sampling(_CHECKPOINT.value)
+  given = {'cfg_weight': _CFG_WEIGHT.value, 'temperature': _TEMPERATURE.value}
+  return {name: float(defaults[name] if value is None else value) for name, value in given.items()}
+
+
 def _settings(prompts: list[str], prompt: int, image: int) -> dict[str, str]:
   """Everything a picture depends on, as text chunks."""
   return {
@@ -49,8 +59,7 @@ def _settings(prompts: list[str], prompt: int, image: int) -> dict[str, str]:
     'prompt_index': str(prompt),
     'image_index': str(image),
     'seed': str(_SEED.value),
-    'cfg_weight': str(_CFG_WEIGHT.value),
-    'temperature': str(_TEMPERATURE.value),
+    **{name: str(value) for name, value in _sampling().items()},
     'top_k': str(_TOP_K.value),
     'dtype': _DTYPE.value,
     'checkpoint': os.path.normpath(_CHECKPOINT.value),
@@ -107,8 +116,7 @@ def _draw(
     rows,
     wanted,
     pad_id=pad_id,
-    cfg_weight=_CFG_WEIGHT.value,
-    temperature=_TEMPERATURE.value,
+    **_sampling(),
     top_k=_TOP_K.value,
     seed=_SEED.value,
     batch_size=_BATCH_SIZE.value,

@@ -81,7 +81,7 @@ def read_run_config(checkpoint: str) -> ConfigDict:
   config = default_config()
   config.sampling.update(SAMPLING)
   path = os.path.join(checkpoint, RUN_CONFIG_FILE)
-  if os.path.exists(path):
+  if is_workdir(checkpoint) and os.path.exists(path):
     stored = read_json(path)
     for name in ('data', 'sampling'):
       config[name].update(stored.get(name, {}))
@@ -124,7 +124,7 @@ def score(
   drawings = embedded.build_drawings(drawings_per_group, seed)
   words = {'tokenizer': tokenizer, 'template': template, 'batch_size': BATCH_SIZE}
   start = time.perf_counter()
-  logging.info('drawing %d prompts', len(drawings))
+  # Drawing first: a wrong setting of it then shows at once.
   images = generate_images(
     config,
     params,
@@ -136,7 +136,7 @@ def score(
     **words,
   )
   drawn = time.perf_counter()
-  logging.info('asking %d questions', len(questions))
+  logging.info('%d prompts drawn in %.0f s; asking %d questions', len(drawings), drawn - start, len(questions))
   answers = answer(
     config,
     params,

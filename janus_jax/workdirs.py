@@ -65,6 +65,13 @@ def read_model(workdir: str) -> JanusConfig:
   return model_config.from_dict(read_json(os.path.join(workdir, CONFIG_FILE)))
 
 
+def read_sampling(path: str) -> dict[str, Any]:
+  """How a workdir's config says that pictures are drawn (`cfg_weight`, `temperature`); {} for any other checkpoint."""
+  config = os.path.join(path, RUN_CONFIG_FILE)
+  # PyTorch layouts have a config.json too, of another kind.
+  return read_json(config).get('sampling', {}) if is_begun(path) and os.path.exists(config) else {}
+
+
 def differences(old: Any, new: Any, name: str = '') -> list[str]:
   """What two configs differ in, a line each: 'stages.stage1.steps: 100 -> 200'."""
   if isinstance(old, dict) and isinstance(new, dict):

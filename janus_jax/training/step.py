@@ -82,8 +82,8 @@ def train_step(
     config: static.
 
   Returns:
-    the new state, and float32 scalars: `loss`, `loss/<kind>` sums and weights, `grad_norm`, `param_norm`,
-    `update_norm`, `skipped`, `skipped_in_a_row`.
+    the new state, and metrics: float32 `loss`, `grad_norm` (before clipping), `param_norm` and `update_norm` (of what
+    trains); float32[3] `loss_sums` and `loss_weights` per kind; int32 `skipped` and `skipped_in_a_row`.
   """
   flat = flatten(state.params)
   trained = {path: flat[path] for path in sorted(masks)}

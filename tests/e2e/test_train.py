@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -104,6 +105,24 @@ def test_the_workdir_is_a_checkpoint(uninterrupted):
   assert config.vq.codebook_size == 16
   for path, leaf in leaves(loaded).items():
     np.testing.assert_array_equal(leaf, params[path])
+
+
+def test_sigterm_saves_and_ends_the_run(uninterrupted, start, data, tmp_path, monkeypatch):
+  config = recipe(start, data)
+  config.save_every = 1000  # Only the signal saves.
+
+  def interrupted(self, label: str, steps: int = 1) -> None:
+    self.count = getattr(self, 'count', 0) + 1
+    if self.count == STEPS + 1:
+      signal.raise_signal(signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Progress, 'update', interrupted)
+    training_run.train(config, str(tmp_path))
+  assert losses(tmp_path) == losses(uninterrupted[0])[: STEPS + 1]
+  params = leaves(training_run.train(config, str(tmp_path)))
+  for path, leaf in uninterrupted[1].items():
+    np.testing.assert_array_equal(params[path], leaf, err_msg=path)
 
 
 # Within a stage, and at a boundary: the checkpoint of step 3 is the last one of Stage I.

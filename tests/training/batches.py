@@ -1,8 +1,10 @@
 """A model that compiles fast, and small batches of every kind of example for it, with the records they are made of."""
 
 import dataclasses
+import functools
 
 import flax.traverse_util
+import jax
 import numpy as np
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
@@ -28,7 +30,12 @@ IMAGE_SIZE, DRAWING_SIZE, NUM_CODES = CONFIG.vision_encoder.image_size, CONFIG.v
 
 
 def params() -> dict:
-  """numpy arrays, norms and biases included, that all matter to the loss."""
+  """numpy arrays, norms and biases included, that all matter to the loss. Own copies: a state is donated."""
+  return jax.tree.map(np.array, _params())
+
+
+@functools.cache
+def _params() -> dict:
   rng = np.random.default_rng(0)
   flat = flax.traverse_util.flatten_dict(initial_params(CONFIG, 0), sep='/')
   for path in flat:

@@ -10,7 +10,7 @@ import pytest
 from training import batches
 from training.batches import CONFIG
 
-from janus_jax.data.examples import IMAGE
+from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT
 from janus_jax.data.packing import make_batch
 from janus_jax.models.config import ComputeConfig
 from janus_jax.models.janus import Janus
@@ -99,12 +99,24 @@ def as_codes(spec):
   return dataclasses.replace(spec, generation_size=None)
 
 
-def test_pixels_to_draw_become_the_codes_that_they_would_be_stored_as(apply, spec):
+def test_codes_stand_where_the_batch_says(spec):
+  """With a tokenizer whose codes tell the image and the place."""
+  pairs = [('generation', {'prompt': 'x', 'image': np.full((16, 16, 3), value, np.uint8)}) for value in (1, 2, 3)]
+  batch = batches.batch_of(batches.make_examples(spec, pairs), (1, 0, 1), batches.DRAWING_SIZE)
+  P = batches.NUM_CODES
+  encoded = with_codes(batch, lambda pixels: 100 * pixels[:, 0, 0, :1].astype(jnp.int32) + jnp.arange(P))
+  for row, segment, value in ((1, 1, 1), (0, 1, 2), (1, 2, 3)):
+    codes = 100 * value + np.arange(P)
+    here = batch['segments'][row] == segment
+    np.testing.assert_array_equal(encoded['tokens'][row][here & (batch['kinds'][row] == CODE)], codes[:-1])
+    np.testing.assert_array_equal(encoded['targets'][row][here & (batch['losses'][row] == GENERATION_LOSS)], codes)
+  is_text = batch['kinds'] == TEXT
+  np.testing.assert_array_equal(encoded['tokens'][is_text], batch['tokens'][is_text])
+
+
+def test_pixels_to_draw_cost_what_their_stored_codes_cost(apply, spec):
   as_pixels, coded = both_forms(apply, spec)
   assert (as_pixels['generation_pixels'].reshape(4, 2, -1).any(-1).sum(1) == 2).any()  # Two drawings in a row.
-  encoded = with_codes(as_pixels, functools.partial(apply, method='encode_pixels'))
-  for name in ('tokens', 'targets'):
-    np.testing.assert_array_equal(encoded[name], coded[name])
   params = batches.params()
   loss = lambda batch: batch_losses(params, batch, CONFIG, ComputeConfig(), 32)  # noqa: E731
   ours, expected = jax.jit(lambda one, other: (loss(one), loss(other)))(as_pixels, coded)
@@ -151,7 +163,7 @@ def test_kinds_of_one_batch_are_told_apart(monkeypatch, spec):
   ignorant = lambda size: lambda self, hidden: jnp.zeros((*hidden.shape[:-1], size))  # noqa: E731
   monkeypatch.setattr(Janus, 'text_logits', ignorant(512))
   monkeypatch.setattr(Janus, 'image_logits', ignorant(128))
-  found = batch_losses(batches.params(), batch, CONFIG, ComputeConfig(), 32)
+  found = jax.jit(lambda batch: batch_losses(batches.params(), batch, CONFIG, ComputeConfig(), 32))(batch)
   counts = [(batch['losses'] == loss).sum() for loss in (1, 2, 3)]
   np.testing.assert_array_equal(found.weights, counts)
   np.testing.assert_allclose(found.sums, np.array(counts) * np.log([512, 512, 128]), rtol=1e-5)

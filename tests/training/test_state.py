@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from training.batches import CONFIG
+from training import batches
 
-from janus_jax.models.initialization import initial_params
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.state import (
@@ -27,7 +26,7 @@ AVERAGED = OptimizerConfig(ema_decay=0.9)
 
 @pytest.fixture(scope='module')
 def params():
-  return jax.tree.map(jnp.asarray, initial_params(CONFIG, 0, 'bfloat16'))
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), batches.params())
 
 
 def paths_of(params, *prefixes: str) -> frozenset[str]:
@@ -113,7 +112,7 @@ def test_abstract_states_need_no_values(params):
   mesh = make_mesh({'fsdp': 8})
   placement = Placement.of(mesh, {path: leaf.shape for path, leaf in flatten(params).items()})
   trained = paths_of(params, 'gen_head')
-  shapes = jax.eval_shape(lambda: new_state(initial_params(CONFIG, 0, 'bfloat16'), trained, AVERAGED))
+  shapes = jax.eval_shape(lambda: new_state(params, trained, AVERAGED))
   real = abstract(place(new_state(params, trained, AVERAGED), placement), placement)
   assert jax.tree.leaves(abstract(shapes, placement)) == jax.tree.leaves(real)
 

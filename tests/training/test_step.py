@@ -17,7 +17,6 @@ from janus_jax.conversion.lazy import from_numpy
 from janus_jax.conversion.translate import parameter_shapes, params_from_tensors, tensors_from_params
 from janus_jax.data.examples import KINDS
 from janus_jax.models.config import ComputeConfig
-from janus_jax.models.initialization import initial_params
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import step as step_lib
 from janus_jax.training.optimizer import OptimizerConfig
@@ -25,8 +24,8 @@ from janus_jax.training.state import Placement, enter_stage, flatten, new_state,
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 
 # Where a gradient is zero but for rounding (SigLIP's key biases), Adam's direction is rounding over eps: with 1e-8 that
-# is noise of up to the learning rate, and runs could not be compared to 1e-6.
-EPS = 1e-6
+# is noise of up to the learning rate, and runs could not be compared to 1e-6 (they differ by 2e-6).
+EPS = 1e-5
 STEP = StepConfig(CONFIG, ComputeConfig(), OptimizerConfig(eps=EPS), loss_chunk=batches.SHAPE.length)
 PATHS = tuple(flatten(params()))
 PARTS = ('vision_aligner', 'gen_aligner', 'gen_head')
@@ -123,7 +122,10 @@ def test_what_is_frozen_stays_bit_identical_and_all_else_moves(mode, request):
     before, after = flatten(before.params), flatten(after.params)
     for path in before:
       same = before[path].tobytes() == after[path].tobytes()
-      assert same == (path not in trained), path
+      if path not in trained:
+        assert same, path
+      elif path != 'vision_encoder/layers/attn/k/bias':  # It changes no attention: its gradient is mere rounding.
+        assert not same, path
 
 
 def test_static_frozen_parameters_have_no_moments(static_run):
@@ -311,12 +313,14 @@ def test_metrics_are_norms_of_what_trains(full_step, batch):
 
 
 def test_overfits_one_batch_of_all_kinds(full_step, batch):
-  state = fresh(tree=initial_params(CONFIG, 0))
-  for _ in range(150):
+  state = fresh(tree=params())
+  for _ in range(70):
     state, metrics = full_step(state, batch, stage_values(2e-3))
-  first = np.log([CONFIG.language_model.vocab_size] * 2 + [CONFIG.vq.codebook_size])
-  losses = metrics['loss_sums'] / metrics['loss_weights']
-  assert (losses < 0.02 * first).all(), losses
+  understanding, text, generation = metrics['loss_sums'] / metrics['loss_weights']
+  assert understanding < 0.02
+  assert generation < 0.02
+  # Nothing before it tells which of the two texts begins.
+  assert text < 2 * np.log(2) / metrics['loss_weights'][1] + 0.02
 
 
 def broken(kind: str, state, batch):
@@ -402,7 +406,9 @@ def flops(trained: frozenset[str], batch) -> float:
   """Of the compiled step."""
   state = jax.eval_shape(lambda: fresh(trained=trained))
   compiled = jit_train_step('static').lower(state, batch, stage_values(), masks=trained, config=STEP).compile()
-  assert ' while(' not in compiled.as_text()  # The body of a loop would be counted once.
+  # The body of a loop over layers would be counted once. XLA may write a scatter as a loop, but adds up little in it.
+  loops = [line for line in compiled.as_text().splitlines() if ' while(' in line and 'scatter' not in line]
+  assert not loops
   return compiled.cost_analysis()['flops']
 
 

@@ -8,13 +8,13 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import logging
 import os
 from collections.abc import Iterator
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from janus_jax.data.worlds import captions, digits, questions, scenes, shapes
 from janus_jax.data.worlds.shapes import World
@@ -80,12 +80,14 @@ class JanusDigits(tfds.core.GeneratorBasedBuilder):
 
 
 def _builder(kind: type[tfds.core.GeneratorBasedBuilder], world: World, directory: str | os.PathLike):
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is not on a builder's list.
+  # TFDS warns of every config that is not on a builder's list. Not `set_verbosity`, which would overrule the program's.
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(logging.ERROR)
   try:
     return kind(config=_builder_config(world), data_dir=os.fspath(directory), file_format='array_record')
   finally:
-    logging.set_verbosity(verbosity)
+    logger.setLevel(level)
 
 
 def prepare(world: World, directory: str | os.PathLike) -> None:
