@@ -63,8 +63,8 @@ def get_config():
     'model': 'embedded',
     'vq': {'steps': 900, 'batch_size': 8, 'learning_rate': 2e-3, 'warmup_steps': 20},
     'quantisation': {'unquantised_steps': 100},
-    'vision': {'steps': 400, 'batch_size': 48, 'learning_rate': 2e-3},
+    'vision': {'steps': 1600, 'batch_size': 48, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2},
-    'decoder': {'steps': 150, 'batch_size': 16, 'learning_rate': 3e-3},
+    'decoder': {'steps': 200, 'batch_size': 8, 'learning_rate': 3e-3},
   }
   return config

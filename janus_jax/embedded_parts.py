@@ -45,7 +45,8 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
   tokenizer_training.train(tokenizer_training.embedded_texts(world), path, model.language_model.vocab_size)
   tokenizer = Tokenizer(path)
   params = initial_params(model, config.seed)
-  compute, seed = ComputeConfig(), config.seed
+  # Unrolled: these towers are shallow, and a loop costs more than it saves.
+  compute, seed = ComputeConfig(unroll=4), config.seed
   elements = {name: embedded.data_source(name, world, data, 'train') for name in ('shapes', 'digits')}
   elements = {name: [source[i] for i in range(len(source))] for name, source in elements.items()}
 

@@ -47,3 +47,11 @@ def test_another_config_is_shown_and_refused(tmp_path):
 def test_differences_name_added_and_removed_fields():
   assert workdirs.differences({'a': 1, 'b': {'c': 2}}, {'b': {'c': 2, 'd': 3}}) == ['a: 1 -> null', 'b.d: null -> 3']
   assert workdirs.differences({'a': [1, 2]}, {'a': [1, 2]}) == []
+
+
+def test_how_pictures_are_drawn_is_read_from_workdirs_only(tmp_path):
+  sampling = {'cfg_weight': 1.5, 'temperature': 0.8}
+  (tmp_path / 'config.json').write_text(json.dumps({'sampling': sampling}))
+  assert workdirs.read_sampling(tmp_path) == {}  # Not ours: a PyTorch checkpoint has a file of this name too.
+  workdirs.prepare(tmp_path, config(sampling=sampling), START, force=False)
+  assert workdirs.read_sampling(tmp_path) == sampling
