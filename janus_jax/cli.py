@@ -15,8 +15,12 @@ INPUT_ERROR, USAGE_ERROR = 1, 2
 def _parse(argv: list[str]) -> list[str]:
   try:
     positional = flags.FLAGS(argv)[1:]
-  except flags.Error as error:
+  except (flags.Error, TypeError, ValueError) as error:
     _fail(str(error), USAGE_ERROR)
+  except (AttributeError, KeyError) as error:  # What ml_collections raises for `--config.FIELD=...`.
+    _fail(f'unknown config field: {error}', USAGE_ERROR)
+  except OSError as error:
+    _fail(f'error: {_describe(error)}', INPUT_ERROR)
   if positional:
     _fail(f'unexpected argument {positional[0]!r}: every argument is a --flag', USAGE_ERROR)
   return argv

@@ -78,7 +78,8 @@ def changed(values: dict, path: str, value: object) -> dict:
 @pytest.mark.parametrize('preset', PRESETS)
 def test_presets_survive_both_layouts(preset):
   config = PRESETS[preset]
-  assert huggingface_to_janus(through_json(janus_to_huggingface(config, 'bfloat16')), 'f') == config
+  if config.vq.grid == config.vision_encoder.grid:  # All that transformers' config can say.
+    assert huggingface_to_janus(through_json(janus_to_huggingface(config, 'bfloat16')), 'f') == config
   written = through_json(janus_to_deepseek(config, 'bfloat16'))
   assert deepseek_to_janus(written, deepseek_shapes(config), config.image_token_id, 'f') == config
 
