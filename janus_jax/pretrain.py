@@ -23,11 +23,10 @@ from janus_jax.training.state import flatten
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe with a `pretraining` section.', lock_config=True)
 _OUTPUT = flags.DEFINE_string('output', None, 'Checkpoint directory to write.', required=True)
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoint at --output.')
+flags.mark_flag_as_required('config')
 
 
 def main() -> None:
-  if _CONFIG.value is None:
-    raise flags.Error('flag --config is required: expected a file such as configs/tiny.py')
   began = time.perf_counter()
   with published(_OUTPUT.value, _OVERWRITE.value, needed=0) as directory:
     data = _CONFIG.value.data.directory or os.path.join(os.path.dirname(os.path.abspath(_OUTPUT.value)), 'data')

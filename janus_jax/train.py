@@ -13,11 +13,10 @@ from janus_jax import cli, training_run
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints, metrics and samples go.', required=True)
 _FORCE = flags.DEFINE_bool('force', False, 'Go on in a workdir that was made with another config.')
+flags.mark_flag_as_required('config')
 
 
 def main() -> None:
-  if _CONFIG.value is None:
-    raise flags.Error('flag --config is required: expected a file such as configs/tiny.py')
   training_run.train(_CONFIG.value, _WORKDIR.value, force=_FORCE.value)
 
 

@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import grain
@@ -63,6 +63,7 @@ class RunConfig:
     keep_last: checkpoints.
     keep_every: multiples of this are kept for good; 0 keeps none.
     max_skipped_in_a_row: updates without a finite loss and gradient after which the run gives up.
+    wandb_project: of Weights & Biases; '' does without.
   """
 
   stages: tuple[Stage, ...]
@@ -78,6 +79,7 @@ class RunConfig:
   keep_last: int
   keep_every: int
   max_skipped_in_a_row: int
+  wandb_project: str
 
 
 class Run:
@@ -141,7 +143,7 @@ class Run:
       )
       step, state, data_state = self._start(checkpoints, initial_params)
       is_first = jax.process_index() == 0
-      writer = stack.enter_context(MetricWriter(self._workdir, resume_step=step, enabled=is_first))
+      writer = stack.enter_context(self._writer(step, is_first))
       progress = stack.enter_context(Progress(self._ends[-1], initial=step, enabled=is_first))
       stack.enter_context(self._stop_on_sigterm())
       for index, stage in enumerate(self.config.stages):
@@ -154,6 +156,13 @@ class Run:
           data_state = next_stage(data_state) if data_state else None
         step, state, data_state = self._run_stage(index, step, state, data_state, checkpoints, writer, progress)
       return state.params
+
+  def _writer(self, step: int, enabled: bool) -> MetricWriter:
+    project = self.config.wandb_project
+    wandb = {'project': project} if project else None
+    return MetricWriter(
+      self._workdir, resume_step=step, enabled=enabled, wandb=wandb, config=self._metadata.get('config')
+    )
 
   def _moments(self, index: int) -> frozenset[str]:
     """Parameters with moments in a stage: those that train; in traced mode, those of all stages."""
@@ -181,12 +190,20 @@ class Run:
     state = new_state(initial_params(), self._moments(0), self._step_config.optimizer)
     return 0, place(state, self._placement), None
 
-  def _run_stage(self, index, step, state, data_state, checkpoints, writer, progress):
+  def _run_stage(
+    self,
+    index: int,
+    step: int,
+    state: TrainState,
+    data_state: Mapping[str, Any] | None,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    progress: Progress,
+  ) -> tuple[int, TrainState, Mapping[str, Any]]:
     stage, end = self.config.stages[index], self._ends[index]
     rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
     masks, window = self._masks(index), _Window(self, self._trained[index])
-    stream = self._batches(stage, data_state)
-    try:
+    with closing(self._batches(stage, data_state)) as stream:
       while step < end and not self._stopping:
         began = time.perf_counter()
         batch = next(stream)
@@ -204,19 +221,17 @@ class Run:
           writer.write(step, stage.name, line)
           progress.log(format_line(step, stage.name, _shown(line)))
           self._check_finite(line)
-        if checkpoints.should_save(step) or self._stopping:
-          checkpoints.save(step, state, stream.get_state(), self._described(index, state))
         due = self.config.observe_every and step % self.config.observe_every == 0
-        if due or step == end:
+        if (due or step == end) and not self._stopping:
           for observe in self._observers:
             observe(step, stage.name, state.params, writer)
           window.restart_clock()
+        # After the observers: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
+        if checkpoints.should_save(step) or self._stopping:
+          checkpoints.save(step, state, stream.get_state(), self._described(index, state))
       return step, state, stream.get_state()
-    finally:
-      if hasattr(stream, 'close'):
-        stream.close()
 
-  def _batches(self, stage: Stage, data_state: Mapping[str, Any] | None) -> Iterator[dict[str, np.ndarray]]:
+  def _batches(self, stage: Stage, data_state: Mapping[str, Any] | None) -> grain.DatasetIterator:
     shape = BatchShape(stage.batch_size, self.config.sequence_length, stage.images_per_row, stage.drawings_per_row)
     return batches(
       self._sources,

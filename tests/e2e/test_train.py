@@ -173,7 +173,7 @@ def test_batch_that_the_mesh_does_not_divide(start, data, tmp_path):
   ('arguments', 'code', 'message'),
   [
     ([], 2, '--workdir'),
-    (['--workdir=w'], 2, 'flag --config is required'),
+    (['--workdir=w'], 2, 'Flag --config must have a value'),
     (['--workdir=w', '--config=configs/tiny.py'], 1, 'init_from is empty'),
     (['--workdir=w', '--config=configs/tiny.py', '--config.sed=1'], 2, 'sed'),
     (['--workdir=w', '--config=configs/tiny.py', '--config.init_from=nowhere'], 1, 'nowhere: no such directory'),
