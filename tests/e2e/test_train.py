@@ -1,6 +1,7 @@
 """A whole run through three stages: what it leaves, and that a run cut short and taken up again is the same run."""
 
 import importlib.util
+import itertools
 import json
 import pathlib
 import signal
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 pytest.importorskip('sklearn')
 
@@ -24,7 +26,11 @@ from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
 from janus_jax.models.initialization import initial_params
+from janus_jax.observers import Sampler
 from janus_jax.training import loop
+from janus_jax.training.metrics import MetricWriter
+from janus_jax.training.optimizer import learning_rates
+from janus_jax.training.stages import read_stages
 from janus_jax.training.state import flatten
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -97,6 +103,34 @@ def test_a_run_goes_through_its_stages(uninterrupted, start):
   assert changed == {'vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'}
   held_out = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines() if 'held_out' in line]
   assert [line['step'] for line in held_out] == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted, start, data):
+  lines = map(json.loads, (uninterrupted[0] / 'metrics.jsonl').read_text().splitlines())
+  lines = [line for line in lines if 'loss' in line]
+  rates = [
+    learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
+    for stage in read_stages(recipe(start, data))
+  ]
+  np.testing.assert_allclose([line['learning_rate'] for line in lines], np.concatenate(rates), rtol=1e-6)
+  # Examples of each source over the whole run: a stage that began anew would show earlier ones again.
+  for source in ('understanding/shapes', 'generation/digits'):
+    counts = [line[f'examples/{source}'] for line in lines]
+    assert all(later > earlier for earlier, later in itertools.pairwise(counts)), (source, counts)
+
+
+def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
+  """The parameters of a run through the observer itself; the runs above do without, it compiles for long."""
+  config, params = janus_jax.load(str(uninterrupted[0]))
+  world = training_run.read_world(recipe(start, data), config)
+  words = janus_jax.load_tokenizer(str(uninterrupted[0]))
+  sampling = {'cfg_weight': 1.5, 'temperature': 0.8, 'num_images': 2}
+  with MetricWriter(str(tmp_path)) as writer:
+    Sampler(config, *words, world, sampling, seed=0)(7, 'stage1', params, writer)
+  samples = tmp_path / 'samples' / '00000007'
+  assert sorted(path.name for path in samples.iterdir()) == ['answers.txt', 'drawing_0.png', 'drawing_1.png']
+  assert Image.open(samples / 'drawing_1.png').size == (24, 24)
+  assert len((samples / 'answers.txt').read_text().splitlines()) == 2
 
 
 def test_the_workdir_is_a_checkpoint(uninterrupted):
