@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from janus_jax.data.examples import CODE, IMAGE, KINDS, TEXT, ExampleSpec
-from janus_jax.data.packing import BatchShape, statistics
+from janus_jax.data.examples import KINDS, ExampleSpec
+from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import SkipLimit, batches, next_stage
 from janus_jax.errors import InputError
 from janus_jax.training.checkpoint import Checkpoints
@@ -38,7 +38,7 @@ from janus_jax.training.state import (
   unflatten,
 )
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
-from janus_jax.training.throughput import TokenCounts, step_flops, throughput
+from janus_jax.training.window import Report, Window
 
 Sources = Mapping[str, Mapping[str, grain.MapDataset]]
 # (step, stage name, parameters, writer): draws, asks or scores, and writes what it finds.
@@ -151,7 +151,7 @@ class Run:
         if step >= self._ends[index] or self._stopping:
           continue
         if step == start:
-          progress.log(f'{stage.name}: {stage.steps} steps, {len(self._moments(index))} parameter arrays train')
+          progress.log(f'{stage.name}: {stage.steps} steps, {len(self._trained[index])} parameter arrays train')
           state = place(enter_stage(state, self._moments(index), self._step_config.optimizer), self._placement)
           data_state = next_stage(data_state) if data_state else None
         step, state, data_state = self._run_stage(index, step, state, data_state, checkpoints, writer, progress)
@@ -202,7 +202,8 @@ class Run:
   ) -> tuple[int, TrainState, Mapping[str, Any]]:
     stage, end = self.config.stages[index], self._ends[index]
     rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
-    masks, window = self._masks(index), _Window(self, self._trained[index])
+    masks, report = self._masks(index), None
+    window = Window(self._step_config.model, self.config.sequence_length, trained_groups(self._trained[index]))
     with closing(self._batches(stage, data_state)) as stream:
       while step < end and not self._stopping:
         began = time.perf_counter()
@@ -215,21 +216,33 @@ class Run:
         state, metrics = self._step(state, batch, values, masks=masks, config=self._step_config)
         step += 1
         progress.update(stage.name)
+        # Reading metrics waits for their step. The step after it is dispatched by now, so the device goes on.
+        if report:
+          self._write(report, stage, window, writer, progress)
+          report = None
         if step % self.config.log_every == 0 or step == end:
-          # The only place that waits for the device; the steps of the window were all dispatched before.
-          line = window.finish(metrics, values.learning_rate, stream.get_state())
-          writer.write(step, stage.name, line)
-          progress.log(format_line(step, stage.name, _shown(line)))
-          self._check_finite(line)
+          report = window.take(step, metrics, float(values.learning_rate), stream.get_state())
         due = self.config.observe_every and step % self.config.observe_every == 0
-        if (due or step == end) and not self._stopping:
+        observing = (due or step == end) and not self._stopping
+        saving = checkpoints.should_save(step) or self._stopping
+        if report and (observing or saving):
+          self._write(report, stage, window, writer, progress)
+          report = None
+        if observing:
           for observe in self._observers:
             observe(step, stage.name, state.params, writer)
-          window.restart_clock()
+          window.restart()
         # After the observers: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
-        if checkpoints.should_save(step) or self._stopping:
+        if saving:
           checkpoints.save(step, state, stream.get_state(), self._described(index, state))
       return step, state, stream.get_state()
+
+  def _write(self, report: Report, stage: Stage, window: Window, writer: MetricWriter, progress: Progress) -> None:
+    """Waits for the step of the report and writes its line."""
+    line = window.line(report)
+    writer.write(report.step, stage.name, line)
+    progress.log(format_line(report.step, stage.name, _shown(line)))
+    self._check_finite(line)
 
   def _batches(self, stage: Stage, data_state: Mapping[str, Any] | None) -> grain.DatasetIterator:
     shape = BatchShape(stage.batch_size, self.config.sequence_length, stage.images_per_row, stage.drawings_per_row)
@@ -276,53 +289,6 @@ class Run:
       yield
     finally:
       signal.signal(signal.SIGTERM, old)
-
-
-class _Window:
-  """What happened since the last line of metrics."""
-
-  def __init__(self, run: Run, trained: frozenset[str]):
-    self._model, self._length = run._step_config.model, run.config.sequence_length
-    self._groups = trained_groups(trained)
-    self._restart()
-
-  def _restart(self) -> None:
-    self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
-    self._counts, self._packing = np.zeros(5, np.int64), 0.0
-
-  def restart_clock(self) -> None:
-    """Leaves out what was not training."""
-    self._restart()
-
-  def add(self, batch: Mapping[str, np.ndarray], waited: float) -> None:
-    kinds = batch['kinds']
-    tokens = [int((kinds == kind).sum()) for kind in (TEXT, IMAGE, CODE)]
-    drawings = batch['generation_pixels'].shape[:2] if 'generation_pixels' in batch else (0, 0)
-    images = batch['pixels'].shape[:2]
-    self._counts += np.array([*tokens, images[0] * images[1], drawings[0] * drawings[1]])
-    self._packing += statistics(batch)['packing']
-    self._waited += waited
-    self._steps += 1
-
-  def finish(self, metrics: Mapping[str, jax.Array], learning_rate: float, data_state: Mapping) -> dict[str, float]:
-    """Reads the device's numbers of the last step; the speeds are those of the whole window."""
-    found = jax.device_get(metrics)
-    seconds, steps = time.perf_counter() - self._began, max(self._steps, 1)
-    counts = TokenCounts(*(int(count) for count in self._counts))
-    flops = step_flops(self._model, counts, self._length, self._groups)
-    line = {'loss': float(found['loss'])}
-    for kind, total, weight in zip(KINDS, found['loss_sums'], found['loss_weights']):
-      if weight:
-        line[f'loss/{kind}'] = float(total / weight)
-    line |= {name: float(found[name]) for name in ('grad_norm', 'param_norm', 'update_norm')}
-    line |= {'learning_rate': float(learning_rate), 'packing': self._packing / steps}
-    line |= {'step_seconds': seconds / steps, 'data_wait': self._waited / max(seconds, 1e-9)}
-    line |= throughput(counts, flops, seconds, jax.devices()[0].device_kind, jax.device_count())
-    line |= {name: int(found[name]) for name in ('skipped', 'skipped_in_a_row')}
-    line['skipped_records'] = sum(data_state['skipped'].values())
-    line |= {f'examples/{source}': count for source, count in data_state['examples'].items()}
-    self._restart()
-    return line
 
 
 def _shown(line: Mapping[str, float]) -> dict[str, float]:

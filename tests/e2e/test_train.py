@@ -32,6 +32,7 @@ from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.stages import read_stages
 from janus_jax.training.state import flatten
+from janus_jax.training.step import jit_train_step
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 3
@@ -117,6 +118,23 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
   for source in ('understanding/shapes', 'generation/digits'):
     counts = [line[f'examples/{source}'] for line in lines]
     assert all(later > earlier for earlier, later in itertools.pairwise(counts)), (source, counts)
+
+
+def test_metrics_are_read_after_the_next_step_is_dispatched(start, data, tmp_path, monkeypatch):
+  config = recipe(start, data)
+  config.run, config.save_every, config.held_out_batches = ('stage1',), 1000, 0
+  events = []
+
+  def dispatched(mode):
+    step = jit_train_step(mode)
+    return lambda *arguments, **options: events.append('dispatch') or step(*arguments, **options)
+
+  line = loop.Window.line
+  monkeypatch.setattr(loop, 'jit_train_step', dispatched)
+  monkeypatch.setattr(loop.Window, 'line', lambda *arguments: events.append('read') or line(*arguments))
+  training_run.train(config, str(tmp_path))
+  assert events == ['dispatch', 'dispatch', 'read', 'dispatch', 'read', 'read']
+  assert [line[0] for line in losses(tmp_path)] == [1, 2, 3]
 
 
 def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
