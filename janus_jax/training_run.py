@@ -22,9 +22,9 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.observers import HeldOutLoss, Sampler
 from janus_jax.sharding.mesh import make_mesh
-from janus_jax.training.loop import Run, RunConfig, Sources
+from janus_jax.training.loop import Run, RunConfig, Sources, check_batches
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
-from janus_jax.training.stages import read_stages
+from janus_jax.training.stages import read_stages, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import MODES, StepConfig
 
@@ -44,8 +44,16 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
   """
   run_config = read_run(config)
   checkpoint = None if workdirs.is_begun(workdir) else open_start(config.init_from)
+  model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
+  mesh = make_mesh(config.mesh.to_dict())
+  placement = Placement.of(mesh, parameter_shapes(model))
+  step_config = read_step(config, model, placement)
+  world = read_world(config, model)
+  # What is wrong with a config shows before anything is written: a workdir remembers its config.
+  check_batches(run_config.stages, mesh, config.accumulation)
+  for stage in run_config.stages:
+    trained_paths(stage, placement.params)
   workdirs.prepare(workdir, config, checkpoint, force)
-  model = workdirs.read_model(workdir)
   tokenizer, template = load_tokenizer(workdir)
   spec = ExampleSpec(
     tokenizer=tokenizer,
@@ -57,13 +65,8 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
     max_length=config.sequence_length,
     num_code_ids=model.vq.codebook_size,
   )
-  world = read_world(config, model)
   directory = config.data.directory or os.path.join(workdir, 'data')
   embedded.prepare(world, directory)
-  shapes = parameter_shapes(model)
-  mesh = make_mesh(config.mesh.to_dict())
-  placement = Placement.of(mesh, shapes)
-  step_config = read_step(config, model, placement)
   held_out = HeldOutLoss(
     embedded_sources(world, directory, 'test', config.seed), spec, run_config, step_config, config.held_out_batches
   )

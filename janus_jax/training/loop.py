@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
@@ -82,6 +82,17 @@ class RunConfig:
   wandb_project: str
 
 
+def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int) -> None:
+  """Raises InputError for a batch that does not divide into microbatches and over the mesh."""
+  parts = mesh.shape['data'] * mesh.shape['fsdp'] * accumulation
+  for stage in stages:
+    if stage.batch_size % parts:
+      raise InputError(
+        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts} (mesh axes data '
+        f'{mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {accumulation})'
+      )
+
+
 class Run:
   """One run in one workdir; `train` carries it to its end."""
 
@@ -116,8 +127,7 @@ class Run:
     self._ends = stage_ends(config.stages)
     self._step = jit_train_step(config.stage_masks)
     self._stopping = False
-    for stage in config.stages:
-      self._check_batch(stage)
+    check_batches(config.stages, placement.mesh, step_config.accumulation)
 
   def train(self, initial_params: Callable[[], Any]) -> Any:
     """Trains to the end of the last stage, or until SIGTERM. Returns the parameters.
@@ -262,15 +272,6 @@ class Run:
   def _described(self, index: int, state: TrainState) -> dict[str, Any]:
     params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
     return {**self._metadata, 'stage': self.config.stages[index].name, 'stage_index': index, 'params': params}
-
-  def _check_batch(self, stage: Stage) -> None:
-    mesh = self._placement.mesh
-    parts = mesh.shape['data'] * mesh.shape['fsdp'] * self._step_config.accumulation
-    if stage.batch_size % parts:
-      raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts} (mesh axes data '
-        f'{mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {self._step_config.accumulation})'
-      )
 
   def _check_finite(self, line: Mapping[str, float]) -> None:
     if line['skipped_in_a_row'] >= self.config.max_skipped_in_a_row:

@@ -214,11 +214,19 @@ def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
     np.testing.assert_allclose(ours[2:], theirs[2:], rtol=1e-3)
 
 
-def test_batch_that_the_mesh_does_not_divide(start, data, tmp_path):
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('batch_size', 12, r'^stages\.stage2\.batch_size is 12: expected a multiple of 8 \(mesh axes data'),
+    ('trainable', ('aligner',), r"^stages\.stage2\.trainable: 'aligner' matches no parameter"),
+  ],
+)
+def test_a_wrong_config_leaves_no_workdir(start, data, tmp_path, field, value, message):
   config = recipe(start, data)
-  config.stages.stage2.batch_size = 12
-  with pytest.raises(InputError, match=r'^stages\.stage2\.batch_size is 12: expected a multiple of 8 \(mesh axes data'):
-    training_run.train(config, str(tmp_path))
+  config.stages.stage2[field] = value
+  with pytest.raises(InputError, match=message):
+    training_run.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
