@@ -1,19 +1,21 @@
 """Janus prepared for decoding: the same weights with the layers apart, and the steps that all generation is made of.
 
 In training the layers are one stacked array that a loop slices. A decode step reads every weight once, so slicing would
-cost as much as the step itself; here each layer has its own arrays.
+cost as much as the step itself; here each layer has its own arrays, and its kernels lie input first
+(`models.layers.input_first`).
 """
 
 from typing import Any
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
 from janus_jax.inference.cache import KVCache
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
-from janus_jax.models.layers import RMSNorm, rotary_tables
+from janus_jax.models.layers import RMSNorm, input_first, rotary_tables
 from janus_jax.models.llama import LlamaBlock
 
 Params = dict[str, Any]
@@ -24,8 +26,8 @@ class Decoder:
   """Weights for decoding.
 
   Attributes:
-    layers: parameters of each decoder layer.
-    rest: the model's parameter tree without the stacked layers.
+    layers: parameters of each decoder layer, kernels input first.
+    rest: the model's parameter tree without the stacked layers. Both heads' kernels lie input first too.
     config: architecture.
     compute: dtypes.
   """
@@ -51,12 +53,25 @@ class Decoder:
     return norm.apply({'params': self.rest['language_model']['final_norm']}, x), cache.advance(steps)
 
 
+def _turned(params: Params) -> Params:
+  """The same tree with the kernel of each `Linear` replaced by its `input_first` form."""
+  flat = {}
+  for path, leaf in flax.traverse_util.flatten_dict(params).items():
+    if path[-1] == 'kernel':
+      # Attention's output is the one product that contracts two axes, [N, H].
+      path, leaf = (*path[:-1], 'input_first'), input_first(leaf, 2 if path[-2:-1] == ('o',) else 1)
+    flat[path] = leaf
+  return flax.traverse_util.unflatten_dict(flat)
+
+
 def make_decoder(config: JanusConfig, compute: ComputeConfig, params: Params) -> Decoder:
-  """Splits the stacked layers of a parameter tree (as `janus_jax.load` gives it) into arrays of their own."""
+  """Prepares a parameter tree (as `janus_jax.load` gives it): stacked layers become arrays of their own."""
   language_model = dict(params['language_model'])
   stacked = language_model.pop('layers')
-  layers = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(config.language_model.depth))
-  return Decoder(layers, {**params, 'language_model': language_model}, config, compute)
+  layers = tuple(_turned(jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(config.language_model.depth))
+  language_model['lm_head'] = _turned(language_model['lm_head'])
+  rest = {**params, 'language_model': language_model, 'gen_head': _turned(params['gen_head'])}
+  return Decoder(layers, rest, config, compute)
 
 
 def prompt_positions(mask: jax.Array) -> jax.Array:

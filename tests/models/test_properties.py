@@ -13,7 +13,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig, from_dict, to_dict
 from janus_jax.models.initialization import initial_params, initial_std
 from janus_jax.models.janus import Janus, abstract_params
-from janus_jax.models.layers import dense
+from janus_jax.models.layers import Linear, input_first
 from janus_jax.models.llama import Llama, LlamaBlock
 from janus_jax.models.vq import VQ
 
@@ -118,33 +118,20 @@ def test_parameter_and_compute_dtypes_are_separate(params):
   assert logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('rows', [1, 2, 4, 5])
+@pytest.mark.parametrize('rows', [1, 2, 5, 32])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_a_product_of_few_rows_equals_the_rows_of_a_large_one(rows, dtype):
+@pytest.mark.parametrize(('features', 'inputs'), [((40,), (192,)), ((5, 8), (192,)), ((40,), (3, 64))])
+def test_a_kernel_that_lies_input_first_gives_the_same_product(rows, dtype, features, inputs):
   """Few rows take another path on CPU; bfloat16 accumulates in float32 on either."""
-  linear = dense(192, 40, ComputeConfig(dtype=dtype), use_bias=False, out_dtype='float32')
-  x, matrix = (jax.random.normal(jax.random.key(seed), shape) for seed, shape in enumerate([(16, 192), (40, 192)]))
-  params = {'params': {'kernel': matrix}}
-  # The shape of a decode step, and rows in two axes.
-  for shape in [(rows, 1)] + [(2, rows // 2)] * (rows % 2 == 0):
-    few = x[:rows].reshape(*shape, 192)
-    result = jax.jit(linear.apply)(params, few)
-    assert result.dtype == jnp.float32
-    np.testing.assert_allclose(result.reshape(rows, 40), linear.apply(params, x)[:rows], rtol=1e-5, atol=1e-4)
-    rounded, kernel = (np.asarray(a.astype(dtype), np.float64) for a in (few, matrix))
-    np.testing.assert_allclose(result, rounded @ kernel.T, rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize('rows', [1, 2, 4, 5])
-def test_gradient_of_a_product_of_few_rows(rows):
-  x, matrix = (jax.random.normal(jax.random.key(seed), shape) for seed, shape in enumerate([(rows, 24), (8, 24)]))
-  linear = dense(24, 8, COMPUTE, use_bias=False)
-  weight = np.arange(1, rows + 1)[:, None]  # Rows must not change places.
-  loss = lambda x, matrix: (weight * linear.apply({'params': {'kernel': matrix}}, x) ** 2).sum()  # noqa: E731
-  by_x, by_matrix = jax.grad(loss, argnums=(0, 1))(x, matrix)
-  product = weight * (np.asarray(x) @ np.asarray(matrix).T)
-  np.testing.assert_allclose(by_x, 2 * product @ matrix, rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(by_matrix, 2 * product.T @ x, rtol=1e-4, atol=1e-4)
+  linear = Linear(features, inputs, ComputeConfig(dtype=dtype), use_bias=False, out_dtype='float32')
+  keys = jax.random.split(jax.random.key(0))
+  # The shape of a decode step: one position.
+  x, kernel = (jax.random.normal(key, shape) for key, shape in zip(keys, [(rows, 1, *inputs), (*features, *inputs)]))
+  result = jax.jit(linear.apply)({'params': {'input_first': input_first(kernel, len(inputs))}}, x)
+  assert result.dtype == jnp.float32
+  np.testing.assert_allclose(result, linear.apply({'params': {'kernel': kernel}}, x), rtol=1e-5, atol=1e-4)
+  rounded, matrix = (np.asarray(a.astype(dtype), np.float64).reshape(-1, 192) for a in (x, kernel))
+  np.testing.assert_allclose(result.reshape(rows, 40), rounded @ matrix.T, rtol=1e-5, atol=1e-4)
 
 
 def test_codes_are_the_same_whatever_the_compute_dtype():
