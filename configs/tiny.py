@@ -12,20 +12,21 @@ from janus_jax.training.defaults import default_config
 SOURCES = {
   'understanding': {'shapes': 3, 'digits': 1},
   'text': {'captions': 1},
-  'generation': {'shapes': 1, 'digits': 1},  # Real : synthetic 1 : 1, as in the report.
+  'generation': {'shapes': 2, 'digits': 1},
 }
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 
 
 def get_config():
   config = default_config()
-  config.sequence_length = 192
+  config.sequence_length = 104  # Two drawings and a sentence; attention's cost grows with the square.
+  config.data.precompute_codes = True
   config.compute.dtype = 'float32'
   config.compute.remat = 'none'
   config.compute.unroll = 4
   config.optimizer.b2 = 0.98
-  config.loss_chunk = 192
-  config.log_every = 50
+  config.loss_chunk = 104
+  config.log_every = 100
   config.observe_every = 0
   config.save_every = 500
   config.sampling.cfg_weight = 1.5
@@ -37,33 +38,32 @@ def get_config():
     'schedule': 'cosine',
     'final_fraction': 0.05,
     'images_per_row': 2,
-    'drawings_per_row': 4,
+    'drawings_per_row': 2,
     # Answers are a few tokens, drawings 36 codes: without weights nearly all the loss would be drawing.
     'loss_weights': (4.0, 1.0, 1.0),
   }
   config.stages = {
-    'stage1': {**common, 'steps': 80, 'learning_rate': 3e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
+    'stage1': {**common, 'steps': 120, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
     'stage2': {
       **common,
-      'steps': 650,
-      'learning_rate': 2.5e-3,
+      'steps': 1700,
+      'learning_rate': 2e-3,
       'ratio': (2, 3, 5),
       'trainable': (*ADAPTORS, 'language_model'),
     },
     'stage3': {
       **common,
-      'steps': 420,
+      'steps': 1000,
       'learning_rate': 1.5e-3,
       'ratio': (5, 1, 4),
-      'images_per_row': 3,
       'trainable': (*ADAPTORS, 'language_model', 'vision_encoder'),
     },
   }
   config.pretraining = {
     'model': 'embedded',
-    'vq': {'steps': 900, 'batch_size': 8, 'learning_rate': 2e-3, 'warmup_steps': 20},
-    'quantisation': {'unquantised_steps': 100},
-    'vision': {'steps': 1600, 'batch_size': 48, 'learning_rate': 1.5e-3},
+    'vq': {'steps': 1100, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
+    'quantisation': {'unquantised_steps': 150},
+    'vision': {'steps': 1400, 'batch_size': 48, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2},
     'decoder': {'steps': 200, 'batch_size': 8, 'learning_rate': 3e-3},
   }

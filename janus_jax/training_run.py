@@ -1,11 +1,14 @@
 """Puts a training run together from its config: model, data, devices, observers. The loop is in training/loop.py."""
 
 import dataclasses
+import functools
 import logging
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from janus_jax import workdirs
@@ -22,6 +25,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.observers import HeldOutLoss, Sampler
 from janus_jax.sharding.mesh import make_mesh
+from janus_jax.stored_codes import image_encoder, stored_codes
 from janus_jax.training.loop import Run, RunConfig, Sources, check_batches
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
 from janus_jax.training.stages import read_stages, trained_paths
@@ -61,22 +65,24 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
     num_image_tokens=model.vision_encoder.num_tokens,
     num_codes=model.vq.num_tokens,
     image_size=model.vision_encoder.image_size,
-    generation_size=model.vq.image_size,
+    generation_size=None if config.data.precompute_codes else model.vq.image_size,
     max_length=config.sequence_length,
     num_code_ids=model.vq.codebook_size,
   )
   directory = config.data.directory or os.path.join(workdir, 'data')
   embedded.prepare(world, directory)
-  held_out = HeldOutLoss(
-    embedded_sources(world, directory, 'test', config.seed), spec, run_config, step_config, config.held_out_batches
-  )
+  codes = dict.fromkeys(('train', 'test'))
+  if config.data.precompute_codes:
+    codes = {split: drawn_codes(world, directory, split, workdir, checkpoint, config.init_from) for split in codes}
+  sources = {split: embedded_sources(world, directory, split, config.seed, codes[split]) for split in codes}
+  held_out = HeldOutLoss(sources['test'], spec, run_config, step_config, config.held_out_batches)
   sampler = Sampler(model, tokenizer, template, world, config.sampling.to_dict(), config.seed)
   metadata = {'config': workdirs.config_dict(config), 'versions': {'jax': jax.__version__}}
   run = Run(
     run_config,
     step_config,
     spec,
-    embedded_sources(world, directory, 'train', config.seed),
+    sources['train'],
     placement,
     workdir,
     metadata,
@@ -130,14 +136,36 @@ def read_world(config: ConfigDict, model: JanusConfig) -> World:
   return World(size=size, grid=grid, num_train=config.data.num_train, seed=config.seed)
 
 
-def embedded_sources(world: World, directory: str, split: str, seed: int) -> Sources:
-  """The sources of the embedded world by kind, under the names that configs use."""
-  found = embedded.sources(world, directory, split, seed)
+def embedded_sources(
+  world: World, directory: str, split: str, seed: int, codes: Mapping[str, np.ndarray] | None = None
+) -> Sources:
+  """The sources of the embedded world by kind, under the names that configs use; `codes` as `embedded.sources`."""
+  found = embedded.sources(world, directory, split, seed, codes)
   endings = dict(zip(KINDS, ('_und', '_text', '_gen')))
   return {
     kind: {name.removesuffix(ending): source for name, source in found.items() if name.endswith(ending)}
     for kind, ending in endings.items()
   }
+
+
+def drawn_codes(
+  world: World, directory: str, split: str, workdir: str, checkpoint: Checkpoint | None, init_from: str
+) -> dict[str, np.ndarray]:
+  """int32[n, P] of the stored images of each embedded source, encoded by the VQ that the run starts from."""
+
+  @functools.cache
+  def encoder() -> Callable[[np.ndarray], jax.Array]:
+    start = checkpoint or open_start(init_from)
+    tokenizer = {path: leaf for path, leaf in start.params.items() if path.startswith('vq/')}
+    params = load_params(dataclasses.replace(start, params=tokenizer), None)
+    return image_encoder(start.config.vq, params['vq'])
+
+  codes = {}
+  for name in embedded.NAMES:
+    source = embedded.data_source(name, world, directory, split)
+    images = [source[index]['image'] for index in range(len(source))]
+    codes[name] = stored_codes(workdir, f'{name}-{split}', images, lambda pixels: encoder()(pixels))
+  return codes
 
 
 def open_start(init_from: str) -> Checkpoint:

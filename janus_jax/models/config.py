@@ -207,7 +207,7 @@ PRESETS: dict[str, JanusConfig] = {
       codebook_size=128,
       z_channels=32,
       base_channels=32,
-      channel_multipliers=(1, 1, 2),
+      channel_multipliers=(1, 1, 4),
       num_res_blocks=1,
     ),
     language_model=LlamaConfig(

@@ -24,6 +24,8 @@ def default_config() -> ConfigDict:
 
   # Data.
   config.data = ConfigDict({'name': 'embedded', 'directory': '', 'world_grid': 0, 'num_train': 8000})
+  # Whether images to draw are encoded once, before the first step, or in each step that draws them.
+  config.data.precompute_codes = False
   config.sequence_length = 4096
   config.guidance_dropout = 0.1  # Janus paper, footnote 2.
   config.prefetch = 2

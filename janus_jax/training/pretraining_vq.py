@@ -2,9 +2,14 @@
 
 The objective of LlamaGen's `vq_loss.py` and DeepSeek's `vq_model.py` without the adversarial and perceptual terms,
 which need networks of their own: mean (x̂ - x)² + mean (e - sg(z))² + 0.25 mean (sg(e) - z)², z and e of unit length.
+
+One term is ours. Group norms and attention let every code depend on the whole image: the empty ground then has dozens
+of codes, and a small decoder spends itself on predicting which. So of two images a third one is pasted together, and
+its outputs are pulled towards theirs, cell by cell.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.struct
@@ -30,6 +35,7 @@ class Quantisation:
 
   Attributes:
     commitment_weight: of the commitment loss.
+    locality_weight: of the distance between the outputs of a pasted image and those of the images it is made of.
     unquantised_steps: first steps in which the decoder sees the encoder's outputs themselves; the codebook is then
       picked from outputs. Among the steps.
     restart_every: steps between replacements of dead rows by encoder outputs.
@@ -37,6 +43,7 @@ class Quantisation:
   """
 
   commitment_weight: float = 0.25
+  locality_weight: float = 3.0
   unquantised_steps: int = 100
   restart_every: int = 50
   restart_until: float = 0.7
@@ -54,16 +61,22 @@ class VQLosses:
     return self.reconstruction + quantised * (self.codebook + commitment_weight * self.commitment)
 
 
-def vq_losses(vq: VQ, pixels: jax.Array, quantised: jax.Array | float) -> tuple[VQLosses, jax.Array, jax.Array]:
+@flax.struct.dataclass
+class VQOutputs:
+  """codes int32[B, P]; z, the encoder's outputs, float32[B, P, code_dim]; decoded pixels float32[B, size, size, 3]."""
+
+  codes: jax.Array
+  z: jax.Array
+  decoded: jax.Array
+
+
+def vq_losses(vq: VQ, pixels: jax.Array, quantised: jax.Array | float) -> tuple[VQLosses, VQOutputs]:
   """The losses of a bound tokenizer.
 
   Args:
     vq: bound, or the first argument in `nn.apply`.
     pixels: float32[B, size, size, 3] in [-1, 1].
     quantised: 1.0, or 0.0 to hand the decoder the encoder's outputs unquantised.
-
-  Returns:
-    losses, codes int32[B, P], encoder outputs float32[B, P, code_dim].
   """
   z = vq.latents(pixels)
   codes = vq.nearest(z)
@@ -75,56 +88,107 @@ def vq_losses(vq: VQ, pixels: jax.Array, quantised: jax.Array | float) -> tuple[
     codebook=jnp.mean(jnp.square(rows - stop(z))),
     commitment=jnp.mean(jnp.square(stop(rows) - z)),
   )
-  return losses, codes, z
+  return losses, VQOutputs(codes, z, decoded)
 
 
-def spread_picks(
-  points: np.ndarray, number: int, rng: np.random.Generator, kept: np.ndarray | None = None
-) -> np.ndarray:
-  """Points far from each other and from `kept`, drawn as k-means++ draws its seeds.
+def locality_loss(vq: VQ, pixels: jax.Array, z: jax.Array, mask: jax.Array) -> jax.Array:
+  """Mean squared distance of the outputs of pasted images to those of the images they are made of, cell by cell.
 
   Args:
-    points: unit vectors float32[n, d].
-    number: how many to pick; more than there are different points gives repeats.
+    vq: bound.
+    pixels: float32[B, size, size, 3] in [-1, 1].
+    z: float32[B, P, code_dim], the encoder's outputs for them.
+    mask: bool[B, P]; the cells of each image to keep, the others are taken from the image before it.
+  """
+  B, size = pixels.shape[:2]
+  grid = math.isqrt(mask.shape[1])
+  of_pixels = mask.reshape(B, grid, grid, 1).repeat(size // grid, axis=1).repeat(size // grid, axis=2)
+  keep = lambda mask, x: jnp.where(mask, x, jnp.roll(x, 1, axis=0))  # noqa: E731
+  return jnp.mean(jnp.square(vq.latents(keep(of_pixels, pixels)) - keep(mask[..., None], z)))
+
+
+def random_rectangles(rng: np.random.Generator, number: int, grid: int) -> np.ndarray:
+  """bool[number, grid * grid]: a rectangle of any place and size in each."""
+  lines = np.sort(rng.integers(grid + 1, size=(number, 2, 2)), axis=-1)[..., None]
+  inside = (np.arange(grid) >= lines[:, :, 0]) & (np.arange(grid) < lines[:, :, 1])
+  return (inside[:, 0, :, None] & inside[:, 1, None, :]).reshape(number, -1)
+
+
+def cells_of(pixels: jax.Array, grid: int) -> jax.Array:
+  """[B, size, size, 3] -> [B * grid * grid, d]: the pixels of each cell, in the order of its code."""
+  B, cell = len(pixels), pixels.shape[1] // grid
+  return pixels.reshape(B, grid, cell, grid, cell, 3).swapaxes(2, 3).reshape(B * grid * grid, -1)
+
+
+def spread_picks(patches: np.ndarray, distances: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+  """Patches that look unlike each other, drawn as k-means++ draws its seeds.
+
+  Not the encoder's outputs are compared but what they stand for: outputs of one empty ground lie scattered, and would
+  take up many rows of the codebook.
+
+  Args:
+    patches: float32[n, d], flattened pixels.
+    distances: float[n], squared, of each patch to what is there already; ones where nothing is.
+    number: how many to pick; more than there are different patches gives repeats.
     rng: where the draws come from.
-    kept: unit vectors float32[k, d] to keep away from, or None.
 
   Returns:
-    float32[number, d].
+    int[number], indices.
   """
-  if kept is None or not len(kept):
-    distances = np.ones(len(points))
-  else:
-    distances = np.maximum(2 - 2 * (points @ kept.T).max(axis=1), 0).astype(np.float64)
-  picks = np.empty((number, points.shape[1]), np.float32)
+  picks, distances = np.empty(number, int), distances.astype(np.float64)
   for i in range(number):
     weights = distances + 1e-12
-    picks[i] = points[rng.choice(len(points), p=weights / weights.sum())]
-    distances = np.minimum(distances, np.square(points - picks[i]).sum(axis=1))
+    picks[i] = rng.choice(len(patches), p=weights / weights.sum())
+    distances = np.minimum(distances, np.square(patches - patches[picks[i]]).sum(axis=1))
   return picks
 
 
-def restart_dead(codebook: np.ndarray, counts: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Replaces rows that were hardly chosen by encoder outputs: [K, d], int[K], unit vectors [n, d] -> [K, d]."""
+def restart_dead(
+  codebook: np.ndarray,
+  counts: np.ndarray,
+  outputs: np.ndarray,
+  patches: np.ndarray,
+  errors: np.ndarray,
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """Replaces rows that were hardly chosen by outputs of patches that are badly reconstructed.
+
+  Args:
+    codebook: float32[K, d].
+    counts: int[K], how often each row was chosen.
+    outputs: unit vectors float32[n, d] of the encoder.
+    patches: float32[n, e], what they stand for.
+    errors: float[n], squared, of their reconstruction.
+    rng: where the draws come from.
+  """
   dead = counts < DEAD_SHARE * counts.sum() / len(counts)
-  rows = codebook / np.linalg.norm(codebook, axis=1, keepdims=True)
-  rows[dead] = spread_picks(points, int(dead.sum()), rng, rows[~dead])
-  return np.where(dead[:, None], rows, codebook)
+  rows = codebook.copy()
+  rows[dead] = outputs[spread_picks(patches, errors, int(dead.sum()), rng)]
+  return rows
 
 
 def _train_step(config: JanusConfig, optimization: Optimization, quantisation: Quantisation, compute: ComputeConfig):
   model, optimizer = VQ(config.vq, compute), optimization.optimizer()
 
-  def objective(params, pixels, quantised):
-    losses, codes, z = nn.apply(vq_losses, model)({'params': params}, pixels, quantised)
-    return losses.total(quantised, quantisation.commitment_weight), (losses, codes, z)
+  def losses_of(vq: VQ, pixels, mask, quantised):
+    losses, outputs = vq_losses(vq, pixels, quantised)
+    return losses, outputs, locality_loss(vq, pixels, outputs.z, mask)
+
+  def objective(params, pixels, mask, quantised):
+    losses, outputs, locality = nn.apply(losses_of, model)({'params': params}, pixels, mask, quantised)
+    total = losses.total(quantised, quantisation.commitment_weight) + quantisation.locality_weight * locality
+    return total, (losses, outputs)
 
   @jax.jit
-  def step(params, state, counts, images, quantised):
-    gradients, (losses, codes, z) = jax.grad(objective, has_aux=True)(params, normalize_pixels(images), quantised)
+  def step(params, state, counts, images, mask, quantised):
+    pixels = normalize_pixels(images)
+    gradients, (losses, outputs) = jax.grad(objective, has_aux=True)(params, pixels, mask, quantised)
     updates, state = optimizer.update(gradients, state, params)
-    counts = counts.at[codes.reshape(-1)].add(1)
-    return optax.apply_updates(params, updates), state, counts, losses, z.reshape(-1, z.shape[-1])
+    counts = counts.at[outputs.codes.reshape(-1)].add(1)
+    grid = config.vq.grid
+    errors = jnp.sum(cells_of(jnp.square(outputs.decoded - pixels), grid), axis=-1)
+    seen = (outputs.z.reshape(len(errors), -1), cells_of(pixels, grid), errors)
+    return optax.apply_updates(params, updates), state, counts, losses, seen
 
   return step, optimizer
 
@@ -167,20 +231,22 @@ def pretrain_vq(
   step, optimizer = _train_step(config, optimization, quantisation, compute)
   state = jax.jit(optimizer.init)(params)
   rows = config.vq.codebook_size
-  counts, outputs = jnp.zeros(rows, jnp.int32), []
+  counts, last = jnp.zeros(rows, jnp.int32), []
   for number, batch in enumerate(order, start=1):
-    params, state, counts, losses, z = step(params, state, counts, images[batch], float(number > first))
+    mask = random_rectangles(rng, len(batch), config.vq.grid)
+    params, state, counts, losses, seen = step(params, state, counts, images[batch], mask, float(number > first))
     progress(number, losses.reconstruction)
     if number <= first:
-      outputs = [*outputs, z][-20:]
+      last = [*last, seen[:2]][-20:]
     if number == first:
-      codebook = spread_picks(np.concatenate(outputs), rows, rng)
+      outputs, patches = map(np.concatenate, zip(*last))
+      codebook = outputs[spread_picks(patches, np.ones(len(patches)), rows, rng)]
     elif (
       number > first
       and (number - first) % quantisation.restart_every == 0
       and (number <= quantisation.restart_until * optimization.steps)
     ):
-      codebook = restart_dead(np.asarray(params['codebook']), np.asarray(counts), np.asarray(z), rng)
+      codebook = restart_dead(*map(np.asarray, (params['codebook'], counts, *seen)), rng)
     else:
       continue
     params, counts = {**params, 'codebook': jnp.asarray(codebook)}, jnp.zeros(rows, jnp.int32)

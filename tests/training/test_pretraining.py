@@ -14,7 +14,16 @@ from janus_jax.models.initialization import initial_params
 from janus_jax.models.vq import VQ
 from janus_jax.training.pretraining import Optimization, next_token_loss, pretrain_decoder
 from janus_jax.training.pretraining_vision import Contrast, draw_captions, pretrain_vision, sigmoid_loss
-from janus_jax.training.pretraining_vq import Quantisation, pretrain_vq, restart_dead, spread_picks, vq_losses
+from janus_jax.training.pretraining_vq import (
+  Quantisation,
+  cells_of,
+  locality_loss,
+  pretrain_vq,
+  random_rectangles,
+  restart_dead,
+  spread_picks,
+  vq_losses,
+)
 
 SIZE = 8
 CONFIG = JanusConfig(
@@ -78,7 +87,7 @@ def test_vq_losses_and_where_their_gradients_stop_match_torch():
       return 3 * z
 
   def ours(z, codebook):
-    losses, _, _ = vq_losses(Bound(z, codebook), target, 1.0)
+    losses, _ = vq_losses(Bound(z, codebook), target, 1.0)
     return losses.total(1.0, 0.25)
 
   loss, gradients = jax.value_and_grad(ours, (0, 1))(z0, book0)
@@ -133,17 +142,68 @@ def test_drawn_captions_are_true_and_all_of_them_come_up():
 def test_picks_are_spread_out():
   rng = np.random.default_rng(0)
   corners = np.eye(8, dtype=np.float32)
-  points = np.concatenate([np.repeat(corners[:1], 5000, 0), corners[1:]])  # One of them far more common.
-  assert (np.sort(spread_picks(points, 8, rng).argmax(1)) == np.arange(8)).all()
-  assert (np.sort(spread_picks(points, 5, rng, kept=corners[:3]).argmax(1)) == np.arange(3, 8)).all()
+  patches = np.concatenate([np.repeat(corners[:1], 5000, 0), corners[1:]])  # One of them far more common.
+  picked = patches[spread_picks(patches, np.ones(len(patches)), 8, rng)]
+  assert (np.sort(picked.argmax(1)) == np.arange(8)).all()
+  distances = np.where(patches.argmax(1) < 3, 0, 1)  # Three are there already.
+  assert (np.sort(patches[spread_picks(patches, distances, 5, rng)].argmax(1)) == np.arange(3, 8)).all()
 
 
-def test_only_dead_rows_are_restarted():
+def test_only_dead_rows_are_restarted_where_the_errors_are():
   corners = np.eye(8, dtype=np.float32)
   codebook = np.concatenate([2 * corners[:4], -corners[:2]])
-  restarted = restart_dead(codebook, np.array([10, 10, 10, 10, 0, 0]), corners[[0, 1, 6, 7]], np.random.default_rng(0))
+  counts, errors = np.array([10, 10, 10, 10, 0, 0]), np.array([0, 3, 0, 1])
+  restarted = restart_dead(codebook, counts, corners[4:], corners[:4], errors, np.random.default_rng(0))
   np.testing.assert_array_equal(restarted[:4], codebook[:4])
-  assert sorted(restarted[4:].argmax(1)) == [6, 7]
+  assert sorted(restarted[4:].argmax(1)) == [5, 7]
+
+
+class Cells:
+  """A tokenizer whose output for a cell is its mean colour, plus `leak` times that of the whole image."""
+
+  def __init__(self, leak: float):
+    self.leak = leak
+
+  def latents(self, pixels):
+    means = cells_of(pixels, 2).reshape(len(pixels), 4, -1, 3).mean(2)
+    return means + self.leak * means.mean(1, keepdims=True)
+
+
+def test_the_locality_loss_is_that_of_outputs_that_depend_on_other_cells():
+  pixels = patchwork(6)[0].astype(np.float32) / 127.5 - 1
+  mask = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]], bool)
+  loss = lambda leak: float(locality_loss(Cells(leak), pixels, Cells(leak).latents(pixels), mask))  # noqa: E731
+  assert loss(0.0) == 0
+  means = Cells(0.0).latents(pixels)
+  whole, before = means.mean(1, keepdims=True), np.roll(means.mean(1, keepdims=True), 1, 0)
+  pasted = np.where(mask[..., None], means, np.roll(means, 1, 0)).mean(1, keepdims=True)
+  np.testing.assert_allclose(loss(1.0), np.square(pasted - np.where(mask[..., None], whole, before)).mean(), rtol=1e-5)
+
+
+def test_rectangles_are_rectangles_of_every_size():
+  masks = random_rectangles(np.random.default_rng(0), 4000, 3).reshape(-1, 3, 3)
+  for mask in masks[:200]:
+    rows, columns = mask.any(1), mask.any(0)
+    np.testing.assert_array_equal(mask, rows[:, None] & columns)
+    assert all((np.diff(np.flatnonzero(line)) == 1).all() for line in (rows, columns))
+  assert {int(mask.sum()) for mask in masks} == {0, 1, 2, 3, 4, 6, 9}
+  assert (masks.mean(0) > 0.1).all()
+
+
+def test_a_tokenizer_trained_for_locality_gives_a_cell_one_code_in_every_image(params):
+  images, colours = patchwork(200)
+  spread = {}
+  for weight in (0.0, 10.0):
+    quantisation = Quantisation(locality_weight=weight, unquantised_steps=60, restart_every=20)
+    optimization = Optimization(120, 16, 3e-3, 10)
+    trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, optimization, quantisation, 0)
+    z = VQ(CONFIG.vq, COMPUTE).apply({'params': trained}, images / 127.5 - 1.0, method='latents')
+    z = np.asarray(z).reshape(len(images), 2, 2, 2, 2, -1)[:, :, 0, :, 0]  # The first of the codes of each field.
+    # Fields of one colour at one place: what differs is the rest of the image.
+    spread[weight] = np.mean(
+      [z.reshape(len(z), 4, -1)[:, i][colours[:, i] == c].var(0).sum() for i in range(4) for c in range(4)]
+    )
+  assert spread[10.0] < 0.5 * spread[0.0]
 
 
 def test_tokenizer_learns_and_uses_its_codes(params):

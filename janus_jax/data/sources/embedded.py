@@ -10,7 +10,8 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -20,6 +21,7 @@ from janus_jax.data.worlds import captions, digits, questions, scenes, shapes
 from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
 
+NAMES = ('shapes', 'digits')
 TURNS = 3
 
 
@@ -118,7 +120,13 @@ def data_source(name: str, world: World, directory: str | os.PathLike, split: st
   return builder.as_data_source(split)
 
 
-def sources(world: World, directory: str | os.PathLike, split: str, seed: int) -> dict[str, grain.MapDataset]:
+def sources(
+  world: World,
+  directory: str | os.PathLike,
+  split: str,
+  seed: int,
+  codes: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, grain.MapDataset]:
   """What training reads, by name. What a record says is drawn anew at each index, epochs included.
 
   Args:
@@ -126,11 +134,12 @@ def sources(world: World, directory: str | os.PathLike, split: str, seed: int) -
     directory: as given to `prepare`.
     split: 'train', 'test' or 'held_out'; the digits have no third one.
     seed: of what is said about each image.
+    codes: int[n, P] of the stored images of 'shapes' and 'digits', to be drawn in place of their pixels.
 
   Returns:
     'shapes_und', 'digits_und': {'images': [uint8[size, size, 3]], 'turns': [question, answer, ...]};
     'captions_text': {'text': str}, of both worlds;
-    'shapes_gen', 'digits_gen': {'prompt': str, 'image': uint8[size, size, 3]}.
+    'shapes_gen', 'digits_gen': {'prompt': str, 'image': uint8[size, size, 3]}, or {'prompt': str, 'codes': int[P]}.
 
   Raises:
     InputError: `prepare` has not run there.
@@ -139,9 +148,25 @@ def sources(world: World, directory: str | os.PathLike, split: str, seed: int) -
   if split in digits.SPLITS:
     stored['digits'] = data_source('digits', world, directory, split)
   found = {f'{name}_und': _dataset(source, Conversation(), seed) for name, source in stored.items()}
-  found |= {f'{name}_gen': _dataset(source, Drawing(), seed) for name, source in stored.items()}
+  for name, source in stored.items():
+    drawn = source if codes is None else _WithCodes(source, codes[name])
+    found[f'{name}_gen'] = _dataset(drawn, Drawing(), seed)
   texts = [_dataset(source, Sentence(), seed) for source in stored.values()]
   return found | {'captions_text': grain.MapDataset.concatenate(texts)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithCodes:
+  """Stored examples, each with its codes. What Grain takes as a source: a length and random access."""
+
+  source: Any
+  codes: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict:
+    return {**self.source[index], 'codes': self.codes[index]}
 
 
 def _dataset(source, transform: grain.transforms.RandomMap, seed: int) -> grain.MapDataset:
@@ -162,7 +187,8 @@ class Drawing(grain.transforms.RandomMap):
   """A stored example to a generation record."""
 
   def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-    return {'prompt': _draw_prompt(element, rng), 'image': element['image']}
+    drawn = 'codes' if 'codes' in element else 'image'
+    return {'prompt': _draw_prompt(element, rng), drawn: element[drawn]}
 
 
 @dataclasses.dataclass(frozen=True)

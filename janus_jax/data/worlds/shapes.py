@@ -58,7 +58,7 @@ class World:
   small: float = 0.625
   large: float = 0.85
   gap: float = 0.25
-  mixture: tuple[float, float, float] = (0.35, 0.25, 0.4)
+  mixture: tuple[float, float, float] = (0.5, 0.2, 0.3)
   num_train: int = 8000
   num_test: int = 1000
   num_held_out: int = 500
