@@ -65,6 +65,6 @@ def get_config():
     'quantisation': {'unquantised_steps': 150},
     'vision': {'steps': 1400, 'batch_size': 48, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2},
-    'decoder': {'steps': 200, 'batch_size': 8, 'learning_rate': 3e-3},
+    'decoder': {'steps': 200, 'batch_size': 4, 'learning_rate': 3e-3},
   }
   return config

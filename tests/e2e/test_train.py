@@ -120,6 +120,18 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
     assert all(later > earlier for earlier, later in itertools.pairwise(counts)), (source, counts)
 
 
+def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
+  """The recipe computes codes before the first step; here the step does."""
+  config = recipe(start, data)
+  assert config.data.precompute_codes
+  config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
+  training_run.train(config, str(tmp_path))
+  assert not (tmp_path / 'codes').exists()
+  np.testing.assert_allclose(
+    [line[2:] for line in losses(tmp_path)], [line[2:] for line in losses(uninterrupted[0])[:STEPS]], rtol=1e-5
+  )
+
+
 def test_metrics_are_read_after_the_next_step_is_dispatched(start, data, tmp_path, monkeypatch):
   config = recipe(start, data)
   config.run, config.save_every, config.held_out_batches = ('stage1',), 1000, 0

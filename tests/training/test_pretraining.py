@@ -22,6 +22,7 @@ from janus_jax.training.pretraining_vq import (
   random_rectangles,
   restart_dead,
   spread_picks,
+  twins,
   vq_losses,
 )
 
@@ -152,10 +153,18 @@ def test_picks_are_spread_out():
 def test_only_dead_rows_are_restarted_where_the_errors_are():
   corners = np.eye(8, dtype=np.float32)
   codebook = np.concatenate([2 * corners[:4], -corners[:2]])
-  counts, errors = np.array([10, 10, 10, 10, 0, 0]), np.array([0, 3, 0, 1])
-  restarted = restart_dead(codebook, counts, corners[4:], corners[:4], errors, np.random.default_rng(0))
+  dead, errors = np.array([0, 0, 0, 0, 1, 1], bool), np.array([0, 3, 0, 1])
+  restarted = restart_dead(codebook, dead, corners[4:], corners[:4], errors, np.random.default_rng(0))
   np.testing.assert_array_equal(restarted[:4], codebook[:4])
   assert sorted(restarted[4:].argmax(1)) == [5, 7]
+
+
+def test_twins_are_rows_of_one_look_and_the_most_chosen_stands_for_them():
+  white, grey, black = np.full(12, 1.0), np.full(12, 0.0), np.full(12, -1.0)
+  almost = np.full(12, 0.97)
+  looks = np.stack([white, almost, grey, white, black, grey])
+  # The last row was never chosen: what it looks like is unknown.
+  np.testing.assert_array_equal(twins(np.array([3, 9, 1, 5, 2, 0]), looks), [1, 1, 2, 1, 4, 5])
 
 
 class Cells:
