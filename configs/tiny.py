@@ -10,9 +10,9 @@ Rates and steps are for a model of a million parameters (TINY_WORLD study); the 
 from janus_jax.training.defaults import default_config
 
 SOURCES = {
-  'understanding': {'shapes': 3, 'digits': 1},
+  'understanding': {'shapes': 2, 'digits': 1},
   'text': {'captions': 1},
-  'generation': {'shapes': 2, 'digits': 1},
+  'generation': {'shapes': 3, 'digits': 1},
 }
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 
@@ -28,11 +28,11 @@ def get_config():
   config.loss_chunk = 104
   config.log_every = 100
   config.observe_every = 0
-  config.save_every = 500
+  config.save_every = 1000
   config.sampling.cfg_weight = 1.5
-  config.sampling.temperature = 0.8
+  config.sampling.temperature = 0.6
   common = {
-    'batch_size': 8,
+    'batch_size': 4,
     'sources': SOURCES,
     'warmup_steps': 30,
     'schedule': 'cosine',
@@ -43,28 +43,28 @@ def get_config():
     'loss_weights': (4.0, 1.0, 1.0),
   }
   config.stages = {
-    'stage1': {**common, 'steps': 120, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
+    'stage1': {**common, 'steps': 150, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
     'stage2': {
       **common,
-      'steps': 1700,
-      'learning_rate': 2e-3,
+      'steps': 3000,
+      'learning_rate': 1.5e-3,
       'ratio': (2, 3, 5),
       'trainable': (*ADAPTORS, 'language_model'),
     },
     'stage3': {
       **common,
-      'steps': 1000,
-      'learning_rate': 1.5e-3,
+      'steps': 1650,
+      'learning_rate': 1e-3,
       'ratio': (5, 1, 4),
       'trainable': (*ADAPTORS, 'language_model', 'vision_encoder'),
     },
   }
   config.pretraining = {
     'model': 'embedded',
-    'vq': {'steps': 1100, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
+    'vq': {'steps': 1000, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
     'quantisation': {'unquantised_steps': 150},
-    'vision': {'steps': 1400, 'batch_size': 48, 'learning_rate': 1.5e-3},
+    'vision': {'steps': 1700, 'batch_size': 32, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2},
-    'decoder': {'steps': 200, 'batch_size': 4, 'learning_rate': 3e-3},
+    'decoder': {'steps': 150, 'batch_size': 4, 'learning_rate': 3e-3},
   }
   return config

@@ -25,6 +25,7 @@ from janus_jax.training.pretraining_vq import Quantisation, pretrain_vq
 
 TEXT_LENGTH = 128  # Positions of a packed row of text.
 TEXT_EXAMPLES = 20000
+DIGIT_REPEATS = 2  # Among the images of the understanding encoder.
 
 
 def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, dict[str, Any], bytes]:
@@ -58,8 +59,10 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
   codebook = np.asarray(params['vq']['codebook'])
   params['gen_embed'] = {'table': codebook / np.linalg.norm(codebook, axis=-1, keepdims=True)}
 
-  captions, true_of = _captions([*elements['shapes'], *elements['digits']], tokenizer)
-  pictures = np.stack([element['image'] for element in [*elements['shapes'], *elements['digits']]])
+  # Scanned digits are few, and harder to tell apart than shapes.
+  shown = [*elements['shapes'], *(elements['digits'] * DIGIT_REPEATS)]
+  captions, true_of = _captions(shown, tokenizer)
+  pictures = np.stack([element['image'] for element in shown])
   optimization = Optimization(**settings.vision)
   with _bar('SigLIP', optimization) as progress:
     params['vision_encoder'] = pretrain_vision(

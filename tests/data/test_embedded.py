@@ -109,6 +109,19 @@ def test_records_keep_the_contract(directory):
   assert list(_sources(directory, 'held_out')) == ['shapes_und', 'shapes_gen', 'captions_text']
 
 
+def test_codes_stand_in_for_the_pixels_of_the_same_pictures(directory):
+  stored = {name: embedded.data_source(name, WORLD, directory, 'train') for name in embedded.NAMES}
+  codes = {name: np.arange(len(source))[:, None].repeat(36, axis=1) for name, source in stored.items()}
+  coded, plain = embedded.sources(WORLD, directory, 'train', 0, codes), _sources(directory)
+  for name, source in stored.items():
+    for index in (0, 7, len(source) - 1):
+      record, with_pixels = coded[f'{name}_gen'][index], plain[f'{name}_gen'][index]
+      assert sorted(record) == ['codes', 'prompt']
+      assert record['prompt'] == with_pixels['prompt']
+      np.testing.assert_array_equal(source[record['codes'][0]]['image'], with_pixels['image'])
+  assert coded['shapes_und'][3]['images'][0].shape == (24, 24, 3)
+
+
 def test_what_is_said_is_true_and_in_an_allowed_wording(directory):
   elements = {
     **{f'shapes_{kind}': embedded.data_source('shapes', WORLD, directory, 'train') for kind in ('und', 'gen')},

@@ -76,7 +76,8 @@ def recipe(start: str, data: str) -> ConfigDict:
   config.mesh.data, config.mesh.fsdp = 2, 4  # The tests' eight simulated devices.
   config.log_every, config.save_every, config.held_out_batches, config.sampling.num_images = 1, 1, 1, 0
   for stage in config.stages.values():
-    stage.steps, stage.warmup_steps, stage.sources.understanding = STEPS, 0, ConfigDict({'shapes': 1, 'digits': 1})
+    stage.steps, stage.warmup_steps, stage.batch_size = STEPS, 0, 8
+    stage.sources.understanding = ConfigDict({'shapes': 1, 'digits': 1})
   return config
 
 

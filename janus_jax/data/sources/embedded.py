@@ -184,11 +184,12 @@ class Conversation(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class Drawing(grain.transforms.RandomMap):
-  """A stored example to a generation record."""
+  """A stored example to a generation record. Half of the prompts say all there is to say, as dense captions do."""
 
   def random_map(self, element: dict, rng: np.random.Generator) -> dict:
     drawn = 'codes' if 'codes' in element else 'image'
-    return {'prompt': _draw_prompt(element, rng), drawn: element[drawn]}
+    prompt = _draw_prompt(element, rng, dense=rng.random() < 0.5)
+    return {'prompt': prompt, drawn: element[drawn]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +216,6 @@ def true_captions(element: dict) -> list[str]:
   return [digits.phrase(int(element['label']))]
 
 
-def _draw_prompt(element: dict, rng: np.random.Generator) -> str:
-  phrases = true_captions(element)
+def _draw_prompt(element: dict, rng: np.random.Generator, dense: bool = False) -> str:
+  phrases = true_captions(element)[-1:] if dense else true_captions(element)
   return captions.draw_prompt(phrases[rng.integers(len(phrases))], rng)
