@@ -12,6 +12,7 @@ from janus_jax.training.defaults import default_config
 SOURCES = {
   'understanding': {'shapes': 2, 'digits': 1},
   'text': {'captions': 1},
+  # The report draws real and synthetic images 1 : 1; here digits are learned long before shapes follow their prompts.
   'generation': {'shapes': 3, 'digits': 1},
 }
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
@@ -32,6 +33,7 @@ def get_config():
   config.sampling.cfg_weight = 1.5
   config.sampling.temperature = 0.6
   common = {
+    # At this size what counts is the number of updates, not the tokens in each.
     'batch_size': 4,
     'sources': SOURCES,
     'warmup_steps': 30,
@@ -46,14 +48,14 @@ def get_config():
     'stage1': {**common, 'steps': 150, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
     'stage2': {
       **common,
-      'steps': 3000,
+      'steps': 2700,
       'learning_rate': 1.5e-3,
       'ratio': (2, 3, 5),
       'trainable': (*ADAPTORS, 'language_model'),
     },
     'stage3': {
       **common,
-      'steps': 1650,
+      'steps': 1450,
       'learning_rate': 1e-3,
       'ratio': (5, 1, 4),
       'trainable': (*ADAPTORS, 'language_model', 'vision_encoder'),
@@ -61,9 +63,9 @@ def get_config():
   }
   config.pretraining = {
     'model': 'embedded',
-    'vq': {'steps': 1000, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
+    'vq': {'steps': 1200, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
     'quantisation': {'unquantised_steps': 150},
-    'vision': {'steps': 1700, 'batch_size': 32, 'learning_rate': 1.5e-3},
+    'vision': {'steps': 1600, 'batch_size': 32, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2},
     'decoder': {'steps': 150, 'batch_size': 4, 'learning_rate': 3e-3},
   }

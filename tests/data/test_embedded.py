@@ -141,6 +141,18 @@ def test_what_is_said_is_true_and_in_an_allowed_wording(directory):
         assert all(a in answers[q] for q, a in zip(record['turns'][::2], record['turns'][1::2], strict=True))
 
 
+def test_half_of_the_prompts_to_draw_say_all_there_is_to_say(directory):
+  source, stored = (
+    _sources(directory)['shapes_gen'].repeat(5),
+    embedded.data_source('shapes', WORLD, directory, 'train'),
+  )
+  truths = [embedded.true_captions(element) for element in (stored[index] for index in range(len(stored)))]
+  dense = [source[index]['prompt'].endswith(truths[index % len(truths)][-1]) for index in range(len(source))]
+  # The other half draws among all that is true.
+  expected = 0.5 + 0.5 * np.mean([1 / len(found) for found in truths])
+  assert abs(np.mean(dense) - expected) < 0.06  # Three standard errors of 600 draws.
+
+
 def test_texts_are_of_both_worlds_and_differ_between_epochs(directory):
   source = _sources(directory)['captions_text'].repeat(2)
   once, again = ([source[epoch * len(source) // 2 + index]['text'] for index in range(1557)] for epoch in range(2))
