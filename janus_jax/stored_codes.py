@@ -19,7 +19,9 @@ DIRECTORY = 'codes'
 BATCH = 64
 
 
-def stored_codes(workdir: str, name: str, images: Sequence[np.ndarray], encode: Callable[[np.ndarray], np.ndarray]):
+def stored_codes(
+  workdir: str, name: str, images: Sequence[np.ndarray], encode: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
   """The codes of `images`, from the workdir, where they are written if they are not there yet.
 
   Args:

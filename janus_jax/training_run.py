@@ -164,7 +164,8 @@ def drawn_codes(
   for name in embedded.NAMES:
     source = embedded.data_source(name, world, directory, split)
     images = [source[index]['image'] for index in range(len(source))]
-    codes[name] = stored_codes(workdir, f'{name}-{split}', images, lambda pixels: encoder()(pixels))
+    stem = f'{name}-{split}-{embedded.name_of(world)}'
+    codes[name] = stored_codes(workdir, stem, images, lambda pixels: encoder()(pixels))
   return codes
 
 

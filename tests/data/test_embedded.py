@@ -46,6 +46,7 @@ def test_files_are_array_records_and_a_second_call_leaves_them(directory):
 
 def test_another_world_gets_its_own_files(directory, tmp_path):
   other = World(num_train=3, num_test=2, num_held_out=1)
+  assert embedded.name_of(other) != embedded.name_of(WORLD)
   embedded.prepare(other, tmp_path)
   with pytest.raises(InputError, match='no shapes of World'):
     embedded.data_source('shapes', WORLD, tmp_path, 'train')

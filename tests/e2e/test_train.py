@@ -21,6 +21,7 @@ from janus_jax import training_run
 from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
 from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data import tokenizer_training
+from janus_jax.data.sources import embedded
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
@@ -124,7 +125,9 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
 def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
   """The recipe computes codes before the first step; here the step does."""
   config = recipe(start, data)
-  assert config.data.precompute_codes
+  world = embedded.name_of(training_run.read_world(config, janus_jax.load(start)[0]))
+  stored = sorted(path.name for path in (uninterrupted[0] / 'codes').iterdir())
+  assert stored == [f'{name}-{split}-{world}.npy' for name in ('digits', 'shapes') for split in ('test', 'train')]
   config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
   training_run.train(config, str(tmp_path))
   assert not (tmp_path / 'codes').exists()

@@ -27,14 +27,15 @@ TURNS = 3
 
 @dataclasses.dataclass
 class WorldConfig(tfds.core.BuilderConfig):
-  """A builder config whose name changes whenever the world does, so that no stale files are read."""
+  """Named by `name_of` its world."""
 
   world: World = dataclasses.field(default_factory=World)
 
 
-def _builder_config(world: World) -> WorldConfig:
+def name_of(world: World) -> str:
+  """A name that changes whenever the world does, so that what is stored of one is never taken for another's."""
   digest = hashlib.blake2b(repr(world).encode(), digest_size=4).hexdigest()
-  return WorldConfig(name=f'{world.size}px_{digest}', world=world)
+  return f'{world.size}px_{digest}'
 
 
 class JanusShapes(tfds.core.GeneratorBasedBuilder):
@@ -87,7 +88,9 @@ def _builder(kind: type[tfds.core.GeneratorBasedBuilder], world: World, director
   level = logger.level
   logger.setLevel(logging.ERROR)
   try:
-    return kind(config=_builder_config(world), data_dir=os.fspath(directory), file_format='array_record')
+    return kind(
+      config=WorldConfig(name=name_of(world), world=world), data_dir=os.fspath(directory), file_format='array_record'
+    )
   finally:
     logger.setLevel(level)
 
