@@ -20,18 +20,18 @@ BATCH = 64
 
 
 def stored_codes(
-  workdir: str, name: str, images: Sequence[np.ndarray], encode: Callable[[np.ndarray], np.ndarray]
+  workdir: str, name: str, read: Callable[[], Sequence[np.ndarray]], encode: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-  """The codes of `images`, from the workdir, where they are written if they are not there yet.
+  """The codes of some images, from the workdir, where they are written if they are not there yet.
 
   Args:
     workdir: of the run.
     name: of the images, 'shapes-train' for instance.
-    images: uint8[size, size, 3] each.
+    read: gives the images, uint8[size, size, 3] each; called only if their codes are not stored.
     encode: uint8[B, size, size, 3] -> int32[B, P].
 
   Returns:
-    int32[len(images), P].
+    int32[n, P], of n images.
 
   Raises:
     OSError: nothing can be written there.
@@ -39,7 +39,7 @@ def stored_codes(
   path = os.path.join(workdir, DIRECTORY, f'{name}.npy')
   if os.path.exists(path):
     return np.load(path)
-  codes = []
+  images, codes = read(), []
   for start in tqdm.trange(0, len(images), BATCH, desc=f'codes of {name}', unit='batch', dynamic_ncols=True):
     batch = np.stack([images[i] for i in range(start, min(start + BATCH, len(images)))])
     # One shape, so one compilation: the last batch is filled up.

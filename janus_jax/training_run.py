@@ -163,9 +163,9 @@ def drawn_codes(
   codes = {}
   for name in embedded.NAMES:
     source = embedded.data_source(name, world, directory, split)
-    images = [source[index]['image'] for index in range(len(source))]
+    read = lambda source=source: [source[index]['image'] for index in range(len(source))]  # noqa: E731
     stem = f'{name}-{split}-{embedded.name_of(world)}'
-    codes[name] = stored_codes(workdir, stem, images, lambda pixels: encoder()(pixels))
+    codes[name] = stored_codes(workdir, stem, read, lambda pixels: encoder()(pixels))
   return codes
 
 

@@ -23,7 +23,7 @@ def pictures(count: int) -> list[np.ndarray]:
 
 def test_codes_are_those_of_the_tokenizer_whatever_the_batch(params, tmp_path):
   images = pictures(stored_codes.BATCH + 3)  # The last batch is filled up.
-  codes = stored_codes.stored_codes(str(tmp_path), 'some', images, stored_codes.image_encoder(CONFIG, params))
+  codes = stored_codes.stored_codes(str(tmp_path), 'some', lambda: images, stored_codes.image_encoder(CONFIG, params))
   apply = lambda image: VQ(CONFIG, ComputeConfig()).apply({'params': params}, image, method='encode')  # noqa: E731
   one_by_one = [apply(normalize_pixels(image[None]))[0] for image in map(jax.numpy.asarray, images[-5:])]
   assert codes.shape == (len(images), 16)
@@ -33,13 +33,13 @@ def test_codes_are_those_of_the_tokenizer_whatever_the_batch(params, tmp_path):
 
 def test_a_file_that_is_there_is_used(params, tmp_path):
   images = pictures(3)
-  codes = stored_codes.stored_codes(str(tmp_path), 'some', images, stored_codes.image_encoder(CONFIG, params))
+  codes = stored_codes.stored_codes(str(tmp_path), 'some', lambda: images, stored_codes.image_encoder(CONFIG, params))
 
-  def fail(pixels):
+  def fail(*_):
     raise AssertionError('encoded again')
 
-  np.testing.assert_array_equal(stored_codes.stored_codes(str(tmp_path), 'some', images, fail), codes)
+  np.testing.assert_array_equal(stored_codes.stored_codes(str(tmp_path), 'some', fail, fail), codes)
   with pytest.raises(AssertionError, match='encoded again'):
-    stored_codes.stored_codes(str(tmp_path), 'other', images, fail)
+    stored_codes.stored_codes(str(tmp_path), 'other', lambda: images, fail)
   # A computation that failed leaves nothing to be taken for codes.
   assert [path.name for path in (tmp_path / stored_codes.DIRECTORY).iterdir()] == ['some.npy']
