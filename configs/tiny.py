@@ -65,7 +65,7 @@ def get_config():
     'model': 'embedded',
     'vq': {'steps': 1200, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
     'quantisation': {'unquantised_steps': 150},
-    'vision': {'steps': 2700, 'batch_size': 32, 'learning_rate': 1.5e-3},
+    'vision': {'steps': 2400, 'batch_size': 32, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2},
     'decoder': {'steps': 150, 'batch_size': 4, 'learning_rate': 3e-3},
   }

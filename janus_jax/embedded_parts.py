@@ -99,16 +99,19 @@ def _tokenizer_images(world: World, elements: dict[str, list[dict]], rng: np.ran
 
 
 def _captions(elements: list[dict], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-  """All distinct captions as ids int32[C, L] padded with -1, and bool[N, C]: which are true of which element."""
-  texts = [embedded.true_captions(element) for element in elements]
-  index = {text: i for i, text in enumerate(dict.fromkeys(text for found in texts for text in found))}
+  """Distinct dense captions as ids int32[C, L] padded with -1, and bool[N, C]: which is true of which element.
+
+  With sparse captions among them few batches tell a small object from a large one: its size is then 2 % of the
+  variance of the features, not 10 %, and the decoder often never learns to read it.
+  """
+  texts = [embedded.true_captions(element)[-1] for element in elements]
+  index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
   ids = [tokenizer.encode(text, add_bos=False) for text in index]
   captions = np.full((len(ids), max(map(len, ids))), -1, np.int32)
   for row, words in zip(captions, ids):
     row[: len(words)] = words
   true_of = np.zeros((len(elements), len(index)), bool)
-  for row, found in zip(true_of, texts):
-    row[[index[text] for text in found]] = True
+  true_of[np.arange(len(elements)), [index[text] for text in texts]] = True
   return captions, true_of
 
 

@@ -253,6 +253,7 @@ def pretrain_vq(
   # How often each row was chosen, and the sum of the patches that it was chosen for.
   unused = (jnp.zeros(rows, jnp.int32), jnp.zeros((rows, 3 * (size // config.vq.grid) ** 2)))
   used = unused
+  merged = np.arange(rows)  # The row that each is a copy of, for good.
   for number, batch in enumerate(order, start=1):
     mask = random_rectangles(rng, len(batch), config.vq.grid)
     params, state, used, losses, seen = step(params, state, used, images[batch], mask, float(number > first))
@@ -262,14 +263,17 @@ def pretrain_vq(
     if number == first:
       outputs, patches = map(np.concatenate, zip(*last))
       codebook = outputs[spread_picks(patches, np.ones(len(patches)), rows, rng)]
-    elif number > first and (number - first) % quantisation.restart_every == 0:
+    elif number > first and ((number - first) % quantisation.restart_every == 0 or number == optimization.steps):
       codebook, counts = np.asarray(params['codebook']), np.asarray(used[0])
       twin = twins(counts, np.asarray(used[1]) / np.maximum(counts, 1)[:, None])
       if number <= quantisation.restart_until * optimization.steps:
         dead = (counts < DEAD_SHARE * counts.sum() / rows) | (twin != np.arange(rows))
         codebook = restart_dead(codebook, dead, *map(np.asarray, seen), rng)
       else:
-        codebook = codebook[twin]
+        # Of equal rows the first is chosen and trained, so that one has to stand for them.
+        _, firsts, group = np.unique(twin, return_index=True, return_inverse=True)
+        merged = firsts[group][merged]
+        codebook = codebook[twin][merged]
     else:
       continue
     params, used = {**params, 'codebook': jnp.asarray(codebook)}, unused
