@@ -7,3 +7,18 @@ stderr and exit code 1.
 
 class InputError(ValueError):
   """Something the user gave is wrong. The message is one line: what is wrong, where, what was expected."""
+
+
+class RecordError(InputError):
+  """One record of a data source cannot be used; it is skipped and counted.
+
+  Attributes:
+    reason: what kind of thing is wrong with it, a word or two: what is counted by.
+  """
+
+  def __init__(self, reason: str, message: str):
+    super().__init__(message)
+    self.reason = reason
+
+  def __reduce__(self):  # It comes back from worker processes.
+    return type(self), (self.reason, str(self))

@@ -1,9 +1,9 @@
 """Sources of records to batches: one endless iterator per stage, whose state is a few integers."""
 
+import collections
 import copy
 import dataclasses
 import itertools
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +12,14 @@ import numpy as np
 from absl import logging
 
 from janus_jax.data import mixture as mixture_lib
-from janus_jax.data.examples import Example, ExampleSpec, make_example
+from janus_jax.data.examples import Example, ExampleSpec
 from janus_jax.data.mixture import Mixture
 from janus_jax.data.packing import BatchShape, Packer, check_fits_a_row, make_batch, size_of
+from janus_jax.data.reading import Reader, Reading, reason_of
 from janus_jax.errors import InputError
+
+# Bad records of a source that are logged, per reason; all are counted.
+LOGGED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,7 @@ def batches(
   guidance_dropout: float = 0.1,
   skip_limit: SkipLimit = SkipLimit(),
   prefetch: int = 0,
+  workers: int = 0,
   state: Mapping[str, Any] | None = None,
 ) -> grain.DatasetIterator:
   """The batches of a stage, without end, as `packing.make_batch` gives them. They depend on the arguments alone.
@@ -57,7 +62,8 @@ def batches(
     seed: of the order and of guidance dropout; the same in all stages of a run.
     guidance_dropout: share of generation examples whose prompt becomes pads.
     skip_limit: when to give up on a source.
-    prefetch: batches that a thread makes ahead; 0 makes each when asked for. Close the iterator to end the thread.
+    prefetch: batches that a thread makes ahead; 0 makes each when asked for. Close the iterator to end it.
+    workers: processes that read and decode records; 0 does it where the batches are made.
     state: `get_state()` of an iterator with the same arguments, to go on where it was; or `next_stage` of the last
       stage's, so that every source goes on where that stage left it.
 
@@ -69,7 +75,8 @@ def batches(
       source. Later, from `next`: too many bad records.
   """
   mixture = mixture_lib.make_mixture(ratio, weights)
-  stage = _Stage(mixture, _views(mixture, sources, seed), spec, shape, seed, guidance_dropout, skip_limit)
+  reading = Reading(_views(mixture, sources, seed), spec, seed, guidance_dropout)
+  stage = _Stage(mixture, reading, shape, skip_limit, workers)
   dataset = BatchDataset(stage, state or {'index': 0, 'examples': {}, 'skipped': {}})
   if prefetch:
     dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch)
@@ -83,15 +90,13 @@ def next_stage(state: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Stage:
-  """What `batches` was asked for; `views` are the shuffled sources by 'kind/name'."""
+  """What `batches` was asked for."""
 
   mixture: Mixture
-  views: Mapping[str, grain.MapDataset]
-  spec: ExampleSpec
+  reading: Reading
   shape: BatchShape
-  seed: int
-  guidance_dropout: float
   skip_limit: SkipLimit
+  workers: int
 
 
 def _views(
@@ -126,12 +131,13 @@ class BatchIterator(grain.DatasetIterator):
   """Batches, each a run of consecutive examples of the mixture, as long as fits.
 
   The state is {'index': examples of this stage so far, 'examples': {'kind/source': examples so far in the run},
-  'skipped': {'kind/source': bad records so far}}. A source's next record is at examples + skipped.
+  'skipped': {'kind/source': {reason: bad records so far}}}. A source's next record is at examples + skipped.
   """
 
   def __init__(self, stage: _Stage, state: Mapping[str, Any]):
     super().__init__()
     self._stage = stage
+    self._reader = Reader(stage.reading, stage.workers)
     self.set_state(state)
 
   def get_state(self) -> dict[str, Any]:
@@ -139,20 +145,30 @@ class BatchIterator(grain.DatasetIterator):
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     self._state = copy.deepcopy(dict(state))
-    for counter in ('examples', 'skipped'):
-      self._state[counter] = dict.fromkeys(self._stage.views, 0) | self._state[counter]
+    views = self._stage.reading.views
+    self._state['examples'] = dict.fromkeys(views, 0) | self._state['examples']
+    self._state['skipped'] = {source: {} for source in views} | self._state['skipped']
     self._held: _Read | None = None  # The example that did not fit into the last batch, not in the state yet.
+    self._reader.close()
+    self._requested_index = self._state['index']
+    self._requested = {source: self._position(source) for source in views}
+
+  def close(self) -> None:
+    """Ends the workers."""
+    self._reader.close()
 
   def __next__(self) -> dict[str, np.ndarray]:
-    spec, shape = self._stage.spec, self._stage.shape
+    spec, shape = self._stage.reading.spec, self._stage.shape
     packer, examples = Packer(shape), []
     while True:
       self._held = self._held or self._read()
       if not packer.add(size_of(self._held.example)):
         break
+      source, skipped = self._held.source, self._state['skipped'][self._held.source]
       self._state['index'] += 1
-      self._state['examples'][self._held.source] += 1
-      self._state['skipped'][self._held.source] += self._held.skipped
+      self._state['examples'][source] += 1
+      for reason in self._held.skipped:
+        skipped[reason] = skipped.get(reason, 0) + 1
       examples.append(self._held.example)
       self._held = None
     return make_batch(
@@ -164,37 +180,68 @@ class BatchIterator(grain.DatasetIterator):
       generation_size=spec.generation_size,
     )
 
+  def _position(self, source: str) -> int:
+    """Of the next record of a source that is in no batch yet."""
+    return self._state['examples'][source] + sum(self._state['skipped'][source].values())
+
+  def _request(self) -> None:
+    """Has the workers read what comes next, if no record is bad."""
+    while self._reader.wants_more:
+      source = _key(*self._stage.mixture.source_at(self._requested_index))
+      self._reader.request(source, self._requested[source])
+      self._requested[source] += 1
+      self._requested_index += 1
+
   def _read(self) -> '_Read':
     """The next example. A bad record's place is taken by the next good one of its source, which keeps the ratio."""
     stage = self._stage
-    kind, name = stage.mixture.source_at(self._state['index'])
-    source = _key(kind, name)
-    skipped_before = self._state['skipped'][source]
-    start = self._state['examples'][source] + skipped_before
-    for position in itertools.count(start):
+    source = _key(*stage.mixture.source_at(self._state['index']))
+    skipped: tuple[str, ...] = ()
+    for position in itertools.count(self._position(source)):
+      self._request()
+      self._requested[source] = max(self._requested[source], position + 1)
       try:
-        rng = np.random.default_rng([stage.seed, zlib.crc32(source.encode()), position])
-        example = make_example(kind, stage.views[source][position], stage.spec, rng, stage.guidance_dropout)
+        example = self._reader.get(source, position)
         check_fits_a_row(example, stage.shape)
-        return _Read(example, source, position - start)
+        return _Read(example, source, skipped)
       except InputError as error:
-        logging.warning('Skipped record %d of source %s: %s', position, source, error)
-        in_a_row = position - start + 1
-        _check_skipped(source, position + 1, skipped_before + in_a_row, in_a_row, stage.skip_limit, error)
+        skipped = (*skipped, reason_of(error))
+        counts = collections.Counter(self._state['skipped'][source]) + collections.Counter(skipped)
+        if counts[skipped[-1]] <= LOGGED:
+          logging.warning('Skipped record %d of source %s: %s', position, source, error)
+        _check_skipped(source, position + 1, counts, len(skipped), stage.skip_limit, error)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-  """An example, the source it came from, and how many bad records were skipped on the way to it."""
+  """An example, the source it came from, and the reasons why records on the way to it were skipped."""
 
   example: Example
   source: str
-  skipped: int
+  skipped: tuple[str, ...]
 
 
-def _check_skipped(source: str, read: int, skipped: int, in_a_row: int, limit: SkipLimit, error: InputError) -> None:
+def _check_skipped(
+  source: str, read: int, counts: collections.Counter, in_a_row: int, limit: SkipLimit, error: InputError
+) -> None:
+  skipped = counts.total()
   if in_a_row >= limit.in_a_row or (read >= limit.after and skipped > limit.share * read):
+    reasons = ', '.join(f'{reason} {count}' for reason, count in counts.most_common())
     raise InputError(
-      f'source {source}: {skipped} of {read} records are bad, the last {in_a_row} in a row: expected at most '
-      f'{limit.share:.1%}, and fewer than {limit.in_a_row} in a row. The last: {error}'
+      f'source {source}: {skipped} of {read} records are bad, the last {in_a_row} in a row ({reasons}): expected at '
+      f'most {limit.share:.1%}, and fewer than {limit.in_a_row} in a row. The last: {error}'
     )
+
+
+def count_skipped(state: Mapping[str, Any]) -> int:
+  """Bad records so far, of all sources, by the state of a stream."""
+  return sum(sum(reasons.values()) for reasons in state['skipped'].values())
+
+
+def describe_skipped(state: Mapping[str, Any]) -> str:
+  """'generation/laion: image 12, missing field 3; ...', by the state of a stream; '' if none was bad."""
+  lines = {
+    source: ', '.join(f'{reason} {count}' for reason, count in sorted(reasons.items()))
+    for source, reasons in state['skipped'].items()
+  }
+  return '; '.join(f'{source}: {line}' for source, line in lines.items() if line)

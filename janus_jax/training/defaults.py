@@ -28,7 +28,8 @@ def default_config() -> ConfigDict:
   config.data.precompute_codes = False
   config.sequence_length = 4096
   config.guidance_dropout = 0.1  # Janus paper, footnote 2.
-  config.prefetch = 2
+  config.prefetch = 2  # Batches made ahead, by a thread.
+  config.workers = 0  # Processes that read and decode records; 0 leaves that to the thread.
   config.max_bad_record_share = 0.01
 
   # Numerics and memory (models.config.ComputeConfig).

@@ -56,6 +56,7 @@ class RunConfig:
     seed: of the data's order and of guidance dropout.
     guidance_dropout: share of prompts to draw that become pads.
     prefetch: batches made ahead by a thread.
+    workers: processes that read and decode records; 0 leaves that to the thread.
     skip_limit: how many bad records are put up with.
     log_every: steps between lines of metrics.
     observe_every: steps between calls of the observers; 0 calls them at the end of each stage only.
@@ -72,6 +73,7 @@ class RunConfig:
   seed: int
   guidance_dropout: float
   prefetch: int
+  workers: int
   skip_limit: SkipLimit
   log_every: int
   observe_every: int
@@ -266,6 +268,7 @@ class Run:
       guidance_dropout=self.config.guidance_dropout,
       skip_limit=self.config.skip_limit,
       prefetch=self.config.prefetch,
+      workers=self.config.workers,
       state=data_state,
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from janus_jax.data.examples import CODE, IMAGE, KINDS, TEXT
 from janus_jax.data.packing import statistics
+from janus_jax.data.pipeline import count_skipped
 from janus_jax.models.config import JanusConfig
 from janus_jax.training.throughput import TokenCounts, step_flops, throughput
 
@@ -95,5 +96,5 @@ class Window:
     line |= {'step_seconds': seconds / report.steps, 'data_wait': report.waited / seconds}
     line |= throughput(counts, flops, seconds, jax.devices()[0].device_kind, jax.device_count())
     line |= {name: int(found[name]) for name in ('skipped', 'skipped_in_a_row')}
-    line['skipped_records'] = sum(report.data_state['skipped'].values())
+    line['skipped_records'] = count_skipped(report.data_state)
     return line | {f'examples/{source}': count for source, count in report.data_state['examples'].items()}

@@ -1,6 +1,7 @@
 import collections
 import itertools
 import json
+import os
 
 import grain
 import numpy as np
@@ -10,7 +11,7 @@ from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 from janus_jax.data import packing, prompts
 from janus_jax.data.examples import CODE, GENERATION_LOSS, TEXT_LOSS, UNDERSTANDING_LOSS, ExampleSpec
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import SkipLimit, batches, next_stage
+from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped, next_stage
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 
@@ -169,10 +170,12 @@ def test_bad_records_are_skipped_counted_and_replaced_from_their_own_source(spec
   seen = list(itertools.chain.from_iterable(contents(next(iterator), spec) for _ in range(20)))
   state = iterator.get_state()
   assert not {n for k, n in seen if k == 'generation'} & {i for _, i in bad}
-  read = state['examples']['generation/real'] + state['skipped']['generation/real']
+  assert state['skipped']['generation/real'].keys() == {'example'}
+  skipped = state['skipped']['generation/real']['example']
+  read = state['examples']['generation/real'] + skipped
   epochs, rest = divmod(read, 23)
   assert epochs
-  assert 5 * epochs <= state['skipped']['generation/real'] <= 5 * epochs + min(rest, 5)
+  assert 5 * epochs <= skipped <= 5 * epochs + min(rest, 5)
   assert state['skipped'].keys() == state['examples'].keys() == {'text/c', 'generation/real', 'generation/drawn'}
   assert abs(state['examples']['generation/real'] - state['examples']['generation/drawn']) <= 1
   assert state['examples']['text/c'] * 3 == pytest.approx(state['index'], abs=3)
@@ -226,3 +229,50 @@ def test_guidance_dropout_is_drawn_per_record_and_epoch(spec):
 def test_bad_stages(options, message, spec):
   with pytest.raises(InputError, match=message):
     start(spec, **options)
+
+
+def test_the_stream_does_not_depend_on_workers_or_on_where_it_was_stopped(spec):
+  bad = {('generation/real', i) for i in range(0, 23, 5)} | {('text/c', 3)}
+  options = {'sources': make_sources(bad), 'skip_limit': SkipLimit(share=0.5)}
+  alone = start(spec, **options)
+  expected = [next(alone) for _ in range(12)]
+  state = None
+  for workers, stop in ((2, 5), (1, 8), (0, 10), (3, 12)):
+    stream = start(spec, **options, workers=workers, state=state, prefetch=2)
+    for _ in range(stop - (12 - len(expected))):
+      same(next(stream), expected.pop(0))
+    state = stream.get_state()
+    stream.close()
+  assert not expected
+  assert state == alone.get_state()
+  assert state['skipped']['generation/real']['example'] > 2
+
+
+class Deadly:
+  """Records of text, one of which ends the process that reads it."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __len__(self):
+    return 20
+
+  def __getitem__(self, index):
+    if index == 7:
+      with open(self.path, 'a') as file:
+        file.write('.')
+      os._exit(1)
+    return record_of('text', index)
+
+
+def test_a_record_that_kills_its_worker_is_skipped_and_no_other(spec, tmp_path):
+  source = grain.MapDataset.source(Deadly(str(tmp_path / 'deaths')))
+  stream = start(spec, (0, 1, 0), sources={'text': {'c': source}}, skip_limit=SkipLimit(share=0.5), workers=2)
+  seen = []
+  while stream.get_state()['examples']['text/c'] < 19:
+    seen += [number for _, number in contents(next(stream), spec)]
+  state = stream.get_state()
+  stream.close()
+  assert set(seen) == set(range(20)) - {7}
+  assert state['skipped']['text/c'].keys() == {'crash'}
+  assert describe_skipped(state) == f'text/c: crash {state["skipped"]["text/c"]["crash"]}'

@@ -1,0 +1,45 @@
+"""Finding and opening data files, on local disks and in buckets (`gs://`, `s3://`, ...: whatever fsspec knows).
+
+A bucket needs its fsspec driver installed (`gcsfs` for `gs://`).
+"""
+
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import fsspec
+
+from janus_jax.errors import InputError
+
+
+def find_files(patterns: str | Sequence[str]) -> list[str]:
+  """Paths of the files that glob patterns match, those of each pattern sorted.
+
+  Args:
+    patterns: one or more, local or with a protocol: 'shards/*.tar', 'gs://bucket/train-*.parquet'.
+
+  Raises:
+    InputError: a pattern matches no file, or its file system cannot be reached.
+  """
+  found = []
+  for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    try:
+      system, path = fsspec.url_to_fs(pattern)
+      matches = sorted(match for match in system.glob(path) if not system.isdir(match))
+    except (OSError, ImportError, ValueError) as error:
+      raise InputError(f'{pattern}: {error}: expected files') from None
+    if not matches:
+      raise InputError(f'{pattern}: no such file: expected at least one')
+    found += [system.unstrip_protocol(match).removeprefix('file://') for match in matches]
+  return found
+
+
+def open_file(path: str) -> BinaryIO:
+  """Opens a file for reading; seekable, in a bucket too.
+
+  Raises:
+    InputError: it cannot be opened.
+  """
+  try:
+    return fsspec.open(path, 'rb').open()
+  except (OSError, ImportError, ValueError) as error:
+    raise InputError(f'{path}: {getattr(error, "strerror", None) or error}: expected a readable file') from None
