@@ -10,7 +10,7 @@ Rates and steps are for a model of a million parameters (TINY_WORLD study); the 
 from janus_jax.training.defaults import default_config
 
 SOURCES = {
-  'understanding': {'shapes': 2, 'digits': 1},
+  'understanding': {'shapes': 1, 'digits': 1},
   'text': {'captions': 1},
   # The report draws real and synthetic images 1 : 1; here digits are learned long before shapes follow their prompts.
   'generation': {'shapes': 3, 'digits': 1},
@@ -31,7 +31,8 @@ def get_config():
   config.observe_every = 0
   config.save_every = 1000
   config.sampling.cfg_weight = 1.5
-  config.sampling.temperature = 0.6
+  config.sampling.temperature = 0.8
+  config.sampling.top_k = 3
   common = {
     # At this size what counts is the number of updates, not the tokens in each.
     'batch_size': 4,
@@ -42,7 +43,7 @@ def get_config():
     'images_per_row': 2,
     'drawings_per_row': 2,
     # Answers are a few tokens, drawings 36 codes: without weights nearly all the loss would be drawing.
-    'loss_weights': (4.0, 1.0, 1.0),
+    'loss_weights': (2.0, 1.0, 1.0),
   }
   config.stages = {
     'stage1': {**common, 'steps': 150, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
@@ -65,7 +66,7 @@ def get_config():
     'model': 'embedded',
     'vq': {'steps': 1200, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
     'quantisation': {'unquantised_steps': 150},
-    'vision': {'steps': 2400, 'batch_size': 32, 'learning_rate': 1.5e-3},
+    'vision': {'steps': 2500, 'batch_size': 32, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2},
     'decoder': {'steps': 150, 'batch_size': 4, 'learning_rate': 3e-3},
   }

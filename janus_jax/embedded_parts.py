@@ -25,7 +25,7 @@ from janus_jax.training.pretraining_vq import Quantisation, pretrain_vq
 
 TEXT_LENGTH = 128  # Positions of a packed row of text.
 TEXT_EXAMPLES = 20000
-DIGIT_REPEATS = 2  # Among the images of the understanding encoder.
+DIGIT_REPEATS = 3  # Among the images of the understanding encoder.
 
 
 def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, dict[str, Any], bytes]:

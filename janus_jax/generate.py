@@ -31,7 +31,9 @@ _CFG_WEIGHT = flags.DEFINE_float(
 _TEMPERATURE = flags.DEFINE_float(
   'temperature', None, 'Divides the logits; 0 takes the most likely code. Default: as a workdir says, else 1.'
 )
-_TOP_K = flags.DEFINE_integer('top_k', 0, 'Only the k most likely codes; 0: all.')
+_TOP_K = flags.DEFINE_integer(
+  'top_k', None, 'Only the k most likely codes; 0: all. Default: as a workdir says, else 0.'
+)
 _SEED = flags.DEFINE_integer('seed', 0, '(seed, prompt, picture) always gives the same picture.')
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Pictures at a time; default: what fits the device.')
@@ -46,10 +48,12 @@ def _prompts() -> list[str]:
   return _PROMPT.value or pictures.read_prompts(_PROMPTS_FILE.value)
 
 
-def _sampling() -> dict[str, float]:
-  defaults = {'cfg_weight': 5.0, 'temperature': 1.0} | workdirs.read_sampling(_CHECKPOINT.value)
-  given = {'cfg_weight': _CFG_WEIGHT.value, 'temperature': _TEMPERATURE.value}
-  return {name: float(defaults[name] if value is None else value) for name, value in given.items()}
+def _sampling() -> dict[str, float | int]:
+  defaults = {'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0} | workdirs.read_sampling(_CHECKPOINT.value)
+  given = {'cfg_weight': _CFG_WEIGHT.value, 'temperature': _TEMPERATURE.value, 'top_k': _TOP_K.value}
+  # A config may say 5 where it means 5.0; the picture's text is to be the same.
+  return {name: type_(defaults[name] if given[name] is None else given[name])
+          for name, type_ in (('cfg_weight', float), ('temperature', float), ('top_k', int))}  # fmt: skip
 
 
 def _settings(prompts: list[str], prompt: int, image: int) -> dict[str, str]:
@@ -60,7 +64,6 @@ def _settings(prompts: list[str], prompt: int, image: int) -> dict[str, str]:
     'image_index': str(image),
     'seed': str(_SEED.value),
     **{name: str(value) for name, value in _sampling().items()},
-    'top_k': str(_TOP_K.value),
     'dtype': _DTYPE.value,
     'checkpoint': os.path.normpath(_CHECKPOINT.value),
   }
@@ -117,7 +120,6 @@ def _draw(
     wanted,
     pad_id=pad_id,
     **_sampling(),
-    top_k=_TOP_K.value,
     seed=_SEED.value,
     batch_size=_BATCH_SIZE.value,
   )

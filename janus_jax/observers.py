@@ -1,6 +1,5 @@
 """What is looked at while a run goes on: losses on data it never trains on, pictures, answers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,10 +12,9 @@ from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import batches
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.data.worlds.shapes import World
 from janus_jax.drawing import generate_images
-from janus_jax.evaluation.embedded import build_drawings, build_questions
 from janus_jax.models.config import JanusConfig
+from janus_jax.run_data import Samples
 from janus_jax.training.loop import RunConfig, Sources
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metrics import MetricWriter
@@ -43,10 +41,16 @@ class HeldOutLoss:
     stage = run.stages[-1]
     self._batches: list[dict[str, np.ndarray]] = []
     self._static = {'config': step.model, 'compute': step.compute, 'chunk': step.loss_chunk}
-    if num_batches:
+    weights = {
+      kind: {name: weight for name, weight in stage.sources.get(kind, {}).items() if name in sources[kind]}
+      for kind in KINDS
+    }
+    # Kinds of which nothing is held out are not measured.
+    ratio = [share if sum(weights[kind].values()) else 0 for kind, share in zip(KINDS, stage.ratio)]
+    if num_batches and any(ratio):
       shape = BatchShape(stage.batch_size, run.sequence_length, stage.images_per_row, stage.drawings_per_row)
       options = {'seed': run.seed, 'guidance_dropout': 0.0}
-      stream = batches(sources, stage.ratio, stage.sources, spec, shape, **options)
+      stream = batches(sources, ratio, weights, spec, shape, **options)
       self._batches = [next(stream) for _ in range(num_batches)]
 
   def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
@@ -67,7 +71,7 @@ class Sampler:
     config: JanusConfig,
     tokenizer: Tokenizer,
     template: Template,
-    world: World,
+    samples: Samples,
     sampling: dict[str, Any],
     seed: int,
   ):
@@ -76,37 +80,38 @@ class Sampler:
       config: architecture.
       tokenizer: of the run.
       template: of the run.
-      world: what is drawn and asked about.
-      sampling: `cfg_weight`, `temperature`, `num_images` (0 looks at nothing).
+      samples: what is drawn and asked.
+      sampling: `cfg_weight`, `temperature`, `top_k`.
       seed: of what is drawn.
     """
     self._config, self._sampling, self._seed = config, sampling, seed
     self._words = {'tokenizer': tokenizer, 'template': template}
-    count = sampling['num_images']
-    self._prompts = [case.prompt for case in _spread(build_drawings(1, seed), count)]
-    self._questions = _spread(build_questions(world, 1, seed), count) if count else []
+    self._samples = samples
 
   def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
-    if not self._prompts:
-      return
-    settings = {name: self._sampling[name] for name in ('cfg_weight', 'temperature')}
+    if self._samples.prompts:
+      self._draw(step, params, writer)
+    if self._samples.questions:
+      self._ask(step, params, writer)
+
+  def _draw(self, step: int, params: Any, writer: MetricWriter) -> None:
+    prompts = self._samples.prompts
+    settings = {name: self._sampling[name] for name in ('cfg_weight', 'temperature', 'top_k')}
     drawn = generate_images(
-      self._config, params, self._prompts, num_images=1, seed=self._seed, batch_size=64, **settings, **self._words
+      self._config, params, prompts, num_images=1, seed=self._seed, batch_size=64, **settings, **self._words
     )
-    writer.write_images(step, 'drawing', [images[0].pixels for images in drawn], self._prompts)
+    writer.write_images(step, 'drawing', [images[0].pixels for images in drawn], prompts)
+
+  def _ask(self, step: int, params: Any, writer: MetricWriter) -> None:
+    questions = self._samples.questions
     answers = answer(
       self._config,
       params,
-      [[Image.fromarray(case.image)] for case in self._questions],
-      [case.text for case in self._questions],
+      [[Image.fromarray(image)] for image, _ in questions],
+      [text for _, text in questions],
       max_new_tokens=ANSWER_TOKENS,
       batch_size=64,
       **self._words,
     )
-    texts = [f'{case.text} {found.text.strip()}' for case, found in zip(self._questions, answers)]
+    texts = [f'{text} {found.text.strip()}' for (_, text), found in zip(questions, answers)]
     writer.write_texts(step, 'answers', texts)
-
-
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-  """`count` of the items, evenly over all of them."""
-  return [items[i * len(items) // count] for i in range(min(count, len(items)))]

@@ -24,15 +24,15 @@ from janus_jax.evaluation.embedded import DrawingCase, QuestionCase
 from janus_jax.evaluation.scores import Score
 from janus_jax.evaluation.shapes import Verdict
 from janus_jax.models.config import JanusConfig
+from janus_jax.run_data import read_world
 from janus_jax.training.defaults import default_config
-from janus_jax.training_run import read_world
 from janus_jax.workdirs import RUN_CONFIG_FILE
 
 # The longest right answer, 'a small orange triangle right of a large purple square', has ten words of a token each.
 ANSWER_TOKENS = 24
 BATCH_SIZE = 64
 # What fits models as small as the embedded world's, where the run's config says nothing.
-SAMPLING = {'cfg_weight': 1.5, 'temperature': 0.8}
+SAMPLING = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 3}
 RIGHT, WRONG = (40, 160, 60), (220, 30, 40)
 
 
@@ -99,6 +99,7 @@ def score(
   drawings_per_group: int = 20,
   cfg_weight: float = 1.5,
   temperature: float = 0.8,
+  top_k: int = 3,
   seed: int = 0,
 ) -> Scored:
   """Draws, asks (greedily) and judges.
@@ -113,6 +114,7 @@ def score(
     drawings_per_group: `evaluation.embedded.build_drawings`.
     cfg_weight: of classifier-free guidance; 0 and 1 mean none.
     temperature: of drawing.
+    top_k: only the k most likely codes are drawn; 0 keeps all.
     seed: of the choice of cases and of drawing.
 
   Raises:
@@ -132,6 +134,7 @@ def score(
     num_images=1,
     cfg_weight=cfg_weight,
     temperature=temperature,
+    top_k=top_k,
     seed=seed,
     **words,
   )

@@ -3,12 +3,9 @@
 import dataclasses
 import functools
 import logging
-import os
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from janus_jax import workdirs
@@ -17,16 +14,16 @@ from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.parts import compose
 from janus_jax.conversion.translate import parameter_shapes
-from janus_jax.data.examples import KINDS, ExampleSpec
+from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.pipeline import SkipLimit
-from janus_jax.data.sources import embedded
-from janus_jax.data.worlds.shapes import World
+from janus_jax.data.prompts import Template
+from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.observers import HeldOutLoss, Sampler
+from janus_jax.run_data import check_data, open_data
 from janus_jax.sharding.mesh import make_mesh
-from janus_jax.stored_codes import image_encoder, stored_codes
-from janus_jax.training.loop import Run, RunConfig, Sources, check_batches
+from janus_jax.training.loop import Run, RunConfig, check_batches
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
 from janus_jax.training.stages import read_stages, trained_paths
 from janus_jax.training.state import Placement
@@ -52,37 +49,24 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
   mesh = make_mesh(config.mesh.to_dict())
   placement = Placement.of(mesh, parameter_shapes(model))
   step_config = read_step(config, model, placement)
-  world = read_world(config, model)
+  check_data(config, model)
   # What is wrong with a config shows before anything is written: a workdir remembers its config.
   check_batches(run_config.stages, mesh, config.accumulation)
   for stage in run_config.stages:
     trained_paths(stage, placement.params)
   workdirs.prepare(workdir, config, checkpoint, force)
   tokenizer, template = load_tokenizer(workdir)
-  spec = ExampleSpec(
-    tokenizer=tokenizer,
-    template=template,
-    num_image_tokens=model.vision_encoder.num_tokens,
-    num_codes=model.vq.num_tokens,
-    image_size=model.vision_encoder.image_size,
-    generation_size=None if config.data.precompute_codes else model.vq.image_size,
-    max_length=config.sequence_length,
-    num_code_ids=model.vq.codebook_size,
-  )
-  directory = config.data.directory or os.path.join(workdir, 'data')
-  embedded.prepare(world, directory)
-  codes = dict.fromkeys(('train', 'test'))
-  if config.data.precompute_codes:
-    codes = {split: drawn_codes(world, directory, split, workdir, checkpoint, config.init_from) for split in codes}
-  sources = {split: embedded_sources(world, directory, split, config.seed, codes[split]) for split in codes}
-  held_out = HeldOutLoss(sources['test'], spec, run_config, step_config, config.held_out_batches)
-  sampler = Sampler(model, tokenizer, template, world, config.sampling.to_dict(), config.seed)
+  start = functools.cache(lambda: checkpoint or open_start(config.init_from))
+  data = open_data(config, model, workdir, start, config.sampling.num_images)
+  spec = example_spec(config, model, tokenizer, template, data.holds_codes)
+  held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, config.held_out_batches)
+  sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)
   metadata = {'config': workdirs.config_dict(config), 'versions': {'jax': jax.__version__}}
   run = Run(
     run_config,
     step_config,
     spec,
-    sources['train'],
+    data.train,
     placement,
     workdir,
     metadata,
@@ -90,7 +74,23 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
   )
   logging.info('%s: %d devices, mesh %s', workdir, mesh.size, dict(mesh.shape))
   with jax.set_mesh(mesh):
-    return run.train(lambda: load_params(checkpoint or open_start(config.init_from), placement.params))
+    return run.train(lambda: load_params(start(), placement.params))
+
+
+def example_spec(
+  config: ConfigDict, model: JanusConfig, tokenizer: Tokenizer, template: Template, holds_codes: bool
+) -> ExampleSpec:
+  """How the records of a run become examples; `holds_codes` says whether images to draw are codes."""
+  return ExampleSpec(
+    tokenizer=tokenizer,
+    template=template,
+    num_image_tokens=model.vision_encoder.num_tokens,
+    num_codes=model.vq.num_tokens,
+    image_size=model.vision_encoder.image_size,
+    generation_size=None if holds_codes else model.vq.image_size,
+    max_length=config.sequence_length,
+    num_code_ids=model.vq.codebook_size,
+  )
 
 
 def read_run(config: ConfigDict) -> RunConfig:
@@ -122,51 +122,6 @@ def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> S
     config.loss_chunk,
     tuple(sorted(placement.params.items(), key=lambda item: item[0])),
   )
-
-
-def read_world(config: ConfigDict, model: JanusConfig) -> World:
-  """The embedded world at the size of the model's images."""
-  if config.data.name != 'embedded':
-    raise InputError(f"data.name is {config.data.name!r}: expected 'embedded'")
-  if model.vision_encoder.image_size != model.vq.image_size:
-    raise InputError('the embedded world needs one image size for both encoders')
-  size = model.vq.image_size
-  # A grid step of 4 px fits the codes of the tiny model; larger pictures show the same world, larger.
-  grid = config.data.world_grid or min(size // 4, 8)
-  return World(size=size, grid=grid, num_train=config.data.num_train, seed=config.seed)
-
-
-def embedded_sources(
-  world: World, directory: str, split: str, seed: int, codes: Mapping[str, np.ndarray] | None = None
-) -> Sources:
-  """The sources of the embedded world by kind, under the names that configs use; `codes` as `embedded.sources`."""
-  found = embedded.sources(world, directory, split, seed, codes)
-  endings = dict(zip(KINDS, ('_und', '_text', '_gen')))
-  return {
-    kind: {name.removesuffix(ending): source for name, source in found.items() if name.endswith(ending)}
-    for kind, ending in endings.items()
-  }
-
-
-def drawn_codes(
-  world: World, directory: str, split: str, workdir: str, checkpoint: Checkpoint | None, init_from: str
-) -> dict[str, np.ndarray]:
-  """int32[n, P] of the stored images of each embedded source, encoded by the VQ that the run starts from."""
-
-  @functools.cache
-  def encoder() -> Callable[[np.ndarray], jax.Array]:
-    start = checkpoint or open_start(init_from)
-    tokenizer = {path: leaf for path, leaf in start.params.items() if path.startswith('vq/')}
-    params = load_params(dataclasses.replace(start, params=tokenizer), None)
-    return image_encoder(start.config.vq, params['vq'])
-
-  codes = {}
-  for name in embedded.NAMES:
-    source = embedded.data_source(name, world, directory, split)
-    read = lambda source=source: [source[index]['image'] for index in range(len(source))]  # noqa: E731
-    stem = f'{name}-{split}-{embedded.name_of(world)}'
-    codes[name] = stored_codes(workdir, stem, read, lambda pixels: encoder()(pixels))
-  return codes
 
 
 def open_start(init_from: str) -> Checkpoint:

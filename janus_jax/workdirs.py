@@ -66,7 +66,7 @@ def read_model(workdir: str) -> JanusConfig:
 
 
 def read_sampling(path: str) -> dict[str, Any]:
-  """How a workdir's config says that pictures are drawn (`cfg_weight`, `temperature`); {} for any other checkpoint."""
+  """How a workdir's config has pictures drawn (`cfg_weight`, `temperature`, `top_k`); {} for any other checkpoint."""
   config = os.path.join(path, RUN_CONFIG_FILE)
   # PyTorch layouts have a config.json too, of another kind.
   return read_json(config).get('sampling', {}) if is_begun(path) and os.path.exists(config) else {}

@@ -98,7 +98,10 @@ def understanding_example(record: Mapping[str, Any], spec: ExampleSpec) -> Examp
   images makes it a plain conversation. Raises as `make_example`.
   """
   images = _field(record, 'images', (list, tuple, np.ndarray))
-  turns = _turns(record)
+  return _conversation(_turns(record), images, UNDERSTANDING_LOSS, spec)
+
+
+def _conversation(turns: Sequence[str], images: Sequence[np.ndarray], loss: int, spec: ExampleSpec) -> Example:
   for number, image in enumerate(images):
     _check_image(image, f'images[{number}]', spec.image_size)
   placed = prompts.place_images(turns, len(images))
@@ -117,11 +120,16 @@ def understanding_example(record: Mapping[str, Any], spec: ExampleSpec) -> Examp
   kinds = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
   supervised = np.array([*answered[1:], False])
   pixels = np.stack(images) if len(images) else _no_images(spec.image_size)
-  return _next_token_example(tokens, kinds, supervised, UNDERSTANDING_LOSS, pixels, spec)
+  return _next_token_example(tokens, kinds, supervised, loss, pixels, spec)
 
 
 def text_example(record: Mapping[str, Any], spec: ExampleSpec) -> Example:
-  """{'text': str}: every token is supervised but the first (BOS). Raises as `make_example`."""
+  """{'text': str}: every token is supervised but the first (BOS). {'turns': [question, answer, ...]}: the answers are.
+
+  Raises as `make_example`.
+  """
+  if 'turns' in record:
+    return _conversation(_turns(record), (), TEXT_LOSS, spec)
   text = _text(record, 'text')
   tokens = np.array([*spec.tokenizer.encode(text), spec.tokenizer.special.eos], np.int32)
   supervised = np.arange(len(tokens)) < len(tokens) - 1

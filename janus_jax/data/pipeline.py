@@ -4,12 +4,12 @@ import collections
 import copy
 import dataclasses
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
 
 from janus_jax.data import mixture as mixture_lib
 from janus_jax.data.examples import Example, ExampleSpec

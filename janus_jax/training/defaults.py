@@ -22,8 +22,10 @@ def default_config() -> ConfigDict:
   # 'static' compiles one step per stage, without the gradients of what is frozen; 'traced' one for all stages.
   config.stage_masks = 'static'
 
-  # Data.
+  # Data: 'embedded' is the embedded world, 'files' what `data.sources` names. That is {name: entry}, an entry having
+  # `kind`, `format`, `path` and what its fields mean (data/sources/build.py: SourceSpec, records.py: Fields).
   config.data = ConfigDict({'name': 'embedded', 'directory': '', 'world_grid': 0, 'num_train': 8000})
+  config.data.sources = ConfigDict()
   # Whether images to draw are encoded once, before the first step, or in each step that draws them.
   config.data.precompute_codes = False
   config.sequence_length = 4096
@@ -66,5 +68,5 @@ def default_config() -> ConfigDict:
   config.wandb_project = ''
 
   # How pictures are drawn along the way and by default from the checkpoint.
-  config.sampling = ConfigDict({'cfg_weight': 5.0, 'temperature': 1.0, 'num_images': 8})
+  config.sampling = ConfigDict({'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0, 'num_images': 8})
   return config

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from janus_jax import scoring, training_run
+from janus_jax import run_data, scoring
 from janus_jax.answering import Answer
 from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
 from janus_jax.conversion.lazy import from_numpy
@@ -84,7 +84,14 @@ def test_what_the_command_writes(checkpoint, evaluated):
   printed = json.loads(process.stdout)
   assert printed == {key: value for key, value in found.items() if not key.endswith('_cases')}
   assert found['checkpoint'] == checkpoint
-  settings = {'questions_per_kind': 2, 'drawings_per_group': 1, 'cfg_weight': 1.5, 'temperature': 0.8, 'seed': 5}
+  settings = {
+    'questions_per_kind': 2,
+    'drawings_per_group': 1,
+    'cfg_weight': 1.5,
+    'temperature': 0.8,
+    'top_k': 3,
+    'seed': 5,
+  }
   assert found['settings'] == settings
   assert found['goals'][0]['total'] == 6
   cases = embedded.build_questions(WORLD, 2, seed=5)
@@ -199,7 +206,7 @@ def test_the_config_of_a_run_decides_how_is_drawn_and_what_the_world_is(tmp_path
   (tmp_path / 'checkpoints').mkdir()
   found = scoring.read_run_config(str(tmp_path))
   assert (found.sampling.cfg_weight, found.sampling.temperature) == (3.0, 0.8)
-  assert training_run.read_world(scoring.read_run_config('/nowhere'), CONFIG).grid == 6
+  assert run_data.read_world(scoring.read_run_config('/nowhere'), CONFIG).grid == 6
 
 
 @pytest.mark.parametrize(

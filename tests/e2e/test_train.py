@@ -17,8 +17,8 @@ from PIL import Image
 pytest.importorskip('sklearn')
 
 import janus_jax
-from janus_jax import training_run
-from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
+from janus_jax import run_data, training_run
+from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data import tokenizer_training
 from janus_jax.data.sources import embedded
@@ -125,7 +125,7 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
 def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
   """The recipe computes codes before the first step; here the step does."""
   config = recipe(start, data)
-  world = embedded.name_of(training_run.read_world(config, janus_jax.load(start)[0]))
+  world = embedded.name_of(run_data.read_world(config, janus_jax.load(start)[0]))
   stored = sorted(path.name for path in (uninterrupted[0] / 'codes').iterdir())
   assert stored == [f'{name}-{split}-{world}.npy' for name in ('digits', 'shapes') for split in ('test', 'train')]
   config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
@@ -156,11 +156,11 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(start, data, tmp_pat
 def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
   """The parameters of a run through the observer itself; the runs above do without, it compiles for long."""
   config, params = janus_jax.load(str(uninterrupted[0]))
-  world = training_run.read_world(recipe(start, data), config)
+  samples = run_data.open_data(recipe(start, data), config, str(tmp_path), lambda: open_checkpoint(start), 2).samples
   words = janus_jax.load_tokenizer(str(uninterrupted[0]))
-  sampling = {'cfg_weight': 1.5, 'temperature': 0.8, 'num_images': 2}
+  sampling = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 3}
   with MetricWriter(str(tmp_path)) as writer:
-    Sampler(config, *words, world, sampling, seed=0)(7, 'stage1', params, writer)
+    Sampler(config, *words, samples, sampling, seed=0)(7, 'stage1', params, writer)
   samples = tmp_path / 'samples' / '00000007'
   assert sorted(path.name for path in samples.iterdir()) == ['answers.txt', 'drawing_0.png', 'drawing_1.png']
   assert Image.open(samples / 'drawing_1.png').size == (24, 24)

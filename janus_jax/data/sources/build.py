@@ -1,0 +1,190 @@
+"""Sources of records from what a config says about each: a format, where its files are, what its fields mean."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from janus_jax.data.examples import KINDS
+from janus_jax.data.sources import records
+from janus_jax.data.sources.array_record import ArrayRecordExamples
+from janus_jax.data.sources.blocks import BlockDataset
+from janus_jax.data.sources.files import find_files, open_file
+from janus_jax.data.sources.folder import ImageFolder
+from janus_jax.data.sources.lines import JsonArray, JsonLines, TextDocuments
+from janus_jax.data.sources.parquet import ParquetRows
+from janus_jax.data.sources.records import KIND_FIELDS, Fields
+from janus_jax.data.sources.tars import TarSamples
+from janus_jax.data.sources.tfds_builders import TfdsExamples
+from janus_jax.errors import InputError
+
+FORMATS = ('array_record', 'folder', 'json', 'json_lines', 'parquet', 'tars', 'text', 'tfds')
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSpec:
+  """One entry of `config.data.sources`.
+
+  Attributes:
+    name: of the entry; stages refer to it.
+    kind: of the records, one of `examples.KINDS`.
+    format: one of FORMATS.
+    path: glob patterns of the files; for 'folder' a directory, for 'tfds' the builder's name.
+    fields: what the items' fields mean.
+    split: of a TFDS builder.
+    directory: `data_dir` of a TFDS builder.
+    held_out: how many records, the last ones, are kept out of training to measure the loss on.
+  """
+
+  name: str
+  kind: str
+  format: str
+  path: tuple[str, ...]
+  fields: Fields
+  split: str = 'train'
+  directory: str = ''
+  held_out: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSizes:
+  """Sides in pixels of the images to understand and to draw."""
+
+  understanding: int
+  generation: int
+
+
+def read_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, SourceSpec]:
+  """`config.data.sources` as specs.
+
+  Raises:
+    InputError: an entry lacks a field, has one that nobody reads, or one of a wrong value.
+  """
+  return {name: _read_spec(name, dict(entry)) for name, entry in entries.items()}
+
+
+def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
+  where = f'data.sources.{name}'
+  for field, allowed in (('kind', KINDS), ('format', FORMATS)):
+    if entry.get(field) not in allowed:
+      raise InputError(f'{where}.{field} is {entry.get(field)!r}: expected one of {", ".join(allowed)}')
+  path = entry.pop('path', None)
+  if not path:
+    raise InputError(f'{where}.path is missing: expected where its files are')
+  own = {field.name for field in dataclasses.fields(SourceSpec)} - {'name', 'path', 'fields'}
+  meant = set(KIND_FIELDS[entry['kind']])
+  if unknown := sorted(set(entry) - own - meant):
+    raise InputError(f'{where}.{unknown[0]}: expected one of {", ".join(sorted(own | meant | {"path"}))}')
+  # ConfigDict has tuples where a config wrote lists, and strings where it wrote one.
+  as_tuple = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in entry.items()
+              if key in ('questions', 'wordings')}  # fmt: skip
+  try:
+    fields = Fields(**{key: entry[key] for key in set(entry) & meant} | as_tuple)
+  except InputError as error:
+    raise InputError(f'{where}: {error}') from None
+  options = {key: entry[key] for key in set(entry) & own}
+  return SourceSpec(name=name, path=(path,) if isinstance(path, str) else tuple(path), fields=fields, **options)
+
+
+def items(spec: SourceSpec, index_directory: str) -> Any:
+  """The items of a source, by index, as its format has them.
+
+  Args:
+    spec: of the source.
+    index_directory: where the indices of tars are kept.
+
+  Raises:
+    InputError: files that are not there, or not of the format.
+  """
+  match spec.format:
+    case 'tfds':
+      return TfdsExamples(spec.path[0], spec.directory, spec.split, number_classes=bool(spec.fields.names))
+    case 'folder':
+      return ImageFolder(spec.path[0])
+  paths = find_files(spec.path)
+  match spec.format:
+    case 'array_record':
+      return ArrayRecordExamples(paths)
+    case 'json':
+      return JsonArray(paths)
+    case 'json_lines':
+      return JsonLines(paths)
+    case 'parquet':
+      return ParquetRows(paths, _columns(spec))
+    case 'tars':
+      return TarSamples(paths, index_directory)
+    case 'text':
+      return TextDocuments(paths)
+
+
+def _columns(spec: SourceSpec) -> tuple[str, ...]:
+  """The columns of a table that a source's records are made of."""
+  fields = spec.fields
+  match spec.kind:
+    case 'text':
+      names = [fields.conversations or fields.text]
+    case 'generation':
+      names = [fields.prompt, fields.codes or fields.image]
+    case 'understanding':
+      names = [fields.image, fields.answer or fields.conversations or 'conversations']
+  return tuple(dict.fromkeys(name.split('/')[0] for name in names if name))
+
+
+def dataset(spec: SourceSpec, found: Any, sizes: ImageSizes, seed: int) -> grain.MapDataset:
+  """Items to records.
+
+  Args:
+    spec: of the source.
+    found: its items.
+    sizes: of the images.
+    seed: of what is drawn for each record.
+  """
+  match spec.kind:
+    case 'understanding':
+      transform = records.UnderstandingRecord(spec.fields, sizes.understanding)
+    case 'text':
+      transform = records.TextRecord(spec.fields)
+    case 'generation':
+      transform = records.GenerationRecord(spec.fields, sizes.generation)
+  return grain.MapDataset.source(records.Numbered(found)).seed(seed).random_map(transform)
+
+
+def open_sources(
+  specs: Mapping[str, SourceSpec], sizes: ImageSizes, seed: int, index_directory: str
+) -> dict[str, dict[str, dict[str, grain.MapDataset]]]:
+  """All sources, opened: {'train' or 'held_out': {kind: {name: records}}}.
+
+  Args:
+    specs: from `read_specs`.
+    sizes: of the images.
+    seed: of what is drawn for each record.
+    index_directory: where the indices of tars are kept.
+
+  Raises:
+    InputError: as `items`; no records, or fewer than are to be held out; a file of class names that is not there.
+  """
+  opened = {split: {kind: {} for kind in KINDS} for split in ('train', 'held_out')}
+  for spec in specs.values():
+    if spec.fields.names:
+      open_file(spec.fields.names).close()
+    found = items(spec, index_directory)
+    if len(found) <= spec.held_out:
+      raise InputError(
+        f'data.sources.{spec.name}: {len(found)} records: expected more than held_out, which is {spec.held_out}'
+      )
+    whole = dataset(spec, found, sizes, seed)
+    kept = whole[: len(whole) - spec.held_out]
+    if spec.format == 'parquet':
+      kept = BlockDataset(kept, _first(found.block_sizes, len(kept)))
+    opened['train'][spec.kind][spec.name] = kept
+    if spec.held_out:
+      opened['held_out'][spec.kind][spec.name] = whole[len(kept) :]
+  return opened
+
+
+def _first(sizes: Sequence[int], count: int) -> list[int]:
+  """The sizes of the blocks that the first `count` records fill, the last one cut."""
+  ends = np.minimum(np.cumsum(sizes), count)
+  return [int(size) for size in np.diff(ends, prepend=0) if size]

@@ -1,0 +1,251 @@
+"""What stands beside shards of codes: which VQ made them, of what, and how many. JSON, read and written without JAX.
+
+`manifest.json` describes the whole; each finished shard has a small file of its own beside it, so that hosts which
+write shards side by side share no file while they work.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from janus_jax.data.sources.array_record import count_records, shard_path
+from janus_jax.errors import InputError
+
+FILE = 'manifest.json'
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the shards of a dataset depend on; the same for every host and every run into one directory.
+
+  Attributes:
+    name: that shard files begin with.
+    num_records: of the dataset, bad ones included.
+    records_per_shard: records of the dataset that a shard stands for; it holds fewer if some are bad.
+    vq_hash: `parameters_hash` of the VQ.
+    image_size: side in pixels of what was encoded.
+    crop: how an image became that square.
+    codes_per_image: P.
+    codebook_size: codes are 0 to this - 1.
+    format_version: of manifest and records.
+  """
+
+  name: str
+  num_records: int
+  records_per_shard: int
+  vq_hash: str
+  image_size: int
+  crop: str
+  codes_per_image: int
+  codebook_size: int
+  format_version: int = FORMAT_VERSION
+
+  @property
+  def num_shards(self) -> int:
+    return -(-self.num_records // self.records_per_shard)
+
+  def records_of(self, shard: int) -> range:
+    """Indices into the dataset."""
+    start = shard * self.records_per_shard
+    return range(start, min(start + self.records_per_shard, self.num_records))
+
+  def path_of(self, directory: str, shard: int) -> str:
+    """Of a shard's file."""
+    return shard_path(directory, self.name, shard, self.num_shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardCounts:
+  """A finished shard.
+
+  Attributes:
+    index: of the shard, from 0.
+    written: records it holds.
+    skipped: reason -> bad records that were left out.
+    jax_version: of the process that encoded it.
+  """
+
+  index: int
+  written: int
+  skipped: Mapping[str, int]
+  jax_version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """The content of a manifest.json.
+
+  Attributes:
+    path: of the file.
+    settings: common to all shards.
+    shards: the finished ones, in order.
+  """
+
+  path: str
+  settings: Settings
+  shards: tuple[ShardCounts, ...]
+
+  @property
+  def complete(self) -> bool:
+    """Whether every shard of the dataset is finished."""
+    return len(self.shards) == self.settings.num_shards
+
+
+def parameters_hash(params: Mapping[str, np.ndarray]) -> str:
+  """SHA-256, in hexadecimal, over names, shapes and values in the order of the names.
+
+  Values are hashed as float32, whatever they are stored in: a VQ computes in float32, so a checkpoint that holds
+  bfloat16 and one that holds the same numbers as float32 give the same codes, and the same hash.
+
+  Args:
+    params: parameter path ('vq/codebook', ...) -> array.
+  """
+  digest = hashlib.sha256()
+  for path in sorted(params):
+    array = np.ascontiguousarray(params[path], '<f4')
+    digest.update(f'{path} {array.shape}\n'.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def read_manifest(directory: str) -> Manifest:
+  """The manifest of a directory of codes.
+
+  Raises:
+    InputError: none there, damaged, or of another format version.
+  """
+  path = os.path.join(directory, FILE)
+  try:
+    with open(path, encoding='utf-8') as file:
+      values = json.load(file)
+  except OSError as error:
+    raise InputError(f'{path}: {error.strerror}: expected the output of janus_jax.tokenize') from None
+  except ValueError as error:
+    raise InputError(f'{path}: not JSON ({error})') from None
+  version = values.get('format_version') if isinstance(values, dict) else None
+  if version != FORMAT_VERSION:
+    raise InputError(f'{path}: format_version is {version!r}: expected {FORMAT_VERSION}')
+  try:
+    return Manifest(path, _settings(values), tuple(ShardCounts(**shard) for shard in values['shards']))
+  except (KeyError, TypeError) as error:
+    raise InputError(f'{path}: not the manifest of codes ({_one_line(error)})') from None
+
+
+def check_manifest(manifest: Manifest, vq_hash: str, image_size: int, codebook_size: int) -> None:
+  """Checks that codes are complete and were made by the VQ that a run has.
+
+  Args:
+    manifest: from `read_manifest`.
+    vq_hash: `parameters_hash` of the run's VQ.
+    image_size: of the run's VQ, in pixels.
+    codebook_size: of the run's VQ.
+
+  Raises:
+    InputError: naming what differs.
+  """
+  expected = {'image_size': image_size, 'codebook_size': codebook_size, 'vq_hash': vq_hash}
+  for name, value in expected.items():
+    found = getattr(manifest.settings, name)
+    if found != value:
+      raise InputError(f'{manifest.path}: {name} is {found!r}: expected {value!r}, that of the model; encode it again')
+  if not manifest.complete:
+    finished, count = len(manifest.shards), manifest.settings.num_shards
+    raise InputError(f'{manifest.path}: {finished} of {count} shards: expected all; run janus_jax.tokenize again')
+
+
+def start_manifest(directory: str, settings: Settings) -> None:
+  """Writes a manifest without shards, unless there is one already, which then must have the same settings.
+
+  Raises:
+    InputError: it has others.
+  """
+  path = os.path.join(directory, FILE)
+  if os.path.exists(path):
+    _check_same(path, read_manifest(directory).settings, settings)
+  else:
+    _write(path, Manifest(path, settings, ()))
+
+
+def write_counts(directory: str, settings: Settings, counts: ShardCounts) -> None:
+  """Writes what stands beside a shard, which makes it count as finished."""
+  _write_json(_counts_path(directory, settings, counts.index), _flat(settings) | dataclasses.asdict(counts))
+
+
+def finished_shards(directory: str, settings: Settings) -> dict[int, ShardCounts]:
+  """Finished shards by index: those whose file holds as many records as stands beside it.
+
+  Raises:
+    InputError: one that another host wrote with other settings.
+  """
+  found = (_read_counts(directory, settings, shard) for shard in range(settings.num_shards))
+  return {counts.index: counts for counts in found if counts is not None}
+
+
+def merge_manifest(directory: str, settings: Settings) -> Manifest:
+  """Writes the manifest anew with all shards that are finished by now, and returns it."""
+  path, written = os.path.join(directory, FILE), None
+  # Another host may finish its last shard meanwhile, and write its manifest before this one is.
+  while (found := tuple(finished_shards(directory, settings).values())) != written:
+    manifest = Manifest(path, settings, found)
+    _write(path, manifest)
+    written = found
+  return manifest
+
+
+def _counts_path(directory: str, settings: Settings, shard: int) -> str:
+  return settings.path_of(directory, shard).removesuffix('.array_record') + '.json'
+
+
+def _read_counts(directory: str, settings: Settings, shard: int) -> ShardCounts | None:
+  path = _counts_path(directory, settings, shard)
+  if not os.path.exists(path):
+    return None
+  try:
+    with open(path, encoding='utf-8') as file:
+      values = json.load(file)
+    there = _settings(values)
+    counts = ShardCounts(**{field.name: values[field.name] for field in dataclasses.fields(ShardCounts)})
+    whole = count_records(settings.path_of(directory, shard)) == counts.written
+  except (InputError, ValueError, LookupError, TypeError):  # One of the two was damaged or lost: to be written again.
+    return None
+  _check_same(path, there, settings)
+  return counts if whole else None
+
+
+def _check_same(path: str, found: Settings, expected: Settings) -> None:
+  for name, value in _flat(expected).items():
+    if (there := getattr(found, name)) != value:
+      raise InputError(f'{path}: {name} is {there!r}: expected {value!r} as in this run; choose another --output')
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+  return Settings(**{field.name: values[field.name] for field in dataclasses.fields(Settings)})
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+  return dataclasses.asdict(settings)
+
+
+def _write(path: str, manifest: Manifest) -> None:
+  shards = [dataclasses.asdict(shard) for shard in manifest.shards]
+  _write_json(path, {**_flat(manifest.settings), 'complete': manifest.complete, 'shards': shards})
+
+
+def _write_json(path: str, values: Mapping[str, Any]) -> None:
+  """The file appears whole or not at all; several hosts may write it."""
+  partial = f'{path}.{uuid.uuid4().hex}.partial'
+  with open(partial, 'w', encoding='utf-8') as file:
+    json.dump(values, file, indent=2)
+    file.write('\n')
+  os.replace(partial, path)
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())

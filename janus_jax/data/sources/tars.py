@@ -1,0 +1,120 @@
+"""WebDataset and img2dataset tars, read at random by an index of where each member lies.
+
+A sample is a run of members that share their path up to the first dot of the file name: `0001.jpg`, `0001.txt` and
+`0001.json` are one. Members are read by their offsets and never written anywhere.
+"""
+
+import bisect
+import hashlib
+import itertools
+import json
+import os
+import posixpath
+import tarfile
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+import tqdm
+
+from janus_jax.data.sources.files import open_file
+from janus_jax.errors import InputError, RecordError
+
+VERSION = 1  # Of the index files.
+# Extension -> [offset, bytes] of the members of a sample, or what is wrong with it.
+Sample = tuple[str, dict[str, list[int]], str]
+
+
+class TarSamples:
+  """Samples as dicts: '__key__', and per extension ('jpg', 'txt', 'seg.png') the content as bytes."""
+
+  def __init__(self, paths: Sequence[str], index_directory: str):
+    """
+    Args:
+      paths: of uncompressed tars, local or in a bucket.
+      index_directory: where the index of each tar is kept, made if missing; a tar that has changed is indexed anew.
+
+    Raises:
+      InputError: a file that is no uncompressed tar.
+    """
+    os.makedirs(index_directory, exist_ok=True)
+    self._paths = list(paths)
+    progress = tqdm.tqdm(self._paths, desc='tars', unit='tar', dynamic_ncols=True, disable=len(paths) < 2)
+    self._samples = [_index(path, index_directory) for path in progress]
+    self._ends = list(itertools.accumulate(map(len, self._samples)))
+
+  def __len__(self) -> int:
+    return self._ends[-1] if self._ends else 0
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Raises RecordError for a sample with a member that would lie outside, or one that is cut off."""
+    number = range(len(self))[index]
+    tar = bisect.bisect_right(self._ends, number)
+    path = self._paths[tar]
+    key, members, wrong = self._samples[tar][number - (self._ends[tar] - len(self._samples[tar]))]
+    if wrong:
+      raise RecordError('tar member', f'{path}: {wrong}')
+    found: dict[str, Any] = {'__key__': key}
+    with open_file(path) as file:
+      for extension, (offset, size) in members.items():
+        file.seek(offset)
+        found[extension] = file.read(size)
+    return found
+
+
+def _index(path: str, directory: str) -> list[Sample]:
+  """The samples of a tar, from its index, which is made if it is not there."""
+  stored = os.path.join(directory, f'{_identity(path)}.json')
+  if os.path.exists(stored):
+    with open(stored, encoding='utf-8') as file:
+      return [tuple(sample) for sample in json.load(file)]
+  samples = _samples(path)
+  with open(f'{stored}.{os.getpid()}.partial', 'w', encoding='utf-8') as file:
+    json.dump(samples, file)
+  os.replace(f'{stored}.{os.getpid()}.partial', stored)
+  return samples
+
+
+def _identity(path: str) -> str:
+  """Changes when the file does: by its size and its time stamp or checksum, whichever its file system has."""
+  try:
+    system, name = fsspec.url_to_fs(path)
+    facts = system.info(name)
+  except OSError as error:
+    raise InputError(f'{path}: {error.strerror or error}: expected a tar') from None
+  known = [str(facts.get(fact)) for fact in ('size', 'mtime', 'etag', 'ETag', 'md5Hash', 'created')]
+  return hashlib.sha256('\n'.join([str(VERSION), path, *known]).encode()).hexdigest()[:32]
+
+
+def _samples(path: str) -> list[Sample]:
+  """Walks over the headers of a tar."""
+  samples: list[Sample] = []
+  size = fsspec.url_to_fs(path)[0].size(fsspec.url_to_fs(path)[1])
+  with open_file(path) as file:
+    try:
+      tar = tarfile.open(fileobj=file, mode='r:')  # noqa: SIM115, closed with its file.
+    except tarfile.TarError as error:
+      raise InputError(f'{path}: {error}: expected an uncompressed tar') from None
+    try:
+      for member in tar:
+        if member.isfile():
+          _add(samples, member, size)
+    except tarfile.TarError as error:
+      samples.append(('', {}, f'cut off or damaged after {len(samples)} samples ({error})'))
+  return samples
+
+
+def _add(samples: list[Sample], member: tarfile.TarInfo, size: int) -> None:
+  """Adds a member to the last sample, or begins another."""
+  folder, name = posixpath.split(member.name)
+  stem, _, extension = name.partition('.')
+  key = posixpath.join(folder, stem)
+  if not samples or samples[-1][0] != key:
+    samples.append((key, {}, ''))
+  _, members, wrong = samples[-1]
+  if member.name.startswith('/') or '..' in member.name.split('/'):
+    wrong = f'member {member.name!r}: expected a path inside the tar'
+  elif member.offset_data + member.size > size:
+    wrong = f'member {member.name!r}: cut off at byte {size}'
+  members[extension.lower()] = [member.offset_data, member.size]
+  samples[-1] = (key, members, wrong)

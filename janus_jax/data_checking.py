@@ -1,0 +1,202 @@
+"""Looks at the data of a config before anybody trains on it: the logic of `python -m janus_jax.data_check`."""
+
+import collections
+import dataclasses
+import json
+import os
+import textwrap
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from janus_jax.api import load_tokenizer
+from janus_jax.data.examples import IMAGE, KINDS, ExampleSpec, make_example
+from janus_jax.data.images import contact_sheet, save_png
+from janus_jax.data.packing import BatchShape, check_fits_a_row, statistics
+from janus_jax.data.pipeline import batches
+from janus_jax.data.reading import reason_of
+from janus_jax.errors import InputError
+from janus_jax.run_data import check_data, open_data
+from janus_jax.training.stages import Stage
+from janus_jax.training_run import example_spec, open_start, read_run
+
+SHEET = 'examples.png'
+SHOWN = 6  # Of each source, on the sheet.
+TILE = 192  # Pixels of an image on the sheet; as much again holds its text.
+BATCHES = 4  # Of each stage, to measure packing.
+REASONS_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceReport:
+  """What a sample of a source was like.
+
+  Attributes:
+    kind: of the source.
+    name: of the source.
+    records: in the whole source.
+    read: in the sample.
+    tokens: (shortest, mean, longest) example that is kept, in tokens; zeros if there is none.
+    images: mean number of images to understand per example.
+    skipped: bad records of the sample by reason.
+    messages: the first few errors.
+    per_second: records read and decoded per second, by one process.
+  """
+
+  kind: str
+  name: str
+  records: int
+  read: int
+  tokens: tuple[int, float, int]
+  images: float
+  skipped: Mapping[str, int]
+  messages: tuple[str, ...]
+  per_second: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StageReport:
+  """What the packed batches of a stage hold, on average of the first few: share of positions that are no padding,
+  and examples in one batch.
+  """
+
+  name: str
+  packing: float
+  examples: float
+
+
+@dataclasses.dataclass(frozen=True)
+class DataReport:
+  """Of all sources and all stages of a config, and where the sheet lies."""
+
+  sources: tuple[SourceReport, ...]
+  stages: tuple[StageReport, ...]
+  sheet: str
+
+  def json_lines(self) -> str:
+    return '\n'.join(json.dumps(dataclasses.asdict(report)) for report in (*self.sources, *self.stages))
+
+  def table(self) -> str:
+    """What a person reads."""
+    lines = [
+      f'{"source":30} {"records":>11} {"tokens min/mean/max":>21} {"images":>7} {"read/s":>8}  skipped of a sample'
+    ]
+    for report in self.sources:
+      low, mean, high = report.tokens
+      skipped = ', '.join(f'{reason} {count}' for reason, count in sorted(report.skipped.items())) or 'none'
+      lines.append(
+        f'{f"{report.kind}/{report.name}":30} {report.records:>11,} {f"{low}/{mean:.0f}/{high}":>21} '
+        f'{report.images:>7.1f} {report.per_second:>8.0f}  {skipped} of {report.read}'
+      )
+      lines += [f'    {message}' for message in report.messages]
+    lines.append('')
+    lines += [
+      f'{stage.name}: packed rows are {stage.packing:.1%} full, {stage.examples:.0f} examples a batch'
+      for stage in self.stages
+    ]
+    return '\n'.join([*lines, f'examples as training sees them: {self.sheet}'])
+
+
+def check(config: ConfigDict, out: str, records: int) -> DataReport:
+  """Reads up to `records` records of each source that the stages name, spread over all of it, and packs a few batches.
+
+  Args:
+    config: of a run.
+    out: existing directory, for the sheet and for indices of tars.
+    records: per source.
+
+  Raises:
+    InputError: something in the config is wrong, or a source cannot be opened.
+  """
+  start = open_start(config.init_from)
+  check_data(config, start.config)
+  data = open_data(config, start.config, out, lambda: start, 0)
+  tokenizer, template = load_tokenizer(config.init_from)
+  spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)
+  run = read_run(config)
+  reports, tiles = [], []
+  for kind, name, shape in _used(run.stages, config.sequence_length):
+    if name not in data.train[kind]:
+      raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(data.train[kind])}')
+    report, shown = _check_source(kind, name, data.train[kind][name], spec, shape, records)
+    reports.append(report)
+    tiles += shown
+  sheet = os.path.join(out, SHEET)
+  if tiles:
+    save_png(sheet, contact_sheet(tiles, SHOWN), {})
+  return DataReport(tuple(reports), tuple(_check_stage(stage, data.train, spec, config) for stage in run.stages), sheet)
+
+
+def _used(stages: tuple[Stage, ...], length: int) -> list[tuple[str, str, BatchShape]]:
+  """Kind and name of each source that some stage reads, with the shape of the first such stage's batches."""
+  found: dict[tuple[str, str], BatchShape] = {}
+  for stage in stages:
+    for kind, share in zip(KINDS, stage.ratio):
+      for name, weight in stage.sources.get(kind, {}).items():
+        if share and weight:
+          shape = BatchShape(stage.batch_size, length, stage.images_per_row, stage.drawings_per_row)
+          found.setdefault((kind, name), shape)
+  return [(kind, name, shape) for (kind, name), shape in found.items()]
+
+
+def _check_source(
+  kind: str, name: str, source: grain.MapDataset, spec: ExampleSpec, shape: BatchShape, records: int
+) -> tuple[SourceReport, list[np.ndarray]]:
+  read = min(records, len(source))
+  lengths, images, skipped, messages, tiles = [], [], collections.Counter(), [], []
+  begun = time.perf_counter()
+  for place in tqdm.trange(read, desc=f'{kind}/{name}', unit='record', dynamic_ncols=True, leave=False):
+    try:
+      record = source[place * len(source) // read]
+      example = make_example(kind, record, spec, np.random.default_rng(place), 0.0)
+      check_fits_a_row(example, shape)
+    except InputError as error:
+      skipped[reason_of(error)] += 1
+      messages.append(str(error))
+      continue
+    lengths.append(len(example.tokens))
+    images.append(len(example.pixels))
+    if len(tiles) < SHOWN:
+      tiles.append(_tile(kind, record, f'{len(example.tokens)} tokens, {np.sum(example.kinds == IMAGE)} of images'))
+  seconds = time.perf_counter() - begun
+  tokens = (min(lengths), float(np.mean(lengths)), max(lengths)) if lengths else (0, 0.0, 0)
+  report = SourceReport(
+    kind,
+    name,
+    len(source),
+    read,
+    tokens,
+    float(np.mean(images)) if images else 0.0,
+    dict(skipped),
+    tuple(messages[:REASONS_SHOWN]),
+    read / seconds,
+  )
+  return report, tiles
+
+
+def _check_stage(stage: Stage, sources: Any, spec: ExampleSpec, config: ConfigDict) -> StageReport:
+  shape = BatchShape(stage.batch_size, config.sequence_length, stage.images_per_row, stage.drawings_per_row)
+  stream = batches(sources, stage.ratio, stage.sources, spec, shape, seed=config.seed)
+  found = [statistics(next(stream)) for _ in range(BATCHES)]
+  packing, examples = (float(np.mean([one[name] for one in found])) for name in ('packing', 'examples'))
+  return StageReport(stage.name, packing, examples)
+
+
+def _tile(kind: str, record: Mapping[str, Any], caption: str) -> np.ndarray:
+  """uint8[2 * TILE, TILE, 3]: the first image of a record, and its text below."""
+  tile = Image.new('RGB', (TILE, 2 * TILE), 'white')
+  images = record['images'] if kind == 'understanding' else [record[name] for name in ('image',) if name in record]
+  if images:
+    tile.paste(Image.fromarray(images[0]).resize((TILE, TILE)))
+  text = {'understanding': lambda: '\n'.join(record['turns']), 'text': lambda: record['text']}
+  words = text.get(kind, lambda: record['prompt'])()
+  lines = [caption, *(line for part in words.splitlines() for line in textwrap.wrap(part, 30))][:15]
+  drawn = '\n'.join(lines).encode('latin-1', 'replace').decode('latin-1')  # What Pillow's own font has.
+  ImageDraw.Draw(tile).multiline_text((4, TILE + 4), drawn, 'black', ImageFont.load_default(11))
+  return np.asarray(tile)

@@ -1,0 +1,197 @@
+"""What a run reads: the embedded world, or the files that its config names."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.checkpoint import Checkpoint
+from janus_jax.conversion.load import load_params
+from janus_jax.data.examples import KINDS
+from janus_jax.data.sources import build, embedded, manifest
+from janus_jax.data.sources.build import ImageSizes, SourceSpec
+from janus_jax.data.worlds.shapes import World
+from janus_jax.errors import InputError
+from janus_jax.evaluation.embedded import build_drawings, build_questions
+from janus_jax.models.config import JanusConfig
+from janus_jax.stored_codes import image_encoder, stored_codes
+from janus_jax.training.loop import Sources
+
+DATA = ('embedded', 'files')
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """What is looked at along the way.
+
+  Attributes:
+    prompts: drawn.
+    questions: asked, each about an image uint8[h, w, 3].
+  """
+
+  prompts: list[str]
+  questions: list[tuple[np.ndarray, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+  """Sources of records by kind and name.
+
+  Attributes:
+    train: to train on.
+    held_out: to measure the loss on; kinds may be missing.
+    holds_codes: whether images to draw come as codes, not as pixels.
+    samples: what is drawn and asked along the way.
+  """
+
+  train: Sources
+  held_out: Sources
+  holds_codes: bool
+  samples: Samples
+
+
+def check_data(config: ConfigDict, model: JanusConfig) -> None:
+  """Raises InputError for what is wrong with the config of the data, before anything is written."""
+  if config.data.name == 'embedded':
+    read_world(config, model)
+    return
+  if config.data.name != 'files':
+    raise InputError(f'data.name is {config.data.name!r}: expected one of {", ".join(DATA)}')
+  if config.data.precompute_codes:
+    raise InputError(
+      'data.precompute_codes is for the embedded world: expected False, and `janus_jax.tokenize` instead'
+    )
+  specs = build.read_specs(config.data.sources)
+  if not specs:
+    raise InputError(
+      "data.sources is empty: expected an entry for each source that the stages name, as data.name is 'files'"
+    )
+  _hold_codes(specs)
+
+
+def open_data(
+  config: ConfigDict, model: JanusConfig, workdir: str, open_start: Callable[[], Checkpoint], num_samples: int
+) -> RunData:
+  """Opens everything the stages read.
+
+  Args:
+    config: of the run.
+    model: its architecture.
+    workdir: of the run; made data and indices lie in it, where `config.data.directory` is not set.
+    open_start: gives the checkpoint that the run starts from, for its VQ.
+    num_samples: how many prompts and questions to look at along the way.
+
+  Raises:
+    InputError: files that are missing or of another format, codes of another VQ.
+  """
+  directory = config.data.directory or os.path.join(workdir, 'data')
+  if config.data.name == 'embedded':
+    return _open_world(config, model, workdir, directory, open_start, num_samples)
+  specs = build.read_specs(config.data.sources)
+  sizes = ImageSizes(model.vision_encoder.image_size, model.vq.image_size)
+  opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
+  _check_manifests(specs, model, open_start)
+  return RunData(opened['train'], opened['held_out'], _hold_codes(specs), _samples(opened['held_out'], num_samples))
+
+
+def _hold_codes(specs: Mapping[str, SourceSpec]) -> bool:
+  """Whether the drawn images of all sources are codes; InputError where some are and some are not."""
+  drawn = [spec for spec in specs.values() if spec.kind == 'generation']
+  coded = [spec.name for spec in drawn if spec.fields.codes]
+  if coded and len(coded) < len(drawn):
+    raise InputError(
+      f'data.sources: {", ".join(coded)} of {len(drawn)} generation sources have codes: expected all of them or none'
+    )
+  return bool(coded)
+
+
+def _check_manifests(specs: Mapping[str, SourceSpec], model: JanusConfig, open_start: Callable[[], Checkpoint]) -> None:
+  """Raises InputError where codes were made by another VQ than the run's, or at another size."""
+  coded = {os.path.dirname(path) for spec in specs.values() if spec.fields.codes for path in spec.path}
+  if not coded:
+    return
+  tokenizer = {path: leaf[...] for path, leaf in open_start().params.items() if path.startswith('vq/')}
+  vq_hash = manifest.parameters_hash(tokenizer)
+  for directory in sorted(coded):
+    manifest.check_manifest(manifest.read_manifest(directory), vq_hash, model.vq.image_size, model.vq.codebook_size)
+
+
+def _samples(held_out: Sources, count: int) -> Samples:
+  """The first held-out records: prompts to draw, and first questions with their images."""
+  drawn = [source[i]['prompt'] for source in held_out['generation'].values() for i in range(min(count, len(source)))]
+  asked = [source[i] for source in held_out['understanding'].values() for i in range(min(count, len(source)))]
+  questions = [(record['images'][0], record['turns'][0]) for record in asked if len(record['images']) == 1]
+  return Samples(drawn[:count], questions[:count])
+
+
+def _open_world(
+  config: ConfigDict,
+  model: JanusConfig,
+  workdir: str,
+  directory: str,
+  open_start: Callable[[], Checkpoint],
+  num_samples: int,
+) -> RunData:
+  world = read_world(config, model)
+  embedded.prepare(world, directory)
+  codes = dict.fromkeys(('train', 'test'))
+  if config.data.precompute_codes:
+    codes = {split: _drawn_codes(world, directory, split, workdir, open_start) for split in codes}
+  sources = {split: _embedded_sources(world, directory, split, config.seed, codes[split]) for split in codes}
+  prompts = [case.prompt for case in _spread(build_drawings(1, config.seed), num_samples)]
+  asked = _spread(build_questions(world, 1, config.seed), num_samples) if num_samples else []
+  samples = Samples(prompts, [(case.image, case.text) for case in asked])
+  return RunData(sources['train'], sources['test'], config.data.precompute_codes, samples)
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+  """`count` of the items, evenly over all of them."""
+  return [items[i * len(items) // count] for i in range(min(count, len(items)))]
+
+
+def read_world(config: ConfigDict, model: JanusConfig) -> World:
+  """The embedded world at the size of the model's images."""
+  if model.vision_encoder.image_size != model.vq.image_size:
+    raise InputError('the embedded world needs one image size for both encoders')
+  size = model.vq.image_size
+  # A grid step of 4 px fits the codes of the tiny model; larger pictures show the same world, larger.
+  grid = config.data.world_grid or min(size // 4, 8)
+  return World(size=size, grid=grid, num_train=config.data.num_train, seed=config.seed)
+
+
+def _embedded_sources(
+  world: World, directory: str, split: str, seed: int, codes: Mapping[str, np.ndarray] | None = None
+) -> Sources:
+  """The sources of the embedded world by kind, under the names that configs use; `codes` as `embedded.sources`."""
+  found = embedded.sources(world, directory, split, seed, codes)
+  endings = dict(zip(KINDS, ('_und', '_text', '_gen')))
+  return {
+    kind: {name.removesuffix(ending): source for name, source in found.items() if name.endswith(ending)}
+    for kind, ending in endings.items()
+  }
+
+
+def _drawn_codes(
+  world: World, directory: str, split: str, workdir: str, open_start: Callable[[], Checkpoint]
+) -> dict[str, np.ndarray]:
+  """int32[n, P] of the stored images of each embedded source, encoded by the VQ that the run starts from."""
+
+  @functools.cache
+  def encoder() -> Callable[[np.ndarray], jax.Array]:
+    start = open_start()
+    tokenizer = {path: leaf for path, leaf in start.params.items() if path.startswith('vq/')}
+    params = load_params(dataclasses.replace(start, params=tokenizer), None)
+    return image_encoder(start.config.vq, params['vq'])
+
+  codes = {}
+  for name in embedded.NAMES:
+    source = embedded.data_source(name, world, directory, split)
+    read = lambda source=source: [source[index]['image'] for index in range(len(source))]  # noqa: E731
+    stem = f'{name}-{split}-{embedded.name_of(world)}'
+    codes[name] = stored_codes(workdir, stem, read, lambda pixels: encoder()(pixels))
+  return codes

@@ -1,0 +1,140 @@
+"""Sources of every format, as a config names them, through the stream that training reads."""
+
+import collections
+import itertools
+import re
+
+import pytest
+from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
+
+pytest.importorskip('sklearn')
+pytest.importorskip('pyarrow')
+
+from data import datasets
+from data.datasets import ITEMS, NAMES
+
+from janus_jax.data import prompts
+from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.packing import BatchShape
+from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped
+from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.errors import InputError
+
+SIZES = ImageSizes(24, 16)
+SHAPE = BatchShape(4, 120, 4, 4)
+RATIO = tuple(map(len, NAMES.values()))
+WEIGHTS = {kind: dict.fromkeys(names, 1) for kind, names in NAMES.items()}
+WORD = re.compile(rf'({"|".join(itertools.chain.from_iterable(NAMES.values()))})\d')
+
+
+@pytest.fixture(scope='module')
+def entries(tmp_path_factory):
+  return datasets.write(tmp_path_factory.mktemp('datasets') / 'data')
+
+
+@pytest.fixture(scope='module')
+def spec(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('tokenizer')
+  (directory / 'tokenizer.json').write_bytes(make_tokenizer((BOS, EOS, *JANUS_TOKENS)))
+  tokenizer = Tokenizer.from_directory(directory)
+  return ExampleSpec(tokenizer, prompts.TEMPLATES['deepseek'], 3, 5, 24, 16, 120, system='')
+
+
+def words(batch, spec) -> list[str]:
+  """The word that each example of a batch says."""
+  found = []
+  for row, segments in zip(batch['tokens'], batch['segments']):
+    for segment in range(1, segments.max() + 1):
+      text = spec.tokenizer.decode(row[segments == segment]).replace(' ', '')
+      found.append(WORD.search(text).group())
+  return found
+
+
+def stream(entries, spec, directory, **options):
+  sources = open_sources(read_specs(entries), SIZES, 0, str(directory))['train']
+  options = {'seed': 0, 'guidance_dropout': 0.0} | options
+  return batches(sources, RATIO, WEIGHTS, spec, SHAPE, **options)
+
+
+def test_each_sample_of_every_format_comes_once_an_epoch_stopped_or_not(entries, spec, tmp_path):
+  seen, state = [], None
+  for workers, number in ((0, 3), (2, 4), (0, 40)):
+    found = stream(entries, spec, tmp_path, workers=workers, state=state)
+    for _ in range(number):
+      seen += words(next(found), spec)
+      state = found.get_state()
+      if state['index'] >= 3 * ITEMS * sum(RATIO):
+        break
+    found.close()
+  counts = collections.Counter(seen)
+  assert len(counts) == ITEMS * sum(RATIO)
+  for kind, names in NAMES.items():
+    for name in names:
+      epochs, rest = divmod(state['examples'][f'{kind}/{name}'], ITEMS)
+      found = collections.Counter(counts[f'{name}{i}'] for i in range(ITEMS))
+      assert found == collections.Counter({epochs: ITEMS - rest, epochs + 1: rest}) - collections.Counter(), name
+  assert not describe_skipped(state)
+
+
+def test_the_last_records_are_held_out(entries, tmp_path):
+  held = {name: entry | {'held_out': 2} for name, entry in entries.items()}
+  opened = open_sources(read_specs(held), SIZES, 0, str(tmp_path))
+  for split, count in (('train', ITEMS - 2), ('held_out', 2)):
+    assert {len(source) for kind in opened[split].values() for source in kind.values()} == {count}
+  said = {opened[split]['generation']['records'][i]['prompt'] for split in opened for i in range(2)}
+  assert said == {'records0', 'records1', 'records4', 'records5'}
+  with pytest.raises(InputError, match=r'data.sources.llava: 6 records: expected more than held_out, which is 6'):
+    open_sources(read_specs({'llava': entries['llava'] | {'held_out': 6}}), SIZES, 0, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'kind': 'vision'}, r"data.sources.x.kind is 'vision': expected one of understanding, text, generation"),
+    ({'format': 'csv'}, r"data.sources.x.format is 'csv': expected one of array_record, "),
+    ({'path': ''}, r'data.sources.x.path is missing'),
+    ({'caption': 'txt'}, r'data.sources.x.caption: expected one of .*prompt'),
+    ({'text': 'txt'}, r'data.sources.x.text: expected one of .*prompt'),
+    ({'first_sentence': 2}, r'data.sources.x: first_sentence is 2: expected a share'),
+    ({'path': '/nowhere/*.tar'}, r'/nowhere/\*.tar: no such file'),
+    ({'format': 'parquet'}, r'00000.tar: .*expected a parquet file'),
+    ({'format': 'tfds', 'path': 'no_such_dataset'}, r'TFDS no_such_dataset: .*expected the name of a TFDS dataset'),
+    ({'names': '/nowhere.txt'}, r'/nowhere.txt: No such file'),
+  ],
+)
+def test_a_wrong_entry_is_refused(entries, change, message, tmp_path):
+  with pytest.raises(InputError, match=message):
+    open_sources(read_specs({'x': entries['web'] | change}), SIZES, 0, str(tmp_path))
+
+
+def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path):
+  """One record in ten is bad, each in its own way."""
+  good = (tmp_path / 'good.jpg', (tmp_path / 'good.jpg').write_bytes(datasets.encoded(datasets.cuts(1)[0], 0)[1]))[0]
+  cut = tmp_path / 'cut.jpg'
+  cut.write_bytes(good.read_bytes()[:900])
+  bad = [
+    b'{"image": "%s", "prompt": "cut"}' % bytes(cut),
+    b'{"image": "%s", "prompt": "\xff"}' % bytes(good),
+    b'{"image": "/nowhere.jpg", "prompt": "missing"}',
+    b'{"prompt": "no image"}',
+    b'{"image": "%s", "prompt": 3}' % bytes(good),
+  ]
+  lines = [b'{"image": "%s", "prompt": "web%d"}' % (bytes(good), i % 10) for i in range(45)]
+  (tmp_path / 'x.jsonl').write_bytes(b'\n'.join([*lines[:20], *bad, *lines[20:]]))
+  entry = {'kind': 'generation', 'format': 'json_lines', 'path': str(tmp_path / 'x.jsonl')}
+  sources = open_sources(read_specs({'x': entry}), SIZES, 0, str(tmp_path))['train']
+  arguments = (sources, (0, 0, 1), {'generation': {'x': 1}}, spec, SHAPE)
+  found = batches(*arguments, seed=0, skip_limit=SkipLimit(share=0.2, after=20), workers=2)
+  state = found.get_state()
+  while state['examples']['generation/x'] + sum(state['skipped']['generation/x'].values()) < 4 * 50:
+    next(found)
+    state = found.get_state()
+  found.close()
+  counts, read = state['skipped']['generation/x'], sum(state['skipped']['generation/x'].values())
+  epochs = (state['examples']['generation/x'] + read) / 50
+  assert counts.keys() == {'image', 'text', 'missing field', 'wrong type'}
+  for reason, each in (('image', 2), ('text', 1), ('missing field', 1), ('wrong type', 1)):
+    assert each * int(epochs) <= counts[reason] <= each * (int(epochs) + 1)
+  with pytest.raises(InputError, match=r'source generation/x: \d+ of \d+ records are bad.*\(.*image \d.*\).*5.0%'):
+    list(batches(*arguments, seed=0, skip_limit=SkipLimit(share=0.05, after=20)))

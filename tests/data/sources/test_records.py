@@ -1,0 +1,176 @@
+"""Items as the formats have them to records: what each field means, and what makes an item unusable."""
+
+import collections
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip('sklearn')
+
+from data.photographs import cuts, encoded
+
+from janus_jax.data.images import generation_pixels, understanding_pixels
+from janus_jax.data.sources.records import Fields, GenerationRecord, Numbered, TextRecord, UnderstandingRecord
+from janus_jax.errors import InputError, RecordError
+
+SIZE = 24
+PHOTO = cuts(1)[0]
+
+
+def rng(seed=0):
+  return np.random.default_rng(seed)
+
+
+def understand(item, **fields):
+  return UnderstandingRecord(Fields(**fields), SIZE).random_map((0, item), rng())
+
+
+def draw(item, seed=0, **fields):
+  return GenerationRecord(Fields(**fields), SIZE).random_map((0, item), rng(seed))
+
+
+@pytest.mark.parametrize('number', range(6))
+def test_photographs_of_every_format_look_the_same(number):
+  _, content = encoded(PHOTO, number)
+  found = draw({'prompt': 'roofs', 'image': content})['image']
+  expected = generation_pixels(PHOTO.convert('L').convert('RGB') if number == 3 else PHOTO, SIZE)
+  assert found.shape == (SIZE, SIZE, 3)
+  # JPEG's and WebP's chroma, and CMYK without a profile, cost a few levels; a picture on its side costs far more.
+  assert np.abs(found.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize(
+  'turns',
+  [
+    [{'from': 'human', 'value': '<image>\nWhat?'}, {'from': 'gpt', 'value': 'Roofs.'}],
+    [{'role': 'user', 'content': '<image>\nWhat?'}, {'role': 'assistant', 'content': 'Roofs.'}],
+    [
+      {'from': 'system', 'value': 'Be brief.'},
+      {'from': 'human', 'value': '<image>\nWhat?'},
+      {'from': 'gpt', 'value': 'Roofs.'},
+    ],
+    ['<image>\nWhat?', 'Roofs.'],
+  ],
+)  # fmt: skip
+def test_conversations_of_every_style_are_turns(turns):
+  _, content = encoded(PHOTO, 1)
+  record = understand({'conversations': turns, 'image': {'bytes': content, 'path': 'x.png'}})
+  assert record['turns'] == ['<image_placeholder>\nWhat?', 'Roofs.']
+  np.testing.assert_array_equal(record['images'][0], understanding_pixels(PHOTO, SIZE))
+
+
+def test_images_may_be_several_and_paths_and_none(tmp_path):
+  paths = []
+  for number, image in enumerate(cuts(2)):
+    extension, content = encoded(image, number)
+    paths.append(f'{number}.{extension}')
+    (tmp_path / paths[-1]).write_bytes(content)
+  item = {'files': paths, 'chat': ['Which is the first?', 'Roofs.']}
+  record = understand(item, image='files', image_folder=str(tmp_path), conversations='chat')
+  np.testing.assert_array_equal(record['images'][1], understanding_pixels(cuts(2)[1], SIZE))
+  assert understand({'chat': ['Hello?', 'Hello.']}, conversations='chat')['images'] == []
+
+
+def test_a_caption_becomes_the_answer_to_one_of_the_questions():
+  item = {'caption': b'Roofs under trees.', 'image': np.asarray(PHOTO)}
+  transform = UnderstandingRecord(Fields(answer='caption', questions=('What is it?', 'Describe it.')), SIZE)
+  asked = collections.Counter()
+  for seed in range(40):
+    question, answer = transform.random_map((0, item), rng(seed))['turns']
+    asked[question] += 1
+    assert answer == 'Roofs under trees.'
+  assert min(asked['What is it?'], asked['Describe it.']) > 5
+
+
+def test_prompts_are_cut_worded_and_drawn_from_lists():
+  item = {'a': {'b': ['A 1.5 m dog. It barks.', 'Two dogs! Both bark.']}, 'image': np.asarray(PHOTO)}
+  fields = {'prompt': 'a/b', 'first_sentence': 0.25, 'wordings': ('{}', 'a photo of {}')}
+  found = collections.Counter(draw(item, seed, **fields)['prompt'] for seed in range(400))
+  whole = {'A 1.5 m dog. It barks.', 'Two dogs! Both bark.'}
+  cut = {'A 1.5 m dog.', 'Two dogs!'}
+  assert set(found) == {wording.format(text) for text in whole | cut for wording in fields['wordings']}
+  share = sum(count for text, count in found.items() if text.removeprefix('a photo of ') in cut) / 400
+  assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+
+
+def test_class_numbers_become_the_lines_of_a_file(tmp_path):
+  (tmp_path / 'names.txt').write_text('tench\ngoldfish\n')
+  names = str(tmp_path / 'names.txt')
+  item = {'label': np.int64(1), 'image': np.asarray(PHOTO)}
+  assert draw(item, prompt='label', names=names)['prompt'] == 'goldfish'
+  with pytest.raises(RecordError, match=r'item 0: class 2: expected a number below 2, the lines of .*names\.txt'):
+    draw(item | {'label': 2}, prompt='label', names=names)
+
+
+@pytest.mark.parametrize('codes', [np.array([1, 16383, 7], '<u2').tobytes(), [1, 16383, 7]])
+def test_codes_are_bytes_or_integers(codes):
+  record = draw({'prompt': 'x', 'codes': codes}, codes='codes')
+  np.testing.assert_array_equal(record['codes'], [1, 16383, 7])
+  assert record['codes'].dtype == np.int32
+
+
+def truncated():
+  content = encoded(PHOTO, 0)[1]
+  return content[: len(content) // 2]
+
+
+def huge():
+  """A PNG whose header says 30,000 x 30,000 pixels."""
+  file = io.BytesIO()
+  Image.new('1', (1, 1)).save(file, 'PNG')
+  content = file.getvalue()
+  header = content[12:16] + (30_000).to_bytes(4, 'big') * 2 + content[24:29]
+  return content[:12] + header + zlib.crc32(header).to_bytes(4, 'big') + content[33:]
+
+
+@pytest.mark.parametrize(
+  ('item', 'reason', 'message'),
+  [
+    ({'prompt': 'x'}, 'missing field', 'image: missing: the item has prompt'),
+    ({'image': np.asarray(PHOTO)}, 'missing field', 'prompt: missing'),
+    ({'prompt': b'\xff\xfe', 'image': np.asarray(PHOTO)}, 'text', 'prompt: invalid start byte at byte 0'),
+    ({'prompt': ' ', 'image': np.asarray(PHOTO)}, 'text', 'prompt: empty'),
+    ({'prompt': [], 'image': np.asarray(PHOTO)}, 'text', 'prompt: an empty list'),
+    ({'prompt': 3, 'image': np.asarray(PHOTO)}, 'wrong type', 'prompt: a int: expected text'),
+    ({'prompt': 'x', 'image': truncated()}, 'image', 'image: damaged JPEG'),
+    ({'prompt': 'x', 'image': huge()}, 'image', 'expected at most .* pixels'),
+    ({'prompt': 'x', 'image': 'nowhere.jpg'}, 'image', 'nowhere.jpg: No such file'),
+    ({'prompt': 'x', 'image': 7}, 'wrong type', 'image: a int: expected an image'),
+    ({'prompt': 'x', 'image': []}, 'image', 'image: 0 images: expected one to draw'),
+  ],
+)  # fmt: skip
+def test_an_unusable_item_says_why(item, reason, message):
+  with pytest.raises(RecordError, match=f'^item 0: .*{message}') as caught:
+    draw(item)
+  assert caught.value.reason == reason
+
+
+def test_turns_out_of_order_and_unreadable_items_are_refused():
+  with pytest.raises(RecordError, match=r"conversations\[0\]: said by 'gpt': expected human or user"):
+    understand({'conversations': [{'from': 'gpt', 'value': 'Hello.'}]})
+
+  class Broken:
+    def __len__(self):
+      return 1
+
+    def __getitem__(self, index):
+      raise InputError('shard.tar: cut off')
+
+  with pytest.raises(RecordError, match=r'item 0: shard\.tar: cut off') as caught:
+    Numbered(Broken())[0]
+  assert caught.value.reason == 'unreadable'
+
+
+def test_text_is_text():
+  assert TextRecord(Fields(text='body')).random_map((3, {'body': b'caf\xc3\xa9'}), rng()) == {'text': 'café'}
+  chat = {'chat': [{'role': 'user', 'content': 'Tea?'}, {'role': 'assistant', 'content': 'Yes.'}]}
+  assert TextRecord(Fields(conversations='chat')).random_map((0, chat), rng()) == {'turns': ['Tea?', 'Yes.']}
+
+
+@pytest.mark.parametrize('wrong', [{'first_sentence': 1.5}, {'wordings': ('none',)}, {'questions': ()}])
+def test_wrong_fields_are_refused(wrong):
+  with pytest.raises(InputError, match=r'expected'):
+    Fields(**wrong)
