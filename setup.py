@@ -7,9 +7,11 @@ from setuptools import find_packages, setup
 # Python 3.11 tops out at jax 0.10; newer Pythons take the newest.
 REQUIREMENTS = [
   'absl-py',
+  'array-record',
   'chex',
   'etils',
   'flax>=0.12',
+  'fsspec',
   'grain>=0.2.18',
   'jax>=0.10',
   'ml-collections',
@@ -18,6 +20,8 @@ REQUIREMENTS = [
   # `orbax.checkpoint.v1`, and the type handlers that `conversion/orbax_files.py` extends.
   'orbax-checkpoint>=0.12,<1',
   'pillow>=11.2.1',
+  'protobuf',
+  'pyarrow',
   'safetensors>=0.5',
   'scipy',
   'tensorstore',
@@ -61,6 +65,9 @@ setup(
   extras_require={
     'quickstart': QUICKSTART,
     'torch': TORCH,
+    # Buckets: `gs://` and `s3://` paths.
+    'gcs': ['gcsfs'],
+    's3': ['s3fs'],
     'tpu': ['jax[tpu]>=0.10'],
     'gpu': ['jax[cuda12]>=0.10'],
     # The TPU compiler, for planning on a machine without a TPU.

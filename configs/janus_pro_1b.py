@@ -1,17 +1,19 @@
 """Janus-Pro-1B, the three stages of its report.
 
-    python -m janus_jax.train --config=configs/janus_pro_1b.py --workdir=DIR \
+    python -m janus_jax.train --config=configs/janus_pro_1b.py:ROOT --workdir=DIR \
         --config.init_from=vision_encoder=siglip-large-patch16-384,vq=vq_ds16_t2i.pt,language_model=deepseek-llm-1.5b-base
 
 The report's hardware: 16 nodes of 8 A100-40GB for 9 days. Not run here. Every number is from Table 2
 of the Janus-Pro report (arXiv 2501.17811) unless a comment says
-otherwise; the sources are the embedded world's until real ones are configured.
+otherwise; ROOT holds the data
+(training/report_data.py); without `:ROOT` the embedded world stands in for it.
 """
 
 from janus_jax.training.defaults import default_config
+from janus_jax.training.report_data import use_report_data
 
 
-def get_config():
+def get_config(root: str = ''):
   config = default_config()
   # Context length of Janus (arXiv 2410.13848, section 4.1); sequences are packed.
   config.sequence_length = 4096
@@ -57,4 +59,6 @@ def get_config():
       'trainable': (*new_parts, 'language_model', 'vision_encoder'),
     },
   }
+  if root:
+    use_report_data(config, root)
   return config

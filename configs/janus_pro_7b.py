@@ -1,16 +1,18 @@
 """Janus-Pro-7B, the three stages of its report.
 
-    python -m janus_jax.train --config=configs/janus_pro_7b.py --workdir=DIR \
+    python -m janus_jax.train --config=configs/janus_pro_7b.py:ROOT --workdir=DIR \
         --config.init_from=vision_encoder=siglip-large-patch16-384,vq=vq_ds16_t2i.pt,language_model=deepseek-llm-7b-base
 
 The report's hardware: 32 nodes of 8 A100-40GB for 14 days. Not run here. Differs from the 1B in the length of Stage III
-(Table 2 of arXiv 2501.17811); the sources are the embedded world's until real ones are configured.
+(Table 2 of arXiv 2501.17811); ROOT holds the data
+(training/report_data.py); without `:ROOT` the embedded world stands in for it.
 """
 
 from janus_jax.training.defaults import default_config
+from janus_jax.training.report_data import use_report_data
 
 
-def get_config():
+def get_config(root: str = ''):
   config = default_config()
   config.sequence_length = 4096
   sources = {
@@ -50,4 +52,6 @@ def get_config():
       'trainable': (*new_parts, 'language_model', 'vision_encoder'),
     },
   }
+  if root:
+    use_report_data(config, root)
   return config

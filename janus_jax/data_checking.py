@@ -163,7 +163,7 @@ def _check_source(
     lengths.append(len(example.tokens))
     images.append(len(example.pixels))
     if len(tiles) < SHOWN:
-      tiles.append(_tile(kind, record, f'{len(example.tokens)} tokens, {np.sum(example.kinds == IMAGE)} of images'))
+      tiles.append(_tile(record, f'{len(example.tokens)} tokens, {np.sum(example.kinds == IMAGE)} of images'))
   seconds = time.perf_counter() - begun
   tokens = (min(lengths), float(np.mean(lengths)), max(lengths)) if lengths else (0, 0.0, 0)
   report = SourceReport(
@@ -188,14 +188,13 @@ def _check_stage(stage: Stage, sources: Any, spec: ExampleSpec, config: ConfigDi
   return StageReport(stage.name, packing, examples)
 
 
-def _tile(kind: str, record: Mapping[str, Any], caption: str) -> np.ndarray:
+def _tile(record: Mapping[str, Any], caption: str) -> np.ndarray:
   """uint8[2 * TILE, TILE, 3]: the first image of a record, and its text below."""
   tile = Image.new('RGB', (TILE, 2 * TILE), 'white')
-  images = record['images'] if kind == 'understanding' else [record[name] for name in ('image',) if name in record]
+  images = record['images'] if 'images' in record else [record['image']] if 'image' in record else []
   if images:
     tile.paste(Image.fromarray(images[0]).resize((TILE, TILE)))
-  text = {'understanding': lambda: '\n'.join(record['turns']), 'text': lambda: record['text']}
-  words = text.get(kind, lambda: record['prompt'])()
+  words = '\n'.join(record['turns']) if 'turns' in record else record.get('text') or record['prompt']
   lines = [caption, *(line for part in words.splitlines() for line in textwrap.wrap(part, 30))][:15]
   drawn = '\n'.join(lines).encode('latin-1', 'replace').decode('latin-1')  # What Pillow's own font has.
   ImageDraw.Draw(tile).multiline_text((4, TILE + 4), drawn, 'black', ImageFont.load_default(11))

@@ -1,23 +1,30 @@
 """Encodes a dataset's images with a frozen VQ, once, so that training reads codes in place of pixels.
 
-    python -m janus_jax.tokenize --input=FOLDER --checkpoint=PATH --output=DIR
+    python -m janus_jax.tokenize --input=DATASET --checkpoint=PATH --output=DIR
                                  [--records_per_shard=8192 --shard=0/1 --batch_size=16 --max_bad_share=0.01]
 
-FOLDER holds images with captions beside them (`cat.jpg`, `cat.txt`). DIR gets ArrayRecord shards and a manifest.json
+DATASET is a folder of images with captions beside them (`cat.jpg`, `cat.txt`), or CONFIG.py:NAME, the generation source
+of that name in a config's `data.sources`. DIR gets ArrayRecord shards and a manifest.json
 that says which VQ made them. Called again after an interruption it goes on where it stood. On n hosts that share DIR,
 host i runs it with --shard=i/n.
 """
 
+import importlib.util
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from janus_jax import cli, tokenizing
+from janus_jax.data.sources.build import items, read_specs
 from janus_jax.data.sources.folder import ImageFolder
+from janus_jax.data.sources.records import ToEncode
+from janus_jax.errors import InputError
 
-_INPUT = flags.DEFINE_string('input', None, 'Folder of images with .txt captions beside them.', required=True)
+_INPUT = flags.DEFINE_string('input', None, 'Folder of images with .txt captions, or CONFIG.py:NAME.', required=True)
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
 _OUTPUT = flags.DEFINE_string('output', None, 'Directory for the shards.', required=True)
 _NAME = flags.DEFINE_string('name', 'codes', 'What the files of shards begin with.')
@@ -27,14 +34,39 @@ _BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Images at a time on each d
 _MAX_BAD_SHARE = flags.DEFINE_float('max_bad_share', 0.01, 'A larger share of bad records stops the run.')
 
 
-def open_input(text: str) -> Sequence[Mapping[str, Any]]:
-  """The records that --input names, as `tokenizing.tokenize` takes them."""
-  return ImageFolder(text)
+def open_input(text: str, index_directory: str) -> Sequence[Mapping[str, Any]]:
+  """The records that --input names, as `tokenizing.tokenize` takes them.
+
+  Args:
+    text: a folder, or CONFIG.py:NAME.
+    index_directory: where indices of tars are kept.
+
+  Raises:
+    InputError: no such folder, config or source, or one that is not to be drawn.
+  """
+  config, separator, name = text.rpartition('.py:')
+  if not separator:
+    return ImageFolder(text)
+  specs = read_specs(_read_config(f'{config}.py').data.sources)
+  drawn = {name: spec for name, spec in specs.items() if spec.kind == 'generation' and not spec.fields.codes}
+  if name not in drawn:
+    raise InputError(f'{text}: no generation source of images {name!r}: expected one of {sorted(drawn)}')
+  return ToEncode(items(drawn[name], index_directory), drawn[name].fields)
+
+
+def _read_config(path: str) -> ConfigDict:
+  spec = importlib.util.spec_from_file_location('recipe', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except FileNotFoundError:
+    raise InputError(f'{path}: no such file: expected a recipe') from None
+  return module.get_config()
 
 
 def main() -> None:
   manifest = tokenizing.tokenize(
-    open_input(_INPUT.value),
+    open_input(_INPUT.value, os.path.join(_OUTPUT.value, 'index')),
     _CHECKPOINT.value,
     _OUTPUT.value,
     name=_NAME.value,

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from janus_jax.data.sources.files import open_file
 from janus_jax.errors import InputError, RecordError
 
@@ -28,7 +30,7 @@ class ParquetRows:
       columns: to read; no other one is touched.
 
     Raises:
-      InputError: pyarrow is missing, a file that is not parquet, or that lacks a column.
+      InputError: a file that is not parquet, or that lacks a column.
     """
     self._columns = tuple(columns)
     self._groups = [(path, group, rows) for path in paths for group, rows in enumerate(_footer(path, self._columns))]
@@ -69,8 +71,6 @@ class ParquetRows:
       return self._decoded[group]
 
   def _decode(self, group: int) -> Any:
-    import pyarrow.parquet as pq
-
     path, number, _ = self._groups[group]
     with open_file(path) as file:
       try:
@@ -81,10 +81,6 @@ class ParquetRows:
 
 def _footer(path: str, columns: Sequence[str]) -> list[int]:
   """Rows of each row group."""
-  try:
-    import pyarrow.parquet as pq
-  except ImportError:
-    raise InputError('reading parquet needs pyarrow: expected after `pip install janus_jax[parquet]`') from None
   with open_file(path) as file:
     try:
       found = pq.ParquetFile(file)

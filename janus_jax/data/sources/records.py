@@ -150,6 +150,30 @@ class TextRecord(_RecordOfItem):
     return {'text': _drawn_text(item, self.fields.text, rng)}
 
 
+class ToEncode:
+  """Items of a generation source as `janus_jax.tokenize` takes them: {'image', 'prompt': str, 'key': str}.
+
+  What training draws anew in each epoch is left to it: of several captions the first is kept, uncut and unworded.
+  """
+
+  def __init__(self, items: Sequence[Mapping[str, Any]], fields: Fields):
+    self._items, self._fields = items, fields
+
+  def __len__(self) -> int:
+    return len(self._items)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    item, fields = self._items[index], self._fields
+    image, prompt = _required(item, fields.image), _required(item, fields.prompt)
+    if isinstance(image, str):
+      image = os.path.join(fields.image_folder, image)
+    if fields.names:
+      prompt = _class_name(fields.names, prompt)
+    elif isinstance(prompt, list | tuple | np.ndarray) and len(prompt):
+      prompt = prompt[0]
+    return {'image': image, 'prompt': _string(prompt, fields.prompt), 'key': str(item.get('__key__', index))}
+
+
 def _prompt(item: Mapping[str, Any], fields: Fields, rng: np.random.Generator) -> str:
   if fields.names:
     text = _class_name(fields.names, _required(item, fields.prompt))

@@ -8,7 +8,6 @@ import pytest
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
 pytest.importorskip('sklearn')
-pytest.importorskip('pyarrow')
 
 from data import datasets
 from data.datasets import ITEMS, NAMES

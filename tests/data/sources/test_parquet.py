@@ -3,13 +3,12 @@ import pickle
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from janus_jax.data.sources.parquet import ParquetRows
 from janus_jax.errors import InputError, RecordError
-
-pa = pytest.importorskip('pyarrow')
-pq = pytest.importorskip('pyarrow.parquet')
 
 ROWS = [{'n': i, 'image': {'bytes': bytes([i]) * 9, 'path': 'x.png'}, 'text': ['é', 'b'][: i % 3]} for i in range(25)]
 

@@ -1,0 +1,38 @@
+"""A folder of images with captions beside them, to draw: cat.jpg and cat.txt.
+
+    python -m janus_jax.train --config=configs/data/folder.py --config.init_from=PATH --workdir=DIR
+
+See what it reads first: python -m janus_jax.data_check with the same --config and --config.init_from, and --out=DIR.
+"""
+
+from janus_jax.training.defaults import default_config
+
+
+def get_config():
+  config = default_config()
+  config.data.name = 'files'
+  config.data.sources = {
+    'pictures': {
+      'kind': 'generation',
+      'format': 'folder',
+      'path': 'data/pictures',
+      'held_out': 20,
+    },
+  }
+  config.workers = 8  # About as many as there are cores for each device.
+  config.run = ('finetune',)
+  config.stages = {
+    'finetune': {
+      'steps': 1000,
+      'batch_size': 8,
+      'learning_rate': 4e-5,
+      'schedule': 'constant',
+      'warmup_steps': 0,
+      'ratio': (0, 0, 1),
+      'sources': {'generation': {'pictures': 1}},
+      'images_per_row': 6,
+      'drawings_per_row': 6,
+      'trainable': ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'),
+    },
+  }
+  return config

@@ -1,0 +1,41 @@
+"""Parquet shards as HuggingFace's datasets have them: images as bytes, captions asked for.
+
+    python -m janus_jax.train --config=configs/data/parquet.py --config.init_from=PATH --workdir=DIR
+
+See what it reads first: python -m janus_jax.data_check with the same --config and --config.init_from, and --out=DIR.
+"""
+
+from janus_jax.training.defaults import default_config
+
+
+def get_config():
+  config = default_config()
+  config.data.name = 'files'
+  config.data.sources = {
+    'captions': {
+      'kind': 'understanding',
+      'format': 'parquet',  # Row groups are shuffled, and the rows in each: mix them when you write them.
+      'path': 'data/captions/train-*.parquet',
+      'image': 'image',  # A column of bytes, of {'bytes', 'path'}, or of paths.
+      'answer': 'caption',  # A column of text, or of lists of texts, of which one is drawn.
+      'questions': ('Describe the image in detail.', 'What does the image show?'),  # One is drawn.
+      'held_out': 500,
+    },
+  }
+  config.workers = 8  # About as many as there are cores for each device.
+  config.run = ('finetune',)
+  config.stages = {
+    'finetune': {
+      'steps': 1000,
+      'batch_size': 8,
+      'learning_rate': 4e-5,
+      'schedule': 'constant',
+      'warmup_steps': 0,
+      'ratio': (1, 0, 0),
+      'sources': {'understanding': {'captions': 1}},
+      'images_per_row': 6,
+      'drawings_per_row': 6,
+      'trainable': ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'),
+    },
+  }
+  return config
