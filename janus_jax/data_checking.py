@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from janus_jax.api import load_tokenizer
-from janus_jax.data.examples import IMAGE, KINDS, ExampleSpec, make_example
+from janus_jax.data.examples import KINDS, ExampleSpec, make_example
 from janus_jax.data.images import contact_sheet, save_png
 from janus_jax.data.packing import BatchShape, check_fits_a_row, statistics
 from janus_jax.data.pipeline import batches
@@ -163,7 +163,7 @@ def _check_source(
     lengths.append(len(example.tokens))
     images.append(len(example.pixels))
     if len(tiles) < SHOWN:
-      tiles.append(_tile(record, f'{len(example.tokens)} tokens, {np.sum(example.kinds == IMAGE)} of images'))
+      tiles.append(_tile(record, f'{kind}/{name}\n{len(example.tokens)} tokens'))
   seconds = time.perf_counter() - begun
   tokens = (min(lengths), float(np.mean(lengths)), max(lengths)) if lengths else (0, 0.0, 0)
   report = SourceReport(
@@ -189,13 +189,13 @@ def _check_stage(stage: Stage, sources: Any, spec: ExampleSpec, config: ConfigDi
 
 
 def _tile(record: Mapping[str, Any], caption: str) -> np.ndarray:
-  """uint8[2 * TILE, TILE, 3]: the first image of a record, and its text below."""
+  """uint8[2 * TILE, TILE, 3]: the first image of a record, if it has one, and its text."""
   tile = Image.new('RGB', (TILE, 2 * TILE), 'white')
   images = record['images'] if 'images' in record else [record['image']] if 'image' in record else []
   if images:
     tile.paste(Image.fromarray(images[0]).resize((TILE, TILE)))
   words = '\n'.join(record['turns']) if 'turns' in record else record.get('text') or record['prompt']
-  lines = [caption, *(line for part in words.splitlines() for line in textwrap.wrap(part, 30))][:15]
+  lines = [*caption.splitlines(), *(line for part in words.splitlines() for line in textwrap.wrap(part, 30))][:15]
   drawn = '\n'.join(lines).encode('latin-1', 'replace').decode('latin-1')  # What Pillow's own font has.
-  ImageDraw.Draw(tile).multiline_text((4, TILE + 4), drawn, 'black', ImageFont.load_default(11))
+  ImageDraw.Draw(tile).multiline_text((4, TILE + 4 if images else 4), drawn, 'black', ImageFont.load_default(11))
   return np.asarray(tile)
