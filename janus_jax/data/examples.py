@@ -87,7 +87,7 @@ def make_example(
   if kind == 'understanding':
     return understanding_example(record, spec)
   if kind == 'text':
-    return text_example(record, spec)
+    return text_example(record, spec, rng)
   return generation_example(record, spec, rng, guidance_dropout)
 
 
@@ -123,15 +123,18 @@ def _conversation(turns: Sequence[str], images: Sequence[np.ndarray], loss: int,
   return _next_token_example(tokens, kinds, supervised, loss, pixels, spec)
 
 
-def text_example(record: Mapping[str, Any], spec: ExampleSpec) -> Example:
+def text_example(record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator) -> Example:
   """{'text': str}: every token is supervised but the first (BOS). {'turns': [question, answer, ...]}: the answers are.
 
-  Raises as `make_example`.
+  Of a text longer than `max_length` tokens a stretch of that length is drawn, another one in each epoch. Raises as
+  `make_example`.
   """
   if 'turns' in record:
     return _conversation(_turns(record), (), TEXT_LOSS, spec)
   text = _text(record, 'text')
   tokens = np.array([*spec.tokenizer.encode(text), spec.tokenizer.special.eos], np.int32)
+  start = rng.integers(max(len(tokens) - spec.max_length, 0) + 1)
+  tokens = tokens[start : start + spec.max_length]
   supervised = np.arange(len(tokens)) < len(tokens) - 1
   kinds = np.full(len(tokens), TEXT, np.uint8)
   return _next_token_example(tokens, kinds, supervised, TEXT_LOSS, _no_images(spec.image_size), spec)

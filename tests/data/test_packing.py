@@ -247,3 +247,26 @@ def test_statistics():
     'targets/text': (losses == examples.TEXT_LOSS).sum(),
     'targets/generation': (losses == GENERATION_LOSS).sum(),
   }
+
+
+@pytest.mark.parametrize('rows', [4, 8, 32])
+def test_rows_of_4096_positions_are_95_percent_full(rows):
+  """Stage II, 576 positions an image; answers, texts and captions of log-normal lengths (median 90, 540, 55)."""
+  rng, shape = np.random.default_rng(0), BatchShape(rows, 4096, 6, 6)
+  mixture = make_mixture((2, 3, 5), {kind: {'x': 1} for kind in KINDS})
+
+  def size(kind):
+    if kind == 'understanding':
+      images = 2 if rng.random() < 0.05 else 1
+      return min(4096, int(70 + 576 * images + rng.lognormal(4.5, 0.8))), images, 0
+    if kind == 'text':
+      return min(4096, int(rng.lognormal(6.3, 1.1)) + 2), 0, 0
+    return int(600 + rng.lognormal(4, 0.7)), 0, 1
+
+  full, index, held = [], 0, None
+  for _ in range(40):
+    packer, tokens = Packer(shape), 0
+    while packer.add(held := held or size(mixture.source_at(index)[0])):
+      tokens, index, held = tokens + held[0], index + 1, None
+    full.append(tokens / (rows * 4096))
+  assert np.mean(full) >= 0.95

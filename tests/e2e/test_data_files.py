@@ -171,3 +171,17 @@ def test_a_run_on_every_format_stops_and_goes_on(entries, checkpoint, tmp_path, 
   counts = collections.Counter(last[f'examples/{kind}/{name}'] for kind, names in NAMES.items() for name in names)
   assert max(counts) - min(counts) <= 1
   assert last['skipped_records'] == 0
+
+
+def test_how_fast_the_data_comes(entries, checkpoint, tmp_path):
+  recipe = write_recipe(tmp_path / 'recipe.py', parts_of(entries, checkpoint))
+  arguments = ['--mode=data', f'--config={recipe}', '--seconds=0.5', '--step_seconds=0.05', '--json']
+  process = run('janus_jax.benchmark', *arguments)
+  assert process.returncode == 0, process.stderr
+  found = json.loads(process.stdout)
+  assert found['examples_per_second'] == pytest.approx(found['cores'] * found['examples_per_second_and_core'], rel=1e-2)
+  # A batch has 18 examples on average; three in nine are understood, four drawn, one image each or one and a half.
+  assert found['images_per_second'] / found['examples_per_second'] == pytest.approx((3.5 + 4) / 9, rel=0.1)
+  assert found['batches'] <= 10
+  process = run('janus_jax.benchmark', *arguments, '--stage=stage9')
+  assert (process.returncode, process.stderr.strip()) == (1, "error: stage is 'stage9': expected one of only")

@@ -1,0 +1,71 @@
+"""How fast batches come and how long a step waits for one: the logic of `janus_jax.benchmark --mode=data`."""
+
+import os
+import time
+from contextlib import closing
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from janus_jax.api import load_tokenizer
+from janus_jax.data.packing import BatchShape, statistics
+from janus_jax.data.pipeline import batches
+from janus_jax.errors import InputError
+from janus_jax.run_data import check_data, open_data
+from janus_jax.training_run import example_spec, open_start, read_run
+
+
+def measure(
+  config: ConfigDict, stage_name: str | None, scratch: str, seconds: float, step_seconds: float
+) -> dict[str, Any]:
+  """Takes batches of a stage, as training would, for some time after the first one.
+
+  Args:
+    config: of a run.
+    stage_name: of one of its stages; None for the last.
+    scratch: existing directory, for made data and indices.
+    seconds: how long.
+    step_seconds: how long each batch is held before the next one is asked for.
+
+  Returns:
+    Examples, tokens, images (of which there are pixels) and bytes per second, examples per second and core, packing,
+    the mean wait for a batch in seconds, and what it was measured with.
+
+  Raises:
+    InputError: something in the config is wrong.
+  """
+  start = open_start(config.init_from)
+  check_data(config, start.config)
+  run = read_run(config)
+  stages = {stage.name: stage for stage in run.stages}
+  stage = stages.get(stage_name or run.stages[-1].name)
+  if stage is None:
+    raise InputError(f'stage is {stage_name!r}: expected one of {", ".join(stages)}')
+  data = open_data(config, start.config, scratch, lambda: start, 0)
+  spec = example_spec(config, start.config, *load_tokenizer(config.init_from), data.holds_codes)
+  shape = BatchShape(stage.batch_size, run.sequence_length, stage.images_per_row, stage.drawings_per_row)
+  options = {'seed': run.seed, 'prefetch': run.prefetch, 'workers': run.workers}
+  totals, waited, count = dict.fromkeys(('examples', 'tokens', 'images', 'bytes', 'packing'), 0.0), 0.0, 0
+  with closing(batches(data.train, stage.ratio, stage.sources, spec, shape, **options)) as stream:
+    next(stream)  # Starts the workers.
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+      asked = time.perf_counter()
+      batch = next(stream)
+      waited += time.perf_counter() - asked
+      count += 1
+      found = statistics(batch)
+      totals['examples'] += found['examples']
+      totals['tokens'] += found['tokens']
+      totals['packing'] += found['packing']
+      totals['bytes'] += sum(array.nbytes for array in batch.values())
+      pixels = [batch[name] for name in ('pixels', 'generation_pixels') if name in batch]
+      totals['images'] += sum(int(images.any((2, 3, 4)).sum()) for images in pixels)
+      time.sleep(step_seconds)
+    took = time.perf_counter() - begun
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  rates = {f'{name}_per_second': totals[name] / took for name in ('examples', 'tokens', 'images', 'bytes')}
+  per_core = {'examples_per_second_and_core': rates['examples_per_second'] / cores}
+  means = {'packing': totals['packing'] / count, 'wait_seconds': waited / count}
+  rounded = {name: float(f'{value:.4g}') for name, value in (rates | per_core | means).items()}
+  return rounded | {'stage': stage.name, 'batches': count, 'workers': run.workers, 'cores': cores}
