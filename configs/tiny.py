@@ -31,8 +31,7 @@ def get_config():
   config.observe_every = 0
   config.save_every = 1000
   config.sampling.cfg_weight = 1.5
-  config.sampling.temperature = 0.8
-  config.sampling.top_k = 3
+  config.sampling.temperature = 0.6
   common = {
     # At this size what counts is the number of updates, not the tokens in each.
     'batch_size': 4,

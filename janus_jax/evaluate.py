@@ -1,7 +1,7 @@
 """Scores a checkpoint on the embedded world: questions about images and prompts to draw that training never had.
 
     python -m janus_jax.evaluate --checkpoint=PATH [--out=DIR --questions_per_kind=40 --drawings_per_group=20
-                                 --cfg_weight=1.5 --temperature=0.8 --top_k=3 --seed=0 --json]
+                                 --cfg_weight=1.5 --temperature=0.8 --top_k=0 --seed=0 --json]
 
 PATH is a training workdir (its newest checkpoint is scored) or a checkpoint of any layout, of a model that was trained
 on the embedded world. Every answer and every drawing is right or wrong. DIR gets scores.txt (what is printed),
@@ -26,7 +26,7 @@ _QUESTIONS = flags.DEFINE_integer('questions_per_kind', 40, 'Questions of each k
 _DRAWINGS = flags.DEFINE_integer('drawings_per_group', 20, 'Drawings of each skill and group.')
 _CFG_WEIGHT = flags.DEFINE_float('cfg_weight', None, "Weight of guidance; default: the run's config, else 1.5.")
 _TEMPERATURE = flags.DEFINE_float('temperature', None, "Of drawing; default: the run's config, else 0.8.")
-_TOP_K = flags.DEFINE_integer('top_k', None, "Only the k most likely codes, 0: all; default: the run's config, else 3.")
+_TOP_K = flags.DEFINE_integer('top_k', None, "Only the k most likely codes, 0: all; default: the run's config, else 0.")
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of questions and prompts, and of drawing.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout in place of the tables.')
 

@@ -32,7 +32,7 @@ from janus_jax.workdirs import RUN_CONFIG_FILE
 ANSWER_TOKENS = 24
 BATCH_SIZE = 64
 # What fits models as small as the embedded world's, where the run's config says nothing.
-SAMPLING = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 3}
+SAMPLING = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 0}
 RIGHT, WRONG = (40, 160, 60), (220, 30, 40)
 
 
@@ -99,7 +99,7 @@ def score(
   drawings_per_group: int = 20,
   cfg_weight: float = 1.5,
   temperature: float = 0.8,
-  top_k: int = 3,
+  top_k: int = 0,
   seed: int = 0,
 ) -> Scored:
   """Draws, asks (greedily) and judges.

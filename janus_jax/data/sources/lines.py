@@ -77,6 +77,8 @@ def _object(text: str, where: str) -> dict[str, Any]:
     found = json.loads(text)
   except json.JSONDecodeError as error:
     raise RecordError('text', f'{where}: {error.msg} at column {error.pos + 1}: expected a JSON object') from None
+  except (ValueError, RecursionError) as error:  # A number of thousands of digits; thousands of brackets.
+    raise RecordError('text', f'{where}: {error}: expected a JSON object') from None
   return _checked(found, where)
 
 
@@ -148,7 +150,7 @@ def _list(path: str) -> list[Any]:
   with open_file(path) as file:
     try:
       found = json.load(file)
-    except ValueError as error:  # json's own, and UnicodeDecodeError.
+    except (ValueError, RecursionError) as error:  # json's own, and UnicodeDecodeError; thousands of brackets.
       raise InputError(f'{path}: {error}: expected a JSON list') from None
   if not isinstance(found, list):
     raise InputError(f'{path}: a {type(found).__name__}: expected a JSON list')

@@ -54,11 +54,16 @@ class ParquetRows:
     return self._ends[-1] if self._ends else 0
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Raises RecordError for a row group that is damaged."""
+    """Raises RecordError for a row group that is damaged, and for text that is not UTF-8."""
     number = range(len(self))[index]
     group = bisect.bisect_right(self._ends, number)
     place = number - (self._ends[group] - self.block_sizes[group])
-    return self._table(group).slice(place, 1).to_pylist()[0]
+    try:
+      return self._table(group).slice(place, 1).to_pylist()[0]
+    except UnicodeDecodeError as error:
+      path, group_in_file, _ = self._groups[group]
+      where = f'{path}: row {place} of row group {group_in_file}'
+      raise RecordError('text', f'{where}: {error.reason} at byte {error.start}: expected UTF-8') from None
 
   def _table(self, group: int) -> Any:
     """A row group, decoded. One thread decodes at a time: two that want the same group would both do all of it."""
@@ -75,7 +80,7 @@ class ParquetRows:
     with open_file(path) as file:
       try:
         return pq.ParquetFile(file).read_row_group(number, columns=list(self._columns))
-      except (OSError, ValueError) as error:  # Of pyarrow, whose errors are ValueErrors.
+      except (OSError, ValueError, NotImplementedError) as error:  # The last: over 2 GiB in a nested column.
         raise RecordError('damaged', f'{path}: row group {number}: {error}') from None
 
 

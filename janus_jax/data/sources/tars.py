@@ -1,7 +1,8 @@
 """WebDataset and img2dataset tars, read at random by an index of where each member lies.
 
 A sample is a run of members that share their path up to the first dot of the file name: `0001.jpg`, `0001.txt` and
-`0001.json` are one. Members are read by their offsets and never written anywhere.
+`0001.json` are one. Members are read by their offsets and never written anywhere. As in WebDataset, a file without an
+extension and one whose name begins with a dot (macOS adds `._0001.jpg`) belong to no sample.
 """
 
 import bisect
@@ -20,13 +21,19 @@ import tqdm
 from janus_jax.data.sources.files import open_file
 from janus_jax.errors import InputError, RecordError
 
-VERSION = 1  # Of the index files.
-# Extension -> [offset, bytes] of the members of a sample, or what is wrong with it.
+VERSION = 2  # Of the index files.
+# What tarfile raises on damaged headers (seen by fuzzing).
+DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError)
+# Key; extension -> [offset, bytes] of each member; what is wrong with the sample, '' if nothing.
 Sample = tuple[str, dict[str, list[int]], str]
 
 
 class TarSamples:
-  """Samples as dicts: '__key__', and per extension ('jpg', 'txt', 'seg.png') the content as bytes."""
+  """Samples as dicts: '__key__', and per extension ('jpg', 'txt', 'seg.png') the content as bytes.
+
+  Attributes:
+    block_sizes: samples of each tar, in order.
+  """
 
   def __init__(self, paths: Sequence[str], index_directory: str):
     """
@@ -41,7 +48,8 @@ class TarSamples:
     self._paths = list(paths)
     progress = tqdm.tqdm(self._paths, desc='tars', unit='tar', dynamic_ncols=True, disable=len(paths) < 2)
     self._samples = [_index(path, index_directory) for path in progress]
-    self._ends = list(itertools.accumulate(map(len, self._samples)))
+    self.block_sizes = tuple(map(len, self._samples))
+    self._ends = list(itertools.accumulate(self.block_sizes))
 
   def __len__(self) -> int:
     return self._ends[-1] if self._ends else 0
@@ -51,7 +59,7 @@ class TarSamples:
     number = range(len(self))[index]
     tar = bisect.bisect_right(self._ends, number)
     path = self._paths[tar]
-    key, members, wrong = self._samples[tar][number - (self._ends[tar] - len(self._samples[tar]))]
+    key, members, wrong = self._samples[tar][number - (self._ends[tar] - self.block_sizes[tar])]
     if wrong:
       raise RecordError('tar member', f'{path}: {wrong}')
     found: dict[str, Any] = {'__key__': key}
@@ -59,6 +67,8 @@ class TarSamples:
       for extension, (offset, size) in members.items():
         file.seek(offset)
         found[extension] = file.read(size)
+        if len(found[extension]) != size:
+          raise RecordError('tar member', f'{path}: {key}.{extension}: cut off since {path} was indexed')
     return found
 
 
@@ -80,8 +90,8 @@ def _identity(path: str) -> str:
   try:
     system, name = fsspec.url_to_fs(path)
     facts = system.info(name)
-  except OSError as error:
-    raise InputError(f'{path}: {error.strerror or error}: expected a tar') from None
+  except (OSError, ImportError, ValueError) as error:
+    raise InputError(f'{path}: {getattr(error, "strerror", None) or error}: expected a tar') from None
   known = [str(facts.get(fact)) for fact in ('size', 'mtime', 'etag', 'ETag', 'md5Hash', 'created')]
   return hashlib.sha256('\n'.join([str(VERSION), path, *known]).encode()).hexdigest()[:32]
 
@@ -89,32 +99,44 @@ def _identity(path: str) -> str:
 def _samples(path: str) -> list[Sample]:
   """Walks over the headers of a tar."""
   samples: list[Sample] = []
-  size = fsspec.url_to_fs(path)[0].size(fsspec.url_to_fs(path)[1])
   with open_file(path) as file:
     try:
       tar = tarfile.open(fileobj=file, mode='r:')  # noqa: SIM115, closed with its file.
-    except tarfile.TarError as error:
+    except DAMAGE as error:
       raise InputError(f'{path}: {error}: expected an uncompressed tar') from None
-    try:
-      for member in tar:
-        if member.isfile():
-          _add(samples, member, size)
-    except tarfile.TarError as error:
-      samples.append(('', {}, f'cut off or damaged after {len(samples)} samples ({error})'))
+    if not _walk(tar, samples):
+      # What it was cut off from cannot be known: the last sample may lack members.
+      key = samples.pop()[0] if samples else ''
+      samples.append((key, {}, f'cut off or damaged after {len(samples)} samples: expected a whole tar'))
   return samples
 
 
-def _add(samples: list[Sample], member: tarfile.TarInfo, size: int) -> None:
+def _walk(tar: tarfile.TarFile, samples: list[Sample]) -> bool:
+  """Adds what a tar holds to `samples`. Whether it is whole: tarfile takes a damaged header for the end."""
+  try:
+    for member in tar:
+      if member.size < 0:  # The next header would be this one again (CVE-2025-8194).
+        return False
+      if member.isfile():
+        _add(samples, member)
+  except DAMAGE:
+    return False
+  tar.fileobj.seek(tar.offset)
+  return tar.fileobj.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+
+
+def _add(samples: list[Sample], member: tarfile.TarInfo) -> None:
   """Adds a member to the last sample, or begins another."""
   folder, name = posixpath.split(member.name)
   stem, _, extension = name.partition('.')
+  outside = member.name.startswith('/') or '..' in member.name.split('/')
+  if not outside and not (stem and extension):
+    return
   key = posixpath.join(folder, stem)
   if not samples or samples[-1][0] != key:
     samples.append((key, {}, ''))
   _, members, wrong = samples[-1]
-  if member.name.startswith('/') or '..' in member.name.split('/'):
+  if outside:
     wrong = f'member {member.name!r}: expected a path inside the tar'
-  elif member.offset_data + member.size > size:
-    wrong = f'member {member.name!r}: cut off at byte {size}'
   members[extension.lower()] = [member.offset_data, member.size]
   samples[-1] = (key, members, wrong)

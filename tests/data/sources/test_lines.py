@@ -42,6 +42,8 @@ def test_reads_from_buckets_threads_and_other_processes():
   [
     (b'\xff{}', 'text', r'x:3: invalid start byte at byte 0: expected UTF-8'),
     (b'{"a": ', 'text', r'x:3: Expecting value at column 8: expected a JSON object'),
+    (b'[' * 100_000, 'text', r'x:3: maximum recursion depth exceeded.*: expected a JSON object'),
+    (b'{"n": ' + b'1' * 5000 + b'}', 'text', r'x:3: Exceeds the limit .*: expected a JSON object'),
     (b'[1]', 'wrong type', r'x:3: a list: expected a JSON object'),
   ],
 )
@@ -63,7 +65,9 @@ def test_a_list_of_objects(tmp_path):
     source[1]
 
 
-@pytest.mark.parametrize(('content', 'message'), [(b'{}', 'a dict'), (b'[', 'Expecting'), (b'\xff', 'codec')])
+@pytest.mark.parametrize(
+  ('content', 'message'), [(b'{}', 'a dict'), (b'[', 'Expecting'), (b'\xff', 'codec'), (b'[' * 100_000, 'recursion')]
+)
 def test_a_file_that_is_no_list_is_refused(content, message, tmp_path):
   (tmp_path / 'x.json').write_bytes(content)
   with pytest.raises(InputError, match=rf'x\.json: .*{message}.*expected a JSON list'):
