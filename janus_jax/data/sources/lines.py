@@ -38,7 +38,11 @@ def _lines(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Pieces:
-  """Pieces of files by index, each from one offset to another. Files are opened for each read: it can be pickled."""
+  """Pieces of files by index, each from one offset to another. Files are opened for each read: it can be pickled.
+
+  Attributes:
+    counts: pieces of each file.
+  """
 
   def __init__(self, paths: Sequence[str], find: Callable[[str], tuple[np.ndarray, np.ndarray]]):
     """
@@ -51,7 +55,8 @@ class _Pieces:
     """
     self._paths = list(paths)
     self._bounds, self._lines = zip(*map(find, self._paths))
-    self._ends = list(itertools.accumulate(map(len, self._bounds)))
+    self.counts = tuple(map(len, self._bounds))
+    self._ends = list(itertools.accumulate(self.counts))
 
   def __len__(self) -> int:
     return self._ends[-1]
@@ -89,10 +94,15 @@ def _checked(found: Any, where: str) -> dict[str, Any]:
 
 
 class JsonLines:
-  """One JSON object a line, as a dict; blank lines are left out."""
+  """One JSON object a line, as a dict; blank lines are left out.
+
+  Attributes:
+    block_sizes: objects in each file, in order.
+  """
 
   def __init__(self, paths: Sequence[str]):
     self._pieces = _Pieces(paths, _find_lines)
+    self.block_sizes = self._pieces.counts
 
   def __len__(self) -> int:
     return len(self._pieces)

@@ -19,9 +19,10 @@ import fsspec
 import tqdm
 
 from janus_jax.data.sources.files import open_file
+from janus_jax.data.sources.lines import JsonLines
 from janus_jax.errors import InputError, RecordError
 
-VERSION = 2  # Of the index files.
+VERSION = 3  # Of the index files.
 # What tarfile raises on damaged headers (seen by fuzzing).
 DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 # Key; extension -> [offset, bytes] of each member; what is wrong with the sample, '' if nothing.
@@ -47,8 +48,9 @@ class TarSamples:
     os.makedirs(index_directory, exist_ok=True)
     self._paths = list(paths)
     progress = tqdm.tqdm(self._paths, desc='tars', unit='tar', dynamic_ncols=True, disable=len(paths) < 2)
-    self._samples = [_index(path, index_directory) for path in progress]
-    self.block_sizes = tuple(map(len, self._samples))
+    # Not in memory, which a hundred million samples would fill: a line is read when its sample is.
+    self._index = JsonLines([_index(path, index_directory) for path in progress])
+    self.block_sizes = self._index.block_sizes
     self._ends = list(itertools.accumulate(self.block_sizes))
 
   def __len__(self) -> int:
@@ -57,9 +59,8 @@ class TarSamples:
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Raises RecordError for a sample with a member that would lie outside, or one that is cut off."""
     number = range(len(self))[index]
-    tar = bisect.bisect_right(self._ends, number)
-    path = self._paths[tar]
-    key, members, wrong = self._samples[tar][number - (self._ends[tar] - self.block_sizes[tar])]
+    path = self._paths[bisect.bisect_right(self._ends, number)]
+    key, members, wrong = self._index[number]['sample']
     if wrong:
       raise RecordError('tar member', f'{path}: {wrong}')
     found: dict[str, Any] = {'__key__': key}
@@ -72,17 +73,15 @@ class TarSamples:
     return found
 
 
-def _index(path: str, directory: str) -> list[Sample]:
-  """The samples of a tar, from its index, which is made if it is not there."""
-  stored = os.path.join(directory, f'{_identity(path)}.json')
-  if os.path.exists(stored):
-    with open(stored, encoding='utf-8') as file:
-      return [tuple(sample) for sample in json.load(file)]
-  samples = _samples(path)
-  with open(f'{stored}.{os.getpid()}.partial', 'w', encoding='utf-8') as file:
-    json.dump(samples, file)
-  os.replace(f'{stored}.{os.getpid()}.partial', stored)
-  return samples
+def _index(path: str, directory: str) -> str:
+  """Path of the index of a tar, {'sample': Sample} a line, which is made if it is not there."""
+  stored = os.path.join(directory, f'{_identity(path)}.jsonl')
+  if not os.path.exists(stored):
+    samples = _samples(path)
+    with open(f'{stored}.{os.getpid()}.partial', 'w', encoding='utf-8') as file:
+      file.writelines(f'{json.dumps({"sample": sample})}\n' for sample in samples)
+    os.replace(f'{stored}.{os.getpid()}.partial', stored)
+  return stored
 
 
 def _identity(path: str) -> str:
