@@ -50,7 +50,7 @@ def get_config():
     'stage1': {**common, 'steps': 150, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
     'stage2': {
       **common,
-      'steps': 2700,
+      'steps': 3300,
       'learning_rate': 1.5e-3,
       'ratio': (2, 3, 5),
       'trainable': (*ADAPTORS, 'language_model'),
@@ -67,7 +67,7 @@ def get_config():
     'model': 'embedded',
     'vq': {'steps': 1200, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
     'quantisation': {'unquantised_steps': 150},
-    'vision': {'steps': 2500, 'batch_size': 32, 'learning_rate': 1.5e-3},
+    'vision': {'steps': 1700, 'batch_size': 32, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2},
     'decoder': {'steps': 150, 'batch_size': 4, 'learning_rate': 3e-3},
   }

@@ -118,8 +118,8 @@ class UnderstandingRecord(_RecordOfItem):
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     fields = self.fields
-    values = _optional(item, fields.image)
-    images = [understanding_pixels(image, self.size) for image in _images(values, fields, enough_to_understand(self.size))]
+    found = _images(_optional(item, fields.image), fields, enough_to_understand(self.size))
+    images = [understanding_pixels(image, self.size) for image in found]
     if fields.answer:
       question = fields.questions[rng.integers(len(fields.questions))]
       return {'images': images, 'turns': [question, _drawn_text(item, fields.answer, rng)]}
