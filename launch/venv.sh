@@ -22,5 +22,6 @@ make_venv() {
       return 1
     fi
   fi
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]"
+  # Not compiled: two fifths of the time (53 s to 32 s), most of it for modules that nothing here imports.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$1]"
 }
