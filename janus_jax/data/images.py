@@ -3,12 +3,11 @@
 Everything stays uint8: (x / 255 - 0.5) / 0.5 happens on the device, so that a quarter of the bytes travel.
 """
 
-import math
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -53,9 +52,7 @@ def load_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.I
     raise InputError(f'{path}: {error.strerror or error}: expected an image file') from None
 
 
-def decode_image(
-  file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, enough: Callable[[int, int], float] | None = None
-) -> Image.Image:
+def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
   """Decodes one image to RGB.
 
   Two things differ from the original (`janus/utils/io.py`), which calls `Image.open(...).convert('RGB')` and no more:
@@ -67,9 +64,6 @@ def decode_image(
     file: seekable; read from its start.
     name: what error messages call it.
     max_pixels: a larger image is refused by its header, before any pixel is decoded.
-    enough: (width, height) -> the share of them that is resolution enough. A JPEG is then decoded at an eighth, a
-      quarter or half of its size if that is no less, which saves most of the time that a large photograph takes. None
-      decodes all of it.
 
   Raises:
     InputError: no bytes, not one of `FORMATS`, damaged, too large, or pixels of no fixed range.
@@ -78,9 +72,6 @@ def decode_image(
   with warnings.catch_warnings():
     warnings.filterwarnings('ignore', module=r'PIL\.')
     with _open(file, name, max_pixels) as image:
-      if enough is not None:
-        share = enough(*image.size)
-        image.draft(None, tuple(math.ceil(side * share) for side in image.size))
       try:
         image.load()
       except DAMAGE as error:
@@ -90,6 +81,7 @@ def decode_image(
 
 def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
   """Reads the header only."""
+  file.seek(0)
   head = file.read(16)
   file.seek(0)
   if not head:
@@ -133,16 +125,6 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
   return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-
-
-def enough_to_understand(size: int) -> Callable[[int, int], float]:
-  """For `decode_image`: twice the resolution that `understanding_pixels` keeps, so that its own filter decides."""
-  return lambda width, height: min(2 * size / max(width, height), 1)
-
-
-def enough_to_draw(size: int) -> Callable[[int, int], float]:
-  """For `decode_image`: twice the resolution that `generation_pixels` keeps."""
-  return lambda width, height: min(2 * size / min(width, height), 1)
 
 
 def understanding_pixels(image: Image.Image, size: int, min_side: int = MIN_SIDE) -> np.ndarray:

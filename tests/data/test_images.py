@@ -347,23 +347,3 @@ def test_text_of_what_is_no_png(data, tmp_path):
   path.write_bytes(data)
   with pytest.raises(InputError, match=r'image\.png: .*PNG'):
     images.read_png_text(path)
-
-
-@pytest.mark.parametrize('side', [300, 767, 1000, 2500])
-def test_a_large_jpeg_decoded_at_less_than_its_size_gives_the_same_pixels(side):
-  """To a level on average: what libjpeg averages over 8 x 8 pixels, the bicubic filter would have averaged too."""
-  load_sample_images = pytest.importorskip('sklearn.datasets').load_sample_images
-  photo = Image.fromarray(load_sample_images().images[0]).resize((side, side * 2 // 3), Image.Resampling.LANCZOS)
-  file = io.BytesIO()
-  photo.save(file, 'JPEG', quality=95)
-  for enough, pixels in (
-    (images.enough_to_understand, images.understanding_pixels),
-    (images.enough_to_draw, images.generation_pixels),
-  ):
-    whole = images.decode_image(file, 'x')
-    less = images.decode_image(file, 'x', enough=enough(96))
-    scale = whole.width / less.width
-    assert scale == pytest.approx(next(s for s in (8, 4, 2, 1) if s <= 1 / enough(96)(*whole.size)), rel=0.01)
-    difference = np.abs(pixels(whole, 96).astype(int) - pixels(less, 96))
-    assert difference.mean() < 1.2
-    assert less.size == whole.size or difference.any()

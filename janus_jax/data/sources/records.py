@@ -10,20 +10,14 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 from PIL import Image
 
-from janus_jax.data.images import (
-  decode_image,
-  enough_to_draw,
-  enough_to_understand,
-  generation_pixels,
-  understanding_pixels,
-)
+from janus_jax.data.images import decode_image, generation_pixels, understanding_pixels
 from janus_jax.data.sources.files import open_file
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.errors import InputError, RecordError
@@ -118,8 +112,8 @@ class UnderstandingRecord(_RecordOfItem):
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     fields = self.fields
-    found = _images(_optional(item, fields.image), fields, enough_to_understand(self.size))
-    images = [understanding_pixels(image, self.size) for image in found]
+    values = _optional(item, fields.image)
+    images = [understanding_pixels(image, self.size) for image in _images(values, fields)]
     if fields.answer:
       question = fields.questions[rng.integers(len(fields.questions))]
       return {'images': images, 'turns': [question, _drawn_text(item, fields.answer, rng)]}
@@ -138,7 +132,7 @@ class GenerationRecord(_RecordOfItem):
     prompt = _prompt(item, self.fields, rng)
     if self.fields.codes:
       return {'prompt': prompt, 'codes': _codes(_required(item, self.fields.codes), self.fields.codes)}
-    images = _images(_required(item, self.fields.image), self.fields, enough_to_draw(self.size))
+    images = _images(_required(item, self.fields.image), self.fields)
     if len(images) != 1:
       raise RecordError('image', f'{self.fields.image}: {len(images)} images: expected one to draw')
     return {'prompt': prompt, 'image': generation_pixels(images[0], self.size)}
@@ -244,24 +238,24 @@ def _class_name(path: str, value: Any) -> str:
   return names[value]
 
 
-def _images(value: Any, fields: Fields, enough: Callable[[int, int], float]) -> list[Image.Image]:
+def _images(value: Any, fields: Fields) -> list[Image.Image]:
   """RGB images of a field's value; none for None."""
   if value is None:
     return []
   values = value if isinstance(value, list | tuple) else [value]
-  return [_image(part, fields, enough) for part in values]
+  return [_image(part, fields) for part in values]
 
 
-def _image(value: Any, fields: Fields, enough: Callable[[int, int], float]) -> Image.Image:
+def _image(value: Any, fields: Fields) -> Image.Image:
   if isinstance(value, Mapping):  # HuggingFace's {'bytes', 'path'}.
     value = value.get('bytes') or value.get('path')
   try:
     if isinstance(value, bytes):
-      return decode_image(io.BytesIO(value), fields.image, enough=enough)
+      return decode_image(io.BytesIO(value), fields.image)
     if isinstance(value, str):
       path = os.path.join(fields.image_folder, value)
       with open_file(path) as file:
-        return decode_image(file, path, enough=enough)
+        return decode_image(file, path)
   except InputError as error:
     raise RecordError('image', str(error)) from None
   if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3):
