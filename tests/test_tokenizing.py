@@ -391,7 +391,7 @@ def test_a_folder_of_images(tmp_path):
   for name in ('a.png', 'd.png', '._b.jpg', 'notes.md'):
     (tmp_path / name).write_bytes(b'')
   (tmp_path / 'd.txt').write_bytes(b'\xff')
-  folder = tokenize.open_input(f'{tmp_path}/')
+  folder = tokenize.open_input(f'{tmp_path}/', str(tmp_path / 'index'))
   assert isinstance(folder, ImageFolder)
   assert len(folder) == 5
   assert folder[1] == {'image': f'{tmp_path}/b.jpg', 'prompt': 'a dog', 'key': 'b.jpg'}
