@@ -89,7 +89,7 @@ def test_what_the_command_writes(checkpoint, evaluated):
     'drawings_per_group': 1,
     'cfg_weight': 1.5,
     'temperature': 0.8,
-    'top_k': 3,
+    'top_k': 0,
     'seed': 5,
   }
   assert found['settings'] == settings
