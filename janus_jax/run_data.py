@@ -1,11 +1,14 @@
 """What a run reads: the embedded world, or the files that its config names."""
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,6 +18,7 @@ from janus_jax.conversion.load import load_params
 from janus_jax.data.examples import KINDS
 from janus_jax.data.sources import build, embedded, manifest
 from janus_jax.data.sources.build import ImageSizes, SourceSpec
+from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
 from janus_jax.evaluation.embedded import build_drawings, build_questions
@@ -75,7 +79,12 @@ def check_data(config: ConfigDict, model: JanusConfig) -> None:
 
 
 def open_data(
-  config: ConfigDict, model: JanusConfig, workdir: str, open_start: Callable[[], Checkpoint], num_samples: int
+  config: ConfigDict,
+  model: JanusConfig,
+  workdir: str,
+  open_start: Callable[[], Checkpoint],
+  num_samples: int,
+  is_new: bool = True,
 ) -> RunData:
   """Opens everything the stages read.
 
@@ -85,6 +94,7 @@ def open_data(
     workdir: of the run; made data and indices lie in it, where `config.data.directory` is not set.
     open_start: gives the checkpoint that the run starts from, for its VQ.
     num_samples: how many prompts and questions to look at along the way.
+    is_new: whether the run begins here. One that goes on does not need the checkpoint that it began with.
 
   Raises:
     InputError: files that are missing or of another format, codes of another VQ.
@@ -95,7 +105,8 @@ def open_data(
   specs = build.read_specs(config.data.sources)
   sizes = ImageSizes(model.vision_encoder.image_size, model.vq.image_size)
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
-  _check_manifests(specs, model, open_start)
+  if is_new:
+    _check_manifests(specs, model, open_start)
   return RunData(opened['train'], opened['held_out'], _hold_codes(specs), _samples(opened['held_out'], num_samples))
 
 
@@ -122,11 +133,21 @@ def _check_manifests(specs: Mapping[str, SourceSpec], model: JanusConfig, open_s
 
 
 def _samples(held_out: Sources, count: int) -> Samples:
-  """The first held-out records: prompts to draw, and first questions with their images."""
-  drawn = [source[i]['prompt'] for source in held_out['generation'].values() for i in range(min(count, len(source)))]
-  asked = [source[i] for source in held_out['understanding'].values() for i in range(min(count, len(source)))]
-  questions = [(record['images'][0], record['turns'][0]) for record in asked if len(record['images']) == 1]
-  return Samples(drawn[:count], questions[:count])
+  """The first good held-out records: prompts to draw, and first questions about one image."""
+  prompts = (record['prompt'] for record in _good_records(held_out['generation']))
+  asked = (record for record in _good_records(held_out['understanding']) if len(record['images']) == 1)
+  questions = ((record['images'][0], record['turns'][0].replace(IMAGE_PLACEHOLDER, '').strip()) for record in asked)
+  return Samples(list(itertools.islice(prompts, count)), list(itertools.islice(questions, count)))
+
+
+def _good_records(sources: Mapping[str, grain.MapDataset]) -> Iterator[dict[str, Any]]:
+  """In turn from each source."""
+  for index in range(max(map(len, sources.values()), default=0)):
+    for source in sources.values():
+      # A bad record is the stream's to count.
+      with contextlib.suppress(InputError):
+        if index < len(source):
+          yield source[index]
 
 
 def _open_world(

@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
   workdirs.prepare(workdir, config, checkpoint, force)
   tokenizer, template = load_tokenizer(workdir)
   start = functools.cache(lambda: checkpoint or open_start(config.init_from))
-  data = open_data(config, model, workdir, start, config.sampling.num_images)
+  data = open_data(config, model, workdir, start, config.sampling.num_images, is_new=checkpoint is not None)
   spec = example_spec(config, model, tokenizer, template, data.holds_codes)
   held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, config.held_out_batches)
   sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)

@@ -9,13 +9,11 @@ Prepare each once:
 See what it reads first: python -m janus_jax.data_check with the same --config and --config.init_from, and --out=DIR.
 """
 
-from janus_jax.training.defaults import default_config
+from janus_jax.training.defaults import finetune_config
 
 
 def get_config():
-  config = default_config()
-  config.data.name = 'files'
-  config.data.sources = {
+  sources = {
     'imagenet': {
       'kind': 'generation',
       'format': 'tfds',
@@ -34,20 +32,4 @@ def get_config():
       'answer': 'captions/text',  # A field within a field; of its list one is drawn.
     },
   }
-  config.workers = 8  # About as many as there are cores for each device.
-  config.run = ('finetune',)
-  config.stages = {
-    'finetune': {
-      'steps': 1000,
-      'batch_size': 8,
-      'learning_rate': 4e-5,
-      'schedule': 'constant',
-      'warmup_steps': 0,
-      'ratio': (1, 0, 3),
-      'sources': {'understanding': {'coco': 1}, 'generation': {'imagenet': 1}},
-      'images_per_row': 6,
-      'drawings_per_row': 6,
-      'trainable': ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'),
-    },
-  }
-  return config
+  return finetune_config(sources, ratio=(1, 0, 3))

@@ -19,7 +19,7 @@ import numpy as np
 
 from janus_jax.data.examples import KINDS, ExampleSpec
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import SkipLimit, batches, next_stage
+from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped, next_stage
 from janus_jax.errors import InputError
 from janus_jax.training.checkpoint import Checkpoints
 from janus_jax.training.metrics import MetricWriter, format_line
@@ -247,6 +247,8 @@ class Run:
         # After the observers: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
         if saving:
           checkpoints.save(step, state, stream.get_state(), self._described(index, state))
+      if skipped := describe_skipped(stream.get_state()):
+        logging.info('bad records skipped so far: %s', skipped)
       return step, state, stream.get_state()
 
   def _write(self, report: Report, stage: Stage, window: Window, writer: MetricWriter, progress: Progress) -> None:

@@ -5,6 +5,7 @@ import json
 import pathlib
 import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
@@ -119,6 +120,7 @@ class Photographs(tfds.core.GeneratorBasedBuilder):
     features = {
       'image': tfds.features.Image(),
       'label': tfds.features.ClassLabel(names=[f'classes{i}' for i in range(ITEMS)]),
+      'captions': tfds.features.Sequence({'text': tfds.features.Text(), 'id': tfds.features.Scalar(np.int32)}),
     }
     return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
@@ -127,7 +129,8 @@ class Photographs(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self):
     for i, (_, content) in enumerate(encoded(image, number) for number, image in enumerate(cuts(ITEMS))):
-      yield i, {'image': io.BytesIO(content), 'label': i}
+      captions = [{'text': f'caption {i}.{number}', 'id': number} for number in range(3)]
+      yield i, {'image': io.BytesIO(content), 'label': i, 'captions': captions}
 
 
 def _classes(root: pathlib.Path, photos: list[tuple[str, bytes]]) -> dict:

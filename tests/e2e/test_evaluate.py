@@ -156,7 +156,9 @@ def perfect():
     return [Answer('blob' if i == wrong_answer else text, []) for i, text in enumerate(texts)]
 
   def draw(config, params, prompts, **options):
-    settings.append((options['cfg_weight'], options['temperature'], options['seed'], options['num_images']))
+    settings.append(
+      (options['cfg_weight'], options['temperature'], options['top_k'], options['seed'], options['num_images'])
+    )
     assert prompts == [case.prompt for case in drawings]
     pictures = [picture_of(case.expected, rng) for case in drawings]
     pictures[wrong_drawing][:] = shapes.GROUND
@@ -166,8 +168,10 @@ def perfect():
     patch.setattr(scoring, 'answer', answer)
     patch.setattr(scoring, 'generate_images', draw)
     options = {'tokenizer': None, 'template': None, 'questions_per_kind': 6, 'drawings_per_group': 6}
-    found = scoring.score(CONFIG, {}, scoring.read_run_config('/nowhere'), **options, cfg_weight=2.0, temperature=0.5)
-  assert settings == [(2.0, 0.5, 0, 1)]
+    found = scoring.score(
+      CONFIG, {}, scoring.read_run_config('/nowhere'), **options, cfg_weight=2.0, temperature=0.5, top_k=7
+    )
+  assert settings == [(2.0, 0.5, 7, 0, 1)]
   return found
 
 

@@ -48,6 +48,10 @@ class SourceSpec:
   held_out: int = 0
 
 
+# Of every field of an entry that has one; their types are what a config may give.
+DEFAULTS = {field.name: field.default for kind in (SourceSpec, Fields) for field in dataclasses.fields(kind)}
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSizes:
   """Sides in pixels of the images to understand and to draw."""
@@ -80,12 +84,26 @@ def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   # ConfigDict has tuples where a config wrote lists, and strings where it wrote one.
   as_tuple = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in entry.items()
               if key in ('questions', 'wordings')}  # fmt: skip
+  for key, value in entry.items():
+    if key not in ('questions', 'wordings'):
+      _check_type(f'{where}.{key}', value, DEFAULTS.get(key, ''))
   try:
     fields = Fields(**{key: entry[key] for key in set(entry) & meant} | as_tuple)
   except InputError as error:
     raise InputError(f'{where}: {error}') from None
   options = {key: entry[key] for key in set(entry) & own}
   return SourceSpec(name=name, path=(path,) if isinstance(path, str) else tuple(path), fields=fields, **options)
+
+
+def _check_type(where: str, value: Any, like: Any) -> None:
+  """Raises InputError unless a value is of the type of a default: a number that is not negative, or text."""
+  types, expected = (str, 'text')
+  if isinstance(like, int):
+    types, expected = (int, 'an integer that is not negative')
+  elif isinstance(like, float):
+    types, expected = (int | float, 'a number that is not negative')
+  if not isinstance(value, types) or isinstance(value, bool) or (types is not str and value < 0):
+    raise InputError(f'{where} is {value!r}: expected {expected}')
 
 
 def items(spec: SourceSpec, index_directory: str) -> Any:

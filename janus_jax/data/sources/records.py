@@ -5,6 +5,7 @@ Which field means what stands in the run's config (`Fields`). What there is to c
 question, whether a caption is cut) is chosen anew in each epoch.
 """
 
+import abc
 import dataclasses
 import functools
 import io
@@ -83,8 +84,8 @@ class Numbered:
   def __getitem__(self, index: int) -> tuple[int, Mapping[str, Any]]:
     try:
       return index, self._items[index]
-    except RecordError:
-      raise
+    except RecordError as error:
+      raise RecordError(error.reason, f'item {index}: {error}') from None
     except (InputError, OSError, ValueError) as error:  # What readers of damaged files raise.
       raise RecordError('unreadable', f'item {index}: {error}') from None
 
@@ -99,8 +100,9 @@ class _RecordOfItem(grain.transforms.RandomMap):
     except RecordError as error:
       raise RecordError(error.reason, f'item {number}: {error}') from None
 
+  @abc.abstractmethod
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    raise NotImplementedError
+    """What the item becomes. Raises RecordError."""
 
 
 @dataclasses.dataclass(frozen=True)

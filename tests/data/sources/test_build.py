@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import multiprocessing
 import re
 
 import pytest
@@ -14,8 +15,9 @@ from data.datasets import ITEMS, NAMES
 
 from janus_jax.data import prompts
 from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped
+from janus_jax.data.pipeline import LOGGED, SkipLimit, batches, describe_skipped
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
@@ -99,6 +101,9 @@ def test_the_last_records_are_held_out(entries, tmp_path):
     ({'path': '/nowhere/*.tar'}, r'/nowhere/\*.tar: no such file'),
     ({'format': 'parquet'}, r'00000.tar: .*expected a parquet file'),
     ({'format': 'tfds', 'path': 'no_such_dataset'}, r'TFDS no_such_dataset: .*expected the name of a TFDS dataset'),
+    ({'held_out': -1}, r'data.sources.x.held_out is -1: expected an integer that is not negative'),
+    ({'held_out': 2.5}, r'data.sources.x.held_out is 2.5: expected an integer'),
+    ({'image': 3}, r'data.sources.x.image is 3: expected text'),
     ({'names': '/nowhere.txt'}, r'/nowhere.txt: No such file'),
   ],
 )
@@ -107,7 +112,30 @@ def test_a_wrong_entry_is_refused(entries, change, message, tmp_path):
     open_sources(read_specs({'x': entries['web'] | change}), SIZES, 0, str(tmp_path))
 
 
-def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path):
+def test_rows_of_a_row_group_are_read_together(entries, tmp_path):
+  """Four rows and two, in an order that differs between epochs."""
+  source = open_sources(read_specs({'table': entries['table']}), SIZES, 0, str(tmp_path))['train']['understanding']
+  view, orders = shuffled(source['table'], 0, 'table'), set()
+  for epoch in range(12):
+    rows = [int(view[epoch * ITEMS + place]['turns'][1][-1]) for place in range(ITEMS)]
+    assert {frozenset(rows[:4]), frozenset(rows[:2])} & {frozenset(range(4)), frozenset((4, 5))}, rows
+    assert sorted(rows) == list(range(ITEMS))
+    orders.add(tuple(rows))
+  assert len(orders) > 6
+
+
+def test_closing_a_stream_ends_its_workers(entries, spec, tmp_path):
+  found = stream(entries, spec, tmp_path, workers=2, prefetch=2)
+  next(found)
+  workers = multiprocessing.active_children()
+  assert len(workers) == 2
+  found.close()
+  for worker in workers:
+    worker.join(30)
+    assert not worker.is_alive()
+
+
+def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path, caplog):
   """One record in ten is bad, each in its own way."""
   good = (tmp_path / 'good.jpg', (tmp_path / 'good.jpg').write_bytes(datasets.encoded(datasets.cuts(1)[0], 0)[1]))[0]
   cut = tmp_path / 'cut.jpg'
@@ -135,5 +163,7 @@ def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path):
   assert counts.keys() == {'image', 'text', 'missing field', 'wrong type'}
   for reason, each in (('image', 2), ('text', 1), ('missing field', 1), ('wrong type', 1)):
     assert each * int(epochs) <= counts[reason] <= each * (int(epochs) + 1)
+  logged = [record.getMessage() for record in caplog.records if record.getMessage().startswith('Skipped record')]
+  assert len(logged) == sum(min(count, LOGGED) for count in counts.values()) < read
   with pytest.raises(InputError, match=r'source generation/x: \d+ of \d+ records are bad.*\(.*image \d.*\).*5.0%'):
     list(batches(*arguments, seed=0, skip_limit=SkipLimit(share=0.05, after=20)))
