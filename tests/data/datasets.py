@@ -5,7 +5,6 @@ import json
 import pathlib
 import tarfile
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
@@ -120,7 +119,9 @@ class Photographs(tfds.core.GeneratorBasedBuilder):
     features = {
       'image': tfds.features.Image(),
       'label': tfds.features.ClassLabel(names=[f'classes{i}' for i in range(ITEMS)]),
-      'captions': tfds.features.Sequence({'text': tfds.features.Text(), 'id': tfds.features.Scalar(np.int32)}),
+      'captions': tfds.features.Sequence(
+        {'text': tfds.features.Text(), 'kind': tfds.features.ClassLabel(names=['short', 'long'])}
+      ),
     }
     return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
@@ -129,7 +130,7 @@ class Photographs(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self):
     for i, (_, content) in enumerate(encoded(image, number) for number, image in enumerate(cuts(ITEMS))):
-      captions = [{'text': f'caption {i}.{number}', 'id': number} for number in range(3)]
+      captions = [{'text': f'caption {i}.{number}', 'kind': number % 2} for number in range(3)]
       yield i, {'image': io.BytesIO(content), 'label': i, 'captions': captions}
 
 

@@ -347,3 +347,9 @@ def test_text_of_what_is_no_png(data, tmp_path):
   path.write_bytes(data)
   with pytest.raises(InputError, match=r'image\.png: .*PNG'):
     images.read_png_text(path)
+
+
+def test_a_file_that_was_read_already_is_read_from_its_start():
+  file = io.BytesIO(_encoded(Image.fromarray(_picture()), 'PNG'))
+  file.read()
+  np.testing.assert_array_equal(images.decode_image(file, 'x'), _picture())

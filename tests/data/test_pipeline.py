@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
-from janus_jax.data import packing, prompts
+from janus_jax.data import packing, pipeline, prompts
 from janus_jax.data.examples import CODE, GENERATION_LOSS, TEXT_LOSS, UNDERSTANDING_LOSS, ExampleSpec
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped, next_stage
+from janus_jax.data.reading import AHEAD
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 
@@ -246,6 +247,28 @@ def test_the_stream_does_not_depend_on_workers_or_on_where_it_was_stopped(spec):
   assert not expected
   assert state == alone.get_state()
   assert state['skipped']['generation/real']['example'] > 2
+
+
+def test_what_is_requested_is_what_will_be_wanted(spec, monkeypatch):
+  """Of sources without bad records nothing is read for nothing, and nothing is read only when it is wanted."""
+  requested, wanted = [], []
+
+  class Spy(pipeline.Reader):
+    def request(self, source, position):
+      requested.append((source, position))
+      self._futures[source, position] = None
+
+    def get(self, source, position):
+      del self._futures[source, position]
+      wanted.append((source, position))
+      return self._reading.example(source, position)
+
+  monkeypatch.setattr(pipeline, 'Reader', Spy)
+  stream = start(spec, workers=2)
+  for _ in range(5):
+    next(stream)
+  assert requested[: len(wanted)] == wanted
+  assert len(requested) - len(wanted) == 2 * AHEAD - 1
 
 
 class Deadly:

@@ -154,14 +154,15 @@ def test_turns_out_of_order_and_unreadable_items_are_refused():
 
   class Broken:
     def __len__(self):
-      return 1
+      return 2
 
     def __getitem__(self, index):
-      raise InputError('shard.tar: cut off')
+      raise [InputError('shard.tar: cut off'), RecordError('tar member', 'shard.tar: outside')][index]
 
-  with pytest.raises(RecordError, match=r'item 0: shard\.tar: cut off') as caught:
-    Numbered(Broken())[0]
-  assert caught.value.reason == 'unreadable'
+  for index, message, reason in ((0, 'cut off', 'unreadable'), (1, 'outside', 'tar member')):
+    with pytest.raises(RecordError, match=rf'^item {index}: shard\.tar: {message}$') as caught:
+      Numbered(Broken())[index]
+    assert caught.value.reason == reason
 
 
 def test_text_is_text():

@@ -25,7 +25,10 @@ def test_examples_are_plain_values_and_images_stay_encoded(directory):
   for i, image in enumerate(cuts(datasets.ITEMS)):
     item = found[f'classes{i}']
     assert item['image'] == encoded(image, i)[1]
-    assert item['captions'] == {'text': [f'caption {i}.{n}'.encode() for n in range(3)], 'id': [0, 1, 2]}
+    assert item['captions'] == {
+      'text': [f'caption {i}.{n}'.encode() for n in range(3)],
+      'kind': ['short', 'long', 'short'],
+    }
   assert TfdsExamples('photographs', directory, 'train', number_classes=True)[0]['label'] in range(datasets.ITEMS)
   assert len(TfdsExamples('photographs', directory, 'train[:50%]', number_classes=False)) == datasets.ITEMS // 2
 
