@@ -49,11 +49,9 @@ def _prompts() -> list[str]:
 
 
 def _sampling() -> dict[str, float | int]:
-  defaults = {'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0} | workdirs.read_sampling(_CHECKPOINT.value)
   given = {'cfg_weight': _CFG_WEIGHT.value, 'temperature': _TEMPERATURE.value, 'top_k': _TOP_K.value}
-  # A config may say 5 where it means 5.0; the picture's text is to be the same.
-  return {name: type_(defaults[name] if given[name] is None else given[name])
-          for name, type_ in (('cfg_weight', float), ('temperature', float), ('top_k', int))}  # fmt: skip
+  stated = workdirs.read_sampling(_CHECKPOINT.value)
+  return stated | {name: value for name, value in given.items() if value is not None}
 
 
 def _settings(prompts: list[str], prompt: int, image: int) -> dict[str, str]:

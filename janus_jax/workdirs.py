@@ -19,6 +19,8 @@ from janus_jax.models.config import JanusConfig
 from janus_jax.models.files import CONFIG_FILE
 
 RUN_CONFIG_FILE = 'config.json'
+# What the original's `generation_inference.py` draws with.
+SAMPLING = {'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0}
 REVISION_FILE = 'revision.txt'
 
 
@@ -65,11 +67,13 @@ def read_model(workdir: str) -> JanusConfig:
   return model_config.from_dict(read_json(os.path.join(workdir, CONFIG_FILE)))
 
 
-def read_sampling(path: str) -> dict[str, Any]:
-  """How a workdir's config has pictures drawn (`cfg_weight`, `temperature`, `top_k`); {} for any other checkpoint."""
+def read_sampling(path: str) -> dict[str, float | int]:
+  """How pictures are drawn: as a workdir's config says, else as `SAMPLING` does, as for any other checkpoint."""
   config = os.path.join(path, RUN_CONFIG_FILE)
   # PyTorch layouts have a config.json too, of another kind.
-  return read_json(config).get('sampling', {}) if is_begun(path) and os.path.exists(config) else {}
+  stored = read_json(config).get('sampling', {}) if is_begun(path) and os.path.exists(config) else {}
+  # A config may say 5 where it means 5.0; what is stored with a picture is to be the same.
+  return {name: type(default)(stored.get(name, default)) for name, default in SAMPLING.items()}
 
 
 def differences(old: Any, new: Any, name: str = '') -> list[str]:

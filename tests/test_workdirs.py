@@ -50,8 +50,11 @@ def test_differences_name_added_and_removed_fields():
 
 
 def test_how_pictures_are_drawn_is_read_from_workdirs_only(tmp_path):
-  sampling = {'cfg_weight': 1.5, 'temperature': 0.8}
+  sampling = {'cfg_weight': 2, 'top_k': 3, 'num_images': 8}
   (tmp_path / 'config.json').write_text(json.dumps({'sampling': sampling}))
-  assert workdirs.read_sampling(tmp_path) == {}  # Not ours: a PyTorch checkpoint has a file of this name too.
+  # Not ours: a PyTorch checkpoint has a file of this name too.
+  assert workdirs.read_sampling(tmp_path) == {'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0}
   workdirs.prepare(tmp_path, config(sampling=sampling), START, force=False)
-  assert workdirs.read_sampling(tmp_path) == sampling
+  found = workdirs.read_sampling(tmp_path)
+  assert found == {'cfg_weight': 2.0, 'temperature': 1.0, 'top_k': 3}
+  assert str(found['cfg_weight']) == '2.0'

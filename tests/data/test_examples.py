@@ -112,6 +112,15 @@ def test_every_token_of_a_text_is_predicted(spec):
   assert set(example.kinds) == {examples.TEXT}
 
 
+def test_a_conversation_as_text_supervises_its_answers_in_the_loss_of_text(spec):
+  turns = ['Tea?', 'Yes.', 'Milk?', 'No.']
+  text = make('text', {'turns': turns}, spec)
+  same = make('understanding', {'images': [], 'turns': turns}, spec)
+  for name in ('tokens', 'targets', 'weights'):
+    np.testing.assert_array_equal(getattr(text, name), getattr(same, name))
+  np.testing.assert_array_equal(text.losses, np.where(text.weights > 0, examples.TEXT_LOSS, examples.NO_LOSS))
+
+
 def test_a_text_that_is_too_long_trains_a_stretch_at_a_time(spec):
   words = ' '.join(f'{n}' for n in range(100, 400))
   whole = make('text', {'text': words}, spec).tokens

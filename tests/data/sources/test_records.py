@@ -13,7 +13,7 @@ pytest.importorskip('sklearn')
 from data.photographs import cuts, encoded
 
 from janus_jax.data.images import generation_pixels, understanding_pixels
-from janus_jax.data.sources.records import Fields, GenerationRecord, Numbered, TextRecord, UnderstandingRecord
+from janus_jax.data.sources.records import Fields, GenerationRecord, Numbered, TextRecord, ToEncode, UnderstandingRecord
 from janus_jax.errors import InputError, RecordError
 
 SIZE = 24
@@ -103,6 +103,16 @@ def test_class_numbers_become_the_lines_of_a_file(tmp_path):
   assert draw(item, prompt='label', names=names)['prompt'] == 'goldfish'
   with pytest.raises(RecordError, match=r'item 0: class 2: expected a number below 2, the lines of .*names\.txt'):
     draw(item | {'label': 2}, prompt='label', names=names)
+
+
+def test_what_is_encoded_once_keeps_the_whole_first_caption(tmp_path):
+  (tmp_path / 'names.txt').write_text('tench\ngoldfish\n')
+  captions = {'__key__': '0001', 'image': 'a.png', 'prompt': [b'A dog. It barks.', b'Another.']}
+  fields = Fields(image_folder='/data', first_sentence=1.0, wordings=('draw {}',))
+  assert ToEncode([captions], fields)[0] == {'image': '/data/a.png', 'prompt': 'A dog. It barks.', 'key': '0001'}
+  labelled = {'image': b'...', 'label': 1}
+  named = ToEncode([captions, labelled], Fields(prompt='label', names=str(tmp_path / 'names.txt')))
+  assert named[1] == {'image': b'...', 'prompt': 'goldfish', 'key': '1'}
 
 
 @pytest.mark.parametrize('codes', [np.array([1, 16383, 7], '<u2').tobytes(), [1, 16383, 7]])
