@@ -2,25 +2,22 @@
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import os
 import pathlib
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 from flax import traverse_util
 from PIL import Image
 
-from janus_jax import stored_codes, tokenize, tokenizing
+from janus_jax import stored_codes, tokenizing
 from janus_jax.data.images import generation_pixels
 from janus_jax.data.sources import manifest
 from janus_jax.data.sources.array_record import ArrayRecordExamples, ShardWriter, encode_example
 from janus_jax.data.sources.files import find_files
-from janus_jax.data.sources.folder import ImageFolder
 from janus_jax.data.sources.manifest import Settings, ShardCounts, check_manifest, parameters_hash, read_manifest
 from janus_jax.data.sources.records import Fields, GenerationRecord
 from janus_jax.errors import InputError, RecordError
@@ -333,38 +330,6 @@ def test_a_trainer_checks_the_manifest(single):
     check_manifest(dataclasses.replace(made, shards=made.shards[1:]), **right)
 
 
-@pytest.mark.parametrize(
-  ('content', 'message'),
-  [
-    (None, 'No such file or directory: expected the output of janus_jax.tokenize'),
-    ('{', 'not JSON'),
-    ('[]', 'format_version is None: expected 1'),
-    ('{"format_version": 2}', 'format_version is 2: expected 1'),
-    ('{"format_version": 1}', "not the manifest of codes ('name')"),
-  ],
-)
-def test_manifests_that_are_none(tmp_path, content, message):
-  if content is not None:
-    (tmp_path / 'manifest.json').write_text(content)
-  with pytest.raises(InputError) as error:
-    read_manifest(str(tmp_path))
-  assert str(error.value).startswith(f'{tmp_path}/manifest.json: {message}')
-
-
-def test_the_hash_is_of_names_shapes_and_values():
-  params = {'vq/b': np.arange(6, dtype=np.float32).reshape(2, 3), 'vq/a': np.ones(2, np.float32)}
-  whole = b'vq/a (2,)\n' + params['vq/a'].tobytes() + b'vq/b (2, 3)\n' + params['vq/b'].tobytes()
-  expected = hashlib.sha256(whole).hexdigest()
-  assert parameters_hash(params) == expected
-  # The same numbers, stored otherwise.
-  assert parameters_hash(dict(reversed(params.items()))) == expected
-  assert parameters_hash({path: array.astype(ml_dtypes.bfloat16) for path, array in params.items()}) == expected
-  assert parameters_hash({**params, 'vq/b': np.asfortranarray(params['vq/b'])}) == expected
-  changed = params['vq/b'] + np.eye(2, 3, dtype=np.float32) * 1e-6
-  for other in ({'vq/b': changed}, {'vq/b': params['vq/b'].reshape(3, 2)}, {'vq/c': np.zeros(0, np.float32)}):
-    assert parameters_hash({**params, **other}) != expected
-
-
 def test_wrong_arguments(tmp_path):
   for changes, message in (
     ({'records_per_shard': 0}, 'records_per_shard is 0: expected 1 or more'),
@@ -381,35 +346,3 @@ def test_wrong_arguments(tmp_path):
   for text in ('8/8', '-1/8', '2', '2/', 'a/b', '1/2/3'):
     with pytest.raises(InputError, match=f"shard is '{text}': expected i/n"):
       tokenizing.parse_shard(text)
-
-
-def test_a_folder_of_images(tmp_path):
-  for name, caption in (('b.jpg', ' a dog\n'), ('sub/a.PNG', '\ufeffein Kätzchen'), ('c[1].webp', 'x')):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b'content')
-    (tmp_path / name).with_suffix('.txt').write_text(caption)
-  for name in ('a.png', 'd.png', '._b.jpg', 'notes.md'):
-    (tmp_path / name).write_bytes(b'')
-  (tmp_path / 'd.txt').write_bytes(b'\xff')
-  folder = tokenize.open_input(f'{tmp_path}/', str(tmp_path / 'index'))
-  assert isinstance(folder, ImageFolder)
-  assert len(folder) == 5
-  assert folder[1] == {'image': f'{tmp_path}/b.jpg', 'prompt': 'a dog', 'key': 'b.jpg'}
-  assert folder[2]['prompt'] == 'x'
-  assert folder[4] == {'image': f'{tmp_path}/sub/a.PNG', 'prompt': 'ein Kätzchen', 'key': 'sub/a.PNG'}
-  for number, message in (
-    (0, r'a\.txt: No such file.*caption'),
-    (3, r'd\.txt: invalid start byte at byte 0: expected'),
-  ):
-    with pytest.raises(RecordError, match=message) as error:
-      folder[number]
-    assert error.value.reason == 'caption'
-  with pytest.raises(IndexError):
-    folder[5]
-
-
-def test_folders_that_are_none(tmp_path):
-  (tmp_path / 'file').write_bytes(b'')
-  for name, message in (('no', 'no such folder'), ('file', 'no such folder'), ('', 'no images in it')):
-    with pytest.raises(InputError, match=message):
-      ImageFolder(str(tmp_path / name))

@@ -1,11 +1,8 @@
 """A Janus composed of pretrained parts: what comes out computes what its sources do, and the rest is new."""
 
 import functools
-import json
 import logging
 import os
-import pathlib
-import shutil
 
 import jax
 import numpy as np
@@ -17,102 +14,35 @@ tokenizers = pytest.importorskip('tokenizers')
 
 import reference  # noqa: E402
 import safetensors.torch  # noqa: E402
-from conversion.checkpoints import TINY, assert_same_bits, deepseek_from_huggingface  # noqa: E402
+from conversion.checkpoints import TINY, assert_same_bits  # noqa: E402
 from conversion.fixtures import BOS, EOS, IMAGE, JANUS_TOKENS, make_tokenizer  # noqa: E402
+from conversion.pretrained import (  # noqa: E402
+  BASE_SIZE,
+  BASE_TOKENIZER,
+  LLAMA,
+  VISION,
+  composed,
+  edit_tensors,
+  llama_model,
+  save_llama,
+  save_parts,
+  save_vq,
+  siglip_model,
+  vq_state,
+)
 
-from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint  # noqa: E402
+from janus_jax.conversion.checkpoint import write_checkpoint  # noqa: E402
 from janus_jax.conversion.export import exporting  # noqa: E402
 from janus_jax.conversion.load import load_params  # noqa: E402
-from janus_jax.conversion.parts import compose  # noqa: E402
-from janus_jax.errors import InputError  # noqa: E402
 from janus_jax.models.config import JanusConfig  # noqa: E402
 from janus_jax.models.janus import Janus  # noqa: E402
 
-BASE_TOKENIZER = make_tokenizer((BOS, EOS))
-BASE_SIZE = 302  # Ids of BASE_TOKENIZER.
-VISION, LLAMA = TINY.vision_encoder, TINY.language_model
 TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]], np.int32)
-
-
-@functools.cache
-def siglip_model(kind: str = 'SiglipVisionModel', hidden_act: str = 'gelu') -> 'torch.nn.Module':
-  """A tower of TINY's sizes; all of one `kind` have the same weights."""
-  fields = {
-    'hidden_act': hidden_act,
-    'hidden_size': VISION.width,
-    'image_size': VISION.image_size,
-    'intermediate_size': VISION.mlp_dim,
-    'num_attention_heads': VISION.num_heads,
-    'num_hidden_layers': VISION.depth,
-    'patch_size': VISION.patch_size,
-  }
-  if kind == 'SiglipVisionModel':
-    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**fields)).eval()
-  else:
-    text = {'hidden_size': 32, 'intermediate_size': 32, 'num_attention_heads': 2, 'num_hidden_layers': 1}
-    model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=fields, text_config=text)).eval()
-  reference.randomize(model, seed=1)
-  return model
-
-
-@functools.cache
-def llama_model(vocab_size: int = LLAMA.vocab_size, tied: bool = False, seed: int = 2) -> 'torch.nn.Module':
-  config = transformers.LlamaConfig(
-    head_dim=LLAMA.head_dim,
-    hidden_size=LLAMA.width,
-    intermediate_size=LLAMA.mlp_dim,
-    max_position_embeddings=LLAMA.max_positions,
-    num_attention_heads=LLAMA.num_heads,
-    num_hidden_layers=LLAMA.depth,
-    num_key_value_heads=LLAMA.num_kv_heads,
-    tie_word_embeddings=tied,
-    vocab_size=vocab_size,
-  )
-  model = transformers.LlamaForCausalLM(config).eval()
-  reference.randomize(model, seed)
-  return model
-
-
-@functools.cache
-def vq_state() -> dict[str, 'torch.Tensor']:
-  """As LlamaGen saves it: DeepSeek's names without the prefix, the usage buffer included."""
-  state = deepseek_from_huggingface(reference.huggingface_model(TINY).state_dict(), TINY)
-  prefix = 'gen_vision_model.'
-  return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def edit_tensors(file: pathlib.Path, edit) -> None:
-  safetensors.torch.save_file(edit(safetensors.torch.load_file(file)), file, {'format': 'pt'})
-
-
-def save_vq(file: pathlib.Path) -> str:
-  if file.suffix == '.safetensors':
-    safetensors.torch.save_file(vq_state(), file)
-  else:
-    torch.save({'model': vq_state(), 'steps': 4}, file)
-  return str(file)
-
-
-def save_llama(directory: pathlib.Path, tokenizer: bytes = BASE_TOKENIZER, **model) -> str:
-  llama_model(**model).save_pretrained(directory)
-  (directory / 'tokenizer.json').write_bytes(tokenizer)
-  return str(directory)
 
 
 @pytest.fixture(scope='module')
 def parts(tmp_path_factory) -> dict[str, str]:
-  """Paths of the three parts, as `compose` takes them; tests that edit one work on a copy."""
-  root = tmp_path_factory.mktemp('parts')
-  siglip_model().save_pretrained(root / 'siglip')
-  return {
-    'vision_encoder': str(root / 'siglip'),
-    'vq': save_vq(root / 'vq_ds16_t2i.pt'),
-    'language_model': save_llama(root / 'llama'),
-  }
-
-
-def composed(parts: dict[str, str], gen_embed: str = 'codebook', seed: int = 0, **other_parts) -> Checkpoint:
-  return compose(**{**parts, **other_parts}, gen_embed=gen_embed, seed=seed)
+  return save_parts(tmp_path_factory.mktemp('parts'))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -287,65 +217,3 @@ def test_new_parts_depend_on_the_seed_only(tmp_path, parts):
     else:
       assert (values != reseeded[path]).mean() > 0.99
       assert values.std() == pytest.approx(values.shape[-1] ** -0.5, rel=0.1)
-
-
-def drop(part: str, name: str):
-  def keep(state):
-    return {n: tensor for n, tensor in state.items() if not n.endswith(name)}
-
-  return lambda root: edit_tensors(root / part / 'model.safetensors', keep)
-
-
-def change_model_type(directory: str, model_type: str):
-  def edit(root: pathlib.Path) -> None:
-    file = root / directory / 'config.json'
-    file.write_text(json.dumps(json.loads(file.read_text()) | {'model_type': model_type}))
-
-  return edit
-
-
-def vq_without(name: str):
-  return lambda root: torch.save({'model': {n: t for n, t in vq_state().items() if n != name}}, root / 'vq.pt')
-
-
-MISTAKES = {
-  'siglip missing': (lambda root: shutil.rmtree(root / 'siglip'), r'siglip: no such directory'),
-  'siglip of another type': (
-    change_model_type('siglip', 'clip_vision_model'),
-    r"siglip/config\.json: model_type is 'clip_vision_model': expected 'siglip'",
-  ),
-  'siglip without a tensor': (
-    drop('siglip', 'encoder.layers.1.mlp.fc2.bias'),
-    r'siglip: .* 1 missing: .*encoder\.layers\.1\.mlp\.fc2\.bias',
-  ),
-  'llama of another type': (
-    change_model_type('llama', 'qwen2'),
-    r"llama/config\.json: model_type is 'qwen2': expected",
-  ),
-  'llama without a tensor': (
-    drop('llama', 'model.layers.2.mlp.up_proj.weight'),
-    r'llama: .* 1 missing: .*layers\.2\.mlp\.up_proj\.weight',
-  ),
-  'no tokenizer': (
-    lambda root: (root / 'llama' / 'tokenizer.json').unlink(),
-    r'llama: no tokenizer\.json: expected the tokenizer of the language model',
-  ),
-  'vq missing': (lambda root: (root / 'vq.pt').unlink(), r'vq\.pt: .*no such file'),
-  'vq without the key': (lambda root: torch.save(vq_state(), root / 'vq.pt'), r"vq\.pt: expected .* the key 'model'"),
-  'vq without a tensor': (vq_without('decoder.mid.1.q.weight'), r'vq\.pt: .* 1 missing: .*decoder\.mid\.1\.q\.weight'),
-  'vq without a codebook': (vq_without('quantize.embedding.weight'), r'vq\.pt: .*no tensor .*quantize\.embedding'),
-  'unknown start of gen_embed': (lambda root: None, r"gen_embed is 'uniform': expected one of codebook, normal"),
-}
-
-
-@pytest.mark.parametrize('mistake', MISTAKES)
-def test_mistakes_are_reported_in_one_line(tmp_path, parts, mistake):
-  make_it, message = MISTAKES[mistake]
-  copies = {'vision_encoder': tmp_path / 'siglip', 'language_model': tmp_path / 'llama', 'vq': tmp_path / 'vq.pt'}
-  for name, copy in copies.items():
-    (shutil.copytree if os.path.isdir(parts[name]) else shutil.copy)(parts[name], copy)
-  make_it(tmp_path)
-  gen_embed = 'uniform' if 'gen_embed' in mistake else 'codebook'
-  with pytest.raises(InputError, match=message) as caught:
-    composed({name: str(copy) for name, copy in copies.items()}, gen_embed)
-  assert '\n' not in str(caught.value)
