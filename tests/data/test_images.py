@@ -27,8 +27,7 @@ def _encoded(image, image_format, **options):
 
 
 def _decode(data, **options):
-  stream = io.BytesIO(data)
-  stream.read()  # Wherever a file stands, it is decoded from its start.
+  (stream := io.BytesIO(data)).read()  # Wherever a file stands, it is decoded from its start.
   return images.decode_image(stream, 'picture.png', **options)
 
 
