@@ -9,6 +9,8 @@ REQUIREMENTS = [
   'absl-py',
   'array-record',
   'chex',
+  # Resizes images; there are no wheels for ARM on Linux, where `data.resize` can be 'pillow'.
+  'cykooz-resizer; sys_platform != "linux" or platform_machine == "x86_64"',
   'etils',
   'flax>=0.12',
   'fsspec',

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.data.examples import KINDS
+from janus_jax.data.resizing import find_resize
 from janus_jax.data.sources import build, embedded, manifest
 from janus_jax.data.sources.build import ImageSizes, SourceSpec
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
@@ -70,6 +71,7 @@ def check_data(config: ConfigDict, model: JanusConfig) -> None:
     raise InputError(
       'data.precompute_codes is for the embedded world: expected False, and `janus_jax.tokenize` instead'
     )
+  find_resize(config.data.resize)
   specs = build.read_specs(config.data.sources)
   if not specs:
     raise InputError(
@@ -103,7 +105,7 @@ def open_data(
   if config.data.name == 'embedded':
     return _open_world(config, model, workdir, directory, open_start, num_samples)
   specs = build.read_specs(config.data.sources)
-  sizes = ImageSizes(model.vision_encoder.image_size, model.vq.image_size)
+  sizes = ImageSizes(model.vision_encoder.image_size, model.vq.image_size, find_resize(config.data.resize))
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
   if is_new:
     _check_manifests(specs, model, open_start)

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from janus_jax import cli, tokenizing
+from janus_jax.data.resizing import RESIZES
 from janus_jax.data.sources.build import items, read_specs
 from janus_jax.data.sources.folder import ImageFolder
 from janus_jax.data.sources.records import ToEncode
@@ -31,6 +32,7 @@ _NAME = flags.DEFINE_string('name', 'codes', 'What the files of shards begin wit
 _RECORDS_PER_SHARD = flags.DEFINE_integer('records_per_shard', 8192, 'Records of the dataset that a shard stands for.')
 _SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: which of n hosts this is, counted from 0.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Images at a time on each device.')
+_RESIZE = flags.DEFINE_enum('resize', 'fast', sorted(RESIZES), 'As config.data.resize of the training.')
 _MAX_BAD_SHARE = flags.DEFINE_float('max_bad_share', 0.01, 'A larger share of bad records stops the run.')
 
 
@@ -74,6 +76,7 @@ def main() -> None:
     shard=tokenizing.parse_shard(_SHARD.value),
     batch_size=_BATCH_SIZE.value,
     max_bad_share=_MAX_BAD_SHARE.value,
+    resize=_RESIZE.value,
   )
   count = manifest.settings.num_shards
   logging.info('%s: %d of %d shards are finished', manifest.path, len(manifest.shards), count)

@@ -23,6 +23,7 @@ from janus_jax.api import check_positive
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.data.pipeline import LOGGED, SkipLimit
 from janus_jax.data.reading import reason_of
+from janus_jax.data.resizing import find_resize
 from janus_jax.data.sources.array_record import ShardWriter, encode_example
 from janus_jax.data.sources.manifest import (
   Manifest,
@@ -41,7 +42,7 @@ from janus_jax.sharding.mesh import make_mesh
 from janus_jax.stored_codes import image_encoder
 from janus_jax.training.state import Placement, place_batch
 
-CROP = 'middle square, bicubic'
+CROP = 'middle square, bicubic ({})'
 # Batches that are decoded while the device is busy.
 AHEAD = 3
 
@@ -65,6 +66,7 @@ def tokenize(
   shard: tuple[int, int],
   batch_size: int,
   max_bad_share: float,
+  resize: str = 'fast',
 ) -> Manifest:
   """Encodes images with the frozen VQ, in float32, on all devices of this host.
 
@@ -83,6 +85,7 @@ def tokenize(
     shard: (i, n): this host, i counted from 0, writes shards i, i + n, i + 2n, ...
     batch_size: images at a time on each device.
     max_bad_share: of bad records: more than it stops the run, once 1000 were read and at the end. So do 100 in a row.
+    resize: one of `resizing.RESIZES`; training on pixels should use the same.
 
   Returns:
     The manifest, with the shards that are finished by now, those of other hosts included.
@@ -99,7 +102,7 @@ def tokenize(
     records_per_shard=records_per_shard,
     vq_hash=parameters_hash(params),
     image_size=config.image_size,
-    crop=CROP,
+    crop=CROP.format(resize),
     codes_per_image=config.num_tokens,
     codebook_size=config.codebook_size,
   )
@@ -113,7 +116,10 @@ def tokenize(
     bad.add(finished[index])
   if wanted:
     encode = batch_encoder(config, params, batch_size)
-    _write_shards(records, output, settings, wanted, encode, batch_size * jax.local_device_count(), bad)
+    rows = batch_size * jax.local_device_count()
+    # Of the choices that are random in training there is none here: one prompt, one wording, never cut.
+    transform = GenerationRecord(Fields(), config.image_size, find_resize(resize))
+    _write_shards(records, output, settings, wanted, encode, rows, transform, bad)
   logging.info('%s: %d shards written, %d kept; %s', output, len(wanted), len(mine) - len(wanted), bad.describe())
   return merge_manifest(output, settings)
 
@@ -233,10 +239,11 @@ def _write_shards(
   wanted: Sequence[int],
   encode: Callable[[Sequence[np.ndarray]], jax.Array],
   rows: int,
+  transform: GenerationRecord,
   bad: BadRecords,
 ) -> None:
   indices = [settings.records_of(shard) for shard in wanted]
-  futures = _read_ahead(records, itertools.chain(*indices), settings.image_size, AHEAD * rows)
+  futures = _read_ahead(records, itertools.chain(*indices), transform, AHEAD * rows)
   with contextlib.closing(futures), _progress(sum(map(len, indices))) as bar:
     for shard, of_shard in zip(wanted, indices):
       before = bad.reasons.copy()
@@ -254,7 +261,7 @@ def _progress(total: int) -> tqdm.tqdm:
 
 
 def _read_ahead(
-  records: Sequence[Mapping[str, Any]], indices: Iterable[int], size: int, ahead: int
+  records: Sequence[Mapping[str, Any]], indices: Iterable[int], transform: GenerationRecord, ahead: int
 ) -> Iterator[concurrent.futures.Future[Picture]]:
   """Pictures in order, as futures, of which `ahead` are decoded before they are asked for. Close it to end the threads.
 
@@ -264,7 +271,7 @@ def _read_ahead(
   pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
   try:
     for index in indices:
-      waiting.append(_start_reading(pool, numbered, index, size))
+      waiting.append(_start_reading(pool, numbered, index, transform))
       if len(waiting) > ahead:
         yield waiting.popleft()
     yield from waiting
@@ -273,29 +280,28 @@ def _read_ahead(
 
 
 def _start_reading(
-  pool: concurrent.futures.Executor, numbered: Numbered, index: int, size: int
+  pool: concurrent.futures.Executor, numbered: Numbered, index: int, transform: GenerationRecord
 ) -> concurrent.futures.Future[Picture]:
   try:
-    return pool.submit(read_picture, numbered[index], size)
+    return pool.submit(read_picture, numbered[index], transform)
   except RecordError as error:
     future = concurrent.futures.Future()
     future.set_exception(error)
     return future
 
 
-def read_picture(numbered: tuple[int, Mapping[str, Any]], size: int) -> Picture:
+def read_picture(numbered: tuple[int, Mapping[str, Any]], transform: GenerationRecord) -> Picture:
   """Decodes and crops the image of a record.
 
   Args:
     numbered: the record's index, for messages, and the record as `tokenize` takes them.
-    size: side of the picture, in pixels.
+    transform: decodes and crops.
 
   Raises:
     RecordError: it cannot be used.
   """
   number, record = numbered
-  # Of the choices that are random in training there is none here: one prompt, one wording, never cut.
-  found = GenerationRecord(Fields(), size).random_map(numbered, np.random.default_rng(0))
+  found = transform.random_map(numbered, np.random.default_rng(0))
   try:
     prompt = found['prompt'].encode()
   except UnicodeEncodeError as error:

@@ -139,7 +139,7 @@ def test_the_manifest(single):
     'records_per_shard': 6,
     'vq_hash': parameters_hash(parameters()),
     'image_size': 8,
-    'crop': 'middle square, bicubic',
+    'crop': 'middle square, bicubic (fast)',
     'codes_per_image': 16,
     'codebook_size': 64,
     'complete': True,

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from janus_jax.data.resizing import Resize, pillow
 from janus_jax.errors import InputError
 
 # Pillow reads more than these, but some of the others start programs (EPS runs Ghostscript).
@@ -127,7 +128,9 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
   return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
-def understanding_pixels(image: Image.Image, size: int, min_side: int = MIN_SIDE) -> np.ndarray:
+def understanding_pixels(
+  image: Image.Image, size: int, min_side: int = MIN_SIDE, resize: Resize = pillow
+) -> np.ndarray:
   """What the understanding encoder takes: the whole image, its long side `size`, centred on a grey square.
 
   `VLMImageProcessor` of DeepSeek's `janus/models/image_processing_vlm.py`, bit for bit: sides are truncated to
@@ -137,6 +140,7 @@ def understanding_pixels(image: Image.Image, size: int, min_side: int = MIN_SIDE
     image: RGB.
     size: side of the square, in pixels.
     min_side: what the short side of a long thin image is raised to.
+    resize: any other than Pillow's is not bit for bit.
 
   Returns:
     uint8[size, size, 3].
@@ -144,14 +148,14 @@ def understanding_pixels(image: Image.Image, size: int, min_side: int = MIN_SIDE
   longest = max(image.size)
   # This order of operations, in double precision, decides which way a side on the edge of an integer falls.
   width, height = (max(int(side / longest * size), min(min_side, size)) for side in image.size)
-  resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+  resized = resize(image, (width, height), None)
   square = np.full((size, size, 3), GREY, np.uint8)
   top, left = (size - height) // 2, (size - width) // 2
   square[top : top + height, left : left + width] = resized
   return square
 
 
-def generation_pixels(image: Image.Image, size: int) -> np.ndarray:
+def generation_pixels(image: Image.Image, size: int, resize: Resize = pillow) -> np.ndarray:
   """What the VQ encoder takes as a training target: short side to `size`, the long side's middle (Janus paper, 4.1).
 
   Cropping comes first, which gives the same picture but for the filter's reach at the two cuts, keeps pixels exactly
@@ -160,6 +164,7 @@ def generation_pixels(image: Image.Image, size: int) -> np.ndarray:
   Args:
     image: RGB.
     size: side of the result, in pixels.
+    resize: the filter.
 
   Returns:
     uint8[size, size, 3].
@@ -167,7 +172,7 @@ def generation_pixels(image: Image.Image, size: int) -> np.ndarray:
   short = min(image.size)
   left, top = (image.width - short) // 2, (image.height - short) // 2
   box = (left, top, left + short, top + short)
-  return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+  return resize(image, (size, size), box)
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

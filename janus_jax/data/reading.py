@@ -3,18 +3,25 @@
 import concurrent.futures
 import dataclasses
 import multiprocessing
+import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 import grain
 import numpy as np
 
 from janus_jax.data.examples import Example, ExampleSpec, make_example
+from janus_jax.data.parcels import Parcel, unwrap, wrap
 from janus_jax.errors import InputError, RecordError
 
-# Requests in flight per worker: enough that none waits while one example takes long.
-AHEAD = 4
+# 'kind/source', position there.
+Key = tuple[str, int]
+# Examples that a worker reads together, each in a thread: where files are far away it waits for all of them at once,
+# and they come back in one message.
+TASK = 8
+# Tasks in flight per worker: enough that none waits while one example takes long.
+AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,57 +62,114 @@ class Reader:
     """
     self._reading, self._workers = reading, workers
     self._pool: concurrent.futures.ProcessPoolExecutor | None = None
-    self._futures: dict[tuple[str, int], concurrent.futures.Future] = {}
+    # Of what has been requested: the task that it is part of, which gives a parcel, or what the parcel held.
+    self._tasks: dict[Key, concurrent.futures.Future[Parcel]] = {}
+    self._found: dict[Key, Example | InputError] = {}
+    self._next_task: list[Key] = []
+    # What was in flight when a worker died. Which of them it died of shows when each is read alone.
+    self._suspects: set[Key] = set()
 
   @property
   def wants_more(self) -> bool:
     """Whether there are fewer requests in flight than keep every worker busy."""
-    return len(self._futures) < AHEAD * self._workers
+    return not self._suspects and len(self._tasks) + len(self._next_task) < AHEAD * TASK * self._workers
 
   def request(self, source: str, position: int) -> None:
-    """Starts reading an example that will be wanted; forgotten if a worker has just died."""
-    if self._pool is None:
-      # Not forked: this process has threads, of JAX and of the prefetching iterator.
-      context = multiprocessing.get_context('spawn')
-      self._pool = concurrent.futures.ProcessPoolExecutor(self._workers, context, _start_worker, (self._reading,))
-    try:
-      self._futures[source, position] = self._pool.submit(_read_in_worker, source, position)
-    except BrokenProcessPool:
-      self.close()
+    """Starts reading an example that will be wanted, together with those requested before and after it."""
+    self._next_task.append((source, position))
+    if len(self._next_task) == TASK:
+      self._submit(self._next_task)
+      self._next_task = []
 
   def get(self, source: str, position: int) -> Example:
     """Waits for an example, requested or not. Raises as `Reading.example`, or RecordError if a worker died of it."""
     if not self._workers:
       return self._reading.example(source, position)
-    for _ in range(2):
-      while (source, position) not in self._futures:
-        self.request(source, position)
+    key = source, position
+    tries = 1 if key in self._suspects else 2
+    found = key in self._found or any(self._receive(key) for _ in range(tries))
+    self._suspects.discard(key)
+    if not found:
+      raise RecordError('crash', f'record {position} of {source}: the process that read it died, twice')
+    example = self._found.pop(key)
+    if isinstance(example, InputError):
+      raise example
+    return example
+
+  def _submit(self, task: Sequence[Key]) -> None:
+    if self._pool is None:
+      # Not forked: this process has threads, of JAX and of the prefetching iterator.
+      context = multiprocessing.get_context('spawn')
+      self._directory = tempfile.TemporaryDirectory(prefix='janus_jax-', ignore_cleanup_errors=True)
+      start = self._reading, self._directory.name
+      self._pool = concurrent.futures.ProcessPoolExecutor(self._workers, context, _start_worker, start)
       try:
-        return self._futures.pop((source, position)).result()
-      except BrokenProcessPool:
-        # Which of the records in flight it was shows when this one is read alone.
-        self.close()
-    raise RecordError('crash', f'record {position} of {source}: the process that read it died, twice')
+        self._pool.submit(_read_in_worker, ()).result()
+      except BrokenProcessPool:  # Else every record would be taken for the reason why.
+        raise RuntimeError('a process that reads records ended before it read one; see above') from None
+    try:
+      future = self._pool.submit(_read_in_worker, task)
+    except BrokenProcessPool as error:
+      future = concurrent.futures.Future()
+      future.set_exception(error)
+    self._tasks |= dict.fromkeys(task, future)
+
+  def _receive(self, key: Key) -> bool:
+    """Waits for the task that a key is part of, made if there is none. False if a worker died meanwhile."""
+    if key in self._next_task:
+      self._submit(self._next_task)
+      self._next_task = []
+    elif key not in self._tasks:
+      self._submit([key])
+    task = self._tasks[key]
+    keys = [other for other, its_task in self._tasks.items() if its_task is task]
+    try:
+      self._found |= zip(keys, unwrap(task.result()))
+    except BrokenProcessPool:
+      self._suspects |= {*self._tasks, *self._next_task}
+      self._next_task.clear()
+      self._end_workers()
+      return False
+    for other in keys:
+      del self._tasks[other]
+    return True
 
   def close(self) -> None:
     """Ends the workers and forgets all requests."""
-    self._futures.clear()
+    self._found.clear()
+    self._next_task.clear()
+    self._suspects.clear()
+    self._end_workers()
+
+  def _end_workers(self) -> None:
+    self._tasks.clear()
     if self._pool is not None:
       self._pool.shutdown(wait=False, cancel_futures=True)
       self._pool = None
+      self._directory.cleanup()
 
 
 _reading: Reading
+_directory: str
+_threads: concurrent.futures.ThreadPoolExecutor
 
 
-def _start_worker(reading: Reading) -> None:
-  # The one global: a process of a pool has no other place for what it is started with.
-  global _reading
-  _reading = reading
+def _start_worker(reading: Reading, directory: str) -> None:
+  # The only globals: a process of a pool has no other place for what it is started with.
+  global _reading, _directory, _threads
+  _reading, _directory, _threads = reading, directory, concurrent.futures.ThreadPoolExecutor(TASK)
 
 
-def _read_in_worker(source: str, position: int) -> Example:
-  return _reading.example(source, position)
+def _read_in_worker(task: Sequence[Key]) -> Parcel:
+  """Of a list of Example or InputError."""
+  return wrap(list(_threads.map(_read_one, task)), _directory)
+
+
+def _read_one(key: Key) -> Example | InputError:
+  try:
+    return _reading.example(*key)
+  except InputError as error:
+    return error
 
 
 def reason_of(error: InputError) -> str:

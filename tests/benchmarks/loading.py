@@ -27,6 +27,7 @@ from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import batches
 from janus_jax.data.prompts import TEMPLATES
+from janus_jax.data.resizing import fast
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.worlds.shapes import World
@@ -57,7 +58,7 @@ def ours(directory: pathlib.Path, paths: list[str], workers: int):
     'path': str(directory / 'captions.jsonl'),
     'answer': 'caption',
   }
-  sources = open_sources(read_specs({'photos': entry}), ImageSizes(SIZE, SIZE), 0, str(directory))['train']
+  sources = open_sources(read_specs({'photos': entry}), ImageSizes(SIZE, SIZE, fast), 0, str(directory))['train']
   spec = ExampleSpec(
     Tokenizer(str(tokenizer_path)), TEMPLATES['deepseek'], TOKENS, TOKENS, SIZE, SIZE, 4096
   )  # fmt: skip

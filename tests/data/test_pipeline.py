@@ -12,7 +12,7 @@ from janus_jax.data import packing, pipeline, prompts
 from janus_jax.data.examples import CODE, GENERATION_LOSS, TEXT_LOSS, UNDERSTANDING_LOSS, ExampleSpec
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped, next_stage
-from janus_jax.data.reading import AHEAD
+from janus_jax.data.reading import AHEAD, TASK
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 
@@ -256,10 +256,10 @@ def test_what_is_requested_is_what_will_be_wanted(spec, monkeypatch):
   class Spy(pipeline.Reader):
     def request(self, source, position):
       requested.append((source, position))
-      self._futures[source, position] = None
+      self._tasks[source, position] = None
 
     def get(self, source, position):
-      del self._futures[source, position]
+      del self._tasks[source, position]
       wanted.append((source, position))
       return self._reading.example(source, position)
 
@@ -268,7 +268,7 @@ def test_what_is_requested_is_what_will_be_wanted(spec, monkeypatch):
   for _ in range(5):
     next(stream)
   assert requested[: len(wanted)] == wanted
-  assert len(requested) - len(wanted) == 2 * AHEAD - 1
+  assert len(requested) - len(wanted) == 2 * AHEAD * TASK - 1
 
 
 class Deadly:
@@ -299,3 +299,25 @@ def test_a_record_that_kills_its_worker_is_skipped_and_no_other(spec, tmp_path):
   assert set(seen) == set(range(20)) - {7}
   assert state['skipped']['text/c'].keys() == {'crash'}
   assert describe_skipped(state) == f'text/c: crash {state["skipped"]["text/c"]["crash"]}'
+
+
+class Unreadable:
+  """Records that no other process can be given."""
+
+  def __len__(self):
+    return 20
+
+  def __getitem__(self, index):
+    return record_of('text', index)
+
+  def __setstate__(self, state):
+    os._exit(1)
+
+  def __getstate__(self):
+    return {'a': 1}
+
+
+def test_workers_that_cannot_be_started_end_the_run(spec):
+  stream = start(spec, (0, 1, 0), sources={'text': {'c': grain.MapDataset.source(Unreadable())}}, workers=2)
+  with pytest.raises(RuntimeError, match='ended before it read one'):
+    next(stream)

@@ -8,6 +8,7 @@ import grain
 import numpy as np
 
 from janus_jax.data.examples import KINDS
+from janus_jax.data.resizing import Resize, pillow
 from janus_jax.data.sources import records
 from janus_jax.data.sources.array_record import ArrayRecordExamples
 from janus_jax.data.sources.blocks import BlockDataset
@@ -54,10 +55,11 @@ DEFAULTS = {field.name: field.default for kind in (SourceSpec, Fields) for field
 
 @dataclasses.dataclass(frozen=True)
 class ImageSizes:
-  """Sides in pixels of the images to understand and to draw."""
+  """Sides in pixels of the images to understand and to draw, and how they are brought to that."""
 
   understanding: int
   generation: int
+  resize: Resize = pillow
 
 
 def read_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, SourceSpec]:
@@ -161,11 +163,11 @@ def dataset(spec: SourceSpec, found: Any, sizes: ImageSizes, seed: int) -> grain
   """
   match spec.kind:
     case 'understanding':
-      transform = records.UnderstandingRecord(spec.fields, sizes.understanding)
+      transform = records.UnderstandingRecord(spec.fields, sizes.understanding, sizes.resize)
     case 'text':
       transform = records.TextRecord(spec.fields)
     case 'generation':
-      transform = records.GenerationRecord(spec.fields, sizes.generation)
+      transform = records.GenerationRecord(spec.fields, sizes.generation, sizes.resize)
   return grain.MapDataset.source(records.Numbered(found)).seed(seed).random_map(transform)
 
 

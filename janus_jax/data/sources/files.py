@@ -40,6 +40,8 @@ def open_file(path: str) -> BinaryIO:
     InputError: it cannot be opened.
   """
   try:
+    if '://' not in path:  # fsspec's way to a local file takes 0.2 ms.
+      return open(path, 'rb')
     return fsspec.open(path, 'rb').open()
   except (OSError, ImportError, ValueError) as error:
     raise InputError(f'{path}: {getattr(error, "strerror", None) or error}: expected a readable file') from None

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from janus_jax.data.images import decode_image, generation_pixels, understanding_pixels
+from janus_jax.data.resizing import Resize, pillow
 from janus_jax.data.sources.files import open_file
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.errors import InputError, RecordError
@@ -111,11 +112,12 @@ class UnderstandingRecord(_RecordOfItem):
 
   fields: Fields
   size: int
+  resize: Resize = pillow
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     fields = self.fields
     values = _optional(item, fields.image)
-    images = [understanding_pixels(image, self.size) for image in _images(values, fields)]
+    images = [understanding_pixels(image, self.size, resize=self.resize) for image in _images(values, fields)]
     if fields.answer:
       question = fields.questions[rng.integers(len(fields.questions))]
       return {'images': images, 'turns': [question, _drawn_text(item, fields.answer, rng)]}
@@ -129,6 +131,7 @@ class GenerationRecord(_RecordOfItem):
 
   fields: Fields
   size: int
+  resize: Resize = pillow
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     prompt = _prompt(item, self.fields, rng)
@@ -137,7 +140,7 @@ class GenerationRecord(_RecordOfItem):
     images = _images(_required(item, self.fields.image), self.fields)
     if len(images) != 1:
       raise RecordError('image', f'{self.fields.image}: {len(images)} images: expected one to draw')
-    return {'prompt': prompt, 'image': generation_pixels(images[0], self.size)}
+    return {'prompt': prompt, 'image': generation_pixels(images[0], self.size, self.resize)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""Values on their way from one process to another."""
+
+import concurrent.futures
+import errno
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+
+from janus_jax.data.parcels import unwrap, wrap
+
+VALUE = [{'pixels': np.arange(24, dtype=np.uint8).reshape(2, 4, 3), 'words': ['a', 'b']}, ValueError('c'), np.zeros(0)]
+
+
+def assert_is_the_value(found):
+  np.testing.assert_array_equal(found[0]['pixels'], VALUE[0]['pixels'])
+  assert found[0]['words'] == ['a', 'b']
+  assert str(found[1]) == 'c'
+  assert found[2].shape == (0,)
+  found[0]['pixels'][:] = 1  # It is the receiver's own.
+
+
+def test_arrays_go_through_a_file_that_is_gone_afterwards(tmp_path):
+  with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+    parcel = pool.submit(wrap, VALUE, str(tmp_path)).result()
+  assert os.listdir(tmp_path) == [os.path.basename(parcel.path)]
+  assert os.path.getsize(parcel.path) == 24
+  assert_is_the_value(unwrap(parcel))
+  assert os.listdir(tmp_path) == []
+
+
+def test_without_a_directory_they_go_with_the_rest(tmp_path):
+  assert_is_the_value(unwrap(wrap(VALUE, str(tmp_path / 'gone'))))
+
+
+def test_on_a_full_disk_they_go_with_the_rest(tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(os, 'fdopen', fail)
+  parcel = wrap(VALUE, str(tmp_path))
+  monkeypatch.undo()
+  assert os.listdir(tmp_path) == []
+  assert_is_the_value(unwrap(parcel))
+
+
+def test_a_value_without_arrays(tmp_path):
+  assert unwrap(wrap(['a'], str(tmp_path))) == ['a']
+
+
+def test_a_parcel_is_unwrapped_once(tmp_path):
+  parcel = wrap(VALUE, str(tmp_path))
+  unwrap(parcel)
+  with pytest.raises(FileNotFoundError):
+    unwrap(parcel)
