@@ -16,6 +16,8 @@ from janus_jax.data.examples import Example, ExampleSpec
 from janus_jax.data.mixture import Mixture
 from janus_jax.data.packing import BatchShape, Packer, check_fits_a_row, make_batch, size_of
 from janus_jax.data.reading import Reader, Reading, reason_of
+from janus_jax.data.shares import WHOLE, Place, Share, after, first_place, position
+from janus_jax.data.sources.blocks import BlockDataset
 from janus_jax.errors import InputError
 
 # Bad records of a source that are logged, per reason; all are counted.
@@ -49,23 +51,26 @@ def batches(
   skip_limit: SkipLimit = SkipLimit(),
   prefetch: int = 0,
   workers: int = 0,
+  share: Share = WHOLE,
   state: Mapping[str, Any] | None = None,
 ) -> grain.DatasetIterator:
-  """The batches of a stage, without end, as `packing.make_batch` gives them. They depend on the arguments alone.
+  """The batches of a stage, without end, as `packing.make_batch` gives them. They depend on the arguments alone, and
+  not on `prefetch` and `workers`.
 
   Args:
     sources: per kind (`examples.KINDS`), the records of each source by name.
     ratio: understanding : text : generation, held exactly by any sum(ratio) consecutive examples.
     weights: per kind, integer weights of the sources to use, held exactly within the kind.
     spec: how records become examples.
-    shape: of a batch.
+    shape: of a batch; of several hosts, of the part of it that this one makes.
     seed: of the order and of guidance dropout; the same in all stages of a run.
     guidance_dropout: share of generation examples whose prompt becomes pads.
     skip_limit: when to give up on a source.
     prefetch: batches that a thread makes ahead; 0 makes each when asked for. Close the iterator to end it.
     workers: processes that read and decode records; 0 does it where the batches are made.
+    share: of the records, which this host reads.
     state: `get_state()` of an iterator with the same arguments, to go on where it was; or `next_stage` of the last
-      stage's, so that every source goes on where that stage left it.
+      stage's, so that every source goes on where that stage left it; or one of `shares.deal_states`.
 
   Returns:
     an iterator whose `get_state()` is the dict that `BatchIterator` describes, prefetching or not.
@@ -76,8 +81,9 @@ def batches(
   """
   mixture = mixture_lib.make_mixture(ratio, weights)
   reading = Reading(_views(mixture, sources, seed), spec, seed, guidance_dropout)
-  stage = _Stage(mixture, reading, shape, skip_limit, workers)
-  dataset = BatchDataset(stage, state or {'index': 0, 'examples': {}, 'skipped': {}})
+  places = {source: first_place(share, _run_length(sources, source)) for source in reading.views}
+  stage = _Stage(mixture, reading, shape, skip_limit, workers, share, places)
+  dataset = BatchDataset(stage, state or {'index': 0, 'examples': {}, 'skipped': {}, 'places': {}})
   if prefetch:
     dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch)
   return iter(dataset)
@@ -97,6 +103,8 @@ class _Stage:
   shape: BatchShape
   skip_limit: SkipLimit
   workers: int
+  share: Share
+  first_places: Mapping[str, Place]
 
 
 def _views(
@@ -109,6 +117,13 @@ def _views(
         raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(sources.get(kind, {}))}')
       views[_key(kind, name)] = mixture_lib.shuffled(sources[kind][name], seed, _key(kind, name))
   return views
+
+
+def _run_length(sources: Mapping[str, Mapping[str, grain.MapDataset]], key: str) -> int:
+  """How many consecutive positions one host should read: a block, so that not all of them decode it."""
+  kind, name = key.split('/', 1)
+  source = sources[kind][name]
+  return source.block_size if isinstance(source, BlockDataset) else 1
 
 
 def _key(kind: str, name: str) -> str:
@@ -131,7 +146,7 @@ class BatchIterator(grain.DatasetIterator):
   """Batches, each a run of consecutive examples of the mixture, as long as fits.
 
   The state is {'index': examples of this stage so far, 'examples': {'kind/source': examples so far in the run},
-  'skipped': {'kind/source': {reason: bad records so far}}}. A source's next record is at examples + skipped.
+  'skipped': {'kind/source': {reason: bad records so far}}, 'places': {'kind/source': where this host is (shares.py)}}.
   """
 
   def __init__(self, stage: _Stage, state: Mapping[str, Any]):
@@ -148,10 +163,11 @@ class BatchIterator(grain.DatasetIterator):
     views = self._stage.reading.views
     self._state['examples'] = dict.fromkeys(views, 0) | self._state['examples']
     self._state['skipped'] = {source: {} for source in views} | self._state['skipped']
+    self._state['places'] = {**self._stage.first_places, **self._state['places']}
     self._held: _Read | None = None  # The example that did not fit into the last batch, not in the state yet.
     self._reader.close()
     self._requested_index = self._state['index']
-    self._requested = {source: self._position(source) for source in views}
+    self._requested = {source: _Requested(self._count(source), self._state['places'][source]) for source in views}
 
   def close(self) -> None:
     """Ends the workers."""
@@ -167,6 +183,7 @@ class BatchIterator(grain.DatasetIterator):
       source, skipped = self._held.source, self._state['skipped'][self._held.source]
       self._state['index'] += 1
       self._state['examples'][source] += 1
+      self._state['places'][source] = self._held.place_after
       for reason in self._held.skipped:
         skipped[reason] = skipped.get(reason, 0) + 1
       examples.append(self._held.example)
@@ -180,16 +197,17 @@ class BatchIterator(grain.DatasetIterator):
       generation_size=spec.generation_size,
     )
 
-  def _position(self, source: str) -> int:
-    """Of the next record of a source that is in no batch yet."""
+  def _count(self, source: str) -> int:
+    """Records read of a source, for batches or skipped."""
     return self._state['examples'][source] + sum(self._state['skipped'][source].values())
 
   def _request(self) -> None:
     """Has the workers read what comes next, if no record is bad."""
     while self._reader.wants_more:
       source = _key(*self._stage.mixture.source_at(self._requested_index))
-      self._reader.request(source, self._requested[source])
-      self._requested[source] += 1
+      requested = self._requested[source]
+      self._reader.request(source, position(requested.place))
+      self._requested[source] = _Requested(requested.count + 1, after(requested.place, self._stage.share))
       self._requested_index += 1
 
   def _read(self) -> '_Read':
@@ -197,28 +215,40 @@ class BatchIterator(grain.DatasetIterator):
     stage = self._stage
     source = _key(*stage.mixture.source_at(self._state['index']))
     skipped: tuple[str, ...] = ()
-    for position in itertools.count(self._position(source)):
+    place = self._state['places'][source]
+    for count in itertools.count(self._count(source) + 1):
       self._request()
-      self._requested[source] = max(self._requested[source], position + 1)
+      number, place = position(place), after(place, stage.share)
+      if self._requested[source].count < count:
+        self._requested[source] = _Requested(count, place)
       try:
-        example = self._reader.get(source, position)
+        example = self._reader.get(source, number)
         check_fits_a_row(example, stage.shape)
-        return _Read(example, source, skipped)
+        return _Read(example, source, skipped, place)
       except InputError as error:
         skipped = (*skipped, reason_of(error))
         counts = collections.Counter(self._state['skipped'][source]) + collections.Counter(skipped)
         if counts[skipped[-1]] <= LOGGED:
-          logging.warning('Skipped record %d of source %s: %s', position, source, error)
-        _check_skipped(source, position + 1, counts, len(skipped), stage.skip_limit, error)
+          logging.warning('Skipped record %d of source %s: %s', number, source, error)
+        _check_skipped(source, count, counts, len(skipped), stage.skip_limit, error)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Requested:
+  """How many records of a source have been requested or read, and the place after them."""
+
+  count: int
+  place: Place
 
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-  """An example, the source it came from, and the reasons why records on the way to it were skipped."""
+  """An example, the source it came from, why records on the way to it were skipped, and the place after it."""
 
   example: Example
   source: str
   skipped: tuple[str, ...]
+  place_after: Place
 
 
 def _check_skipped(

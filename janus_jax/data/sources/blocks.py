@@ -24,6 +24,11 @@ class BlockDataset(grain.MapDataset):
     super().__init__(parent)
     self._sizes = tuple(block_sizes)
 
+  @property
+  def block_size(self) -> int:
+    """Records of a typical block, at least 1."""
+    return max(int(np.median(self._sizes)), 1) if self._sizes else 1
+
   def __len__(self) -> int:
     return len(self._parent)
 

@@ -1,0 +1,125 @@
+"""Dealing records to hosts: whatever the hosts do, each record is read once."""
+
+import collections
+import json
+
+import grain
+import numpy as np
+import pytest
+from data.test_pipeline import COUNTS, contents, make_sources, spec, start  # noqa: F401
+
+from janus_jax.data.mixture import shuffled
+from janus_jax.data.packing import BatchShape
+from janus_jax.data.pipeline import SkipLimit
+from janus_jax.data.shares import WHOLE, Share, after, deal, deal_states, first_place, position
+from janus_jax.data.sources.blocks import BlockDataset
+
+
+def read(place, share, count):
+  """The next positions, and the place after them."""
+  found = []
+  for _ in range(count):
+    found.append(position(place))
+    place = after(place, share)
+  return found, place
+
+
+def test_one_host_reads_everything_in_order():
+  assert read(first_place(WHOLE, 1), WHOLE, 5)[0] == [0, 1, 2, 3, 4]
+  assert read(first_place(WHOLE, 3), WHOLE, 5)[0] == [0, 1, 2, 3, 4]
+
+
+def test_hosts_take_runs_in_turn():
+  shares = [Share(index, 3) for index in range(3)]
+  assert [read(first_place(share, 1), share, 3)[0] for share in shares] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+  assert read(first_place(shares[1], 2), shares[1], 5)[0] == [2, 3, 8, 9, 14]
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_nothing_is_lost_or_read_twice_however_often_hosts_come_and_go(seed):
+  rng = np.random.default_rng(seed)
+  run, count = int(rng.choice([1, 2, 7])), int(rng.integers(1, 6))
+  places = [first_place(Share(index, count), run) for index in range(count)]
+  seen = []
+  for _ in range(6):
+    for index in range(count):  # Hosts drift apart: batches hold different numbers of examples.
+      found, places[index] = read(places[index], Share(index, count), int(rng.integers(0, 60)))
+      seen += found
+    new = int(rng.integers(1, 6))
+    places = json.loads(json.dumps(deal(places, new)))  # Through a checkpoint.
+    left = [sum(stop - start for start, stop in place['left']) for place in places]
+    assert max(left) - min(left) <= 1
+    count = new
+  end = max(place['next'] for place in places) + 3 * run
+  for index, place in enumerate(places):
+    while position(place) < end or place['left']:
+      if position(place) < end:
+        seen.append(position(place))
+      place = after(place, Share(index, count))
+  assert sorted(seen) == list(range(end))
+
+
+def test_dealing_to_as_many_hosts_keeps_what_nobody_has_begun():
+  places = [first_place(Share(index, 2), 5) for index in range(2)]
+  assert deal(places, 2) == places
+
+
+def test_what_one_host_left_behind_comes_first():
+  fast, slow = Share(0, 2), Share(1, 2)
+  places = [read(first_place(fast, 1), fast, 4)[1], read(first_place(slow, 1), slow, 1)[1]]  # Read: 0, 2, 4, 6 and 1.
+  (place,) = deal(places, 1)
+  assert read(place, WHOLE, 5)[0] == [3, 5, 7, 8, 9]
+
+
+def records_before(place, view):
+  """The records of a source that are at the positions which somebody has read, in no order."""
+  left = {number for start, stop in place['left'] for number in range(start, stop)}
+  return [view[number] for number in range(place['next']) if number not in left]
+
+
+@pytest.mark.parametrize('hosts', [(2, 3, 1), (1, 4, 2), (3, 3, 2, 5)])
+def test_streams_of_changing_hosts_see_every_record_once_an_epoch(hosts, spec):  # noqa: F811
+  """Checkpoints, at which the number of hosts changes, lie between batches; of text there are several epochs."""
+  bad = {('text/c', 3), ('generation/real', 20)}
+  sources = make_sources(bad)
+  states, seen = None, []
+  for count in hosts:
+    states = deal_states(states, count) if states else [None] * count
+    for index in range(count):
+      options = {'share': Share(index, count), 'state': states[index], 'skip_limit': SkipLimit(share=0.9)}
+      stream = start(spec, (2, 9, 5), sources=sources, shape=BatchShape(2, 100, 3, 4), **options)
+      for _ in range(3 + index):
+        seen += contents(next(stream), spec)
+      states[index] = json.loads(json.dumps(stream.get_state()))
+  (total,) = deal_states(states, 1)
+  assert sum(total['examples'].values()) == len(seen)
+  assert total['skipped']['text/c']['example'] > 1
+  expected = []
+  for key, place in total['places'].items():
+    kind, name = key.split('/')
+    records = records_before(place, shuffled(sources[kind][name], 0, key))
+    assert len(records) == total['examples'][key] + sum(total['skipped'][key].values())
+    expected += [identity(kind, record) for record in records if record is not None]
+  assert collections.Counter(seen) == collections.Counter(expected)
+  assert total['places']['text/c']['next'] > 2 * COUNTS['text/c']
+
+
+def identity(kind, record):
+  """As `contents` has it."""
+  match kind:
+    case 'understanding':
+      return kind, int(record['images'][0][0, 0, 0])
+    case 'text':
+      return kind, int(record['text'].split()[1])
+  return kind, int(record['image'][0, 0, 0])
+
+
+def test_hosts_read_whole_blocks():
+  """Of blocks of four, a host of two decodes every second one."""
+  parent = grain.MapDataset.source([{'text': f'number {number}'} for number in range(40)])
+  source = BlockDataset(parent, [4] * 10)
+  assert source.block_size == 4
+  share = Share(1, 2)
+  view = source.shuffle(seed=3).repeat()
+  found = [int(view[number]['text'].split()[1]) for number in read(first_place(share, source.block_size), share, 20)[0]]
+  assert len({number // 4 for number in found}) == 5
