@@ -18,7 +18,7 @@ from janus_jax.run_data import Samples
 from janus_jax.training.loop import RunConfig, Sources
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metrics import MetricWriter
-from janus_jax.training.state import place_batch
+from janus_jax.training.state import place_whole_batch
 from janus_jax.training.step import StepConfig
 
 ANSWER_TOKENS = 32
@@ -57,7 +57,7 @@ class HeldOutLoss:
     if not self._batches:
       return
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    found = [_losses(params, place_batch(batch, mesh), **self._static) for batch in self._batches]
+    found = [_losses(params, place_whole_batch(batch, mesh), **self._static) for batch in self._batches]
     sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
     values = {f'held_out/{kind}': total / weight for kind, total, weight in zip(KINDS, sums, weights) if weight}
     writer.write(step, stage, values)

@@ -3,20 +3,31 @@
     python -m janus_jax.train --config=configs/tiny.py --workdir=DIR [--config.stages.stage2.steps=300 ...]
 
 The same command again goes on where the newest checkpoint in DIR left off. The step is in training/step.py.
+
+On several hosts every one of them runs the command, with --distributed=auto; DIR and the data are theirs in common.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
 from janus_jax import cli, training_run
+from janus_jax.training import hosts
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints, metrics and samples go.', required=True)
 _FORCE = flags.DEFINE_bool('force', False, 'Go on in a workdir that was made with another config.')
+_DISTRIBUTED = flags.DEFINE_enum(
+  'distributed', 'none', hosts.MODES, 'How the processes of a run find each other: auto asks the cluster.'
+)
+_COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'HOST:PORT of process 0, with --distributed=flags.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes of the run, with --distributed=flags.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, with --distributed=flags.')
+_DEAD_AFTER = flags.DEFINE_integer('dead_after', 100, 'Seconds of silence after which a process is given up.')
 flags.mark_flag_as_required('config')
 
 
 def main() -> None:
+  hosts.start(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DEAD_AFTER.value)
   training_run.train(_CONFIG.value, _WORKDIR.value, force=_FORCE.value)
 
 

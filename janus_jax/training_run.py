@@ -23,6 +23,7 @@ from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.observers import HeldOutLoss, Sampler
 from janus_jax.run_data import check_data, open_data
 from janus_jax.sharding.mesh import make_mesh
+from janus_jax.training import hosts
 from janus_jax.training.loop import Run, RunConfig, check_batches
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
 from janus_jax.training.stages import read_stages, trained_paths
@@ -44,20 +45,22 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
     InputError: something in the config, the data or the workdir is wrong.
   """
   run_config = read_run(config)
-  checkpoint = None if workdirs.is_begun(workdir) else open_start(config.init_from)
+  checkpoint = None if hosts.from_first(workdirs.is_begun(workdir)) else open_start(config.init_from)
   model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
   mesh = make_mesh(config.mesh.to_dict())
   placement = Placement.of(mesh, parameter_shapes(model))
   step_config = read_step(config, model, placement)
   check_data(config, model)
   # What is wrong with a config shows before anything is written: a workdir remembers its config.
-  check_batches(run_config.stages, mesh, config.accumulation)
+  check_batches(run_config.stages, mesh, config.accumulation, config.streams)
   for stage in run_config.stages:
     trained_paths(stage, placement.params)
-  workdirs.prepare(workdir, config, checkpoint, force)
-  tokenizer, template = load_tokenizer(workdir)
   start = functools.cache(lambda: checkpoint or open_start(config.init_from))
-  data = open_data(config, model, workdir, start, config.sampling.num_images, is_new=checkpoint is not None)
+  with hosts.first_alone() as is_first:
+    if is_first:
+      workdirs.prepare(workdir, config, checkpoint, force)
+    data = open_data(config, model, workdir, start, config.sampling.num_images, is_new=checkpoint is not None)
+  tokenizer, template = load_tokenizer(workdir)
   spec = example_spec(config, model, tokenizer, template, data.holds_codes)
   held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, config.held_out_batches)
   sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)

@@ -15,7 +15,7 @@ from janus_jax.data import mixture as mixture_lib
 from janus_jax.data.examples import Example, ExampleSpec
 from janus_jax.data.mixture import Mixture
 from janus_jax.data.packing import BatchShape, Packer, check_fits_a_row, make_batch, size_of
-from janus_jax.data.reading import Reader, Reading, reason_of
+from janus_jax.data.reading import Reader, Reading, Workers, reason_of
 from janus_jax.data.shares import WHOLE, Place, Share, after, first_place, position
 from janus_jax.data.sources.blocks import BlockDataset
 from janus_jax.errors import InputError
@@ -51,29 +51,32 @@ def batches(
   skip_limit: SkipLimit = SkipLimit(),
   prefetch: int = 0,
   workers: int = 0,
-  share: Share = WHOLE,
-  state: Mapping[str, Any] | None = None,
+  shares: Sequence[Share] = (WHOLE,),
+  states: Sequence[Mapping[str, Any]] | None = None,
 ) -> grain.DatasetIterator:
-  """The batches of a stage, without end, as `packing.make_batch` gives them. They depend on the arguments alone, and
-  not on `prefetch` and `workers`.
+  """The batches of a stage, without end, as `packing.make_batch` gives them.
+
+  They are made of one or more streams, each of a share of the records, whose rows lie one after the other. What is in
+  a stream depends on the other arguments alone, and not on `prefetch` and `workers`.
 
   Args:
     sources: per kind (`examples.KINDS`), the records of each source by name.
-    ratio: understanding : text : generation, held exactly by any sum(ratio) consecutive examples.
+    ratio: understanding : text : generation, held exactly by any sum(ratio) consecutive examples of a stream.
     weights: per kind, integer weights of the sources to use, held exactly within the kind.
     spec: how records become examples.
-    shape: of a batch; of several hosts, of the part of it that this one makes.
+    shape: of the part of a batch that one stream makes.
     seed: of the order and of guidance dropout; the same in all stages of a run.
     guidance_dropout: share of generation examples whose prompt becomes pads.
     skip_limit: when to give up on a source.
     prefetch: batches that a thread makes ahead; 0 makes each when asked for. Close the iterator to end it.
     workers: processes that read and decode records; 0 does it where the batches are made.
-    share: of the records, which this host reads.
-    state: `get_state()` of an iterator with the same arguments, to go on where it was; or `next_stage` of the last
-      stage's, so that every source goes on where that stage left it; or one of `shares.deal_states`.
+    shares: of the records, one for each stream.
+    states: of the streams, as `get_state()['streams']` of an iterator with the same arguments gave them, to go on where
+      it was; or those that `next_stage` makes of the last stage's, so that every source goes on where that stage left
+      it; or of `shares.deal_states`.
 
   Returns:
-    an iterator whose `get_state()` is the dict that `BatchIterator` describes, prefetching or not.
+    an iterator whose `get_state()` is {'streams': [of each the dict that `Stream` describes]}, prefetching or not.
 
   Raises:
     InputError: a ratio or weights that are negative or sum to zero, a kind without sources, an unknown or empty
@@ -81,30 +84,33 @@ def batches(
   """
   mixture = mixture_lib.make_mixture(ratio, weights)
   reading = Reading(_views(mixture, sources, seed), spec, seed, guidance_dropout)
-  places = {source: first_place(share, _run_length(sources, source)) for source in reading.views}
-  stage = _Stage(mixture, reading, shape, skip_limit, workers, share, places)
-  dataset = BatchDataset(stage, state or {'index': 0, 'examples': {}, 'skipped': {}, 'places': {}})
+  runs = {source: _run_length(sources, source) for source in reading.views}
+  stages = [_Stage(mixture, reading, shape, skip_limit, share, runs) for share in shares]
+  dataset = _BatchDataset(stages, states or [NEW] * len(stages), workers)
   if prefetch:
     dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch)
   return iter(dataset)
 
 
-def next_stage(state: Mapping[str, Any]) -> dict[str, Any]:
-  """The state in which a new stage starts: a new cycle of kinds, every source where the last stage left it."""
-  return copy.deepcopy(dict(state)) | {'index': 0}
+# Of a stream that has not begun.
+NEW: Mapping[str, Any] = {'index': 0, 'examples': {}, 'skipped': {}, 'places': {}}
+
+
+def next_stage(states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """The states in which a new stage starts: a new cycle of kinds, every source where the last stage left it."""
+  return [copy.deepcopy(dict(state)) | {'index': 0} for state in states]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stage:
-  """What `batches` was asked for."""
+  """What `batches` was asked for of a stream."""
 
   mixture: Mixture
   reading: Reading
   shape: BatchShape
   skip_limit: SkipLimit
-  workers: int
   share: Share
-  first_places: Mapping[str, Place]
+  run_lengths: Mapping[str, int]
 
 
 def _views(
@@ -130,29 +136,54 @@ def _key(kind: str, name: str) -> str:
   return f'{kind}/{name}'
 
 
-class BatchDataset(grain.IterDataset):
+class _BatchDataset(grain.IterDataset):
   """The form in which Grain's wrappers take batches."""
 
-  def __init__(self, stage: _Stage, state: Mapping[str, Any]):
+  def __init__(self, stages: Sequence[_Stage], states: Sequence[Mapping[str, Any]], workers: int):
     super().__init__()
-    self._stage = stage
-    self._state = state
+    self._stages, self._states, self._workers = stages, states, workers
 
-  def __iter__(self) -> 'BatchIterator':
-    return BatchIterator(self._stage, self._state)
+  def __iter__(self) -> '_BatchIterator':
+    workers = Workers(self._stages[0].reading, self._workers)
+    readers = [Reader(workers, len(self._stages)) for _ in self._stages]
+    return _BatchIterator([Stream(*its) for its in zip(self._stages, readers, self._states, strict=True)])
 
 
-class BatchIterator(grain.DatasetIterator):
+class _BatchIterator(grain.DatasetIterator):
+  """The rows of one or more streams."""
+
+  def __init__(self, streams: Sequence['Stream']):
+    super().__init__()
+    self._streams = streams
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    parts = [stream.next_batch() for stream in self._streams]
+    if len(parts) == 1:
+      return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+  def get_state(self) -> dict[str, Any]:
+    return {'streams': [stream.get_state() for stream in self._streams]}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    for stream, its in zip(self._streams, state['streams'], strict=True):
+      stream.set_state(its)
+
+  def close(self) -> None:
+    """Ends the workers."""
+    for stream in self._streams:
+      stream.close()
+
+
+class Stream:
   """Batches, each a run of consecutive examples of the mixture, as long as fits.
 
   The state is {'index': examples of this stage so far, 'examples': {'kind/source': examples so far in the run},
-  'skipped': {'kind/source': {reason: bad records so far}}, 'places': {'kind/source': where this host is (shares.py)}}.
+  'skipped': {'kind/source': {reason: bad records so far}}, 'places': {'kind/source': where it is (shares.py)}}.
   """
 
-  def __init__(self, stage: _Stage, state: Mapping[str, Any]):
-    super().__init__()
-    self._stage = stage
-    self._reader = Reader(stage.reading, stage.workers)
+  def __init__(self, stage: _Stage, reader: Reader, state: Mapping[str, Any]):
+    self._stage, self._reader = stage, reader
     self.set_state(state)
 
   def get_state(self) -> dict[str, Any]:
@@ -163,7 +194,8 @@ class BatchIterator(grain.DatasetIterator):
     views = self._stage.reading.views
     self._state['examples'] = dict.fromkeys(views, 0) | self._state['examples']
     self._state['skipped'] = {source: {} for source in views} | self._state['skipped']
-    self._state['places'] = {**self._stage.first_places, **self._state['places']}
+    first = {source: first_place(self._stage.share, run) for source, run in self._stage.run_lengths.items()}
+    self._state['places'] = first | self._state['places']
     self._held: _Read | None = None  # The example that did not fit into the last batch, not in the state yet.
     self._reader.close()
     self._requested_index = self._state['index']
@@ -173,7 +205,7 @@ class BatchIterator(grain.DatasetIterator):
     """Ends the workers."""
     self._reader.close()
 
-  def __next__(self) -> dict[str, np.ndarray]:
+  def next_batch(self) -> dict[str, np.ndarray]:
     spec, shape = self._stage.reading.spec, self._stage.shape
     packer, examples = Packer(shape), []
     while True:
@@ -263,15 +295,21 @@ def _check_skipped(
     )
 
 
-def count_skipped(state: Mapping[str, Any]) -> int:
-  """Bad records so far, of all sources, by the state of a stream."""
-  return sum(sum(reasons.values()) for reasons in state['skipped'].values())
+def count_examples(states: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+  """{'kind/source': examples so far}, by the states of streams."""
+  return {source: sum(state['examples'][source] for state in states) for source in states[0]['examples']}
 
 
-def describe_skipped(state: Mapping[str, Any]) -> str:
-  """'generation/laion: image 12, missing field 3; ...', by the state of a stream; '' if none was bad."""
-  lines = {
-    source: ', '.join(f'{reason} {count}' for reason, count in sorted(reasons.items()))
-    for source, reasons in state['skipped'].items()
-  }
-  return '; '.join(f'{source}: {line}' for source, line in lines.items() if line)
+def count_skipped(states: Sequence[Mapping[str, Any]]) -> int:
+  """Bad records so far, of all sources, by the states of streams."""
+  return sum(sum(reasons.values()) for state in states for reasons in state['skipped'].values())
+
+
+def describe_skipped(states: Sequence[Mapping[str, Any]]) -> str:
+  """'generation/laion: image 12, missing field 3; ...', by the states of streams; '' if none was bad."""
+  lines = []
+  for source in states[0]['skipped']:
+    counts = sum((collections.Counter(state['skipped'][source]) for state in states), collections.Counter())
+    if counts:
+      lines.append(f'{source}: {", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))}')
+  return '; '.join(lines)

@@ -51,17 +51,67 @@ class Reading:
     return make_example(kind, self.views[source][position], self.spec, rng, self.guidance_dropout)
 
 
-class Reader:
-  """Examples by source and position. `request` those that will be wanted, then `get` each."""
+class Workers:
+  """Processes that read, shared by the readers of a host. They start with the first task."""
 
-  def __init__(self, reading: Reading, workers: int):
+  def __init__(self, reading: Reading, count: int):
     """
     Args:
       reading: what the examples depend on.
-      workers: processes; 0 reads each example when it is wanted, in this one.
+      count: processes; 0 leaves the reading to the process itself.
     """
-    self._reading, self._workers = reading, workers
+    self.reading, self.count = reading, count
     self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+
+  def submit(self, task: Sequence[Key]) -> concurrent.futures.Future[Parcel]:
+    """Starts a task; a parcel of a list of Example or InputError."""
+    if self._pool is None:
+      self._start()
+    try:
+      return self._pool.submit(_read_in_worker, task)
+    except BrokenProcessPool as error:
+      future = concurrent.futures.Future()
+      future.set_exception(error)
+      return future
+
+  def _start(self) -> None:
+    # Not forked: this process has threads, of JAX and of the prefetching iterator.
+    context = multiprocessing.get_context('spawn')
+    self._directory = tempfile.TemporaryDirectory(prefix='janus_jax-', ignore_cleanup_errors=True)
+    start = self.reading, self._directory.name
+    self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start_worker, start)
+    try:
+      self._pool.submit(_read_in_worker, ()).result()
+    except BrokenProcessPool:  # Else every record would be taken for the reason why.
+      raise RuntimeError('a process that reads records ended before it read one; see above') from None
+
+  def end_broken(self) -> None:
+    """Has the next task start other processes, if one of these has died."""
+    try:
+      if self._pool is not None:
+        self._pool.submit(_read_in_worker, ())
+    except BrokenProcessPool:
+      self.close()
+
+  def close(self) -> None:
+    """Ends the processes."""
+    if self._pool is not None:
+      self._pool.shutdown(wait=False, cancel_futures=True)
+      self._pool = None
+      self._directory.cleanup()
+
+
+class Reader:
+  """Examples by source and position. `request` those that will be wanted, then `get` each."""
+
+  def __init__(self, workers: Workers, readers: int = 1):
+    """
+    Args:
+      workers: who read; none of them: each example is read when it is wanted, in this process.
+      readers: how many share them.
+    """
+    self._workers = workers
+    self._ahead = max(AHEAD * TASK * workers.count // readers, TASK) if workers.count else 0
     # Of what has been requested: the task that it is part of, which gives a parcel, or what the parcel held.
     self._tasks: dict[Key, concurrent.futures.Future[Parcel]] = {}
     self._found: dict[Key, Example | InputError] = {}
@@ -72,7 +122,7 @@ class Reader:
   @property
   def wants_more(self) -> bool:
     """Whether there are fewer requests in flight than keep every worker busy."""
-    return not self._suspects and len(self._tasks) + len(self._next_task) < AHEAD * TASK * self._workers
+    return not self._suspects and len(self._tasks) + len(self._next_task) < self._ahead
 
   def request(self, source: str, position: int) -> None:
     """Starts reading an example that will be wanted, together with those requested before and after it."""
@@ -83,8 +133,8 @@ class Reader:
 
   def get(self, source: str, position: int) -> Example:
     """Waits for an example, requested or not. Raises as `Reading.example`, or RecordError if a worker died of it."""
-    if not self._workers:
-      return self._reading.example(source, position)
+    if not self._workers.count:
+      return self._workers.reading.example(source, position)
     key = source, position
     tries = 1 if key in self._suspects else 2
     found = key in self._found or any(self._receive(key) for _ in range(tries))
@@ -97,22 +147,7 @@ class Reader:
     return example
 
   def _submit(self, task: Sequence[Key]) -> None:
-    if self._pool is None:
-      # Not forked: this process has threads, of JAX and of the prefetching iterator.
-      context = multiprocessing.get_context('spawn')
-      self._directory = tempfile.TemporaryDirectory(prefix='janus_jax-', ignore_cleanup_errors=True)
-      start = self._reading, self._directory.name
-      self._pool = concurrent.futures.ProcessPoolExecutor(self._workers, context, _start_worker, start)
-      try:
-        self._pool.submit(_read_in_worker, ()).result()
-      except BrokenProcessPool:  # Else every record would be taken for the reason why.
-        raise RuntimeError('a process that reads records ended before it read one; see above') from None
-    try:
-      future = self._pool.submit(_read_in_worker, task)
-    except BrokenProcessPool as error:
-      future = concurrent.futures.Future()
-      future.set_exception(error)
-    self._tasks |= dict.fromkeys(task, future)
+    self._tasks |= dict.fromkeys(task, self._workers.submit(task))
 
   def _receive(self, key: Key) -> bool:
     """Waits for the task that a key is part of, made if there is none. False if a worker died meanwhile."""
@@ -127,26 +162,21 @@ class Reader:
       self._found |= zip(keys, unwrap(task.result()))
     except BrokenProcessPool:
       self._suspects |= {*self._tasks, *self._next_task}
+      self._tasks.clear()
       self._next_task.clear()
-      self._end_workers()
+      self._workers.end_broken()
       return False
     for other in keys:
       del self._tasks[other]
     return True
 
   def close(self) -> None:
-    """Ends the workers and forgets all requests."""
+    """Forgets all requests, and ends the workers: they are still busy with them."""
+    self._tasks.clear()
     self._found.clear()
     self._next_task.clear()
     self._suspects.clear()
-    self._end_workers()
-
-  def _end_workers(self) -> None:
-    self._tasks.clear()
-    if self._pool is not None:
-      self._pool.shutdown(wait=False, cancel_futures=True)
-      self._pool = None
-      self._directory.cleanup()
+    self._workers.close()
 
 
 _reading: Reading

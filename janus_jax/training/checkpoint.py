@@ -26,6 +26,7 @@ from orbax.checkpoint import v1 as ocp
 
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
+from janus_jax.training.process_files import ProcessJson, read_process_jsons
 from janus_jax.training.tree_shapes import check_shapes, tree_shapes
 
 TRAIN_DIRECTORY = 'train'
@@ -39,11 +40,18 @@ JsonDict = Mapping[str, Any]
 
 
 class Restored(NamedTuple):
-  """What `Checkpoints.restore` found. `step` is the number that it was saved under."""
+  """What `Checkpoints.restore` found.
+
+  Attributes:
+    step: the number that it was saved under.
+    state: on its devices.
+    data_states: of all the processes that saved it, in order.
+    metadata: as it was saved.
+  """
 
   step: int
   state: State
-  data_state: dict[str, Any]
+  data_states: list[dict[str, Any]]
   metadata: dict[str, Any]
 
 
@@ -129,7 +137,7 @@ class Checkpoints:
     Args:
       step: number of the checkpoint: updates done so far.
       state: `.params` becomes params/, `.replace(params=None)` train/.
-      data_state: of this process's data iterator, as `get_state()` gives it; JSON values.
+      data_state: of this process's data; JSON values.
       metadata: JSON values, the same in every process.
 
     Returns:
@@ -144,7 +152,7 @@ class Checkpoints:
     items = {
       PARAMS_DIRECTORY: state.params,
       TRAIN_DIRECTORY: state.replace(params=None),
-      DATA_DIRECTORY: _ProcessJson(data_state),
+      DATA_DIRECTORY: ProcessJson(data_state),
     }
     with self._system_errors():
       self._checkpointer.save_checkpointables_async(step, items, force=True, custom_metadata=dict(metadata))
@@ -179,19 +187,19 @@ class Checkpoints:
       None if there is no checkpoint.
 
     Raises:
-      InputError: the tree is not that of `abstract_state` (lists what is missing, unexpected or of a wrong shape), no
-        checkpoint is whole, or there was another number of processes.
+      InputError: the tree is not that of `abstract_state` (lists what is missing, unexpected or of a wrong shape),
+        or no checkpoint is whole.
     """
 
     def restore(step: int) -> Restored:
       with _damage():
         # Not through Orbax, which takes a missing or damaged file for empty metadata.
         metadata = json.loads((self.directory / str(step) / METADATA_FILE).read_text())['custom_metadata']
-        data_state = _read_process_json(self.directory / str(step) / DATA_DIRECTORY)
+        data_states = read_process_jsons(self.directory / str(step) / DATA_DIRECTORY)
       abstract = abstract_state(metadata)
       found = self._load(step, {PARAMS_DIRECTORY: abstract.params, TRAIN_DIRECTORY: abstract.replace(params=None)})
       state = found[TRAIN_DIRECTORY].replace(params=found[PARAMS_DIRECTORY])
-      return Restored(step, state, data_state, metadata)
+      return Restored(step, state, data_states, metadata)
 
     return self._newest_whole(restore)
 
@@ -291,41 +299,11 @@ def _damage() -> Iterator[None]:
     raise _DamagedError(_one_line(error)) from error
 
 
-class _ProcessJson:
-  """JSON of which each process has its own, in Orbax's protocol of things that save themselves."""
-
-  def __init__(self, value: Any):
-    self._text = json.dumps(value)  # Now: the owner may change it while the save goes on.
-
-  async def save(self, directory: Any) -> Any:
-    return self._write(directory)
-
-  async def _write(self, directory: Any) -> None:
-    path = await directory.await_creation()
-    (path / _process_file(jax.process_index(), jax.process_count())).write_text(self._text)
-
-  async def load(self, directory: Any) -> Any:
-    # Orbax's protocol asks for it and nothing calls it: metadata and data state are read before the arrays are.
-    raise NotImplementedError('read by _read_process_json')
-
-
-def _read_process_json(directory: epath.Path) -> Any:
-  name = _process_file(jax.process_index(), jax.process_count())
-  found = sorted(path.name for path in directory.glob('process_*.json'))
-  if found and name not in found:
-    raise InputError(f'{directory}: holds {", ".join(found)}: expected {name}, the same number of processes')
-  return json.loads((directory / name).read_text())
-
-
 def _placed(leaf: Any) -> Any:
   """Without a sharding an array would go where it was saved from, and that device may not exist any more."""
   if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.sharding is not None:
     return leaf
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-
-
-def _process_file(index: int, count: int) -> str:
-  return f'process_{index}-of-{count}.json'
 
 
 def _free_path(path: epath.Path) -> epath.Path:

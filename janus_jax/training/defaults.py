@@ -37,6 +37,9 @@ def default_config() -> ConfigDict:
   config.guidance_dropout = 0.1  # Janus paper, footnote 2.
   config.prefetch = 2  # Batches made ahead, by a thread.
   config.workers = 0  # Processes that read and decode records; 0 leaves that to the thread.
+  # Of data, each of which makes an equal part of every batch. As long as their number stays the same, batches do not
+  # depend on how many hosts share them. 0: one for each host that begins the run.
+  config.streams = 0
   config.max_bad_record_share = 0.01
 
   # Numerics and memory (models.config.ComputeConfig).

@@ -17,10 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from janus_jax.data import pipeline
 from janus_jax.data.examples import KINDS, ExampleSpec
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped, next_stage
+from janus_jax.data.pipeline import SkipLimit, describe_skipped, next_stage
+from janus_jax.data.shares import Share, deal_states
 from janus_jax.errors import InputError
+from janus_jax.sharding.mesh import row_shares
+from janus_jax.training import hosts
 from janus_jax.training.checkpoint import Checkpoints
 from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
@@ -57,6 +61,8 @@ class RunConfig:
     guidance_dropout: share of prompts to draw that become pads.
     prefetch: batches made ahead by a thread.
     workers: processes that read and decode records; 0 leaves that to the thread.
+    streams: of data, each of which makes an equal part of every batch; a host takes care of one or more, and as long as
+      their number stays the same batches do not depend on the number of hosts. 0: one for each host that begins.
     skip_limit: how many bad records are put up with.
     log_every: steps between lines of metrics.
     observe_every: steps between calls of the observers; 0 calls them at the end of each stage only.
@@ -74,6 +80,7 @@ class RunConfig:
   guidance_dropout: float
   prefetch: int
   workers: int
+  streams: int
   skip_limit: SkipLimit
   log_every: int
   observe_every: int
@@ -84,14 +91,23 @@ class RunConfig:
   wandb_project: str
 
 
-def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int) -> None:
-  """Raises InputError for a batch that does not divide into microbatches and over the mesh."""
+def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:
+  """Raises InputError for a batch that does not divide into microbatches, over the mesh or into streams."""
   parts = mesh.shape['data'] * mesh.shape['fsdp'] * accumulation
+  hosts = row_shares(mesh)[1]
+  if streams % hosts:
+    raise InputError(
+      f'streams is {streams}: expected a multiple of {hosts}, the parts of a batch that hosts make, or 0'
+    )
   for stage in stages:
     if stage.batch_size % parts:
       raise InputError(
         f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts} (mesh axes data '
         f'{mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {accumulation})'
+      )
+    if streams and stage.batch_size % streams:
+      raise InputError(
+        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of streams, which is {streams}'
       )
 
 
@@ -128,8 +144,10 @@ class Run:
     self._trained = [trained_paths(stage, placement.params) for stage in config.stages]
     self._ends = stage_ends(config.stages)
     self._step = jit_train_step(config.stage_masks)
-    self._stopping = False
-    check_batches(config.stages, placement.mesh, step_config.accumulation)
+    self._host = Share(*row_shares(placement.mesh))
+    self._num_streams = config.streams or self._host.count
+    self._asked_to_stop = self._stopping = False
+    check_batches(config.stages, placement.mesh, step_config.accumulation, config.streams)
 
   def train(self, initial_params: Callable[[], Any]) -> Any:
     """Trains to the end of the last stage, or until SIGTERM. Returns the parameters.
@@ -153,7 +171,7 @@ class Run:
           keep_steps=self._ends,
         )
       )
-      step, state, data_state = self._start(checkpoints, initial_params)
+      step, state, streams = self._start(checkpoints, initial_params)
       is_first = jax.process_index() == 0
       writer = stack.enter_context(self._writer(step, is_first))
       progress = stack.enter_context(Progress(self._ends[-1], initial=step, enabled=is_first))
@@ -165,8 +183,8 @@ class Run:
         if step == start:
           progress.log(f'{stage.name}: {stage.steps} steps, {len(self._trained[index])} parameter arrays train')
           state = place(enter_stage(state, self._moments(index), self._step_config.optimizer), self._placement)
-          data_state = next_stage(data_state) if data_state else None
-        step, state, data_state = self._run_stage(index, step, state, data_state, checkpoints, writer, progress)
+          streams = next_stage(streams) if streams else None
+        step, state, streams = self._run_stage(index, step, state, streams, checkpoints, writer, progress)
       return state.params
 
   def _writer(self, step: int, enabled: bool) -> MetricWriter:
@@ -198,42 +216,62 @@ class Run:
     restored = checkpoints.restore(abstract_state)
     if restored is not None:
       logging.info('%s: resuming after step %d', self._workdir, restored.step)
-      return restored.step, restored.state, restored.data_state
+      return restored.step, restored.state, self._own_streams(restored.data_states)
     state = new_state(initial_params(), self._moments(0), self._step_config.optimizer)
     return 0, place(state, self._placement), None
+
+  def _own_streams(self, saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Where this host's streams go on, by what all processes saved. Their number is settled here."""
+    # Processes that make the same rows saved the same.
+    found = {data['first'] + place: state for data in saved for place, state in enumerate(data['streams'])}
+    states = [found[index] for index in range(saved[0]['count'])]
+    wanted = self.config.streams or (self._host.count if len(states) % self._host.count else len(states))
+    if wanted != len(states):
+      logging.info('%d streams of data are dealt to %d', len(states), wanted)
+      states = deal_states(states, wanted)
+    self._num_streams = wanted
+    return [states[share.index] for share in self._shares()]
+
+  def _shares(self) -> list[Share]:
+    """Of the data, this host's."""
+    own = self._num_streams // self._host.count
+    return [Share(self._host.index * own + place, self._num_streams) for place in range(own)]
 
   def _run_stage(
     self,
     index: int,
     step: int,
     state: TrainState,
-    data_state: Mapping[str, Any] | None,
+    streams: Sequence[Mapping[str, Any]] | None,
     checkpoints: Checkpoints,
     writer: MetricWriter,
     progress: Progress,
-  ) -> tuple[int, TrainState, Mapping[str, Any]]:
+  ) -> tuple[int, TrainState, list[Mapping[str, Any]]]:
     stage, end = self.config.stages[index], self._ends[index]
     rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
     masks, report = self._masks(index), None
-    window = Window(self._step_config.model, self.config.sequence_length, trained_groups(self._trained[index]))
-    with closing(self._batches(stage, data_state)) as stream:
+    window = Window(
+      self._step_config.model, self.config.sequence_length, trained_groups(self._trained[index]), self._host.count
+    )
+    with closing(self._batches(stage, streams)) as batches:
       while step < end and not self._stopping:
         began = time.perf_counter()
-        batch = next(stream)
+        batch = next(batches)
         window.add(batch, time.perf_counter() - began)
         values = StageValues(
           np.float32(rates[step - end + stage.steps]), np.float32(stage.weight_decay), np.float32(stage.loss_weights)
         )
-        batch = place_batch(batch, self._placement.mesh)
+        batch = place_batch(batch, self._placement.mesh, self._host.count)
         state, metrics = self._step(state, batch, values, masks=masks, config=self._step_config)
         step += 1
         progress.update(stage.name)
+        self._stopping = hosts.should_stop(self._asked_to_stop, step)
         # Reading metrics waits for their step. The step after it is dispatched by now, so the device goes on.
         if report:
           self._write(report, stage, window, writer, progress)
           report = None
         if step % self.config.log_every == 0 or step == end:
-          report = window.take(step, metrics, float(values.learning_rate), stream.get_state())
+          report = window.take(step, metrics, float(values.learning_rate), batches.get_state()['streams'])
         due = self.config.observe_every and step % self.config.observe_every == 0
         observing = (due or step == end) and not self._stopping
         saving = checkpoints.should_save(step) or self._stopping
@@ -246,10 +284,12 @@ class Run:
           window.restart()
         # After the observers: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
         if saving:
-          checkpoints.save(step, state, stream.get_state(), self._described(index, state))
-      if skipped := describe_skipped(stream.get_state()):
+          data = {'count': self._num_streams, 'first': self._shares()[0].index, **batches.get_state()}
+          checkpoints.save(step, state, data, self._described(index, state))
+      streams = batches.get_state()['streams']
+      if skipped := describe_skipped(streams):
         logging.info('bad records skipped so far: %s', skipped)
-      return step, state, stream.get_state()
+      return step, state, streams
 
   def _write(self, report: Report, stage: Stage, window: Window, writer: MetricWriter, progress: Progress) -> None:
     """Waits for the step of the report and writes its line."""
@@ -258,9 +298,10 @@ class Run:
     progress.log(format_line(report.step, stage.name, _shown(line)))
     self._check_finite(line)
 
-  def _batches(self, stage: Stage, data_state: Mapping[str, Any] | None) -> grain.DatasetIterator:
-    shape = BatchShape(stage.batch_size, self.config.sequence_length, stage.images_per_row, stage.drawings_per_row)
-    return batches(
+  def _batches(self, stage: Stage, streams: Sequence[Mapping[str, Any]] | None) -> grain.DatasetIterator:
+    rows = stage.batch_size // self._num_streams
+    shape = BatchShape(rows, self.config.sequence_length, stage.images_per_row, stage.drawings_per_row)
+    return pipeline.batches(
       self._sources,
       stage.ratio,
       stage.sources,
@@ -271,7 +312,8 @@ class Run:
       skip_limit=self.config.skip_limit,
       prefetch=self.config.prefetch,
       workers=self.config.workers,
-      state=data_state,
+      shares=self._shares(),
+      states=streams,
     )
 
   def _described(self, index: int, state: TrainState) -> dict[str, Any]:
@@ -287,8 +329,12 @@ class Run:
 
   @contextmanager
   def _stop_on_sigterm(self) -> Iterator[None]:
+    if jax.process_count() > 1:  # jax has a handler of its own by now, which tells the other processes.
+      yield
+      return
+
     def stop(*_: Any) -> None:
-      self._stopping = True
+      self._asked_to_stop = True
 
     old = signal.signal(signal.SIGTERM, stop)
     try:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import parameter_shardings
 from janus_jax.training.optimizer import OptimizerConfig, adam
 
@@ -114,7 +115,27 @@ def abstract(state: TrainState, placement: Placement) -> TrainState:
   )
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-  """Rows split over the axes `data` and `fsdp`."""
-  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(('data', 'fsdp')))
-  return {name: jax.device_put(array, sharding) for name, array in batch.items()}
+def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh, shares: int = 1) -> dict[str, jax.Array]:
+  """Rows split over the axes `data` and `fsdp`.
+
+  Args:
+    batch: of this process, its share of the rows.
+    mesh: over the devices of all processes.
+    shares: of how many shares the whole batch consists (`mesh.row_shares`).
+  """
+
+  def placed(array: np.ndarray) -> jax.Array:
+    return jax.make_array_from_process_local_data(_rows(mesh), array, (len(array) * shares, *array.shape[1:]))
+
+  return {name: placed(array) for name, array in batch.items()}
+
+
+def place_whole_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+  """As `place_batch`, of a batch of which every process has all rows."""
+  return {
+    name: jax.make_array_from_callback(array.shape, _rows(mesh), array.__getitem__) for name, array in batch.items()
+  }
+
+
+def _rows(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(ROW_AXES))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,9 +10,13 @@ import numpy as np
 
 from janus_jax.data.examples import CODE, IMAGE, KINDS, TEXT
 from janus_jax.data.packing import statistics
-from janus_jax.data.pipeline import count_skipped
+from janus_jax.data.pipeline import count_examples, count_skipped
 from janus_jax.models.config import JanusConfig
+from janus_jax.training import hosts
 from janus_jax.training.throughput import TokenCounts, step_flops, throughput
+
+# Processes add up integers: shares of a row are counted in these parts.
+PACKING_UNITS = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Report:
     step: the last one.
     metrics: of that step (`step.train_step`).
     learning_rate: of that step.
-    data_state: of the batches' iterator after it.
+    streams: the states of this host's streams of data after it.
     steps: in the window.
     counts: int64[5], the fields of `throughput.TokenCounts`.
     packing: sum over the steps of the share of positions that are no padding.
@@ -33,7 +37,7 @@ class Report:
   step: int
   metrics: Mapping[str, jax.Array]
   learning_rate: float
-  data_state: Mapping[str, Any]
+  streams: Sequence[Mapping[str, Any]]
   steps: int
   counts: np.ndarray
   packing: float
@@ -43,14 +47,15 @@ class Report:
 class Window:
   """Counts the batches since the last report."""
 
-  def __init__(self, model: JanusConfig, length: int, trained: Collection[str]):
+  def __init__(self, model: JanusConfig, length: int, trained: Collection[str], shares: int = 1):
     """
     Args:
       model: architecture, for FLOPs.
       length: positions of a row.
       trained: parameter groups that train.
+      shares: how many hosts make a batch, each a part; a host may be several processes, which make the same.
     """
-    self._model, self._length, self._trained = model, length, trained
+    self._model, self._length, self._trained, self._shares = model, length, trained, shares
     self.restart()
 
   def restart(self) -> None:
@@ -73,28 +78,36 @@ class Window:
     self._steps += 1
 
   def take(
-    self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float, data_state: Mapping[str, Any]
+    self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float, streams: Sequence[Mapping[str, Any]]
   ) -> Report:
     """Ends the window with a step that has been dispatched; waits for nothing."""
-    report = Report(step, metrics, learning_rate, data_state, self._steps, self._counts, self._packing, self._waited)
+    report = Report(step, metrics, learning_rate, streams, self._steps, self._counts, self._packing, self._waited)
     self._clear()
     return report
 
   def line(self, report: Report) -> dict[str, float]:
-    """Waits for the report's last step; its values by name. Seconds are counted from one line to the next."""
+    """Waits for the report's last step; its values by name. Seconds are counted from one line to the next.
+
+    What is counted is counted over all processes, each of which has to call this; the wait for data is its own.
+    """
     found = jax.device_get(report.metrics)
     now = time.perf_counter()
     seconds, self._began = now - self._began, now
-    counts = TokenCounts(*(int(count) for count in report.counts))
+    examples = count_examples(report.streams)
+    own = [*report.counts, count_skipped(report.streams), round(report.packing * PACKING_UNITS), *examples.values()]
+    # Processes that make the same share count the same rows.
+    total = hosts.summed(np.array(own)) * self._shares // jax.process_count()
+    (*tokens, skipped, packing), examples_total = total[:7], total[7:]
+    counts = TokenCounts(*map(int, tokens))
     flops = step_flops(self._model, counts, self._length, self._trained)
     line = {'loss': float(found['loss'])}
     for kind, total, weight in zip(KINDS, found['loss_sums'], found['loss_weights']):
       if weight:
         line[f'loss/{kind}'] = float(total / weight)
     line |= {name: float(found[name]) for name in ('grad_norm', 'param_norm', 'update_norm')}
-    line |= {'learning_rate': report.learning_rate, 'packing': report.packing / report.steps}
+    line |= {'learning_rate': report.learning_rate, 'packing': packing / PACKING_UNITS / self._shares / report.steps}
     line |= {'step_seconds': seconds / report.steps, 'data_wait': report.waited / seconds}
     line |= throughput(counts, flops, seconds, jax.devices()[0].device_kind, jax.device_count())
     line |= {name: int(found[name]) for name in ('skipped', 'skipped_in_a_row')}
-    line['skipped_records'] = count_skipped(report.data_state)
-    return line | {f'examples/{source}': count for source, count in report.data_state['examples'].items()}
+    line['skipped_records'] = int(skipped)
+    return line | {f'examples/{source}': int(count) for source, count in zip(examples, examples_total)}

@@ -50,9 +50,17 @@ def make_sources(bad=(), counts=COUNTS):
   return sources
 
 
-def start(spec, ratio=(2, 3, 5), **options):
+def start(spec, ratio=(2, 3, 5), state=None, **options):
+  """One stream, going on from a state of it."""
+  options['states'] = state and [state]
   options = {'sources': make_sources(), 'weights': WEIGHTS, 'shape': SHAPE, 'seed': 0} | options
   return batches(ratio=ratio, spec=spec, **options)
+
+
+def state_of(iterator):
+  """Of its one stream."""
+  (state,) = iterator.get_state()['streams']
+  return state
 
 
 def contents(batch, spec):
@@ -84,10 +92,10 @@ def same(first, second):
 def test_every_batch_holds_the_ratio_to_within_a_cycle(ratio, spec):
   iterator, total = start(spec, ratio), collections.Counter()
   for _ in range(20):
-    before = iterator.get_state()['index']
+    before = state_of(iterator)['index']
     batch = next(iterator)
     kinds = collections.Counter(kind for kind, _ in contents(batch, spec))
-    count = iterator.get_state()['index'] - before
+    count = state_of(iterator)['index'] - before
     assert sum(kinds.values()) == count == packing.statistics(batch)['examples']
     cycles = count // sum(ratio)
     for kind, share in zip(('understanding', 'text', 'generation'), ratio):
@@ -103,7 +111,7 @@ def test_each_source_is_read_in_epochs_and_counted(spec):
   """No record of a source comes a second time before all others came once; the counters say how many came."""
   iterator = start(spec)
   seen = list(itertools.chain.from_iterable(contents(next(iterator), spec) for _ in range(30)))
-  state = iterator.get_state()
+  state = state_of(iterator)
   first = collections.Counter()
   for key, count in COUNTS.items():
     kind = key.split('/')[0]
@@ -137,14 +145,14 @@ def test_resuming_gives_the_same_batches(stop, prefetch, spec):
   iterator = start(spec, **options, prefetch=prefetch)
   for batch in expected[:stop]:
     same(next(iterator), batch)
-  state = json.loads(json.dumps(iterator.get_state()))
+  state = json.loads(json.dumps(state_of(iterator)))
   next(iterator)  # What happens after the save changes nothing.
   resumed = start(spec, **options, prefetch=prefetch, state=state)
-  assert resumed.get_state() == state if stop else resumed.get_state()['index'] == 0
+  assert state_of(resumed) == state if stop else state_of(resumed)['index'] == 0
   for batch in expected[stop:]:
     same(next(resumed), batch)
-  assert resumed.get_state() == whole.get_state()
-  iterator.set_state(state)
+  assert state_of(resumed) == state_of(whole)
+  iterator.set_state({'streams': [state]})
   same(next(iterator), expected[stop])
   iterator.close()
   resumed.close()
@@ -154,13 +162,13 @@ def test_sources_keep_their_place_in_the_next_stage(spec):
   """Other ratio, other weights, one source less: each source's epoch goes on where it was."""
   first = start(spec, (5, 1, 4))
   seen = contents(next(first), spec)
-  state = next_stage(first.get_state())
+  state = next_stage([state_of(first)])[0]
   second = start(spec, (0, 0, 1), weights={'generation': {'drawn': 1}}, state=state)
   while sum(n >= 23 for k, n in seen if k == 'generation') < COUNTS['generation/drawn'] - 15:
     seen += contents(next(second), spec)
   drawn = [n for k, n in seen if k == 'generation' and n >= 23]
   assert len(set(drawn)) == len(drawn)
-  last = second.get_state()
+  last = state_of(second)
   assert last['index'] == len(drawn) - state['examples']['generation/drawn']
   assert last['examples'] == state['examples'] | {'generation/drawn': len(drawn)}
 
@@ -169,7 +177,7 @@ def test_bad_records_are_skipped_counted_and_replaced_from_their_own_source(spec
   bad = {('generation/real', i) for i in range(0, 23, 5)}
   iterator = start(spec, (0, 1, 2), sources=make_sources(bad), skip_limit=SkipLimit(share=0.5))
   seen = list(itertools.chain.from_iterable(contents(next(iterator), spec) for _ in range(20)))
-  state = iterator.get_state()
+  state = state_of(iterator)
   assert not {n for k, n in seen if k == 'generation'} & {i for _, i in bad}
   assert state['skipped']['generation/real'].keys() == {'example'}
   skipped = state['skipped']['generation/real']['example']
@@ -186,12 +194,12 @@ def test_too_many_bad_records_stop_the_run(spec):
   bad = {('text/c', 4)}  # 1 in 29.
   options = {'ratio': (0, 1, 0), 'sources': make_sources(bad)}
   within = start(spec, **options, skip_limit=SkipLimit(share=0.05, after=100))
-  while within.get_state()['index'] < 200:
+  while state_of(within)['index'] < 200:
     next(within)
   beyond = start(spec, **options, skip_limit=SkipLimit(share=0.02, after=100))
   with pytest.raises(InputError, match=r'5 of 1\d\d records are bad, the last 1 in a row.* 2.0%.*the record is a None'):
     list(beyond)
-  assert 90 < beyond.get_state()['index'] < 140  # Four bad records in 116 are too many; seen at the next bad one.
+  assert 90 < state_of(beyond)['index'] < 140  # Four bad records in 116 are too many; seen at the next bad one.
 
 
 @pytest.mark.parametrize('prefetch', [0, 2])
@@ -242,10 +250,10 @@ def test_the_stream_does_not_depend_on_workers_or_on_where_it_was_stopped(spec):
     stream = start(spec, **options, workers=workers, state=state, prefetch=2)
     for _ in range(stop - (12 - len(expected))):
       same(next(stream), expected.pop(0))
-    state = stream.get_state()
+    state = state_of(stream)
     stream.close()
   assert not expected
-  assert state == alone.get_state()
+  assert state == state_of(alone)
   assert state['skipped']['generation/real']['example'] > 2
 
 
@@ -261,7 +269,7 @@ def test_what_is_requested_is_what_will_be_wanted(spec, monkeypatch):
     def get(self, source, position):
       del self._tasks[source, position]
       wanted.append((source, position))
-      return self._reading.example(source, position)
+      return self._workers.reading.example(source, position)
 
   monkeypatch.setattr(pipeline, 'Reader', Spy)
   stream = start(spec, workers=2)
@@ -292,13 +300,13 @@ def test_a_record_that_kills_its_worker_is_skipped_and_no_other(spec, tmp_path):
   source = grain.MapDataset.source(Deadly(str(tmp_path / 'deaths')))
   stream = start(spec, (0, 1, 0), sources={'text': {'c': source}}, skip_limit=SkipLimit(share=0.5), workers=2)
   seen = []
-  while stream.get_state()['examples']['text/c'] < 19:
+  while state_of(stream)['examples']['text/c'] < 19:
     seen += [number for _, number in contents(next(stream), spec)]
-  state = stream.get_state()
+  state = state_of(stream)
   stream.close()
   assert set(seen) == set(range(20)) - {7}
   assert state['skipped']['text/c'].keys() == {'crash'}
-  assert describe_skipped(state) == f'text/c: crash {state["skipped"]["text/c"]["crash"]}'
+  assert describe_skipped([state]) == f'text/c: crash {state["skipped"]["text/c"]["crash"]}'
 
 
 class Unreadable:

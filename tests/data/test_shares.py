@@ -6,11 +6,11 @@ import json
 import grain
 import numpy as np
 import pytest
-from data.test_pipeline import COUNTS, contents, make_sources, spec, start  # noqa: F401
+from data.test_pipeline import COUNTS, contents, make_sources, same, spec, start, state_of  # noqa: F401
 
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import SkipLimit
+from janus_jax.data.pipeline import NEW, SkipLimit
 from janus_jax.data.shares import WHOLE, Share, after, deal, deal_states, first_place, position
 from janus_jax.data.sources.blocks import BlockDataset
 
@@ -84,13 +84,13 @@ def test_streams_of_changing_hosts_see_every_record_once_an_epoch(hosts, spec): 
   sources = make_sources(bad)
   states, seen = None, []
   for count in hosts:
-    states = deal_states(states, count) if states else [None] * count
+    states = deal_states(states, count) if states else [NEW] * count
     for index in range(count):
-      options = {'share': Share(index, count), 'state': states[index], 'skip_limit': SkipLimit(share=0.9)}
+      options = {'shares': [Share(index, count)], 'state': states[index], 'skip_limit': SkipLimit(share=0.9)}
       stream = start(spec, (2, 9, 5), sources=sources, shape=BatchShape(2, 100, 3, 4), **options)
       for _ in range(3 + index):
         seen += contents(next(stream), spec)
-      states[index] = json.loads(json.dumps(stream.get_state()))
+      states[index] = json.loads(json.dumps(state_of(stream)))
   (total,) = deal_states(states, 1)
   assert sum(total['examples'].values()) == len(seen)
   assert total['skipped']['text/c']['example'] > 1
@@ -123,3 +123,17 @@ def test_hosts_read_whole_blocks():
   view = source.shuffle(seed=3).repeat()
   found = [int(view[number]['text'].split()[1]) for number in read(first_place(share, source.block_size), share, 20)[0]]
   assert len({number // 4 for number in found}) == 5
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_batch_is_the_rows_of_its_streams(workers, spec):  # noqa: F811
+  """Two hosts of two streams each, and one host of all four, which shares its workers among them, see the same."""
+  shape, shares = BatchShape(1, 100, 3, 4), [Share(index, 4) for index in range(4)]
+  together = start(spec, shape=shape, shares=shares, workers=workers)
+  apart = [start(spec, shape=shape, shares=shares[:2]), start(spec, shape=shape, shares=shares[2:])]
+  for _ in range(3):
+    batch, parts = next(together), [next(host) for host in apart]
+    same(batch, {name: np.concatenate([part[name] for part in parts]) for name in batch})
+  states = [state for host in apart for state in host.get_state()['streams']]
+  assert together.get_state() == {'streams': states}
+  together.close()

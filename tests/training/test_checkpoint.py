@@ -109,7 +109,7 @@ def test_everything_comes_back_bit_for_bit_onto_another_mesh(tmp_path):
     restored = checkpoints.restore(lambda found: asked.append(found) or shapes)
   assert asked == [metadata]
   assert restored.step == 5
-  assert restored.data_state == data_state
+  assert restored.data_states == [data_state]
   assert restored.metadata == metadata
   assert_same(restored.state, state)
   assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(restored.state), jax.tree.leaves(other)))
@@ -158,7 +158,7 @@ def test_a_state_may_be_donated_and_its_data_state_changed_as_soon_as_save_retur
     jax.block_until_ready(state)
     restored = checkpoints.restore(lambda _: shapes)
   assert all((np.asarray(leaf) == 1).all() for leaf in jax.tree.leaves(restored.state))
-  assert restored.data_state == {'position': 0}
+  assert restored.data_states == [{'position': 0}]
 
 
 def test_policies(tmp_path):
@@ -204,7 +204,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(damage, workdir, caplog):
       restored = restore(checkpoints)
     assert restored.step == 2
     assert_same(restored.state, make_state(2))
-    assert restored.data_state == {'position': 2}
+    assert restored.data_states == [{'position': 2}]
     # asyncio logs Orbax's abandoned tasks whenever they are collected.
     records = [record for record in caplog.records if record.name == 'root']
     lines = [record.getMessage() for record in records if str(newest) in record.getMessage()]
@@ -250,11 +250,16 @@ def test_another_optimizer_is_refused_too(workdir):
     checkpoints.restore(lambda _: other)
 
 
-def test_another_number_of_processes_is_refused(workdir):
-  data = workdir / 'checkpoints' / '3' / 'data'
-  (data / 'process_0-of-1.json').rename(data / 'process_0-of-2.json')
-  with Checkpoints(workdir, save_every=1) as checkpoints, pytest.raises(InputError, match=r'process_0-of-2\.json'):
-    restore(checkpoints)
+def test_the_data_of_another_number_of_processes_comes_whole_or_not_at_all(workdir):
+  for step in (2, 3):
+    data = workdir / 'checkpoints' / str(step) / 'data'
+    (data / 'process_0-of-1.json').rename(data / 'process_1-of-2.json')
+    if step == 2:
+      (data / 'process_0-of-2.json').write_text('{"position": 0}')
+  with Checkpoints(workdir, save_every=1) as checkpoints:
+    restored = restore(checkpoints)
+  assert restored.step == 2
+  assert restored.data_states == [{'position': 0}, {'position': 2}]
 
 
 @pytest.mark.parametrize('arguments', [{'save_every': 0}, {'save_every': 1, 'keep_last': 0}])

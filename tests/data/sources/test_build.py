@@ -61,10 +61,10 @@ def stream(entries, spec, directory, **options):
 def test_each_sample_of_every_format_comes_once_an_epoch_stopped_or_not(entries, spec, tmp_path):
   seen, state = [], None
   for workers, number in ((0, 3), (2, 4), (0, 40)):
-    found = stream(entries, spec, tmp_path, workers=workers, state=state)
+    found = stream(entries, spec, tmp_path, workers=workers, states=state and [state])
     for _ in range(number):
       seen += words(next(found), spec)
-      state = found.get_state()
+      state = found.get_state()['streams'][0]
       if state['index'] >= 3 * ITEMS * sum(RATIO):
         break
     found.close()
@@ -75,7 +75,7 @@ def test_each_sample_of_every_format_comes_once_an_epoch_stopped_or_not(entries,
       epochs, rest = divmod(state['examples'][f'{kind}/{name}'], ITEMS)
       found = collections.Counter(counts[f'{name}{i}'] for i in range(ITEMS))
       assert found == collections.Counter({epochs: ITEMS - rest, epochs + 1: rest}) - collections.Counter(), name
-  assert not describe_skipped(state)
+  assert not describe_skipped([state])
 
 
 def test_the_last_records_are_held_out(entries, tmp_path):
@@ -153,10 +153,10 @@ def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path, caplog)
   sources = open_sources(read_specs({'x': entry}), SIZES, 0, str(tmp_path))['train']
   arguments = (sources, (0, 0, 1), {'generation': {'x': 1}}, spec, SHAPE)
   found = batches(*arguments, seed=0, skip_limit=SkipLimit(share=0.2, after=20), workers=2)
-  state = found.get_state()
+  state = found.get_state()['streams'][0]
   while state['examples']['generation/x'] + sum(state['skipped']['generation/x'].values()) < 4 * 50:
     next(found)
-    state = found.get_state()
+    state = found.get_state()['streams'][0]
   found.close()
   counts, read = state['skipped']['generation/x'], sum(state['skipped']['generation/x'].values())
   epochs = (state['examples']['generation/x'] + read) / 50
