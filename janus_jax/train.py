@@ -28,7 +28,8 @@ flags.mark_flag_as_required('config')
 
 def main() -> None:
   hosts.start(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DEAD_AFTER.value)
-  training_run.train(_CONFIG.value, _WORKDIR.value, force=_FORCE.value)
+  with hosts.ending_alone():
+    training_run.train(_CONFIG.value, _WORKDIR.value, force=_FORCE.value)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,10 @@ With one process every function here does nothing but what its name says of one.
 """
 
 import contextlib
+import os
+import re
+import sys
+import traceback
 from collections.abc import Iterator
 
 import jax
@@ -15,6 +19,8 @@ from janus_jax.errors import InputError
 # 'none': a process by itself. 'auto': what the cluster's environment says (TPU, SLURM, GKE, Open MPI). 'flags': what
 # the command line says.
 MODES = ('none', 'auto', 'flags')
+# In what collectives and jax's coordination service say where a peer is gone.
+LOST = re.compile('gloo|nccl|heartbeat|coordination ?service|connection (reset|refused)|unavailable|barrier', re.I)
 
 
 def start(mode: str, coordinator: str | None, count: int | None, index: int | None, dead_after: int) -> None:
@@ -49,6 +55,27 @@ def start(mode: str, coordinator: str | None, count: int | None, index: int | No
     )
   except (RuntimeError, ValueError) as error:
     raise InputError(f'the processes of the run do not find each other: {" ".join(str(error).split())}') from None
+
+
+@contextlib.contextmanager
+def ending_alone() -> Iterator[None]:
+  """Of a run of several processes, ends this one at once if the block fails: with code 1 and the reason in a line.
+
+  Otherwise jax would wait for the others when the process ends, who wait for it.
+  """
+  try:
+    yield
+  except Exception as error:
+    count = jax.process_count()
+    if count == 1:
+      raise
+    text = ' '.join(str(error).split())
+    if LOST.search(text):
+      text = f'a process of the run has died or cannot be reached ({text[:200]}); run the command again on all hosts'
+    elif not isinstance(error, InputError | OSError):
+      traceback.print_exc()
+    print(f'error: process {jax.process_index()} of {count}: {text}', file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 @contextlib.contextmanager
