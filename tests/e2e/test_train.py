@@ -1,6 +1,5 @@
 """A whole run through three stages: what it leaves, and that a run cut short and taken up again is the same run."""
 
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -11,56 +10,28 @@ import sys
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 pytest.importorskip('sklearn')
 
+from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
+
 import janus_jax
 from janus_jax import run_data, training_run
-from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
-from janus_jax.conversion.lazy import from_numpy
-from janus_jax.data import tokenizer_training
+from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.data.sources import embedded
-from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
-from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
-from janus_jax.models.initialization import initial_params
 from janus_jax.observers import Sampler
 from janus_jax.training import loop
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.stages import read_stages
-from janus_jax.training.state import flatten
 from janus_jax.training.step import jit_train_step
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
-STEPS = 3
-
-
-def small_model(image_token_id: int) -> JanusConfig:
-  return JanusConfig(
-    SiglipConfig(image_size=24, patch_size=8, width=32, mlp_dim=32, depth=1, num_heads=2),
-    VQConfig(24, codebook_size=16, z_channels=32, base_channels=32, channel_multipliers=(1, 1, 1), num_res_blocks=1),
-    LlamaConfig(
-      vocab_size=384, width=32, mlp_dim=32, depth=1, num_heads=2, num_kv_heads=1, head_dim=16, max_positions=512
-    ),
-    image_token_id,
-  )
 
 
 @pytest.fixture(scope='module')
 def start(tmp_path_factory) -> str:
-  """A checkpoint with fresh weights."""
-  directory = tmp_path_factory.mktemp('start')
-  path = directory / 'tokenizer.json'
-  tokenizer_training.train(tokenizer_training.embedded_texts(World(), 50), path, 384)
-  config = small_model(Tokenizer(str(path)).special.image_placeholder)
-  arrays = {name: from_numpy(leaf, name) for name, leaf in flatten(initial_params(config, 0)).items()}
-  checkpoint = Checkpoint(config, arrays, {'tokenizer.json': path.read_bytes()}, {}, ())
-  write_checkpoint(checkpoint, str(directory), 'orbax', lambda _: None)
-  return str(directory)
+  return write_start(tmp_path_factory.mktemp('start'))
 
 
 @pytest.fixture(scope='module')
@@ -68,34 +39,10 @@ def data(tmp_path_factory) -> str:
   return str(tmp_path_factory.mktemp('data'))
 
 
-def recipe(start: str, data: str) -> ConfigDict:
-  spec = importlib.util.spec_from_file_location('tiny', ROOT / 'configs' / 'tiny.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config()
-  config.init_from, config.data.directory, config.data.num_train = start, data, 60
-  config.mesh.data, config.mesh.fsdp = 2, 4  # The tests' eight simulated devices.
-  config.log_every, config.save_every, config.held_out_batches, config.sampling.num_images = 1, 1, 1, 0
-  for stage in config.stages.values():
-    stage.steps, stage.warmup_steps, stage.batch_size = STEPS, 0, 8
-    stage.sources.understanding = ConfigDict({'shapes': 1, 'digits': 1})
-  return config
-
-
 @pytest.fixture(scope='module')
 def uninterrupted(start, data, tmp_path_factory) -> tuple[pathlib.Path, dict]:
   workdir = tmp_path_factory.mktemp('uninterrupted')
   return workdir, leaves(training_run.train(recipe(start, data), str(workdir)))
-
-
-def leaves(params: dict) -> dict[str, np.ndarray]:
-  return {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
-
-
-def losses(workdir: pathlib.Path) -> list[tuple]:
-  """(step, stage, loss, gradient norm) of every update."""
-  lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
-  return [(line['step'], line['stage'], line['loss'], line['grad_norm']) for line in lines if 'loss' in line]
 
 
 def test_a_run_goes_through_its_stages(uninterrupted, start):
