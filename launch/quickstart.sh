@@ -9,6 +9,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "${1:-$root/quickstart-output}/seconds"
 directory=$(cd "${1:-$root/quickstart-output}" && pwd)
 cd "$root"
+# In a file, a line of progress every ten seconds.
+[ -t 2 ] || export TQDM_MININTERVAL=10
 # Compiled programs, for the next run.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$directory/cache}
 
