@@ -21,6 +21,7 @@ from data import datasets
 from data.datasets import ITEMS, NAMES
 
 from janus_jax import api, training_run
+from janus_jax.data.resizing import fast
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.stored_codes import image_encoder
 from janus_jax.tokenizing import load_vq
@@ -131,7 +132,7 @@ def test_codes_of_a_source_train_in_place_of_its_images(entries, checkpoint, tmp
     'codes': 'codes',
   }
   specs = read_specs({'web': entries['web'], 'codes': coded})
-  sources = open_sources(specs, ImageSizes(24, vq.image_size), 0, str(tmp_path / 'index'))['train']['generation']
+  sources = open_sources(specs, ImageSizes(24, vq.image_size, fast), 0, str(tmp_path / 'index'))['train']['generation']
   encode = image_encoder(vq, api.load(checkpoint, 'float32')[1]['vq'])
   for index in range(ITEMS):
     pixels, codes = sources['web'][index], sources['codes'][index]
