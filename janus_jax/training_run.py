@@ -19,9 +19,11 @@ from janus_jax.data.pipeline import SkipLimit
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
+from janus_jax.models.attention_choice import with_attention
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.observers import HeldOutLoss, Sampler
 from janus_jax.run_data import check_data, open_data
+from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import hosts
 from janus_jax.training.loop import Run, RunConfig, check_batches
@@ -75,7 +77,8 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
     metadata,
     observers=(held_out, sampler),
   )
-  logging.info('%s: %d devices, mesh %s', workdir, mesh.size, dict(mesh.shape))
+  kernels = step_config.compute.attention, step_config.compute.vision_attention
+  logging.info('%s: %d devices, mesh %s; attention %s, of images %s', workdir, mesh.size, dict(mesh.shape), *kernels)
   with jax.set_mesh(mesh):
     return run.train(lambda: load_params(start(), placement.params))
 
@@ -117,9 +120,17 @@ def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> S
   for name in ('learning_rate_rules', 'weight_decay_rules'):
     optimizer[name] = tuple((pattern, float(factor)) for pattern, factor in optimizer[name])
     check_rules(f'optimizer.{name}', optimizer[name], placement.params)
+  mesh = placement.mesh
+  compute = with_attention(
+    ComputeConfig(**config.compute.to_dict(), layout=ActivationLayout(mesh)),
+    model,
+    mesh.devices.flat[0].platform,
+    config.sequence_length,
+    mesh.shape['context'],
+  )
   return StepConfig(
     model,
-    ComputeConfig(**config.compute.to_dict()),
+    compute,
     OptimizerConfig(**optimizer),
     config.accumulation,
     config.loss_chunk,

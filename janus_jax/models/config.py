@@ -6,7 +6,9 @@ of the released checkpoints. What the numbers mean is documented here once; modu
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
+
+import jax
 
 from janus_jax.errors import InputError
 
@@ -99,6 +101,22 @@ class JanusConfig:
     validate(self)
 
 
+class Layout(Protocol):
+  """What modules need to know of where activations lie; `sharding/layout.py` implements it. Hashable.
+
+  Attributes:
+    mesh: of all devices.
+  """
+
+  mesh: jax.sharding.Mesh
+
+  def spec(self, name: str, shape: tuple[int, ...]) -> jax.sharding.PartitionSpec:
+    """How the activation called `name` is split; an unknown name and a shape that does not divide are errors."""
+
+  def constrain(self, name: str, x: jax.Array) -> jax.Array:
+    """The same values, split so."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
   """How a model runs, as against what it is. None of it changes the parameter tree.
@@ -110,7 +128,10 @@ class ComputeConfig:
       codes change.
     remat: which activations of a layer are kept for the backward pass; a key of `layers.REMAT_POLICIES`.
     unroll: how many layers one iteration of the layer loop holds (compile time against scheduling freedom).
-    attention: the attention kernel, a key of `attention.IMPLEMENTATIONS`.
+    attention: the decoder's attention kernel, a key of `attention.IMPLEMENTATIONS`; or 'auto', for
+      `attention_choice.choose` to replace by one.
+    vision_attention: as `attention`, of the understanding encoder.
+    layout: where activations lie on a mesh; None leaves that to XLA.
   """
 
   dtype: str = 'float32'
@@ -119,6 +140,12 @@ class ComputeConfig:
   remat: str = 'none'
   unroll: int = 1
   attention: str = 'xla'
+  vision_attention: str = 'xla'
+  layout: Layout | None = None
+
+  def constrain(self, name: str, x: jax.Array) -> jax.Array:
+    """x, placed as the layout has it for an activation of that name."""
+    return x if self.layout is None else self.layout.constrain(name, x)
 
 
 def _positive_integers(part: str, config: Any) -> None:

@@ -95,7 +95,7 @@ class Janus(nn.Module):
 
   def image_logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] -> float32[..., C]."""
-    return self.gen_head(hidden)
+    return self.compute.constrain('logits', self.gen_head(hidden))
 
   def encode_pixels(self, pixels: jax.Array) -> jax.Array:
     """uint8[B, size, size, 3], or floats in -1..1 -> codes int32[B, P]. Always float32."""

@@ -27,7 +27,8 @@ class LlamaAttention(nn.Module):
     v = layers.Linear((K, H), (D,), self.compute, use_bias=False, name='v')(x)
     q, k = layers.rotate(q, rotary), layers.rotate(k, rotary)
     if store is None:
-      mixed = attention(q, k, v, segments=segments, causal=True, implementation=self.compute.attention)
+      kernel, layout = self.compute.attention, self.compute.layout
+      mixed = attention(q, k, v, segments=segments, causal=True, implementation=kernel, layout=layout)
     else:
       store, readable = store.extend(layer, k, v)
       mixed = readable.attend(q)
@@ -45,7 +46,8 @@ class LlamaMLP(nn.Module):
     D, F = self.config.width, self.config.mlp_dim
     gate = layers.dense(D, F, self.compute, use_bias=False, name='gate')(x)
     up = layers.dense(D, F, self.compute, use_bias=False, name='up')(x)
-    return layers.dense(F, D, self.compute, use_bias=False, name='down')(jax.nn.silu(gate) * up)
+    hidden = self.compute.constrain('mlp', jax.nn.silu(gate) * up)
+    return layers.dense(F, D, self.compute, use_bias=False, name='down')(hidden)
 
 
 class LlamaBlock(nn.Module):
@@ -60,9 +62,9 @@ class LlamaBlock(nn.Module):
     eps = self.config.norm_eps
     normed = layers.RMSNorm(eps, self.compute, name='attn_norm')(x)
     mixed, store = LlamaAttention(self.config, self.compute, name='attn')(normed, rotary, segments, store, layer)
-    x = x + mixed
+    x = self.compute.constrain('hidden', x + mixed)
     x = x + LlamaMLP(self.config, self.compute, name='mlp')(layers.RMSNorm(eps, self.compute, name='mlp_norm')(x))
-    return (x, store), None
+    return (self.compute.constrain('hidden', x), store), None
 
 
 class Llama(nn.Module):
@@ -82,7 +84,8 @@ class Llama(nn.Module):
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """int32[B, T] -> [B, T, D]."""
-    return self.embed_tokens(tokens)
+    # In two moves: XLA finds no short way from a table split along D to rows split over the same devices.
+    return self.compute.constrain('hidden', self.compute.constrain('looked_up', self.embed_tokens(tokens)))
 
   def hidden(
     self,
@@ -103,14 +106,14 @@ class Llama(nn.Module):
     Returns:
       ([B, T, D], the store with T more positions, or None).
     """
-    x = embeddings.astype(jnp.dtype(self.compute.dtype))
+    x = self.compute.constrain('hidden', embeddings.astype(jnp.dtype(self.compute.dtype)))
     rotary = layers.rotary_tables(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
     (x, store), _ = self.layers((x, store), jnp.arange(self.config.depth), rotary, segments)
     return self.final_norm(x), store
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] -> float32[..., V]."""
-    return self.lm_head(hidden)
+    return self.compute.constrain('logits', self.lm_head(hidden))
 
   def __call__(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """Text only: int32[B, T] -> float32[B, T, V]."""

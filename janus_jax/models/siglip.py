@@ -22,7 +22,16 @@ class SiglipAttention(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     D, N, H = self.config.width, self.config.num_heads, self.config.head_dim
     q, k, v = (layers.Linear((N, H), (D,), self.compute, name=name)(x) for name in ('q', 'k', 'v'))
-    mixed = attention(q, k, v, segments=None, causal=False, implementation=self.compute.attention)
+    mixed = attention(
+      q,
+      k,
+      v,
+      segments=None,
+      causal=False,
+      implementation=self.compute.vision_attention,
+      layout=self.compute.layout,
+      names=('patch_heads', 'patch_heads'),
+    )
     return layers.Linear((D,), (N, H), self.compute, name='o')(mixed)
 
 
@@ -33,8 +42,8 @@ class SiglipMLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     D, F = self.config.width, self.config.mlp_dim
-    hidden = layers.dense(D, F, self.compute, name='fc1')(x)
-    return layers.dense(F, D, self.compute, name='fc2')(layers.activation(self.config.activation)(hidden))
+    hidden = layers.activation(self.config.activation)(layers.dense(D, F, self.compute, name='fc1')(x))
+    return layers.dense(F, D, self.compute, name='fc2')(self.compute.constrain('patch_mlp', hidden))
 
 
 class SiglipBlock(nn.Module):
@@ -50,7 +59,7 @@ class SiglipBlock(nn.Module):
       layers.LayerNorm(eps, self.compute, name='norm1')(x)
     )
     x = x + SiglipMLP(self.config, self.compute, name='mlp')(layers.LayerNorm(eps, self.compute, name='norm2')(x))
-    return x, None
+    return self.compute.constrain('patches', x), None
 
 
 class Siglip(nn.Module):
@@ -73,7 +82,7 @@ class Siglip(nn.Module):
     x = layers.Linear((D,), (3, p, p), self.compute, name='patch_embed')(patches)
     init = nn.initializers.normal(stddev=D**-0.5)
     positions = self.param('pos_embed', init, (grid * grid, D), jnp.dtype(self.compute.param_dtype))
-    x = x + positions.astype(x.dtype)
+    x = self.compute.constrain('patches', x + positions.astype(x.dtype))
     blocks = layers.stack_layers(
       SiglipBlock, self.config.depth, self.compute, in_axes=(), name='layers', config=self.config
     )

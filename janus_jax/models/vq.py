@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from janus_jax.models.attention import masked_attention
+from janus_jax.models.attention_kernels import masked_attention
 from janus_jax.models.config import ComputeConfig, VQConfig
 from janus_jax.models.layers import dense
 

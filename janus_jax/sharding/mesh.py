@@ -1,7 +1,8 @@
 """Device meshes. Four axes, always all present, so that rules need not ask which exist.
 
 `data` replicates parameters and splits batches; `fsdp` splits both; `tensor` splits heads, hidden width and
-vocabulary; `context` splits the sequence.
+vocabulary; `context` splits the sequence. Where TPU slices are joined by the data-centre network, only `data` crosses
+it: once per step, for the gradients.
 """
 
 import math
@@ -9,21 +10,25 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 
 from janus_jax.errors import InputError
 
 AXES = ('data', 'fsdp', 'tensor', 'context')
+ROW_AXES = ('data', 'fsdp')  # Those that split the rows of a batch.
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
   """A mesh over all devices.
 
   Args:
-    sizes: axis -> number of devices; axes left out have size 1; one axis may be -1 and takes what is left.
+    sizes: axis -> number of devices, over all slices; axes left out have size 1; one axis may be -1 and takes what is
+      left.
     devices: default `jax.devices()`.
 
   Raises:
-    InputError: an unknown axis, more than one -1, or sizes whose product is not the number of devices.
+    InputError: an unknown axis, more than one -1, sizes whose product is not the number of devices, or a `data` that
+      does not divide over the TPU slices.
   """
   devices = jax.devices() if devices is None else devices
   unknown = sorted(set(sizes) - set(AXES))
@@ -39,4 +44,70 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     raise InputError(f'mesh sizes {dict(zip(AXES, shape))} need {math.prod(shape)} devices: there are {len(devices)}')
   # Linen's sharding constraints need Auto axes; jax's own default is Explicit since 0.9.
   auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-  return jax.sharding.Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=auto)
+  return jax.sharding.Mesh(arrange(shape, devices), AXES, axis_types=auto)
+
+
+def arrange(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+  """The devices as an array of a shape, so that neighbours along an axis are near each other.
+
+  Args:
+    shape: size of each of AXES; the product is the number of devices.
+    devices: of one kind.
+
+  Raises:
+    InputError: the first axis does not divide over the TPU slices.
+  """
+  slices = tpu_slices(devices)
+  if slices == 1:
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  if shape[0] % slices:
+    raise InputError(
+      f'mesh axis {AXES[0]!r} is {shape[0]}: expected a multiple of {slices}, the number of TPU slices (no other axis '
+      'crosses the network between slices)'
+    )
+  within, across = [shape[0] // slices, *shape[1:]], [slices, *(1 for _ in shape[1:])]
+  return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+
+
+def tpu_slices(devices: Sequence[jax.Device]) -> int:
+  """Into how many TPU slices, joined only by the data-centre network, the devices fall; 1 for other devices.
+
+  GPUs have slice numbers too, one per host: there the plain order already keeps the inner axes within a host.
+  """
+  if devices[0].platform != 'tpu':
+    return 1
+  return len({getattr(device, 'slice_index', 0) for device in devices})
+
+
+def row_shares(mesh: jax.sharding.Mesh, process: int | None = None) -> tuple[int, int]:
+  """Which share of the rows of a global batch a process feeds.
+
+  Rows are split over `data` and `fsdp` alone. Processes whose devices differ in `tensor` or `context` only hold the
+  same rows and must feed the same.
+
+  Args:
+    mesh: over the devices of all processes.
+    process: default `jax.process_index()`.
+
+  Returns:
+    (index, count): of `count` shares of equal size, the one of this process. They are numbered by their first row; the
+    rows of one need not be consecutive in the global batch.
+
+  Raises:
+    InputError: two processes have some of their rows in common, but not all, or more rows than others.
+  """
+  process = jax.process_index() if process is None else process
+  blocks = mesh.devices.reshape(math.prod(mesh.shape[axis] for axis in ROW_AXES), -1)
+  held: dict[int, set[int]] = {}
+  for block, devices in enumerate(blocks):
+    for device in devices:
+      held.setdefault(device.process_index, set()).add(block)
+  shares = sorted({tuple(sorted(blocks)) for blocks in held.values()})
+  if sum(map(len, shares)) != len(blocks) or len(set(map(len, shares))) != 1:
+    described = '; '.join(f'process {index}: {sorted(held[index])}' for index in sorted(held))
+    raise InputError(
+      f'mesh {dict(mesh.shape)} gives processes unequal shares of its {len(blocks)} blocks of rows ({described}): '
+      'expected the same blocks or none in common; make tensor x context divide the devices of a process, or be a '
+      'multiple of them'
+    )
+  return shares.index(tuple(sorted(held[process]))), len(shares)

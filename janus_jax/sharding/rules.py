@@ -1,9 +1,10 @@
-"""Every PartitionSpec of the project: parameter path -> how its axes are split.
+"""Every PartitionSpec of the project: parameter path -> how its axes are split, activation -> how its axes are split.
 
-Rules are tried in order against the whole path; the first that matches decides. Parameters of the VQ tokenizer and
-the few small tables are replicated.
+Parameter rules are tried in order against the whole path; the first that matches decides. What may be replicated
+although it is large is listed.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.errors import InputError
+from janus_jax.sharding.mesh import ROW_AXES
 
 Rules = tuple[tuple[str, PartitionSpec], ...]
 
@@ -45,6 +47,38 @@ PARAMETER_RULES: Rules = (
   (r'gen_embed/table', PartitionSpec()),
   (r'vq/.*', PartitionSpec()),
 )
+# Parameters of more elements than this must be split, but for those that are replicated on purpose.
+LARGE = 2**20
+REPLICATED = (r'gen_embed/table', r'vq/.*')
+
+# What models call the activations whose place they pin. Images are not split over `context`: their patches are few.
+ACTIVATION_RULES: Rules = (
+  ('hidden', PartitionSpec(ROW_AXES, 'context')),  # [B, T, D]
+  ('looked_up', PartitionSpec('data', 'context', 'fsdp')),  # [B, T, D], rows of a table that `fsdp` splits along D.
+  ('queries', PartitionSpec(ROW_AXES, 'context', 'tensor')),  # [B, T, N, H], and what attention gives.
+  ('keys', PartitionSpec(ROW_AXES, None, 'tensor')),  # [B, S, K, H], values too: gathered along the sequence.
+  ('mlp', PartitionSpec(ROW_AXES, 'context', 'tensor')),  # [B, T, F]
+  ('logits', PartitionSpec(ROW_AXES, 'context', 'tensor')),  # [B, T, V] or [B, T, C]
+  ('patches', PartitionSpec(ROW_AXES)),  # [I, P, D]
+  ('patch_heads', PartitionSpec(ROW_AXES, None, 'tensor')),  # [I, P, N, H]
+  ('patch_mlp', PartitionSpec(ROW_AXES, None, 'tensor')),  # [I, P, F]
+)
+
+
+def ways(entry: str | tuple[str, ...] | None, mesh: jax.sharding.Mesh) -> int:
+  """Into how many parts one entry of a PartitionSpec splits its axis."""
+  names = (entry,) if isinstance(entry, str) else entry or ()
+  return math.prod(mesh.shape[name] for name in names)
+
+
+def check_divides(what: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: jax.sharding.Mesh) -> None:
+  """Raises InputError, naming `what`, for an axis of an array that the mesh does not divide."""
+  for axis, (size, entry) in enumerate(zip(shape, spec)):
+    if size % ways(entry, mesh):
+      name = entry if isinstance(entry, str) else ' x '.join(entry)
+      raise InputError(
+        f'{what} has {size} on axis {axis}: the mesh axis {name!r} of {ways(entry, mesh)} does not divide it'
+      )
 
 
 def parameter_shardings(
@@ -53,21 +87,25 @@ def parameter_shardings(
   """path -> NamedSharding.
 
   Raises:
-    InputError: a parameter that no rule covers, a rule that matches nothing, or an axis that the mesh does not divide.
+    InputError: a parameter that no rule covers, a rule that matches nothing, an axis that the mesh does not divide, or
+      a large parameter that the rules leave whole on every device.
   """
   used = set()
   shardings = {}
+  splits = mesh.shape['fsdp'] * mesh.shape['tensor'] > 1
   for path, shape in shapes.items():
     match = next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
     if match is None:
       raise InputError(f'parameter {path} is covered by no sharding rule')
     used.add(match)
     spec = rules[match][1]
-    for axis, (size, name) in enumerate(zip(shape, spec)):
-      if name is not None and size % mesh.shape[name]:
-        raise InputError(
-          f'parameter {path} has {size} on axis {axis}: the mesh axis {name!r} of {mesh.shape[name]} does not divide it'
-        )
+    check_divides(f'parameter {path}', shape, spec, mesh)
+    whole = math.prod(ways(entry, mesh) for entry in spec) == 1
+    if splits and whole and math.prod(shape) > LARGE and not any(re.fullmatch(p, path) for p in REPLICATED):
+      raise InputError(
+        f'parameter {path} has {math.prod(shape)} elements and is whole on every device of mesh {dict(mesh.shape)}: '
+        f'expected a sharding rule that splits what has more than {LARGE}, or its path in sharding.rules.REPLICATED'
+      )
     shardings[path] = NamedSharding(mesh, spec)
   unused = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
   if unused:

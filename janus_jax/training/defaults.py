@@ -42,10 +42,18 @@ def default_config() -> ConfigDict:
   config.streams = 0
   config.max_bad_record_share = 0.01
 
-  # Numerics and memory (models.config.ComputeConfig).
-  config.compute = ConfigDict({
-    'dtype': 'bfloat16', 'vq_dtype': 'float32', 'remat': 'full', 'unroll': 1, 'attention': 'xla'
-  })  # fmt: skip
+  # Numerics and memory (models.config.ComputeConfig). Attention 'auto': splash on TPUs, cuDNN's on GPUs, else chunked
+  # for long rows and xla for short ones.
+  config.compute = ConfigDict(
+    {
+      'dtype': 'bfloat16',
+      'vq_dtype': 'float32',
+      'remat': 'full',
+      'unroll': 1,
+      'attention': 'auto',
+      'vision_attention': 'auto',
+    }
+  )
   config.accumulation = 1
   config.loss_chunk = 256
 

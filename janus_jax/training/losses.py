@@ -64,10 +64,11 @@ def cross_entropy(
   padding = chunks * chunk - T
   hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
   targets = jnp.pad(targets, ((0, 0), (0, padding)))
-  # [B, T, ...] -> [chunks, B, t, ...]: rows, which a mesh splits, stay whole.
-  parts = [jnp.moveaxis(x.reshape(len(x), chunks, chunk, *x.shape[2:]), 1, 0) for x in (hidden, targets)]
+  # [B, T, ...] -> [chunks, B, t, ...]: every chunks-th position together, so that each chunk is spread over the mesh as
+  # rows and positions are.
+  parts = [jnp.moveaxis(x.reshape(len(x), chunk, chunks, *x.shape[2:]), 2, 0) for x in (hidden, targets)]
   found = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
-  return jnp.moveaxis(found, 0, 1).reshape(len(targets), -1)[:, :T]
+  return jnp.moveaxis(found, 0, 2).reshape(len(targets), -1)[:, :T]
 
 
 def with_codes(batch: Batch, encode: Callable[[jax.Array], jax.Array]) -> Batch:

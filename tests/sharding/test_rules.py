@@ -1,35 +1,28 @@
 """Sharding rules cover exactly the parameters, and say so when they do not."""
 
-import jax
+import math
+
 import pytest
 from jax.sharding import PartitionSpec
 
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
-from janus_jax.sharding.mesh import AXES, make_mesh
-from janus_jax.sharding.rules import PARAMETER_RULES, parameter_shardings
+from janus_jax.sharding.mesh import make_mesh
+from janus_jax.sharding.rules import LARGE, PARAMETER_RULES, parameter_shardings
 
 SHAPES = {preset: parameter_shapes(PRESETS[preset]) for preset in ('tiny', 'janus_pro_7b')}
-LARGE = 16 * 2**20  # Parameters of more elements than this must not be replicated.
 
 
 @pytest.mark.parametrize('preset', sorted(SHAPES))
-def test_every_parameter_has_a_rule_and_no_large_one_is_replicated(preset):
+def test_every_parameter_has_a_rule_and_large_ones_are_split_over_all_devices(preset):
   mesh = make_mesh({'fsdp': 4, 'tensor': 2})
   shardings = parameter_shardings(SHAPES[preset], mesh)
   assert shardings.keys() == SHAPES[preset].keys()
   for path, shape in SHAPES[preset].items():
-    elements = 1
-    for size in shape:
-      elements *= size
-    if elements > LARGE:
-      assert shardings[path].num_devices == 8
-      local = shardings[path].shard_shape(shape)
-      fraction = 1
-      for part, size in zip(local, shape):
-        fraction *= size // part
-      assert fraction == 8, f'{path} is split {fraction} ways'
+    if math.prod(shape) > 16 * 2**20:
+      parts = math.prod(shape) // math.prod(shardings[path].shard_shape(shape))
+      assert parts == 8, f'{path} is split {parts} ways'
 
 
 def test_stacked_parameters_keep_their_layer_axis_whole():
@@ -56,24 +49,21 @@ def test_what_the_rules_do_not_fit_is_an_error(shapes, rules, message):
     parameter_shardings(shapes, make_mesh({'fsdp': 4, 'tensor': 2}), rules)
 
 
-def test_mesh_has_all_axes_and_fills_one():
-  mesh = make_mesh({'tensor': 2, 'fsdp': -1})
-  assert dict(mesh.shape) == {'data': 1, 'fsdp': 4, 'tensor': 2, 'context': 1}
-  assert mesh.axis_names == AXES
-  # Linen's constraints are silently wrong on Explicit axes, jax's default.
-  assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+WHOLE = (('new/kernel', PartitionSpec()), ('vq/.*', PartitionSpec()), ('row/kernel', PartitionSpec('tensor')))
 
 
-@pytest.mark.parametrize(
-  ('sizes', 'message'),
-  [
-    ({'model': 2}, "mesh axis 'model' is unknown: expected some of data, fsdp, tensor, context"),
-    ({'data': -1, 'fsdp': -1}, 'at most one -1'),
-    ({'data': 3}, 'need 3 devices: there are 8'),
-    ({'tensor': 3, 'data': -1}, 'need 6 devices: there are 8'),
-    ({'data': 0}, 'expected positive numbers'),
-  ],
-)
-def test_meshes_that_do_not_fit(sizes, message):
-  with pytest.raises(InputError, match=message):
-    make_mesh(sizes)
+def test_a_large_parameter_that_is_left_whole_is_an_error():
+  large, small = {'new/kernel': (2, LARGE)}, {'new/kernel': (LARGE,)}
+  others = {'vq/kernel': (2, LARGE), 'row/kernel': (8, LARGE)}
+  message = (
+    rf'parameter new/kernel has {2 * LARGE} elements and is whole on every device of mesh .*: expected a .* rule'
+  )
+  for sizes in ({'fsdp': 8}, {'data': 4, 'tensor': 2}):
+    with pytest.raises(InputError, match=message):
+      parameter_shardings({**large, **others, 'row/kernel': (8, 1)}, make_mesh(sizes), WHOLE)
+    parameter_shardings({**small, **others, 'row/kernel': (8, 1)}, make_mesh(sizes), WHOLE)
+  # A rule that splits over an axis of one device leaves it whole as well.
+  with pytest.raises(InputError, match='parameter row/kernel has'):
+    parameter_shardings({**small, **others}, make_mesh({'fsdp': 8}), WHOLE)
+  # Where devices are not there to split parameters, nothing is wrong.
+  parameter_shardings({**large, **others}, make_mesh({'data': 4, 'context': 2}), WHOLE)

@@ -1,0 +1,105 @@
+"""Which attention kernel runs: said in the config, or chosen for the device and the shapes, once, before compiling."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from janus_jax.errors import InputError
+from janus_jax.models.attention import IMPLEMENTATIONS
+from janus_jax.models.attention_accelerators import LANES
+from janus_jax.models.config import ComputeConfig, JanusConfig
+
+PLATFORMS = ('cpu', 'gpu', 'tpu')
+# From this many positions on, chunks of queries cost less than all scores at once, in memory and (on a CPU) in time.
+LONG = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionShape:
+  """What the choice depends on.
+
+  Attributes:
+    length: positions of a row.
+    head_dim: of queries, keys and values.
+    packed: whether segments restrict who attends to whom.
+    dtype: of queries, keys and values.
+    parts: into how many parts a mesh splits the positions.
+  """
+
+  length: int
+  head_dim: int
+  packed: bool
+  dtype: str
+  parts: int = 1
+
+
+def objection(implementation: str, platform: str, shape: AttentionShape) -> str | None:
+  """Why an implementation cannot be used; None if it can."""
+  if implementation == 'splash':
+    if platform != 'tpu':
+      return f'runs on a TPU only: the platform is {platform}'
+    if shape.parts > 1 and shape.length % (shape.parts * LANES):
+      return f'wants {shape.parts} parts of a multiple of {LANES} positions: there are {shape.length} in all'
+  if implementation == 'cudnn':
+    if platform != 'gpu':
+      return f'runs on a GPU only: the platform is {platform}'
+    if shape.dtype not in ('bfloat16', 'float16'):
+      return f'wants bfloat16 or float16: the dtype is {shape.dtype}'
+    if shape.head_dim > 128 or shape.head_dim % 8:
+      return f'wants heads of a multiple of 8 up to 128 dimensions: they have {shape.head_dim}'
+    if shape.packed and shape.length % 2:
+      return f'wants an even number of positions: there are {shape.length}'
+    if shape.parts > 1:
+      return f'wants whole sequences: the mesh splits them into {shape.parts} parts'
+  return None
+
+
+def choose(requested: str, platform: str, shape: AttentionShape) -> str:
+  """One of IMPLEMENTATIONS.
+
+  Args:
+    requested: one of IMPLEMENTATIONS, or 'auto': the kernel written for the platform where it can be used, else
+      'chunked' for long sequences and 'xla' for short ones.
+    platform: one of PLATFORMS. cuDNN is NVIDIA's: on other GPUs request 'chunked'.
+    shape: of what attends.
+
+  Raises:
+    InputError: what is requested cannot be used, or is unknown.
+  """
+  if requested not in ('auto', *IMPLEMENTATIONS):
+    raise InputError(f'attention is {requested!r}: expected one of auto, {", ".join(IMPLEMENTATIONS)}')
+  if platform not in PLATFORMS:
+    raise InputError(f'platform is {platform!r}: expected one of {", ".join(PLATFORMS)}')
+  if requested != 'auto':
+    if why := objection(requested, platform, shape):
+      raise InputError(f'attention {requested!r} {why}')
+    return requested
+  best = {'tpu': 'splash', 'gpu': 'cudnn'}.get(platform)
+  if best and objection(best, platform, shape) is None:
+    return best
+  return 'chunked' if shape.length >= LONG else 'xla'
+
+
+def with_attention(compute: ComputeConfig, model: JanusConfig, platform: str, length: int, parts: int) -> ComputeConfig:
+  """The same with an implementation in place of each 'auto', for training.
+
+  Args:
+    compute: what was requested.
+    model: architecture.
+    platform: `jax.Device.platform` of the devices.
+    length: positions of a packed row.
+    parts: into how many parts the mesh splits a row (its axis `context`).
+
+  Raises:
+    InputError: what is requested cannot be used, or the rows do not split into so many parts.
+  """
+  if length % parts:
+    raise InputError(f'a row of {length} positions does not split into {parts} parts: expected a multiple')
+  dtype = jnp.dtype(compute.dtype).name
+  decoder = AttentionShape(length, model.language_model.head_dim, packed=True, dtype=dtype, parts=parts)
+  vision = AttentionShape(model.vision_encoder.num_tokens, model.vision_encoder.head_dim, packed=False, dtype=dtype)
+  return dataclasses.replace(
+    compute,
+    attention=choose(compute.attention, platform, decoder),
+    vision_attention=choose(compute.vision_attention, platform, vision),
+  )
