@@ -15,9 +15,10 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.drawing import generate_images
 from janus_jax.models.config import JanusConfig
 from janus_jax.run_data import Samples
-from janus_jax.training.loop import RunConfig, Sources
+from janus_jax.training.loop import Sources
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metrics import MetricWriter
+from janus_jax.training.run_config import RunConfig
 from janus_jax.training.state import place_whole_batch
 from janus_jax.training.step import StepConfig
 

@@ -26,8 +26,9 @@ from janus_jax.run_data import check_data, open_data
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import hosts
-from janus_jax.training.loop import Run, RunConfig, check_batches
+from janus_jax.training.loop import Run
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
+from janus_jax.training.run_config import RunConfig, check_batches
 from janus_jax.training.stages import read_stages, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import MODES, StepConfig

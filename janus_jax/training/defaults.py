@@ -70,6 +70,8 @@ def default_config() -> ConfigDict:
     }
   )
   config.max_skipped_in_a_row = 20
+  # A step that takes this many times as long as others (and a minute) is reported, with what each thread is doing.
+  config.watchdog_factor = 10.0
 
   # Devices: sizes of the mesh axes, -1 takes what is left.
   config.mesh = ConfigDict({'data': 1, 'fsdp': -1, 'tensor': 1, 'context': 1})

@@ -4,12 +4,11 @@ What a run does not depend on is handed in by the entry point: where the first p
 asked and scored along the way.
 """
 
-import dataclasses
 import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any
 
 import grain
@@ -20,7 +19,7 @@ import numpy as np
 from janus_jax.data import pipeline
 from janus_jax.data.examples import KINDS, ExampleSpec
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import SkipLimit, describe_skipped, next_stage
+from janus_jax.data.pipeline import describe_skipped, next_stage
 from janus_jax.data.shares import Share, deal_states
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import row_shares
@@ -29,6 +28,7 @@ from janus_jax.training.checkpoint import Checkpoints
 from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.progress import Progress
+from janus_jax.training.run_config import RunConfig, check_batches
 from janus_jax.training.stages import Stage, stage_ends, trained_groups, trained_paths
 from janus_jax.training.state import (
   Placement,
@@ -42,73 +42,14 @@ from janus_jax.training.state import (
   unflatten,
 )
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
+from janus_jax.training.wall_time import WallTime, Watchdog
 from janus_jax.training.window import Report, Window
 
 Sources = Mapping[str, Mapping[str, grain.MapDataset]]
+# Seconds that a step takes before the watchdog reports it, however short the others are.
+WATCHDOG_LEAST = 60.0
 # (step, stage name, parameters, writer): draws, asks or scores, and writes what it finds.
 Observer = Callable[[int, str, Any, MetricWriter], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-  """Everything about a run that is neither a stage nor the model.
-
-  Attributes:
-    stages: in order.
-    stage_masks: 'static' or 'traced' (training/step.py).
-    sequence_length: positions of a packed row.
-    seed: of the data's order and of guidance dropout.
-    guidance_dropout: share of prompts to draw that become pads.
-    prefetch: batches made ahead by a thread.
-    workers: processes that read and decode records; 0 leaves that to the thread.
-    streams: of data, each of which makes an equal part of every batch; a host takes care of one or more, and as long as
-      their number stays the same batches do not depend on the number of hosts. 0: one for each host that begins.
-    skip_limit: how many bad records are put up with.
-    log_every: steps between lines of metrics.
-    observe_every: steps between calls of the observers; 0 calls them at the end of each stage only.
-    save_every: steps between checkpoints; the end of each stage has one too.
-    keep_last: checkpoints.
-    keep_every: multiples of this are kept for good; 0 keeps none.
-    max_skipped_in_a_row: updates without a finite loss and gradient after which the run gives up.
-    wandb_project: of Weights & Biases; '' does without.
-  """
-
-  stages: tuple[Stage, ...]
-  stage_masks: str
-  sequence_length: int
-  seed: int
-  guidance_dropout: float
-  prefetch: int
-  workers: int
-  streams: int
-  skip_limit: SkipLimit
-  log_every: int
-  observe_every: int
-  save_every: int
-  keep_last: int
-  keep_every: int
-  max_skipped_in_a_row: int
-  wandb_project: str
-
-
-def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:
-  """Raises InputError for a batch that does not divide into microbatches, over the mesh or into streams."""
-  parts = mesh.shape['data'] * mesh.shape['fsdp'] * accumulation
-  hosts = row_shares(mesh)[1]
-  if streams % hosts:
-    raise InputError(
-      f'streams is {streams}: expected a multiple of {hosts}, the parts of a batch that hosts make, or 0'
-    )
-  for stage in stages:
-    if stage.batch_size % parts:
-      raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts} (mesh axes data '
-        f'{mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {accumulation})'
-      )
-    if streams and stage.batch_size % streams:
-      raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of streams, which is {streams}'
-      )
 
 
 class Run:
@@ -161,7 +102,9 @@ class Run:
       OSError: a checkpoint could not be written.
     """
     keep_every = self.config.keep_every or None
+    self._time = WallTime()
     with ExitStack() as stack:
+      self._watchdog = stack.enter_context(Watchdog(self.config.watchdog_factor, WATCHDOG_LEAST))
       checkpoints = stack.enter_context(
         Checkpoints(
           self._workdir,
@@ -171,7 +114,8 @@ class Run:
           keep_steps=self._ends,
         )
       )
-      step, state, streams = self._start(checkpoints, initial_params)
+      with self._time.on('starting'):
+        step, state, streams = self._start(checkpoints, initial_params)
       is_first = jax.process_index() == 0
       writer = stack.enter_context(self._writer(step, is_first))
       progress = stack.enter_context(Progress(self._ends[-1], initial=step, enabled=is_first))
@@ -253,17 +197,24 @@ class Run:
     window = Window(
       self._step_config.model, self.config.sequence_length, trained_groups(self._trained[index]), self._host.count
     )
+    self._watchdog.rest()
+    compiled = False
     with closing(self._batches(stage, streams)) as batches:
       while step < end and not self._stopping:
         began = time.perf_counter()
-        batch = next(batches)
+        with self._time.on('waiting for data'):
+          batch = next(batches)
         window.add(batch, time.perf_counter() - began)
         values = StageValues(
           np.float32(rates[step - end + stage.steps]), np.float32(stage.weight_decay), np.float32(stage.loss_weights)
         )
         batch = place_batch(batch, self._placement.mesh, self._host.count)
-        state, metrics = self._step(state, batch, values, masks=masks, config=self._step_config)
+        # A stage's first call compiles.
+        with nullcontext() if compiled else self._time.on('compiling'):
+          state, metrics = self._step(state, batch, values, masks=masks, config=self._step_config)
+        compiled = True
         step += 1
+        self._watchdog.step_ended()
         progress.update(stage.name)
         self._stopping = hosts.should_stop(self._asked_to_stop, step)
         # Reading metrics waits for their step. The step after it is dispatched by now, so the device goes on.
@@ -279,13 +230,17 @@ class Run:
           self._write(report, stage, window, writer, progress)
           report = None
         if observing:
-          for observe in self._observers:
-            observe(step, stage.name, state.params, writer)
+          with self._time.on('observing'):
+            for observe in self._observers:
+              observe(step, stage.name, state.params, writer)
           window.restart()
         # After the observers: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
         if saving:
           data = {'count': self._num_streams, 'first': self._shares()[0].index, **batches.get_state()}
-          checkpoints.save(step, state, data, self._described(index, state))
+          with self._time.on('saving'):
+            checkpoints.save(step, state, data, self._described(index, state))
+        if observing or saving:
+          self._watchdog.rest()
       streams = batches.get_state()['streams']
       if skipped := describe_skipped(streams):
         logging.info('bad records skipped so far: %s', skipped)
@@ -293,7 +248,7 @@ class Run:
 
   def _write(self, report: Report, stage: Stage, window: Window, writer: MetricWriter, progress: Progress) -> None:
     """Waits for the step of the report and writes its line."""
-    line = window.line(report)
+    line = window.line(report) | self._time.line()
     writer.write(report.step, stage.name, line)
     progress.log(format_line(report.step, stage.name, _shown(line)))
     self._check_finite(line)

@@ -1,0 +1,99 @@
+"""Where the wall time of a run goes, and a watchdog for steps that do not end."""
+
+import collections
+import contextlib
+import faulthandler
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# What is not training. The rest of the time is: goodput is its share.
+CAUSES = ('starting', 'compiling', 'waiting for data', 'observing', 'saving')
+
+
+class WallTime:
+  """Adds up what a process spends on what, from its start of training on."""
+
+  def __init__(self, clock: Callable[[], float] = time.perf_counter):
+    """
+    Args:
+      clock: seconds that only grow.
+    """
+    self._clock, self._began = clock, clock()
+    self._seconds: collections.Counter[str] = collections.Counter()
+
+  @contextlib.contextmanager
+  def on(self, cause: str) -> Iterator[None]:
+    """Counts the block as time spent on one of CAUSES."""
+    began = self._clock()
+    try:
+      yield
+    finally:
+      self._seconds[cause] += self._clock() - began
+
+  def line(self) -> dict[str, float]:
+    """For the metrics: 'goodput', the share of all time that was training, and the shares of causes that had some."""
+    total = max(self._clock() - self._began, 1e-9)
+    shares = {f'time/{cause}': self._seconds[cause] / total for cause in CAUSES if self._seconds[cause]}
+    return {'goodput': 1 - sum(shares.values())} | shares
+
+
+class Watchdog:
+  """Says so, with what every thread is doing, when a step takes far longer than steps do. A context manager.
+
+  Nothing is ended: what hangs may be a device, a file system or another process, and people want to look at it.
+  """
+
+  def __init__(self, factor: float, least: float, clock: Callable[[], float] = time.monotonic):
+    """
+    Args:
+      factor: times the mean of the steps so far after which a step is reported; 0 never does.
+      least: seconds that a step takes at least before it is reported.
+      clock: seconds that only grow.
+    """
+    self._factor, self._least, self._clock = factor, least, clock
+    self._lock, self._ended = threading.Lock(), threading.Event()
+    self._thread = threading.Thread(target=self._watch, daemon=True)
+    self.rest()
+
+  def __enter__(self) -> 'Watchdog':
+    if self._factor:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._ended.set()
+
+  def rest(self) -> None:
+    """Until the next step has ended nothing is watched: a compilation is coming."""
+    with self._lock:
+      self._steps, self._mean, self._last, self._reported = 0, 0.0, None, False
+
+  def step_ended(self) -> None:
+    """The next one begins."""
+    with self._lock:
+      now = self._clock()
+      if self._last is not None:
+        self._steps += 1
+        self._mean += (now - self._last - self._mean) / self._steps
+      self._last, self._reported = now, False
+
+  def overdue(self) -> str | None:
+    """What there is to say of the step under way, once; None if nothing."""
+    with self._lock:
+      if self._reported or not self._steps:
+        return None
+      limit, took = max(self._factor * self._mean, self._least), self._clock() - self._last
+      if took < limit:
+        return None
+      self._reported = True
+      return f'a step has been under way for {took:.0f} s: {self._steps} steps before it took {self._mean:.2f} s each'
+
+  def _watch(self) -> None:
+    while not self._ended.wait(1):
+      if message := self.overdue():
+        logging.warning('%s; what each thread is doing:', message)
+        faulthandler.dump_traceback(sys.stderr)

@@ -1,0 +1,95 @@
+"""Time that is accounted for, and steps that do not end."""
+
+import contextlib
+import logging
+import time
+
+import pytest
+
+from janus_jax.training.wall_time import WallTime, Watchdog
+
+
+class Clock:
+  def __init__(self):
+    self.now = 100.0
+
+  def __call__(self):
+    return self.now
+
+
+def test_goodput_is_what_no_cause_takes():
+  clock = Clock()
+  spent = WallTime(clock)
+  with spent.on('compiling'):
+    clock.now += 3
+  clock.now += 6
+  with spent.on('saving'):
+    clock.now += 1
+  assert spent.line() == pytest.approx({'goodput': 0.6, 'time/compiling': 0.3, 'time/saving': 0.1})
+
+
+def test_time_counts_where_the_block_fails():
+  clock = Clock()
+  spent = WallTime(clock)
+  with contextlib.suppress(KeyError), spent.on('observing'):
+    clock.now += 1
+    raise KeyError
+  clock.now += 1
+  assert spent.line()['time/observing'] == pytest.approx(0.5)
+
+
+def after_steps(clock, *seconds, factor=10, least=5):
+  dog = Watchdog(factor, least, clock)
+  dog.step_ended()
+  for took in seconds:
+    clock.now += took
+    dog.step_ended()
+  return dog
+
+
+def test_a_step_is_reported_once_when_it_takes_far_longer_than_the_others():
+  clock = Clock()
+  dog = after_steps(clock, 1, 3)
+  clock.now += 19
+  assert dog.overdue() is None
+  clock.now += 2
+  assert dog.overdue() == 'a step has been under way for 21 s: 2 steps before it took 2.00 s each'
+  assert dog.overdue() is None
+  dog.step_ended()  # Of 21 s: the mean is 8.33 s now.
+  clock.now += 84
+  assert 'for 84 s' in dog.overdue()
+
+
+def test_short_steps_may_take_the_least_time():
+  clock = Clock()
+  dog = after_steps(clock, 0.1)
+  clock.now += 4
+  assert dog.overdue() is None
+  clock.now += 2
+  assert dog.overdue()
+
+
+def test_nothing_is_reported_before_a_step_has_been_timed_or_after_a_rest():
+  clock = Clock()
+  dog = after_steps(clock)
+  clock.now += 1000
+  assert dog.overdue() is None
+  dog = after_steps(clock, 1, 1)
+  dog.rest()
+  clock.now += 1000
+  assert dog.overdue() is None
+  dog.step_ended()
+  clock.now += 1000
+  assert dog.overdue() is None
+
+
+def test_what_threads_are_doing_is_printed(capfd, caplog):
+  clock = Clock()
+  dog = after_steps(clock, 1, 1)
+  clock.now += 100
+  with caplog.at_level(logging.WARNING), dog:
+    end = time.monotonic() + 30
+    while 'test_wall_time' not in capfd.readouterr().err and time.monotonic() < end:
+      time.sleep(0.05)
+    assert time.monotonic() < end
+  assert 'a step has been under way for 100 s' in caplog.text
