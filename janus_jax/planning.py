@@ -1,0 +1,282 @@
+"""Whether a run fits on devices that are not there, and how fast it can be on them: the step of each stage, compiled.
+
+Nothing is allocated: parameters, moments and batches are shapes. What is compiled is `training.step.train_step` with
+the arguments that the loop gives it.
+"""
+
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data.sources import build
+from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS, JanusConfig
+from janus_jax.planning_collectives import received_bytes
+from janus_jax.planning_figures import Figures, Work, figures
+from janus_jax.sharding.mesh import ROW_AXES, make_mesh
+from janus_jax.sharding.topologies import Topology, abstract_devices
+from janus_jax.training.run_config import RunConfig, check_batches
+from janus_jax.training.stages import Stage, trained_groups, trained_paths
+from janus_jax.training.state import Placement, TrainState, abstract, new_state, unflatten
+from janus_jax.training.step import StageValues, StepConfig, jit_train_step
+from janus_jax.training_run import open_start, read_run, read_step
+
+# What the parts of a real run are stored in (DeepSeek-LLM, SigLIP, LlamaGen's VQ); new parts are float32.
+PART_DTYPES = (('language_model/', 'bfloat16'), ('', 'float32'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """What a run starts from.
+
+  Attributes:
+    model: architecture.
+    dtypes: path -> dtype name that the parameter is stored in.
+  """
+
+  model: JanusConfig
+  dtypes: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """A config on a topology, as far as compiling its steps needs it.
+
+  Attributes:
+    topology: where.
+    start: from what.
+    run: the loop's part of the config.
+    step: what the step is compiled for.
+    placement: mesh, and where parameters lie.
+    holds_codes: whether images to draw come as codes, so that the VQ encoder is not part of the step.
+  """
+
+  topology: Topology
+  start: Start
+  run: RunConfig
+  step: StepConfig
+  placement: Placement
+  holds_codes: bool
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    return self.placement.mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of one device.
+
+  Attributes:
+    arguments: state and batch.
+    temporaries: what else there is at the worst moment, results that replace nothing included; None if that is not
+      known, because the compiler gave up.
+    peak: all of it, the program too.
+    available: to the compiler.
+  """
+
+  arguments: int
+  temporaries: int | None
+  peak: int
+  available: int
+
+  @property
+  def fits(self) -> bool:
+    return self.peak <= self.available
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+  """One stage on a topology.
+
+  Attributes:
+    stage: the stage.
+    setup: what it was compiled with.
+    memory: of a device.
+    received: bytes a device gets from others in a step, by kind of collective; None where it does not fit.
+    figures: what follows from sizes.
+    compile_seconds: on this machine.
+  """
+
+  stage: Stage
+  setup: Setup
+  memory: Memory
+  received: Mapping[str, int] | None
+  figures: Figures
+  compile_seconds: float
+
+
+def find_start(config: ConfigDict, recipe: str) -> Start:
+  """What a run would start from: the checkpoint it names; if it names none, the released model of the recipe's name.
+
+  Args:
+    config: of the run.
+    recipe: path of its file.
+
+  Raises:
+    InputError: it names none, and no released model has the name.
+  """
+  if config.init_from:
+    checkpoint = open_start(config.init_from)
+    return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
+  if 'pretraining' in config:  # Its parts are made, in float32.
+    model = PRESETS[config.pretraining.model]
+    return Start(model, dict.fromkeys(parameter_shapes(model), 'float32'))
+  name = os.path.basename(recipe).partition('.')[0]
+  if name not in PRESETS:
+    raise InputError(
+      f'{recipe}: which model? init_from is empty: expected a checkpoint in it, or a file called as one of '
+      f'{", ".join(PRESETS)}'
+    )
+  paths = parameter_shapes(PRESETS[name])
+  dtypes = {path: next(dtype for part, dtype in PART_DTYPES if path.startswith(part)) for path in paths}
+  return Start(PRESETS[name], dtypes)
+
+
+def make_setup(config: ConfigDict, start: Start, topology: Topology) -> Setup:
+  """Raises InputError for what is wrong with the config, or with the mesh on this topology."""
+  mesh = make_mesh(config.mesh.to_dict(), abstract_devices(topology))
+  placement = Placement.of(mesh, parameter_shapes(start.model))
+  step = read_step(config, start.model, placement)
+  return Setup(topology, start, read_run(config), step, placement, _hold_codes(config))
+
+
+def _hold_codes(config: ConfigDict) -> bool:
+  if config.data.name == 'embedded':
+    return config.data.precompute_codes
+  return any(spec.fields.codes for spec in build.read_specs(config.data.sources).values())
+
+
+def find_stage(setup: Setup, name: str) -> int:
+  """The index of a stage in the run. Raises InputError if there is none of that name."""
+  names = [stage.name for stage in setup.run.stages]
+  if name not in names:
+    raise InputError(f'stage is {name!r}: expected one of {", ".join(names)}')
+  return names.index(name)
+
+
+def moments(setup: Setup, index: int) -> frozenset[str]:
+  """The parameters with moments in a stage (training/step.py)."""
+  trained = [trained_paths(stage, setup.placement.params) for stage in setup.run.stages]
+  return trained[index] if setup.run.stage_masks == 'static' else frozenset().union(*trained)
+
+
+def abstract_state(setup: Setup, index: int) -> TrainState:
+  """The state in a stage of the run: what trained in an earlier one stays float32."""
+  shapes = parameter_shapes(setup.start.model)
+  params = unflatten({path: jax.ShapeDtypeStruct(shapes[path], setup.start.dtypes[path]) for path in shapes})
+  for earlier in range(index + 1):
+    trained = moments(setup, earlier)
+    make = lambda params, trained=trained: new_state(params, trained, setup.step.optimizer)  # noqa: E731
+    state = jax.eval_shape(make, params)
+    params = state.params
+  return abstract(state, setup.placement)
+
+
+def abstract_batch(setup: Setup, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
+  """The arrays of `data.packing.make_batch`, placed as `training.state.place_batch` does it."""
+  B, T, model = stage.batch_size, setup.run.sequence_length, setup.start.model
+  rows = NamedSharding(setup.mesh, PartitionSpec(ROW_AXES))
+
+  def images(count: int, size: int) -> tuple[tuple[int, ...], Any]:
+    return (B, count, size, size, 3), jnp.uint8
+
+  arrays = dict.fromkeys(('tokens', 'positions', 'segments', 'targets'), ((B, T), jnp.int32))
+  arrays |= dict.fromkeys(('kinds', 'losses'), ((B, T), jnp.uint8))
+  arrays |= {'weights': ((B, T), jnp.float32), 'pixels': images(stage.images_per_row, model.vision_encoder.image_size)}
+  if not setup.holds_codes:
+    arrays['generation_pixels'] = images(stage.drawings_per_row, model.vq.image_size)
+  return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
+
+
+def plan_stage(setup: Setup, index: int) -> StagePlan:
+  """Compiles the step of a stage: minutes for a real model.
+
+  Raises:
+    InputError: the mesh or the accumulation does not divide the batch; a pattern of the stage matches nothing.
+  """
+  stage = setup.run.stages[index]
+  check_batches([stage], setup.mesh, setup.step.accumulation, setup.run.streams)
+  trained = trained_paths(stage, setup.placement.params)
+  state, batch = abstract_state(setup, index), abstract_batch(setup, stage)
+  began = time.perf_counter()
+  compiled, wanted = _compile(setup, trained, moments(setup, index), state, batch)
+  seconds = time.perf_counter() - began
+  memory = _memory(compiled, wanted, held_bytes((state, batch)), available_bytes(setup.topology))
+  received = received_bytes(compiled.as_text()) if compiled else None
+  work = Work(
+    stage=stage,
+    model=setup.start.model,
+    length=setup.run.sequence_length,
+    trained=frozenset(trained_groups(trained)),
+    holds_codes=setup.holds_codes,
+    remat=setup.step.compute.remat,
+    accumulation=setup.step.accumulation,
+    state_bytes=held_bytes(state),
+  )
+  return StagePlan(stage, setup, memory, received, figures(work, setup.topology, setup.mesh, received), seconds)
+
+
+def _compile(
+  setup: Setup, trained: frozenset[str], with_moments: frozenset[str], state: TrainState, batch: Mapping[str, Any]
+) -> tuple[Any, int | None]:
+  """The compiled step and None; or None and the bytes of a device that it would have needed."""
+  masks: Any = trained
+  if setup.run.stage_masks == 'traced':
+    masks = {path: jax.ShapeDtypeStruct((), jnp.bool_) for path in sorted(with_moments)}
+  scalar = jax.ShapeDtypeStruct((), jnp.float32)
+  values = StageValues(scalar, scalar, jax.ShapeDtypeStruct((3,), jnp.float32))
+  step = jit_train_step(setup.run.stage_masks)
+  # Only compiling may happen in here: nothing can be computed on a mesh of devices that are not there.
+  with jax.set_mesh(setup.mesh):
+    lowered = step.lower(state, batch, values, masks=masks, config=setup.step)
+    try:
+      return lowered.compile(), None
+    except jax.errors.JaxRuntimeError as error:
+      wanted = wanted_bytes(str(error))
+      if wanted is None:
+        raise
+      return None, wanted
+
+
+def wanted_bytes(message: str) -> int | None:
+  """How much memory the TPU compiler says a program that does not fit would need; None for another message."""
+  if not message.startswith('RESOURCE_EXHAUSTED'):
+    return None
+  found = re.search(r'total memory required[^(]*\(([\d.]+)([KMGT])\) exceeds available HBM', message)
+  if found is None:
+    return None
+  return int(float(found.group(1)) * 1024 ** (1 + 'KMGT'.index(found.group(2))))
+
+
+def _memory(compiled: Any, wanted: int | None, arguments: int, available: int) -> Memory:
+  if wanted is not None:
+    return Memory(arguments, None, wanted, available)
+  found = compiled.memory_analysis()
+  results = found.output_size_in_bytes - found.alias_size_in_bytes
+  temporaries = found.temp_size_in_bytes + results
+  peak = found.argument_size_in_bytes + temporaries + found.generated_code_size_in_bytes
+  return Memory(found.argument_size_in_bytes, temporaries, peak, available)
+
+
+def held_bytes(tree: Any) -> int:
+  """Bytes of the part of abstract arrays that one device holds."""
+  shards = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)]
+  return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in shards)
+
+
+def available_bytes(topology: Topology) -> int:
+  """Memory of a device; of a simulated one its share of this machine's."""
+  if topology.chip is not None:
+    return topology.chip.hbm_bytes
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // topology.num_devices

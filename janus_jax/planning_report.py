@@ -1,0 +1,124 @@
+"""Plans every stage that is asked about, and says what was found: a paragraph or a JSON object for each."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from janus_jax.planning import Setup, StagePlan, find_stage, find_start, make_setup, plan_stage
+from janus_jax.planning_hints import find_fitting
+from janus_jax.sharding.topologies import GIB, Topology
+
+NO_SETTING = 'none that was tried'
+
+
+def plan_and_print(
+  config: ConfigDict, recipe: str, topology: Topology, stage: str | None, hints: bool, as_json: bool
+) -> None:
+  """Prints on stdout as each stage is done.
+
+  Args:
+    config: of a run.
+    recipe: path of its file.
+    topology: where.
+    stage: of the run; None for all.
+    hints: whether to look for settings that make fit what does not.
+    as_json: one object per stage, in a line.
+
+  Raises:
+    InputError: something in the config is wrong, or does not go with the topology.
+  """
+  start = find_start(config, recipe)
+  setup = make_setup(config, start, topology)
+  indices = range(len(setup.run.stages)) if stage is None else [find_stage(setup, stage)]
+  for index in indices:
+    logging.info('compiling %s for %s', setup.run.stages[index].name, topology.name)
+    plan = plan_stage(setup, index)
+    options, fitting = find_fitting(config, start, topology, index) if hints and not plan.memory.fits else ([], None)
+    print(json.dumps(to_json(plan, options, fitting)) if as_json else to_text(plan, options, fitting), flush=True)
+
+
+def settings(setup: Setup) -> dict[str, Any]:
+  """What a person can change to use more or less memory."""
+  step = setup.step
+  return {
+    'accumulation': step.accumulation,
+    'loss_chunk': step.loss_chunk,
+    'remat': step.compute.remat,
+    'attention': step.compute.attention,
+    'vision_attention': step.compute.vision_attention,
+    'moment_dtype': step.optimizer.moment_dtype,
+  }
+
+
+def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> dict[str, Any]:
+  """All that is known, by name; bytes and FLOPs are plain numbers, times seconds or days."""
+  memory, found, stage = plan.memory, plan.figures, plan.stage
+  return {
+    'stage': stage.name,
+    'topology': plan.setup.topology.name,
+    'chips': plan.setup.mesh.size,
+    'mesh': dict(plan.setup.mesh.shape),
+    'batch_size': stage.batch_size,
+    'sequence_length': plan.setup.run.sequence_length,
+    **settings(plan.setup),
+    'fits': memory.fits,
+    'peak_bytes_per_chip': memory.peak,
+    'hbm_bytes_per_chip': memory.available,
+    'argument_bytes_per_chip': memory.arguments,
+    'temporary_bytes_per_chip': memory.temporaries,
+    'flops_per_step': found.flops.total,
+    'decoder_flops_per_step': found.flops.decoder,
+    'executed_flops_per_step': found.executed_flops,
+    'collective_bytes_per_chip': None if plan.received is None else dict(plan.received),
+    'compute_seconds': found.bound and found.bound.compute,
+    'memory_seconds': found.bound and found.bound.memory,
+    'network_seconds': found.bound and found.bound.network,
+    'step_seconds_bound': found.bound and found.bound.seconds,
+    'mfu_bound': found.mfu_bound,
+    'steps': stage.steps,
+    'tokens': found.tokens,
+    'days_at_mfu_percent': dict(found.days),
+    'compile_seconds': round(plan.compile_seconds, 1),
+    'options_to_fit': list(options) if fitting else None,
+    'peak_bytes_per_chip_with_options': fitting and fitting.memory.peak,
+  }
+
+
+def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> str:
+  """The same for a person."""
+  memory, found, setup, stage = plan.memory, plan.figures, plan.setup, plan.stage
+  mesh = ' x '.join(f'{axis} {size}' for axis, size in setup.mesh.shape.items() if size > 1) or 'one device'
+  verdict = 'fits' if memory.fits else 'does not fit'
+  parts = [f'arguments {_gib(memory.arguments)}']
+  if memory.temporaries is not None:
+    parts.append(f'temporaries {_gib(memory.temporaries)}')
+  lines = [
+    ('memory per chip', f'{_gib(memory.peak)} of {_gib(memory.available)} GiB: {", ".join(parts)}'),
+    ('batch', f'{stage.batch_size} rows of {setup.run.sequence_length} positions'),
+    ('settings', ', '.join(f'{name} {value}' for name, value in settings(setup).items())),
+    ('FLOPs per step', f'{found.flops.total:.3g}, {found.executed_flops:.3g} with what is computed twice'),
+  ]
+  if plan.received is not None:
+    lines.append(('received per chip', _received(plan.received)))
+  if found.bound:
+    bound = found.bound
+    limits = f'compute {bound.compute:.3g}, memory {bound.memory:.3g}, network {bound.network:.3g}'
+    lines.append(('seconds per step', f'at least {bound.seconds:.3g} ({limits}), so MFU at most {found.mfu_bound:.0%}'))
+  days = ', '.join(f'{days:.3g} days at {mfu} % MFU' for mfu, days in found.days.items())
+  lines.append(('whole stage', f'{found.tokens:.4g} tokens in {stage.steps} steps{": " if days else ""}{days}'))
+  if fitting:
+    lines.append(('would fit with', f'{" ".join(options)} ({_gib(fitting.memory.peak)} GiB)'))
+  title = f'{stage.name} on {setup.topology.name} ({mesh}): {verdict}'
+  return '\n'.join([title, *(f'  {name:18} {value}' for name, value in lines)])
+
+
+def _gib(size: int) -> str:
+  return f'{size / GIB:.2f}'
+
+
+def _received(received: Mapping[str, int]) -> str:
+  kinds = ', '.join(f'{kind} {size / 1e9:.1f}' for kind, size in received.items() if size)
+  return f'{sum(received.values()) / 1e9:.1f} GB{": " if kinds else ""}{kinds}'

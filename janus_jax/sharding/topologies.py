@@ -1,0 +1,146 @@
+"""Devices that are not there: names such as 'v5e-16' or '2xv5e-256', and what a chip of each kind can do.
+
+A program is compiled for them as for real ones, by the TPU compiler in the `libtpu` package. The number in a name is
+the one that a slice is sold under: of chips for v5e and v6e, of TensorCores, two per chip, for v5p and tpu7x.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import topologies
+
+from janus_jax.errors import InputError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A kind of TPU chip as jax has it: one device, or two of which each has half of the chip (tpu7x).
+
+  Attributes:
+    name: what names of topologies begin with.
+    dimensions: of the grid of chips.
+    counted: what a chip counts for in the number of a name.
+    devices: of a chip.
+    most: chips of the largest slice.
+    hbm_bytes: of a device, what the compiler may fill: a little less than what is sold.
+    hbm_bandwidth: of a device, bytes per second.
+    ici_bandwidth: of a device, bytes per second that come in from its neighbours in a slice, over all links at once; as
+      many go out at the same time.
+    dcn_bandwidth: of a device, bytes per second that its share of the host's network brings from other slices.
+  """
+
+  name: str
+  dimensions: int
+  counted: int
+  devices: int
+  most: int
+  hbm_bytes: int
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  dcn_bandwidth: float
+
+
+# Memory: what libtpu 0.0.52 says is available where a program does not fit. The rest: docs.cloud.google.com/tpu/docs,
+# system architecture of each version; its ICI figures count both directions.
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    Chip('v5e', 2, 1, 1, 256, int(15.75 * GIB), 819e9, 200e9, 3.125e9),
+    Chip('v5p', 3, 2, 1, 4096, int(95.73 * GIB), 2765e9, 600e9, 6.25e9),
+    Chip('v6e', 2, 1, 1, 256, int(31.24 * GIB), 1638e9, 400e9, 12.5e9),
+    Chip('tpu7x', 3, 2, 2, 4096, int(94.74 * GIB), 3690e9, 300e9, 6.25e9),
+  )
+}
+# libtpu asks the cloud what machine this is, complains where it is none, and lets one process in at a time.
+LIBTPU_ENVIRONMENT = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
+SMALLEST = {2: [2, 2], 3: [1, 2, 2]}  # Sides of the smallest grid of several chips, by dimensions.
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """What a name stands for.
+
+  Attributes:
+    name: the name.
+    chip: None for simulated CPU devices.
+    slices: joined by the data-centre network.
+    grid: of the chips of a slice; of simulated devices their number.
+  """
+
+  name: str
+  chip: Chip | None
+  slices: int
+  grid: tuple[int, ...]
+
+  @property
+  def num_devices(self) -> int:
+    return self.slices * math.prod(self.grid) * (self.chip.devices if self.chip else 1)
+
+
+def grids(chip: Chip) -> dict[int, tuple[int, ...]]:
+  """The number in a name -> the grid of chips, from one chip to the largest slice."""
+  found = {chip.counted: (1,) * chip.dimensions}
+  sides = SMALLEST[chip.dimensions]
+  while math.prod(sides) <= chip.most:
+    # libtpu wants a side of a single chip last.
+    found[math.prod(sides) * chip.counted] = tuple(sorted(sides, key=lambda side: (side == 1, side)))
+    sides = sorted([2 * sides[0], *sides[1:]])
+  return found
+
+
+def parse_topology(name: str) -> Topology:
+  """'v5e-16': a slice; '2xv5e-256': two of them; 'cpu-8': simulated devices of this machine.
+
+  Raises:
+    InputError: another name.
+  """
+  match = re.fullmatch(r'(?:([1-9]\d*)x)?([a-z0-9]+)-([1-9]\d*)', name)
+  slices, kind, number = match.groups() if match else (None, '', '0')
+  if kind == 'cpu' and slices is None:
+    return Topology(name, None, 1, (int(number),))
+  if kind not in CHIPS:
+    kinds = ', '.join(f'{kind}-N' for kind in CHIPS)
+    raise InputError(f'topology is {name!r}: expected one of {kinds}, with 2x before it for two slices; or cpu-N')
+  sizes = grids(CHIPS[kind])
+  if int(number) not in sizes:
+    raise InputError(f'topology is {name!r}: expected {kind}- and one of {", ".join(map(str, sizes))}')
+  return Topology(name, CHIPS[kind], int(slices or 1), sizes[int(number)])
+
+
+def abstract_devices(topology: Topology) -> Sequence[jax.Device]:
+  """Devices to compile for. TPUs of a topology cannot run anything; simulated CPUs can.
+
+  Raises:
+    InputError: the TPU compiler is not installed; or there are fewer simulated devices (`prepare_process`).
+  """
+  if topology.chip is None:
+    devices = jax.devices('cpu')
+    if len(devices) < topology.num_devices:
+      raise InputError(f'topology {topology.name}: expected at least so many devices: jax has {len(devices)}')
+    return devices[: topology.num_devices]
+  if importlib.util.find_spec('libtpu') is None:
+    raise InputError(f'topology {topology.name} needs the TPU compiler: expected `pip install libtpu` (extra `aot`)')
+  sides = 'x'.join(map(str, topology.grid))
+  options = {'num_slices': topology.slices} if topology.slices > 1 else {}
+  return topologies.get_topology_desc(f'{topology.chip.name}:{sides}', 'tpu', **options).devices
+
+
+def prepare_process(topology: Topology) -> None:
+  """Has this process compile for a topology and leave real accelerators alone. To be called before jax is used."""
+  jax.config.update('jax_platforms', 'cpu')
+  if topology.chip is None:
+    jax.config.update('jax_num_cpu_devices', topology.num_devices)
+  for name, value in LIBTPU_ENVIRONMENT.items():
+    os.environ.setdefault(name, value)

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# One program of janus_jax with an accelerator's flags: what every launcher here runs on every host.
+#   bash launch/run.sh [--dry_run] ACCELERATOR VERB [--flag=value ...]
+#   bash launch/run.sh --dry_run v5e train --config=configs/janus_pro_7b.py --workdir=gs://BUCKET/run
+# ACCELERATOR is a file of launch/flags. What the caller has set stands: own XLA flags come last and win, other
+# variables are kept. PYTHON names another Python than .venv's. --dry_run prints the command and runs nothing.
+#
+# Stopped by SIGTERM, training saves and exits 0, and this exits 143: to a cluster 0 means that nothing is left to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# wrong MESSAGE: wrong usage.
+wrong() {
+  echo "run.sh: $1" >&2
+  exit 2
+}
+
+# read_flags FILE: the file's variables as NAME=value in `settings`. Lines of one flag variable add up.
+read_flags() {
+  local line name xla=() tpu=()
+  while IFS= read -r line; do
+    name=${line%%=*}
+    case $line in
+      '' | '#'*) ;;
+      XLA_FLAGS=*) xla+=("${line#*=}") ;;
+      LIBTPU_INIT_ARGS=*) tpu+=("${line#*=}") ;;
+      *) settings+=("$name=${!name-${line#*=}}") ;;
+    esac
+  done <"$1"
+  # Without a space in front: XLA would take the value for the name of a file.
+  [ ${#xla[@]} = 0 ] || settings+=("XLA_FLAGS=${xla[*]}${XLA_FLAGS:+ $XLA_FLAGS}")
+  [ ${#tpu[@]} = 0 ] || settings+=("LIBTPU_INIT_ARGS=${tpu[*]}${LIBTPU_INIT_ARGS:+ $LIBTPU_INIT_ARGS}")
+}
+
+dry_run=''
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=1
+  shift
+fi
+[ $# -ge 2 ] || wrong 'expected ACCELERATOR VERB [--flag=value ...]'
+flags=launch/flags/$1.env
+accelerators=$(basename --suffix=.env --multiple launch/flags/*.env)
+[ -f "$flags" ] || wrong "accelerator is $1: expected one of $(xargs <<<"$accelerators")"
+programs=$(grep --files-with-matches '^if __name__' janus_jax/*.py | xargs basename --suffix=.py --multiple)
+grep --quiet --fixed-strings --line-regexp -- "$2" <<<"$programs" ||
+  wrong "verb is $2: expected one of $(xargs <<<"$programs")"
+
+settings=()
+read_flags "$flags"
+command=(env "${settings[@]}" "${PYTHON:-.venv/bin/python}" -m "janus_jax.$2" "${@:3}")
+if [ -n "$dry_run" ]; then
+  source launch/dry_run.sh
+  run "${command[@]}"
+  exit
+fi
+
+stopped=''
+"${command[@]}" &
+child=$!
+trap 'trap "" TERM INT; stopped=1; kill -TERM "$child" || true' TERM INT
+code=0
+wait "$child" || code=$?
+if [ -n "$stopped" ]; then  # The signal ended that wait, not the program.
+  code=0
+  wait "$child" || code=$?
+  [ "$code" != 0 ] || code=143
+fi
+exit "$code"

@@ -1,0 +1,193 @@
+"""launch/tpu_vm.sh: what it asks of gcloud, and what it leaves running on a worker."""
+
+import contextlib
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import time
+
+import pytest
+from launch.commands import ROOT, dry_run, fake, launch
+
+WHERE = ('--name=janus', '--zone=us-west4-a')
+QUEUED = ['gcloud', 'compute', 'tpus', 'queued-resources']
+TRAIN = ('train', '--config=configs/janus_pro_7b.py', '--workdir=gs://bucket/run', "--config.run=('stage2', 'stage3')")
+
+
+def remote(words: list[str]) -> str:
+  """The shell command that is sent to the workers."""
+  (command,) = [word for word in words if word.startswith('--command=')]
+  return command.removeprefix('--command=')
+
+
+def test_up_asks_waits_copies_and_installs():
+  asked, described, packed, copied, installed = dry_run('tpu_vm.sh', 'up', *WHERE, '--type=v5litepod-16')
+  place = '--zone=us-west4-a'
+  kind = ['--accelerator-type=v5litepod-16', '--node-id=janus', '--runtime-version=v2-alpha-tpuv5-lite']
+  assert asked == [*QUEUED, 'create', 'janus', place, *kind]
+  assert described == [*QUEUED, 'describe', 'janus', place, '--format=value(state.state)']
+  archive = next(word for word in packed if word.startswith('--file=')).removeprefix('--file=')
+  assert packed[0] == 'tar'
+  assert copied == [*QUEUED, 'scp', archive, 'janus:janus_jax.tgz', place, '--node=all', '--worker=all']
+  assert installed[:-1] == [*QUEUED, 'ssh', 'janus', place, '--node=all', '--worker=all']
+  assert remote(installed).endswith('bash janus_jax/launch/install.sh tpu,gcs')
+
+
+@pytest.mark.parametrize(
+  ('kind', 'runtime', 'flags'),
+  [
+    ('v5litepod-8', 'v2-alpha-tpuv5-lite', 'v5e'),
+    ('v5p-128', 'v2-alpha-tpuv5', 'v5p'),
+    ('v6e-256', 'v2-alpha-tpuv6e', 'v6e'),
+  ],
+)
+def test_the_type_decides_runtime_and_flags(kind, runtime, flags):
+  assert f'--runtime-version={runtime}' in dry_run('tpu_vm.sh', 'up', *WHERE, f'--type={kind}')[0]
+  (started,) = dry_run('tpu_vm.sh', 'run', *WHERE, f'--type={kind}', 'train')
+  assert f'launch/run.sh {flags} train' in remote(started)
+
+
+def test_slices_and_other_options_go_to_the_request():
+  asked, *others = dry_run('tpu_vm.sh', 'up', *WHERE, '--type=v6e-256', '--slices=2', '--spot', '--project=p')
+  assert {'--node-count=2', '--node-prefix=janus', '--spot', '--project=p'} <= set(asked)
+  assert not [word for word in asked if word.startswith('--node-id')]
+  for words in others:
+    assert '--spot' not in words
+    assert ('--project=p' in words) == (words[0] == 'gcloud')
+
+
+def test_run_starts_the_same_command_on_every_worker():
+  (started,) = dry_run('tpu_vm.sh', 'run', *WHERE, '--type=v5p-128', *TRAIN)
+  assert started[:-1] == [*QUEUED, 'ssh', 'janus', '--zone=us-west4-a', '--node=all', '--worker=all']
+  line = remote(started).split('nohup ')[1].split(' >>')[0]
+  assert shlex.split(line) == ['bash', 'launch/run.sh', 'v5p', *TRAIN, '--distributed=auto']
+
+
+def test_only_training_is_told_to_join_the_other_hosts():
+  (started,) = dry_run('tpu_vm.sh', 'run', *WHERE, '--type=v5p-8', 'generate', '--checkpoint=c')
+  assert '--distributed' not in remote(started)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ((), "action is '': expected up, install, run, log, stop or down"),
+    (('start', *WHERE), "action is 'start'"),
+    (('log', '--zone=z'), 'expected --name=NAME and --zone=ZONE'),
+    (('up', *WHERE), "type is '': expected v5litepod-N, v5p-N or v6e-N"),
+    (('run', *WHERE, '--type=h100', 'train'), "type is 'h100'"),
+    (('run', *WHERE, '--type=v5p-8'), 'expected VERB'),
+    (('log', *WHERE, '--spot'), 'log has no option --spot'),
+    (('down', *WHERE, 'train'), 'down has no argument train'),
+  ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments, message):
+  result = launch('tpu_vm.sh', *arguments)
+  assert result.returncode == 2
+  assert result.stderr.startswith(f'tpu_vm.sh: {message}')
+  assert len(result.stderr.splitlines()) == 1
+
+
+ACTIONS = {
+  'up': ('--type=v5litepod-16', '--spot', '--slices=2'),
+  'install': (),
+  'run': ('--type=v5litepod-16', *TRAIN),
+  'log': (),
+  'stop': (),
+  'down': (),
+}
+
+
+@pytest.mark.parametrize('action', sorted(ACTIONS))
+def test_a_dry_run_prints_exactly_what_is_run(tmp_path, action):
+  record = f"""printf '%q ' "${{0##*/}}" "$@" >>{tmp_path}/record; echo >>{tmp_path}/record"""
+  fake(tmp_path, 'gcloud', f'{record}\n[ "$4" != describe ] || echo ACTIVE')
+  path = fake(tmp_path, 'tar', record)
+  arguments = (action, *WHERE, *ACTIONS[action])
+  result = launch('tpu_vm.sh', *arguments, PATH=path)
+  assert result.returncode == 0, result.stderr
+  # Bash reads back what it has quoted.
+  code = f'while IFS= read -r line; do eval "printf \'%s\\0\' $line"; echo; done <{tmp_path}/record'
+  lines = subprocess.run(['bash', '-c', code], capture_output=True, text=True, check=True).stdout.split('\0\n')
+  done = [line.split('\0') for line in lines if line]
+  (tmp_path / 'record').unlink()
+  assert dry_run('tpu_vm.sh', *arguments, PATH=path) == done
+  assert not (tmp_path / 'record').exists()
+
+
+def test_up_ends_where_the_request_has_failed(tmp_path):
+  path = fake(tmp_path, 'gcloud', '[ "$4" != describe ] || echo FAILED')
+  result = launch('tpu_vm.sh', 'up', *WHERE, '--type=v5p-8', PATH=path)
+  assert (result.returncode, result.stderr) == (1, 'tpu_vm.sh: janus is FAILED: expected ACTIVE\n')
+
+
+@pytest.mark.parametrize('refused', ['create', 'describe', 'scp', 'ssh'])
+def test_up_stops_at_the_first_command_that_fails(tmp_path, refused):
+  body = f"""echo "$4" >>{tmp_path}/record
+[ "$4" != {refused} ] || exit 3
+[ "$4" != describe ] || echo ACTIVE"""
+  fake(tmp_path, 'tar', '')
+  path = fake(tmp_path, 'gcloud', body)
+  assert launch('tpu_vm.sh', 'up', *WHERE, '--type=v5p-8', PATH=path).returncode == 3
+  assert (tmp_path / 'record').read_text().split()[-1] == refused
+
+
+def wait_for(condition) -> None:
+  end = time.monotonic() + 30
+  while not condition():
+    assert time.monotonic() < end
+    time.sleep(0.05)
+
+
+def on_worker(home: pathlib.Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+  """Runs what a worker is sent, with another launch/run.sh, in a home directory of its own."""
+  command = remote(words).replace('nohup bash', f'HOME={home} nohup bash')
+  return subprocess.run(['bash', '-c', command], cwd=home, capture_output=True, text=True, timeout=30)
+
+
+@pytest.fixture
+def worker(tmp_path):
+  """The home directory of a worker on which the source tree has been installed."""
+  (tmp_path / 'janus_jax' / 'launch').mkdir(parents=True)
+  body = 'trap "echo saved; exit 143" TERM; echo "$@"; for ((i = 0; i < 600; i++)); do sleep 0.05; done'
+  (tmp_path / 'janus_jax' / 'launch' / 'run.sh').write_text(body)
+  yield tmp_path
+  pid = tmp_path / 'janus_jax' / 'janus.pid'
+  if pid.exists():
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def test_a_worker_runs_one_program_at_a_time_until_it_is_stopped(worker):
+  (start,) = dry_run('tpu_vm.sh', 'run', *WHERE, '--type=v5p-8', *TRAIN)
+  (stop,) = dry_run('tpu_vm.sh', 'stop', *WHERE)
+  log = worker / 'janus_jax' / 'janus.log'
+  assert on_worker(worker, start).returncode == 0
+  wait_for(lambda: log.exists() and log.read_text().startswith(f'v5p {" ".join(TRAIN)} --distributed=auto'))
+
+  again = on_worker(worker, start)
+  assert (again.returncode, again.stderr) == (1, 'running already: stop it first\n')
+
+  assert on_worker(worker, stop).returncode == 0
+  wait_for(lambda: log.read_text().endswith('saved\n'))
+  wait_for(lambda: on_worker(worker, start).returncode == 0)
+  assert on_worker(worker, stop).returncode == 0
+
+
+def test_nothing_starts_where_nothing_is_installed(tmp_path):
+  (start,) = dry_run('tpu_vm.sh', 'run', *WHERE, '--type=v5p-8', 'train')
+  assert on_worker(tmp_path, start).returncode == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_what_is_copied_can_be_run(tmp_path):
+  packed = next(words for words in dry_run('tpu_vm.sh', 'install', *WHERE) if words[0] == 'tar')
+  archive = tmp_path / 'tree.tgz'
+  command = [f'--file={archive}' if word.startswith('--file=') else word for word in packed]
+  # 1: a file changed meanwhile, as those of other tests do.
+  assert subprocess.run(['tar', '--exclude=./.git', *command[1:]], cwd=ROOT, timeout=60).returncode in (0, 1)
+  names = subprocess.run(['tar', '-tzf', archive], capture_output=True, text=True, check=True).stdout.split()
+  assert {'./setup.py', './README.md', './launch/run.sh', './janus_jax/train.py', './configs/tiny.py'} <= set(names)
+  assert not [name for name in names if name.startswith('./.venv/') or '__pycache__' in name]

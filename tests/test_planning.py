@@ -1,0 +1,175 @@
+"""Planning a stage: the abstract arguments of its step, what the compiler says of it, what would make it fit."""
+
+import dataclasses
+
+import jax
+import pytest
+from recipes import recipe
+from small_checkpoint import CONFIG, write
+from training import batches
+
+from janus_jax import planning, planning_hints, planning_report
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS
+from janus_jax.models.initialization import initial_params
+from janus_jax.planning import abstract_batch, abstract_state, find_start, held_bytes, make_setup, plan_stage
+from janus_jax.sharding.topologies import GIB, parse_topology
+from janus_jax.training.state import enter_stage, flatten, new_state, place
+
+CPU_8 = parse_topology('cpu-8')
+
+
+def tiny(**changes):
+  """The tiny recipe for eight devices, with some fields changed ('/' for the dots between them)."""
+  config = recipe('tiny')
+  for stage in config.stages.values():
+    stage.batch_size = 8
+  config.update_from_flattened_dict({name.replace('/', '.'): value for name, value in changes.items()})
+  return config
+
+
+def setup_of(config, **fields):
+  setup = make_setup(config, find_start(config, 'configs/tiny.py'), CPU_8)
+  return dataclasses.replace(setup, **fields)
+
+
+@pytest.mark.parametrize('holds_codes', [False, True], ids=['pixels', 'codes'])
+def test_abstract_batch_is_like_a_real_one(tmp_path, holds_codes):
+  size = None if holds_codes else batches.DRAWING_SIZE
+  spec = batches.make_spec(tmp_path, size)
+  pairs = [pair for pair in batches.records() if pair[0] != 'generation']
+  real = batches.batch_of(batches.make_examples(spec, pairs), (0, 0, 1, 1, 2), size)
+  config = tiny(sequence_length=batches.SHAPE.length, **{'data/precompute_codes': holds_codes})
+  setup = setup_of(config, start=planning.Start(batches.CONFIG, {}))
+  stage = dataclasses.replace(
+    setup.run.stages[0],
+    batch_size=batches.SHAPE.rows,
+    images_per_row=batches.SHAPE.images,
+    drawings_per_row=batches.SHAPE.drawings,
+  )
+  found = abstract_batch(setup, stage)
+  assert {name: (x.shape, x.dtype) for name, x in found.items()} == {
+    name: (x.shape, x.dtype) for name, x in real.items()
+  }
+
+
+def described(state) -> dict:
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return {jax.tree_util.keystr(path): (x.shape, x.dtype, x.sharding) for path, x in leaves}
+
+
+@pytest.mark.parametrize('stage_masks', ['static', 'traced'])
+def test_abstract_state_is_that_of_a_run(stage_masks):
+  config = tiny(stage_masks=stage_masks)
+  setup = setup_of(config)
+  model = setup.start.model
+  dtypes = {path: 'bfloat16' if path.startswith('language_model/') else 'float32' for path in setup.start.dtypes}
+  setup = dataclasses.replace(setup, start=planning.Start(model, dtypes))
+  flat = {path: x.astype(dtypes[path]) for path, x in flatten(initial_params(model, 0)).items()}
+  state = new_state(planning.unflatten(flat), planning.moments(setup, 0), setup.step.optimizer)
+  for index in range(3):
+    state = place(enter_stage(state, planning.moments(setup, index), setup.step.optimizer), setup.placement)
+    abstract = abstract_state(setup, index)
+    assert described(abstract) == described(state)
+    on_one = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
+    assert held_bytes(abstract) == on_one
+
+
+def test_what_a_run_starts_from():
+  released = find_start(recipe('janus_pro_7b'), 'somewhere/janus_pro_7b.py')
+  assert released.model == PRESETS['janus_pro_7b']
+  assert released.dtypes['language_model/layers/mlp/up/kernel'] == 'bfloat16'
+  assert released.dtypes['vision_encoder/pos_embed'] == 'float32'
+  assert find_start(recipe('tiny'), 'configs/tiny.py').model == PRESETS['embedded']
+  with pytest.raises(InputError, match=r'configs/mine.py: which model\? init_from is empty: expected a checkpoint'):
+    find_start(recipe('janus_pro_7b'), 'configs/mine.py')
+
+
+def test_a_checkpoint_says_what_a_run_starts_from(tmp_path):
+  config = tiny()
+  config.init_from = write(tmp_path)
+  start = find_start(config, 'configs/mine.py')
+  assert start.model == CONFIG
+  assert start.dtypes == dict.fromkeys(parameter_shapes(CONFIG), 'float32')
+
+
+def test_plan_of_a_stage():
+  plan = plan_stage(setup_of(tiny()), 2)
+  assert plan.memory.fits
+  assert plan.memory.peak > plan.memory.arguments + plan.memory.temporaries - 1
+  assert plan.received['all-gather'] > 0
+  found = planning_report.to_json(plan, [], None)
+  assert found['stage'] == 'stage3'
+  assert found['tokens'] == 1600 * 8 * 104
+  assert found['mfu_bound'] is None  # A CPU has no known peak.
+  assert 'stage3 on cpu-8 (fsdp 8): fits' in planning_report.to_text(plan, [], None)
+
+
+def test_more_moments_are_more_memory():
+  first, last = (plan_stage(setup_of(tiny()), index).memory.arguments for index in (0, 2))
+  assert last > first
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+  with pytest.raises(InputError, match=r'stages\.stage1\.batch_size is 8: expected a multiple of 24'):
+    plan_stage(setup_of(tiny(accumulation=3)), 0)
+
+
+def test_the_compilers_word_on_what_does_not_fit():
+  message = (
+    'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO '
+    'temporaries (16.48G) exceeds available HBM (15.75G). HLO module: jit_train_step.\nSee https://openxla.org'
+  )
+  assert planning.wanted_bytes(message) == int(16.48 * GIB)
+  assert planning.wanted_bytes(message.replace('16.48G', '900.00M')) == 900 * 2**20
+  assert planning.wanted_bytes('RESOURCE_EXHAUSTED: out of threads') is None
+  assert planning.wanted_bytes(message.replace('RESOURCE_EXHAUSTED', 'INTERNAL')) is None
+
+
+def test_hints_name_the_first_settings_that_fit(monkeypatch):
+  config = tiny(**{'compute/remat': 'none', 'mesh/data': 2, 'mesh/fsdp': 4})
+  for stage in config.stages.values():
+    stage.batch_size = 64
+  start = find_start(config, 'configs/tiny.py')
+
+  def peak(**changes) -> int:
+    changed = type(config)(config.to_dict())
+    changed.update_from_flattened_dict({name.replace('/', '.'): value for name, value in changes.items()})
+    return plan_stage(make_setup(changed, start, CPU_8), 1).memory.peak
+
+  without = peak(**{'mesh/data': 1, 'mesh/fsdp': -1})
+  accumulated = peak(**{'mesh/data': 1, 'mesh/fsdp': -1, 'accumulation': 8})
+  assert accumulated < without
+  monkeypatch.setattr(planning, 'available_bytes', lambda _: accumulated)
+  monkeypatch.setattr(planning_hints, 'available_bytes', lambda _: accumulated)
+  options, plan = planning_hints.find_fitting(config, start, CPU_8, 1)
+  assert options == ['--config.mesh.data=1', '--config.mesh.fsdp=-1', '--config.accumulation=8']
+  assert plan.memory.fits
+  assert '--config.accumulation=8' in planning_report.to_text(plan, options, plan)
+
+
+def test_hints_compile_nothing_that_cannot_fit(monkeypatch):
+  config = tiny(**{'compute/remat': 'none'})
+  monkeypatch.setattr(planning_hints, 'available_bytes', lambda _: 1000)
+  monkeypatch.setattr(planning_hints, 'plan_stage', lambda *_: pytest.fail('compiled'))
+  assert planning_hints.find_fitting(config, find_start(config, 'configs/tiny.py'), CPU_8, 2) == ([], None)
+
+
+def test_changes_go_from_cheap_to_dear():
+  config = tiny(**{'compute/remat': 'dots', 'mesh/data': 4, 'mesh/fsdp': 2})
+  setup = setup_of(config)
+  stage = dataclasses.replace(setup.run.stages[1], batch_size=64)
+  assert list(planning_hints.changes(setup, stage)) == [
+    {'mesh.data': 1, 'mesh.fsdp': -1},
+    {'accumulation': 8},
+    {'compute.remat': 'full'},
+    {'optimizer.moment_dtype': 'bfloat16'},
+  ]
+  # Every slice has a state of its own.
+  two = dataclasses.replace(setup, topology=parse_topology('2xv5e-4'))
+  assert next(planning_hints.changes(two, stage)) == {'mesh.data': 2, 'mesh.fsdp': -1}
+  best = setup_of(tiny(**{'compute/remat': 'full', 'accumulation': 1}))
+  optimizer = dataclasses.replace(best.step.optimizer, moment_dtype='bfloat16')
+  best = dataclasses.replace(best, step=dataclasses.replace(best.step, optimizer=optimizer))
+  assert list(planning_hints.changes(best, best.run.stages[1])) == []
