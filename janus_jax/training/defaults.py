@@ -67,6 +67,8 @@ def default_config() -> ConfigDict:
       'learning_rate_rules': (),
       'weight_decay_rules': ((r'.*(norm.*|bias)', 0.0),),
       'ema_decay': 0.0,
+      # What the moments are stored in: 'bfloat16' halves their memory, rounded up or down at random.
+      'moment_dtype': 'float32',
     }
   )
   config.max_skipped_in_a_row = 20
