@@ -1,6 +1,7 @@
 """Sources of records from what a config says about each: a format, where its files are, what its fields mean."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from janus_jax.data.resizing import Resize, pillow
 from janus_jax.data.sources import records
 from janus_jax.data.sources.array_record import ArrayRecordExamples
 from janus_jax.data.sources.blocks import BlockDataset
-from janus_jax.data.sources.files import find_files, open_file
+from janus_jax.data.sources.files import find_files, local_copy, open_file
 from janus_jax.data.sources.folder import ImageFolder
 from janus_jax.data.sources.lines import JsonArray, JsonLines, TextDocuments
 from janus_jax.data.sources.parquet import ParquetRows
@@ -113,20 +114,23 @@ def items(spec: SourceSpec, index_directory: str) -> Any:
 
   Args:
     spec: of the source.
-    index_directory: where the indices of tars are kept.
+    index_directory: where the indices of tars are kept, and copies of ArrayRecord files in buckets.
 
   Raises:
     InputError: files that are not there, or not of the format.
   """
+  # What array_record reads by itself, which knows local files only.
+  copies = os.path.join(index_directory, 'copies')
   match spec.format:
     case 'tfds':
-      return TfdsExamples(spec.path[0], spec.directory, spec.split, number_classes=bool(spec.fields.names))
+      directory = _local_dataset(spec.path[0], spec.directory, copies)
+      return TfdsExamples(spec.path[0], directory, spec.split, number_classes=bool(spec.fields.names))
     case 'folder':
       return ImageFolder(spec.path[0])
   paths = find_files(spec.path)
   match spec.format:
     case 'array_record':
-      return ArrayRecordExamples(paths)
+      return ArrayRecordExamples([local_copy(path, copies) for path in paths])
     case 'json':
       return JsonArray(paths)
     case 'json_lines':
@@ -137,6 +141,14 @@ def items(spec: SourceSpec, index_directory: str) -> Any:
       return TarSamples(paths, index_directory)
     case 'text':
       return TextDocuments(paths)
+
+
+def _local_dataset(name: str, directory: str, copies: str) -> str:
+  """`data_dir` of a TFDS builder on the local disk."""
+  if '://' not in directory:
+    return directory
+  builder = name.split('/')[0].split(':')[0]
+  return os.path.dirname(local_copy(f'{directory.rstrip("/")}/{builder}', copies))
 
 
 def _columns(spec: SourceSpec) -> tuple[str, ...]:

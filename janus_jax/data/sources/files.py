@@ -3,6 +3,10 @@
 A bucket needs its fsspec driver installed (`gcsfs` for `gs://`).
 """
 
+import hashlib
+import logging
+import os
+import shutil
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -45,3 +49,33 @@ def open_file(path: str) -> BinaryIO:
     return fsspec.open(path, 'rb').open()
   except (OSError, ImportError, ValueError) as error:
     raise InputError(f'{path}: {getattr(error, "strerror", None) or error}: expected a readable file') from None
+
+
+def local_copy(path: str, directory: str) -> str:
+  """A file or folder of a bucket on the local disk, for readers that open nothing else; a local one stays where it is.
+
+  Args:
+    path: with a protocol, or local.
+    directory: where copies are kept. One that is there is used as it is, and appears whole or not at all.
+
+  Raises:
+    InputError: it cannot be read, or not be written.
+  """
+  if '://' not in path:
+    return path
+  name = os.path.basename(path.rstrip('/'))
+  target = os.path.join(directory, hashlib.sha256(path.encode()).hexdigest()[:16], name)
+  if os.path.exists(target):
+    return target
+  logging.info('copying %s to %s', path, target)
+  partial = f'{target}.partial'
+  try:
+    if os.path.isdir(partial):
+      shutil.rmtree(partial)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    system, inside = fsspec.url_to_fs(path)
+    system.get(inside, partial, recursive=system.isdir(inside))
+    os.replace(partial, target)
+  except (OSError, ImportError, ValueError) as error:
+    raise InputError(f'{path}: {error}: expected a file or folder to copy to {target}') from None
+  return target

@@ -1,3 +1,4 @@
+import fsspec
 import pytest
 
 pytest.importorskip('sklearn')
@@ -5,7 +6,7 @@ pytest.importorskip('sklearn')
 from data import datasets
 from data.photographs import cuts, encoded
 
-from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
+from janus_jax.data.sources.build import ImageSizes, items, open_sources, read_specs
 from janus_jax.data.sources.tfds_builders import TfdsExamples
 from janus_jax.errors import InputError
 
@@ -55,3 +56,16 @@ def test_what_is_not_there_is_refused(directory, tmp_path):
     TfdsExamples('photographs', directory, 'test', number_classes=False)
   with pytest.raises(InputError, match=r"TFDS mnist: not prepared in .*expected after `tfds.builder\('mnist'"):
     TfdsExamples('mnist', str(tmp_path), 'train', number_classes=False)
+
+
+def test_a_dataset_in_a_bucket_is_copied_once(directory, tmp_path):
+  memory = fsspec.filesystem('memory')
+  memory.put(f'{directory}/photographs', 'memory://tfds-bucket/data/photographs', recursive=True)
+  entry = {'kind': 'generation', 'format': 'tfds', 'path': 'photographs', 'directory': 'memory://tfds-bucket/data/'}
+  spec = read_specs({'photos': {**entry, 'prompt': 'label'}})['photos']
+  expected = TfdsExamples('photographs', directory, 'train', number_classes=False)
+  for _ in range(2):
+    found = items(spec, str(tmp_path))
+    assert [found[i]['image'] for i in range(len(found))] == [expected[i]['image'] for i in range(len(expected))]
+    if memory.exists('memory://tfds-bucket'):  # From now on the copy is all there is.
+      memory.rm('memory://tfds-bucket', recursive=True)
