@@ -80,8 +80,11 @@ class Workers:
     self._directory = tempfile.TemporaryDirectory(prefix='janus_jax-', ignore_cleanup_errors=True)
     start = self.reading, self._directory.name
     self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start_worker, start)
+    # As many tasks as processes: the pool starts one only where none is idle.
+    ready = [self._pool.submit(_read_in_worker, ()) for _ in range(self.count)]
     try:
-      self._pool.submit(_read_in_worker, ()).result()
+      for task in ready:
+        task.result()
     except BrokenProcessPool:  # Else every record would be taken for the reason why.
       raise RuntimeError('a process that reads records ended before it read one; see above') from None
 
