@@ -53,7 +53,7 @@ def launch(start: pathlib.Path, workdir: pathlib.Path, count: int, *flags: str) 
     command = [sys.executable, '-m', 'janus_jax.train', f'--config={start / "config.py"}', f'--workdir={workdir}']
     if count > 1:
       command += ['--distributed=flags', f'--coordinator_address=127.0.0.1:{port}']
-      command += [f'--num_processes={count}', f'--process_id={index}', '--dead_after=60']
+      command += [f'--num_processes={count}', f'--process_id={index}', '--dead_after=30']
     cache = {'JAX_COMPILATION_CACHE_DIR': str(start / 'cache'), 'XLA_FLAGS': FAST_COMPILE, 'JAX_PLATFORMS': 'cpu'}
     log = open(f'{workdir}.{count}.{index}.log', 'w')  # noqa: SIM115
     processes.append(
