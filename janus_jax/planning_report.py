@@ -36,7 +36,7 @@ def plan_and_print(
   for index in indices:
     logging.info('compiling %s for %s', setup.run.stages[index].name, topology.name)
     plan = plan_stage(setup, index)
-    options, fitting = find_fitting(config, start, topology, index) if hints and not plan.memory.fits else ([], None)
+    options, fitting = find_fitting(config, index, plan) if hints and not plan.memory.fits else ([], None)
     print(json.dumps(to_json(plan, options, fitting)) if as_json else to_text(plan, options, fitting), flush=True)
 
 

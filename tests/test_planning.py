@@ -13,7 +13,7 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
-from janus_jax.planning import abstract_batch, abstract_state, find_start, held_bytes, make_setup, plan_stage
+from janus_jax.planning import StagePlan, abstract_batch, abstract_state, find_start, held_bytes, make_setup, plan_stage
 from janus_jax.sharding.topologies import GIB, parse_topology
 from janus_jax.training.state import enter_stage, flatten, new_state, place
 
@@ -133,27 +133,49 @@ def test_hints_name_the_first_settings_that_fit(monkeypatch):
     stage.batch_size = 64
   start = find_start(config, 'configs/tiny.py')
 
-  def peak(**changes) -> int:
+  def plan(**changes) -> StagePlan:
     changed = type(config)(config.to_dict())
     changed.update_from_flattened_dict({name.replace('/', '.'): value for name, value in changes.items()})
-    return plan_stage(make_setup(changed, start, CPU_8), 1).memory.peak
+    return plan_stage(make_setup(changed, start, CPU_8), 1)
 
-  without = peak(**{'mesh/data': 1, 'mesh/fsdp': -1})
-  accumulated = peak(**{'mesh/data': 1, 'mesh/fsdp': -1, 'accumulation': 8})
-  assert accumulated < without
+  failed = plan()
+  sharded = {'mesh/data': 1, 'mesh/fsdp': -1}
+  twice, accumulated = (plan(**sharded, accumulation=count).memory.peak for count in (2, 4))
+  assert accumulated < twice < plan(**sharded).memory.peak
   monkeypatch.setattr(planning, 'available_bytes', lambda _: accumulated)
   monkeypatch.setattr(planning_hints, 'available_bytes', lambda _: accumulated)
-  options, plan = planning_hints.find_fitting(config, start, CPU_8, 1)
-  assert options == ['--config.mesh.data=1', '--config.mesh.fsdp=-1', '--config.accumulation=8']
-  assert plan.memory.fits
-  assert '--config.accumulation=8' in planning_report.to_text(plan, options, plan)
+  options, found = planning_hints.find_fitting(config, 1, failed)
+  assert options == ['--config.mesh.data=1', '--config.mesh.fsdp=-1', '--config.accumulation=4']
+  assert found.memory.fits
+  assert '--config.accumulation=4' in planning_report.to_text(failed, options, found)
 
 
 def test_hints_compile_nothing_that_cannot_fit(monkeypatch):
   config = tiny(**{'compute/remat': 'none'})
+  failed = plan_stage(setup_of(config), 2)
   monkeypatch.setattr(planning_hints, 'available_bytes', lambda _: 1000)
   monkeypatch.setattr(planning_hints, 'plan_stage', lambda *_: pytest.fail('compiled'))
-  assert planning_hints.find_fitting(config, find_start(config, 'configs/tiny.py'), CPU_8, 2) == ([], None)
+  assert planning_hints.find_fitting(config, 2, failed) == ([], None)
+
+
+def test_accumulation_that_cannot_be_enough_is_not_compiled(monkeypatch):
+  """However well it shrinks: 8 times fewer rows hold an eighth of what there was beside the state."""
+  config = tiny()
+  for stage in config.stages.values():
+    stage.batch_size = 64
+  failed, compiled = plan_stage(setup_of(config), 1), []
+  rest = failed.memory.peak - failed.memory.arguments
+  state = held_bytes(abstract_state(failed.setup, 1))
+  monkeypatch.setattr(planning_hints, 'available_bytes', lambda _: state + rest // 3)
+
+  def compile_nothing(setup, index):
+    compiled.append((setup.step.accumulation, setup.step.optimizer.moment_dtype))
+    return failed
+
+  monkeypatch.setattr(planning_hints, 'plan_stage', compile_nothing)
+  planning_hints.find_fitting(config, 1, failed)
+  assert (2, 'float32') not in compiled
+  assert (4, 'float32') in compiled
 
 
 def test_changes_go_from_cheap_to_dear():
@@ -162,6 +184,8 @@ def test_changes_go_from_cheap_to_dear():
   stage = dataclasses.replace(setup.run.stages[1], batch_size=64)
   assert list(planning_hints.changes(setup, stage)) == [
     {'mesh.data': 1, 'mesh.fsdp': -1},
+    {'accumulation': 2},
+    {'accumulation': 4},
     {'accumulation': 8},
     {'compute.remat': 'full'},
     {'optimizer.moment_dtype': 'bfloat16'},
