@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import cast_params
 from janus_jax.conversion.load import load_params
@@ -37,7 +38,7 @@ def load(
   """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's. It tells which by looking.
 
   Args:
-    path: directory.
+    path: directory, local or in a bucket (gs://BUCKET/...).
     dtype: 'float32', 'bfloat16' or 'float16'; None keeps what is stored.
     mesh: devices to spread the parameters over, by `sharding/rules.py`; None puts them on the default device.
     image_size: pixels; another size than the checkpoint's resamples the table of patch positions.
@@ -66,6 +67,7 @@ def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:
   Raises:
     InputError: no tokenizer there, or not a Janus's.
   """
+  path = local_files(path)
   tokenizer = Tokenizer.from_directory(path)
   return tokenizer, find_template(path, tokenizer)
 

@@ -48,6 +48,7 @@ def run(main: Callable[[], None]) -> None:
     # Orbax (through absl) and jax narrate every step at INFO; errors of theirs come as exceptions anyway.
     for name in ('absl', 'jax'):
       logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # It logs the traceback of what it raises.
     try:
       main()
     except flags.Error as error:

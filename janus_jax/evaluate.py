@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from janus_jax import api, cli, pictures, scoring
+from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.data.images import save_png
 
@@ -57,7 +58,7 @@ def main() -> None:
   config, params = api.load(checkpoint, 'float32')
   scored = scoring.score(config, params, run_config, tokenizer=tokenizer, template=template, **settings)
   seconds = time.perf_counter() - start
-  found = {'checkpoint': os.path.abspath(checkpoint), 'settings': settings, **scoring.to_dict(scored)}
+  found = {'checkpoint': absolute(checkpoint), 'settings': settings, **scoring.to_dict(scored)}
   found['seconds']['all'] = seconds
   if _OUT.value:
     write(_OUT.value, found, scored)

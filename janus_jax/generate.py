@@ -8,6 +8,7 @@ how each was made; a run that was interrupted goes on where it stood when called
 path: give another --out if what is stored there has changed.
 """
 
+import functools
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import tqdm
 from absl import flags
 
 from janus_jax import api, cli, drawing, pictures, workdirs
+from janus_jax.conversion.buckets import normalized
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import DTYPES
 
@@ -48,6 +50,7 @@ def _prompts() -> list[str]:
   return _PROMPT.value or pictures.read_prompts(_PROMPTS_FILE.value)
 
 
+@functools.cache  # A workdir may lie in a bucket, and every picture asks.
 def _sampling() -> dict[str, float | int]:
   given = {'cfg_weight': _CFG_WEIGHT.value, 'temperature': _TEMPERATURE.value, 'top_k': _TOP_K.value}
   stated = workdirs.read_sampling(_CHECKPOINT.value)
@@ -63,7 +66,7 @@ def _settings(prompts: list[str], prompt: int, image: int) -> dict[str, str]:
     'seed': str(_SEED.value),
     **{name: str(value) for name, value in _sampling().items()},
     'dtype': _DTYPE.value,
-    'checkpoint': os.path.normpath(_CHECKPOINT.value),
+    'checkpoint': normalized(_CHECKPOINT.value),
   }
 
 

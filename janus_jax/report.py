@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 
 from janus_jax import cli
+from janus_jax.conversion.buckets import absolute, local_files
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.errors import InputError
 from janus_jax.evaluation import report
@@ -57,7 +58,7 @@ def _read_scores(directory: str | None) -> tuple[dict, np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-  workdir = _WORKDIR.value
+  workdir = local_files(_WORKDIR.value)
   paths, seconds = _pairs('path', _PATHS.value), _seconds()
   metrics = os.path.join(workdir, METRICS_FILE)
   if not os.path.exists(metrics):
@@ -65,7 +66,7 @@ def main() -> None:
   scores, drawings, scenes = _read_scores(_SCORES.value)
   page = report.render(
     report.Run(
-      title=_TITLE.value or f'Janus run {os.path.basename(os.path.abspath(workdir))}',
+      title=_TITLE.value or f'Janus run {os.path.basename(absolute(_WORKDIR.value))}',
       metrics=read_metrics(metrics),
       scores=scores,
       drawings=drawings,
@@ -74,10 +75,10 @@ def main() -> None:
       model=read_json(os.path.join(workdir, CONFIG_FILE)),
       revision=_read_text(os.path.join(workdir, REVISION_FILE)),
       paths={
-        'workdir': os.path.abspath(workdir),
-        'checkpoints': os.path.abspath(os.path.join(workdir, CHECKPOINTS_DIRECTORY)),
+        'workdir': absolute(_WORKDIR.value),
+        'checkpoints': absolute(os.path.join(_WORKDIR.value, CHECKPOINTS_DIRECTORY)),
         **({'scores': os.path.abspath(_SCORES.value)} if _SCORES.value else {}),
-        **{name: os.path.abspath(path) for name, path in paths.items()},
+        **{name: absolute(path) for name, path in paths.items()},
       },
       seconds=seconds,
     )

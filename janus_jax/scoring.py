@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from janus_jax.answering import answer
+from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.conversion.workdir import is_workdir
 from janus_jax.data.prompts import Template
@@ -80,7 +81,7 @@ def read_run_config(checkpoint: str) -> ConfigDict:
   """The config of a training workdir; for any other checkpoint the defaults with `SAMPLING`."""
   config = default_config()
   config.sampling.update(SAMPLING)
-  path = os.path.join(checkpoint, RUN_CONFIG_FILE)
+  path = os.path.join(local_files(checkpoint), RUN_CONFIG_FILE)
   if is_workdir(checkpoint) and os.path.exists(path):
     stored = read_json(path)
     for name in ('data', 'sampling'):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from janus_jax import workdirs
+from janus_jax import workdir_mirror, workdirs
 from janus_jax.api import load_tokenizer
 from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
 from janus_jax.conversion.load import load_params
@@ -41,13 +41,20 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
 
   Args:
     config: see training/defaults.py.
-    workdir: made if missing; a run in it is taken up again.
+    workdir: local or gs://BUCKET/...; made if missing; a run in it is taken up again.
     force: also where it was begun with another config.
 
   Raises:
     InputError: something in the config, the data or the workdir is wrong.
+    OSError: the workdir cannot be written.
   """
   run_config = read_run(config)
+  with workdir_mirror.opened(workdir) as files:
+    return _train(config, run_config, files, force)
+
+
+def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.LocalWorkdir, force: bool) -> Any:
+  workdir = files.path
   checkpoint = None if hosts.from_first(workdirs.is_begun(workdir)) else open_start(config.init_from)
   model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
   mesh = make_mesh(config.mesh.to_dict())
@@ -62,7 +69,11 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
   with hosts.first_alone() as is_first:
     if is_first:
       workdirs.prepare(workdir, config, checkpoint, force)
+      files.upload()
+    else:
+      files.download()
     data = open_data(config, model, workdir, start, config.sampling.num_images, is_new=checkpoint is not None)
+    files.upload()
   tokenizer, template = load_tokenizer(workdir)
   spec = example_spec(config, model, tokenizer, template, data.holds_codes)
   held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, config.held_out_batches)
@@ -75,11 +86,13 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
     data.train,
     placement,
     workdir,
+    files.url,
     metadata,
+    before_save=files.upload,
     observers=(held_out, sampler),
   )
   kernels = step_config.compute.attention, step_config.compute.vision_attention
-  logging.info('%s: %d devices, mesh %s; attention %s, of images %s', workdir, mesh.size, dict(mesh.shape), *kernels)
+  logging.info('%s: %d devices, mesh %s; attention %s, of images %s', files.url, mesh.size, dict(mesh.shape), *kernels)
   with jax.set_mesh(mesh):
     return run.train(lambda: load_params(start(), placement.params))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
 from janus_jax.conversion.companions import companions_for
 from janus_jax.errors import InputError
@@ -69,6 +70,7 @@ def read_model(workdir: str) -> JanusConfig:
 
 def read_sampling(path: str) -> dict[str, float | int]:
   """How pictures are drawn: as a workdir's config says, else as `SAMPLING` does, as for any other checkpoint."""
+  path = local_files(path)
   config = os.path.join(path, RUN_CONFIG_FILE)
   # PyTorch layouts have a config.json too, of another kind.
   stored = read_json(config).get('sampling', {}) if is_begun(path) and os.path.exists(config) else {}

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from janus_jax.conversion import configs
+from janus_jax.conversion.buckets import is_url, local_files, normalized
 from janus_jax.conversion.companions import companions_for, find_companions
 from janus_jax.conversion.lazy import LazyArray, from_numpy
 from janus_jax.conversion.orbax_files import read_orbax, write_orbax
@@ -93,19 +94,20 @@ def _is_unused(name: str) -> bool:
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-  """Opens a checkpoint directory of any layout.
+  """Opens a checkpoint directory of any layout, local or in a bucket (`conversion/buckets.py`).
 
   Raises:
     InputError: no such directory, not a Janus, or a tensor missing, unexpected or of a wrong shape.
   """
-  path = os.path.normpath(path)
-  if not os.path.isdir(path):
-    raise InputError(f'{path}: {"not a directory" if os.path.exists(path) else "no such directory"}')
+  source = normalized(path)
+  if not is_url(source) and not os.path.isdir(source):
+    raise InputError(f'{source}: {"not a directory" if os.path.exists(source) else "no such directory"}')
+  path = local_files(source)
   if os.path.exists(os.path.join(path, CONFIG_FILE)):
-    return _open_orbax(path)
+    return _open_orbax(path, source)
   config_path = os.path.join(path, 'config.json')
   if not os.path.exists(config_path):
-    raise InputError(f'{path}: not a checkpoint: expected {CONFIG_FILE} (ours) or config.json (PyTorch)')
+    raise InputError(f'{source}: not a checkpoint: expected {CONFIG_FILE} (ours) or config.json (PyTorch)')
   values = read_json(config_path)
   model_type = values.get('model_type')
   if model_type == 'janus':
@@ -120,19 +122,20 @@ def _open_unused(path: str) -> dict[str, LazyArray]:
   return read_safetensors(file) if os.path.exists(file) else {}
 
 
-def _open_orbax(path: str) -> Checkpoint:
+def _open_orbax(path: str, source: str) -> Checkpoint:
+  """The files are those of `path`; the parameters lie under `source`, whose copy it may be."""
   config_path = os.path.join(path, CONFIG_FILE)
   try:
     config = model_config.from_dict(read_json(config_path))
   except InputError as error:
     raise InputError(f'{config_path}: {error}') from None
-  if is_workdir(path):
-    params_path, params = read_newest(path)
+  if is_workdir(source):
+    params_path, params = read_newest(source)
   else:
-    params_path = os.path.join(path, PARAMS_DIRECTORY)
+    params_path = os.path.join(source, PARAMS_DIRECTORY)
     params = read_orbax(params_path)
   check_names(parameter_shapes(config), params, params_path)
-  return Checkpoint(config, params, find_companions(path), _open_unused(path), (path,))
+  return Checkpoint(config, params, find_companions(path), _open_unused(path), (source,))
 
 
 def _open_huggingface(path: str, values: dict, config_path: str) -> Checkpoint:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import ml_dtypes
 import numpy as np
 
+from janus_jax.conversion.buckets import is_url
 from janus_jax.conversion.checkpoint import Checkpoint, Format, files_to_write
 from janus_jax.conversion.translate import cast
 from janus_jax.errors import InputError
@@ -34,6 +35,8 @@ def export_bytes(checkpoint: Checkpoint, format: Format) -> int:
 
 
 def _check_output(output: str, overwrite: bool) -> None:
+  if is_url(output):
+    raise InputError(f'{output}: expected a local directory, which can be copied to a bucket afterwards')
   parent = os.path.dirname(os.path.abspath(output))
   if os.path.lexists(output):
     if not overwrite:

@@ -14,7 +14,6 @@ and costs 7.5 CPU seconds per GB: on two cores more time than writing takes.
 import collections
 import math
 import os
-import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,9 +22,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
+from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import type_handlers
 
+from janus_jax.conversion.buckets import ORBAX_PROTOCOL, absolute, is_url, reaching
 from janus_jax.conversion.lazy import Index, LazyArray
 from janus_jax.errors import InputError
 
@@ -66,6 +67,9 @@ def read_orbax(directory: str) -> dict[str, LazyArray]:
 
   Reads what `write_orbax`, `ocp.save` (V1: the tree is one level down) and `StandardCheckpointer` (V0) write.
 
+  Args:
+    directory: local, or gs://BUCKET/...
+
   Returns:
     '/'-joined parameter path -> array. Reading a slice costs about twice its size in memory, and raises `InputError`
     where data is missing or damaged.
@@ -73,7 +77,10 @@ def read_orbax(directory: str) -> dict[str, LazyArray]:
   Raises:
     InputError: no Orbax checkpoint, several trees in one, or a damaged one.
   """
-  path = _tree_directory(pathlib.Path(os.path.abspath(directory)))
+  if is_url(directory) and not directory.startswith(ORBAX_PROTOCOL):
+    raise InputError(f'{directory}: expected a local copy or {ORBAX_PROTOCOL}BUCKET/..., all that Orbax reads from')
+  with reaching(directory, 'an Orbax checkpoint that can be read'):
+    path = _tree_directory(epath.Path(absolute(directory)))
   checkpointer = _checkpointer(
     (jax.Array, _LazyReader('jax.Array')), (np.ndarray, _LazyReader('np.ndarray')), (float, _LazyReader('scalar'))
   )
@@ -230,7 +237,7 @@ def _normalized_axis(item: int | slice, size: int) -> int | slice:
   return slice(picked.start, picked.start + len(picked) * picked.step, picked.step)
 
 
-def _tree_directory(directory: pathlib.Path) -> pathlib.Path:
+def _tree_directory(directory: epath.Path) -> epath.Path:
   """`directory` (V0), or the one directory in it (V1), that holds a tree."""
   if (directory / '_METADATA').is_file():
     return directory

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from janus_jax.conversion.buckets import local_file, local_files
 from janus_jax.conversion.checkpoint import UNUSED_PREFIXES, Checkpoint, read_json, read_tensors
 from janus_jax.conversion.companions import find_companions
 from janus_jax.conversion.config_section import ConfigSection
@@ -171,7 +172,7 @@ def _fresh(paths: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, LazyArr
 
 
 def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str, seed: int) -> Checkpoint:
-  """A whole Janus whose pretrained parts are those of the given files and whose rest is new.
+  """A whole Janus whose pretrained parts are those of the given files, local or in buckets, and whose rest is new.
 
   Args:
     vision_encoder: directory of a SiglipModel or SiglipVisionModel.
@@ -185,6 +186,8 @@ def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str
   """
   if gen_embed not in GEN_EMBED_CHOICES:
     raise InputError(f'gen_embed is {gen_embed!r}: expected one of {", ".join(GEN_EMBED_CHOICES)}')
+  sources = (vision_encoder, vq, language_model)
+  vision_encoder, vq, language_model = local_files(vision_encoder), local_file(vq), local_files(language_model)
   siglip_config, siglip = read_siglip(vision_encoder)
   vq_config, codes = read_vq(vq, siglip_config.grid)
   llama_config, llama = read_llama_part(language_model)
@@ -204,4 +207,4 @@ def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str
     params |= {path: _grown(params[path], vocab_size) for path in _TOKEN_TABLES}
   grown_llama = dataclasses.replace(llama_config, vocab_size=vocab_size)
   config = JanusConfig(siglip_config, vq_config, grown_llama, image_token_id)
-  return Checkpoint(config, params, companions, {}, (vision_encoder, vq, language_model))
+  return Checkpoint(config, params, companions, {}, sources)

@@ -4,19 +4,31 @@ import logging
 import os
 
 import tensorstore
+from etils import epath
 
+from janus_jax.conversion.buckets import ORBAX_PROTOCOL, is_url, reaching
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.orbax_files import read_orbax
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
 
+# Orbax's name. Locally a checkpoint has its name from when it is whole; in a bucket, once it has this file.
+COMMIT_FILE = 'commit_success.txt'
+
 
 def is_workdir(path: str) -> bool:
-  return os.path.isdir(os.path.join(path, CHECKPOINTS_DIRECTORY))
+  """Whether there are checkpoints of a run, in a directory or bucket."""
+  if is_url(path) and not path.startswith(ORBAX_PROTOCOL):
+    return False
+  with reaching(path, 'a directory that can be read'):
+    return epath.Path(path, CHECKPOINTS_DIRECTORY).is_dir()
 
 
 def read_newest(workdir: str) -> tuple[str, dict[str, LazyArray]]:
   """Opens the parameters of the newest whole checkpoint; a damaged one is passed over with a line in the log.
+
+  Args:
+    workdir: local, or gs://BUCKET/...
 
   Returns:
     (directory of the parameters, parameter path -> array).
@@ -26,7 +38,10 @@ def read_newest(workdir: str) -> tuple[str, dict[str, LazyArray]]:
   """
   directory = os.path.join(workdir, CHECKPOINTS_DIRECTORY)
   # Other names: saves that were cut short, checkpoints that training has set aside.
-  steps = sorted((int(name) for name in os.listdir(directory) if name.isdecimal()), reverse=True)
+  paths = [path for path in epath.Path(directory).iterdir() if path.name.isdecimal()]
+  if is_url(workdir):
+    paths = [path for path in paths if (path / COMMIT_FILE).exists()]
+  steps = sorted((int(path.name) for path in paths), reverse=True)
   for step in steps:
     params = os.path.join(directory, str(step), PARAMS_DIRECTORY)
     try:
@@ -51,15 +66,16 @@ def check_data(directory: str) -> None:
   except (ValueError, KeyError, IndexError) as error:
     raise InputError(f'{directory}: damaged index ({" ".join(str(error).split())[:200]})') from error
   for name, length in lengths.items():
-    path = os.path.join(directory, name)
-    size = os.path.getsize(path) if os.path.exists(path) else 0
+    path = epath.Path(directory, name)
+    size = path.stat().length if path.exists() else 0
     if size < length:
       raise InputError(f'{path}: {size} bytes, expected at least {length}')
 
 
 def _file_lengths(directory: str) -> dict[str, int]:
   """File -> how many bytes the newest version of an OCDBT database expects in it, by walking its B+tree."""
-  base = tensorstore.KvStore.open({'driver': 'file', 'path': os.path.abspath(directory) + '/'}).result()
+  local = {'driver': 'file', 'path': os.path.abspath(directory) + '/'}
+  base = tensorstore.KvStore.open(f'{directory}/' if is_url(directory) else local).result()
   pending = [tensorstore.ocdbt.dump(base).result()['versions'][-1]['root']]
   lengths = {}
   while pending:

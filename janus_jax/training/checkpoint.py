@@ -8,17 +8,17 @@ On disk, under the workdir (`models/files.py` has the names):
   checkpoints/<step>/_CHECKPOINT_METADATA   "custom_metadata" in it is the metadata given to `save`
 
 Orbax writes into a directory of another name and renames it when it is whole, so what is cut short (kill -9, a full
-disk) is never taken for a checkpoint.
+disk) is never taken for a checkpoint. Buckets cannot rename: there a directory is whole once it has COMMIT_FILE.
 """
 
 import contextlib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import fsspec
 import jax
 from etils import epath
 from jax.experimental import multihost_utils
@@ -26,13 +26,19 @@ from orbax.checkpoint import v1 as ocp
 
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
+from janus_jax.training import storage_errors
 from janus_jax.training.process_files import ProcessJson, read_process_jsons
+from janus_jax.training.storage_errors import DamagedError, RaisedAnyway, one_line
 from janus_jax.training.tree_shapes import check_shapes, tree_shapes
 
 TRAIN_DIRECTORY = 'train'
 DATA_DIRECTORY = 'data'
 METADATA_FILE = '_CHECKPOINT_METADATA'  # Orbax's name and format.
+COMMIT_FILE = 'commit_success.txt'  # Orbax's name.
 DAMAGED_SUFFIX = '.damaged'
+
+# gcsfs, through which Orbax looks at a bucket, would go on to see what other processes and TensorStore have changed.
+fsspec.config.conf['gcs'] = {'use_listings_cache': False}
 
 # A flax.struct dataclass (or anything with `params` and `replace`) that is a pytree of arrays.
 State = Any
@@ -93,13 +99,14 @@ class Checkpoints:
       kept.append(preservation.EveryNSteps(keep_every))
     # Orbax wants absolute paths; a URL is one.
     workdir = os.fspath(workdir)
-    self.directory = epath.Path(workdir if '://' in workdir else os.path.abspath(workdir)) / CHECKPOINTS_DIRECTORY
-    self.directory.mkdir(parents=True, exist_ok=True)
+    self._in_bucket = '://' in workdir
+    self.directory = epath.Path(workdir if self._in_bucket else os.path.abspath(workdir)) / CHECKPOINTS_DIRECTORY
     self._failed = False
-    self._filter = _RaisedAnyway()
+    self._filter = RaisedAnyway()
     logging.getLogger('absl').addFilter(self._filter)
-    self._remove_unfinished()
     with self._system_errors(), self._filter.silence():
+      self.directory.mkdir(parents=True, exist_ok=True)
+      self._remove_unfinished()
       self._checkpointer = ocp.training.Checkpointer(
         self.directory,
         save_decision_policy=policies.AnySavePolicy(
@@ -118,7 +125,7 @@ class Checkpoints:
       if kind is None:
         raise
       # The reason why the run ends is on its way up already.
-      logging.warning('%s: closing failed: %s', self.directory, _one_line(error))
+      logging.warning('%s: closing failed: %s', self.directory, one_line(error))
 
   @property
   def steps(self) -> list[int]:
@@ -192,7 +199,7 @@ class Checkpoints:
     """
 
     def restore(step: int) -> Restored:
-      with _damage():
+      with self._damage():
         # Not through Orbax, which takes a missing or damaged file for empty metadata.
         metadata = json.loads((self.directory / str(step) / METADATA_FILE).read_text())['custom_metadata']
         data_states = read_process_jsons(self.directory / str(step) / DATA_DIRECTORY)
@@ -215,7 +222,7 @@ class Checkpoints:
     for step in reversed(self.steps):
       try:
         found = restore(step)
-      except _DamagedError as error:
+      except DamagedError as error:
         logging.warning('%s: damaged, passed over (%s)', self.directory / str(step), error)
         damaged[step] = error
         continue
@@ -228,13 +235,13 @@ class Checkpoints:
 
   def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
     directory = self.directory / str(step)
-    with _damage(), self._filter.silence():
+    with self._damage(), self._filter.silence():
       trees = {name: ocp.metadata(directory, name).metadata for name in abstract}
     for name, tree in trees.items():
       if tree is None:  # Orbax's answer to whatever it fails at.
-        raise _DamagedError(f'{name}/ cannot be read')
+        raise DamagedError(f'{name}/ cannot be read')
       check_shapes(tree_shapes(abstract[name]), tree_shapes(tree), str(directory / name))
-    with _damage(), self._filter.silence():
+    with self._damage(), self._filter.silence():
       return self._checkpointer.load_checkpointables(step, jax.tree.map(_placed, abstract))
 
   def _set_aside(self, steps: Collection[int]) -> None:
@@ -249,54 +256,30 @@ class Checkpoints:
 
   def _remove_unfinished(self) -> None:
     """Saves that were cut short. (Orbax's `cleanup_tmp_directories` leaves those of this layout.)"""
-    if jax.process_index() == 0:
-      for path in self.directory.glob('*.orbax-checkpoint-tmp*'):
-        with contextlib.suppress(OSError):  # It takes room, and is never read.
-          path.rmtree()
+    if jax.process_index():
+      return
+    if self._in_bucket:
+      # A bucket has no empty directories.
+      paths = self.directory.iterdir() if self.directory.exists() else []
+      steps = [path for path in paths if path.name.isdecimal()]
+      unfinished = [path for path in steps if not (path / COMMIT_FILE).exists()]
+    else:
+      unfinished = self.directory.glob('*.orbax-checkpoint-tmp*')
+    for path in unfinished:
+      with contextlib.suppress(OSError):  # It takes room, and is never read.
+        path.rmtree()
 
   @contextlib.contextmanager
   def _system_errors(self) -> Iterator[None]:
-    """Turns the forms that a fault of the file system arrives in into OSErrors that name the directory."""
     try:
-      yield
-    except (OSError, ValueError) as error:
+      with storage_errors.as_os_errors(str(self.directory), self._in_bucket):
+        yield
+    except (OSError, ValueError):
       self._failed = True
-      number = _errno(error)
-      if number is None:
-        raise
-      raise OSError(number, os.strerror(number), str(self.directory)) from error
+      raise
 
-
-class _RaisedAnyway(logging.Filter):
-  """Drops what Orbax logs of errors that reach the caller as exceptions: tracebacks, and within `silence` all."""
-
-  _silent = False
-
-  def filter(self, record: logging.LogRecord) -> bool:
-    return not ((record.exc_info or self._silent) and f'{os.sep}orbax{os.sep}' in record.pathname)
-
-  @contextlib.contextmanager
-  def silence(self) -> Iterator[None]:
-    self._silent = True
-    try:
-      yield
-    finally:
-      self._silent = False
-
-
-class _DamagedError(Exception):
-  """What was read is no whole checkpoint."""
-
-
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-  """Turns what reading a damaged file can raise into `_DamagedError`; not InputError, nor a device without memory."""
-  try:
-    yield
-  except InputError:
-    raise
-  except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-    raise _DamagedError(_one_line(error)) from error
+  def _damage(self) -> contextlib.AbstractContextManager:
+    return storage_errors.as_damage(str(self.directory), self._in_bucket)
 
 
 def _placed(leaf: Any) -> Any:
@@ -309,16 +292,3 @@ def _placed(leaf: Any) -> Any:
 def _free_path(path: epath.Path) -> epath.Path:
   candidates = (path, *(path.with_name(f'{path.name}{number}') for number in range(2, 1000)))
   return next(candidate for candidate in candidates if not candidate.exists())
-
-
-def _errno(error: Exception) -> int | None:
-  """The system's error number; TensorStore reports it as text in a ValueError."""
-  if isinstance(error, OSError):
-    return error.errno
-  code = re.search(r"os_error_code='(\d+)'", str(error))
-  return int(code[1]) if code else None
-
-
-def _one_line(error: Exception) -> str:
-  text = ' '.join(str(error).split(' [tensorstore_spec')[0].split())
-  return f'{type(error).__name__}: {text[:300]}'

@@ -63,7 +63,9 @@ class Run:
     sources: Sources,
     placement: Placement,
     workdir: str,
+    url: str,
     metadata: Mapping[str, Any],
+    before_save: Callable[[], None],
     observers: tuple[Observer, ...] = (),
   ):
     """
@@ -73,15 +75,18 @@ class Run:
       spec: how records become examples.
       sources: per kind, records by name.
       placement: mesh and shardings.
-      workdir: existing directory.
+      workdir: existing local directory, for all that a run leaves but its checkpoints.
+      url: where the checkpoints go: the same, or gs://BUCKET/...
       metadata: JSON values stored with every checkpoint (config, versions).
+      before_save: called before each checkpoint is saved: what lies in the workdir must not be older than it.
       observers: called every so often.
 
     Raises:
       InputError: a pattern of a stage matches nothing, or the mesh does not divide a batch.
     """
     self.config, self._step_config, self._spec, self._sources = config, step_config, spec, sources
-    self._placement, self._workdir, self._metadata, self._observers = placement, workdir, dict(metadata), observers
+    self._placement, self._metadata, self._observers = placement, dict(metadata), observers
+    self._workdir, self._url, self._before_save = workdir, url, before_save
     self._trained = [trained_paths(stage, placement.params) for stage in config.stages]
     self._ends = stage_ends(config.stages)
     self._step = jit_train_step(config.stage_masks)
@@ -107,7 +112,7 @@ class Run:
       self._watchdog = stack.enter_context(Watchdog(self.config.watchdog_factor, WATCHDOG_LEAST))
       checkpoints = stack.enter_context(
         Checkpoints(
-          self._workdir,
+          self._url,
           save_every=self.config.save_every,
           keep_last=self.config.keep_last,
           keep_every=keep_every,
@@ -152,14 +157,14 @@ class Run:
     def abstract_state(metadata: Mapping[str, Any]) -> TrainState:
       index = metadata['stage_index']
       if index >= len(self.config.stages):
-        raise InputError(f'{self._workdir}: the checkpoint is of stage {index + 1} of another schedule')
+        raise InputError(f'{self._url}: the checkpoint is of stage {index + 1} of another schedule')
       params = {path: jax.ShapeDtypeStruct(shape, dtype) for path, (shape, dtype) in metadata['params'].items()}
       make = lambda params: new_state(params, self._moments(index), self._step_config.optimizer)  # noqa: E731
       return abstract(jax.eval_shape(make, unflatten(params)), self._placement)
 
     restored = checkpoints.restore(abstract_state)
     if restored is not None:
-      logging.info('%s: resuming after step %d', self._workdir, restored.step)
+      logging.info('%s: resuming after step %d', self._url, restored.step)
       return restored.step, restored.state, self._own_streams(restored.data_states)
     state = new_state(initial_params(), self._moments(0), self._step_config.optimizer)
     return 0, place(state, self._placement), None
@@ -238,6 +243,7 @@ class Run:
         if saving:
           data = {'count': self._num_streams, 'first': self._shares()[0].index, **batches.get_state()}
           with self._time.on('saving'):
+            self._before_save()
             checkpoints.save(step, state, data, self._described(index, state))
         if observing or saving:
           self._watchdog.rest()

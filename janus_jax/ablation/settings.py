@@ -1,0 +1,164 @@
+"""What an ablation is: a base config, variants of it, seeds, what is compared. Read from a file in configs/ablations/."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from janus_jax.errors import InputError
+
+# A variant's name becomes part of directory names and of the report.
+NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
+# What a report compares first, where a config says nothing; patterns as of fnmatch over names of metrics.
+METRICS = ('goals/*', 'questions/all', 'drawings/all', 'held_out/*')
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """How finished runs are measured.
+
+  Attributes:
+    scores: whether questions are asked and prompts drawn; the held-out loss is measured anyway.
+    questions_per_kind: of each kind, subject and group (`evaluation.embedded.build_questions`).
+    drawings_per_group: of each skill and group.
+    seed: of the choice of questions and prompts, and of drawing: the same for all runs.
+    held_out_batches: of the baseline's last stage; all variants are measured on the same ones.
+  """
+
+  scores: bool
+  questions_per_kind: int
+  drawings_per_group: int
+  seed: int
+  held_out_batches: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ablation:
+  """An ablation, checked.
+
+  Attributes:
+    base: config of a run.
+    variants: name -> {dotted name of a field: value}, in the order of the report.
+    baseline: the variant that the others are compared with.
+    seeds: different ones.
+    metrics: patterns over names of metrics: what the report shows first.
+    equal_flops: variant -> names of stages whose steps are multiplied so that the variant costs what the baseline does.
+    parts_per_seed: whether each seed has parts pretrained of its own; else all share those of `base.seed`.
+    fresh_compilation: whether each run compiles everything anew, so that its cost is that of a run alone.
+    evaluation: of finished runs.
+  """
+
+  base: ConfigDict
+  variants: Mapping[str, Mapping[str, Any]]
+  baseline: str
+  seeds: tuple[int, ...]
+  metrics: tuple[str, ...]
+  equal_flops: Mapping[str, tuple[str, ...]]
+  parts_per_seed: bool
+  fresh_compilation: bool
+  evaluation: Evaluation
+
+
+def ablation_config(base: ConfigDict) -> ConfigDict:
+  """The fields of an ablation with their defaults, around the config of a run.
+
+  A file in configs/ablations/ fills in `variants` ({name: {'stages.stage1.steps': 300, ...}}) and `baseline`. The runs
+  neither measure held-out losses nor draw along the way: the sweep measures all of them alike.
+  """
+  base.held_out_batches = base.sampling.num_images = base.observe_every = 0
+  config = ConfigDict({'baseline': '', 'seeds': (0, 1, 2), 'metrics': METRICS})
+  config.base = base
+  # Variants are shown in the order in which they were written.
+  config.variants = ConfigDict(allow_dotted_keys=True, sort_keys=False)
+  config.equal_flops = ConfigDict(sort_keys=False)
+  config.parts_per_seed = config.fresh_compilation = False
+  config.evaluation = dataclasses.asdict(Evaluation(True, 40, 20, 0, 16))
+  return config
+
+
+def scaled(base: ConfigDict, scale: str) -> ConfigDict:
+  """The config with every stage's steps, warm-up and distance between metrics multiplied by `scale`, a number as text:
+  the argument of a config file (`configs/ablations/stage1_length.py:0.1`).
+
+  Raises:
+    InputError: not a positive number.
+  """
+  try:
+    factor = float(scale)
+  except ValueError:
+    factor = 0.0
+  if not 0 < factor < float('inf'):
+    raise InputError(f'scale is {scale!r}: expected a positive number, by which the steps of all stages are multiplied')
+  for stage in base.stages.values():
+    stage.steps = times(stage.steps, factor)
+    stage.warmup_steps = min(round(stage.get('warmup_steps', 0) * min(factor, 1)), stage.steps - 1)
+  base.log_every = times(base.log_every, min(factor, 1))
+  return base
+
+
+def times(steps: int, factor: float) -> int:
+  """Steps times a factor, at least one."""
+  return max(round(steps * factor), 1)
+
+
+def read_recipe(path: str | os.PathLike) -> ConfigDict:
+  """What `get_config()` of a file gives: for a config that starts from another one's."""
+  spec = importlib.util.spec_from_file_location('recipe', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config()
+
+
+def read_ablation(config: ConfigDict) -> Ablation:
+  """The ablation that a config describes.
+
+  Raises:
+    InputError: no variants, a name that cannot be a directory's, a baseline that is no variant, no seeds or one twice,
+      `equal_flops` of the baseline or of what is no variant, nothing to measure.
+  """
+  variants = {name: overrides.to_dict() for name, overrides in config.variants.items()}
+  if not variants:
+    raise InputError('variants is empty: expected {name: {field: value}}')
+  for name in variants:
+    if not NAME.fullmatch(name):
+      raise InputError(f'variants: {name!r} is no name: expected letters, digits and any of _ . + -')
+  known = ', '.join(variants)
+  if config.baseline not in variants:
+    raise InputError(f'baseline is {config.baseline!r}: expected one of the variants, {known}')
+  for name in config.equal_flops:
+    if name not in variants or name == config.baseline:
+      raise InputError(f'equal_flops: {name!r}: expected a variant other than the baseline: {known}')
+  return Ablation(
+    base=config.base,
+    variants=variants,
+    baseline=config.baseline,
+    seeds=_read_seeds(config.seeds),
+    metrics=tuple(config.metrics),
+    equal_flops={name: tuple(stages) for name, stages in config.equal_flops.items()},
+    parts_per_seed=config.parts_per_seed,
+    fresh_compilation=config.fresh_compilation,
+    evaluation=_read_evaluation(config.evaluation),
+  )
+
+
+def _read_seeds(seeds: Any) -> tuple[int, ...]:
+  found = tuple(seeds)
+  if not found:
+    raise InputError('seeds is empty: expected one or more, as in --config.seeds=0,1,2')
+  if any(isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32 for seed in found):
+    raise InputError(f'seeds are {found}: expected integers from 0 to 2^32 - 1')
+  if len(set(found)) < len(found):
+    raise InputError(f'seeds are {found}: expected each once')
+  return found
+
+
+def _read_evaluation(config: ConfigDict) -> Evaluation:
+  evaluation = Evaluation(**config.to_dict())
+  for name in ('questions_per_kind', 'drawings_per_group', 'held_out_batches'):
+    if getattr(evaluation, name) < 1:
+      raise InputError(f'evaluation.{name} is {getattr(evaluation, name)}: expected 1 or more')
+  return evaluation

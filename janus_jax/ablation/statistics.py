@@ -1,0 +1,61 @@
+"""Means over seeds with their 95 % intervals, and differences to a baseline, paired by seed.
+
+Both intervals are Student's t for a mean: mean +- t(0.975, n - 1) s / sqrt(n), with the sample standard deviation s.
+Pairing takes out what a seed does to all variants alike (order of the data, fresh parameters). Nothing is corrected for
+the number of comparisons: of twenty intervals of differences that are nothing, one is expected to leave out 0.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A mean.
+
+  Attributes:
+    mean: of the values.
+    half: of the interval's width: it is mean - half to mean + half. None of one value, which has no interval.
+    count: values.
+  """
+
+  mean: float
+  half: float | None
+  count: int
+
+  @property
+  def leaves_out_zero(self) -> bool:
+    """Whether 0 lies outside of the interval; never of a single value."""
+    return self.half is not None and abs(self.mean) > self.half
+
+
+def t_quantile(degrees: int) -> float:
+  """Of Student's t: what its absolute value stays below with a probability of CONFIDENCE."""
+  return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+  """The mean of one value per seed; None of no values."""
+  if not values:
+    return None
+  mean = statistics.fmean(values)
+  if len(values) == 1:
+    return Estimate(mean, None, 1)
+  half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+  return Estimate(mean, half, len(values))
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
+  """The mean of value - baseline over the seeds that both have; None if there is none.
+
+  Args:
+    values: by seed.
+    baseline: by seed.
+  """
+  return estimate([values[seed] - baseline[seed] for seed in values if seed in baseline])

@@ -1,0 +1,159 @@
+"""Which runs an ablation consists of, and what they have in common: configs made of overrides, and names of prefixes."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from janus_jax.errors import InputError
+from janus_jax.workdirs import config_dict
+
+# Fields that neither parameters nor metrics of a run depend on, or that say where it finds what is the same anyway.
+WITHOUT_EFFECT = ('sampling', 'keep_last', 'keep_every', 'watchdog_factor', 'wandb_project', 'prefetch', 'workers')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedRun:
+  """One variant with one seed.
+
+  Attributes:
+    variant: its name.
+    seed: of data and guidance dropout.
+    config: of the run, apart from `init_from` and `data.directory` where the sweep fills them in.
+    name: of its directory: variant, seed and a hash of the config, so that a changed variant is another run.
+    ends: the step at which each stage is over.
+    prefixes: for 1, 2, ... stages a hash of all that their training depends on: runs of one hash train the same.
+  """
+
+  variant: str
+  seed: int
+  config: ConfigDict
+  name: str
+  ends: tuple[int, ...]
+  prefixes: tuple[str, ...]
+
+  @property
+  def steps(self) -> int:
+    return self.ends[-1]
+
+
+def overridden(base: ConfigDict, overrides: Mapping[str, Any], where: str) -> ConfigDict:
+  """A copy of a config with some fields changed.
+
+  Args:
+    base: stays as it is.
+    overrides: dotted name -> value. A dict takes the place of all that was there. New are only stages, and fields of
+      stages that have defaults (`training/stages.py`).
+    where: begins the line that says what is wrong.
+
+  Raises:
+    InputError: a field that is not there, or a value of another type.
+  """
+  config = base.copy_and_resolve_references()
+  for name, value in overrides.items():
+    *parents, last = name.split('.')
+    node = config
+    for part in parents:
+      node = node[part] if isinstance(node, ConfigDict) and part in node else None
+    if not isinstance(node, ConfigDict) or (last not in node and not _may_be_new(parents)):
+      raise InputError(f'{where}: {name!r} is no field of the config{_suggestion(name, config)}')
+    try:
+      with node.unlocked():
+        if isinstance(value, Mapping):
+          node[last] = ConfigDict(dict(value))
+        else:
+          node[last] = value
+    except (TypeError, ValueError) as error:
+      raise InputError(f'{where}: {name!r} cannot be {value!r}: {" ".join(str(error).split())}') from None
+  return config
+
+
+def _may_be_new(parents: Sequence[str]) -> bool:
+  return parents == ['stages'] or (len(parents) == 2 and parents[0] == 'stages')
+
+
+def _suggestion(name: str, config: ConfigDict) -> str:
+  close = difflib.get_close_matches(name, _field_names(config.to_dict()), 1)
+  return f': did you mean {close[0]!r}?' if close else ''
+
+
+def _field_names(values: Mapping[str, Any], before: str = '') -> list[str]:
+  names = []
+  for key, value in values.items():
+    names.append(f'{before}{key}')
+    if isinstance(value, Mapping):
+      names += _field_names(value, f'{before}{key}.')
+  return names
+
+
+def planned(variant: str, seed: int, config: ConfigDict) -> PlannedRun:
+  """The run of a variant with a seed.
+
+  Args:
+    variant: its name.
+    seed: takes the place of the config's.
+    config: of the variant.
+
+  Raises:
+    InputError: a stage that is not there.
+  """
+  config = config.copy_and_resolve_references()
+  config.seed = seed
+  values = config_dict(config)
+  stages = [values['stages'].get(name) for name in values['run']]
+  for name, stage in zip(values['run'], stages):
+    if not isinstance(stage, dict) or not isinstance(stage.get('steps'), int):
+      raise InputError(f'variant {variant}: run names {name!r}: expected a stage with steps in `stages`')
+  if not stages:
+    raise InputError(f'variant {variant}: run is empty: expected names of stages')
+  ends = tuple(sum(stage['steps'] for stage in stages[: count + 1]) for count in range(len(stages)))
+  return PlannedRun(variant, seed, config, f'{variant}-seed{seed}-{_digest(values)}', ends, prefix_keys(values))
+
+
+def prefix_keys(values: Mapping[str, Any]) -> tuple[str, ...]:
+  """What `PlannedRun.prefixes` is, of a config as JSON reads it."""
+  common = {key: value for key, value in values.items() if key not in ('stages', 'run', *WITHOUT_EFFECT)}
+  names = list(values['run'])
+  # With traced masks a stage carries the moments of all that trains in any stage.
+  if values['stage_masks'] != 'static':
+    common['trainable'] = sorted({pattern for name in names for pattern in values['stages'][name]['trainable']})
+  # Names too: they stand in the metrics.
+  stages = [[name, values['stages'][name]] for name in names]
+  return tuple(_digest([common, stages[:count]]) for count in range(1, len(names) + 1))
+
+
+def shared_stages(run: PlannedRun, prefixes: Sequence[str]) -> int:
+  """How many stages a run has in common with one of these prefixes."""
+  return sum(own == other for own, other in zip(run.prefixes, prefixes))
+
+
+def steps_to_train(runs: Sequence[PlannedRun]) -> int:
+  """Steps that all runs take together when what they have in common is trained once."""
+  lengths = {}
+  for run in runs:
+    lengths |= {key: end - start for key, start, end in zip(run.prefixes, (0, *run.ends), run.ends)}
+  return sum(lengths.values())
+
+
+def in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+  """Runs that share stages next to each other, seed by seed, else in the order given."""
+  first: dict[str, int] = {}
+  for number, run in enumerate(runs):
+    for key in run.prefixes:
+      first.setdefault(key, number)
+  seeds = list(dict.fromkeys(run.seed for run in runs))
+  return sorted(runs, key=lambda run: (seeds.index(run.seed), [first[key] for key in run.prefixes]))
+
+
+def of_shard(runs: Sequence[PlannedRun], shard: tuple[int, int]) -> list[PlannedRun]:
+  """The runs of process i of n, which lie next to each other, so that few prefixes are trained by two of them."""
+  index, count = shard
+  return list(runs[index * len(runs) // count : (index + 1) * len(runs) // count])
+
+
+def _digest(value: Any) -> str:
+  return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=5).hexdigest()
