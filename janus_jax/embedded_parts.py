@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
+from janus_jax.conversion.export import published
+from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data import tokenizer_training
 from janus_jax.data.sources import embedded
 from janus_jax.data.tokenizer import Tokenizer
@@ -22,10 +26,32 @@ from janus_jax.models.initialization import initial_params
 from janus_jax.training.pretraining import Optimization, pretrain_decoder
 from janus_jax.training.pretraining_vision import Contrast, pretrain_vision
 from janus_jax.training.pretraining_vq import Quantisation, pretrain_vq
+from janus_jax.training.state import flatten
 
 TEXT_LENGTH = 128  # Positions of a packed row of text.
 TEXT_EXAMPLES = 20000
 DIGIT_REPEATS = 3  # Among the images of the understanding encoder.
+
+
+def write(config: ConfigDict, output: str, overwrite: bool = False) -> None:
+  """Pretrains the parts and writes them as a checkpoint to start from, which appears whole or not at all.
+
+  Args:
+    config: see `pretrain`. Without `data.directory` the world is rendered into data/ beside the output.
+    output: directory of the checkpoint.
+    overwrite: replace one that is there.
+
+  Raises:
+    InputError: the output exists or cannot be written.
+  """
+  began = time.perf_counter()
+  with published(output, overwrite, needed=0) as directory:
+    data = config.data.directory or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
+    model, params, tokenizer = pretrain(config, data, directory)
+    arrays = {path: from_numpy(np.asarray(leaf), path) for path, leaf in flatten(jax.device_get(params)).items()}
+    checkpoint = Checkpoint(model, arrays, {'tokenizer.json': tokenizer}, {}, ())
+    write_checkpoint(checkpoint, directory, 'orbax', lambda _: None)
+  logging.info('wrote %s in %.0f s', output, time.perf_counter() - began)
 
 
 def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, dict[str, Any], bytes]:
