@@ -10,16 +10,13 @@ scores.json (all scores and all cases), drawings.png (every drawing, framed gree
 
 import json
 import logging
-import os
 import time
 
-import numpy as np
 from absl import flags
 
 from janus_jax import api, cli, pictures, scoring
 from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
-from janus_jax.data.images import save_png
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
@@ -61,7 +58,7 @@ def main() -> None:
   found = {'checkpoint': absolute(checkpoint), 'settings': settings, **scoring.to_dict(scored)}
   found['seconds']['all'] = seconds
   if _OUT.value:
-    write(_OUT.value, found, scored)
+    scoring.write(_OUT.value, found, scored)
   print(
     json.dumps({key: value for key, value in found.items() if not key.endswith('_cases')})
     if _JSON.value
@@ -74,18 +71,6 @@ def main() -> None:
     seconds,
     f', written to {_OUT.value}' if _OUT.value else '',
   )
-
-
-def write(directory: str, found: dict, scored: scoring.Scored) -> None:
-  """scores.json comes last: where it is there, the rest is too."""
-  sheet = scoring.drawing_sheet(scored.drawings, scored.pictures, scored.verdicts)
-  save_png(os.path.join(directory, 'drawings.png'), sheet, {})
-  with open(os.path.join(directory, 'scores.txt'), 'w', encoding='utf-8') as file:
-    file.write(f'{scored.tables()}\n')
-  images, _ = scoring.question_images(scored.questions)
-  np.savez_compressed(os.path.join(directory, 'pictures.npz'), drawings=scored.pictures, questions=images)
-  with open(os.path.join(directory, 'scores.json'), 'w', encoding='utf-8') as file:
-    json.dump(found, file, indent=1)
 
 
 if __name__ == '__main__':

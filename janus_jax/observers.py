@@ -55,13 +55,15 @@ class HeldOutLoss:
       self._batches = [next(stream) for _ in range(num_batches)]
 
   def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
-    if not self._batches:
-      return
+    if self._batches:
+      writer.write(step, stage, {f'held_out/{kind}': value for kind, value in self.measure(params).items()})
+
+  def measure(self, params: Any) -> dict[str, float]:
+    """The mean loss per target of each kind of which anything is held out; of parameters on a mesh."""
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     found = [_losses(params, place_whole_batch(batch, mesh), **self._static) for batch in self._batches]
     sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
-    values = {f'held_out/{kind}': total / weight for kind, total, weight in zip(KINDS, sums, weights) if weight}
-    writer.write(step, stage, values)
+    return {kind: float(total / weight) for kind, total, weight in zip(KINDS, sums, weights) if weight}
 
 
 class Sampler:

@@ -1,6 +1,7 @@
 """Scores a model on the embedded world: has it draw all prompts, asks it all questions, judges both exactly."""
 
 import dataclasses
+import json
 import logging
 import os
 import time
@@ -15,6 +16,7 @@ from janus_jax.answering import answer
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.conversion.workdir import is_workdir
+from janus_jax.data.images import save_png
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.worlds.shapes import World
@@ -230,3 +232,21 @@ def drawing_sheet(
       framed.paste(large, (border, border))
       sheet.paste(framed, (label + column * side, row * side))
   return np.asarray(sheet)
+
+
+def write(directory: str, found: dict, scored: Scored) -> None:
+  """scores.txt, drawings.png, pictures.npz, and last scores.json: where it is there, the rest is too.
+
+  Args:
+    directory: existing.
+    found: what scores.json holds.
+    scored: what it was made of.
+  """
+  sheet = drawing_sheet(scored.drawings, scored.pictures, scored.verdicts)
+  save_png(os.path.join(directory, 'drawings.png'), sheet, {})
+  with open(os.path.join(directory, 'scores.txt'), 'w', encoding='utf-8') as file:
+    file.write(f'{scored.tables()}\n')
+  images, _ = question_images(scored.questions)
+  np.savez_compressed(os.path.join(directory, 'pictures.npz'), drawings=scored.pictures, questions=images)
+  with open(os.path.join(directory, 'scores.json'), 'w', encoding='utf-8') as file:
+    json.dump(found, file, indent=1)

@@ -1,4 +1,4 @@
-"""What an ablation is: a base config, variants of it, seeds, what is compared. Read from a file in configs/ablations/."""
+"""What an ablation is: a base config, variants of it, seeds, what is compared; read from configs/ablations/*.py."""
 
 import dataclasses
 import importlib.util

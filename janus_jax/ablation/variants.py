@@ -1,4 +1,4 @@
-"""Which runs an ablation consists of, and what they have in common: configs made of overrides, and names of prefixes."""
+"""Which runs an ablation consists of, and what they have in common: overridden configs, and names of prefixes."""
 
 import dataclasses
 import difflib
@@ -23,7 +23,7 @@ class PlannedRun:
   Attributes:
     variant: its name.
     seed: of data and guidance dropout.
-    config: of the run, apart from `init_from` and `data.directory` where the sweep fills them in.
+    config: of the run. Where `init_from` is parts/HASH it is the sweep's own, which has to be put before it.
     name: of its directory: variant, seed and a hash of the config, so that a changed variant is another run.
     ends: the step at which each stage is over.
     prefixes: for 1, 2, ... stages a hash of all that their training depends on: runs of one hash train the same.
