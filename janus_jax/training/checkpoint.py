@@ -28,6 +28,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
 from janus_jax.training import storage_errors
 from janus_jax.training.process_files import ProcessJson, read_process_jsons
+from janus_jax.training.save_faults import SaveFaults
 from janus_jax.training.storage_errors import DamagedError, RaisedAnyway, one_line
 from janus_jax.training.tree_shapes import check_shapes, tree_shapes
 
@@ -101,7 +102,8 @@ class Checkpoints:
     workdir = os.fspath(workdir)
     self._in_bucket = '://' in workdir
     self.directory = epath.Path(workdir if self._in_bucket else os.path.abspath(workdir)) / CHECKPOINTS_DIRECTORY
-    self._failed = False
+    self._failed, self._faults = False, SaveFaults()
+    logging.getLogger('absl').addFilter(self._faults)  # Before the filter that drops what it hears.
     self._filter = RaisedAnyway()
     logging.getLogger('absl').addFilter(self._filter)
     with self._system_errors(), self._filter.silence():
@@ -119,6 +121,8 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+    if kind is not None and self._faults.block:
+      return
     try:
       self.close()
     except Exception as error:
@@ -133,7 +137,13 @@ class Checkpoints:
     return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
   def should_save(self, step: int) -> bool:
-    """Whether `step` is due by the policy and not saved yet."""
+    """Whether `step` is due by the policy and not saved yet.
+
+    Raises:
+      OSError: of several processes, in the one that failed to write its part of the save under way.
+    """
+    with self._system_errors():
+      self._faults.check()
     return step not in self.steps and self._checkpointer.should_save(step)
 
   def save(self, step: int, state: State, data_state: JsonDict, metadata: JsonDict) -> bool:
@@ -161,22 +171,25 @@ class Checkpoints:
       TRAIN_DIRECTORY: state.replace(params=None),
       DATA_DIRECTORY: ProcessJson(data_state),
     }
+    self.wait()
     with self._system_errors():
+      self._faults.forget()
       self._checkpointer.save_checkpointables_async(step, items, force=True, custom_metadata=dict(metadata))
     return True
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises OSError if it could not be written."""
     with self._system_errors():
-      self._checkpointer.wait()
+      self._faults.call(self._checkpointer.wait)
 
   def close(self) -> None:
     """As `wait`; nothing can be saved afterwards."""
     try:
       self.wait()
     finally:
-      with self._system_errors():
-        self._checkpointer.close()
+      if not self._faults.block:
+        with self._system_errors():
+          self._checkpointer.close()
       if not self._failed:  # Else Orbax tells of it once more when the process ends.
         logging.getLogger('absl').removeFilter(self._filter)
 
