@@ -23,7 +23,8 @@ class PlannedRun:
   Attributes:
     variant: its name.
     seed: of data and guidance dropout.
-    config: of the run. Where `init_from` is parts/HASH it is the sweep's own, which has to be put before it.
+    config: of the run, without `init_from` where the parts that it starts from are the sweep's own.
+    parts: a hash of all that those depend on; '' where `init_from` names what is there already.
     name: of its directory: variant, seed and a hash of the config, so that a changed variant is another run.
     ends: the step at which each stage is over.
     prefixes: for 1, 2, ... stages a hash of all that their training depends on: runs of one hash train the same.
@@ -32,6 +33,7 @@ class PlannedRun:
   variant: str
   seed: int
   config: ConfigDict
+  parts: str
   name: str
   ends: tuple[int, ...]
   prefixes: tuple[str, ...]
@@ -90,17 +92,47 @@ def _field_names(values: Mapping[str, Any], before: str = '') -> list[str]:
   return names
 
 
-def planned(variant: str, seed: int, config: ConfigDict) -> PlannedRun:
+def parts_config(config: ConfigDict, seed: int, per_seed: bool) -> ConfigDict | None:
+  """What the pretrained parts of a run are made by; None where `init_from` names them.
+
+  Args:
+    config: of a variant.
+    seed: of the run.
+    per_seed: whether the parts have the seed of the run, or that of the config.
+  """
+  if config.init_from:
+    return None
+  config = config.copy_and_resolve_references()
+  config.seed = seed if per_seed else config.seed
+  return config
+
+
+def parts_name(config: ConfigDict | None) -> str:
+  """A hash of all that pretrained parts depend on, of `parts_config`.
+
+  Raises:
+    InputError: neither parts nor how to make them.
+  """
+  if config is None:
+    return ''
+  if 'pretraining' not in config:
+    raise InputError('base.init_from is empty and there is no base.pretraining: expected one of them')
+  return digest([config.pretraining.to_dict(), config.data.num_train, config.seed])
+
+
+def planned(variant: str, seed: int, config: ConfigDict, parts_per_seed: bool = False) -> PlannedRun:
   """The run of a variant with a seed.
 
   Args:
     variant: its name.
     seed: takes the place of the config's.
     config: of the variant.
+    parts_per_seed: see `parts_config`.
 
   Raises:
-    InputError: a stage that is not there.
+    InputError: a stage that is not there, or no parts.
   """
+  parts = parts_name(parts_config(config, seed, parts_per_seed))
   config = config.copy_and_resolve_references()
   config.seed = seed
   values = config_dict(config)
@@ -111,19 +143,21 @@ def planned(variant: str, seed: int, config: ConfigDict) -> PlannedRun:
   if not stages:
     raise InputError(f'variant {variant}: run is empty: expected names of stages')
   ends = tuple(sum(stage['steps'] for stage in stages[: count + 1]) for count in range(len(stages)))
-  return PlannedRun(variant, seed, config, f'{variant}-seed{seed}-{_digest(values)}', ends, prefix_keys(values))
+  name = f'{variant}-seed{seed}-{digest([values, parts])}'
+  return PlannedRun(variant, seed, config, parts, name, ends, prefix_keys(values, parts))
 
 
-def prefix_keys(values: Mapping[str, Any]) -> tuple[str, ...]:
-  """What `PlannedRun.prefixes` is, of a config as JSON reads it."""
+def prefix_keys(values: Mapping[str, Any], parts: str) -> tuple[str, ...]:
+  """What `PlannedRun.prefixes` is, of a config as JSON reads it and the name of its parts."""
   common = {key: value for key, value in values.items() if key not in ('stages', 'run', *WITHOUT_EFFECT)}
+  common['parts'] = parts
   names = list(values['run'])
   # With traced masks a stage carries the moments of all that trains in any stage.
   if values['stage_masks'] != 'static':
     common['trainable'] = sorted({pattern for name in names for pattern in values['stages'][name]['trainable']})
   # Names too: they stand in the metrics.
   stages = [[name, values['stages'][name]] for name in names]
-  return tuple(_digest([common, stages[:count]]) for count in range(1, len(names) + 1))
+  return tuple(digest([common, stages[:count]]) for count in range(1, len(names) + 1))
 
 
 def shared_stages(run: PlannedRun, prefixes: Sequence[str]) -> int:
@@ -155,5 +189,6 @@ def of_shard(runs: Sequence[PlannedRun], shard: tuple[int, int]) -> list[Planned
   return list(runs[index * len(runs) // count : (index + 1) * len(runs) // count])
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+  """A short hash of a JSON value."""
   return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=5).hexdigest()

@@ -66,6 +66,11 @@ class Window:
   def _clear(self) -> None:
     self._steps, self._counts, self._packing, self._waited = 0, np.zeros(5, np.int64), 0.0, 0.0
 
+  @property
+  def counts(self) -> TokenCounts:
+    """Of this process's batches since the last report."""
+    return TokenCounts(*map(int, self._counts))
+
   def add(self, batch: Mapping[str, np.ndarray], waited: float) -> None:
     """Counts a batch that took `waited` seconds to come."""
     kinds = batch['kinds']

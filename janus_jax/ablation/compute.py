@@ -1,0 +1,83 @@
+"""Equal compute: how many steps a schedule may have to cost as many FLOPs as another one."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from janus_jax import workdirs
+from janus_jax.ablation.settings import times
+from janus_jax.api import load_tokenizer
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data import pipeline
+from janus_jax.data.packing import BatchShape
+from janus_jax.errors import InputError
+from janus_jax.run_data import open_data
+from janus_jax.training.stages import read_stages, trained_groups, trained_paths
+from janus_jax.training.throughput import step_flops
+from janus_jax.training.window import Window
+from janus_jax.training_run import example_spec, open_start
+
+# Batches of a stage that are made to see what a step costs; their mean is good to less than 1 %.
+BATCHES = 64
+
+
+def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
+  """FLOPs of a step of each stage that runs, by formula (training/throughput.py) from the first batches of the stage.
+
+  Args:
+    config: of a run, with `init_from` and `data.directory`.
+    directory: for indices of data.
+  """
+  config = config.copy_and_resolve_references()
+  coded, config.data.precompute_codes = config.data.precompute_codes, False
+  start = open_start(config.init_from)
+  with tempfile.TemporaryDirectory() as scratch:  # What a run starts from may be parts from several places.
+    workdirs.prepare(scratch, config, start, force=False)
+    tokenizer, template = load_tokenizer(scratch)
+  data = open_data(config, start.config, directory, lambda: start, 0)
+  spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)
+  prices = {}
+  for stage in read_stages(config):
+    shape = BatchShape(stage.batch_size, config.sequence_length, stage.images_per_row, stage.drawings_per_row)
+    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout}
+    batches = pipeline.batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
+    window = Window(start.config, config.sequence_length, ())
+    for _ in range(BATCHES):
+      batch = next(batches)
+      window.add({name: part for name, part in batch.items() if not coded or name != 'generation_pixels'}, 0.0)
+    trained = trained_groups(trained_paths(stage, parameter_shapes(start.config)))
+    prices[stage.name] = step_flops(start.config, window.counts, config.sequence_length, trained).total / BATCHES
+  return prices
+
+
+def total_flops(config: ConfigDict, prices: Mapping[str, float]) -> float:
+  """Of all stages that run."""
+  return sum(config.stages[name].steps * prices[name] for name in config.run)
+
+
+def matched_steps(
+  config: ConfigDict, prices: Mapping[str, float], budget: float, stages: Sequence[str], where: str
+) -> dict[str, int]:
+  """Steps of some stages, all multiplied by one factor, with which a schedule costs `budget`.
+
+  The rest of rounding is less than half a step of each.
+
+  Args:
+    config: of the schedule.
+    prices: FLOPs of a step of each stage.
+    budget: FLOPs.
+    stages: whose steps change.
+    where: begins the line that says what is wrong.
+
+  Raises:
+    InputError: a stage that does not run, or those that stay as they are cost more than the budget.
+  """
+  for name in stages:
+    if name not in config.run:
+      raise InputError(f'{where}: {name!r}: expected stages that run, of {", ".join(config.run)}')
+  changing = sum(config.stages[name].steps * prices[name] for name in config.run if name in stages)
+  left = budget - (total_flops(config, prices) - changing)
+  if not changing or left <= 0:
+    raise InputError(f'{where}: the stages that stay as they are cost more than the whole baseline: nothing is left')
+  return {name: times(config.stages[name].steps, left / changing) for name in stages}

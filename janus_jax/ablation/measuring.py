@@ -1,0 +1,131 @@
+"""What is measured of a finished run: scores, held-out losses at the end of each stage, what it cost. Numbers by name.
+
+  questions/SUBJECT/KIND/GROUP, drawings/SKILL/GROUP   percent right (janus_jax.evaluate)
+  questions/all, drawings/all                          of all of them together
+  goals/NAME                                           percent, the figures that janus_jax.evaluate lists first
+  held_out/KIND                                        loss per target at the end of the run
+  cost/...                                             see `cost_metrics`
+
+All runs are measured on the same questions, prompts and seeds of drawing, and on held-out batches of the baseline's
+last stage.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from janus_jax import api, scoring
+from janus_jax.ablation.costs import StageCost, stage_costs
+from janus_jax.ablation.places import Places
+from janus_jax.ablation.preparing import runnable
+from janus_jax.ablation.settings import Evaluation
+from janus_jax.ablation.variants import PlannedRun, digest
+from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.load import load_params
+from janus_jax.conversion.orbax_files import read_orbax
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.evaluation.scores import percent
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
+from janus_jax.observers import HeldOutLoss
+from janus_jax.pictures import prepare_directory
+from janus_jax.run_data import open_data
+from janus_jax.sharding.mesh import make_mesh
+from janus_jax.training.metrics import METRICS_FILE, read_metrics
+from janus_jax.training.state import Placement
+from janus_jax.training_run import example_spec, open_start, read_run, read_step
+from janus_jax.workdirs import config_dict, read_sampling
+
+
+def ruler(evaluation: Evaluation, baseline: ConfigDict) -> str:
+  """A name of how runs are measured: results of one ruler can be compared.
+
+  Args:
+    evaluation: settings.
+    baseline: its config.
+  """
+  return digest([dataclasses.asdict(evaluation), config_dict(baseline)])
+
+
+def measure(places: Places, run: PlannedRun, evaluation: Evaluation, baseline: ConfigDict) -> dict[str, Any]:
+  """Everything that is measured of a finished run.
+
+  Args:
+    places: of the sweep.
+    run: finished.
+    evaluation: settings.
+    baseline: the baseline's config with the seed of the run.
+
+  Returns:
+    'metrics': {name: number}; 'stages': a dict for each stage, with its cost and 'held_out': {kind: loss}.
+  """
+  workdir = places.of('runs', run.name)
+  costs = stage_costs(read_metrics(os.path.join(workdir, METRICS_FILE)), run.ends)
+  held_out = _held_out_losses(workdir, run, runnable(places, run, baseline), evaluation.held_out_batches)
+  metrics = _scores(places, run, evaluation) if evaluation.scores else {}
+  metrics |= {f'held_out/{kind}': loss for kind, loss in held_out[-1].items()} | cost_metrics(costs)
+  stages = [
+    {'name': name, 'end': end, **dataclasses.asdict(cost), 'held_out': losses}
+    for name, end, cost, losses in zip(run.config.run, run.ends, costs, held_out, strict=True)
+  ]
+  return {'metrics': metrics, 'stages': stages}
+
+
+def cost_metrics(costs: Sequence[StageCost]) -> dict[str, float]:
+  """Of a whole run: teraflops (1e12 operations, not per second), tokens, seconds of training, seconds of compiling,
+  tokens per second of training.
+  """
+  seconds, tokens = sum(cost.seconds for cost in costs), sum(cost.tokens for cost in costs)
+  return {
+    'cost/teraflops': sum(cost.flops for cost in costs) / 1e12,
+    'cost/tokens': tokens,
+    'cost/seconds': seconds,
+    'cost/compile_seconds': sum(cost.compile_seconds for cost in costs),
+    'cost/tokens_per_second': tokens / seconds if seconds else 0.0,
+  }
+
+
+def _held_out_losses(workdir: str, run: PlannedRun, config: ConfigDict, num_batches: int) -> list[dict[str, float]]:
+  """At the end of each stage; `config` says on what."""
+  checkpoint = open_checkpoint(workdir)
+  mesh = make_mesh(config.mesh.to_dict())
+  placement = Placement.of(mesh, parameter_shapes(checkpoint.config))
+  data = open_data(config, checkpoint.config, workdir, lambda: open_start(config.init_from), 0, is_new=False)
+  spec = example_spec(config, checkpoint.config, *api.load_tokenizer(workdir), data.holds_codes)
+  step_config = read_step(config, checkpoint.config, placement)
+  held_out = HeldOutLoss(data.held_out, spec, read_run(config), step_config, num_batches)
+  losses = []
+  with jax.set_mesh(mesh):
+    for end in run.ends:
+      params = read_orbax(os.path.join(workdir, CHECKPOINTS_DIRECTORY, str(end), PARAMS_DIRECTORY))
+      loaded = load_params(dataclasses.replace(checkpoint, params=params), placement.params)
+      losses.append(held_out.measure(loaded))
+  return losses
+
+
+def _scores(places: Places, run: PlannedRun, evaluation: Evaluation) -> dict[str, float]:
+  """As `janus_jax.evaluate` scores; writes what that writes."""
+  workdir, directory = places.of('runs', run.name), places.of('scores', run.name)
+  prepare_directory(directory)
+  config, params = api.load(workdir, 'float32')
+  tokenizer, template = api.load_tokenizer(workdir)
+  settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'drawings_per_group', 'seed')}
+  settings |= read_sampling(workdir)
+  scored = scoring.score(
+    config, params, scoring.read_run_config(workdir), tokenizer=tokenizer, template=template, **settings
+  )
+  found = {'checkpoint': workdir, 'settings': settings, **scoring.to_dict(scored)}
+  scoring.write(directory, found, scored)
+  return score_metrics(found)
+
+
+def score_metrics(found: Mapping[str, Any]) -> dict[str, float]:
+  """Percentages of what `scoring.to_dict` gives."""
+  metrics = {f'goals/{goal["name"]}': goal['percent'] for goal in found['goals']}
+  for kind in ('questions', 'drawings'):
+    metrics[f'{kind}/all'] = percent(*(sum(score[part] for score in found[kind]) for part in ('right', 'total')))
+    metrics |= {'/'.join((kind, *score['name'], score['group'])): score['percent'] for score in found[kind]}
+  return metrics

@@ -1,0 +1,219 @@
+"""Runs an ablation: what is missing of it, one run after the other, and the report.
+
+All runs share one process, and so the compiled step of whatever they have in common. A run's record
+(results/NAME.json) says 'started', then 'done' or 'failed'; a sweep that is called again leaves alone what is done,
+goes on with what is started, and remembers what failed until it is told to try again.
+"""
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from janus_jax import training_run
+from janus_jax.ablation import compute, measuring, report
+from janus_jax.ablation.places import Places
+from janus_jax.ablation.preparing import find_source, fork, give_codes, prepare, runnable, take_codes
+from janus_jax.ablation.settings import Ablation
+from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, overridden, planned, steps_to_train
+from janus_jax.errors import InputError
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY
+from janus_jax.workdirs import config_dict, is_begun
+
+WHOLE = (0, 1)
+
+
+class StoppedError(Exception):
+  """SIGTERM came while a run was training; it is saved."""
+
+
+@dataclasses.dataclass
+class Progress:
+  """How far a call has come: runs, and seconds from its beginning, from which the time left is estimated."""
+
+  done: int
+  total: int
+  trained: int = 0
+  measured: int = 0
+  training_seconds: float = 0.0
+  measuring_seconds: float = 0.0
+
+  def left(self, steps: int) -> str:
+    """Of steps and runs that are still to do; '' as long as nothing is known."""
+    if not self.trained or not self.measured:
+      return ''
+    runs = self.total - self.done
+    seconds = steps * self.training_seconds / self.trained + runs * self.measuring_seconds / self.measured
+    return f', about {seconds / 60:.0f} min left' if seconds >= 90 else f', about {seconds:.0f} s left'
+
+
+def ablate(ablation: Ablation, workdir: str, shard: tuple[int, int] = WHOLE, retry_failed: bool = False) -> bool:
+  """Does what is left of an ablation and writes its report.
+
+  Args:
+    ablation: from `settings.read_ablation`.
+    workdir: of the sweep; see `places.Places`.
+    shard: (i, n): this is process i of n, which share the directory and the runs.
+    retry_failed: runs that failed are begun anew where they stopped.
+
+  Returns:
+    whether everything of this process's share is finished, failures included; False after SIGTERM.
+
+  Raises:
+    InputError: something in the ablation is wrong.
+    OSError: the directory cannot be written.
+  """
+  configs = variant_configs(ablation)
+  places = Places(workdir)
+  os.makedirs(places.root, exist_ok=True)
+  if ablation.fresh_compilation:
+    jax.config.update('jax_enable_compilation_cache', False)
+  configs = with_equal_compute(ablation, configs, places)
+  runs = all_runs(ablation, configs)
+  sweep = _Sweep(ablation, places, runs)
+  finished = sweep.run(of_shard(in_order(runs), shard), retry_failed)
+  report.write(ablation, places, runs)
+  return finished
+
+
+def variant_configs(ablation: Ablation) -> dict[str, ConfigDict]:
+  """The config of each variant, before steps are made equal in compute."""
+  return {
+    name: overridden(ablation.base, overrides, f'variant {name}') for name, overrides in ablation.variants.items()
+  }
+
+
+def with_equal_compute(ablation: Ablation, configs: Mapping[str, ConfigDict], places: Places) -> dict[str, ConfigDict]:
+  """The configs with the steps that `ablation.equal_flops` asks for. Makes the parts, whose tokenizer it needs."""
+  if not ablation.equal_flops:
+    return dict(configs)
+
+  def prices(name: str) -> dict[str, float]:
+    run = planned(name, ablation.seeds[0], configs[name], ablation.parts_per_seed)
+    prepare(places, run, ablation.parts_per_seed)
+    return compute.step_prices(runnable(places, run), places.of('data'))
+
+  budget = compute.total_flops(configs[ablation.baseline], prices(ablation.baseline))
+  changed = {}
+  for name, stages in ablation.equal_flops.items():
+    steps = compute.matched_steps(configs[name], prices(name), budget, stages, f'equal_flops.{name}')
+    logging.info('%s costs what %s does with %s', name, ablation.baseline, _counts(steps))
+    changed[name] = overridden(configs[name], {f'stages.{stage}.steps': n for stage, n in steps.items()}, name)
+  return {**configs, **changed}
+
+
+def all_runs(ablation: Ablation, configs: Mapping[str, ConfigDict]) -> list[PlannedRun]:
+  """Variants x seeds."""
+  return [
+    planned(name, seed, config, ablation.parts_per_seed) for seed in ablation.seeds for name, config in configs.items()
+  ]
+
+
+class _Sweep:
+  """What is done with runs."""
+
+  def __init__(self, ablation: Ablation, places: Places, runs: Sequence[PlannedRun]):
+    self._ablation, self._places, self._runs = ablation, places, runs
+    self._baselines = {run.seed: run.config for run in runs if run.variant == ablation.baseline}
+
+  def run(self, runs: Sequence[PlannedRun], retry_failed: bool) -> bool:
+    """False after SIGTERM."""
+    results = self._places.read_results()
+    open_runs = [run for run in runs if not self._is_over(run, results, retry_failed)]
+    progress = Progress(len(runs) - len(open_runs), len(runs))
+    logging.info('%d of %d runs are done, %d steps to train', progress.done, len(runs), self._steps_left(open_runs))
+    for number, run in enumerate(open_runs):
+      with self._places.alone(run.name):
+        # Another process may have been here, and what this one has finished is there to fork from.
+        results = self._places.read_results()
+        try:
+          if not self._is_over(run, results, retry_failed):
+            self._finish(run, results, progress)
+        except StoppedError:
+          logging.info('stopped in %s, which is saved: the same command goes on', run.name)
+          return False
+      progress.done += 1
+      left = progress.left(self._steps_left(open_runs[number + 1 :]))
+      logging.info('%d of %d runs are done%s', progress.done, progress.total, left)
+    return True
+
+  def _is_over(self, run: PlannedRun, results: Mapping[str, Mapping[str, Any]], retry_failed: bool) -> bool:
+    result = results.get(run.name, {})
+    if result.get('status') == 'failed':
+      return not retry_failed
+    return result.get('status') == 'done' and result['ruler'] == self._ruler(run)
+
+  def _ruler(self, run: PlannedRun) -> str:
+    return measuring.ruler(self._ablation.evaluation, self._baselines[run.seed])
+
+  def _steps_left(self, runs: Sequence[PlannedRun]) -> int:
+    """As if none of them was begun."""
+    trained = [run for run in self._runs if is_finished(self._places, run)]
+    return steps_to_train([*trained, *runs]) - steps_to_train(trained)
+
+  def _finish(self, run: PlannedRun, results: dict[str, dict[str, Any]], progress: Progress) -> None:
+    """Trains and measures a run, or records why it failed."""
+    record = {
+      'variant': run.variant,
+      'seed': run.seed,
+      'config': config_dict(run.config),
+      'prefixes': run.prefixes,
+      'ends': run.ends,
+      'ruler': self._ruler(run),
+      'forked': results.get(run.name, {}).get('forked'),
+    }
+    try:
+      record['forked'] = self._train(run, record, results, progress)
+      began = time.perf_counter()
+      measured = measuring.measure(self._places, run, self._ablation.evaluation, self._baselines[run.seed])
+      progress.measuring_seconds += time.perf_counter() - began
+      progress.measured += 1
+      self._places.write_result(run.name, {**record, 'status': 'done', **measured})
+    except (OSError, StoppedError):
+      raise  # A full disk is no property of the variant.
+    except Exception as error:
+      if not isinstance(error, InputError):
+        logging.exception('%s', run.name)
+      reason = ' '.join(str(error).split())[:500]
+      reason = reason if isinstance(error, InputError) else f'{type(error).__name__}: {reason}'
+      logging.warning('%s failed: %s', run.name, reason)
+      self._places.write_result(run.name, {**record, 'status': 'failed', 'reason': reason})
+
+  def _train(
+    self, run: PlannedRun, record: Mapping[str, Any], results: dict[str, dict[str, Any]], progress: Progress
+  ) -> dict[str, Any] | None:
+    """Returns where it was forked from, if it was."""
+    prepare(self._places, run, self._ablation.parts_per_seed)
+    workdir, forked = self._places.of('runs', run.name), record['forked']
+    if not is_begun(workdir):
+      source = find_source(self._places, run, results)
+      forked = {'run': source[0], 'step': source[1]} if source else None
+      if source:
+        fork(self._places, run, *source)
+    self._places.write_result(run.name, {**record, 'forked': forked, 'status': 'started'})
+    logging.info('%s: %s', run.name, f'forked from {forked["run"]} after step {forked["step"]}' if forked else 'new')
+    take_codes(self._places, run)
+    if self._ablation.fresh_compilation:
+      jax.clear_caches()
+    began = time.perf_counter()
+    training_run.train(runnable(self._places, run), workdir)
+    give_codes(self._places, run)
+    if not is_finished(self._places, run):
+      raise StoppedError
+    progress.training_seconds += time.perf_counter() - began
+    progress.trained += run.steps - (forked['step'] if forked else 0)
+    return forked
+
+
+def is_finished(places: Places, run: PlannedRun) -> bool:
+  """Whether a run has been trained to its end."""
+  return os.path.isdir(places.of('runs', run.name, CHECKPOINTS_DIRECTORY, str(run.steps)))
+
+
+def _counts(steps: Mapping[str, int]) -> str:
+  return ', '.join(f'{count} steps of {name}' for name, count in steps.items())
