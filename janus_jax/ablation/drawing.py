@@ -6,6 +6,7 @@ Okabe and Ito's, which colour-blind people can tell apart.
 
 import dataclasses
 import html
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -105,9 +106,10 @@ def _svg(thing: Line | Mark | Text) -> str:
       return f'<polyline points="{_pairs(points)}" fill="none" stroke="{colour}" stroke-width="{width}"{dashes}/>'
     case Mark(colour=colour):
       return f'<polygon points="{_pairs(outline(thing))}" fill="{colour}"/>'
-  weight = ' font-weight="600"' if thing.bold else ''
-  place = f'x="{thing.at[0]:.1f}" y="{thing.at[1]:.1f}" text-anchor="{thing.anchor}" fill="{thing.colour}"'
-  return f'<text {place} font-family="sans-serif" font-size="{FONT_SIZE}"{weight}>{html.escape(thing.text)}</text>'
+  # As a style, which a page's own style sheet does not overrule.
+  style = f'fill: {thing.colour}; font: {600 if thing.bold else 400} {FONT_SIZE}px sans-serif'
+  place = f'x="{thing.at[0]:.1f}" y="{thing.at[1]:.1f}" text-anchor="{thing.anchor}"'
+  return f'<text {place} style="{style}">{html.escape(thing.text)}</text>'
 
 
 def _pairs(points: Sequence[Point]) -> str:
@@ -138,7 +140,7 @@ def _enlarged(points: Sequence[Point]) -> list[Point]:
 def dashed(points: Sequence[Point], dash: Sequence[float]) -> Iterator[list[Point]]:
   """The pieces of a line that are drawn: lengths of `dash` in turn, drawn and left out."""
   number, left, piece = 0, dash[0], [points[0]]
-  for (ax, ay), (bx, by) in zip(points, points[1:]):
+  for (ax, ay), (bx, by) in itertools.pairwise(points):
     length, done = math.hypot(bx - ax, by - ay), 0.0
     while length - done > left:
       done += left

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from janus_jax.ablation.drawing import FAINT, INK, LIGHT, Drawing, Line, Mark, Style, Text
 from janus_jax.ablation.statistics import Estimate
 from janus_jax.evaluation.charts import log_ticks, short, ticks
 
 WIDTH, ROW, CHARACTER = 640, 26, 6.6
+Scale = Callable[[float], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +121,10 @@ def _drawable(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float
   return tuple((x, y) for x, y in points if y is not None and math.isfinite(y) and y > 0)
 
 
-def _boundaries(curves: Sequence[Curve], x, top: float, height: float) -> list[Line | Mark | Text]:
+def _boundaries(curves: Sequence[Curve], x: Scale, top: float, height: float) -> list[Line | Mark | Text]:
   """Variants that end a stage at the same step share the line; their marks stand one above the other."""
-  things, at = [], {}
+  things: list[Line | Mark | Text] = []
+  at: dict[tuple[str, int], list[Curve]] = {}
   for curve in curves:
     for stage, end in curve.ends:
       at.setdefault((stage, end), []).append(curve)
@@ -139,7 +141,7 @@ def _boundaries(curves: Sequence[Curve], x, top: float, height: float) -> list[L
   return things
 
 
-def _curve(curve: Curve, x, y, shift: float) -> list[Line | Mark]:
+def _curve(curve: Curve, x: Scale, y: Scale, shift: float) -> list[Line | Mark]:
   """With about six marks, at other places than those of other curves."""
   points = [(x(step), y(value)) for step, value in curve.points]
   every = max(len(points) // 6, 1)

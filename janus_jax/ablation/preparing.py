@@ -108,13 +108,14 @@ def _is_whole(checkpoint: str) -> bool:
 def fork(places: Places, run: PlannedRun, source: str, step: int) -> None:
   """Makes the workdir of a run as if it had trained up to a step, out of that of another run.
 
-  It has the checkpoint of that step and the metrics of the training up to it: not held-out losses, which the other run
-  may have measured on a mixture of its own, nor pictures and TensorBoard's files.
+  It has the checkpoints at the ends of the stages up to it, and the metrics of training: not held-out losses, which the
+  other run may have measured on a mixture of its own, nor pictures and TensorBoard's files.
   """
   config, other = runnable(places, run), places.of('runs', source)
   _remove_cut_short(places, run)
   with published(places.of('runs', run.name), overwrite=False, needed=0) as directory:
-    for folder in (os.path.join(CHECKPOINTS_DIRECTORY, str(step)), CODES_DIRECTORY):
+    ends = [os.path.join(CHECKPOINTS_DIRECTORY, str(end)) for end in run.ends if end <= step]
+    for folder in (*ends, CODES_DIRECTORY):
       if os.path.isdir(os.path.join(other, folder)):
         shutil.copytree(os.path.join(other, folder), os.path.join(directory, folder))
     with (

@@ -63,17 +63,21 @@ class Ablation:
   evaluation: Evaluation
 
 
-def ablation_config(base: ConfigDict) -> ConfigDict:
-  """The fields of an ablation with their defaults, around the config of a run.
+def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]], baseline: str) -> ConfigDict:
+  """The fields of an ablation with their defaults. Runs neither measure held-out losses nor draw along the way: the
+  sweep measures all of them alike.
 
-  A file in configs/ablations/ fills in `variants` ({name: {'stages.stage1.steps': 300, ...}}) and `baseline`. The runs
-  neither measure held-out losses nor draw along the way: the sweep measures all of them alike.
+  Args:
+    base: config of a run.
+    variants: name -> {dotted name of a field: value}, as {'long': {'stages.stage1.steps': 300}}.
+    baseline: one of them.
   """
+  base = unshared(base)
   base.held_out_batches = base.sampling.num_images = base.observe_every = 0
-  config = ConfigDict({'baseline': '', 'seeds': (0, 1, 2), 'metrics': METRICS})
+  config = ConfigDict({'baseline': baseline, 'seeds': (0, 1, 2), 'metrics': METRICS})
   config.base = base
   # Variants are shown in the order in which they were written.
-  config.variants = ConfigDict(allow_dotted_keys=True, sort_keys=False)
+  config.variants = ConfigDict(dict(variants), allow_dotted_keys=True, sort_keys=False)
   config.equal_flops = ConfigDict(sort_keys=False)
   config.parts_per_seed = config.fresh_compilation = False
   config.evaluation = dataclasses.asdict(Evaluation(True, 40, 20, 0, 16))
@@ -93,11 +97,22 @@ def scaled(base: ConfigDict, scale: str) -> ConfigDict:
     factor = 0.0
   if not 0 < factor < float('inf'):
     raise InputError(f'scale is {scale!r}: expected a positive number, by which the steps of all stages are multiplied')
+  base = unshared(base)
   for stage in base.stages.values():
     stage.steps = times(stage.steps, factor)
     stage.warmup_steps = min(round(stage.get('warmup_steps', 0) * min(factor, 1)), stage.steps - 1)
   base.log_every = times(base.log_every, min(factor, 1))
   return base
+
+
+def unshared(config: ConfigDict) -> ConfigDict:
+  """An unlocked copy in which no part stands in two places. Where several stages of a recipe were given the same dict
+  of sources, ConfigDict has all of them change with any one.
+  """
+  copy = ConfigDict()
+  for name, value in config.items():
+    copy[name] = unshared(value) if isinstance(value, ConfigDict) else value
+  return copy
 
 
 def times(steps: int, factor: float) -> int:

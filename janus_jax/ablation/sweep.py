@@ -52,14 +52,21 @@ class Progress:
     return f', about {seconds / 60:.0f} min left' if seconds >= 90 else f', about {seconds:.0f} s left'
 
 
-def ablate(ablation: Ablation, workdir: str, shard: tuple[int, int] = WHOLE, retry_failed: bool = False) -> bool:
+def ablate(
+  ablation: Ablation,
+  workdir: str,
+  shard: tuple[int, int] = WHOLE,
+  retry_failed: bool = False,
+  report_directory: str | None = None,
+) -> bool:
   """Does what is left of an ablation and writes its report.
 
   Args:
     ablation: from `settings.read_ablation`.
     workdir: of the sweep; see `places.Places`.
     shard: (i, n): this is process i of n, which share the directory and the runs.
-    retry_failed: runs that failed are begun anew where they stopped.
+    retry_failed: runs that failed go on where they stopped.
+    report_directory: default: `workdir`.
 
   Returns:
     whether everything of this process's share is finished, failures included; False after SIGTERM.
@@ -77,7 +84,7 @@ def ablate(ablation: Ablation, workdir: str, shard: tuple[int, int] = WHOLE, ret
   runs = all_runs(ablation, configs)
   sweep = _Sweep(ablation, places, runs)
   finished = sweep.run(of_shard(in_order(runs), shard), retry_failed)
-  report.write(ablation, places, runs)
+  report.write(ablation, places, runs, sweep.current_results(), report_directory or places.root)
   return finished
 
 
@@ -141,6 +148,11 @@ class _Sweep:
       left = progress.left(self._steps_left(open_runs[number + 1 :]))
       logging.info('%d of %d runs are done%s', progress.done, progress.total, left)
     return True
+
+  def current_results(self) -> dict[str, dict[str, Any]]:
+    """Records of the ablation's runs, without those that were measured otherwise than is asked for now."""
+    results = self._places.read_results()
+    return {run.name: results[run.name] for run in self._runs if self._is_over(run, results, retry_failed=False)}
 
   def _is_over(self, run: PlannedRun, results: Mapping[str, Mapping[str, Any]], retry_failed: bool) -> bool:
     result = results.get(run.name, {})

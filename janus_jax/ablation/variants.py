@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from janus_jax.ablation.settings import unshared
 from janus_jax.errors import InputError
 from janus_jax.workdirs import config_dict
 
@@ -55,7 +56,7 @@ def overridden(base: ConfigDict, overrides: Mapping[str, Any], where: str) -> Co
   Raises:
     InputError: a field that is not there, or a value of another type.
   """
-  config = base.copy_and_resolve_references()
+  config = unshared(base)
   for name, value in overrides.items():
     *parents, last = name.split('.')
     node = config
@@ -64,11 +65,7 @@ def overridden(base: ConfigDict, overrides: Mapping[str, Any], where: str) -> Co
     if not isinstance(node, ConfigDict) or (last not in node and not _may_be_new(parents)):
       raise InputError(f'{where}: {name!r} is no field of the config{_suggestion(name, config)}')
     try:
-      with node.unlocked():
-        if isinstance(value, Mapping):
-          node[last] = ConfigDict(dict(value))
-        else:
-          node[last] = value
+      node[last] = ConfigDict(dict(value)) if isinstance(value, Mapping) else value
     except (TypeError, ValueError) as error:
       raise InputError(f'{where}: {name!r} cannot be {value!r}: {" ".join(str(error).split())}') from None
   return config

@@ -1,0 +1,35 @@
+"""Whether Stage II should draw what has the role of ImageNet: ablation (c).
+
+    python -m janus_jax.ablate --config=configs/ablations/imagenet_role.py --workdir=DIR
+
+Stage II draws shapes alone (`without`: Janus-Pro), shapes and digits 3 : 1 throughout (`mixed`), or digits for two
+thirds of its steps and shapes after them (`first`: Janus). Stage I is the same and is trained once per seed; Stage III
+draws both.
+
+With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
+"""
+
+import pathlib
+
+from janus_jax.ablation.settings import ablation_config, read_recipe, scaled, times
+
+TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
+
+
+def get_config(scale: str = '1'):
+  base = scaled(read_recipe(TINY), scale)
+  base.stages.stage2.sources.generation = {'shapes': 1}
+  steps = base.stages.stage2.steps
+  first = base.stages.stage2.to_dict()
+  first['sources']['generation'] = {'digits': 1}
+  first['steps'] = times(steps, 2 / 3)
+  variants = {
+    'without': {},
+    'mixed': {'stages.stage2.sources.generation': {'shapes': 3, 'digits': 1}},
+    'first': {
+      'run': ('stage1', 'stage2_imagenet', 'stage2', 'stage3'),
+      'stages.stage2_imagenet': first,
+      'stages.stage2.steps': max(steps - first['steps'], 1),
+    },
+  }
+  return ablation_config(base, variants, 'without')

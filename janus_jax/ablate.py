@@ -1,0 +1,36 @@
+"""Trains variants of a recipe with several seeds, measures them alike, and compares them in one report.
+
+    python -m janus_jax.ablate --config=configs/ablations/stage1_length.py --workdir=DIR
+        [--config.seeds=0,1,2 --config.base.FIELD=VALUE ... --report=DIR --shard=0/1 --retry_failed]
+
+DIR gets report.html, results.csv, table.md and plots/, and holds the runs, each an ordinary training workdir. What is
+finished is not done again: the same command goes on after an interruption, and with a variant or a seed more it runs
+that alone. What runs have in common is trained once, also by several ablations in one DIR, each with a --report of its
+own. On n machines that share DIR, machine i has --shard=i/n.
+"""
+
+import logging
+
+from absl import flags
+from ml_collections import config_flags
+
+from janus_jax import cli, tokenizing
+from janus_jax.ablation import settings, sweep
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Ablation, a file of configs/ablations.', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where runs, results and the report go.', required=True)
+_REPORT = flags.DEFINE_string('report', None, 'Where the report goes; default: the workdir.')
+_SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: which of n processes this is, counted from 0.')
+_RETRY_FAILED = flags.DEFINE_bool('retry_failed', False, 'Try again what failed.')
+flags.mark_flag_as_required('config')
+
+
+def main() -> None:
+  shard = tokenizing.parse_shard(_SHARD.value)
+  ablation = settings.read_ablation(_CONFIG.value)
+  if sweep.ablate(ablation, _WORKDIR.value, shard, _RETRY_FAILED.value, _REPORT.value):
+    logging.info('all runs of this call are over')
+
+
+if __name__ == '__main__':
+  cli.run(main)

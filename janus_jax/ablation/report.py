@@ -1,0 +1,170 @@
+"""Writes the report of an ablation, of whatever is finished: report.html, results.csv, table.md, plots/*.png."""
+
+import functools
+import logging
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from janus_jax.ablation import page, tables
+from janus_jax.ablation.drawing import Drawing, style_of, to_pixels
+from janus_jax.ablation.places import Places
+from janus_jax.ablation.plots import Curve, Row, interval_chart, loss_chart
+from janus_jax.ablation.settings import Ablation
+from janus_jax.ablation.sheets import Sheet, read_sheet, to_image
+from janus_jax.ablation.tables import Summary
+from janus_jax.ablation.variants import PlannedRun
+from janus_jax.data.examples import KINDS
+from janus_jax.data.images import save_png
+from janus_jax.training.metrics import METRICS_FILE, read_metrics
+from janus_jax.workdirs import config_dict, differences
+
+# The loss of a line of metrics is that of one batch.
+SMOOTHED = 5
+
+
+def write(
+  ablation: Ablation,
+  places: Places,
+  runs: Sequence[PlannedRun],
+  results: Mapping[str, Mapping[str, Any]],
+  directory: str,
+) -> None:
+  """Replaces the report.
+
+  Args:
+    ablation: what it is about.
+    places: of the sweep.
+    runs: all of the ablation.
+    results: run name -> its record.
+    directory: for the files; made if missing.
+  """
+  os.makedirs(directory, exist_ok=True)
+  path = functools.partial(os.path.join, directory)
+  summaries = tables.summarise(runs, results, ablation.baseline)
+  metrics = tables.chosen_metrics(summaries, ablation.metrics)
+  done = {run.name: results[run.name] for run in runs if results.get(run.name, {}).get('status') == 'done'}
+  charts = {metric: interval_chart(metric, rows(summaries, metric), ablation.baseline) for metric in metrics}
+  curves = loss_charts(places, runs, done)
+  sheet = read_sheet(places, [run for run in runs if run.name in done])
+  _write_text(path('results.csv'), tables.to_csv(summaries))
+  _write_text(path('table.md'), tables.to_markdown(summaries, metrics))
+  _write_plots(path('plots'), {**charts, **curves}, sheet)
+  content = page.Content(
+    title=f'Ablation {os.path.basename(os.path.abspath(directory))}',
+    summaries=summaries,
+    metrics=metrics,
+    charts=tuple(charts.values()),
+    curves=tuple(curves.values()),
+    sheet=sheet,
+    stages=stage_rows(runs, done),
+    changes=changes(runs, ablation.baseline),
+    base=config_dict(ablation.base),
+    seeds=ablation.seeds,
+    total=len(runs),
+    done=len(done),
+    forked=sum(bool(result.get('forked')) for result in done.values()),
+  )
+  _write_text(path('report.html'), page.render(content))
+  logging.info('wrote %s, results.csv, table.md, plots/', path('report.html'))
+
+
+def rows(summaries: Sequence[Summary], metric: str) -> list[Row]:
+  """Of the chart of a metric."""
+  return [
+    Row(item.variant, item.estimate(metric), tuple(item.values.get(metric, {}).values()), style_of(number))
+    for number, item in enumerate(summaries)
+  ]
+
+
+def loss_charts(
+  places: Places, runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Drawing]:
+  """By name: of each kind the loss while training, and on held-out data at the ends of stages; means over seeds."""
+  variants = list(dict.fromkeys(run.variant for run in runs))
+  finished = {name: [run for run in runs if run.variant == name and run.name in done] for name in variants}
+  metrics = {name: read_metrics(places.of('runs', name, METRICS_FILE)) for name in done}
+  charts = {}
+  for kind in KINDS:
+    trained, held_out = [], []
+    for number, name in enumerate(variants):
+      of = finished[name]
+      if of:
+        ends = tuple(zip(of[0].config.run, of[0].ends))
+        losses = mean_losses([metrics[run.name] for run in of], f'loss/{kind}')
+        trained.append(Curve(name, losses, ends, style_of(number)))
+        stages = [done[run.name]['stages'] for run in of]
+        held_out.append(Curve(name, _held_out(stages, kind), ends, style_of(number)))
+    charts[f'loss {kind}'] = loss_chart(f'{kind}: loss while training', trained)
+    charts[f'held-out loss {kind}'] = loss_chart(f'{kind}: loss on held-out data at the end of each stage', held_out)
+  return {name: chart for name, chart in charts.items() if chart}
+
+
+def mean_losses(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> tuple[tuple[int, float], ...]:
+  """(step, mean over runs of the mean over the last SMOOTHED lines of the stage), at the steps that all runs have."""
+  found = [_smoothed([line for line in lines if line.get(key) is not None], key) for lines in runs]
+  steps = [step for step in found[0] if all(step in other for other in found)]
+  return tuple((step, statistics.fmean(of[step] for of in found)) for step in steps)
+
+
+def _smoothed(lines: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
+  smooth = {}
+  for number, line in enumerate(lines):
+    last = [
+      other[key] for other in lines[max(number + 1 - SMOOTHED, 0) : number + 1] if other['stage'] == line['stage']
+    ]
+    smooth[line['step']] = statistics.fmean(last)
+  return smooth
+
+
+def _held_out(runs: Sequence[Sequence[Mapping[str, Any]]], kind: str) -> tuple[tuple[int, float], ...]:
+  """The runs are of one variant, so their stages end alike."""
+  points = []
+  for stages in zip(*runs):
+    if all(kind in stage['held_out'] for stage in stages):
+      points.append((stages[0]['end'], statistics.fmean(stage['held_out'][kind] for stage in stages)))
+  return tuple(points)
+
+
+def stage_rows(runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+  """Of the table of costs: variant, stage, steps, tokens, teraflops, seconds, tokens per second; means over seeds."""
+  found = []
+  for name in dict.fromkeys(run.variant for run in runs):
+    records = [done[run.name]['stages'] for run in runs if run.variant == name and run.name in done]
+    for stages in zip(*records):
+      steps, seconds, tokens, flops = (
+        statistics.fmean(stage[key] for stage in stages) for key in ('steps', 'seconds', 'tokens', 'flops')
+      )
+      speed = f'{tokens / seconds:,.0f}' if seconds else ''
+      texts = (f'{steps:,.0f}', f'{tokens:,.0f}', f'{flops / 1e12:.4g}', f'{seconds:,.1f}', speed)
+      found.append((name, stages[0]['name'], *texts))
+  return found
+
+
+def changes(runs: Sequence[PlannedRun], baseline: str) -> dict[str, list[str]]:
+  """Variant -> the lines in which its config differs from the baseline's."""
+  first = {run.variant: config_dict(run.config) for run in reversed(runs)}
+  return {
+    name: differences(first[baseline], first[name])
+    for name in dict.fromkeys(run.variant for run in runs)
+    if name != baseline
+  }
+
+
+def _write_plots(directory: str, charts: Mapping[str, Drawing], sheet: Sheet | None) -> None:
+  os.makedirs(directory, exist_ok=True)
+  pixels: dict[str, np.ndarray] = {name: to_pixels(chart) for name, chart in charts.items()}
+  if sheet:
+    pixels['drawings'] = to_image(sheet)
+  for name, image in pixels.items():
+    file = ''.join(letter if letter.isalnum() or letter == '-' else '_' for letter in name)
+    save_png(os.path.join(directory, f'{file}.png'), image, {})
+
+
+def _write_text(path: str, text: str) -> None:
+  with open(f'{path}.partial', 'w', encoding='utf-8') as file:
+    file.write(text)
+  os.replace(f'{path}.partial', path)
