@@ -6,6 +6,7 @@ nothing else. What lies in its subdirectories is Orbax's, and read where it is: 
 
 import contextlib
 import functools
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -137,7 +138,9 @@ class _Copy:
     found = own_files(self._url)
     if not found:
       raise InputError(f'{self._url}: no such directory: expected one with files')
-    for name, state in found.items():
-      if self._known.get(name) != state:
-        fetch(self._url, name, self.directory)
-        self._known[name] = state
+    changed = [name for name, state in found.items() if self._known.get(name) != state]
+    if changed:
+      logging.info('copying %d files of %s to %s', len(changed), self._url, self.directory)
+    for name in changed:
+      fetch(self._url, name, self.directory)
+      self._known[name] = found[name]
