@@ -121,10 +121,11 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-    if kind is not None and self._faults.block:
-      return
     try:
-      self.close()
+      if kind is None or jax.process_count() == 1:
+        self.close()
+      elif issubclass(kind, InputError):  # Else other processes may be gone, and no save can end.
+        self._faults.call(self._checkpointer.wait, agree=False)
     except Exception as error:
       if kind is None:
         raise
@@ -137,13 +138,7 @@ class Checkpoints:
     return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
   def should_save(self, step: int) -> bool:
-    """Whether `step` is due by the policy and not saved yet.
-
-    Raises:
-      OSError: of several processes, in the one that failed to write its part of the save under way.
-    """
-    with self._system_errors():
-      self._faults.check()
+    """Whether `step` is due by the policy and not saved yet."""
     return step not in self.steps and self._checkpointer.should_save(step)
 
   def save(self, step: int, state: State, data_state: JsonDict, metadata: JsonDict) -> bool:
@@ -190,6 +185,7 @@ class Checkpoints:
       if not self._faults.block:
         with self._system_errors():
           self._checkpointer.close()
+      logging.getLogger('absl').removeFilter(self._faults)
       if not self._failed:  # Else Orbax tells of it once more when the process ends.
         logging.getLogger('absl').removeFilter(self._filter)
 

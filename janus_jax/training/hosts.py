@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -21,6 +22,10 @@ from janus_jax.errors import InputError
 MODES = ('none', 'auto', 'flags')
 # In what collectives and jax's coordination service say where a peer is gone.
 LOST = re.compile('gloo|nccl|heartbeat|coordination ?service|connection (reset|refused)|unavailable|barrier', re.I)
+
+# Seconds that process 0 stays after its own end. The others end for the same reason at that moment; without process 0
+# jax would end them first, with pages of stacks.
+LINGER = 5
 
 
 def start(mode: str, coordinator: str | None, count: int | None, index: int | None, dead_after: int) -> None:
@@ -75,6 +80,8 @@ def ending_alone() -> Iterator[None]:
     elif not isinstance(error, InputError | OSError):
       traceback.print_exc()
     print(f'error: process {jax.process_index()} of {count}: {text}', file=sys.stderr, flush=True)
+    if not jax.process_index():
+      time.sleep(LINGER)
     os._exit(1)
 
 

@@ -1,7 +1,7 @@
-"""Faults of a save under way, in a run of several processes: each sees its own at once.
+"""Faults of a save under way, in a run of several processes: if one has a fault, all hear of it at the same point.
 
-Orbax tells the caller of one only after it has met the other processes, who in turn wait for what could not be written:
-nobody would move for 20 minutes.
+Orbax tells the caller of a fault only after it has met the other processes, who in turn wait for what could not be
+written: nobody would move for 20 minutes. And a process that ended alone would take the others down without a reason.
 """
 
 import concurrent.futures
@@ -11,12 +11,19 @@ import threading
 from collections.abc import Callable
 
 import jax
+import numpy as np
+
+from janus_jax.training import hosts
 
 POLL_SECONDS = 0.1
 
 
 class SaveFaults(logging.Filter):
-  """What threads of Orbax have failed with. They log it first thing; a filter of their logger hears of it."""
+  """What threads of Orbax have failed with. They log it first thing; a filter of their logger hears of it.
+
+  Attributes:
+    first: of the save under way; of another process too, once it has been heard of.
+  """
 
   def __init__(self):
     super().__init__()
@@ -37,13 +44,17 @@ class SaveFaults(logging.Filter):
     """Whether Orbax would wait for the other processes of the run now, and they for this one."""
     return self.first is not None and jax.process_count() > 1
 
-  def check(self) -> None:
-    """Raises the first fault of the save under way, if Orbax would not tell of it."""
-    if self.block:
-      raise self.first
+  def call(self, wait: Callable[[], None], agree: bool = True) -> None:
+    """Calls something that waits for the save under way; not beyond its first fault, in whichever process.
 
-  def call(self, wait: Callable[[], None]) -> None:
-    """Calls something that waits for the save under way, but not beyond its first fault. Raises as it does."""
+    Args:
+      wait: a call of Orbax. Every process of a run makes the same calls.
+      agree: False: the others may be doing something else, their faults are not heard of.
+
+    Raises:
+      OSError: another process has a fault.
+      Exception: as `wait` does, or what Orbax has failed with.
+    """
     if jax.process_count() == 1:
       wait()
       return
@@ -56,7 +67,13 @@ class SaveFaults(logging.Filter):
         waiting.set_exception(error)
 
     threading.Thread(target=run, name='waiting for a save', daemon=True).start()
-    while not waiting.done():
-      self.check()
+    faults, busy = 0, 1
+    while busy and not faults:
       concurrent.futures.wait([waiting], timeout=POLL_SECONDS)
-    waiting.result()
+      if waiting.done():
+        self.first = self.first or waiting.exception()
+      own = np.array([self.first is not None, not waiting.done()])
+      faults, busy = hosts.summed(own) if agree else own
+    if faults:
+      self.first = self.first or OSError('another process of the run could not write its part of a checkpoint')
+      raise self.first

@@ -18,6 +18,7 @@ from janus_jax.training.state import flatten
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 3
+EMBEDDINGS = 'language_model/embed_tokens/table'
 
 
 def small_model(image_token_id: int) -> JanusConfig:
@@ -31,12 +32,17 @@ def small_model(image_token_id: int) -> JanusConfig:
   )
 
 
-def write_start(directory: pathlib.Path) -> str:
-  """A checkpoint with fresh weights."""
+def write_start(directory: pathlib.Path, poison: str = '') -> str:
+  """A checkpoint with fresh weights. Where `poison` is read, which is one token, there is no finite loss."""
   path = directory / 'tokenizer.json'
   tokenizer_training.train(tokenizer_training.embedded_texts(World(), 50), path, 384)
   config = small_model(Tokenizer(str(path)).special.image_placeholder)
   arrays = {name: from_numpy(leaf, name) for name, leaf in flatten(initial_params(config, 0)).items()}
+  if poison:
+    *_, token = Tokenizer(str(path)).encode(poison)
+    table = arrays[EMBEDDINGS][...].copy()
+    table[token] = np.nan
+    arrays[EMBEDDINGS] = from_numpy(table, EMBEDDINGS)
   checkpoint = Checkpoint(config, arrays, {'tokenizer.json': path.read_bytes()}, {}, ())
   write_checkpoint(checkpoint, str(directory), 'orbax', lambda _: None)
   return str(directory)

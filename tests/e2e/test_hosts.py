@@ -1,82 +1,23 @@
 """Runs of several processes, through the real command: they do what one does, and survive the loss of one."""
 
 import json
-import os
 import pathlib
 import signal
-import socket
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 pytest.importorskip('sklearn')
 
-from conftest import FAST_COMPILE
-from e2e.small_run import ROOT, STEPS, leaves, losses, write_start
+from e2e.host_runs import PATIENCE, launch, said, wait, wait_for_step, write_recipe
+from e2e.small_run import STEPS, leaves, losses
 
 import janus_jax
-
-STREAMS = 4
-PATIENCE = 240  # Seconds, for a machine that does much else.
 
 
 @pytest.fixture(scope='module')
 def start(tmp_path_factory) -> pathlib.Path:
-  """A directory with a config, and the weights and the place of the data that it names."""
-  directory = tmp_path_factory.mktemp('start')
-  (directory / 'weights').mkdir()
-  write_start(directory / 'weights')
-  (directory / 'config.py').write_text(f"""
-import sys
-sys.path.insert(0, {str(ROOT / 'tests')!r})
-from e2e.small_run import recipe
-
-def get_config():
-  config = recipe({str(directory / 'weights')!r}, {str(directory / 'data')!r})
-  config.mesh.data, config.mesh.fsdp = 1, -1
-  config.streams = {STREAMS}
-  return config
-""")
-  return directory
-
-
-def launch(start: pathlib.Path, workdir: pathlib.Path, count: int, *flags: str) -> list[subprocess.Popen]:
-  """As many processes of one run, each with one device."""
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
-  processes = []
-  for index in range(count):
-    command = [sys.executable, '-m', 'janus_jax.train', f'--config={start / "config.py"}', f'--workdir={workdir}']
-    if count > 1:
-      command += ['--distributed=flags', f'--coordinator_address=127.0.0.1:{port}']
-      command += [f'--num_processes={count}', f'--process_id={index}', '--dead_after=30']
-    cache = {'JAX_COMPILATION_CACHE_DIR': str(start / 'cache'), 'XLA_FLAGS': FAST_COMPILE, 'JAX_PLATFORMS': 'cpu'}
-    log = open(f'{workdir}.{count}.{index}.log', 'w')  # noqa: SIM115
-    processes.append(
-      subprocess.Popen([*command, *flags], cwd=ROOT, env=os.environ | cache, stdout=log, stderr=subprocess.STDOUT)
-    )
-  return processes
-
-
-def said(workdir: pathlib.Path, count: int, index: int) -> str:
-  return pathlib.Path(f'{workdir}.{count}.{index}.log').read_text()
-
-
-def wait(workdir: pathlib.Path, processes: list[subprocess.Popen], code: int = 0) -> None:
-  for index, process in enumerate(processes):
-    assert process.wait(PATIENCE) == code, said(workdir, len(processes), index)
-
-
-def wait_for_step(workdir: pathlib.Path, processes: list[subprocess.Popen], step: int) -> None:
-  end = time.monotonic() + PATIENCE
-  while not (workdir / 'checkpoints' / str(step)).exists():
-    assert time.monotonic() < end
-    assert all(process.poll() is None for process in processes), said(workdir, len(processes), 0)
-    time.sleep(0.05)
+  return write_recipe(tmp_path_factory.mktemp('start'))
 
 
 def counted(workdir: pathlib.Path) -> list[dict]:
