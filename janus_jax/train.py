@@ -4,7 +4,8 @@
 
 The same command again goes on where the newest checkpoint in DIR left off. The step is in training/step.py.
 
-On several hosts every one of them runs the command, with --distributed=auto; DIR and the data are theirs in common.
+On several hosts every one of them runs the command, with --distributed=auto; DIR and the data are theirs in common. DIR
+may be gs://BUCKET/...: see workdir_mirror.py.
 """
 
 from absl import flags

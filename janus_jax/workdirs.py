@@ -1,6 +1,7 @@
 """What lies in a training workdir beside checkpoints and metrics: the model's description, the config, the revision.
 
 A workdir can be opened like a checkpoint directory (`conversion/workdir.py`), so it holds the same files at its root.
+These functions write to local directories; `workdir_mirror.py` has workdirs in buckets.
 """
 
 import json
