@@ -61,9 +61,12 @@ def test_what_changed_is_uploaded(mirrored, memory, monkeypatch):
 def test_what_says_that_it_is_begun_comes_last(mirrored, memory, monkeypatch):
   write(mirrored, tokenizer='1', **{'janus_config.json': '{}'})
 
+  pipe = MemoryFileSystem.pipe
+
   def failing(self, files):
     if any(name.endswith('tokenizer') for name in files):
       raise OSError('no network')
+    pipe(self, files)
 
   monkeypatch.setattr(MemoryFileSystem, 'pipe', failing)
   with pytest.raises(InputError, match=f'^{URL}: no network: expected a bucket that can be written to'):

@@ -16,6 +16,8 @@ import fsspec
 from janus_jax.errors import InputError
 
 DRIVERS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs'}
+# Else gcsfs misses what other processes change, a run that trains on for instance.
+fsspec.config.conf['gcs'] = {'use_listings_cache': False}
 # What Orbax and TensorStore write to and read from.
 ORBAX_PROTOCOL = 'gs://'
 

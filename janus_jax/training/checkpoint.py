@@ -38,7 +38,7 @@ METADATA_FILE = '_CHECKPOINT_METADATA'  # Orbax's name and format.
 COMMIT_FILE = 'commit_success.txt'  # Orbax's name.
 DAMAGED_SUFFIX = '.damaged'
 
-# gcsfs, through which Orbax looks at a bucket, would go on to see what other processes and TensorStore have changed.
+# Else gcsfs, through which Orbax looks at a bucket, misses what other processes and TensorStore change there.
 fsspec.config.conf['gcs'] = {'use_listings_cache': False}
 
 # A flax.struct dataclass (or anything with `params` and `replace`) that is a pytree of arrays.

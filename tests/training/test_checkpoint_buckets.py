@@ -50,6 +50,14 @@ def test_the_newest_comes_back_bit_for_bit_and_the_oldest_goes(workdir, files):
   assert not files.exists(f'{workdir}/checkpoints/1')
 
 
+def test_what_another_process_saves_is_seen(workdir, files):
+  assert read_newest(workdir)[0] == f'{workdir}/checkpoints/2/params'
+  files.cp(f'{workdir}/checkpoints/2/', f'{workdir}/checkpoints/3/', recursive=True)
+  assert read_newest(workdir)[0] == f'{workdir}/checkpoints/3/params'
+  with Checkpoints(workdir, save_every=1, keep_last=3) as checkpoints:
+    assert checkpoints.steps == [1, 2, 3]
+
+
 def test_one_that_was_cut_short_is_none_and_its_files_go(workdir, files):
   files.rm(f'{workdir}/checkpoints/2/commit_success.txt')
   assert is_workdir(workdir)
