@@ -76,7 +76,7 @@ def with_codes(batch: Batch, encode: Callable[[jax.Array], jax.Array]) -> Batch:
 
   Args:
     batch: as `data.packing.make_batch` gives it; returned as it is where codes were precomputed.
-    encode: uint8[N, size, size, 3] -> int32[N, P].
+    encode: uint8[B, size, size, 3] -> int32[B, P].
   """
   if 'generation_pixels' not in batch:
     return batch
@@ -84,7 +84,10 @@ def with_codes(batch: Batch, encode: Callable[[jax.Array], jax.Array]) -> Batch:
   B, G = pixels.shape[:2]
   if G == 0:
     return batch
-  codes = jax.lax.stop_gradient(encode(pixels.reshape(B * G, *pixels.shape[2:]))).reshape(B, -1)
+  # One image of each row at a time: the encoder's float32 activations are the largest arrays of a step (0.3 GB each at
+  # 384 px), and would decide how much memory it needs.
+  codes = jax.lax.stop_gradient(jax.lax.map(encode, jnp.moveaxis(pixels, 1, 0)))
+  codes = jnp.moveaxis(codes, 0, 1).reshape(B, -1)
 
   def looked_up(places: jax.Array, is_code: jax.Array) -> jax.Array:
     return jnp.where(is_code, jnp.take_along_axis(codes, jnp.where(is_code, places, 0), axis=1), places)
