@@ -17,6 +17,21 @@ ALLOWED = {
   'training': {'models', 'sharding', 'data'},
   'conversion': {'models'},
   'evaluation': {'inference', 'data'},
+  # Puts whole runs together, as entry points do.
+  'ablation': {
+    *('models', 'sharding', 'data', 'training', 'conversion', 'evaluation'),
+    *(
+      'api',
+      'embedded_parts',
+      'observers',
+      'pictures',
+      'run_data',
+      'scoring',
+      'stored_codes',
+      'training_run',
+      'workdirs',
+    ),
+  },
 }
 # torch and transformers only inside functions that need them.
 NEVER_AT_TOP = {'torch', 'transformers', 'tensorflow'}

@@ -93,10 +93,10 @@ def outline(mark: Mark) -> list[Point]:
 
 
 def to_svg(drawing: Drawing) -> str:
-  """An <svg> element that needs no style sheet."""
+  """An <svg> element for a page of HTML, that needs no style sheet."""
   parts = ''.join(_svg(thing) for thing in drawing.things)
   size = f'width="{drawing.width}" height="{drawing.height}" viewBox="0 0 {drawing.width} {drawing.height}"'
-  return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">{parts}</svg>'
+  return f'<svg {size} role="img">{parts}</svg>'
 
 
 def _svg(thing: Line | Mark | Text) -> str:

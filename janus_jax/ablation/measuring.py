@@ -50,7 +50,9 @@ def ruler(evaluation: Evaluation, baseline: ConfigDict) -> str:
   return digest([dataclasses.asdict(evaluation), config_dict(baseline)])
 
 
-def measure(places: Places, run: PlannedRun, evaluation: Evaluation, baseline: ConfigDict) -> dict[str, Any]:
+def measure(
+  places: Places, run: PlannedRun, evaluation: Evaluation, baseline: ConfigDict, with_compiling: bool = False
+) -> dict[str, Any]:
   """Everything that is measured of a finished run.
 
   Args:
@@ -58,6 +60,7 @@ def measure(places: Places, run: PlannedRun, evaluation: Evaluation, baseline: C
     run: finished.
     evaluation: settings.
     baseline: the baseline's config with the seed of the run.
+    with_compiling: whether what compiling took is its own, not that of a run which came first.
 
   Returns:
     'metrics': {name: number}; 'stages': a dict for each stage, with its cost and 'held_out': {kind: loss}.
@@ -66,7 +69,8 @@ def measure(places: Places, run: PlannedRun, evaluation: Evaluation, baseline: C
   costs = stage_costs(read_metrics(os.path.join(workdir, METRICS_FILE)), run.ends)
   held_out = _held_out_losses(workdir, run, runnable(places, run, baseline), evaluation.held_out_batches)
   metrics = _scores(places, run, evaluation) if evaluation.scores else {}
-  metrics |= {f'held_out/{kind}': loss for kind, loss in held_out[-1].items()} | cost_metrics(costs)
+  metrics |= {f'held_out/{kind}': loss for kind, loss in held_out[-1].items()}
+  metrics |= cost_metrics(costs, with_compiling)
   stages = [
     {'name': name, 'end': end, **dataclasses.asdict(cost), 'held_out': losses}
     for name, end, cost, losses in zip(run.config.run, run.ends, costs, held_out, strict=True)
@@ -74,18 +78,20 @@ def measure(places: Places, run: PlannedRun, evaluation: Evaluation, baseline: C
   return {'metrics': metrics, 'stages': stages}
 
 
-def cost_metrics(costs: Sequence[StageCost]) -> dict[str, float]:
-  """Of a whole run: teraflops (1e12 operations, not per second), tokens, seconds of training, seconds of compiling,
-  tokens per second of training.
+def cost_metrics(costs: Sequence[StageCost], with_compiling: bool) -> dict[str, float]:
+  """Of a whole run: teraflops (1e12 operations, not per second), tokens, seconds of training, tokens per second of it;
+  seconds of compiling where each run compiles for itself.
   """
   seconds, tokens = sum(cost.seconds for cost in costs), sum(cost.tokens for cost in costs)
-  return {
+  metrics = {
     'cost/teraflops': sum(cost.flops for cost in costs) / 1e12,
     'cost/tokens': tokens,
     'cost/seconds': seconds,
-    'cost/compile_seconds': sum(cost.compile_seconds for cost in costs),
     'cost/tokens_per_second': tokens / seconds if seconds else 0.0,
   }
+  if with_compiling:
+    metrics['cost/compile_seconds'] = sum(cost.compile_seconds for cost in costs)
+  return metrics
 
 
 def _held_out_losses(workdir: str, run: PlannedRun, config: ConfigDict, num_batches: int) -> list[dict[str, float]]:

@@ -107,11 +107,12 @@ def to_image(sheet: Sheet) -> np.ndarray:
 
 
 def _paste(image: Image.Image, picture: Picture, left: int, top: int) -> None:
-  draw = ImageDraw.Draw(image)
-  draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), RIGHT if picture.right else WRONG)
-  if not picture.right:
-    for at in range(0, SIDE, 12):
-      draw.rectangle((left + at, top, left + at + 5, top + SIDE), 'white')
-      draw.rectangle((left, top + at, left + SIDE, top + at + 5), 'white')
+  draw, far = ImageDraw.Draw(image), SIDE - BORDER
+  length, step = (SIDE, SIDE) if picture.right else (6, 11)
+  for at in range(0, SIDE - 5, step):
+    for side in (0, far):
+      size = (length - 1, BORDER - 1)
+      for x, y, dx, dy in ((at, side, *size), (side, at, *size[::-1])):
+        draw.rectangle((left + x, top + y, left + x + dx, top + y + dy), RIGHT if picture.right else WRONG)
   inner = Image.fromarray(picture.pixels).resize((SIDE - 2 * BORDER,) * 2, Image.Resampling.NEAREST)
   image.paste(inner, (left + BORDER, top + BORDER))

@@ -31,8 +31,10 @@ class Estimate:
 
   @property
   def leaves_out_zero(self) -> bool:
-    """Whether 0 lies outside of the interval; never of a single value."""
-    return self.half is not None and abs(self.mean) > self.half
+    """Whether 0 lies outside of the interval. Never of one value, nor of values that are all equal: scores are counts,
+    of which a few are easily the same, and that says nothing of how they vary.
+    """
+    return bool(self.half) and abs(self.mean) > self.half
 
 
 def t_quantile(degrees: int) -> float:

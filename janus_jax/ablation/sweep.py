@@ -182,7 +182,8 @@ class _Sweep:
     try:
       record['forked'] = self._train(run, record, results, progress)
       began = time.perf_counter()
-      measured = measuring.measure(self._places, run, self._ablation.evaluation, self._baselines[run.seed])
+      baseline, alone = self._baselines[run.seed], self._ablation.fresh_compilation
+      measured = measuring.measure(self._places, run, self._ablation.evaluation, baseline, with_compiling=alone)
       progress.measuring_seconds += time.perf_counter() - began
       progress.measured += 1
       self._places.write_result(run.name, {**record, 'status': 'done', **measured})

@@ -5,6 +5,7 @@ import dataclasses
 import fnmatch
 import io
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,12 +92,12 @@ def chosen_metrics(summaries: Sequence[Summary], patterns: Sequence[str]) -> lis
   return list(dict.fromkeys(found))
 
 
-def number(metric: str, value: float, sign: bool = False) -> str:
-  """As a person reads it: percentages with one decimal, else four digits."""
+def decimals(metric: str, found: Estimate) -> int:
+  """How many a person needs: one of percentages, else two digits of half the interval, or four of the mean."""
   if metric.startswith(PERCENTAGES):
-    return f'{value:+.1f}' if sign else f'{value:.1f}'
-  plus = '+' if sign and value >= 0 else ''
-  return f'{plus}{value:,.0f}' if abs(value) >= 1000 else f'{plus}{value:.4g}'
+    return 1
+  size, digits = (abs(found.half), 2) if found.half else (abs(found.mean), 4)
+  return min(max(digits - 1 - math.floor(math.log10(size)), 0), 6) if size else 0
 
 
 def mean_text(summary: Summary, metric: str) -> str:
@@ -116,8 +117,9 @@ def difference_text(summary: Summary, metric: str) -> str:
 
 
 def _with_half(metric: str, found: Estimate, sign: bool = False) -> str:
-  text = number(metric, found.mean, sign)
-  return text if found.half is None else f'{text} ± {number(metric, found.half)}'
+  places = decimals(metric, found)
+  text = f'{found.mean:{"+" if sign else ""},.{places}f}'
+  return text if found.half is None else f'{text} ± {found.half:,.{places}f}'
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
@@ -167,5 +169,6 @@ def _cell(summary: Summary, metric: str) -> str:
 
 LEGEND = (
   'Mean over seeds ± half of its 95 % interval (Student t); then the difference to the baseline, paired by seed. '
-  r'\*: the interval of the difference leaves out 0. Not corrected for the number of comparisons.'
+  r'\*: the interval of the difference leaves out 0. Not corrected for the number of comparisons. ± 0: all seeds gave '
+  'the same, which says little of how they vary.'
 )

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from janus_jax.ablation.settings import unshared
 from janus_jax.errors import InputError
+from janus_jax.training.stages import DEFAULTS as STAGE_DEFAULTS
 from janus_jax.workdirs import config_dict
 
 # Fields that neither parameters nor metrics of a run depend on, or that say where it finds what is the same anyway.
@@ -62,7 +63,7 @@ def overridden(base: ConfigDict, overrides: Mapping[str, Any], where: str) -> Co
     node = config
     for part in parents:
       node = node[part] if isinstance(node, ConfigDict) and part in node else None
-    if not isinstance(node, ConfigDict) or (last not in node and not _may_be_new(parents)):
+    if not isinstance(node, ConfigDict) or (last not in node and not _may_be_new(parents, last)):
       raise InputError(f'{where}: {name!r} is no field of the config{_suggestion(name, config)}')
     try:
       node[last] = ConfigDict(dict(value)) if isinstance(value, Mapping) else value
@@ -71,8 +72,8 @@ def overridden(base: ConfigDict, overrides: Mapping[str, Any], where: str) -> Co
   return config
 
 
-def _may_be_new(parents: Sequence[str]) -> bool:
-  return parents == ['stages'] or (len(parents) == 2 and parents[0] == 'stages')
+def _may_be_new(parents: Sequence[str], last: str) -> bool:
+  return parents == ['stages'] or (len(parents) == 2 and parents[0] == 'stages' and last in STAGE_DEFAULTS)
 
 
 def _suggestion(name: str, config: ConfigDict) -> str:

@@ -1,0 +1,127 @@
+"""Configs of ablations: what is checked of them, and that the ones we ship are whole."""
+
+import importlib.util
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from janus_jax.ablation import compute, settings, sweep
+from janus_jax.ablation.settings import ablation_config, read_ablation, scaled
+from janus_jax.ablation.variants import overridden, steps_to_train
+from janus_jax.errors import InputError
+from janus_jax.training.defaults import default_config
+from janus_jax.training.stages import read_stages
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / 'configs' / 'ablations').glob('*.py'))
+
+
+def load(path: pathlib.Path):
+  spec = importlib.util.spec_from_file_location('recipe', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_the_ablations_of_the_issue_are_there():
+  assert {path.stem for path in SHIPPED} == {
+    *('schedules', 'stage1_length', 'imagenet_role', 'stage3_ratio', 'real_synthetic', 'stage2_trainable'),
+    *('guidance_dropout', 'stage_masks'),
+  }
+
+
+@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
+def test_shipped_ablations_are_whole(path):
+  module = load(path)
+  assert f'python -m janus_jax.ablate --config=configs/ablations/{path.name} --workdir=DIR' in module.__doc__
+  whole, tenth = (read_ablation(module.get_config(scale)) for scale in ('1', '0.1'))
+  assert len(whole.seeds) == 3
+  steps = []
+  for ablation in (whole, tenth):
+    configs = sweep.variant_configs(ablation)
+    for config in configs.values():
+      read_stages(config)
+    runs = sweep.all_runs(ablation, configs)
+    assert len({run.name for run in runs}) == 3 * len(ablation.variants)
+    steps.append(steps_to_train(runs))
+  assert steps[1] == pytest.approx(steps[0] / 10, rel=0.02)
+
+
+def test_stage3_ratio_trains_two_stages_once():
+  ablation = read_ablation(load(ROOT / 'configs' / 'ablations' / 'stage3_ratio.py').get_config())
+  runs = sweep.all_runs(ablation, sweep.variant_configs(ablation))
+  assert steps_to_train(runs) == 3 * (150 + 3300 + 5 * 1600)
+
+
+def small() -> ConfigDict:
+  return ablation_config(default_config(), {'a': {}, 'b': {'seed': 1}}, 'a')
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('baseline', 'c', r"^baseline is 'c': expected one of the variants, a, b$"),
+    ('seeds', (), r'^seeds is empty'),
+    ('seeds', (0, 0), r'^seeds are \(0, 0\): expected each once'),
+    ('seeds', (-1,), r'^seeds are \(-1,\): expected integers from 0'),
+    ('variants', ConfigDict(), r'^variants is empty'),
+    ('variants', ConfigDict({'a': {}, 'b/c': {}}), r"^variants: 'b/c' is no name"),
+    ('equal_flops', ConfigDict({'a': ('stage1',)}), r"^equal_flops: 'a': expected a variant other than the baseline"),
+    ('evaluation.questions_per_kind', 0, r'^evaluation.questions_per_kind is 0: expected 1 or more'),
+  ],
+)
+def test_wrong_settings(field, value, message):
+  config = small()
+  *parents, last = field.split('.')
+  node = config[parents[0]] if parents else config
+  node[last] = value
+  with pytest.raises(InputError, match=message):
+    read_ablation(config)
+
+
+@pytest.mark.parametrize('scale', ['0', '-1', 'half', 'inf', 'nan'])
+def test_wrong_scales(scale):
+  with pytest.raises(InputError, match='expected a positive number'):
+    scaled(default_config(), scale)
+
+
+def test_runs_do_not_look_along_the_way():
+  base = small().base
+  assert (base.held_out_batches, base.sampling.num_images, base.observe_every) == (0, 0, 0)
+
+
+def schedule() -> ConfigDict:
+  config = default_config()
+  config.stages = {name: {'steps': steps} for name, steps in (('stage1', 10), ('stage2', 100), ('stage3', 40))}
+  return config
+
+
+PRICES = {'stage1': 1.0, 'stage2': 3.0, 'stage3': 5.0}
+
+
+def test_equal_compute_keeps_the_proportions():
+  # 10 + 300 + 200 = 510; twice that is wanted.
+  steps = compute.matched_steps(schedule(), PRICES, 1020.0, ('stage1', 'stage2', 'stage3'), 'x')
+  assert steps == {'stage1': 20, 'stage2': 200, 'stage3': 80}
+  steps = compute.matched_steps(schedule(), PRICES, 1020.0, ('stage2',), 'x')
+  assert steps == {'stage2': 270}
+  changed = overridden(schedule(), {'stages.stage2.steps': 270}, 'x')
+  assert compute.total_flops(changed, PRICES) == 1020
+
+
+@pytest.mark.parametrize(
+  ('budget', 'stages', 'message'),
+  [(200.0, ('stage1',), 'cost more than the whole baseline'), (900.0, ('stage9',), "x: 'stage9': expected stages")],
+)
+def test_equal_compute_that_cannot_be(budget, stages, message):
+  with pytest.raises(InputError, match=message):
+    compute.matched_steps(schedule(), PRICES, budget, stages, 'x')
+
+
+def test_a_part_in_two_places_becomes_two():
+  shared = {'a': {'b': 1}}
+  config = ConfigDict({'x': shared, 'y': shared})
+  copy = settings.unshared(config)
+  copy.x.a.b = 2
+  assert (copy.y.a.b, config.x.a.b) == (1, 1)

@@ -1,0 +1,118 @@
+"""Overrides of fields, and which runs share which stages."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from janus_jax.ablation.variants import in_order, overridden, planned, shared_stages, steps_to_train
+from janus_jax.errors import InputError
+from janus_jax.training.defaults import default_config
+
+
+def base_config() -> ConfigDict:
+  config = default_config()
+  config.init_from = 'somewhere'
+  sources = {'understanding': {'shapes': 1}, 'text': {'captions': 1}, 'generation': {'shapes': 3, 'digits': 1}}
+  # One dict in three stages, as configs/tiny.py has it.
+  common = {'sources': sources, 'batch_size': 4, 'learning_rate': 1e-3, 'ratio': (1, 1, 1), 'trainable': ('gen_head',)}
+  config.stages = {name: {**common, 'steps': 10 * number} for number, name in enumerate(config.run, start=1)}
+  return config
+
+
+def run_of(overrides: dict, seed: int = 0, variant: str = 'x'):
+  return planned(variant, seed, overridden(base_config(), overrides, variant))
+
+
+def test_a_field_of_one_stage_is_not_that_of_the_others():
+  base = base_config()
+  assert base.stages.stage1.sources is base.stages.stage2.sources  # What ConfigDict makes of one dict given twice.
+  changed = overridden(base, {'stages.stage2.sources.generation': {'digits': 1}, 'stages.stage1.steps': 7}, 'x')
+  assert changed.stages.stage2.sources.generation.to_dict() == {'digits': 1}
+  assert changed.stages.stage1.sources.generation.to_dict() == {'shapes': 3, 'digits': 1}
+  assert (changed.stages.stage1.steps, base.stages.stage1.steps) == (7, 10)
+
+
+def test_new_are_stages_and_their_optional_fields_alone():
+  stage = base_config().stages.stage2.to_dict()
+  changed = overridden(base_config(), {'stages.extra': stage, 'stages.stage1.weight_decay': 0.1}, 'x')
+  assert changed.stages.extra.steps == 20
+  assert changed.stages.stage1.weight_decay == 0.1
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'message'),
+  [
+    ('stages.stage1.stepz', 1, r"^variant a: 'stages.stage1.stepz' is no field .*: did you mean 'stages.stage1.steps'"),
+    ('guidance', 0.1, r"^variant a: 'guidance' is no field of the config"),
+    ('seed.x', 1, r"^variant a: 'seed.x' is no field"),
+    ('stages.stage9.steps', 1, r"^variant a: 'stages.stage9.steps' is no field .*did you mean 'stages.stage"),
+    ('stages.stage1.steps', 'many', r"^variant a: 'stages.stage1.steps' cannot be 'many'"),
+  ],
+)
+def test_wrong_overrides(name, value, message):
+  with pytest.raises(InputError, match=message):
+    overridden(base_config(), {name: value}, 'variant a')
+
+
+def test_runs_share_what_is_the_same_from_the_first_stage_on():
+  run = run_of({})
+  assert run.ends == (10, 30, 60)
+  for overrides, shared in (
+    ({'stages.stage3.steps': 1}, 2),
+    ({'stages.stage2.ratio': (1, 0, 1)}, 1),
+    ({'stages.stage1.steps': 11}, 0),
+    ({'guidance_dropout': 0.2}, 0),
+    ({'optimizer.b1': 0.8}, 0),
+    ({'sampling.cfg_weight': 1.0}, 3),
+    ({'run': ('stage1', 'stage2')}, 2),
+    ({'run': ('stage2', 'stage3')}, 0),
+    ({'init_from': 'elsewhere'}, 0),
+  ):
+    assert shared_stages(run, run_of(overrides).prefixes) == shared, overrides
+  assert shared_stages(run, run_of({}, seed=1).prefixes) == 0
+
+
+def test_traced_masks_carry_the_moments_of_later_stages():
+  traced = {'stage_masks': 'traced'}
+  later = {**traced, 'stages.stage3.trainable': ('gen_head', 'language_model')}
+  assert shared_stages(run_of(traced), run_of(later).prefixes) == 0
+  assert shared_stages(run_of({}), run_of({'stages.stage3.trainable': ('language_model',)}).prefixes) == 2
+
+
+def test_another_config_is_another_run():
+  assert run_of({}).name == run_of({}).name
+  assert run_of({}).name != run_of({'sampling.cfg_weight': 1.0}).name
+  assert run_of({}).name.startswith('x-seed0-')
+
+
+def test_parts_are_made_once_or_once_per_seed():
+  config = base_config()
+  config.init_from, config.pretraining = '', {'vq': {'steps': 3}}
+  one, two = (planned('x', seed, config) for seed in (1, 2))
+  assert one.parts == two.parts != ''
+  one, two = (planned('x', seed, config, parts_per_seed=True) for seed in (1, 2))
+  assert one.parts != two.parts
+  assert planned('x', 1, config).name != one.name
+  del config.pretraining
+  with pytest.raises(InputError, match=r'^base.init_from is empty and there is no base.pretraining'):
+    planned('x', 1, config)
+
+
+def test_the_order_of_runs_and_the_steps_they_need():
+  variants = {'a': {}, 'b': {'stages.stage1.steps': 5}, 'c': {'stages.stage3.steps': 1}}
+  runs = [run_of(overrides, seed, name) for seed in (1, 0) for name, overrides in variants.items()]
+  assert [(run.seed, run.variant) for run in in_order(runs)] == [
+    (seed, name) for seed in (1, 0) for name in ('a', 'c', 'b')
+  ]
+  assert steps_to_train(runs) == 2 * (60 + 1 + 55)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'run': ('stage1', 'stage4')}, r"^variant x: run names 'stage4'"),
+    ({'run': ()}, r'^variant x: run is empty'),
+  ],
+)
+def test_wrong_schedules(overrides, message):
+  with pytest.raises(InputError, match=message):
+    run_of(overrides)

@@ -1,0 +1,272 @@
+"""A sweep of three variants and two seeds: what is trained, what is shared, what a kill costs, what the report says."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip('sklearn')
+
+from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
+
+import janus_jax
+from janus_jax import training_run
+from janus_jax.ablation import preparing, settings, sweep
+from janus_jax.ablation.places import Places
+from janus_jax.ablation.settings import Ablation
+from janus_jax.ablation.variants import PlannedRun, in_order
+from janus_jax.conversion.orbax_files import read_orbax
+from janus_jax.training import loop
+
+VARIANTS = {
+  'base': {},
+  'ratio': {'stages.stage3.ratio': (7, 3, 10)},
+  'broken': {'stages.stage3.trainable': ('nothing',)},
+}
+# What differs from one time to the next.
+CLOCKED = ('cost/seconds', 'cost/tokens_per_second')
+
+
+class KilledError(BaseException):
+  """Not an Exception: nothing may catch it, as nothing catches kill -9."""
+
+
+@pytest.fixture(scope='module')
+def start(tmp_path_factory) -> str:
+  return write_start(tmp_path_factory.mktemp('start'))
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> str:
+  return str(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def ablation(start, data) -> Ablation:
+  base = recipe(start, data)
+  base.save_every = 2
+  config = settings.ablation_config(base, VARIANTS, 'base')
+  config.seeds = (0, 1)
+  config.metrics = ('questions/all', 'drawings/all', 'held_out/*')
+  config.evaluation.update(questions_per_kind=1, drawings_per_group=1, held_out_batches=1)
+  return settings.read_ablation(config)
+
+
+def planned(ablation: Ablation) -> dict[tuple[str, int], PlannedRun]:
+  runs = sweep.all_runs(ablation, sweep.variant_configs(ablation))
+  return {(run.variant, run.seed): run for run in runs}
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+  """Gets an element for each step that is trained."""
+  steps, jit = [], loop.jit_train_step
+
+  def counting(mode):
+    step = jit(mode)
+    return lambda *arguments, **options: steps.append(1) or step(*arguments, **options)
+
+  monkeypatch.setattr(loop, 'jit_train_step', counting)
+  return steps
+
+
+@pytest.fixture(scope='module')
+def swept(ablation, tmp_path_factory) -> tuple[pathlib.Path, int]:
+  """The directory, and how many steps were trained."""
+  workdir = tmp_path_factory.mktemp('swept')
+  with pytest.MonkeyPatch.context() as patch:
+    steps = counted(patch)
+    assert sweep.ablate(ablation, str(workdir))
+  return workdir, len(steps)
+
+
+def results(workdir: pathlib.Path) -> dict[tuple[str, int], dict]:
+  found = [json.loads(path.read_text()) for path in (workdir / 'results').iterdir()]
+  return {(result['variant'], result['seed']): result for result in found}
+
+
+def test_what_variants_share_is_trained_once(swept, ablation):
+  workdir, steps = swept
+  # Per seed three stages and the third one of the other variant. The broken one does not get to train.
+  assert steps == 2 * (3 * STEPS + STEPS)
+  found, runs = results(workdir), planned(ablation)
+  for seed in (0, 1):
+    assert found['base', seed]['forked'] is None
+    assert found['ratio', seed]['forked'] == {'run': runs['base', seed].name, 'step': 2 * STEPS}
+  # Pictures are rendered and encoded once per seed's world.
+  assert len(list((workdir / 'codes').rglob('*.npy'))) == 8
+
+
+def test_a_forked_run_is_the_run_trained_whole(swept, ablation, tmp_path):
+  run = planned(ablation)['ratio', 1]
+  forked = swept[0] / 'runs' / run.name
+  params = leaves(training_run.train(preparing.runnable(Places(str(swept[0])), run), str(tmp_path)))
+  assert losses(forked) == losses(tmp_path)
+  for path, leaf in leaves(janus_jax.load(str(forked))[1]).items():
+    np.testing.assert_array_equal(leaf, params[path], err_msg=path)
+  for step in (STEPS, 2 * STEPS, 3 * STEPS):
+    ours, whole = (directory / 'checkpoints' / str(step) for directory in (forked, tmp_path))
+    # Moments, and where the data stands.
+    arrays = read_orbax(str(whole / 'train'))
+    assert len(arrays) > 20
+    for path, leaf in read_orbax(str(ours / 'train')).items():
+      np.testing.assert_array_equal(leaf[...], arrays[path][...], err_msg=f'{step} {path}')
+    for file in (whole / 'data').glob('process_*.json'):
+      assert json.loads((ours / 'data' / file.name).read_text()) == json.loads(file.read_text())
+
+
+def test_a_variant_that_fails_is_shown_as_failed(swept):
+  workdir, _ = swept
+  record = results(workdir)['broken', 0]
+  assert record['status'] == 'failed'
+  assert record['reason'].startswith("stages.stage3.trainable: 'nothing' matches no parameter")
+  table = (workdir / 'table.md').read_text().splitlines()
+  assert table[0] == '| | base (baseline) | ratio | broken |'
+  assert all(line.endswith('| failed |') for line in table[2:] if line.startswith('|'))
+  assert any(line.startswith("- broken: failed: seed 0: stages.stage3.trainable: 'nothing'") for line in table)
+  assert 'class="failed">failed</td>' in (workdir / 'report.html').read_text()
+
+
+def test_numbers_are_those_of_the_runs(swept):
+  workdir, _ = swept
+  found = results(workdir)
+  line = next(line for line in (workdir / 'results.csv').read_text().splitlines() if 'ratio,done,held_out/text' in line)
+  *_, first, second = line.split(',')
+  assert [float(first), float(second)] == [found['ratio', seed]['metrics']['held_out/text'] for seed in (0, 1)]
+  scores = json.loads((workdir / 'scores' / planned_name(workdir, 'base', 0) / 'scores.json').read_text())
+  right = [sum(score[part] for score in scores['questions']) for part in ('right', 'total')]
+  assert found['base', 0]['metrics']['questions/all'] == 100 * right[0] / right[1]
+  assert len(found['base', 0]['stages']) == 3
+  # What they share was measured alike.
+  for stage in (0, 1):
+    assert found['base', 0]['stages'][stage]['held_out'] == found['ratio', 0]['stages'][stage]['held_out']
+    assert found['base', 0]['stages'][stage]['tokens'] == found['ratio', 0]['stages'][stage]['tokens']
+
+
+def planned_name(workdir: pathlib.Path, variant: str, seed: int) -> str:
+  return next(path.name for path in (workdir / 'runs').iterdir() if path.name.startswith(f'{variant}-seed{seed}-'))
+
+
+def test_the_report_stands_alone(swept):
+  workdir, _ = swept
+  page = (workdir / 'report.html').read_text()
+  assert '//' not in page.replace('data:image/png;base64,', '').split('<style>')[0]
+  for word in ('http:', 'https:', '<script', '<link', '@import', 'url('):
+    assert word not in page
+  assert page.count('<svg') == len(list((workdir / 'plots').glob('*.png'))) - 1  # drawings.png
+  assert 'stages.stage3.ratio: [5, 1, 4] -&gt; [7, 3, 10]' in page
+
+
+def comparable(workdir: pathlib.Path) -> dict:
+  found = {}
+  for key, result in results(workdir).items():
+    metrics = {name: value for name, value in result.get('metrics', {}).items() if name not in CLOCKED}
+    found[key] = result['status'], result.get('reason'), metrics
+  return found
+
+
+def table(workdir: pathlib.Path) -> list[str]:
+  lines = (workdir / 'table.md').read_text().splitlines()
+  return [line for line in lines if not line.startswith(tuple(f'| {name} ' for name in CLOCKED))]
+
+
+def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(swept, ablation, tmp_path, monkeypatch):
+  """In Stage I, while forking, in a fork's Stage III, and after training, before the result is written."""
+
+  def killed_after(calls: int, module: object, name: str) -> None:
+    function, seen = getattr(module, name), []
+
+    def dying(*arguments, **options):
+      seen.append(1)
+      if len(seen) > calls:
+        raise KilledError
+      return function(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(module, name, dying)
+      with pytest.raises(KilledError):
+        sweep.ablate(ablation, str(tmp_path))
+
+  killed_after(2, loop.Progress, 'update')
+  assert list(results(tmp_path)) == [('base', 0)]
+  # Of the copies that forks make: the checkpoints of stages I and II, the codes.
+  killed_after(1, preparing.shutil, 'copytree')
+  assert not [path for path in (tmp_path / 'runs').iterdir() if path.name.startswith('ratio')]
+  killed_after(1, loop.Progress, 'update')
+  assert results(tmp_path)['ratio', 0]['status'] == 'started'
+  killed_after(0, sweep.measuring, 'measure')
+  assert sweep.ablate(ablation, str(tmp_path))
+  assert comparable(tmp_path) == comparable(swept[0])
+  assert table(tmp_path) == table(swept[0])
+  assert not list((tmp_path / 'runs').glob('.*'))
+
+
+def test_sigterm_ends_the_sweep(ablation, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    update = loop.Progress.update
+
+    def signalled(self, *arguments) -> None:
+      signal.raise_signal(signal.SIGTERM)
+      update(self, *arguments)
+
+    patch.setattr(loop.Progress, 'update', signalled)
+    assert not sweep.ablate(ablation, str(tmp_path))
+  assert [(key, result['status']) for key, result in results(tmp_path).items()] == [(('base', 0), 'started')]
+  assert 'not run yet' in (tmp_path / 'table.md').read_text()
+
+
+def test_another_seed_runs_that_seed_alone_and_another_variant_that_variant(swept, ablation, tmp_path, monkeypatch):
+  workdir = tmp_path / 'copy'
+  shutil.copytree(swept[0], workdir)
+  before = {path: path.stat().st_mtime_ns for path in (workdir / 'results').iterdir()}
+  steps = counted(monkeypatch)
+  assert sweep.ablate(ablation, str(workdir))
+  assert len(steps) == 0
+  variants = {**VARIANTS, 'unguided': {'sampling.cfg_weight': 1.0}}
+  assert sweep.ablate(dataclasses.replace(ablation, variants=variants), str(workdir))
+  assert len(steps) == 0  # Drawn otherwise, trained alike.
+  assert results(workdir)['unguided', 1]['forked']['step'] == 3 * STEPS
+  assert sweep.ablate(dataclasses.replace(ablation, seeds=(0, 1, 2)), str(workdir))
+  assert len(steps) == 3 * STEPS + STEPS
+  after = {path: path.stat().st_mtime_ns for path in (workdir / 'results').iterdir()}
+  assert {path: after[path] for path in before} == before
+  assert 'seed 2' in (workdir / 'results.csv').read_text().splitlines()[0]
+
+
+def test_shards_share_the_runs(ablation):
+  runs = in_order(planned(ablation).values())
+  parts = [sweep.of_shard(runs, (index, 4)) for index in range(4)]
+  assert [run for part in parts for run in part] == runs
+
+
+CONFIG = """
+from ml_collections import ConfigDict
+from janus_jax.ablation.settings import ablation_config, read_recipe
+
+def get_config():
+  return ablation_config(read_recipe({tiny!r}), {{'a': {{}}, 'b': {{{override}: 1}}}}, {baseline!r})
+"""
+
+
+@pytest.mark.parametrize(
+  ('baseline', 'override', 'arguments', 'message'),
+  [
+    ('a', 'stages.stage1.stepz', [], "variant b: 'stages.stage1.stepz' is no field of the config: did you mean"),
+    ('c', 'seed', ['--config.seeds=()', '--shard=3/2'], "shard is '3/2': expected i/n"),
+  ],
+)
+def test_one_line_for_wrong_commands(tmp_path, baseline, override, arguments, message):
+  path = tmp_path / 'config.py'
+  tiny = str(ROOT / 'configs' / 'tiny.py')
+  path.write_text(CONFIG.format(tiny=tiny, override=repr(override), baseline=baseline))
+  command = [sys.executable, '-m', 'janus_jax.ablate', f'--config={path}', f'--workdir={tmp_path / "w"}', *arguments]
+  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+  assert result.returncode == 1, result.stderr
+  assert result.stderr.startswith(f'error: {message}')
+  assert len(result.stderr.splitlines()) == 1
+  assert not (tmp_path / 'w').exists()
