@@ -1,4 +1,4 @@
-"""The small files of a workdir in a bucket, for which fsspec's memory file system stands (else: e2e/test_buckets.py)."""
+"""The small files of a workdir in a bucket, for which fsspec's memory stands (a server: e2e/test_buckets.py)."""
 
 import logging
 import pathlib

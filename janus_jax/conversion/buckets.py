@@ -22,8 +22,8 @@ fsspec.config.conf['gcs'] = {'use_listings_cache': False}
 ORBAX_PROTOCOL = 'gs://'
 
 
-def is_url(path: str) -> bool:
-  return '://' in path
+def is_url(path: str | os.PathLike) -> bool:
+  return '://' in os.fspath(path)
 
 
 def normalized(path: str) -> str:

@@ -11,6 +11,7 @@ from e2e.small_run import write_start
 from janus_jax.conversion.buckets import absolute, local_file, local_files, normalized
 from janus_jax.conversion.checkpoint import open_checkpoint, write_checkpoint
 from janus_jax.conversion.export import exporting
+from janus_jax.conversion.parts import compose
 from janus_jax.errors import InputError
 
 
@@ -84,6 +85,21 @@ def test_pytorchs_layouts_open_from_any_bucket(bucket, tmp_path):
   fsspec.filesystem('memory').put(f'{tmp_path}/theirs/', f'{bucket}/', recursive=True)
   found, expected = open_checkpoint(bucket), open_checkpoint(str(tmp_path / 'theirs'))
   assert (found.config, found.companions) == (expected.config, expected.companions)
+  for path, leaf in expected.params.items():
+    np.testing.assert_array_equal(found.params[path][...], leaf[...])
+
+
+def test_pretrained_parts_open_from_any_bucket(bucket, tmp_path):
+  pytest.importorskip('torch')
+  pytest.importorskip('transformers')
+  from conversion.pretrained import save_parts
+
+  local = save_parts(tmp_path)
+  fsspec.filesystem('memory').put(f'{tmp_path}/', f'{bucket}/', recursive=True)
+  remote = {name: path.replace(str(tmp_path), bucket) for name, path in local.items()}
+  found, expected = (compose(**parts, gen_embed='codebook', seed=0) for parts in (remote, local))
+  assert (found.config, found.companions) == (expected.config, expected.companions)
+  assert found.sources == tuple(remote[name] for name in ('vision_encoder', 'vq', 'language_model'))
   for path, leaf in expected.params.items():
     np.testing.assert_array_equal(found.params[path][...], leaf[...])
 
