@@ -3,7 +3,10 @@
 import concurrent.futures
 import dataclasses
 import multiprocessing
+import os
+import shutil
 import tempfile
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -191,6 +194,14 @@ def _start_worker(reading: Reading, directory: str) -> None:
   # The only globals: a process of a pool has no other place for what it is started with.
   global _reading, _directory, _threads
   _reading, _directory, _threads = reading, directory, concurrent.futures.ThreadPoolExecutor(TASK)
+  threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
+
+
+def _end_with_parent(directory: str) -> None:
+  """Ends this process when its parent has been killed: a worker of a pool would wait for tasks for good."""
+  multiprocessing.parent_process().join()
+  shutil.rmtree(directory, ignore_errors=True)
+  os._exit(1)
 
 
 def _read_in_worker(task: Sequence[Key]) -> Parcel:

@@ -1,6 +1,7 @@
 import collections
 import itertools
 import json
+import multiprocessing
 import os
 
 import grain
@@ -307,6 +308,17 @@ def test_a_record_that_kills_its_worker_is_skipped_and_no_other(spec, tmp_path):
   assert set(seen) == set(range(20)) - {7}
   assert state['skipped']['text/c'].keys() == {'crash'}
   assert describe_skipped([state]) == f'text/c: crash {state["skipped"]["text/c"]["crash"]}'
+
+
+def test_a_worker_that_is_killed_costs_no_record(spec):
+  others = multiprocessing.active_children()
+  alone, stream = start(spec), start(spec, workers=2)
+  for number in range(8):
+    np.testing.assert_equal(next(stream), next(alone))
+    if number == 2:
+      next(child for child in multiprocessing.active_children() if child not in others).kill()
+  assert state_of(stream) == state_of(alone)
+  stream.close()
 
 
 class Unreadable:
