@@ -61,7 +61,7 @@ def interval_chart(title: str, rows: Sequence[Row], baseline: str) -> Drawing:
     y = top + ROW * (number + 0.5)
     things.append(Text((left - 12, y + 4), row.name, 'end', INK, row.name == baseline))
     if row.estimate is None:
-      things.append(Text((left + 4, y + 4), 'failed, or not run yet', colour=FAINT))
+      things.append(Text((left + 4, y + 4), 'no value', colour=FAINT))
       continue
     ends = [x(value) for value in _ends(row.estimate)]
     things += [Line(((x(value), y - 4), (x(value), y + 4)), FAINT) for value in row.values]

@@ -133,7 +133,7 @@ def read_ablation(config: ConfigDict) -> Ablation:
 
   Raises:
     InputError: no variants, a name that cannot be a directory's, a baseline that is no variant, no seeds or one twice,
-      `equal_flops` of the baseline or of what is no variant, nothing to measure.
+      `equal_flops` of the baseline or of what is no variant, nothing to measure, scores of data that has none.
   """
   variants = {name: overrides.to_dict() for name, overrides in config.variants.items()}
   if not variants:
@@ -147,6 +147,8 @@ def read_ablation(config: ConfigDict) -> Ablation:
   for name in config.equal_flops:
     if name not in variants or name == config.baseline:
       raise InputError(f'equal_flops: {name!r}: expected a variant other than the baseline: {known}')
+  if config.evaluation.scores and config.base.data.name != 'embedded':
+    raise InputError('evaluation.scores is True: expected False, as only the embedded world can be scored')
   return Ablation(
     base=config.base,
     variants=variants,

@@ -76,6 +76,7 @@ def ablate(
     OSError: the directory cannot be written.
   """
   configs = variant_configs(ablation)
+  all_runs(ablation, configs)  # What is wrong with one shows before anything is written.
   places = Places(workdir)
   os.makedirs(places.root, exist_ok=True)
   if ablation.fresh_compilation:

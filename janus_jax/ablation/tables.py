@@ -14,7 +14,7 @@ from janus_jax.ablation.variants import PlannedRun
 
 PERCENTAGES = ('questions/', 'drawings/', 'goals/')
 COSTS = ('cost/teraflops', 'cost/tokens', 'cost/seconds', 'cost/compile_seconds', 'cost/tokens_per_second')
-FAILED, MISSING = 'failed', 'not run yet'
+FAILED, MISSING, NOTHING = 'failed', 'not run yet', 'no finite value'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Summary:
   Attributes:
     variant: its name.
     is_baseline: whether it is what the others are compared with.
-    values: metric -> {seed: number} of the runs that are done.
+    values: metric -> {seed: number} of the runs that are done, where it is finite.
     baseline: the same of the baseline.
     failed: {seed: reason}.
     missing: seeds that have not run yet.
@@ -73,7 +73,8 @@ def _values(
   for run in runs:
     if run.variant == variant and results.get(run.name, {}).get('status') == 'done':
       for metric, value in results[run.name]['metrics'].items():
-        found.setdefault(metric, {})[run.seed] = value
+        if math.isfinite(value):
+          found.setdefault(metric, {})[run.seed] = value
   return found
 
 
@@ -104,7 +105,7 @@ def mean_text(summary: Summary, metric: str) -> str:
   """'93.1 ± 2.0', or why there is none."""
   found = summary.estimate(metric)
   if found is None:
-    return FAILED if summary.failed else MISSING
+    return FAILED if summary.failed else MISSING if summary.missing else NOTHING
   return _with_half(metric, found)
 
 

@@ -61,7 +61,7 @@ def rows() -> list[Row]:
 def test_a_chart_of_intervals():
   drawing = interval_chart('a metric', rows(), 'base')
   texts = [thing.text for thing in drawing.things if isinstance(thing, Text)]
-  assert {'a metric', 'base', 'gone', 'failed, or not run yet', '12'} <= set(texts)
+  assert {'a metric', 'base', 'gone', 'no value', '12'} <= set(texts)
   marks = [thing for thing in drawing.things if isinstance(thing, Mark)]
   assert [mark.shape for mark in marks] == ['circle', 'triangle']
   assert marks[0].at[0] < marks[1].at[0]

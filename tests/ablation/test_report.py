@@ -65,6 +65,15 @@ def test_the_csv_has_every_number(summaries):
   assert next(row for row in rows if row['variant'] == 'broken')['status'].startswith('failed: seed 0: a <b> reason')
 
 
+def test_what_is_not_finite_is_no_number():
+  found = results(runs())
+  for result in found.values():
+    if result['status'] == 'done':
+      result['metrics']['held_out/text'] = float('nan')
+  base = tables.summarise(runs(), found, 'base')[0]
+  assert tables.mean_text(base, 'held_out/text') == 'no finite value'
+
+
 def test_one_seed_has_no_interval():
   chosen = [run for run in runs() if run.seed == 0 and run.variant in VALUES]
   one = tables.summarise(chosen, results(chosen), 'base')

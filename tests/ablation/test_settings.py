@@ -68,13 +68,16 @@ def small() -> ConfigDict:
     ('variants', ConfigDict(), r'^variants is empty'),
     ('variants', ConfigDict({'a': {}, 'b/c': {}}), r"^variants: 'b/c' is no name"),
     ('equal_flops', ConfigDict({'a': ('stage1',)}), r"^equal_flops: 'a': expected a variant other than the baseline"),
+    ('base.data.name', 'files', r'^evaluation.scores is True: expected False'),
     ('evaluation.questions_per_kind', 0, r'^evaluation.questions_per_kind is 0: expected 1 or more'),
   ],
 )
 def test_wrong_settings(field, value, message):
   config = small()
   *parents, last = field.split('.')
-  node = config[parents[0]] if parents else config
+  node = config
+  for part in parents:
+    node = node[part]
   node[last] = value
   with pytest.raises(InputError, match=message):
     read_ablation(config)
