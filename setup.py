@@ -80,10 +80,9 @@ setup(
     'gcs': GCS,
     # Buckets of Amazon: data, and checkpoints in PyTorch's layouts.
     's3': ['s3fs'],
+    # Also what plans for TPUs where there is none: the compiler of the very version that goes with jax.
     'tpu': ['jax[tpu]>=0.10'],
     'gpu': ['jax[cuda12]>=0.10'],
-    # The TPU compiler, for planning on a machine without a TPU.
-    'aot': ['libtpu'],
     'test': TEST,
   },
 )

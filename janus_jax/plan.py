@@ -3,7 +3,7 @@
     python -m janus_jax.plan --config=configs/janus_pro_7b.py --topology=v5e-16 [--stage=NAME --hints=false --json]
 
 Topologies: v5e-N, v6e-N (chips), v5p-N, tpu7x-N (cores, two per chip), 2xv5e-256 for two slices, cpu-N. TPUs need the
-compiler in `pip install 'janus_jax[aot]'`; a real model takes it minutes per stage. It is the one a TPU runs:
+compiler in `pip install 'janus_jax[tpu]'`; a real model takes it minutes per stage. It is the one a TPU runs:
 LIBTPU_INIT_ARGS counts, as do JAX_COMPILATION_CACHE_DIR and JAX_OPTIMIZATION_LEVEL (O1 takes a third of the time, and
 finds memory up to a tenth smaller).
 """

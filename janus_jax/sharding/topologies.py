@@ -131,7 +131,9 @@ def abstract_devices(topology: Topology) -> Sequence[jax.Device]:
       raise InputError(f'topology {topology.name}: expected at least so many devices: jax has {len(devices)}')
     return devices[: topology.num_devices]
   if importlib.util.find_spec('libtpu') is None:
-    raise InputError(f'topology {topology.name} needs the TPU compiler: expected `pip install libtpu` (extra `aot`)')
+    raise InputError(
+      f"topology {topology.name} needs the TPU compiler: expected `pip install 'jax[tpu]'` (extra `tpu`)"
+    )
   sides = 'x'.join(map(str, topology.grid))
   options = {'num_slices': topology.slices} if topology.slices > 1 else {}
   return topologies.get_topology_desc(f'{topology.chip.name}:{sides}', 'tpu', **options).devices

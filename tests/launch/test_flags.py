@@ -73,7 +73,7 @@ jax.jit(lambda x, w: (x @ w).sum()).lower(array, array).compile()
 
 def compiled(topology: str, flags: str) -> subprocess.CompletedProcess[str]:
   if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('libtpu is not installed: pip install janus_jax[aot]')
+    pytest.skip('libtpu is not installed: pip install janus_jax[tpu]')
   # Several tests may hold the compiler at once.
   environment = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'LIBTPU_INIT_ARGS': flags}
   return run(COMPILE, topology, **environment)
