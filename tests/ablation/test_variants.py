@@ -91,7 +91,9 @@ def test_parts_are_made_once_or_once_per_seed():
   assert one.parts == two.parts != ''
   one, two = (planned('x', seed, config, parts_per_seed=True) for seed in (1, 2))
   assert one.parts != two.parts
-  assert planned('x', 1, config).name != one.name
+  other = planned('x', 1, config)
+  assert other.name != one.name
+  assert shared_stages(other, one.prefixes) == 0
   del config.pretraining
   with pytest.raises(InputError, match=r'^base.init_from is empty and there is no base.pretraining'):
     planned('x', 1, config)

@@ -175,8 +175,14 @@ def table(workdir: pathlib.Path) -> list[str]:
   return [line for line in lines if not line.startswith(tuple(f'| {name} ' for name in CLOCKED))]
 
 
+def take_codes(source: pathlib.Path, target: pathlib.Path) -> None:
+  """Encoding compiles for as long as all of a run takes."""
+  shutil.copytree(source / 'codes', target / 'codes')
+
+
 def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(swept, ablation, tmp_path, monkeypatch):
   """In Stage I, while forking, in a fork's Stage III, and after training, before the result is written."""
+  take_codes(swept[0], tmp_path)
 
   def killed_after(calls: int, module: object, name: str) -> None:
     function, seen = getattr(module, name), []
@@ -206,7 +212,8 @@ def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(swept, abla
   assert not list((tmp_path / 'runs').glob('.*'))
 
 
-def test_sigterm_ends_the_sweep(ablation, tmp_path, monkeypatch):
+def test_sigterm_ends_the_sweep(swept, ablation, tmp_path, monkeypatch):
+  take_codes(swept[0], tmp_path)
   with monkeypatch.context() as patch:
     update = loop.Progress.update
 

@@ -65,5 +65,5 @@ def test_simulated_devices():
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(InputError, match='topology v5e-8 needs the TPU compiler: expected .*tpu'):
+  with pytest.raises(InputError, match=r'topology v5e-8 needs the TPU compiler: expected .*tpu'):
     abstract_devices(parse_topology('v5e-8'))
