@@ -203,14 +203,15 @@ class _Sweep:
   ) -> dict[str, Any] | None:
     """Returns where it was forked from, if it was."""
     prepare(self._places, run, self._ablation.parts_per_seed)
-    workdir, forked = self._places.of('runs', run.name), record['forked']
+    workdir, forked, how = self._places.of('runs', run.name), record['forked'], 'taken up again'
     if not is_begun(workdir):
       source = find_source(self._places, run, results)
       forked = {'run': source[0], 'step': source[1]} if source else None
+      how = f'forked from {source[0]} after step {source[1]}' if source else 'from its first step'
       if source:
         fork(self._places, run, *source)
     self._places.write_result(run.name, {**record, 'forked': forked, 'status': 'started'})
-    logging.info('%s: %s', run.name, f'forked from {forked["run"]} after step {forked["step"]}' if forked else 'new')
+    logging.info('%s: %s', run.name, how)
     take_codes(self._places, run)
     if self._ablation.fresh_compilation:
       jax.clear_caches()

@@ -17,7 +17,7 @@ from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
 from janus_jax import training_run
-from janus_jax.ablation import preparing, settings, sweep
+from janus_jax.ablation import compute, preparing, settings, sweep
 from janus_jax.ablation.places import Places
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order
@@ -146,6 +146,17 @@ def test_numbers_are_those_of_the_runs(swept):
   for stage in (0, 1):
     assert found['base', 0]['stages'][stage]['held_out'] == found['ratio', 0]['stages'][stage]['held_out']
     assert found['base', 0]['stages'][stage]['tokens'] == found['ratio', 0]['stages'][stage]['tokens']
+
+
+def test_the_price_of_a_step_is_what_it_is_measured_to_cost(swept, ablation, monkeypatch):
+  workdir, run = swept[0], planned(ablation)['base', 0]
+  stages = results(workdir)['base', 0]['stages']
+  # The very batches of Stage I; later stages begin with other ones.
+  monkeypatch.setattr(compute, 'BATCHES', STEPS)
+  prices = compute.step_prices(preparing.runnable(Places(str(workdir)), run), str(workdir / 'data'))
+  assert STEPS * prices['stage1'] == pytest.approx(stages[0]['flops'])
+  for name, stage in zip(('stage2', 'stage3'), stages[1:]):
+    assert STEPS * prices[name] == pytest.approx(stage['flops'], rel=0.2)
 
 
 def planned_name(workdir: pathlib.Path, variant: str, seed: int) -> str:
