@@ -34,7 +34,16 @@ class StoppedError(Exception):
 
 @dataclasses.dataclass
 class Progress:
-  """How far a call has come: runs, and seconds from its beginning, from which the time left is estimated."""
+  """How far a call has come.
+
+  Attributes:
+    done: runs that are over, those before the call included.
+    total: runs.
+    trained: steps in this call.
+    measured: runs in this call.
+    training_seconds: of this call.
+    measuring_seconds: of this call.
+  """
 
   done: int
   total: int
@@ -44,10 +53,10 @@ class Progress:
   measuring_seconds: float = 0.0
 
   def left(self, steps: int) -> str:
-    """Of steps and runs that are still to do; '' as long as nothing is known."""
-    if not self.trained or not self.measured:
-      return ''
+    """How long `steps` and the runs that are not done may take; '' as long as nothing is known."""
     runs = self.total - self.done
+    if not runs or not self.trained or not self.measured:
+      return ''
     seconds = steps * self.training_seconds / self.trained + runs * self.measuring_seconds / self.measured
     return f', about {seconds / 60:.0f} min left' if seconds >= 90 else f', about {seconds:.0f} s left'
 
