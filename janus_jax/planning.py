@@ -253,7 +253,9 @@ def wanted_bytes(message: str) -> int | None:
   """How much memory the TPU compiler says a program that does not fit would need; None for another message."""
   if not message.startswith('RESOURCE_EXHAUSTED'):
     return None
-  found = re.search(r'total memory required[^(]*\(([\d.]+)([KMGT])\) exceeds available HBM', message)
+  # The first is what an estimate says before most of the work, the second what the finished program would need.
+  forms = (r'total memory required[^(]*\(([\d.]+)([KMGT])\) exceeds available HBM', r'Used ([\d.]+)([KMGT]) of \S+ hbm')
+  found = next(filter(None, (re.search(form, message) for form in forms)), None)
   if found is None:
     return None
   return int(float(found.group(1)) * 1024 ** (1 + 'KMGT'.index(found.group(2))))

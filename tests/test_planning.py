@@ -123,6 +123,11 @@ def test_the_compilers_word_on_what_does_not_fit():
   )
   assert planning.wanted_bytes(message) == int(16.48 * GIB)
   assert planning.wanted_bytes(message.replace('16.48G', '900.00M')) == 900 * 2**20
+  late = (
+    'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: XLA:TPU compile permanent error. Ran out of memory in memory space '
+    'hbm. Used 15.80G of 15.75G hbm. Exceeded hbm capacity by 53.19M.\n\nTotal hbm usage >= 16.05G:\n'
+  )
+  assert planning.wanted_bytes(late) == int(15.80 * GIB)
   assert planning.wanted_bytes('RESOURCE_EXHAUSTED: out of threads') is None
   assert planning.wanted_bytes(message.replace('RESOURCE_EXHAUSTED', 'INTERNAL')) is None
 
