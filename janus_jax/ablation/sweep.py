@@ -1,10 +1,10 @@
 """Runs an ablation: what is missing of it, one run after the other, and the report.
 
-All runs share one process, and so the compiled step of whatever they have in common: five runs of configs/tiny.py, short
-ones, took 83 s of CPU in one process, 210 s in a process each, 141 s in a process each with JAX's compilation cache on
-disk. A run's record
-(results/NAME.json) says 'started', then 'done' or 'failed'; a sweep that is called again leaves alone what is done,
-goes on with what is started, and remembers what failed until it is told to try again.
+All runs share one process, and so the compiled step of whatever they have in common: five short runs of configs/tiny.py
+took 83 s of CPU in one process, 210 s in a process each, 141 s in a process each with JAX's compilation cache on disk.
+
+A run's record (results/NAME.json) says 'started', then 'done' or 'failed'; a sweep that is called again leaves alone
+what is done, goes on with what is started, and remembers what failed until it is told to try again.
 """
 
 import dataclasses
