@@ -68,6 +68,8 @@ def changes(setup: Setup, stage: Stage) -> Iterator[dict[str, str | int]]:
     yield {'compute.remat': 'full'}
   if setup.step.optimizer.moment_dtype != 'bfloat16':
     yield {'optimizer.moment_dtype': 'bfloat16'}
+  if setup.step.optimizer.gradient_sum_dtype != 'bfloat16':  # Of use as gradients are summed up by now.
+    yield {'optimizer.gradient_sum_dtype': 'bfloat16'}
 
 
 def least_bytes(setup: Setup, index: int, failed: StagePlan) -> int:

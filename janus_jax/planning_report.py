@@ -50,6 +50,7 @@ def settings(setup: Setup) -> dict[str, Any]:
     'attention': step.compute.attention,
     'vision_attention': step.compute.vision_attention,
     'moment_dtype': step.optimizer.moment_dtype,
+    'gradient_sum_dtype': step.optimizer.gradient_sum_dtype,
   }
 
 

@@ -194,11 +194,12 @@ def test_changes_go_from_cheap_to_dear():
     {'accumulation': 8},
     {'compute.remat': 'full'},
     {'optimizer.moment_dtype': 'bfloat16'},
+    {'optimizer.gradient_sum_dtype': 'bfloat16'},
   ]
   # Every slice has a state of its own.
   two = dataclasses.replace(setup, topology=parse_topology('2xv5e-4'))
   assert next(planning_hints.changes(two, stage)) == {'mesh.data': 2, 'mesh.fsdp': -1}
   best = setup_of(tiny(**{'compute/remat': 'full', 'accumulation': 1}))
-  optimizer = dataclasses.replace(best.step.optimizer, moment_dtype='bfloat16')
+  optimizer = dataclasses.replace(best.step.optimizer, moment_dtype='bfloat16', gradient_sum_dtype='bfloat16')
   best = dataclasses.replace(best, step=dataclasses.replace(best.step, optimizer=optimizer))
   assert list(planning_hints.changes(best, best.run.stages[1])) == []

@@ -69,6 +69,8 @@ def default_config() -> ConfigDict:
       'ema_decay': 0.0,
       # What the moments are stored in: 'bfloat16' halves their memory, rounded up or down at random.
       'moment_dtype': 'float32',
+      # What gradients are summed up in over microbatches: 'bfloat16' halves that memory; 16 sum up to within 1 %.
+      'gradient_sum_dtype': 'float32',
     }
   )
   config.max_skipped_in_a_row = 20

@@ -158,13 +158,17 @@ def _gradients(
     # Every A-th row together, so that each microbatch is spread over the mesh as the batch is.
     return x.reshape(len(x) // A, A, *x.shape[1:]).swapaxes(0, 1)
 
+  dtype = jnp.dtype(config.optimizer.gradient_sum_dtype)
+
   def add(carry: tuple[KindLosses, Flat], part: Batch) -> tuple[tuple[KindLosses, Flat], None]:
     gradients, losses = gradient(trained, part)
-    return jax.tree.map(jnp.add, carry, (losses, gradients)), None
+    sums = {path: (total.astype(jnp.float32) + gradients[path]).astype(dtype) for path, total in carry[1].items()}
+    return (jax.tree.map(jnp.add, carry[0], losses), sums), None
 
   zeros = KindLosses(jnp.zeros(3), jnp.zeros_like(kind_weights(batch)))
-  start = (zeros, jax.tree.map(jnp.zeros_like, trained))
-  return jax.lax.scan(add, start, {name: microbatches(x) for name, x in batch.items()})[0]
+  start = (zeros, {path: jnp.zeros(p.shape, dtype) for path, p in trained.items()})
+  losses, sums = jax.lax.scan(add, start, {name: microbatches(x) for name, x in batch.items()})[0]
+  return losses, {path: total.astype(jnp.float32) for path, total in sums.items()}
 
 
 def _where(conditions: Flat, new: Flat, old: Flat) -> Flat:

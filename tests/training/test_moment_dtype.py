@@ -63,5 +63,6 @@ def test_training_goes_the_same_way():
 
 
 def test_another_dtype_is_refused():
-  with pytest.raises(InputError, match=r"moment_dtype is 'float8': expected one of float32, bfloat16"):
-    OptimizerConfig(moment_dtype='float8')
+  for name in ('moment_dtype', 'gradient_sum_dtype'):
+    with pytest.raises(InputError, match=rf"optimizer\.{name} is 'float8': expected one of float32, bfloat16"):
+      OptimizerConfig(**{name: 'float8'})

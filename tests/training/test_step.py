@@ -159,6 +159,21 @@ def test_accumulating_four_microbatches_equals_one_batch(static_run, batch):
   assert largest_difference(flatten(to_numpy(cut.params)), flatten(to_numpy(whole.params))) < 1e-6
 
 
+def test_gradients_summed_up_in_bfloat16_are_right_to_a_percent(static_run, batch):
+  exact = dataclasses.replace(STEP, accumulation=4)
+  rounded = dataclasses.replace(
+    STEP, accumulation=4, optimizer=dataclasses.replace(STEP.optimizer, gradient_sum_dtype='bfloat16')
+  )
+  step = jit_train_step('static')
+  (state, metrics), (other, other_metrics) = (
+    step(fresh(trained=STAGE_1), batch, stage_values(), masks=STAGE_1, config=c) for c in (exact, rounded)
+  )
+  np.testing.assert_array_equal(metrics['loss_sums'], other_metrics['loss_sums'])
+  for path, first in to_numpy(state.opt_state.mu).items():
+    error = np.linalg.norm(first - np.asarray(other.opt_state.mu[path])) / np.linalg.norm(first)
+    assert 0 < error < 0.01, path
+
+
 def test_metrics_are_norms_of_what_trains(full_step, batch):
   before = flatten(params())
   state, metrics = full_step(fresh(), batch, stage_values())
