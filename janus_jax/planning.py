@@ -212,7 +212,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   began = time.perf_counter()
   compiled, wanted = _compile(setup, trained, moments(setup, index), state, batch)
   seconds = time.perf_counter() - began
-  memory = _memory(compiled, wanted, held_bytes((state, batch)), available_bytes(setup.topology))
+  memory = _memory(compiled, wanted, held_bytes((state, batch)), setup.topology)
   received = received_bytes(compiled.as_text()) if compiled else None
   work = Work(
     stage=stage,
@@ -261,14 +261,19 @@ def wanted_bytes(message: str) -> int | None:
   return int(float(found.group(1)) * 1024 ** (1 + 'KMGT'.index(found.group(2))))
 
 
-def _memory(compiled: Any, wanted: int | None, arguments: int, available: int) -> Memory:
+def _memory(compiled: Any, wanted: int | None, arguments: int, topology: Topology) -> Memory:
+  available = available_bytes(topology)
   if wanted is not None:
     return Memory(arguments, None, wanted, available)
   found = compiled.memory_analysis()
-  results = found.output_size_in_bytes - found.alias_size_in_bytes
-  temporaries = found.temp_size_in_bytes + results
-  peak = found.argument_size_in_bytes + temporaries + found.generated_code_size_in_bytes
-  return Memory(found.argument_size_in_bytes, temporaries, peak, available)
+  arguments, program = found.argument_size_in_bytes, found.generated_code_size_in_bytes
+  if topology.chip is not None:
+    # Not the sum of the sizes: on TPUs temporaries also lie where donated arguments were, and are counted twice then.
+    peak = found.peak_memory_in_bytes
+    return Memory(arguments, peak - arguments, peak + program, available)
+  # On CPUs the peak is that of the temporaries alone.
+  temporaries = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+  return Memory(arguments, temporaries, arguments + temporaries + program, available)
 
 
 def held_bytes(tree: Any) -> int:
