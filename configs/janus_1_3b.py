@@ -9,7 +9,7 @@ otherwise; ROOT holds the data
 (training/report_data.py); without `:ROOT` the embedded world stands in for it.
 """
 
-from janus_jax.training.defaults import default_config
+from janus_jax.training.defaults import default_config, set_stages
 from janus_jax.training.report_data import use_report_data
 
 
@@ -26,7 +26,7 @@ def get_config(root: str = ''):
   common = {'sources': sources, 'images_per_row': 6, 'drawings_per_row': 6}
   # Not stated when `gen_embed` trains; the released table is not the codebook any more, so it did.
   new_parts = ('vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed')
-  config.stages = {
+  stages = {
     # Adaptors and image head. The one stage with a cosine schedule.
     'stage1': {
       **common,
@@ -63,6 +63,7 @@ def get_config(root: str = ''):
       'trainable': (*new_parts, 'language_model', 'vision_encoder'),
     },
   }
+  set_stages(config, stages)
   if root:
     use_report_data(config, root)
   return config

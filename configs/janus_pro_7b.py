@@ -8,7 +8,7 @@ The report's hardware: 32 nodes of 8 A100-40GB for 14 days. Not run here. Differ
 (training/report_data.py); without `:ROOT` the embedded world stands in for it.
 """
 
-from janus_jax.training.defaults import default_config
+from janus_jax.training.defaults import default_config, set_stages
 from janus_jax.training.report_data import use_report_data
 
 
@@ -22,7 +22,7 @@ def get_config(root: str = ''):
   }
   common = {'sources': sources, 'schedule': 'constant', 'weight_decay': 0.0, 'images_per_row': 6, 'drawings_per_row': 6}
   new_parts = ('vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed')
-  config.stages = {
+  stages = {
     'stage1': {
       **common,
       'steps': 20_000,
@@ -52,6 +52,7 @@ def get_config(root: str = ''):
       'trainable': (*new_parts, 'language_model', 'vision_encoder'),
     },
   }
+  set_stages(config, stages)
   if root:
     use_report_data(config, root)
   return config

@@ -7,7 +7,7 @@ Rates and steps are for a model of a million parameters (TINY_WORLD study); the 
 5 ruins drawings at this scale, 1.5 is right.
 """
 
-from janus_jax.training.defaults import default_config
+from janus_jax.training.defaults import default_config, set_stages
 
 SOURCES = {
   'understanding': {'shapes': 1, 'digits': 1},
@@ -46,7 +46,7 @@ def get_config():
     # Answers are a few tokens, drawings 36 codes: without weights nearly all the loss would be drawing.
     'loss_weights': (2.0, 1.0, 1.0),
   }
-  config.stages = {
+  stages = {
     'stage1': {**common, 'steps': 150, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
     'stage2': {
       **common,
@@ -63,6 +63,7 @@ def get_config():
       'trainable': (*ADAPTORS, 'language_model', 'vision_encoder'),
     },
   }
+  set_stages(config, stages)
   config.pretraining = {
     'model': 'embedded',
     'vq': {'steps': 1200, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},

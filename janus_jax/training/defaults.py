@@ -3,6 +3,7 @@
 Changing one on the command line: `--config.stages.stage2.steps=300`. Fields that are not here are refused.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,15 @@ def default_config() -> ConfigDict:
   # How pictures are drawn along the way and by default from the checkpoint.
   config.sampling = ConfigDict({'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0, 'num_images': 8})
   return config
+
+
+def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> None:
+  """Sets `config.stages`, each with values of its own.
+
+  ConfigDict keeps a dict that stands in several places as one: where stages were given the same dict of sources,
+  `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
+  """
+  config.stages = {name: copy.deepcopy(dict(stage)) for name, stage in stages.items()}
 
 
 def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[int]) -> ConfigDict:

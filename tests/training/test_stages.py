@@ -60,6 +60,15 @@ def test_recipes_hold_the_tables(name):
 
 
 @pytest.mark.parametrize('name', [*TABLES, 'tiny'])
+def test_a_stage_changes_alone(name):
+  config = recipe(name)
+  before = config.stages.stage3.to_dict()
+  config.stages.stage2.sources.understanding.shapes = 7
+  assert config.stages.stage2.sources.understanding.shapes == 7
+  assert config.stages.stage3.to_dict() == before
+
+
+@pytest.mark.parametrize('name', [*TABLES, 'tiny'])
 def test_each_stage_trains_what_the_paper_says(name):
   groups = [trained_groups(trained_paths(stage, SHAPES)) for stage in read_stages(recipe(name))]
   first = {'vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed'}
