@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -196,14 +195,14 @@ def _step_of(line: str) -> int | None:
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[Any]:
-  directory, name = os.path.split(path)
-  with tempfile.NamedTemporaryFile('w', encoding='utf-8', dir=directory, prefix=f'.{name}.', delete=False) as file:
+  partial = f'{path}.partial'
+  with open(partial, 'w', encoding='utf-8') as file:
     try:
       yield file
     except BaseException:
-      os.unlink(file.name)
+      os.unlink(partial)
       raise
-  os.replace(file.name, path)
+  os.replace(partial, path)
 
 
 def _start_wandb(workdir: str, arguments: Mapping[str, Any], config: Mapping[str, Any] | None) -> Any:

@@ -15,7 +15,7 @@ from janus_jax.data.images import load_image, read_png_text
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.vq import VQ
-from janus_jax.training.metrics import MetricWriter, format_line, read_metrics
+from janus_jax.training.metrics import MetricWriter, format_line, read_metrics, truncate_metrics
 from janus_jax.training.progress import Progress
 from janus_jax.training.throughput import (
   GROUPS,
@@ -67,7 +67,18 @@ def test_a_resumed_curve_has_no_step_twice(tmp_path):
   write_steps(tmp_path, range(7, 13), resume_step=6, value=2.0)
   assert steps_of(tmp_path) == list(range(1, 13))
   assert [line['loss'] for line in read_metrics(str(tmp_path / 'metrics.jsonl'))] == [1.0] * 6 + [2.0] * 6
-  assert not list(tmp_path.glob('.metrics*'))
+  assert not list(tmp_path.glob('*.partial'))
+
+
+def test_a_resumed_curve_can_be_read_by_whoever_could_before(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  with MetricWriter(str(tmp_path)) as writer:
+    for step in (1, 2):
+      writer.write(step, 'stage1', {'loss': 1.0})
+  mode = path.stat().st_mode
+  truncate_metrics(str(path), 1)
+  assert len(path.read_text().splitlines()) == 1
+  assert path.stat().st_mode == mode
 
 
 def test_a_run_begun_anew_in_the_same_workdir_starts_an_empty_curve(tmp_path):
