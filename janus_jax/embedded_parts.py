@@ -1,5 +1,6 @@
 """The parts of a small Janus, pretrained on the embedded world by the objectives that real parts are pretrained by."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import logging
@@ -55,7 +56,7 @@ def write(config: ConfigDict, output: str, overwrite: bool = False) -> None:
 
 
 def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, dict[str, Any], bytes]:
-  """Trains tokenizer, VQ, understanding encoder and decoder, one after the other.
+  """Trains the tokenizer, then VQ, understanding encoder and decoder side by side.
 
   Args:
     config: `model` names a preset; `pretraining` says how long each part trains.
@@ -77,39 +78,38 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
   elements = {name: embedded.data_source(name, world, data, 'train') for name in ('shapes', 'digits')}
   elements = {name: [source[i] for i in range(len(source))] for name, source in elements.items()}
 
-  images = _tokenizer_images(world, elements, np.random.default_rng(seed))
-  optimization, quantisation = Optimization(**settings.vq), Quantisation(**settings.quantisation)
-  with _bar('VQ', optimization) as progress:
-    params['vq'] = pretrain_vq(model, compute, params['vq'], images, optimization, quantisation, seed, progress)
+  def train_vq() -> Any:
+    images = _tokenizer_images(world, elements, np.random.default_rng(seed))
+    optimization, quantisation = Optimization(**settings.vq), Quantisation(**settings.quantisation)
+    with _bar('VQ', optimization, 0) as progress:
+      return pretrain_vq(model, compute, params['vq'], images, optimization, quantisation, seed, progress)
+
+  def train_vision_encoder() -> Any:
+    # Scanned digits are few, and harder to tell apart than shapes.
+    shown = [*elements['shapes'], *(elements['digits'] * DIGIT_REPEATS)]
+    captions, true_of = _captions(shown, tokenizer)
+    pictures = np.stack([element['image'] for element in shown])
+    optimization, contrast = Optimization(**settings.vision), Contrast(**settings.contrast)
+    before = params['vision_encoder']
+    with _bar('SigLIP', optimization, 1) as progress:
+      return pretrain_vision(
+        model, compute, before, pictures, captions, true_of, optimization, contrast, seed, progress
+      )
+
+  def train_decoder() -> Any:
+    rows = _text_rows(embedded.sources(world, data, 'train', seed)['captions_text'], tokenizer)
+    optimization, before = Optimization(**settings.decoder), params['language_model']
+    with _bar('decoder', optimization, 2) as progress:
+      return pretrain_decoder(model, compute, before, *rows, optimization, seed, progress)
+
+  # At once: one alone is made of operations too small to keep even two cores busy. None depends on another.
+  trainers = {'vq': train_vq, 'vision_encoder': train_vision_encoder, 'language_model': train_decoder}
+  with concurrent.futures.ThreadPoolExecutor(len(trainers)) as pool:
+    trained = {name: pool.submit(train) for name, train in trainers.items()}
+    params |= {name: part.result() for name, part in trained.items()}
   # As the released table is close to its codebook (MODEL_FACTS 1.3).
   codebook = np.asarray(params['vq']['codebook'])
   params['gen_embed'] = {'table': codebook / np.linalg.norm(codebook, axis=-1, keepdims=True)}
-
-  # Scanned digits are few, and harder to tell apart than shapes.
-  shown = [*elements['shapes'], *(elements['digits'] * DIGIT_REPEATS)]
-  captions, true_of = _captions(shown, tokenizer)
-  pictures = np.stack([element['image'] for element in shown])
-  optimization = Optimization(**settings.vision)
-  with _bar('SigLIP', optimization) as progress:
-    params['vision_encoder'] = pretrain_vision(
-      model,
-      compute,
-      params['vision_encoder'],
-      pictures,
-      captions,
-      true_of,
-      optimization,
-      Contrast(**settings.contrast),
-      seed,
-      progress,
-    )
-
-  optimization = Optimization(**settings.decoder)
-  with _bar('decoder', optimization) as progress:
-    rows = _text_rows(embedded.sources(world, data, 'train', seed)['captions_text'], tokenizer)
-    params['language_model'] = pretrain_decoder(
-      model, compute, params['language_model'], *rows, optimization, seed, progress
-    )
   with open(path, 'rb') as file:
     content = file.read()
   model = dataclasses.replace(model, image_token_id=tokenizer.special.image_placeholder)
@@ -161,10 +161,11 @@ def _text_rows(source: Any, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarra
 
 
 @contextlib.contextmanager
-def _bar(name: str, optimization: Optimization) -> Iterator[Any]:
-  """A progress bar over the steps of a part; says its last loss."""
+def _bar(name: str, optimization: Optimization, line: int) -> Iterator[Any]:
+  """A progress bar over the steps of a part, on a line of its own; says its last loss."""
   last = {}
-  with tqdm.tqdm(total=optimization.steps, desc=f'pretraining {name}', unit='step', dynamic_ncols=True) as bar:
+  described = {'desc': f'pretraining {name}', 'unit': 'step', 'dynamic_ncols': True, 'position': line}
+  with tqdm.tqdm(total=optimization.steps, **described) as bar:
 
     def progress(step: int, loss: jax.Array) -> None:
       last['loss'] = loss
