@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 
 # The last is what comes from other TPU slices over the data-centre network, whatever it belongs to.
 KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute', 'between-slices')
+# What a reduce-scatter is to the TPU compiler: a fusion of this name with an all-reduce, of which each device keeps its
+# part. Nothing but that part is sent to it.
+SCATTERED = 'all-reduce-scatter'
 DTYPE_BITS = {'token': 0, 'pred': 8, 's4': 4, 'u4': 4, 'bf16': 16, 'f16': 16, 'f32': 32, 'f64': 64}
 
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
@@ -51,7 +54,7 @@ def received_bytes(hlo: str) -> dict[str, int]:
   computations, entry = _parse(hlo)
   totals = dict.fromkeys(KINDS, 0)
   seen = set()
-  for times, instruction in _executed(computations, entry, 1):
+  for times, computation, instruction in _executed(computations, entry, 1):
     kind = _kind(instruction)
     if kind is None:
       continue
@@ -61,7 +64,11 @@ def received_bytes(hlo: str) -> dict[str, int]:
       continue
     if channel:
       seen.add((kind, channel.group(1)))
-    totals[kind] += times * _received(kind, instruction)
+    received = times * _received(kind, instruction)
+    if kind == 'all-reduce' and computation.startswith(SCATTERED):
+      totals['reduce-scatter'] += received // 2
+    else:
+      totals[kind] += received
   return totals
 
 
@@ -79,10 +86,10 @@ def _parse(hlo: str) -> tuple[dict[str, Computation], str]:
   return computations, entry
 
 
-def _executed(computations: Mapping[str, Computation], name: str, times: int) -> Iterator[tuple[int, Instruction]]:
-  """Every instruction below a computation that runs so many times, and how often it runs."""
+def _executed(computations: Mapping[str, Computation], name: str, times: int) -> Iterator[tuple[int, str, Instruction]]:
+  """Every instruction below a computation that runs so many times: how often it runs, the computation it stands in."""
   for instruction in computations[name].values():
-    yield times, instruction
+    yield times, name, instruction
     loops = _iterations(computations, instruction) if instruction.opcode == 'while' else 1
     for names in _CALLED.findall(instruction.rest):
       for called in re.findall(r'[\w.\-]+', names):

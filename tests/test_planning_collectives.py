@@ -1,0 +1,75 @@
+"""What a compiled program sends between devices, against programs whose traffic can be worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from janus_jax.planning_collectives import KINDS, received_bytes
+
+DEVICES = 8
+STEPS = 5
+SIZE = 1024  # Elements of a device's part, float32.
+BYTES = 4 * SIZE
+RING = [(i, (i + 1) % DEVICES) for i in range(DEVICES)]
+# Collective -> (what it is counted as, bytes that one device gets from the others). A ring's, the least there can be.
+COLLECTIVES = {
+  'psum': (lambda x: jax.lax.psum(x, 'd') / 9, 'all-reduce', 2 * BYTES * (DEVICES - 1) // DEVICES),
+  'all_gather': (lambda x: jax.lax.all_gather(x, 'd').sum(0), 'all-gather', BYTES * (DEVICES - 1)),
+  'psum_scatter': (
+    lambda x: jnp.tile(jax.lax.psum_scatter(x, 'd', tiled=True), DEVICES),
+    'reduce-scatter',
+    BYTES * (DEVICES - 1) // DEVICES,
+  ),
+  'ppermute': (lambda x: jax.lax.ppermute(x, 'd', RING) + 1, 'collective-permute', BYTES),
+  'all_to_all': (
+    lambda x: jax.lax.all_to_all(x.reshape(DEVICES, -1), 'd', 0, 0).reshape(-1) * 2,
+    'all-to-all',
+    BYTES * (DEVICES - 1) // DEVICES,
+  ),
+}
+
+
+def compiled_text(collective, steps: int) -> str:
+  mesh = jax.make_mesh((DEVICES,), ('d',), devices=jax.devices()[:DEVICES])
+  given = jax.ShapeDtypeStruct((DEVICES * SIZE,), jnp.float32, sharding=NamedSharding(mesh, P('d')))
+
+  def run(x):
+    return jax.lax.scan(lambda x, _: (jnp.sin(collective(x)), None), x, length=steps)[0]
+
+  mapped = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P('d'), out_specs=P('d'), check_vma=False))
+  return mapped.lower(given).compile().as_text()
+
+
+@pytest.mark.parametrize('name', COLLECTIVES)
+def test_a_loop_counts_as_often_as_it_runs(name):
+  collective, kind, expected = COLLECTIVES[name]
+  assert received_bytes(compiled_text(collective, STEPS)) == dict.fromkeys(KINDS, 0) | {kind: STEPS * expected}
+
+
+# As libtpu 0.0.50 writes it, shortened.
+SCATTERED = """
+%region_1 (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter.3.clone.1 (input: f32[1024]) -> f32[128] {
+  %input = f32[1024]{0} parameter(0)
+  %all-reduce.7 = f32[1024]{0} all-reduce(%input), channel_id=4, replica_groups=[1,8]<=[8], to_apply=%region_1
+  %place = u32[] partition-id()
+  ROOT %part = f32[128]{0} dynamic-slice(%all-reduce.7, %place), dynamic_slice_sizes={128}
+}
+
+ENTRY %main (x: f32[1024]) -> f32[128] {
+  %x = f32[1024]{0} parameter(0)
+  ROOT %fusion.1 = f32[128]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3.clone.1
+}
+"""
+
+
+def test_a_tpus_reduce_scatter_is_counted_as_one():
+  nothing = dict.fromkeys(KINDS, 0)
+  assert received_bytes(SCATTERED) == nothing | {'reduce-scatter': 4096 * 7 // 8}
+  alone = SCATTERED.replace('%all-reduce-scatter.3', '%fused_computation.3')
+  assert received_bytes(alone) == nothing | {'all-reduce': 2 * 4096 * 7 // 8}
