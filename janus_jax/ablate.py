@@ -14,7 +14,7 @@ import logging
 from absl import flags
 from ml_collections import config_flags
 
-from janus_jax import cli, tokenizing
+from janus_jax import cli
 from janus_jax.ablation import settings, sweep
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Ablation, a file of configs/ablations.', lock_config=True)
@@ -26,7 +26,7 @@ flags.mark_flag_as_required('config')
 
 
 def main() -> None:
-  shard = tokenizing.parse_shard(_SHARD.value)
+  shard = cli.parse_shard(_SHARD.value)
   ablation = settings.read_ablation(_CONFIG.value)
   if sweep.ablate(ablation, _WORKDIR.value, shard, _RETRY_FAILED.value, _REPORT.value):
     logging.info('all runs of this call are over')

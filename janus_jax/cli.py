@@ -12,6 +12,18 @@ from janus_jax.errors import InputError
 INPUT_ERROR, USAGE_ERROR = 1, 2
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+  """Of a flag --shard, '2/8' -> (2, 8): the third of eight hosts.
+
+  Raises:
+    InputError: not of that form, or no such host.
+  """
+  index, _, count = text.partition('/')
+  if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    raise InputError(f'shard is {text!r}: expected i/n, the hosts being 0/n to n-1/n')
+  return int(index), int(count)
+
+
 def _parse(argv: list[str]) -> list[str]:
   try:
     positional = flags.FLAGS(argv)[1:]

@@ -73,7 +73,7 @@ def main() -> None:
     _OUTPUT.value,
     name=_NAME.value,
     records_per_shard=_RECORDS_PER_SHARD.value,
-    shard=tokenizing.parse_shard(_SHARD.value),
+    shard=cli.parse_shard(_SHARD.value),
     batch_size=_BATCH_SIZE.value,
     max_bad_share=_MAX_BAD_SHARE.value,
     resize=_RESIZE.value,

@@ -124,18 +124,6 @@ def tokenize(
   return merge_manifest(output, settings)
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-  """'2/8' -> (2, 8): the third of eight hosts.
-
-  Raises:
-    InputError: not of that form, or no such host.
-  """
-  index, _, count = text.partition('/')
-  if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-    raise InputError(f'shard is {text!r}: expected i/n, the hosts being 0/n to n-1/n')
-  return int(index), int(count)
-
-
 def load_vq(checkpoint: str) -> tuple[VQConfig, dict[str, np.ndarray]]:
   """The VQ of a checkpoint of any layout; nothing else of it is read.
 

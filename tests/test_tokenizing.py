@@ -13,7 +13,7 @@ import pytest
 from flax import traverse_util
 from PIL import Image
 
-from janus_jax import stored_codes, tokenizing
+from janus_jax import cli, stored_codes, tokenizing
 from janus_jax.data.images import generation_pixels
 from janus_jax.data.sources import manifest
 from janus_jax.data.sources.array_record import ArrayRecordExamples, ShardWriter, encode_example
@@ -342,7 +342,7 @@ def test_wrong_arguments(tmp_path):
   with pytest.raises(InputError, match='the dataset has no records'):
     run([], tmp_path / 'made')
   assert os.listdir(tmp_path) == []
-  assert tokenizing.parse_shard('2/8') == (2, 8)
+  assert cli.parse_shard('2/8') == (2, 8)
   for text in ('8/8', '-1/8', '2', '2/', 'a/b', '1/2/3'):
     with pytest.raises(InputError, match=f"shard is '{text}': expected i/n"):
-      tokenizing.parse_shard(text)
+      cli.parse_shard(text)
