@@ -50,14 +50,14 @@ def get_config():
     'stage1': {**common, 'steps': 150, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
     'stage2': {
       **common,
-      'steps': 3300,
+      'steps': 4800,
       'learning_rate': 1.5e-3,
       'ratio': (2, 3, 5),
       'trainable': (*ADAPTORS, 'language_model'),
     },
     'stage3': {
       **common,
-      'steps': 1600,
+      'steps': 2300,
       'learning_rate': 1e-3,
       'ratio': (5, 1, 4),
       'trainable': (*ADAPTORS, 'language_model', 'vision_encoder'),

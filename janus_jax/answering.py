@@ -64,10 +64,10 @@ def prepare_question(
     template,
     [turns] if isinstance(turns, str) else turns,
     num_images=len(images),
-    num_image_tokens=config.vision_encoder.num_tokens,
+    num_image_tokens=config.num_image_tokens,
     max_length=config.language_model.max_positions,
   )
-  size = config.vision_encoder.image_size
+  size = config.image_size
   pixels = [understanding_pixels(image, size) for image in images]
   return Question(ids, np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8))
 

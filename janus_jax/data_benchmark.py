@@ -34,7 +34,7 @@ def measure(
   Raises:
     InputError: something in the config is wrong.
   """
-  start = open_start(config.init_from)
+  start = open_start(config)
   check_data(config, start.config)
   run = read_run(config)
   stages = {stage.name: stage for stage in run.stages}

@@ -114,7 +114,7 @@ def check(config: ConfigDict, out: str, records: int) -> DataReport:
   Raises:
     InputError: something in the config is wrong, or a source cannot be opened.
   """
-  start = open_start(config.init_from)
+  start = open_start(config)
   check_data(config, start.config)
   data = open_data(config, start.config, out, lambda: start, 0)
   tokenizer, template = load_tokenizer(config.init_from)

@@ -29,7 +29,7 @@ from janus_jax.training.run_config import RunConfig, check_batches
 from janus_jax.training.stages import Stage, trained_groups, trained_paths
 from janus_jax.training.state import Placement, TrainState, abstract, new_state, unflatten
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
-from janus_jax.training_run import open_start, read_run, read_step
+from janus_jax.training_run import as_trained, open_start, read_run, read_step
 
 # What the parts of a real run are stored in (DeepSeek-LLM, SigLIP, LlamaGen's VQ); new parts are float32.
 PART_DTYPES = (('language_model/', 'bfloat16'), ('', 'float32'))
@@ -127,10 +127,10 @@ def find_start(config: ConfigDict, recipe: str) -> Start:
     InputError: it names none, and no released model has the name.
   """
   if config.init_from:
-    checkpoint = open_start(config.init_from)
+    checkpoint = open_start(config)
     return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
   if 'pretraining' in config:  # Its parts are made, in float32.
-    model = PRESETS[config.pretraining.model]
+    model = as_trained(PRESETS[config.pretraining.model], config)
     return Start(model, dict.fromkeys(parameter_shapes(model), 'float32'))
   name = os.path.basename(recipe).partition('.')[0]
   if name not in PRESETS:
@@ -138,9 +138,10 @@ def find_start(config: ConfigDict, recipe: str) -> Start:
       f'{recipe}: which model? init_from is empty: expected a checkpoint in it, or a file called as one of '
       f'{", ".join(PRESETS)}'
     )
-  paths = parameter_shapes(PRESETS[name])
+  model = as_trained(PRESETS[name], config)
+  paths = parameter_shapes(model)
   dtypes = {path: next(dtype for part, dtype in PART_DTYPES if path.startswith(part)) for path in paths}
-  return Start(PRESETS[name], dtypes)
+  return Start(model, dtypes)
 
 
 def make_setup(config: ConfigDict, start: Start, topology: Topology) -> Setup:
@@ -193,7 +194,7 @@ def abstract_batch(setup: Setup, stage: Stage) -> dict[str, jax.ShapeDtypeStruct
 
   arrays = dict.fromkeys(('tokens', 'positions', 'segments', 'targets'), ((B, T), jnp.int32))
   arrays |= dict.fromkeys(('kinds', 'losses'), ((B, T), jnp.uint8))
-  arrays |= {'weights': ((B, T), jnp.float32), 'pixels': images(stage.images_per_row, model.vision_encoder.image_size)}
+  arrays |= {'weights': ((B, T), jnp.float32), 'pixels': images(stage.images_per_row, model.image_size)}
   if not setup.holds_codes:
     arrays['generation_pixels'] = images(stage.drawings_per_row, model.vq.image_size)
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}

@@ -128,7 +128,7 @@ def token_counts(work: Work) -> TokenCounts:
   tokens = stage.batch_size * work.length
   und, _, gen = (tokens * share / sum(stage.ratio) for share in stage.ratio)
   images = lambda count, size: min(1.0, count * size / work.length)  # noqa: E731
-  und = int(und * images(stage.images_per_row, model.vision_encoder.num_tokens))
+  und = int(und * images(stage.images_per_row, model.num_image_tokens))
   gen = int(gen * images(stage.drawings_per_row, model.vq.num_tokens))
   return TokenCounts(
     text=tokens - und - gen,

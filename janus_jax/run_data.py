@@ -105,7 +105,7 @@ def open_data(
   if config.data.name == 'embedded':
     return _open_world(config, model, workdir, directory, open_start, num_samples)
   specs = build.read_specs(config.data.sources)
-  sizes = ImageSizes(model.vision_encoder.image_size, model.vq.image_size, find_resize(config.data.resize))
+  sizes = ImageSizes(model.image_size, model.vq.image_size, find_resize(config.data.resize))
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
   if is_new:
     _check_manifests(specs, model, open_start)
@@ -179,7 +179,7 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 
 def read_world(config: ConfigDict, model: JanusConfig) -> World:
   """The embedded world at the size of the model's images."""
-  if model.vision_encoder.image_size != model.vq.image_size:
+  if model.image_size != model.vq.image_size:
     raise InputError('the embedded world needs one image size for both encoders')
   size = model.vq.image_size
   # A grid step of 4 px fits the codes of the tiny model; larger pictures show the same world, larger.

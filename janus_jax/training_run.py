@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from janus_jax.training import hosts
 from janus_jax.training.loop import Run
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
 from janus_jax.training.run_config import RunConfig, check_batches
-from janus_jax.training.stages import read_stages, trained_paths
+from janus_jax.training.stages import Stage, read_stages, trained_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import MODES, StepConfig
 
@@ -55,7 +56,7 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
 
 def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.LocalWorkdir, force: bool) -> Any:
   workdir = files.path
-  checkpoint = None if hosts.from_first(workdirs.is_begun(workdir)) else open_start(config.init_from)
+  checkpoint = None if hosts.from_first(workdirs.is_begun(workdir)) else open_start(config)
   model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
   mesh = make_mesh(config.mesh.to_dict())
   placement = Placement.of(mesh, parameter_shapes(model))
@@ -63,9 +64,8 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
   check_data(config, model)
   # What is wrong with a config shows before anything is written: a workdir remembers its config.
   check_batches(run_config.stages, mesh, config.accumulation, config.streams)
-  for stage in run_config.stages:
-    trained_paths(stage, placement.params)
-  start = functools.cache(lambda: checkpoint or open_start(config.init_from))
+  check_trainable(run_config.stages, model, placement.params)
+  start = functools.cache(lambda: checkpoint or open_start(config))
   with hosts.first_alone() as is_first:
     if is_first:
       workdirs.prepare(workdir, config, checkpoint, force)
@@ -104,13 +104,23 @@ def example_spec(
   return ExampleSpec(
     tokenizer=tokenizer,
     template=template,
-    num_image_tokens=model.vision_encoder.num_tokens,
+    num_image_tokens=model.num_image_tokens,
     num_codes=model.vq.num_tokens,
-    image_size=model.vision_encoder.image_size,
+    image_size=model.image_size,
     generation_size=None if holds_codes else model.vq.image_size,
     max_length=config.sequence_length,
     num_code_ids=model.vq.codebook_size,
   )
+
+
+def check_trainable(stages: Iterable[Stage], model: JanusConfig, paths: Collection[str]) -> None:
+  """Raises InputError for a pattern that matches nothing, and for parts without use that would train."""
+  for stage in stages:
+    unused = trained_groups(trained_paths(stage, paths)) & {'vision_encoder', 'vision_aligner'}
+    if model.shared_encoder and unused:
+      raise InputError(
+        f'stages.{stage.name}.trainable has {" and ".join(sorted(unused))}: expected neither with shared_encoder'
+      )
 
 
 def read_run(config: ConfigDict) -> RunConfig:
@@ -152,12 +162,22 @@ def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> S
   )
 
 
-def open_start(init_from: str) -> Checkpoint:
-  """The checkpoint a run starts from.
+def open_start(config: ConfigDict) -> Checkpoint:
+  """The checkpoint a run starts from, as the architecture that it trains.
 
   Raises:
-    InputError: none is named, or it is not one.
+    InputError: `init_from` names none, or it is not one.
   """
+  checkpoint = _open(config.init_from)
+  return dataclasses.replace(checkpoint, config=as_trained(checkpoint.config, config))
+
+
+def as_trained(model: JanusConfig, config: ConfigDict) -> JanusConfig:
+  """The architecture that a run makes of the one that it starts from."""
+  return dataclasses.replace(model, shared_encoder=model.shared_encoder or config.shared_encoder)
+
+
+def _open(init_from: str) -> Checkpoint:
   if not init_from:
     raise InputError('init_from is empty: expected a checkpoint, or vision_encoder=PATH,vq=FILE,language_model=PATH')
   if '=' not in init_from:

@@ -56,7 +56,7 @@ fi
 part training janus train --config=configs/tiny.py --config.init_from="$directory/parts" \
   --config.data.directory="$directory/data" --workdir="$directory/run"
 part evaluation janus evaluate --checkpoint="$directory/run" --out="$directory/scores" \
-  --questions_per_kind=80 --drawings_per_group=40 >/dev/null
+  --questions_per_kind=360 --drawings_per_group=40 >/dev/null
 # DeepSeek's layout: transformers' cannot say that the two encoders cut the image into different grids, as tiny.py's do.
 part export janus convert --input="$directory/run" --output="$directory/export" --format=deepseek --overwrite
 

@@ -31,7 +31,7 @@ def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
   """
   config = config.copy_and_resolve_references()
   coded, config.data.precompute_codes = config.data.precompute_codes, False
-  start = open_start(config.init_from)
+  start = open_start(config)
   with tempfile.TemporaryDirectory() as scratch:  # What a run starts from may be parts from several places.
     workdirs.prepare(scratch, config, start, force=False)
     tokenizer, template = load_tokenizer(scratch)

@@ -99,7 +99,7 @@ def _held_out_losses(workdir: str, run: PlannedRun, config: ConfigDict, num_batc
   checkpoint = open_checkpoint(workdir)
   mesh = make_mesh(config.mesh.to_dict())
   placement = Placement.of(mesh, parameter_shapes(checkpoint.config))
-  data = open_data(config, checkpoint.config, workdir, lambda: open_start(config.init_from), 0, is_new=False)
+  data = open_data(config, checkpoint.config, workdir, lambda: open_start(config), 0, is_new=False)
   spec = example_spec(config, checkpoint.config, *api.load_tokenizer(workdir), data.holds_codes)
   step_config = read_step(config, checkpoint.config, placement)
   held_out = HeldOutLoss(data.held_out, spec, read_run(config), step_config, num_batches)

@@ -47,7 +47,7 @@ def prepare(places: Places, run: PlannedRun, parts_per_seed: bool) -> None:
         making.data.directory = config.data.directory
         embedded_parts.write(making, config.init_from)
   if config.data.name == 'embedded':
-    world = read_world(config, open_start(config.init_from).config)
+    world = read_world(config, open_start(config).config)
     with places.alone('data'):
       embedded.prepare(world, config.data.directory)
 
@@ -125,7 +125,7 @@ def fork(places: Places, run: PlannedRun, source: str, step: int) -> None:
       values = read_metrics(os.path.join(other, METRICS_FILE))
       kept = (line for line, value in zip(lines, values) if value['step'] <= step and 'loss' in value)
       file.writelines(kept)
-    workdirs.prepare(directory, config, open_start(config.init_from), force=False)
+    workdirs.prepare(directory, config, open_start(config), force=False)
 
 
 def _remove_cut_short(places: Places, run: PlannedRun) -> None:

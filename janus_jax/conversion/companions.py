@@ -174,7 +174,7 @@ def _tokenizer_settings(companions: Companions, config: JanusConfig) -> dict[str
 
 
 def _huggingface_files(companions: Companions, config: JanusConfig, tokens: SpecialTokens | None) -> dict[str, bytes]:
-  side = config.vision_encoder.image_size
+  side = config.image_size
   image_processor = {
     **_image_settings(companions, {'size': {'height': side, 'width': side}}),
     'do_pad': True,
@@ -194,7 +194,7 @@ def _huggingface_files(companions: Companions, config: JanusConfig, tokens: Spec
     'generation_config.json': _dump(_generation_config(tokens)),
     'processor_config.json': _dump(
       {
-        'num_image_tokens': config.vision_encoder.num_tokens,
+        'num_image_tokens': config.num_image_tokens,
         'processor_class': 'JanusProcessor',
         'use_default_system_prompt': True,
       }
@@ -225,7 +225,7 @@ def _generation_config(tokens: SpecialTokens) -> dict[str, Any]:
 
 def _deepseek_files(companions: Companions, config: JanusConfig, tokens: SpecialTokens | None) -> dict[str, bytes]:
   image_processor = {
-    **_image_settings(companions, {'image_size': config.vision_encoder.image_size}),
+    **_image_settings(companions, {'image_size': config.image_size}),
     'image_processor_type': 'VLMImageProcessor',
     'processor_class': 'VLChatProcessor',
   }
@@ -241,7 +241,7 @@ def _deepseek_files(companions: Companions, config: JanusConfig, tokens: Special
         'ignore_id': -100,
         'image_tag': IMAGE_PLACEHOLDER,
         'mask_prompt': True,
-        'num_image_tokens': config.vision_encoder.num_tokens,
+        'num_image_tokens': config.num_image_tokens,
         'processor_class': 'VLChatProcessor',
         'sft_format': 'deepseek' if _has_role_tokens(companions, tokens) else 'deepseek_old',
       }
@@ -265,10 +265,10 @@ def _with_sizes(companions: Companions, config: JanusConfig) -> dict[str, bytes]
   files = dict(companions)
   for name in ('processor_config.json', 'preprocessor_config.json'):
     values = _json(companions, name)
-    resized = _resized(values, config.vision_encoder.image_size)
+    resized = _resized(values, config.image_size)
     stated = values.get('num_image_tokens', _DEFAULT_IMAGE_TOKENS if name == 'processor_config.json' else None)
-    if stated not in (None, config.vision_encoder.num_tokens):
-      resized['num_image_tokens'] = config.vision_encoder.num_tokens
+    if stated not in (None, config.num_image_tokens):
+      resized['num_image_tokens'] = config.num_image_tokens
     if name in files and resized != values:
       files[name] = _dump(resized)
   return files

@@ -65,6 +65,7 @@ def janus_to_huggingface(
   Raises:
     InputError: transformers' classes cannot express this architecture.
   """
+  _check_two_encoders(config)
   vision, vq, llama = config.vision_encoder, config.vq, config.language_model
   if vq.grid != vision.grid:
     raise InputError(
@@ -157,7 +158,11 @@ def janus_to_deepseek(config: JanusConfig, dtype: str) -> dict[str, Any]:
   Args:
     config: the architecture.
     dtype: what the weights beside it are stored in ("bfloat16").
+
+  Raises:
+    InputError: a model with one encoder.
   """
+  _check_two_encoders(config)
   vision, vq, width = config.vision_encoder, config.vq, config.language_model.width
 
   def part(model_type: str, cls: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +192,13 @@ def janus_to_deepseek(config: JanusConfig, dtype: str) -> dict[str, Any]:
     'torch_dtype': dtype,
     'vision_config': part('vision', 'CLIPVisionTower', tower_params(vision)),
   }
+
+
+def _check_two_encoders(config: JanusConfig) -> None:
+  if config.shared_encoder:
+    raise InputError(
+      'shared_encoder is True: PyTorch layouts can only say that understanding has an encoder of its own'
+    )
 
 
 def _janus(

@@ -90,15 +90,30 @@ class JanusConfig:
 
   `image_token_id` is the vocabulary id whose embedding is replaced by image features (`<image_placeholder>`); it
   depends on the tokenizer (100581 in Janus-Pro-1B, 100594 in Janus-Pro-7B and Janus-1.3B).
+
+  With `shared_encoder` understanding sees an image as generation does: as codes, through `gen_embed` and `gen_aligner`
+  (the VQ tokenizer for both tasks, row A of the Janus paper's Table 5). SigLIP and its adaptor stay in the tree without
+  use.
   """
 
   vision_encoder: SiglipConfig = SiglipConfig()
   vq: VQConfig = VQConfig()
   language_model: LlamaConfig = LlamaConfig()
   image_token_id: int = 100581
+  shared_encoder: bool = False
 
   def __post_init__(self):
     validate(self)
+
+  @property
+  def image_size(self) -> int:
+    """Pixels along one side of an image that is understood."""
+    return self.vq.image_size if self.shared_encoder else self.vision_encoder.image_size
+
+  @property
+  def num_image_tokens(self) -> int:
+    """Positions that an image takes in a question."""
+    return self.vq.num_tokens if self.shared_encoder else self.vision_encoder.num_tokens
 
 
 class Layout(Protocol):
@@ -194,10 +209,12 @@ def from_dict(values: Mapping[str, Any]) -> JanusConfig:
       if unknown:
         raise InputError(f'config field {name}.{unknown[0]} is unknown: expected one of {sorted(known)}')
       fields[name] = parts[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
-    elif name == 'image_token_id':
+    elif name in ('image_token_id', 'shared_encoder'):
       fields[name] = value
     else:
-      raise InputError(f'config field {name} is unknown: expected one of {[*parts, "image_token_id"]}')
+      raise InputError(
+        f'config field {name} is unknown: expected one of {[*parts, "image_token_id", "shared_encoder"]}'
+      )
   return JanusConfig(**fields)
 
 

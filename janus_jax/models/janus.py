@@ -9,6 +9,7 @@
 Reference: `MultiModalityCausalLM` of deepseek-ai/Janus, `JanusForConditionalGeneration` of transformers.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -52,7 +53,9 @@ class Janus(nn.Module):
     return self.language_model.embed(tokens)
 
   def embed_images(self, pixels: jax.Array) -> jax.Array:
-    """uint8[I, size, size, 3], or floats in -1..1 -> [I, P, D]."""
+    """uint8[I, size, size, 3], or floats in -1..1 -> [I, P, D]; P is `config.num_image_tokens`."""
+    if self.config.shared_encoder:
+      return self.embed_codes(self.encode_pixels(pixels))
     return self.vision_aligner(self.vision_encoder(normalize_pixels(pixels)))
 
   def embed_codes(self, codes: jax.Array) -> jax.Array:
@@ -126,7 +129,8 @@ class Janus(nn.Module):
 
 def abstract_params(config: JanusConfig, compute: ComputeConfig) -> dict[str, Any]:
   """The parameter tree as jax.ShapeDtypeStruct leaves; costs nothing. Values: `initialization.initial_params`."""
-  size = config.vision_encoder.image_size
+  config = dataclasses.replace(config, shared_encoder=False)  # Which leaves parameters unused, but not out.
+  size = config.image_size
   tokens = jnp.zeros((1, 1), jnp.int32)
   pixels = jnp.zeros((1, size, size, 3), jnp.float32)
   codes = jnp.zeros((1, config.vq.num_tokens), jnp.int32)

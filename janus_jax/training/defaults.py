@@ -18,6 +18,9 @@ def default_config() -> ConfigDict:
   # parts a real run starts from: 'vision_encoder=PATH,vq=FILE,language_model=PATH' (as `janus_jax.convert` does it).
   config.init_from = ''
   config.seed = 0
+  # True: images are understood through the VQ too, as they are drawn (models.config.JanusConfig), where the checkpoint
+  # that the run starts from has two encoders. `vision_encoder` and `vision_aligner` cannot train then.
+  config.shared_encoder = False
 
   # The stages, by name, and the order in which they run. Start at one: run=('stage2', 'stage3'); stop after one:
   # run=('stage1',); repeat one: name it twice.

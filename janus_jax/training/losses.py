@@ -4,6 +4,7 @@ Text is predicted by `lm_head`, codes by `gen_head`; begin-of-image predicts cod
 for a few positions at a time only.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -71,23 +72,19 @@ def cross_entropy(
   return jnp.moveaxis(found, 0, 2).reshape(len(targets), -1)[:, :T]
 
 
-def with_codes(batch: Batch, encode: Callable[[jax.Array], jax.Array]) -> Batch:
+Encode = Callable[[jax.Array], jax.Array]  # uint8[B, size, size, 3] -> int32[B, P].
+
+
+def with_codes(batch: Batch, encode: Encode) -> Batch:
   """The batch with the codes of its `generation_pixels` in `tokens` and `targets`, which hold places among them.
 
   Args:
     batch: as `data.packing.make_batch` gives it; returned as it is where codes were precomputed.
-    encode: uint8[B, size, size, 3] -> int32[B, P].
+    encode: the VQ encoder.
   """
-  if 'generation_pixels' not in batch:
+  if 'generation_pixels' not in batch or not batch['generation_pixels'].shape[1]:
     return batch
-  pixels = batch['generation_pixels']
-  B, G = pixels.shape[:2]
-  if G == 0:
-    return batch
-  # One image of each row at a time: the encoder's float32 activations are the largest arrays of a step (0.3 GB each at
-  # 384 px), and would decide how much memory it needs.
-  codes = jax.lax.stop_gradient(jax.lax.map(encode, jnp.moveaxis(pixels, 1, 0)))
-  codes = jnp.moveaxis(codes, 0, 1).reshape(B, -1)
+  codes = _row_codes(batch['generation_pixels'], encode)
 
   def looked_up(places: jax.Array, is_code: jax.Array) -> jax.Array:
     return jnp.where(is_code, jnp.take_along_axis(codes, jnp.where(is_code, places, 0), axis=1), places)
@@ -95,6 +92,30 @@ def with_codes(batch: Batch, encode: Callable[[jax.Array], jax.Array]) -> Batch:
   tokens = looked_up(batch['tokens'], batch['kinds'] == CODE)
   targets = looked_up(batch['targets'], batch['losses'] == GENERATION_LOSS)
   return {**batch, 'tokens': tokens, 'targets': targets}
+
+
+def with_understood_codes(batch: Batch, encode: Encode) -> Batch:
+  """The batch as a model with `shared_encoder` sees it: codes where the images of questions stand, and no pixels."""
+  pixels, kinds = batch['pixels'], batch['kinds']
+  if not pixels.shape[1]:
+    return batch
+  is_image = kinds == IMAGE
+  codes = jnp.take_along_axis(_row_codes(pixels, encode), _places(is_image), axis=1, mode='fill')
+  tokens, kinds = jnp.where(is_image, codes, batch['tokens']), jnp.where(is_image, CODE, kinds)
+  return {**batch, 'tokens': tokens, 'kinds': kinds, 'pixels': pixels[:, :0]}
+
+
+def _row_codes(pixels: jax.Array, encode: Encode) -> jax.Array:
+  """uint8[B, G, size, size, 3] -> int32[B, G * P], without gradient."""
+  # One image of each row at a time: the encoder's float32 activations are the largest arrays of a step (0.3 GB each at
+  # 384 px), and would decide how much memory it needs.
+  codes = jax.lax.stop_gradient(jax.lax.map(encode, jnp.moveaxis(pixels, 1, 0)))
+  return jnp.moveaxis(codes, 0, 1).reshape(len(pixels), -1)
+
+
+def _places(is_image: jax.Array) -> jax.Array:
+  """int32[B, T]: at a position of an image, its number among those of its row."""
+  return jnp.maximum(jnp.cumsum(is_image, axis=1) - 1, 0)
 
 
 def embed(apply: Callable[..., Any], batch: Batch) -> jax.Array:
@@ -109,8 +130,7 @@ def embed(apply: Callable[..., Any], batch: Batch) -> jax.Array:
   features = apply(batch['pixels'].reshape(B * J, *batch['pixels'].shape[2:]), method='embed_images')
   features = features.reshape(B, -1, features.shape[-1])
   is_image = kinds == IMAGE
-  order = jnp.maximum(jnp.cumsum(is_image, axis=1) - 1, 0)
-  placed = jnp.take_along_axis(features, order[..., None], axis=1, mode='fill', fill_value=jnp.nan)
+  placed = jnp.take_along_axis(features, _places(is_image)[..., None], axis=1, mode='fill', fill_value=jnp.nan)
   return jnp.where(is_image[..., None], placed, x)
 
 
@@ -129,7 +149,10 @@ def batch_losses(params: Any, batch: Batch, config: JanusConfig, compute: Comput
   def apply(*args: Any, method: str) -> Any:
     return model.apply({'params': params}, *args, method=method)
 
-  batch = with_codes(batch, lambda pixels: apply(pixels, method='encode_pixels'))
+  encode = functools.partial(apply, method='encode_pixels')
+  batch = with_codes(batch, encode)
+  if config.shared_encoder:
+    batch = with_understood_codes(batch, encode)
   hidden, _ = apply(embed(apply, batch), batch['positions'], batch['segments'], method='hidden')
   targets, losses = batch['targets'], batch['losses']
   is_code = losses == GENERATION_LOSS

@@ -3,9 +3,9 @@
 Per token: 6 per matrix parameter that it meets (2 forward, 4 backward) plus 6 L d S for causal attention, S the length
 of a row and d all heads together (the upper triangle is not counted): the definition of MaxText since its PR #1988.
 Text meets the decoder and `lm_head`; codes the decoder, `gen_aligner` and `gen_head`; what SigLIP gave the decoder and
-`vision_aligner`. A frozen matrix has no weight gradient and costs 4 of the 6; where nothing that trains lies below it,
-it has no gradient at all and costs 2. Recomputation (remat), norms, activations and the optimizer are not counted.
-XLA's own count is not used: it counts the body of a loop once.
+`vision_aligner`, or with a shared encoder `gen_aligner`. A frozen matrix has no weight gradient and costs 4 of the 6;
+where nothing that trains lies below it, it has no gradient at all and costs 2. Recomputation (remat), norms,
+activations and the optimizer are not counted. XLA's own count is not used: it counts the body of a loop once.
 """
 
 import dataclasses
@@ -48,9 +48,9 @@ class TokenCounts:
 
   Attributes:
     text: tokens that came in as text.
-    understanding: positions filled with SigLIP's features.
-    generation: codes.
-    images_encoded: images that went through SigLIP.
+    understanding: positions filled with images that are understood.
+    generation: codes to draw.
+    images_encoded: images that went through the understanding encoder: SigLIP, or with a shared encoder the VQ's.
     images_tokenized: images that the VQ encoder turned into codes inside the step; 0 where codes are precomputed.
   """
 
@@ -67,7 +67,7 @@ class TokenCounts:
 
 @dataclasses.dataclass(frozen=True)
 class StepFlops:
-  """FLOPs over all devices: of decoder, adaptors and heads; of SigLIP; of the VQ encoder."""
+  """FLOPs over all devices: of decoder, adaptors and heads; of SigLIP; of the VQ encoder, whatever it is for."""
 
   decoder: float
   vision_encoder: float
@@ -149,16 +149,19 @@ def step_flops(
   attention = per_attention * llama.depth * llama.num_heads * llama.head_dim * sequence_length
   trunk = _per_parameter(decoder_trains, through_layers) * trunk_parameters(llama) + attention
   text_head = _per_parameter(decoder_trains, through_layers) * D * llama.vocab_size
-  und = _adaptor_flops((vision.width, D, D), 'vision_aligner' in trained, 'vision_encoder' in trained)
   gen = _adaptor_flops((config.vq.code_dim, D, D), 'gen_aligner' in trained, 'gen_embed' in trained)
+  siglip = _adaptor_flops((vision.width, D, D), 'vision_aligner' in trained, 'vision_encoder' in trained)
+  und = gen if config.shared_encoder else siglip
   gen += _adaptor_flops((D, D, config.vq.codebook_size), 'gen_head' in trained, through_layers)
   decoder = counts.tokens * trunk + counts.text * text_head + counts.understanding * und + counts.generation * gen
   # Frozen, SigLIP runs forward only; the VQ encoder always does.
   passes = 3 if 'vision_encoder' in trained else 1
+  by_siglip = 0 if config.shared_encoder else counts.images_encoded
+  by_vq = counts.images_tokenized + counts.images_encoded - by_siglip
   return StepFlops(
     decoder=float(decoder),
-    vision_encoder=counts.images_encoded * passes * siglip_forward_flops(vision),
-    vq=counts.images_tokenized * vq_encoder_forward_flops(config.vq),
+    vision_encoder=by_siglip * passes * siglip_forward_flops(vision),
+    vq=by_vq * vq_encoder_forward_flops(config.vq),
   )
 
 

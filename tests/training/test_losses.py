@@ -14,7 +14,7 @@ from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT
 from janus_jax.data.packing import make_batch
 from janus_jax.models.config import ComputeConfig
 from janus_jax.models.janus import Janus
-from janus_jax.training.losses import batch_losses, cross_entropy, embed, with_codes
+from janus_jax.training.losses import batch_losses, cross_entropy, embed, with_codes, with_understood_codes
 
 B, T, D, V = 2, 23, 8, 50
 
@@ -167,3 +167,69 @@ def test_kinds_of_one_batch_are_told_apart(monkeypatch, spec):
   counts = [(batch['losses'] == loss).sum() for loss in (1, 2, 3)]
   np.testing.assert_array_equal(found.weights, counts)
   np.testing.assert_allclose(found.sums, np.array(counts) * np.log([512, 512, 128]), rtol=1e-5)
+
+
+SHARED = dataclasses.replace(CONFIG, shared_encoder=True)
+LONG = dataclasses.replace(batches.SHAPE, length=200)
+
+
+@pytest.fixture(scope='module')
+def questions(spec):
+  """A packed batch for a model with one encoder: images of the size of drawings, as many places as they have codes."""
+  rng = np.random.default_rng(1)
+  image = lambda: rng.integers(0, 256, (SHARED.image_size, SHARED.image_size, 3), np.uint8)  # noqa: E731
+  records = [(1, ['What?', 'A red box.']), (2, ['Same?', 'No']), (1, ['Hm?', '13'])]
+  spec = dataclasses.replace(
+    spec, num_image_tokens=SHARED.num_image_tokens, image_size=SHARED.image_size, max_length=LONG.length
+  )
+  pairs = [('understanding', {'images': [image() for _ in range(n)], 'turns': turns}) for n, turns in records]
+  sizes = {'num_codes': batches.NUM_CODES, 'image_size': SHARED.image_size, 'generation_size': batches.DRAWING_SIZE}
+  return make_batch(batches.make_examples(spec, pairs), (1, 2, 1), LONG, **sizes)
+
+
+def test_with_one_encoder_an_image_of_a_question_is_what_the_vq_makes_of_it(apply, questions):
+  encode = functools.partial(apply, method='encode_pixels')
+  seen = with_understood_codes(questions, encode)
+  x = np.asarray(embed(apply, seen))
+  is_image = questions['kinds'] == IMAGE
+  assert is_image.sum() == 4 * batches.NUM_CODES
+  for row, images in enumerate(questions['pixels']):
+    places = np.flatnonzero(is_image[row]).reshape(-1, batches.NUM_CODES)
+    for place, image in zip(places, images):
+      codes = apply(image[None], method='encode_pixels')
+      np.testing.assert_allclose(x[row, place], apply(codes, method='embed_codes')[0], atol=1e-5)
+  # Nothing else has changed.
+  np.testing.assert_array_equal(np.asarray(seen['tokens'])[~is_image], questions['tokens'][~is_image])
+  np.testing.assert_array_equal(np.asarray(seen['kinds'])[~is_image], questions['kinds'][~is_image])
+
+
+def test_the_loss_with_one_encoder_is_that_of_the_model_which_answers(questions):
+  """Inference fills placeholders of a single sequence in with `embed_prompt`; training packs and places codes."""
+  params = batches.params()
+  found = jax.jit(lambda batch: batch_losses(params, batch, SHARED, ComputeConfig(), 200))(questions)
+  run = jax.jit(lambda args, method: Janus(SHARED).apply({'params': params}, *args, method=method), static_argnums=1)
+  total = 0.0
+  for row, segments in enumerate(questions['segments']):
+    images = iter(questions['pixels'][row])
+    for segment in sorted(set(segments) - {0}):
+      here = np.flatnonzero(segments == segment)
+      kinds, tokens = questions['kinds'][row, here], questions['tokens'][row, here]
+      count = (kinds == IMAGE).sum() // batches.NUM_CODES
+      pixels = np.stack([next(images) for _ in range(count)])
+      tokens = np.where(kinds == IMAGE, SHARED.image_token_id, tokens)
+      x = run((tokens[None], pixels), 'embed_prompt')
+      hidden, _ = run((x, np.arange(len(here))[None]), 'hidden')
+      logits = jax.nn.log_softmax(run((hidden,), 'text_logits'))[0]
+      losses = -np.take_along_axis(np.asarray(logits), questions['targets'][row, here][:, None], -1)[:, 0]
+      total += np.sum(losses * questions['weights'][row, here])
+  assert total > 1
+  np.testing.assert_allclose(found.sums[0], total, rtol=1e-5)
+
+
+def test_with_one_encoder_siglip_takes_no_part_and_the_adaptor_of_drawing_learns_from_questions(questions):
+  gradient = jax.jit(jax.grad(lambda p: jnp.sum(batch_losses(p, questions, SHARED, ComputeConfig(), 200).sums)))
+  gradients = gradient(batches.params())
+  for unused in ('vision_encoder', 'vision_aligner', 'vq'):
+    assert not any(np.any(g) for g in jax.tree.leaves(gradients[unused])), unused
+  for used in ('gen_embed', 'gen_aligner', 'language_model'):
+    assert any(np.any(g) for g in jax.tree.leaves(gradients[used])), used
