@@ -316,6 +316,12 @@ def test_a_grid_that_transformers_cannot_express_is_refused():
     janus_to_huggingface(config, 'float32')
 
 
+@pytest.mark.parametrize('write', [janus_to_huggingface, janus_to_deepseek])
+def test_a_shared_encoder_has_no_pytorch_layout(write):
+  with pytest.raises(InputError, match=r'^shared_encoder is True: PyTorch layouts can only'):
+    write(dataclasses.replace(PRESETS['tiny'], shared_encoder=True), 'float32')
+
+
 def test_an_activation_that_transformers_cannot_express_is_refused():
   tower = dataclasses.replace(PRESETS['tiny'].vision_encoder, activation='gelu_tanh')
   config = dataclasses.replace(PRESETS['tiny'], vision_encoder=tower)

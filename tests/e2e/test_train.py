@@ -182,11 +182,14 @@ def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
   [
     ('batch_size', 12, r'^stages\.stage2\.batch_size is 12: expected a multiple of 8 \(mesh axes data'),
     ('trainable', ('aligner',), r"^stages\.stage2\.trainable: 'aligner' matches no parameter"),
+    (None, None, r'^stages\.stage1\.trainable has vision_aligner: expected neither with shared_encoder'),
   ],
 )
 def test_a_wrong_config_leaves_no_workdir(start, data, tmp_path, field, value, message):
   config = recipe(start, data)
-  config.stages.stage2[field] = value
+  config.shared_encoder = field is None
+  if field:
+    config.stages.stage2[field] = value
   with pytest.raises(InputError, match=message):
     training_run.train(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import flax.traverse_util
 import jax
@@ -192,11 +193,15 @@ def test_parameter_totals(preset):
   assert sum(counts(PRESETS[preset]).values()) == TOTALS[preset]
 
 
-@pytest.mark.parametrize('preset', sorted(PRESETS))
-def test_config_survives_json(preset):
-  import json
+def test_a_shared_encoder_changes_no_parameter():
+  assert abstract_params(dataclasses.replace(CONFIG, shared_encoder=True), COMPUTE) == abstract_params(CONFIG, COMPUTE)
 
-  assert from_dict(json.loads(json.dumps(to_dict(PRESETS[preset])))) == PRESETS[preset]
+
+@pytest.mark.parametrize('shared', [False, True])
+@pytest.mark.parametrize('preset', sorted(PRESETS))
+def test_config_survives_json(preset, shared):
+  config = dataclasses.replace(PRESETS[preset], shared_encoder=shared)
+  assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Metrics survive kills and resumes without duplicates; event files are TensorBoard's; FLOPs the published ones."""
 
 import builtins
+import dataclasses
 import io
 import json
 import struct
@@ -266,6 +267,16 @@ def test_encoder_flops_are_the_published_ones():
   assert step_flops(PRO_7B, both, 4096).vq == vq_encoder_forward_flops(PRO_7B.vq)
   frozen = step_flops(PRO_7B, both, 4096, trained=['language_model'])
   assert frozen.vision_encoder == siglip_forward_flops(PRO_7B.vision_encoder)
+
+
+def test_with_a_shared_encoder_the_vq_and_the_adaptor_of_drawing_do_the_understanding():
+  shared = dataclasses.replace(PRO_7B, shared_encoder=True)
+  images = step_flops(shared, TokenCounts(images_encoded=2, images_tokenized=3), 4096)
+  assert (images.vision_encoder, images.vq) == (0, 5 * vq_encoder_forward_flops(PRO_7B.vq))
+  # The first matrix of the adaptor is narrower, the second the same.
+  adaptors = [step_flops(config, TokenCounts(understanding=1), 4096).decoder for config in (PRO_7B, shared)]
+  width, siglip, codes = PRO_7B.language_model.width, PRO_7B.vision_encoder.width, PRO_7B.vq.code_dim
+  assert adaptors[0] - adaptors[1] == pytest.approx(6 * (siglip - codes) * width)
 
 
 def test_vq_flops_are_those_of_the_compiled_encoder():
