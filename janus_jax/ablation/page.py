@@ -19,10 +19,11 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 td .difference { color: #57606a; font-size: 12px; display: block; } td .difference.clear { color: #1f2328;
 font-weight: 600; } td.failed { background: repeating-linear-gradient(45deg, #fff, #fff 5px, #e4e4e4 5px,
 #e4e4e4 7px); font-weight: 600; } .scroll { overflow-x: auto; }
+td.prompt { min-width: 130px; }
 td.pictures { white-space: nowrap; display: table-cell; }
-td.pictures img { width: 64px; height: 64px; margin-right: 4px; image-rendering: pixelated; }
-td.pictures img { border: 4px dashed #b3141d; }
-td.pictures img.right { border: 4px solid #28a03c; }
+td.pictures img { width: 44px; height: 44px; margin-right: 3px; image-rendering: pixelated; }
+td.pictures img { border: 3px dashed #b3141d; }
+td.pictures img.right { border: 3px solid #28a03c; }
 @media print { .charts { display: block; } svg, tr { break-inside: avoid; } }
 """
 
@@ -148,7 +149,7 @@ def _drawings(sheet: Sheet | None) -> str:
     cells = ''.join(
       f'<td class="pictures">{"".join(map(_picture, pictures.get(name, ())))}</td>' for name in sheet.variants
     )
-    lines += f'<tr><td>{_text(prompt)}<br><span class="note">{_text(skill)}</span></td>{cells}</tr>'
+    lines += f'<tr><td class="prompt">{_text(prompt)}<br><span class="note">{_text(skill)}</span></td>{cells}</tr>'
   note = '<p class="note">A picture per seed. Whole green frame: exactly what was asked for. Dashed red frame: not.</p>'
   return f'{note}<div class="scroll"><table><tr><th>prompt</th>{head}</tr>{lines}</table></div>'
 
