@@ -1,11 +1,11 @@
 """Cross-entropies of a packed batch, one sum and one weight per kind of example (Janus paper section 3.3).
 
 Text is predicted by `lm_head`, codes by `gen_head`; begin-of-image predicts code 0. Logits over the vocabulary exist
-for a few positions at a time only.
+for a few positions at a time only, and only for those that count.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
-from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.models.config import ComputeConfig, JanusConfig, Layout
 from janus_jax.models.janus import Janus
+from janus_jax.sharding.rules import ways
 
 Batch = dict[str, jax.Array]
 
@@ -40,36 +41,120 @@ def kind_weights(batch: Batch) -> jax.Array:
   return jnp.stack([jnp.sum(batch['weights'] * (batch['losses'] == loss)) for loss in _LOSSES])
 
 
+LogitsOf = Callable[..., jax.Array]  # [B, t, D] -> float32[B, t, V].
+
+
 def cross_entropy(
-  logits_of: Callable[[jax.Array], jax.Array], hidden: jax.Array, targets: jax.Array, chunk: int
+  logits_of: LogitsOf,
+  hidden: jax.Array,
+  targets: jax.Array,
+  wanted: jax.Array,
+  chunk: int,
+  parts: tuple[int, int] = (1, 1),
 ) -> jax.Array:
-  """-log softmax(logits)[target], `chunk` positions of each row at a time; the backward pass computes logits again.
+  """-log softmax(logits)[target] where it is wanted, 0 elsewhere.
+
+  Positions that are wanted are put first, on each device by itself, and then taken a few at a time: logits of the
+  others are never computed, and the backward pass computes logits again.
 
   Args:
-    logits_of: [B, t, D] -> float32[B, t, V].
+    logits_of: the head.
     hidden: [B, T, D].
     targets: int32[B, T].
-    chunk: positions of a row whose logits exist together.
+    wanted: bool[B, T].
+    chunk: positions of a row whose logits exist together. From T on all logits are computed, at once.
+    parts: into how many parts a mesh splits rows and positions.
 
   Returns:
     float32[B, T].
   """
-
-  def losses(hidden: jax.Array, targets: jax.Array) -> jax.Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits_of(hidden), targets)
-
-  T = targets.shape[1]
+  B, T = targets.shape
   if chunk >= T:
-    return losses(hidden, targets)
+    return jnp.where(wanted, _losses(logits_of, hidden, targets), 0.0)
+  # [B, T, ...] -> [R, C, L, ...]: what each of R x C devices holds lies along L.
+  R, C = parts
   chunks = -(-T // chunk)
-  padding = chunks * chunk - T
-  hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
-  targets = jnp.pad(targets, ((0, 0), (0, padding)))
-  # [B, T, ...] -> [chunks, B, t, ...]: every chunks-th position together, so that each chunk is spread over the mesh as
-  # rows and positions are.
-  parts = [jnp.moveaxis(x.reshape(len(x), chunk, chunks, *x.shape[2:]), 2, 0) for x in (hidden, targets)]
-  found = jax.lax.map(lambda part: jax.checkpoint(losses)(*part), tuple(parts))
-  return jnp.moveaxis(found, 0, 2).reshape(len(targets), -1)[:, :T]
+  L = B * T // (R * C)
+  size = -(-L // chunks)
+
+  def spread(x: jax.Array) -> jax.Array:
+    return jnp.moveaxis(x.reshape(R, B // R, C, T // C, *x.shape[2:]), 2, 1).reshape(R, C, L, *x.shape[2:])
+
+  def filled(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, [(0, chunks * size - L if axis == 2 else 0) for axis in range(x.ndim)])
+
+  order = jnp.argsort(~spread(wanted), axis=-1)
+  hidden = jnp.take_along_axis(spread(hidden), order[..., None], axis=2)
+  targets = jnp.take_along_axis(spread(targets), order, axis=2)
+  needed = -(-jnp.max(jnp.sum(spread(wanted), axis=-1)) // size)
+  # What is differentiated has to be an argument; frozen weights are not, and get no gradient.
+  head, weights = jax.closure_convert(logits_of, jnp.zeros((R, C * size, hidden.shape[-1]), hidden.dtype))
+  found = _in_chunks(head, size, needed, filled(hidden), filled(targets), weights)[:, :, :L]
+  found = jnp.take_along_axis(found, jnp.argsort(order, axis=-1), axis=2)
+  found = jnp.moveaxis(found.reshape(R, C, B // R, T // C), 1, 2).reshape(B, T)
+  return jnp.where(wanted, found, 0.0)
+
+
+def _losses(logits_of: LogitsOf, hidden: jax.Array, targets: jax.Array, *weights: jax.Array) -> jax.Array:
+  return optax.softmax_cross_entropy_with_integer_labels(logits_of(hidden, *weights), targets)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _in_chunks(
+  head: LogitsOf, size: int, needed: jax.Array, hidden: jax.Array, targets: jax.Array, weights: Sequence[jax.Array]
+) -> jax.Array:
+  """Losses float32[R, C, L] of the first `needed` chunks of `size` positions of each device, 0 for the rest.
+
+  A loop of as many turns as are needed has no gradient of its own: hence the rule below.
+
+  Args:
+    head: its logits, from [R, C * size, D] and `weights`.
+    size: positions of a chunk.
+    needed: int32, chunks.
+    hidden: [R, C, L, D], L a multiple of `size`.
+    targets: int32[R, C, L].
+    weights: of the head.
+  """
+
+  def fill(i: jax.Array, found: jax.Array) -> jax.Array:
+    losses = _losses(head, _chunk(hidden, i, size), _chunk(targets, i, size), *weights)
+    return _with_chunk(found, losses, i, size)
+
+  return jax.lax.fori_loop(0, needed, fill, jnp.zeros(targets.shape))
+
+
+def _in_chunks_forward(head, size, needed, hidden, targets, weights):
+  return _in_chunks(head, size, needed, hidden, targets, weights), (needed, hidden, targets, weights)
+
+
+def _in_chunks_backward(head, size, kept, gradient):
+  needed, hidden, targets, weights = kept
+
+  def add(i, carry):
+    dhidden, sums = carry
+    of_chunk = functools.partial(_losses, head)
+    pull = jax.vjp(lambda h, *w: of_chunk(h, _chunk(targets, i, size), *w), _chunk(hidden, i, size), *weights)[1]
+    more, *found = pull(_chunk(gradient, i, size))
+    return _with_chunk(dhidden, more, i, size), [total + part for total, part in zip(sums, found)]
+
+  sums = [jnp.zeros(w.shape, jnp.float32) for w in weights]
+  dhidden, sums = jax.lax.fori_loop(0, needed, add, (jnp.zeros_like(hidden), sums))
+  return None, dhidden, None, [total.astype(w.dtype) for total, w in zip(sums, weights)]
+
+
+_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+
+
+def _chunk(x: jax.Array, i: jax.Array, size: int) -> jax.Array:
+  """[R, C, L, ...] -> [R, C * size, ...], the i-th chunk of every device."""
+  part = jax.lax.dynamic_slice_in_dim(x, i * size, size, 2)
+  return part.reshape(x.shape[0], x.shape[1] * size, *x.shape[3:])
+
+
+def _with_chunk(x: jax.Array, part: jax.Array, i: jax.Array, size: int) -> jax.Array:
+  """x [R, C, L, ...] with `part` [R, C * size, ...] as the i-th chunk of every device."""
+  part = part.reshape(*x.shape[:2], size, *x.shape[3:]).astype(x.dtype)
+  return jax.lax.dynamic_update_slice_in_dim(x, part, i * size, 2)
 
 
 Encode = Callable[[jax.Array], jax.Array]  # uint8[B, size, size, 3] -> int32[B, P].
@@ -154,10 +239,18 @@ def batch_losses(params: Any, batch: Batch, config: JanusConfig, compute: Comput
   if config.shared_encoder:
     batch = with_understood_codes(batch, encode)
   hidden, _ = apply(embed(apply, batch), batch['positions'], batch['segments'], method='hidden')
-  targets, losses = batch['targets'], batch['losses']
-  is_code = losses == GENERATION_LOSS
-  text = cross_entropy(lambda h: apply(h, method='text_logits'), hidden, jnp.where(is_code, 0, targets), chunk)
-  codes = cross_entropy(lambda h: apply(h, method='image_logits'), hidden, jnp.where(is_code, targets, 0), chunk)
-  weighted = batch['weights'] * jnp.where(is_code, codes, text)
+  targets, losses, weights = batch['targets'], batch['losses'], batch['weights']
+  is_code, counts = losses == GENERATION_LOSS, weights != 0
+  parts = (1, 1) if compute.layout is None else _parts(compute.layout, targets.shape)
+  each = functools.partial(cross_entropy, hidden=hidden, chunk=chunk, parts=parts)
+  text = each(lambda h: apply(h, method='text_logits'), targets=targets, wanted=counts & ~is_code)
+  codes = each(lambda h: apply(h, method='image_logits'), targets=targets, wanted=counts & is_code)
+  weighted = weights * (text + codes)
   sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
   return KindLosses(sums, kind_weights(batch))
+
+
+def _parts(layout: Layout, shape: tuple[int, int]) -> tuple[int, int]:
+  """Into how many parts the mesh splits rows and positions of logits."""
+  rows, positions, _ = layout.spec('logits', (*shape, 0))
+  return ways(rows, layout.mesh), ways(positions, layout.mesh)

@@ -17,23 +17,24 @@ from janus_jax.models.janus import Janus
 from janus_jax.training.losses import batch_losses, cross_entropy, embed, with_codes, with_understood_codes
 
 B, T, D, V = 2, 23, 8, 50
+ALL = np.ones((B, T), bool)
 
 
-def head_inputs():
+def head_inputs(T=T):
   rng = np.random.default_rng(0)
   hidden, kernel = rng.normal(size=(B, T, D)).astype(np.float32), rng.normal(size=(V, D)).astype(np.float32)
   return hidden, kernel, rng.integers(0, V, (B, T)).astype(np.int32), rng.normal(size=(B, T)).astype(np.float32)
 
 
 def weighted_loss(hidden, kernel, targets, weights, chunk):
-  return jnp.sum(weights * cross_entropy(lambda h: h @ kernel.T, hidden, targets, chunk))
+  return jnp.sum(weights * cross_entropy(lambda h: h @ kernel.T, hidden, targets, ALL, chunk))
 
 
 def test_cross_entropy_is_minus_log_softmax_at_the_target():
   hidden, kernel, targets, _ = head_inputs()
   logits = hidden.astype(np.float64) @ kernel.T.astype(np.float64)
   expected = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
-  np.testing.assert_allclose(cross_entropy(lambda h: h @ kernel.T, hidden, targets, T), expected, rtol=1e-5)
+  np.testing.assert_allclose(cross_entropy(lambda h: h @ kernel.T, hidden, targets, ALL, T), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('chunk', [1, 5, T - 1, T + 1])
@@ -64,6 +65,58 @@ def test_logits_of_all_positions_never_exist_together():
     largest[chunk] = max(array_sizes(jax.make_jaxpr(gradient)(hidden, kernel, targets, weights).jaxpr))
   assert largest[T] == B * T * V  # The test sees them where they do exist.
   assert largest[4] < B * T * V / 2
+
+
+@pytest.mark.parametrize('share', [0.0, 0.1, 0.6])
+@pytest.mark.parametrize(('chunk', 'parts'), [(1, (1, 1)), (5, (2, 1)), (6, (1, 2)), (7, (2, 2)), (24, (1, 1))])
+def test_only_what_is_wanted_is_summed_and_learned_from(share, chunk, parts):
+  hidden, kernel, targets, weights = head_inputs(24)
+  wanted = np.random.default_rng(1).random(targets.shape) < share
+
+  def summed(hidden, kernel):
+    found = cross_entropy(lambda h: h @ kernel.T, hidden, targets, wanted, chunk, parts)
+    return jnp.sum(weights * found), found
+
+  def expected(hidden, kernel):
+    logits = jax.nn.log_softmax(hidden @ kernel.T)
+    found = jnp.where(wanted, -jnp.take_along_axis(logits, targets[..., None], -1)[..., 0], 0)
+    return jnp.sum(weights * found), found
+
+  ours, theirs = (
+    jax.jit(jax.grad(function, argnums=(0, 1), has_aux=True))(hidden, kernel) for function in (summed, expected)
+  )
+  for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+  assert np.any(ours[1]) == (share > 0)
+
+
+def test_chunks_in_which_nothing_is_wanted_are_never_computed():
+  hidden, kernel, targets, weights = head_inputs()
+  wanted = np.zeros((B, T), bool)
+  wanted[0, 3:8] = wanted[1, -4:] = True  # 9 of 46, in 12 chunks of 4.
+  calls = []
+
+  def logits_of(h):
+    jax.debug.callback(lambda: calls.append(1))
+    return h @ kernel.T
+
+  def summed(hidden):
+    return jnp.sum(weights * cross_entropy(logits_of, hidden, targets, wanted, 2))
+
+  jax.block_until_ready(jax.jit(jax.grad(summed))(hidden))
+  jax.effects_barrier()
+  assert len(calls) == 2 * 3  # Forward and backward.
+
+
+def test_weights_that_do_not_train_get_no_gradient():
+  hidden, kernel, targets, weights = head_inputs()
+  flops = {}
+  for arguments in (0, (0, 1)):
+    gradient = jax.jit(functools.partial(jax.grad(weighted_loss, argnums=arguments), chunk=4))
+    flops[arguments] = gradient.lower(hidden, kernel, targets, weights).compile().cost_analysis()['flops']
+  # Of a chunk: logits twice and the gradient of what comes in, or of the kernel as well. XLA counts a turn of a loop.
+  product = 2 * B * 4 * D * V
+  assert flops[0, 1] - flops[0] == pytest.approx(product, rel=0.2)
 
 
 @pytest.fixture(scope='module')
