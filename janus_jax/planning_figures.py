@@ -134,6 +134,8 @@ def token_counts(work: Work) -> TokenCounts:
     text=tokens - und - gen,
     understanding=und,
     generation=gen,
+    # At most: prompts and questions are not predicted.
+    text_targets=tokens - und - gen,
     # Every place for an image goes through the encoders, filled or not.
     images_encoded=stage.batch_size * stage.images_per_row,
     images_tokenized=0 if work.holds_codes else stage.batch_size * stage.drawings_per_row,
@@ -143,7 +145,7 @@ def token_counts(work: Work) -> TokenCounts:
 def recomputed_flops(work: Work, counts: TokenCounts) -> float:
   """Matrix products that the backward pass does a second time: logits always, layers as `remat` says."""
   llama = work.model.language_model
-  logits = 2 * llama.width * (llama.vocab_size * counts.text + work.model.vq.codebook_size * counts.generation)
+  logits = 2 * llama.width * (llama.vocab_size * counts.text_targets + work.model.vq.codebook_size * counts.generation)
   if work.remat == 'none' or not work.trained - {'gen_head'}:
     return float(logits)
   layers = 2 * llama.depth * llama.num_heads * llama.head_dim * work.length

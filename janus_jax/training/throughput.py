@@ -2,10 +2,11 @@
 
 Per token: 6 per matrix parameter that it meets (2 forward, 4 backward) plus 6 L d S for causal attention, S the length
 of a row and d all heads together (the upper triangle is not counted): the definition of MaxText since its PR #1988.
-Text meets the decoder and `lm_head`; codes the decoder, `gen_aligner` and `gen_head`; what SigLIP gave the decoder and
-`vision_aligner`, or with a shared encoder `gen_aligner`. A frozen matrix has no weight gradient and costs 4 of the 6;
-where nothing that trains lies below it, it has no gradient at all and costs 2. Recomputation (remat), norms,
-activations and the optimizer are not counted. XLA's own count is not used: it counts the body of a loop once.
+Text meets the decoder, and `lm_head` where it is predicted; codes the decoder, `gen_aligner` and `gen_head`; what
+SigLIP gave the decoder and `vision_aligner`, or with a shared encoder `gen_aligner`. A frozen matrix has no weight
+gradient and costs 4 of the 6; where nothing that trains lies below it, it has no gradient at all and costs 2.
+Recomputation (remat), norms, activations and the optimizer are not counted. XLA's own count is not used: it counts the
+body of a loop once.
 """
 
 import dataclasses
@@ -52,6 +53,7 @@ class TokenCounts:
     generation: codes to draw.
     images_encoded: images that went through the understanding encoder: SigLIP, or with a shared encoder the VQ's.
     images_tokenized: images that the VQ encoder turned into codes inside the step; 0 where codes are precomputed.
+    text_targets: how many tokens of text are predicted; of others there are no logits.
   """
 
   text: int = 0
@@ -59,6 +61,7 @@ class TokenCounts:
   generation: int = 0
   images_encoded: int = 0
   images_tokenized: int = 0
+  text_targets: int = 0
 
   @property
   def tokens(self) -> int:
@@ -153,7 +156,9 @@ def step_flops(
   siglip = _adaptor_flops((vision.width, D, D), 'vision_aligner' in trained, 'vision_encoder' in trained)
   und = gen if config.shared_encoder else siglip
   gen += _adaptor_flops((D, D, config.vq.codebook_size), 'gen_head' in trained, through_layers)
-  decoder = counts.tokens * trunk + counts.text * text_head + counts.understanding * und + counts.generation * gen
+  decoder = (
+    counts.tokens * trunk + counts.text_targets * text_head + counts.understanding * und + counts.generation * gen
+  )
   # Frozen, SigLIP runs forward only; the VQ encoder always does.
   passes = 3 if 'vision_encoder' in trained else 1
   by_siglip = 0 if config.shared_encoder else counts.images_encoded

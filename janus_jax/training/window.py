@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from janus_jax.data.examples import CODE, IMAGE, KINDS, TEXT
+from janus_jax.data.examples import CODE, IMAGE, KINDS, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
 from janus_jax.data.packing import statistics
 from janus_jax.data.pipeline import count_examples, count_skipped
 from janus_jax.models.config import JanusConfig
@@ -29,7 +29,7 @@ class Report:
     learning_rate: of that step.
     streams: the states of this host's streams of data after it.
     steps: in the window.
-    counts: int64[5], the fields of `throughput.TokenCounts`.
+    counts: int64[6], the fields of `throughput.TokenCounts`.
     packing: sum over the steps of the share of positions that are no padding.
     waited: seconds spent waiting for batches.
   """
@@ -64,7 +64,7 @@ class Window:
     self._clear()
 
   def _clear(self) -> None:
-    self._steps, self._counts, self._packing, self._waited = 0, np.zeros(5, np.int64), 0.0, 0.0
+    self._steps, self._counts, self._packing, self._waited = 0, np.zeros(6, np.int64), 0.0, 0.0
 
   @property
   def counts(self) -> TokenCounts:
@@ -77,7 +77,8 @@ class Window:
     tokens = [int((kinds == kind).sum()) for kind in (TEXT, IMAGE, CODE)]
     # Every place in the rows goes through the encoders, filled or not.
     places = [batch[name].shape[:2] if name in batch else (0, 0) for name in ('pixels', 'generation_pixels')]
-    self._counts += np.array([*tokens, *(rows * count for rows, count in places)])
+    predicted = np.isin(batch['losses'], (UNDERSTANDING_LOSS, TEXT_LOSS)) & (batch['weights'] != 0)
+    self._counts += np.array([*tokens, *(rows * count for rows, count in places), int(predicted.sum())])
     self._packing += statistics(batch)['packing']
     self._waited += waited
     self._steps += 1
@@ -102,7 +103,7 @@ class Window:
     own = [*report.counts, count_skipped(report.streams), round(report.packing * PACKING_UNITS), *examples.values()]
     # Processes that make the same share count the same rows.
     total = hosts.summed(np.array(own)) * self._shares // jax.process_count()
-    (*tokens, skipped, packing), examples_total = total[:7], total[7:]
+    (*tokens, skipped, packing), examples_total = total[:8], total[8:]
     counts = TokenCounts(*map(int, tokens))
     flops = step_flops(self._model, counts, self._length, self._trained)
     line = {'loss': float(found['loss'])}

@@ -224,6 +224,11 @@ def test_progress_is_plain_lines_in_a_file_and_a_bar_on_a_terminal():
   assert quiet.getvalue() == ''
 
 
+def one_token(kind: str) -> TokenCounts:
+  """Text that is predicted, an image's position or a code."""
+  return TokenCounts(**{kind: 1}, text_targets=int(kind == 'text'))
+
+
 def matrices(config, prefix):
   """Parameters of rank 2 or more (each layer's, where stacked) below `prefix`, counted in the real tree."""
   shapes = {path: shape for path, shape in parameter_shapes(config).items() if path.startswith(prefix)}
@@ -241,7 +246,7 @@ def test_parameters_are_counted_as_in_the_tree(preset):
   }
   for kind, prefixes in kinds.items():
     # With no attention what is left is 6 N.
-    flops = step_flops(config, TokenCounts(**{kind: 1}), sequence_length=0).decoder
+    flops = step_flops(config, one_token(kind), sequence_length=0).decoder
     assert flops == 6 * (trunk_parameters(config.language_model) + matrices(config, prefixes)), kind
 
 
@@ -256,7 +261,7 @@ def test_parameters_are_counted_as_in_the_tree(preset):
 )
 def test_flops_per_token_are_the_published_ones(config, kind, expected):
   """PEERS.md: 6 N + 6 L d S at S = 4096."""
-  assert step_flops(config, TokenCounts(**{kind: 1}), 4096).total == pytest.approx(expected, rel=1e-3)
+  assert step_flops(config, one_token(kind), 4096).total == pytest.approx(expected, rel=1e-3)
 
 
 def test_encoder_flops_are_the_published_ones():
@@ -290,7 +295,7 @@ def test_vq_flops_are_those_of_the_compiled_encoder():
 
 
 def test_frozen_parts_cost_less():
-  counts = TokenCounts(text=10, understanding=20, generation=30)
+  counts = TokenCounts(text=10, text_targets=5, understanding=20, generation=30)
   full = step_flops(PRO_1B, counts, 4096).decoder
   stage1 = step_flops(PRO_1B, counts, 4096, trained=['vision_aligner', 'gen_aligner', 'gen_head']).decoder
   head = step_flops(PRO_1B, counts, 4096, trained=['gen_head']).decoder
@@ -321,9 +326,15 @@ def test_peaks(kind, tflops):
   assert peak_flops(kind) == (None if tflops is None else tflops * 1e12)
 
 
+def test_text_that_is_not_predicted_meets_no_head():
+  seen, predicted = (step_flops(PRO_1B, TokenCounts(text=3, text_targets=targets), 4096).decoder for targets in (0, 3))
+  llama = PRO_1B.language_model
+  assert predicted - seen == 3 * 6 * llama.width * llama.vocab_size
+
+
 def test_mfu_of_a_published_run():
   """PEERS.md 1.3: Janus-Pro-7B at 2,210 tokens/s per v5e chip is 46 %, image tokens and text at 41.0 G."""
-  counts = TokenCounts(text=1105 * 256, generation=1105 * 256)
+  counts = TokenCounts(text=1105 * 256, text_targets=1105 * 256, generation=1105 * 256)
   flops = step_flops(PRO_7B, counts, 4096)
   values = throughput(counts, flops, seconds=1.0, device_kind='TPU v5 lite', num_devices=256)
   assert values['tokens_per_second_per_device'] == 2210
@@ -332,7 +343,7 @@ def test_mfu_of_a_published_run():
 
 
 def test_mfu_with_and_without_encoders_and_none_on_a_cpu():
-  counts = TokenCounts(text=1000, images_encoded=2, images_tokenized=3)
+  counts = TokenCounts(text=1000, text_targets=1000, images_encoded=2, images_tokenized=3)
   flops = step_flops(PRO_1B, counts, 4096)
   values = throughput(counts, flops, 2.0, 'NVIDIA H100 80GB HBM3', 4)
   assert values['mfu'] == pytest.approx(flops.decoder / 2 / 4 / 989e12)

@@ -1,0 +1,37 @@
+"""What is counted of batches that go by."""
+
+import numpy as np
+from training import batches
+
+from janus_jax.data.examples import CODE, IMAGE, TEXT
+from janus_jax.training.losses import kind_weights
+from janus_jax.training.throughput import TokenCounts
+from janus_jax.training.window import Window
+
+
+def test_a_window_counts_tokens_by_what_they_cost(tmp_path):
+  spec = batches.make_spec(tmp_path, batches.DRAWING_SIZE)
+  records = [
+    (kind, {'prompt': record['prompt'], 'image': np.zeros((batches.DRAWING_SIZE,) * 2 + (3,), np.uint8)})
+    if kind == 'generation'
+    else (kind, record)
+    for kind, record in batches.records()
+  ]
+  batch = batches.batch_of(batches.make_examples(spec, records), batches.ROWS, batches.DRAWING_SIZE)
+  window = Window(batches.CONFIG, batches.SHAPE.length, ())
+  for _ in range(2):
+    window.add(batch, 0.0)
+  understood, said, drawn = (int(weight) for weight in kind_weights(batch))
+  rows, images, drawings = batches.SHAPE.rows, batches.SHAPE.images, batches.SHAPE.drawings
+  expected = TokenCounts(
+    text=2 * int((batch['kinds'] == TEXT).sum()),
+    understanding=2 * int((batch['kinds'] == IMAGE).sum()),
+    generation=2 * int((batch['kinds'] == CODE).sum()),
+    images_encoded=2 * rows * images,
+    images_tokenized=2 * rows * drawings,
+    text_targets=2 * (understood + said),
+  )
+  assert window.counts == expected
+  # Questions and prompts are read only; every code is predicted, and all but a drawing's last are read.
+  assert 0 < expected.text_targets < expected.text
+  assert 2 * drawn == expected.generation + 2 * 3
