@@ -149,10 +149,11 @@ def make_setup(config: ConfigDict, start: Start, topology: Topology) -> Setup:
   mesh = make_mesh(config.mesh.to_dict(), abstract_devices(topology))
   placement = Placement.of(mesh, parameter_shapes(start.model))
   step = read_step(config, start.model, placement)
-  return Setup(topology, start, read_run(config), step, placement, _hold_codes(config))
+  return Setup(topology, start, read_run(config), step, placement, hold_codes(config))
 
 
-def _hold_codes(config: ConfigDict) -> bool:
+def hold_codes(config: ConfigDict) -> bool:
+  """Whether images to draw come as codes, so that the VQ encoder is not part of a step."""
   if config.data.name == 'embedded':
     return config.data.precompute_codes
   return any(spec.fields.codes for spec in build.read_specs(config.data.sources).values())

@@ -61,7 +61,7 @@ def prepare(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None, for
     _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
   _write_json(path, values)
   with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
-    file.write(f'{_revision()}\n')
+    file.write(f'{revision()}\n')
 
 
 def read_model(workdir: str) -> JanusConfig:
@@ -104,7 +104,7 @@ def _write_json(path: str, value: Any) -> None:
   os.replace(partial, path)
 
 
-def _revision() -> str:
+def revision() -> str:
   """The commit of this source tree, with '-dirty' after it where files differ; 'unknown' outside of git."""
   command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
   try:

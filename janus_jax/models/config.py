@@ -243,6 +243,15 @@ PRESETS: dict[str, JanusConfig] = {
     ),
     image_token_id=500,
   ),
+  # Timed on a CPU against torch (configs/benchmarks/cpu.py): 32 M in the decoder's layers, the released codebook.
+  'benchmark': JanusConfig(
+    vision_encoder=SiglipConfig(width=192, mlp_dim=768, depth=4, num_heads=3),
+    vq=VQConfig(base_channels=32, z_channels=64, num_res_blocks=1),
+    language_model=LlamaConfig(
+      vocab_size=8192, width=576, mlp_dim=1536, depth=8, num_heads=9, num_kv_heads=9, head_dim=64, max_positions=4096
+    ),
+    image_token_id=8191,
+  ),
   # What the embedded world is trained with on a CPU: 24 px, 36 codes of 4 px, 9 patches of 8 px.
   'embedded': JanusConfig(
     vision_encoder=SiglipConfig(image_size=24, patch_size=8, width=128, mlp_dim=256, depth=3, num_heads=4),
