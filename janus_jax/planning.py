@@ -215,7 +215,9 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   compiled, wanted = _compile(setup, trained, moments(setup, index), state, batch)
   seconds = time.perf_counter() - began
   memory = _memory(compiled, wanted, held_bytes((state, batch)), setup.topology)
-  received = received_bytes(compiled.as_text()) if compiled else None
+  # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.
+  turns = (-(-setup.run.sequence_length // setup.step.loss_chunk) + 1) // 2
+  received = received_bytes(compiled.as_text(), turns) if compiled else None
   work = Work(
     stage=stage,
     model=setup.start.model,

@@ -45,16 +45,17 @@ class Instruction:
 Computation = dict[str, Instruction]
 
 
-def received_bytes(hlo: str) -> dict[str, int]:
+def received_bytes(hlo: str, turns: int = 1) -> dict[str, int]:
   """Bytes that one device gets from others in one run of a program, by kind of collective; kinds without any are 0.
 
   Args:
     hlo: text of the compiled, partitioned module (`compiled.as_text()`).
+    turns: taken by a loop whose text does not say how many it takes.
   """
   computations, entry = _parse(hlo)
   totals = dict.fromkeys(KINDS, 0)
   seen = set()
-  for times, computation, instruction in _executed(computations, entry, 1):
+  for times, computation, instruction in _executed(computations, entry, 1, turns):
     kind = _kind(instruction)
     if kind is None:
       continue
@@ -86,28 +87,30 @@ def _parse(hlo: str) -> tuple[dict[str, Computation], str]:
   return computations, entry
 
 
-def _executed(computations: Mapping[str, Computation], name: str, times: int) -> Iterator[tuple[int, str, Instruction]]:
+def _executed(
+  computations: Mapping[str, Computation], name: str, times: int, turns: int
+) -> Iterator[tuple[int, str, Instruction]]:
   """Every instruction below a computation that runs so many times: how often it runs, the computation it stands in."""
   for instruction in computations[name].values():
     yield times, name, instruction
-    loops = _iterations(computations, instruction) if instruction.opcode == 'while' else 1
+    loops = _iterations(computations, instruction, turns) if instruction.opcode == 'while' else 1
     for names in _CALLED.findall(instruction.rest):
       for called in re.findall(r'[\w.\-]+', names):
         if called in computations:
-          yield from _executed(computations, called, times * loops)
+          yield from _executed(computations, called, times * loops, turns)
 
 
-def _iterations(computations: Mapping[str, Computation], loop: Instruction) -> int:
-  """Of a loop `for (i = 0; i < bound; i += step)`; 1 where its text does not say."""
+def _iterations(computations: Mapping[str, Computation], loop: Instruction, turns: int) -> int:
+  """Of a loop `for (i = 0; i < bound; i += step)`; `turns` where its text does not say."""
   if known := _TRIPS.search(loop.rest):
     return int(known.group(1))
   condition, body = (computations[loop.attribute(name)] for name in ('condition', 'body'))
   compare = _root(condition)
   if compare.opcode != 'compare' or 'direction=LT' not in compare.rest:
-    return 1
+    return turns
   counter, bound = (condition.get(name) for name in compare.operands)
   if counter is None or bound is None or bound.opcode != 'constant':
-    return 1
+    return turns
   return -(-_value(bound) // _step(body, int(counter.attribute('index') or 0)))
 
 

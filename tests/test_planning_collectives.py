@@ -48,6 +48,19 @@ def test_a_loop_counts_as_often_as_it_runs(name):
   assert received_bytes(compiled_text(collective, STEPS)) == dict.fromkeys(KINDS, 0) | {kind: STEPS * expected}
 
 
+def test_a_loop_that_ends_when_the_data_says_counts_as_often_as_the_caller_says():
+  mesh = jax.make_mesh((DEVICES,), ('d',), devices=jax.devices()[:DEVICES])
+
+  def run(x, steps):
+    return jax.lax.fori_loop(0, steps, lambda _, x: jnp.sin(jax.lax.ppermute(x, 'd', RING)), x)
+
+  given = jax.ShapeDtypeStruct((DEVICES * SIZE,), jnp.float32, sharding=NamedSharding(mesh, P('d')))
+  mapped = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P('d'), P()), out_specs=P('d'), check_vma=False))
+  text = mapped.lower(given, jax.ShapeDtypeStruct((), jnp.int32)).compile().as_text()
+  assert received_bytes(text)['collective-permute'] == BYTES
+  assert received_bytes(text, turns=7)['collective-permute'] == 7 * BYTES
+
+
 # As libtpu 0.0.50 writes it, shortened.
 SCATTERED = """
 %region_1 (a: f32[], b: f32[]) -> f32[] {
