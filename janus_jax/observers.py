@@ -61,7 +61,8 @@ class HeldOutLoss:
   def measure(self, params: Any) -> dict[str, float]:
     """The mean loss per target of each kind of which anything is held out; of parameters on a mesh."""
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    found = [_losses(params, place_whole_batch(batch, mesh), **self._static) for batch in self._batches]
+    ones = np.ones(len(KINDS), np.float32)
+    found = [_losses(params, place_whole_batch(batch, mesh), ones, **self._static)[1] for batch in self._batches]
     sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
     return {kind: float(total / weight) for kind, total, weight in zip(KINDS, sums, weights) if weight}
 

@@ -49,28 +49,31 @@ def cross_entropy(
   hidden: jax.Array,
   targets: jax.Array,
   wanted: jax.Array,
+  scales: jax.Array,
   chunk: int,
   parts: tuple[int, int] = (1, 1),
-) -> jax.Array:
-  """-log softmax(logits)[target] where it is wanted, 0 elsewhere.
+) -> tuple[jax.Array, jax.Array]:
+  """-log softmax(logits)[target] of each position that is wanted, and their scaled sum, which has a gradient.
 
   Positions that are wanted are put first, on each device by itself, and then taken a few at a time: logits of the
-  others are never computed, and the backward pass computes logits again.
+  others are never computed. Those of a chunk are made once, and its gradients on the spot: the sum is linear in them.
 
   Args:
     logits_of: the head.
     hidden: [B, T, D].
     targets: int32[B, T].
     wanted: bool[B, T].
+    scales: float32[B, T]; they have no gradient.
     chunk: positions of a row whose logits exist together. From T on all logits are computed, at once.
     parts: into how many parts a mesh splits rows and positions.
 
   Returns:
-    float32[B, T].
+    float32[B, T], 0 where it is not wanted, without a gradient; float32[], the sum of scales * losses.
   """
   B, T = targets.shape
   if chunk >= T:
-    return jnp.where(wanted, _losses(logits_of, hidden, targets), 0.0)
+    losses = jnp.where(wanted, _losses(logits_of, hidden, targets), 0.0)
+    return jax.lax.stop_gradient(losses), jnp.sum(scales * losses)
   # [B, T, ...] -> [R, C, L, ...]: what each of R x C devices holds lies along L.
   R, C = parts
   chunks = -(-T // chunk)
@@ -80,19 +83,21 @@ def cross_entropy(
   def spread(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(R, B // R, C, T // C, *x.shape[2:]), 2, 1).reshape(R, C, L, *x.shape[2:])
 
-  def filled(x: jax.Array) -> jax.Array:
+  order = jnp.argsort(~spread(wanted), axis=-1)
+
+  def sorted_and_filled(x: jax.Array) -> jax.Array:
+    x = spread(x)
+    x = jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 3)), axis=2)
     return jnp.pad(x, [(0, chunks * size - L if axis == 2 else 0) for axis in range(x.ndim)])
 
-  order = jnp.argsort(~spread(wanted), axis=-1)
-  hidden = jnp.take_along_axis(spread(hidden), order[..., None], axis=2)
-  targets = jnp.take_along_axis(spread(targets), order, axis=2)
   needed = -(-jnp.max(jnp.sum(spread(wanted), axis=-1)) // size)
   # What is differentiated has to be an argument; frozen weights are not, and get no gradient.
   head, weights = jax.closure_convert(logits_of, jnp.zeros((R, C * size, hidden.shape[-1]), hidden.dtype))
-  found = _in_chunks(head, size, needed, filled(hidden), filled(targets), weights)[:, :, :L]
-  found = jnp.take_along_axis(found, jnp.argsort(order, axis=-1), axis=2)
-  found = jnp.moveaxis(found.reshape(R, C, B // R, T // C), 1, 2).reshape(B, T)
-  return jnp.where(wanted, found, 0.0)
+  operands = [sorted_and_filled(x) for x in (hidden, targets, jnp.where(wanted, scales, 0.0))]
+  total, losses = _in_chunks(head, size, needed, *operands, weights)
+  losses = jnp.take_along_axis(losses[:, :, :L], jnp.argsort(order, axis=-1), axis=2)
+  losses = jnp.moveaxis(losses.reshape(R, C, B // R, T // C), 1, 2).reshape(B, T)
+  return jax.lax.stop_gradient(jnp.where(wanted, losses, 0.0)), total
 
 
 def _losses(logits_of: LogitsOf, hidden: jax.Array, targets: jax.Array, *weights: jax.Array) -> jax.Array:
@@ -101,9 +106,15 @@ def _losses(logits_of: LogitsOf, hidden: jax.Array, targets: jax.Array, *weights
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _in_chunks(
-  head: LogitsOf, size: int, needed: jax.Array, hidden: jax.Array, targets: jax.Array, weights: Sequence[jax.Array]
-) -> jax.Array:
-  """Losses float32[R, C, L] of the first `needed` chunks of `size` positions of each device, 0 for the rest.
+  head: LogitsOf,
+  size: int,
+  needed: jax.Array,
+  hidden: jax.Array,
+  targets: jax.Array,
+  scales: jax.Array,
+  weights: Sequence[jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """The first `needed` chunks of `size` positions of each device: sum of scaled losses, and losses float32[R, C, L].
 
   A loop of as many turns as are needed has no gradient of its own: hence the rule below.
 
@@ -113,6 +124,7 @@ def _in_chunks(
     needed: int32, chunks.
     hidden: [R, C, L, D], L a multiple of `size`.
     targets: int32[R, C, L].
+    scales: float32[R, C, L].
     weights: of the head.
   """
 
@@ -120,26 +132,35 @@ def _in_chunks(
     losses = _losses(head, _chunk(hidden, i, size), _chunk(targets, i, size), *weights)
     return _with_chunk(found, losses, i, size)
 
-  return jax.lax.fori_loop(0, needed, fill, jnp.zeros(targets.shape))
+  found = jax.lax.fori_loop(0, needed, fill, jnp.zeros(targets.shape))
+  return jnp.sum(scales * found), found
 
 
-def _in_chunks_forward(head, size, needed, hidden, targets, weights):
-  return _in_chunks(head, size, needed, hidden, targets, weights), (needed, hidden, targets, weights)
+def _in_chunks_forward(head, size, needed, hidden, targets, scales, weights):
+  def fill(i, carry):
+    found, dhidden, sums = carry
+    of_chunk = lambda h, *w: _losses(head, h, _chunk(targets, i, size), *w)  # noqa: E731
+    losses, pull = jax.vjp(of_chunk, _chunk(hidden, i, size), *weights)
+    more, *parts = pull(_chunk(scales, i, size))
+    sums = [total + part for total, part in zip(sums, parts)]
+    return _with_chunk(found, losses, i, size), _with_chunk(dhidden, more, i, size), sums
+
+  start = (jnp.zeros(targets.shape), jnp.zeros_like(hidden), [jnp.zeros(w.shape, jnp.float32) for w in weights])
+  found, dhidden, sums = jax.lax.fori_loop(0, needed, fill, start)
+  sums = [total.astype(w.dtype) for total, w in zip(sums, weights)]
+  return (jnp.sum(scales * found), found), (dhidden, sums)
 
 
-def _in_chunks_backward(head, size, kept, gradient):
-  needed, hidden, targets, weights = kept
-
-  def add(i, carry):
-    dhidden, sums = carry
-    of_chunk = functools.partial(_losses, head)
-    pull = jax.vjp(lambda h, *w: of_chunk(h, _chunk(targets, i, size), *w), _chunk(hidden, i, size), *weights)[1]
-    more, *found = pull(_chunk(gradient, i, size))
-    return _with_chunk(dhidden, more, i, size), [total + part for total, part in zip(sums, found)]
-
-  sums = [jnp.zeros(w.shape, jnp.float32) for w in weights]
-  dhidden, sums = jax.lax.fori_loop(0, needed, add, (jnp.zeros_like(hidden), sums))
-  return None, dhidden, None, [total.astype(w.dtype) for total, w in zip(sums, weights)]
+def _in_chunks_backward(head, size, gradients, cotangents):
+  dhidden, sums = gradients
+  factor, _ = cotangents
+  return (
+    None,
+    dhidden * factor.astype(dhidden.dtype),
+    None,
+    None,
+    [total * factor.astype(total.dtype) for total in sums],
+  )
 
 
 _in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
@@ -219,15 +240,26 @@ def embed(apply: Callable[..., Any], batch: Batch) -> jax.Array:
   return jnp.where(is_image[..., None], placed, x)
 
 
-def batch_losses(params: Any, batch: Batch, config: JanusConfig, compute: ComputeConfig, chunk: int) -> KindLosses:
+def batch_losses(
+  params: Any,
+  batch: Batch,
+  loss_weights: jax.Array,
+  config: JanusConfig,
+  compute: ComputeConfig,
+  chunk: int,
+) -> tuple[jax.Array, KindLosses]:
   """The losses of one packed batch.
 
   Args:
     params: the model's tree.
     batch: arrays of `data.packing.make_batch`.
+    loss_weights: float32[3], of a target of each kind.
     config: architecture.
     compute: dtypes, rematerialisation, kernels.
     chunk: see `cross_entropy`.
+
+  Returns:
+    the weighted sum of all losses, which has a gradient, and the losses of each kind, which have none.
   """
   model = Janus(config, compute)
 
@@ -241,13 +273,16 @@ def batch_losses(params: Any, batch: Batch, config: JanusConfig, compute: Comput
   hidden, _ = apply(embed(apply, batch), batch['positions'], batch['segments'], method='hidden')
   targets, losses, weights = batch['targets'], batch['losses'], batch['weights']
   is_code, counts = losses == GENERATION_LOSS, weights != 0
+  scales = weights * sum(loss_weights[kind] * (losses == loss) for kind, loss in enumerate(_LOSSES))
   parts = (1, 1) if compute.layout is None else _parts(compute.layout, targets.shape)
-  each = functools.partial(cross_entropy, hidden=hidden, chunk=chunk, parts=parts)
-  text = each(lambda h: apply(h, method='text_logits'), targets=targets, wanted=counts & ~is_code)
-  codes = each(lambda h: apply(h, method='image_logits'), targets=targets, wanted=counts & is_code)
+  each = functools.partial(cross_entropy, hidden=hidden, scales=scales, chunk=chunk, parts=parts)
+  # The other head's targets may lie outside of this one's vocabulary.
+  of_text, of_codes = jnp.where(is_code, 0, targets), jnp.where(is_code, targets, 0)
+  text, text_sum = each(lambda h: apply(h, method='text_logits'), targets=of_text, wanted=counts & ~is_code)
+  codes, code_sum = each(lambda h: apply(h, method='image_logits'), targets=of_codes, wanted=counts & is_code)
   weighted = weights * (text + codes)
   sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
-  return KindLosses(sums, kind_weights(batch))
+  return text_sum + code_sum, KindLosses(sums, kind_weights(batch))
 
 
 def _parts(layout: Layout, shape: tuple[int, int]) -> tuple[int, int]:

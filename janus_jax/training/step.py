@@ -145,8 +145,7 @@ def _gradients(
 
   def weighted_sum(trained: Flat, batch: Batch) -> tuple[jax.Array, KindLosses]:
     params = unflatten({**frozen, **trained})
-    losses = batch_losses(params, batch, config.model, config.compute, config.loss_chunk)
-    return jnp.sum(loss_weights * losses.sums), losses
+    return batch_losses(params, batch, loss_weights, config.model, config.compute, config.loss_chunk)
 
   gradient = jax.grad(weighted_sum, has_aux=True)
   if config.accumulation == 1:

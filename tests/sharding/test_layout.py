@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 from training import batches
@@ -34,7 +35,7 @@ def batch(tmp_path_factory):
 
 
 def losses(batch, layout, params):
-  return batch_losses(params, batch, CONFIG, ComputeConfig(layout=layout), SHAPE.length)
+  return batch_losses(params, batch, np.ones(3, np.float32), CONFIG, ComputeConfig(layout=layout), SHAPE.length)
 
 
 def lower_losses(batch, layout):
