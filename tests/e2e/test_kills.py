@@ -1,6 +1,6 @@
 """Kills (`kill -9`) at random moments of a whole run, half of them in the middle of a save: nothing shows afterwards.
 
-Twenty kills take minutes; by default there are six. All of them, with what each one hit:
+Twenty kills take minutes; by default there are four. All of them, with what each one hit:
 
     JANUS_JAX_KILLS=20 python -m pytest -n0 -s tests/e2e/test_kills.py
 """
@@ -28,7 +28,7 @@ from e2e.small_run import ROOT
 
 from janus_jax.training.metrics import read_metrics
 
-KILLS = int(os.environ.get('JANUS_JAX_KILLS', '6'))
+KILLS = int(os.environ.get('JANUS_JAX_KILLS', '4'))
 STAGES = 3
 # A stage. Every other step saves, so that there are steps to lose.
 STEPS, SAVE_EVERY = 8, 2
