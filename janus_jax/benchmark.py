@@ -6,16 +6,21 @@
     python -m janus_jax.benchmark --config=FILE --mode=data --config.init_from=PATH [--seconds=20 --step_seconds=0]
 
 The model is what a run of the config would start from, with random weights where `config.init_from` names none: a
-preset of the file's name, or `pretraining.model`. `--peer=transformers` does the same work with the same weights
-through torch, in turn with ours, after a check that both compute the same. `--profile=DIR` writes a trace of our side
-for TensorBoard or Perfetto. `--json` prints one JSON object.
+preset of the file's name, or `pretraining.model`. Drawing and answering compute in `config.compute.dtype`.
+
+`--peer=transformers` does the same work with the same weights through torch, in turn with ours, after a check that both
+compute the same. `--scaling` (with train or understand) gives cost against size. `--profile=DIR` writes a trace of our
+side for TensorBoard or Perfetto. `--json` prints one JSON object. `--out=DIR` keeps results.json and table.md, and of
+`--scaling` a chart for each size.
 
 Of data, `--step_seconds` stands for the device: so long each batch is "trained on" while the next ones are made; what
 is left is the time a step waits.
 """
 
 import json
+import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -23,13 +28,13 @@ from ml_collections import config_flags
 
 from janus_jax import cli
 from janus_jax.benchmarking import data, report, running
+from janus_jax.benchmarking.scaling import Cost
 from janus_jax.benchmarking.subject import read_subject
-from janus_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.', lock_config=True)
 _MODE = flags.DEFINE_enum('mode', None, ['train', 'generate', 'understand', 'data'], 'What is measured.', required=True)
 _PEER = flags.DEFINE_enum('peer', None, ['transformers'], 'Who does the same work beside.')
-_COMPILE_PEER = flags.DEFINE_bool('compile_peer', False, "Whether the peer's training step uses torch.compile.")
+_COMPILE_PEER = flags.DEFINE_bool('compile_peer', None, 'Whether the peer uses torch.compile; default: on a GPU.')
 _STAGE = flags.DEFINE_string('stage', None, 'Of the config; default: its last one.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Runs, of which the median counts.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 10, 'Training steps in a run.', lower_bound=1)
@@ -37,6 +42,8 @@ _BATCH = flags.DEFINE_list('batch', ['1'], 'Images or questions at a time; sever
 _PROMPT_TOKENS = flags.DEFINE_integer('prompt_tokens', 32, 'Of a prompt or question, in tokens.', lower_bound=3)
 _ANSWER_TOKENS = flags.DEFINE_integer('answer_tokens', 128, 'Of an answer.', lower_bound=2)
 _PROFILE = flags.DEFINE_string('profile', '', 'Where a trace goes.')
+_SCALING = flags.DEFINE_bool('scaling', False, 'Whether cost is measured against size.')
+_OUT = flags.DEFINE_string('out', '', 'Directory for results, a table and charts.')
 _SECONDS = flags.DEFINE_float('seconds', 20.0, 'How long data is measured.', lower_bound=0.1)
 _STEP_SECONDS = flags.DEFINE_float('step_seconds', 0.0, 'What a training step takes.', lower_bound=0.0)
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
@@ -44,31 +51,32 @@ flags.mark_flag_as_required('config')
 
 
 def main() -> None:
-  found = report.rounded(_measured())
+  running.check_flags(_MODE.value, bool(_PEER.value), bool(_PROFILE.value), _SCALING.value)
+  found, costs = _measured()
+  found = report.rounded(found)
+  if _OUT.value:
+    report.write(_OUT.value, found, costs)
   print(json.dumps(found) if _JSON.value else report.to_text(found))
 
 
-def _measured() -> dict[str, Any]:
-  config = _CONFIG.value
-  if _MODE.value == 'data':
-    if _PEER.value:
-      raise InputError('--peer: expected with --mode=train, generate or understand')
+def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
+  config, mode, stage = _CONFIG.value, _MODE.value, _STAGE.value
+  if mode == 'data':
     with tempfile.TemporaryDirectory() as scratch:
-      return data.measure(config, _STAGE.value, scratch, _SECONDS.value, _STEP_SECONDS.value)
+      return data.measure(config, stage, scratch, _SECONDS.value, _STEP_SECONDS.value), ()
+  batches = running.read_batches(_BATCH.value)
+  if _PEER.value:  # Or jax takes most of a GPU's memory before torch gets any.
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   subject = read_subject(config, config_flags.get_config_filename(flags.FLAGS['config']))
   settings = running.Settings(_REPEATS.value, _STEPS.value, bool(_PEER.value), _COMPILE_PEER.value, _PROFILE.value)
-  if _MODE.value == 'train':
-    return running.train(subject, _STAGE.value, settings)
-  batches, dtype = _batches(_BATCH.value), config.compute.dtype
-  if _MODE.value == 'generate':
-    return running.generate(subject, batches, _PROMPT_TOKENS.value, dtype, settings)
-  return running.understand(subject, batches, _PROMPT_TOKENS.value, _ANSWER_TOKENS.value, dtype, settings)
-
-
-def _batches(texts: list[str]) -> list[int]:
-  if not texts or not all(text.strip().isdecimal() and int(text) > 0 for text in texts):
-    raise InputError(f'--batch={",".join(texts)}: expected positive integers, as in --batch=1,16')
-  return [int(text) for text in texts]
+  request = running.Request(batches, _PROMPT_TOKENS.value, _ANSWER_TOKENS.value, config.compute.dtype)
+  if _SCALING.value:
+    scale = running.scale_training if mode == 'train' else running.scale_decoding
+    return scale(subject, stage if mode == 'train' else request, settings)
+  if mode == 'train':
+    return running.train(subject, stage, settings), ()
+  measure = running.generate if mode == 'generate' else running.understand
+  return measure(subject, request, settings), ()
 
 
 if __name__ == '__main__':

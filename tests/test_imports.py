@@ -17,6 +17,11 @@ ALLOWED = {
   'training': {'models', 'sharding', 'data'},
   'conversion': {'models'},
   'evaluation': {'inference', 'data'},
+  'benchmarking': {
+    *('models', 'sharding', 'data', 'training', 'conversion', 'inference'),
+    *('ablation', 'evaluation'),  # Of both, what draws charts.
+    *('api', 'planning', 'run_data', 'training_run', 'workdirs'),
+  },
   # Puts whole runs together, as entry points do.
   'ablation': {
     *('models', 'sharding', 'data', 'training', 'conversion', 'evaluation'),

@@ -1,7 +1,8 @@
 """Packed batches without data or tokenizer: what a step costs does not depend on what is written in them.
 
-A row holds questions about one image and drawings in turn, as many as the stage has room for and as fit; text fills the
-rest. A question has 16 tokens before its image, 16 after it, and an answer of 16; a prompt has 16.
+A row holds questions about one image and drawings in turn, as many as the stage has room for and as fit; every other
+row begins with a drawing. Text fills the rest. A question has 16 tokens before its image, 16 after it, and an answer of
+16; a prompt has 16.
 """
 
 import numpy as np
@@ -39,8 +40,7 @@ def synthetic_batch(
   rng = np.random.default_rng(seed)
   examples, rows = [], []
   for row in range(shape.rows):
-    sizes = _sizes(model, shape, ratio)
-    for kind, words in sizes:
+    for kind, words in _sizes(model, shape, ratio, drawing_first=row % 2 == 1):
       examples.append(_EXAMPLES[kind](model, words, holds_codes, rng))
       rows.append(row)
   return make_batch(
@@ -53,15 +53,18 @@ def synthetic_batch(
   )
 
 
-def _sizes(model: JanusConfig, shape: BatchShape, ratio: tuple[int, int, int]) -> list[tuple[str, int]]:
+def _sizes(
+  model: JanusConfig, shape: BatchShape, ratio: tuple[int, int, int], drawing_first: bool
+) -> list[tuple[str, int]]:
   """The examples of a row: kind, and tokens of text in it."""
   question = model.num_image_tokens + 3 * WORDS, 3 * WORDS
   drawing = model.vq.num_tokens - 1 + WORDS, WORDS
   room = {'question': shape.images if ratio[0] else 0, 'drawing': shape.drawings if ratio[2] else 0}
   found: list[tuple[str, int]] = []
   left = shape.length
+  kinds = [('question', question), ('drawing', drawing)]
   while any(room.values()):
-    for kind, (length, words) in (('question', question), ('drawing', drawing)):
+    for kind, (length, words) in reversed(kinds) if drawing_first else kinds:
       if room[kind] and length <= left:
         found.append((kind, words))
         left -= length

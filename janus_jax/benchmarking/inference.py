@@ -1,22 +1,42 @@
 """Drawing and answering: seconds per image, to the first token, per token. Prompts are random tokens."""
 
 import dataclasses
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from janus_jax.api import decoder_for, request_keys
+from janus_jax.api import decoder_for, full_precision, request_keys
 from janus_jax.benchmarking.subject import Subject
+from janus_jax.data.images import to_uint8
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.image import generate_codes
+from janus_jax.inference.image import generate_codes, has_guidance
 from janus_jax.inference.sampling import Sampling
 from janus_jax.inference.text import generate_text
 
 # Ids that stand for the special tokens; with random weights any will do.
 BOS, PAD, BEGIN_OF_IMAGE = 0, 1, 2
+WORDS = 3  # The first id of those that stand for words.
 NO_END = -1  # No token ends an answer, so that every row is as long as asked for.
+
+# Bytes per second of a device's memory, by substrings of `jax.Device.device_kind` in lower case, of which the first
+# that is found counts. Sources: docs.cloud.google.com/tpu/docs (system architecture); NVIDIA's data sheets (SXM).
+BANDWIDTHS = (
+  ('tpu v5 lite', 819e9),
+  ('tpu v5e', 819e9),
+  ('tpu v5', 2765e9),
+  ('tpu v6', 1638e9),
+  ('b200', 8000e9),
+  ('h200', 4800e9),
+  ('h100 pcie', 2000e9),
+  ('h100', 3350e9),
+  ('a100-sxm4-40gb', 1555e9),
+  ('a100', 2039e9),
+  ('l40s', 864e9),
+  ('l4', 300e9),
+  ('v100', 900e9),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,93 +60,86 @@ def make_decoder(subject: Subject, dtype: str) -> Decoder:
   return decoder_for(subject.model, params)
 
 
-def drawing_prompts(subject: Subject, batch: int, words: int) -> Prompts:
-  """Prompts of `words` tokens, the last one begin-of-image, and then their unconditional counterparts."""
-  rng = np.random.default_rng(subject.config.seed)
-  tokens = rng.integers(3, subject.model.language_model.vocab_size - 1, (batch, words)).astype(np.int32)
-  tokens[:, 0], tokens[:, -1] = BOS, BEGIN_OF_IMAGE
-  without = tokens.copy()
-  without[:, 1:-1] = PAD
-  tokens = np.concatenate([tokens, without])
+def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float) -> Prompts:
+  """Prompts of `words` tokens, the last one begin-of-image; with guidance also their unconditional counterparts."""
+  tokens = _words(subject, batch, words, np.random.default_rng(subject.config.seed))
+  tokens[:, -1] = BEGIN_OF_IMAGE
+  if has_guidance(guidance):
+    without = tokens.copy()
+    without[:, 1:-1] = PAD
+    tokens = np.concatenate([tokens, without])
   return Prompts(tokens, np.ones(tokens.shape, bool), None)
 
 
 def questions(subject: Subject, batch: int, words: int) -> Prompts:
   """An image and `words` tokens after it."""
   rng, model = np.random.default_rng(subject.config.seed), subject.model
-  tokens = rng.integers(3, model.language_model.vocab_size - 1, (batch, 1 + model.num_image_tokens + words))
-  tokens += tokens >= model.image_token_id
-  tokens[:, 0], tokens[:, 1 : 1 + model.num_image_tokens] = BOS, model.image_token_id
+  tokens = _words(subject, batch, 1 + model.num_image_tokens + words, rng)
+  tokens[:, 1 : 1 + model.num_image_tokens] = model.image_token_id
   pixels = rng.integers(0, 256, (batch, model.image_size, model.image_size, 3), np.uint8)
-  return Prompts(tokens.astype(np.int32), np.ones(tokens.shape, bool), pixels)
+  return Prompts(tokens, np.ones(tokens.shape, bool), pixels)
+
+
+def texts(subject: Subject, batch: int, words: int) -> Prompts:
+  """`words` tokens without an image."""
+  tokens = _words(subject, batch, words, np.random.default_rng(subject.config.seed))
+  return Prompts(tokens, np.ones(tokens.shape, bool), None)
+
+
+def _words(subject: Subject, batch: int, count: int, rng: np.random.Generator) -> np.ndarray:
+  """int32[batch, count]: begin-of-text, and then any tokens but special ones and the placeholder of images."""
+  tokens = rng.integers(WORDS, subject.model.language_model.vocab_size - 1, (batch, count)).astype(np.int32)
+  tokens += tokens >= subject.model.image_token_id
+  tokens[:, 0] = BOS
+  return tokens
 
 
 def draw_codes(decoder: Decoder, prompts: Prompts, guidance: float, sampling: Sampling) -> np.ndarray:
   """int32[N, P]."""
-  rows = len(prompts.tokens) // 2
-  keys = request_keys(0, [(row,) for row in range(rows)])
-  return np.asarray(generate_codes(decoder, prompts.tokens, prompts.mask, keys, guidance=guidance, sampling=sampling))
+  images = len(prompts.tokens) // (2 if has_guidance(guidance) else 1)
+  keys = request_keys(0, [(row,) for row in range(images)])
+  with full_precision(decoder):
+    found = generate_codes(decoder, prompts.tokens, prompts.mask, keys, guidance=guidance, sampling=sampling)
+  return np.asarray(found)
+
+
+@jax.jit
+def _decode_codes(decoder: Decoder, codes: jax.Array) -> jax.Array:
+  return decoder.method('decode_codes', codes)
+
+
+def decode_codes(decoder: Decoder, codes: np.ndarray) -> np.ndarray:
+  """int32[N, P] to uint8[N, size, size, 3], one image at a time as `drawing.stream_images` does it."""
+  with full_precision(decoder):
+    return to_uint8(np.concatenate([_decode_codes(decoder, row[None]) for row in codes]))
 
 
 def answer_tokens(decoder: Decoder, prompts: Prompts, count: int) -> np.ndarray:
   """int32[R, count], the likeliest ones."""
   keys = request_keys(0, [(row,) for row in range(len(prompts.tokens))])
   options = {'eos_id': NO_END, 'max_new_tokens': count, 'sampling': Sampling(temperature=0.0)}
-  chunks = generate_text(decoder, prompts.tokens, prompts.mask, prompts.pixels, keys, **options)
-  return np.concatenate(list(chunks), axis=1)
+  with full_precision(decoder):
+    chunks = generate_text(decoder, prompts.tokens, prompts.mask, prompts.pixels, keys, **options)
+    return np.concatenate(list(chunks), axis=1)
 
 
-class PeerInference:
-  """The same through transformers' `generate`: SDPA attention, `inference_mode`, a static cache on a GPU."""
+def bytes_per_step(decoder: Decoder, head: str, rows: int, position: float) -> float:
+  """What a decode step has to read at least: the weights of the layers and of a head once, keys and values so far.
 
-  def __init__(self, subject: Subject, dtype: str):
-    from janus_jax.benchmarking.peer import device_of, import_peer, peer_model
+  Args:
+    decoder: weights.
+    head: 'lm_head' or 'gen_head'.
+    rows: that are decoded together.
+    position: tokens before this one; the mean over steps gives the mean of bytes.
+  """
+  rest, llama = decoder.rest, decoder.config.language_model
+  heads = {'lm_head': lambda: rest['language_model']['lm_head'], 'gen_head': lambda: [rest[head], rest['gen_aligner']]}
+  weights = sum(leaf.nbytes for leaf in jax.tree.leaves((decoder.layers, heads[head]())))
+  item = jnp.dtype(decoder.compute.dtype).itemsize
+  return weights + math.prod((2, llama.depth, llama.num_kv_heads, llama.head_dim, item, rows)) * position
 
-    self._torch, self._transformers = import_peer()
-    self._model = peer_model(subject.model, subject.params, dtype)
-    self._device = device_of(self._torch)
 
-  def draw_codes(self, prompts: Prompts, guidance: float, temperature: float) -> np.ndarray:
-    """int32[N, P]; the unconditional rows it makes itself."""
-    rows = len(prompts.tokens) // 2
-    settings = self._transformers.GenerationConfig(
-      do_sample=temperature > 0,
-      top_k=0,
-      temperature=temperature or None,
-      guidance_scale=guidance,
-      bos_token_id=BOS,
-      pad_token_id=PAD,
-      generation_kwargs={'boi_token_id': BEGIN_OF_IMAGE},
-    )
-    with self._torch.inference_mode():
-      found = self._model.generate(
-        input_ids=self._tensor(prompts.tokens[:rows]).long(),
-        attention_mask=self._tensor(prompts.mask[:rows]).long(),
-        generation_mode='image',
-        generation_config=settings,
-      )
-    return found.cpu().numpy()
-
-  def answer_tokens(self, prompts: Prompts, count: int) -> np.ndarray:
-    """int[R, count]."""
-    torch = self._torch
-    settings = self._transformers.GenerationConfig(
-      do_sample=False,
-      min_new_tokens=count,
-      max_new_tokens=count,
-      pad_token_id=PAD,
-      cache_implementation='static' if self._device == 'cuda' else None,
-    )
-    pixels = self._tensor(prompts.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.inference_mode():
-      found = self._model.generate(
-        input_ids=self._tensor(prompts.tokens).long(),
-        attention_mask=self._tensor(prompts.mask).long(),
-        pixel_values=pixels.to(self._model.dtype),
-        generation_mode='text',
-        generation_config=settings,
-      )
-    return found[:, -count:].cpu().numpy()
-
-  def _tensor(self, array: np.ndarray) -> Any:
-    return self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+def roofline_share(bytes_read: float, seconds: float, device_kind: str) -> float | None:
+  """Which part of `seconds` the memory's bandwidth accounts for, 0 to 1; None where it is not known."""
+  bandwidth = next((value for name, value in BANDWIDTHS if name in device_kind.lower()), None)
+  return None if bandwidth is None else bytes_read / bandwidth / seconds

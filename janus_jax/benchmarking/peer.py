@@ -51,18 +51,30 @@ def device_of(torch: Any) -> str:
   return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
-def described() -> str:
-  """Versions and threads."""
+def should_compile(asked: bool | None) -> bool:
+  """Whether the peer goes through `torch.compile`: as asked, or None on a GPU only, where it pays."""
+  return device_of(import_peer()[0]) == 'cuda' if asked is None else asked
+
+
+def described(dtype: str, compiled: bool, how: str) -> str:
+  """In words: versions, where and how the peer ran."""
   torch, transformers = import_peer()
-  where = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{torch.get_num_threads()} threads'
-  return f'transformers {transformers.__version__}, torch {torch.__version__}, {where}, SDPA attention'
+  where = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
+  compiling = 'torch.compile' if compiled else 'without torch.compile'
+  return (
+    f'transformers {transformers.__version__}, torch {torch.__version__}, {where}, {dtype}, SDPA attention, '
+    f'{compiling}; {how}'
+  )
 
 
-def check_platform() -> None:
-  """Raises InputError where one side would run on an accelerator and the other on the CPU."""
+def check_peer() -> None:
+  """Raises InputError where the peer is missing, or both sides would not run on one and the same device."""
   torch, _ = import_peer()
   ours, theirs = jax.devices()[0].platform, device_of(torch)
   if (ours == 'cpu') != (theirs == 'cpu'):
-    raise InputError(f'jax runs on {ours} and torch on {theirs}: expected one device for both')
-  if jax.device_count() > 1 and ours != 'cpu':
-    raise InputError(f'jax sees {jax.device_count()} devices, the peer uses one: expected one (CUDA_VISIBLE_DEVICES=0)')
+    raise InputError(f'--peer=transformers: jax runs on {ours} and torch on {theirs}: expected one device for both')
+  if jax.device_count() > 1:
+    raise InputError(
+      f'--peer=transformers: jax sees {jax.device_count()} devices and the peer uses one: expected one (on GPUs '
+      'CUDA_VISIBLE_DEVICES=0)'
+    )

@@ -2,12 +2,17 @@
 
 import datetime
 import importlib.metadata
+import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from PIL import Image
 
-from janus_jax.benchmarking.timing import Timing
+from janus_jax.ablation.drawing import to_pixels
+from janus_jax.benchmarking.plots import cost_chart
+from janus_jax.benchmarking.scaling import Cost
 from janus_jax.workdirs import revision
 
 
@@ -22,11 +27,6 @@ def environment() -> dict[str, str | int]:
     'jax': jax.__version__,
     'jaxlib': importlib.metadata.version('jaxlib'),
   }
-
-
-def spread(timing: Timing) -> dict[str, float]:
-  """Median, lowest and highest."""
-  return {'median': timing.median, 'low': timing.low, 'high': timing.high}
 
 
 def rounded(value: Any) -> Any:
@@ -45,13 +45,37 @@ def to_text(found: Mapping[str, Any]) -> str:
   return '\n'.join(f'{name:{width}}  {value}' for name, value in lines)
 
 
+def to_markdown(found: Mapping[str, Any]) -> str:
+  """The same as a table."""
+  return '\n'.join(['| figure | value |', '|---|---|', *(f'| {name} | {value} |' for name, value in _lines(found, ''))])
+
+
+def write(directory: str, found: Mapping[str, Any], costs: Sequence[Cost]) -> None:
+  """results.json, table.md, and a PNG for each of the costs.
+
+  Args:
+    directory: made if missing; files of those names are replaced.
+    found: as it is printed.
+    costs: to draw.
+  """
+  os.makedirs(directory, exist_ok=True)
+  for name, text in (('results.json', json.dumps(found, indent=2)), ('table.md', to_markdown(found))):
+    with open(os.path.join(directory, name), 'w') as file:
+      file.write(f'{text}\n')
+  for cost in costs:
+    Image.fromarray(to_pixels(cost_chart(cost))).save(os.path.join(directory, f'{cost.axis}.png'))
+
+
 def _lines(value: Any, name: str) -> list[tuple[str, Any]]:
   if isinstance(value, Mapping) and set(value) == {'median', 'low', 'high'}:
     return [(name, f'{value["median"]:.4g}  ({value["low"]:.4g} to {value["high"]:.4g})')]
   if isinstance(value, Mapping):
     items: Sequence[tuple[str, Any]] = list(value.items())
   elif isinstance(value, list):
-    items = [(str(item.get('batch', index)), item) for index, item in enumerate(value)]
+    # The first figure of a row says which row it is.
+    items = [(str(next(iter(item.values()))), item) for item in value]
+  elif value is None:
+    return [(name, 'not known')]
   else:
     return [(name, f'{value:.4g}' if isinstance(value, float) else value)]
   return [line for key, item in items for line in _lines(item, f'{name}.{key}' if name else key)]

@@ -1,6 +1,7 @@
 """One function for each mode of `janus_jax.benchmark`: measures, compares with the peer, returns figures by name."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,18 +9,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from janus_jax.benchmarking import inference, report
+from janus_jax.benchmarking import inference
+from janus_jax.benchmarking.peer_process import PeerProcess
+from janus_jax.benchmarking.report import environment
+from janus_jax.benchmarking.scaling import Cost, decode_costs, train_costs
 from janus_jax.benchmarking.subject import Subject, peak_memory
-from janus_jax.benchmarking.timing import seconds_of, speedup, time_in_turn
-from janus_jax.benchmarking.train import Trainer, figures, read_work
+from janus_jax.benchmarking.timing import Timing, difference, speedup, time_in_turn, timed
+from janus_jax.benchmarking.train import Trainer, Work, figures, find_stage, make_work
 from janus_jax.errors import InputError
+from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.sampling import Sampling
 from janus_jax.planning import hold_codes
 
-# Of two first losses. On a GPU both sides compute in bfloat16, each in its own order.
-LOSS_TOLERANCE = {'float32': 1e-4, 'bfloat16': 2e-2}
-# Greedy choices agree until two are as likely but for rounding; from there on two sides say different things.
+# Of the losses of the first two steps. In bfloat16 each side rounds in its own order.
+LOSS_TOLERANCE = {'float32': 1e-3, 'bfloat16': 2e-2}
+# So many greedy choices have to agree in every row. Two that are as likely but for rounding part the rows for good.
 LEADING = 8
+
+Run = Callable[[], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,177 +37,312 @@ class Settings:
     repeats: runs of which the median counts.
     steps: training steps of a run.
     peer: whether transformers does the same work in turn.
-    compile_peer: whether the peer's forward pass goes through `torch.compile`.
+    compile_peer: whether the peer goes through `torch.compile`; None leaves it to `peer.should_compile`.
     profile: directory for a trace of our side, '' for none.
   """
 
   repeats: int
   steps: int
-  peer: bool
-  compile_peer: bool = False
+  peer: bool = False
+  compile_peer: bool | None = None
   profile: str = ''
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """How much is drawn or said.
+
+  Attributes:
+    batches: images or questions at a time, one after the other.
+    words: tokens of a prompt, or of a question beside its image.
+    answer: tokens of an answer.
+    dtype: what weights are stored and computed in.
+  """
+
+  batches: tuple[int, ...]
+  words: int
+  answer: int
+  dtype: str
+
+
+def check_flags(mode: str, peer: bool, profile: bool, scaling: bool) -> None:
+  """Raises InputError for what a mode does not have."""
+  for name, given, modes in (
+    ('peer', peer, ('train', 'generate', 'understand')),
+    ('profile', profile, ('train', 'generate', 'understand')),
+    ('scaling', scaling, ('train', 'understand')),
+  ):
+    if given and mode not in modes:
+      raise InputError(f'--{name}: expected with --mode={" or ".join(modes)}, not {mode}')
+  if scaling and (peer or profile):
+    raise InputError('--scaling: expected without --peer and --profile')
+
+
+def read_batches(texts: Sequence[str]) -> tuple[int, ...]:
+  """Raises InputError for anything but positive integers."""
+  if not texts or not all(text.strip().isdecimal() and int(text) > 0 for text in texts):
+    raise InputError(f'--batch={",".join(texts)}: expected positive integers, as in --batch=1,16')
+  return tuple(int(text) for text in texts)
+
+
 def train(subject: Subject, stage: str | None, settings: Settings) -> dict[str, Any]:
-  """Training steps of a stage.
+  """Training steps of a stage; None: the last one.
 
   Raises:
-    InputError: no such stage, or the peer computes something else.
+    InputError: no such stage, the mesh does not divide its batch, or the peer computes something else.
   """
-  work = read_work(subject, stage, hold_codes(subject.config))
+  work = make_work(subject, find_stage(subject, stage), hold_codes(subject.config))
   trainer = Trainer(work)
-  logging.info('compiling')
-  compiling = seconds_of(lambda: trainer.run(1))
-  first = trainer.loss
-  runs: list[Callable[[], None]] = [lambda: trainer.run(settings.steps)]
-  found: dict[str, Any] = {'mode': 'train', 'stage': work.stage.name, 'compile_seconds': compiling}
-  if settings.peer:
-    from janus_jax.benchmarking import peer
-    from janus_jax.benchmarking.peer_train import PeerTrainer, check_same_loss
-
-    peer.check_platform()
-    other = PeerTrainer(work, settings.compile_peer)
-    other.run(1)
-    check_same_loss(first, other.loss, LOSS_TOLERANCE[work.step.compute.dtype])
-    runs.append(lambda: other.run(settings.steps))
-  _warm_and_profile(runs, settings)
+  logging.info('%s: compiling', work.stage.name)
+  compiling, first = timed(lambda: trainer.run(1))
+  losses = first, trainer.run(1)
+  memory = _memory()
+  runs: list[Run] = [lambda: trainer.run(settings.steps)]
+  about = {} if not settings.peer else _train_peer(work, settings, losses, runs)
+  _profile(runs[0], settings)
+  logging.info('%d runs of %d steps', settings.repeats, settings.steps)
   timings = [timing.per(settings.steps) for timing in time_in_turn(runs, settings.repeats)]
-  found |= {'attention': work.step.compute.attention, 'compute_dtype': work.step.compute.dtype}
-  found |= figures(work, timings[0])
+  compute = work.step.compute
+  found = {'mode': 'train', 'stage': work.stage.name, 'compile_seconds': compiling}
+  found |= {'attention': compute.attention, 'compute_dtype': compute.dtype, **figures(work, timings[0])}
   if settings.peer:
-    found['peer'] = peer.described() + (', fused AdamW, torch.compile' if settings.compile_peer else ', fused AdamW')
-    found['peer_step_seconds'] = timings[1].median
+    found |= about | _beside('step_seconds', timings[0], timings[1])
     found['peer_tokens_per_second'] = work.counts.tokens / timings[1].median
-    found['times_the_peer'] = report.spread(speedup(*timings))
-  return found | _memory()
+  return found | memory | environment()
 
 
-def generate(subject: Subject, batches: Sequence[int], words: int, dtype: str, settings: Settings) -> dict[str, Any]:
+def _train_peer(work: Work, settings: Settings, losses: Sequence[float], runs: list[Run]) -> dict[str, Any]:
+  """Adds the peer's run to `runs`, once its first two losses are ours; what there is to say of it."""
+  from janus_jax.benchmarking import peer, peer_train
+
+  peer.check_peer()
+  compiled, dtype = peer.should_compile(settings.compile_peer), work.step.compute.dtype
+  todo = peer_train.PeerWork(
+    model=work.subject.model,
+    params=work.subject.params,
+    batch=work.batch,
+    trained=work.trained,
+    stage=work.stage,
+    rate=work.rate,
+    optimizer=work.step.optimizer,
+    dtype=dtype,
+  )
+  logging.info('comparing the losses of two steps')
+  other = PeerProcess(functools.partial(peer_train.PeerTrainer, todo, compiled))
+  for ours in losses:
+    theirs = other.call('run', 1)
+    check_same_loss(ours, theirs, LOSS_TOLERANCE[dtype])
+  runs.append(functools.partial(other.call, 'run', settings.steps))
+  how = f'{peer_train.HOW}, {"causal" if todo.one_example else "block-diagonal"} attention'
+  return {
+    'peer': peer.described(dtype, compiled, how),
+    'second_loss': losses[-1],
+    'peer_second_loss': theirs,
+  }
+
+
+def check_same_loss(ours: float, theirs: float, rtol: float) -> None:
+  """Raises InputError where two losses differ."""
+  if not abs(ours - theirs) <= rtol * abs(theirs):
+    raise InputError(f'loss of ours {ours:.6f}, of the peer {theirs:.6f}: expected the same work, to {rtol:g}')
+
+
+def generate(subject: Subject, request: Request, settings: Settings) -> dict[str, Any]:
   """Images, with guidance: their codes, and those made pixels.
-
-  Args:
-    subject: what is measured.
-    batches: images at a time.
-    words: tokens of a prompt.
-    dtype: what weights are stored and computed in.
-    settings: how.
 
   Raises:
     InputError: the peer draws something else.
   """
-  guidance = float(subject.config.sampling.cfg_weight)
-  decoder = inference.make_decoder(subject, dtype)
-  other = inference.PeerInference(subject, dtype) if settings.peer else None
+  guidance, codes_per_image = float(subject.config.sampling.cfg_weight), subject.model.vq.num_tokens
+  decoder = inference.make_decoder(subject, request.dtype)
+  asked = {n: inference.drawing_prompts(subject, n, request.words, guidance) for n in request.batches}
 
-  def of(batch: int) -> dict[str, Any]:
-    prompts = inference.drawing_prompts(subject, batch, words)
+  def draw(batch: int) -> np.ndarray:
+    return inference.draw_codes(decoder, asked[batch], guidance, Sampling())
 
-    def draw() -> np.ndarray:
-      return inference.draw_codes(decoder, prompts, guidance, Sampling())
+  def decode(batch: int) -> np.ndarray:
+    return inference.decode_codes(decoder, codes[batch])
 
+  codes, compiling = {}, {}
+  for batch in request.batches:
     logging.info('%d images: compiling', batch)
-    compiling, codes = seconds_of(draw), draw()
-    runs = [draw, lambda: decoder.method('decode_codes', codes).block_until_ready()]
+    seconds, codes[batch] = timed(functools.partial(draw, batch))
+    compiling[batch] = seconds + timed(functools.partial(decode, batch))[0]
+  memory, about, other = _memory(), {}, None
+  if settings.peer:
+    first = request.batches[0]
+    about, other = _inference_peer(
+      subject,
+      request,
+      settings,
+      lambda decoder: inference.draw_codes(decoder, asked[first], guidance, Sampling(temperature=0.0)),
+      lambda peer: peer.call('draw_codes', asked[first], first, guidance, 0.0),
+    )
+  _profile(lambda: draw(request.batches[0]), settings)
+
+  def row(batch: int) -> dict[str, Any]:
+    runs: list[Run] = [functools.partial(draw, batch), functools.partial(decode, batch)]
     if other:
-      greedy = inference.draw_codes(decoder, prompts, guidance, Sampling(temperature=0.0))
-      _check_leading('codes', greedy, other.draw_codes(prompts, guidance, 0.0))
-      runs.append(lambda: other.draw_codes(prompts, guidance, 1.0))
-    _warm_and_profile(runs, settings)
+      runs += [
+        functools.partial(other.call, 'draw_codes', asked[batch], batch, guidance, 1.0),
+        functools.partial(other.call, 'decode_codes', codes[batch]),
+      ]
+      for run in runs[2:]:
+        run()
+    logging.info('%d images: %d runs', batch, settings.repeats)
     drawn, decoded, *theirs = time_in_turn(runs, settings.repeats)
-    row = {
+    position = request.words + codes_per_image / 2
+    read = inference.bytes_per_step(decoder, 'gen_head', len(asked[batch].tokens), position)
+    found = {
       'batch': batch,
-      'compile_seconds': compiling,
-      'seconds_of_codes': report.spread(drawn),
-      'seconds_of_pixels': report.spread(decoded),
+      'compile_seconds': compiling[batch],
+      'seconds_of_codes': drawn.spread(),
+      'seconds_of_pixels': decoded.spread(),
+      'seconds_per_image': (drawn.median + decoded.median) / batch,
       'images_per_second': batch / (drawn.median + decoded.median),
-      'codes_per_second': batch * subject.model.vq.num_tokens / drawn.median,
+      'codes_per_second': batch * codes_per_image / drawn.median,
+      'share_of_roofline': _share(read, drawn.median / codes_per_image),
     }
     if theirs:
-      row['peer_seconds_of_codes'] = report.spread(theirs[0])
-      row['times_the_peer'] = report.spread(speedup(drawn, theirs[0]))
-    return row
+      found |= _beside('seconds_of_codes', drawn, theirs[0]) | _beside('seconds_of_pixels', decoded, theirs[1])
+    return found
 
-  about = {'mode': 'generate', 'compute_dtype': dtype, 'guidance': guidance, 'prompt_tokens': words}
-  return about | _peer(settings) | {'images': [of(batch) for batch in batches]} | _memory()
+  found = {'mode': 'generate', 'compute_dtype': request.dtype, 'guidance': guidance, 'prompt_tokens': request.words}
+  return found | about | {'images': [row(batch) for batch in request.batches]} | memory | environment()
 
 
-def understand(
-  subject: Subject, batches: Sequence[int], words: int, answer: int, dtype: str, settings: Settings
-) -> dict[str, Any]:
+def understand(subject: Subject, request: Request, settings: Settings) -> dict[str, Any]:
   """Answers of a fixed length, each about an image of its own.
-
-  Args:
-    subject: what is measured.
-    batches: questions at a time.
-    words: tokens of a question beside its image.
-    answer: tokens of an answer.
-    dtype: what weights are stored and computed in.
-    settings: how.
 
   Raises:
     InputError: the peer answers something else.
   """
-  decoder = inference.make_decoder(subject, dtype)
-  other = inference.PeerInference(subject, dtype) if settings.peer else None
+  decoder = inference.make_decoder(subject, request.dtype)
+  asked = {n: inference.questions(subject, n, request.words) for n in request.batches}
 
-  def of(batch: int) -> dict[str, Any]:
-    prompts = inference.questions(subject, batch, words)
+  def say(batch: int, count: int) -> np.ndarray:
+    return inference.answer_tokens(decoder, asked[batch], count)
 
-    def say(count: int) -> np.ndarray:
-      return inference.answer_tokens(decoder, prompts, count)
-
+  compiling = {}
+  for batch in request.batches:
     logging.info('%d answers: compiling', batch)
-    compiling = seconds_of(lambda: say(answer))
-    runs: list[Callable[[], Any]] = [lambda: say(answer), lambda: say(1)]
+    compiling[batch] = sum(timed(functools.partial(say, batch, count))[0] for count in (request.answer, 1))
+  memory, about, other = _memory(), {}, None
+  if settings.peer:
+    first = request.batches[0]
+    about, other = _inference_peer(
+      subject,
+      request,
+      settings,
+      lambda decoder: inference.answer_tokens(decoder, asked[first], request.answer),
+      lambda peer: peer.call('answer_tokens', asked[first], request.answer),
+    )
+  _profile(lambda: say(request.batches[0], request.answer), settings)
+
+  def row(batch: int) -> dict[str, Any]:
+    counts = request.answer, 1
+    runs: list[Run] = [functools.partial(say, batch, count) for count in counts]
     if other:
-      _check_leading('answers', say(answer), other.answer_tokens(prompts, answer))
-      runs += [lambda: other.answer_tokens(prompts, answer), lambda: other.answer_tokens(prompts, 1)]
-    _warm_and_profile(runs, settings)
+      runs += [functools.partial(other.call, 'answer_tokens', asked[batch], count) for count in counts]
+      for run in runs[2:]:
+        run()
+    logging.info('%d answers: %d runs', batch, settings.repeats)
     whole, first, *theirs = time_in_turn(runs, settings.repeats)
-    row = {
+    token = difference(whole, first, request.answer - 1)
+    position = asked[batch].tokens.shape[1] + request.answer / 2
+    read = inference.bytes_per_step(decoder, 'lm_head', batch, position)
+    found = {
       'batch': batch,
-      'compile_seconds': compiling,
-      'seconds_to_first_token': report.spread(first),
-      'seconds_of_answer': report.spread(whole),
-      'tokens_per_second': batch * answer / whole.median,
+      'compile_seconds': compiling[batch],
+      'seconds_to_first_token': first.spread(),
+      'seconds_of_answer': whole.spread(),
+      'tokens_per_second': batch * request.answer / whole.median,
+      'tokens_per_second_after_first': batch / token.median,
+      'share_of_roofline': _share(read, token.median),
     }
     if theirs:
-      row['peer_seconds_to_first_token'] = report.spread(theirs[1])
-      row['peer_seconds_of_answer'] = report.spread(theirs[0])
-      row['times_the_peer'] = report.spread(speedup(whole, theirs[0]))
-      row['times_the_peer_to_first_token'] = report.spread(speedup(first, theirs[1]))
-    return row
+      found |= _beside('seconds_to_first_token', first, theirs[1]) | _beside('seconds_of_answer', whole, theirs[0])
+    return found
 
-  about = {'mode': 'understand', 'compute_dtype': dtype, 'prompt_tokens': words, 'answer_tokens': answer}
-  return about | _peer(settings) | {'answers': [of(batch) for batch in batches]} | _memory()
+  found = {'mode': 'understand', 'compute_dtype': request.dtype}
+  found |= {'prompt_tokens': request.words, 'answer_tokens': request.answer}
+  return found | about | {'answers': [row(batch) for batch in request.batches]} | memory | environment()
 
 
-def _check_leading(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
-  """Raises InputError where two sides do not begin alike."""
-  count = min(LEADING, ours.shape[1])
-  if ours.shape != theirs.shape or not np.array_equal(ours[:, :count], theirs[:, :count]):
+def scale_training(subject: Subject, stage: str | None, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
+  """The cost of a training step against several sizes (`scaling.train_costs`), for people and for charts."""
+  found = find_stage(subject, stage)
+  costs = train_costs(subject, found, settings.steps, settings.repeats)
+  return {'mode': 'train', 'stage': found.name, **_costs(costs)}, costs
+
+
+def scale_decoding(subject: Subject, request: Request, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
+  """The cost of a decoded token against several sizes (`scaling.decode_costs`), for people and for charts."""
+  costs = decode_costs(subject, inference.make_decoder(subject, request.dtype), request.answer, settings.repeats)
+  about = {'mode': 'understand', 'compute_dtype': request.dtype, 'answer_tokens': request.answer}
+  return {**about, **_costs(costs)}, costs
+
+
+def _costs(costs: Sequence[Cost]) -> dict[str, Any]:
+  return {'scaling': {cost.axis: cost.to_dict() for cost in costs}, **environment()}
+
+
+def _inference_peer(
+  subject: Subject,
+  request: Request,
+  settings: Settings,
+  ours: Callable[[Decoder], np.ndarray],
+  theirs: Callable[[PeerProcess], np.ndarray],
+) -> tuple[dict[str, Any], PeerProcess]:
+  """What there is to say of the peer, and the peer itself, once both sides choose the same greedily.
+
+  That is checked in float32, whatever is timed: two sides that round to bfloat16 in their own order soon part.
+  """
+  from janus_jax.benchmarking import peer
+  from janus_jax.benchmarking.peer_inference import PeerInference
+
+  peer.check_peer()
+  logging.info('comparing greedy choices in float32')
+  compiled = peer.should_compile(settings.compile_peer)
+  make = functools.partial(PeerInference, subject.model, subject.params)
+  exact = PeerProcess(functools.partial(make, 'float32', compiled=False))
+  agreement = check_same_choices(ours(inference.make_decoder(subject, 'float32')), theirs(exact))
+  how = "transformers' generate, static cache for images (on a GPU for answers too)"
+  about = {'peer': peer.described(request.dtype, compiled, how), 'greedy_agreement': agreement}
+  if request.dtype == 'float32' and not compiled:
+    return about, exact
+  return about, PeerProcess(functools.partial(make, request.dtype, compiled))
+
+
+def check_same_choices(ours: np.ndarray, theirs: np.ndarray) -> float:
+  """The share of greedy choices int[R, n] that agree.
+
+  Raises:
+    InputError: they do not begin alike.
+  """
+  same = ours == theirs if ours.shape == theirs.shape else np.zeros(1, bool)
+  if not same.reshape(len(same), -1)[:, :LEADING].all():
     raise InputError(
-      f'greedy {what}: ours begin {ours[0, :count].tolist()}, of the peer {theirs[0, :count].tolist()}: expected the '
-      'same work'
+      f'greedy choices: {same.mean():.1%} agree; ours begin {ours[0, :LEADING].tolist()}, of the peer '
+      f'{theirs[0, :LEADING].tolist()}: expected the same work'
     )
+  return float(same.mean())
 
 
-def _warm_and_profile(runs: Sequence[Callable[[], Any]], settings: Settings) -> None:
-  for run in runs:
-    run()
+def _beside(name: str, ours: Timing, theirs: Timing) -> dict[str, Any]:
+  return {f'peer_{name}': theirs.spread(), f'times_the_peer_by_{name}': speedup(ours, theirs).spread()}
+
+
+def _share(bytes_read: float, seconds: float) -> float | None:
+  return inference.roofline_share(bytes_read, seconds, jax.devices()[0].device_kind)
+
+
+def _profile(run: Run, settings: Settings) -> None:
   if settings.profile:
     with jax.profiler.trace(settings.profile):
-      runs[0]()
-
-
-def _peer(settings: Settings) -> dict[str, str]:
-  if not settings.peer:
-    return {}
-  from janus_jax.benchmarking import peer
-
-  return {'peer': peer.described()}
+      run()
 
 
 def _memory() -> dict[str, Any]:
-  name, peak = peak_memory()
-  return {name: peak, **report.environment()}
+  """Before there is a peer: the peak counts whatever runs in the process."""
+  return dict([peak_memory()])

@@ -65,3 +65,24 @@ def peak_memory() -> tuple[str, int]:
 
   unit = 1 if os.uname().sysname == 'Darwin' else 1024
   return 'peak_bytes_of_process', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resized(subject: Subject, length: int, depth: int) -> Subject:
+  """The same with rows of another length, or a decoder of another depth and then with random weights.
+
+  Args:
+    subject: what is measured.
+    length: positions of a row.
+    depth: layers of the decoder.
+  """
+  config = subject.config.copy_and_resolve_references()
+  config.sequence_length = length
+  if depth == subject.model.language_model.depth:
+    return dataclasses.replace(subject, config=config)
+  decoder = dataclasses.replace(subject.model.language_model, depth=depth)
+  model = dataclasses.replace(subject.model, language_model=decoder)
+  dtypes = {path: leaf.dtype for path, leaf in flatten(subject.params).items()}
+  flat = flatten(initial_params(model, config.seed))
+  params = unflatten({path: leaf.astype(dtypes[path]) for path, leaf in flat.items()})
+  placement = Placement.of(subject.placement.mesh, parameter_shapes(model))
+  return Subject(config, model, params, placement)

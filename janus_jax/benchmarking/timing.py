@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,15 @@ class Timing:
   def high(self) -> float:
     return max(self.values)
 
+  def spread(self) -> dict[str, float]:
+    return {'median': self.median, 'low': self.low, 'high': self.high}
+
   def per(self, amount: float) -> 'Timing':
     """Of a part of the work."""
     return Timing(tuple(value / amount for value in self.values))
 
 
-def time_in_turn(runs: Sequence[Callable[[], None]], repeats: int) -> list[Timing]:
+def time_in_turn(runs: Sequence[Callable[[], Any]], repeats: int) -> list[Timing]:
   """Times each of some runs `repeats` times, one after the other in every round, so that a machine which slows down
   does so for all. They are warm: whoever calls has run each once.
   """
@@ -51,7 +55,13 @@ def speedup(ours: Timing, theirs: Timing) -> Timing:
   return Timing(tuple(slow / fast for fast, slow in zip(ours.values, theirs.values, strict=True)))
 
 
-def seconds_of(run: Callable[[], None]) -> float:
+def difference(longer: Timing, shorter: Timing, amount: float) -> Timing:
+  """Seconds of one of `amount` things that the longer work does and the shorter one does not, round by round."""
+  return Timing(tuple((a - b) / amount for a, b in zip(longer.values, shorter.values, strict=True)))
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+  """Seconds of one run, and what it returned."""
   began = time.perf_counter()
-  run()
-  return time.perf_counter() - began
+  result = run()
+  return time.perf_counter() - began, result

@@ -9,6 +9,7 @@ import numpy as np
 from janus_jax.benchmarking.batches import synthetic_batch
 from janus_jax.benchmarking.subject import Subject
 from janus_jax.benchmarking.timing import Timing
+from janus_jax.data.examples import GENERATION_LOSS, IMAGE
 from janus_jax.data.packing import BatchShape
 from janus_jax.errors import InputError
 from janus_jax.training.optimizer import learning_rates
@@ -28,6 +29,7 @@ class Work:
   Attributes:
     subject: model and mesh.
     stage: of the config.
+    rate: learning rate, the highest of the stage.
     step: what the step is compiled for.
     batch: numpy arrays of `data.packing.make_batch`.
     trained: paths of what trains.
@@ -37,6 +39,7 @@ class Work:
 
   subject: Subject
   stage: Stage
+  rate: float
   step: StepConfig
   batch: dict[str, np.ndarray]
   trained: frozenset[str]
@@ -44,33 +47,49 @@ class Work:
   flops: StepFlops
 
 
-def read_work(subject: Subject, stage_name: str | None, holds_codes: bool) -> Work:
-  """A stage of the config (None: its last one) with a full batch.
+def find_stage(subject: Subject, name: str | None) -> Stage:
+  """A stage of the config's run; None: its last one.
+
+  Raises:
+    InputError: no such stage, or one that is not well-formed.
+  """
+  stages = {stage.name: stage for stage in read_run(subject.config).stages}
+  found = stages.get(list(stages)[-1] if name is None else name)
+  if found is None:
+    raise InputError(f'stage is {name!r}: expected one of {", ".join(stages)}')
+  return found
+
+
+def make_work(subject: Subject, stage: Stage, holds_codes: bool) -> Work:
+  """A stage with a full batch.
 
   Args:
     subject: what is measured.
-    stage_name: of the config.
+    stage: of its config.
     holds_codes: whether drawings come as codes.
 
   Raises:
-    InputError: no such stage, or something is wrong with the config.
+    InputError: the batch does not fit the mesh, or a pattern matches no parameter.
   """
-  config, model = subject.config, subject.model
-  run = read_run(config)
-  stages = {stage.name: stage for stage in run.stages}
-  stage = stages.get(stage_name or run.stages[-1].name)
-  if stage is None:
-    raise InputError(f'stage is {stage_name!r}: expected one of {", ".join(stages)}')
+  config, model, paths = subject.config, subject.model, subject.placement.params
   check_batches([stage], subject.placement.mesh, config.accumulation, config.streams)
-  check_trainable([stage], model, subject.placement.params)
-  step = read_step(config, model, subject.placement)
-  trained = trained_paths(stage, subject.placement.params)
-  shape = BatchShape(stage.batch_size, run.sequence_length, stage.images_per_row, stage.drawings_per_row)
+  check_trainable([stage], model, paths)
+  length, trained = config.sequence_length, trained_paths(stage, paths)
+  shape = BatchShape(stage.batch_size, length, stage.images_per_row, stage.drawings_per_row)
   batch = synthetic_batch(model, shape, stage.ratio, holds_codes, config.seed)
-  window = Window(model, run.sequence_length, trained_groups(trained))
+  window = Window(model, length, trained_groups(trained))
   window.add(batch, 0.0)
-  flops = step_flops(model, window.counts, run.sequence_length, trained_groups(trained))
-  return Work(subject, stage, step, batch, trained, window.counts, flops)
+  rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
+  return Work(
+    subject=subject,
+    stage=stage,
+    rate=float(max(rates)),
+    step=read_step(config, model, subject.placement),
+    batch=batch,
+    trained=trained,
+    counts=window.counts,
+    flops=step_flops(model, window.counts, length, trained_groups(trained)),
+  )
 
 
 class Trainer:
@@ -78,36 +97,40 @@ class Trainer:
 
   def __init__(self, work: Work):
     stage = work.stage
-    rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
-    self._values = StageValues(np.float32(max(rates)), np.float32(stage.weight_decay), np.float32(stage.loss_weights))
+    self._values = StageValues(*map(np.float32, (work.rate, stage.weight_decay, stage.loss_weights)))
     self._work, self._step = work, jit_train_step('static')
+    # Copies: a state is donated, and on a CPU jax may use numpy's memory as it is.
     params = jax.tree.map(np.array, work.subject.params)
     self._state = place(new_state(params, work.trained, work.step.optimizer), work.subject.placement)
     self._batch = place_batch(work.batch, work.subject.placement.mesh)
-    self.loss = float('nan')
 
-  def run(self, steps: int) -> None:
-    """Takes steps and waits for the last; `loss` is its loss."""
+  def run(self, steps: int) -> float:
+    """Takes steps and waits for the last; its loss."""
     metrics: dict[str, Any] = {}
     with jax.set_mesh(self._work.subject.placement.mesh):
       for _ in range(steps):
         self._state, metrics = self._step(
           self._state, self._batch, self._values, masks=self._work.trained, config=self._work.step
         )
-    self.loss = float(metrics['loss'])
+    # Before the loss is there the new state need not be.
+    jax.block_until_ready(self._state)
+    return float(metrics['loss'])
 
 
 def figures(work: Work, step: Timing) -> dict[str, Any]:
-  """Speeds of a step that takes so long."""
-  device = jax.devices()[0].device_kind
+  """Speeds of a step that takes so long; `mfu` and `mfu_with_encoders` are None where a device's peak is not known."""
+  device, model = jax.devices()[0].device_kind, work.subject.model
   values = throughput(work.counts, work.flops, step.median, device, jax.device_count())
+  asked = int((work.batch['kinds'] == IMAGE).sum()) // model.num_image_tokens
+  drawn = int((work.batch['losses'] == GENERATION_LOSS).sum()) // model.vq.num_tokens
   return {
-    'step_seconds': step.median,
-    'step_seconds_low': step.low,
-    'step_seconds_high': step.high,
+    'step_seconds': step.spread(),
     'tokens_per_step': work.counts.tokens,
     'text_targets_per_step': work.counts.text_targets,
-    'images_per_step': work.counts.images_encoded + work.counts.images_tokenized,
+    'images_asked_about_per_step': asked,
+    'images_drawn_per_step': drawn,
     'tflops_per_step': work.flops.total / 1e12,
-    **values,
+    **{'mfu': None, 'mfu_with_encoders': None, **values},
+    # Not the places in the rows for images, which `throughput` counts.
+    'images_per_second': (asked + drawn) / step.median,
   }

@@ -1,0 +1,190 @@
+"""Every mode beside the peer on a model that compiles fast, and what is said to mistakes."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from training.batches import CONFIG, params
+
+from janus_jax.benchmarking import inference, report, running
+from janus_jax.benchmarking.running import Request, Settings
+from janus_jax.benchmarking.subject import Subject, resized
+from janus_jax.benchmarking.train import find_stage, make_work
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.errors import InputError
+from janus_jax.sharding.mesh import make_mesh
+from janus_jax.training.defaults import default_config, set_stages
+from janus_jax.training.state import Placement
+
+ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
+SETTINGS = Settings(repeats=2, steps=1, peer=True)
+
+
+@pytest.fixture(scope='module')
+def subject() -> Subject:
+  config = default_config()
+  config.data.precompute_codes = False
+  config.sequence_length = 96
+  config.loss_chunk = 32
+  config.compute.dtype = 'float32'
+  config.compute.remat = 'none'
+  common = {
+    'steps': 10,
+    'batch_size': 2,
+    'learning_rate': 1e-3,
+    'sources': {'understanding': {'shapes': 1}, 'text': {'captions': 1}, 'generation': {'shapes': 1}},
+    'ratio': (5, 1, 4),
+    'trainable': (*ADAPTORS, 'language_model'),
+  }
+  # Several examples in a row; and one, which needs no mask.
+  set_stages(config, {'packed': common, 'single': {**common, 'ratio': (1, 0, 0), 'drawings_per_row': 0}})
+  config.run = ('packed', 'single')
+  placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
+  return Subject(config, CONFIG, params(), placement)
+
+
+def printed(found: dict) -> list[str]:
+  assert json.loads(json.dumps(report.rounded(found)))
+  return report.to_text(found).splitlines()
+
+
+@pytest.fixture
+def torch():
+  pytest.importorskip('transformers')
+  return pytest.importorskip('torch')
+
+
+class PeerHere:
+  """As `PeerProcess`, which takes long to start."""
+
+  def __init__(self, make):
+    self._made = make()
+
+  def call(self, method, *arguments):
+    return getattr(self._made, method)(*arguments)
+
+
+@pytest.fixture
+def here(monkeypatch):
+  monkeypatch.setattr(running, 'PeerProcess', PeerHere)
+  # Of the eight that tests have, these use one.
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+
+
+def test_training_is_what_the_peer_trains(torch, here, subject):
+  found = running.train(subject, 'packed', SETTINGS)
+  # After one update, so that the update is the same too.
+  assert found['peer_second_loss'] == pytest.approx(found['second_loss'], rel=1e-5)
+  assert 'block-diagonal attention' in found['peer']
+  assert found['tokens_per_second'] == pytest.approx(found['tokens_per_step'] / found['step_seconds']['median'])
+  assert found['tokens_per_step'] == 2 * 96
+  assert found['images_asked_about_per_step'] == found['images_drawn_per_step'] == 2
+  ratio = found['times_the_peer_by_step_seconds']
+  assert ratio['low'] <= ratio['median'] <= ratio['high']
+  assert found['mfu'] is None
+  assert len(printed(found)) > 20
+
+
+def test_rows_of_one_example_need_no_mask(torch, here, subject):
+  found = running.train(subject, 'single', SETTINGS)
+  assert found['peer_second_loss'] == pytest.approx(found['second_loss'], rel=1e-5)
+  assert 'causal attention' in found['peer']
+
+
+def test_drawing_is_what_the_peer_draws(torch, here, subject):
+  found = running.generate(subject, Request((1, 2), words=6, answer=0, dtype='float32'), SETTINGS)
+  assert found['greedy_agreement'] == 1.0
+  assert [row['batch'] for row in found['images']] == [1, 2]
+  for row in found['images']:
+    seconds = row['seconds_of_codes']['median'] + row['seconds_of_pixels']['median']
+    assert row['images_per_second'] == pytest.approx(row['batch'] / seconds)
+    assert row['times_the_peer_by_seconds_of_codes']['low'] > 0
+    assert row['share_of_roofline'] is None
+  assert len(printed(found)) > 20
+
+
+def test_answering_is_what_the_peer_answers(torch, here, subject):
+  found = running.understand(subject, Request((2,), words=6, answer=12, dtype='float32'), SETTINGS)
+  assert found['greedy_agreement'] == 1.0
+  (row,) = found['answers']
+  assert row['seconds_to_first_token']['median'] < row['seconds_of_answer']['median']
+  assert row['times_the_peer_by_seconds_of_answer']['low'] > 0
+  assert row['tokens_per_second'] == pytest.approx(2 * 12 / row['seconds_of_answer']['median'])
+  assert len(printed(found)) > 20
+
+
+def test_what_differs_is_refused():
+  running.check_same_loss(5.0001, 5.0, 1e-3)
+  for loss in (5.01, float('nan')):
+    with pytest.raises(InputError, match=r'of the peer 5\.000000: expected the same work'):
+      running.check_same_loss(loss, 5.0, 1e-3)
+  ours = np.arange(20).reshape(1, 20)
+  late, early = ours.copy(), ours.copy()
+  late[0, 15], early[0, 3] = 0, 0
+  assert running.check_same_choices(ours, late) == 0.95
+  with pytest.raises(InputError, match=r'95\.0% agree; ours begin'):
+    running.check_same_choices(ours, early)
+  with pytest.raises(InputError, match=r' 0\.0% agree'):
+    running.check_same_choices(ours, ours[:, :9])
+
+
+def test_a_decode_step_reads_weights_and_cache(subject):
+  decoder = inference.make_decoder(subject, 'bfloat16')
+  llama, layers = CONFIG.language_model, jax.tree.leaves(decoder.layers)
+  heads = {
+    'lm_head': llama.width * llama.vocab_size,
+    'gen_head': sum(
+      leaf.size for name in ('gen_head', 'gen_aligner') for leaf in jax.tree.leaves(subject.params[name])
+    ),
+  }
+  for head, parameters in heads.items():
+    weights = 2 * (sum(leaf.size for leaf in layers) + parameters)
+    assert inference.bytes_per_step(decoder, head, 4, 0) == weights
+    cached = 2 * 2 * llama.num_kv_heads * llama.head_dim * llama.depth
+    assert inference.bytes_per_step(decoder, head, 4, 100) == weights + 4 * 100 * cached
+  assert inference.roofline_share(3350e9, 2.0, 'NVIDIA H100 80GB HBM3') == 0.5
+  assert inference.roofline_share(819e9, 4.0, 'TPU v5 lite') == 0.25
+  assert inference.roofline_share(1e9, 1.0, 'cpu') is None
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    (('data', True, False, False), '--peer: expected with --mode=train or generate or understand, not data'),
+    (('data', False, True, False), '--profile: expected'),
+    (('generate', False, False, True), '--scaling: expected with --mode=train or understand, not generate'),
+    (('train', True, False, True), '--scaling: expected without --peer'),
+  ],
+)
+def test_flags_that_a_mode_does_not_have_are_refused(given, message):
+  with pytest.raises(InputError, match=message):
+    running.check_flags(*given)
+
+
+@pytest.mark.parametrize('texts', [['1', 'x'], ['0'], ['-1'], [], ['1.5']])
+def test_batches_are_positive_integers(texts):
+  with pytest.raises(InputError, match='expected positive integers'):
+    running.read_batches(texts)
+
+
+def test_a_stage_that_is_not_there_is_refused(subject):
+  with pytest.raises(InputError, match="stage is 'stage9': expected one of packed, single"):
+    running.train(subject, 'stage9', SETTINGS)
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(subject):
+  placement = Placement.of(make_mesh({'data': 4}, jax.devices()[:4]), parameter_shapes(CONFIG))
+  with pytest.raises(InputError, match=r'stages.packed.batch_size is 2: expected a multiple of 4'):
+    running.train(dataclasses.replace(subject, placement=placement), 'packed', SETTINGS)
+
+
+def test_sizes_change_what_is_measured(subject):
+  longer = resized(subject, 192, CONFIG.language_model.depth)
+  assert make_work(longer, find_stage(longer, None), True).counts.tokens == 2 * 192
+  assert longer.params is subject.params
+  deeper = resized(subject, 96, 3)
+  kernels = deeper.params['language_model']['layers']['attn']['q']['kernel']
+  assert len(kernels) == 3
+  assert subject.config.sequence_length == 96
