@@ -18,6 +18,7 @@ is left is the time a step waits.
 """
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -48,12 +49,18 @@ _SECONDS = flags.DEFINE_float('seconds', 20.0, 'How long data is measured.', low
 _STEP_SECONDS = flags.DEFINE_float('step_seconds', 0.0, 'What a training step takes.', lower_bound=0.0)
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
 flags.mark_flag_as_required('config')
+# Load average, above which a comparison is worth little.
+BUSY = 0.5
 
 
 def main() -> None:
   running.check_flags(_MODE.value, bool(_PEER.value), bool(_PROFILE.value), _SCALING.value)
+  load = os.getloadavg()[0]
   found, costs = _measured()
-  found = report.rounded(found)
+  if _PEER.value and load > BUSY:
+    # torch's threads wait for each other all the time: answers took it eight times as long on a busy machine.
+    logging.warning('load average was %.1f before: something else runs here, which distorts the comparison', load)
+  found = report.rounded({**found, 'load_average_before': load})
   if _OUT.value:
     report.write(_OUT.value, found, costs)
   print(json.dumps(found) if _JSON.value else report.to_text(found))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -114,13 +115,16 @@ def decode_codes(decoder: Decoder, codes: np.ndarray) -> np.ndarray:
     return to_uint8(np.concatenate([_decode_codes(decoder, row[None]) for row in codes]))
 
 
-def answer_tokens(decoder: Decoder, prompts: Prompts, count: int) -> np.ndarray:
-  """int32[R, count], the likeliest ones."""
+def answer_tokens(decoder: Decoder, prompts: Prompts, count: int) -> tuple[np.ndarray, float]:
+  """int32[R, count], the likeliest ones, and the seconds that those after the first took."""
   keys = request_keys(0, [(row,) for row in range(len(prompts.tokens))])
   options = {'eos_id': NO_END, 'max_new_tokens': count, 'sampling': Sampling(temperature=0.0)}
   with full_precision(decoder):
     chunks = generate_text(decoder, prompts.tokens, prompts.mask, prompts.pixels, keys, **options)
-    return np.concatenate(list(chunks), axis=1)
+    first = next(chunks)
+    began = time.perf_counter()
+    tokens = np.concatenate([first, *chunks], axis=1)
+    return tokens, time.perf_counter() - began
 
 
 def bytes_per_step(decoder: Decoder, head: str, rows: int, position: float) -> float:

@@ -39,6 +39,7 @@ def peer_model(model: JanusConfig, params: Any, dtype: str) -> Any:
     InputError: torch or transformers is missing, or transformers cannot express the architecture.
   """
   torch, transformers = import_peer()
+  transformers.logging.set_verbosity_error()  # It says of every run which of its settings go first.
   fields = transformers.JanusConfig.from_dict(janus_to_huggingface(model, dtype))
   peer = transformers.JanusForConditionalGeneration(fields)
   lazy = {path: from_numpy(np.asarray(leaf, np.float32), path) for path, leaf in flatten(params).items()}

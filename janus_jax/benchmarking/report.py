@@ -73,7 +73,8 @@ def _lines(value: Any, name: str) -> list[tuple[str, Any]]:
     items: Sequence[tuple[str, Any]] = list(value.items())
   elif isinstance(value, list):
     # The first figure of a row says which row it is.
-    items = [(str(next(iter(item.values()))), item) for item in value]
+    rows = [list(item.items()) for item in value]
+    items = [(f'{row[0][0]}={row[0][1]}', dict(row[1:])) for row in rows]
   elif value is None:
     return [(name, 'not known')]
   else:

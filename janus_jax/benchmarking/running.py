@@ -14,7 +14,7 @@ from janus_jax.benchmarking.peer_process import PeerProcess
 from janus_jax.benchmarking.report import environment
 from janus_jax.benchmarking.scaling import Cost, decode_costs, train_costs
 from janus_jax.benchmarking.subject import Subject, peak_memory
-from janus_jax.benchmarking.timing import Timing, difference, speedup, time_in_turn, timed
+from janus_jax.benchmarking.timing import Timing, speedup, time_in_turn, timed
 from janus_jax.benchmarking.train import Trainer, Work, figures, find_stage, make_work
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder
@@ -220,8 +220,9 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
   decoder = inference.make_decoder(subject, request.dtype)
   asked = {n: inference.questions(subject, n, request.words) for n in request.batches}
 
-  def say(batch: int, count: int) -> np.ndarray:
-    return inference.answer_tokens(decoder, asked[batch], count)
+  def say(batch: int, count: int) -> float:
+    """Seconds after the first token."""
+    return inference.answer_tokens(decoder, asked[batch], count)[1]
 
   compiling = {}
   for batch in request.batches:
@@ -234,21 +235,21 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
       subject,
       request,
       settings,
-      lambda decoder: inference.answer_tokens(decoder, asked[first], request.answer),
+      lambda decoder: inference.answer_tokens(decoder, asked[first], request.answer)[0],
       lambda peer: peer.call('answer_tokens', asked[first], request.answer),
     )
   _profile(lambda: say(request.batches[0], request.answer), settings)
 
   def row(batch: int) -> dict[str, Any]:
-    counts = request.answer, 1
-    runs: list[Run] = [functools.partial(say, batch, count) for count in counts]
+    rest: list[float] = []
+    runs: list[Run] = [lambda: rest.append(say(batch, request.answer)), lambda: say(batch, 1)]
     if other:
-      runs += [functools.partial(other.call, 'answer_tokens', asked[batch], count) for count in counts]
+      runs += [functools.partial(other.call, 'answer_tokens', asked[batch], count) for count in (request.answer, 1)]
       for run in runs[2:]:
         run()
     logging.info('%d answers: %d runs', batch, settings.repeats)
     whole, first, *theirs = time_in_turn(runs, settings.repeats)
-    token = difference(whole, first, request.answer - 1)
+    token = Timing(tuple(rest)).per(request.answer - 1)
     position = asked[batch].tokens.shape[1] + request.answer / 2
     read = inference.bytes_per_step(decoder, 'lm_head', batch, position)
     found = {

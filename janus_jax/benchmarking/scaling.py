@@ -1,7 +1,6 @@
 """Cost against size: what a step takes at several sizes along one axis, and the power law through them."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from janus_jax.benchmarking import inference
 from janus_jax.benchmarking.subject import Subject, resized
-from janus_jax.benchmarking.timing import Timing, difference, time_in_turn
+from janus_jax.benchmarking.timing import Timing, time_in_turn
 from janus_jax.benchmarking.train import Trainer, make_work
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder
@@ -128,10 +127,9 @@ def decode_costs(subject: Subject, decoder: Decoder, answer: int, repeats: int) 
 
   def seconds_of(batch: int, position: int) -> Timing:
     prompts = inference.texts(subject, batch, position)
-    runs = [functools.partial(inference.answer_tokens, decoder, prompts, count) for count in (answer, 1)]
-    for run in runs:
-      run()
-    return difference(*time_in_turn(runs, repeats), answer - 1)
+    inference.answer_tokens(decoder, prompts, answer)  # Compiles.
+    seconds = [inference.answer_tokens(decoder, prompts, answer)[1] for _ in range(repeats)]
+    return Timing(tuple(seconds)).per(answer - 1)
 
   length = subject.config.sequence_length
   quarter = max(length // 4, inference.WORDS)

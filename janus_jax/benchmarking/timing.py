@@ -55,11 +55,6 @@ def speedup(ours: Timing, theirs: Timing) -> Timing:
   return Timing(tuple(slow / fast for fast, slow in zip(ours.values, theirs.values, strict=True)))
 
 
-def difference(longer: Timing, shorter: Timing, amount: float) -> Timing:
-  """Seconds of one of `amount` things that the longer work does and the shorter one does not, round by round."""
-  return Timing(tuple((a - b) / amount for a, b in zip(longer.values, shorter.values, strict=True)))
-
-
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
   """Seconds of one run, and what it returned."""
   began = time.perf_counter()

@@ -38,7 +38,7 @@ def test_beside_the_peer(recipe, tmp_path):
   assert found['answers'][0]['times_the_peer_by_seconds_of_answer']['median'] > 0
   assert {'date', 'revision', 'device', 'jax', 'peak_bytes_of_process'} <= set(found)
   assert json.loads((tmp_path / 'results.json').read_text()) == found
-  assert '| answers.1.seconds_of_answer | ' in (tmp_path / 'table.md').read_text()
+  assert '| answers.batch=1.seconds_of_answer | ' in (tmp_path / 'table.md').read_text()
 
 
 def test_mistakes_are_one_line(recipe):

@@ -44,14 +44,33 @@ def test_a_size_that_does_not_fit_ends_the_axis():
     scaling._cost('batch', 'step', [2, 4, 8], seconds_of)
 
 
+def test_decoding_is_measured_at_every_batch_and_position(monkeypatch):
+  asked = []
+
+  def answer(decoder, prompts, count):
+    rows, words = prompts.tokens.shape
+    asked.append((rows, words))
+    return prompts.tokens, 0.5 * words * (count - 1)
+
+  monkeypatch.setattr(scaling.inference, 'answer_tokens', answer)
+  config = default_config()
+  config.sequence_length = 32
+  subject = Subject(config, CONFIG, None, None)
+  batch, position = scaling.decode_costs(subject, None, answer=5, repeats=1)
+  assert asked[::2] == [(1, 8), (2, 8), (4, 8), (8, 8), (1, 8), (1, 16), (1, 32), (1, 64)]
+  assert asked[1::2] == asked[::2]  # Once to compile.
+  assert [point.seconds.median for point in position.points] == [4.0, 8.0, 16.0, 32.0]
+  assert (batch.fit.exponent, position.fit.exponent) == (pytest.approx(0.0, abs=1e-9), pytest.approx(1.0))
+
+
 def test_results_table_and_charts_are_written(tmp_path):
   points = tuple(Point(size, Timing((0.9 * size, 1.0 * size, 1.3 * size))) for size in (160, 320, 640))
   cost = Cost('length', 'seconds of a step against length', points)
   found = {'mode': 'train', 'mfu': None, 'scaling': {'length': report.rounded(cost.to_dict())}}
   report.write(str(tmp_path), found, [cost])
   assert {path.name for path in tmp_path.iterdir()} == {'results.json', 'table.md', 'length.png'}
-  assert '| scaling.length.points.320.seconds | 320  (288 to 416) |' in (tmp_path / 'table.md').read_text()
-  assert 'mfu                                not known' in report.to_text(found)
+  assert '| scaling.length.points.length=320.seconds | 320  (288 to 416) |' in (tmp_path / 'table.md').read_text()
+  assert 'mfu                                       not known' in report.to_text(found)
   drawing = plots.cost_chart(cost)
   assert drawing.things[0].text == 'seconds of a step against length: exponent 1.00'
 
