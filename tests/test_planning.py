@@ -102,7 +102,7 @@ def test_plan_of_a_stage():
   assert plan.received['all-gather'] > 0
   found = planning_report.to_json(plan, [], None)
   assert found['stage'] == 'stage3'
-  assert found['tokens'] == 1600 * 8 * 104
+  assert found['tokens'] == tiny().stages.stage3.steps * 8 * 104
   assert found['mfu_bound'] is None  # A CPU has no known peak.
   assert 'stage3 on cpu-8 (fsdp 8): fits' in planning_report.to_text(plan, [], None)
 

@@ -27,7 +27,7 @@ def load(path: pathlib.Path):
 def test_the_ablations_of_the_issue_are_there():
   assert {path.stem for path in SHIPPED} == {
     *('schedules', 'stage1_length', 'imagenet_role', 'stage3_ratio', 'real_synthetic', 'stage2_trainable'),
-    *('guidance_dropout', 'stage_masks'),
+    *('guidance_dropout', 'stage_masks', 'encoders'),
   }
 
 
@@ -51,7 +51,9 @@ def test_shipped_ablations_are_whole(path):
 def test_stage3_ratio_trains_two_stages_once():
   ablation = read_ablation(load(ROOT / 'configs' / 'ablations' / 'stage3_ratio.py').get_config())
   runs = sweep.all_runs(ablation, sweep.variant_configs(ablation))
-  assert steps_to_train(runs) == 3 * (150 + 3300 + 5 * 1600)
+  first, second, third = (stage.steps for stage in ablation.base.stages.values())
+  assert steps_to_train(runs) == 3 * (first + second + 5 * third)
+  assert sum(run.steps for run in runs) == 3 * 5 * (first + second + third)
 
 
 def small() -> ConfigDict:
