@@ -1,6 +1,7 @@
 """The Python calls: a result does not depend on its batch, mesh or neighbours; bad input is one line."""
 
 import collections
+import dataclasses
 import itertools
 
 import jax
@@ -127,6 +128,15 @@ def test_answers_do_not_depend_on_their_batch(model, text):
   swapped = janus_jax.answer(*model, [images[0], [picture(9)]], questions[:2], **options)
   assert swapped[0] == together[0]
   assert swapped[1] != together[1]
+
+
+def test_a_shared_encoder_is_asked_at_the_size_and_length_of_drawings(model, text):
+  vq = dataclasses.replace(model[0].vq, image_size=2 * model[0].vq.image_size)
+  shared = dataclasses.replace(model[0], vq=vq, shared_encoder=True)
+  question = answering.prepare_question(shared, [picture(9)], SHORT, **text)
+  assert question.pixels.shape == (1, vq.image_size, vq.image_size, 3)
+  assert question.ids.count(shared.image_token_id) == vq.num_tokens
+  assert vq.num_tokens != shared.vision_encoder.num_tokens
 
 
 def test_an_answer_ends_before_the_end_token(model, text):

@@ -8,14 +8,14 @@ row begins with a drawing. Text fills the rest. A question has 16 tokens before 
 import numpy as np
 
 from janus_jax.data.examples import (
-  CODE,
-  GENERATION_LOSS,
   IMAGE,
-  NO_LOSS,
   TEXT,
   TEXT_LOSS,
   UNDERSTANDING_LOSS,
   Example,
+  drawing,
+  no_images,
+  predicting,
 )
 from janus_jax.data.packing import BatchShape, make_batch
 from janus_jax.models.config import JanusConfig
@@ -58,11 +58,11 @@ def _sizes(
 ) -> list[tuple[str, int]]:
   """The examples of a row: kind, and tokens of text in it."""
   question = model.num_image_tokens + 3 * WORDS, 3 * WORDS
-  drawing = model.vq.num_tokens - 1 + WORDS, WORDS
+  drawn = model.vq.num_tokens - 1 + WORDS, WORDS
   room = {'question': shape.images if ratio[0] else 0, 'drawing': shape.drawings if ratio[2] else 0}
   found: list[tuple[str, int]] = []
   left = shape.length
-  kinds = [('question', question), ('drawing', drawing)]
+  kinds = [('question', question), ('drawing', drawn)]
   while any(room.values()):
     for kind, (length, words) in reversed(kinds) if drawing_first else kinds:
       if room[kind] and length <= left:
@@ -86,28 +86,20 @@ def _question(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.
   answered = np.arange(words + P) >= P + 2 * WORDS - 1  # The position before each word of the answer.
   answered[-1] = False
   pixels = rng.integers(0, 256, (1, size, size, 3), np.uint8)
-  return _predicting(tokens, kinds, answered, UNDERSTANDING_LOSS, pixels)
+  return predicting(tokens, kinds, answered, UNDERSTANDING_LOSS, pixels, no_images(model.vq.image_size))
 
 
 def _text(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.Generator) -> Example:
   said = np.arange(words) < words - 1
-  return _predicting(_words(model, words, rng), np.full(words, TEXT, np.uint8), said, TEXT_LOSS, None)
+  neither = no_images(model.image_size), no_images(model.vq.image_size)
+  return predicting(_words(model, words, rng), np.full(words, TEXT, np.uint8), said, TEXT_LOSS, *neither)
 
 
 def _drawing(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.Generator) -> Example:
   P, size = model.vq.num_tokens, model.vq.image_size
   codes = rng.integers(0, model.vq.codebook_size, P).astype(np.int32) if holds_codes else np.arange(P, dtype=np.int32)
-  losses = np.repeat(np.array([NO_LOSS, GENERATION_LOSS], np.uint8), (words - 1, P))
-  count = 0 if holds_codes else 1
-  return Example(
-    tokens=np.concatenate([_words(model, words, rng), codes[:-1]]),
-    kinds=np.repeat(np.array([TEXT, CODE], np.uint8), (words, P - 1)),
-    targets=np.concatenate([np.zeros(words - 1, np.int32), codes]),
-    losses=losses,
-    weights=(losses > 0).astype(np.float32),
-    pixels=np.zeros((0, 1, 1, 3), np.uint8),
-    generation_pixels=rng.integers(0, 256, (count, size, size, 3), np.uint8),
-  )
+  drawn = no_images(size) if holds_codes else rng.integers(0, 256, (1, size, size, 3), np.uint8)
+  return drawing(_words(model, words, rng), codes, no_images(model.image_size), drawn)
 
 
 _EXAMPLES = {'question': _question, 'text': _text, 'drawing': _drawing}
@@ -117,18 +109,3 @@ def _words(model: JanusConfig, count: int, rng: np.random.Generator) -> np.ndarr
   """Any tokens but the placeholder of images."""
   tokens = rng.integers(0, model.language_model.vocab_size - 1, count).astype(np.int32)
   return tokens + (tokens >= model.image_token_id)
-
-
-def _predicting(
-  tokens: np.ndarray, kinds: np.ndarray, supervised: np.ndarray, loss: int, pixels: np.ndarray | None
-) -> Example:
-  """Where it is supervised, a position predicts the next token."""
-  return Example(
-    tokens=tokens,
-    kinds=kinds,
-    targets=np.append(tokens[1:], np.int32(0)) * supervised,
-    losses=np.where(supervised, loss, NO_LOSS).astype(np.uint8),
-    weights=supervised.astype(np.float32),
-    pixels=np.zeros((0, 1, 1, 3), np.uint8) if pixels is None else pixels,
-    generation_pixels=np.zeros((0, 1, 1, 3), np.uint8),
-  )

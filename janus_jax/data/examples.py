@@ -119,7 +119,7 @@ def _conversation(turns: Sequence[str], images: Sequence[np.ndarray], loss: int,
   tokens = np.array(ids, np.int32)
   kinds = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
   supervised = np.array([*answered[1:], False])
-  pixels = np.stack(images) if len(images) else _no_images(spec.image_size)
+  pixels = np.stack(images) if len(images) else no_images(spec.image_size)
   return _next_token_example(tokens, kinds, supervised, loss, pixels, spec)
 
 
@@ -137,7 +137,7 @@ def text_example(record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Ge
   tokens = tokens[start : start + spec.max_length]
   supervised = np.arange(len(tokens)) < len(tokens) - 1
   kinds = np.full(len(tokens), TEXT, np.uint8)
-  return _next_token_example(tokens, kinds, supervised, TEXT_LOSS, _no_images(spec.image_size), spec)
+  return _next_token_example(tokens, kinds, supervised, TEXT_LOSS, no_images(spec.image_size), spec)
 
 
 def generation_example(
@@ -152,7 +152,7 @@ def generation_example(
   P, special = spec.num_codes, spec.tokenizer.special
   ids = prompts.generation_ids(spec.tokenizer, spec.template, _text(record, 'prompt'), max_length=spec.max_length)
   if spec.generation_size is None:
-    codes, pixels = _codes(record, spec), _no_images(1)
+    codes, pixels = _codes(record, spec), no_images(1)
   else:
     image = _field(record, 'image', np.ndarray)
     _check_image(image, 'image', spec.generation_size)
@@ -161,15 +161,21 @@ def generation_example(
     ids = prompts.unconditional_ids(ids, special.pad)
   n = len(ids)
   _check_length(n + P - 1, spec)
+  return drawing(np.array(ids, np.int32), codes, no_images(spec.image_size), pixels)
+
+
+def drawing(prompt: np.ndarray, codes: np.ndarray, pixels: np.ndarray, generation_pixels: np.ndarray) -> Example:
+  """A prompt int32[n] ending in begin-of-image, and the codes int32[P] of its image; other arrays as in `Example`."""
+  n, P = len(prompt), len(codes)
   losses = np.repeat(np.array([NO_LOSS, GENERATION_LOSS], np.uint8), (n - 1, P))
   return Example(
-    tokens=np.concatenate([np.array(ids, np.int32), codes[:-1]]),
+    tokens=np.concatenate([prompt, codes[:-1]]),
     kinds=np.repeat(np.array([TEXT, CODE], np.uint8), (n, P - 1)),
     targets=np.concatenate([np.zeros(n - 1, np.int32), codes]),
     losses=losses,
     weights=(losses > 0).astype(np.float32),
-    pixels=_no_images(spec.image_size),
-    generation_pixels=pixels,
+    pixels=pixels,
+    generation_pixels=generation_pixels,
   )
 
 
@@ -177,6 +183,18 @@ def _next_token_example(
   tokens: np.ndarray, kinds: np.ndarray, supervised: np.ndarray, loss: int, pixels: np.ndarray, spec: ExampleSpec
 ) -> Example:
   _check_length(len(tokens), spec)
+  return predicting(tokens, kinds, supervised, loss, pixels, no_images(spec.generation_size or 1))
+
+
+def predicting(
+  tokens: np.ndarray,
+  kinds: np.ndarray,
+  supervised: np.ndarray,
+  loss: int,
+  pixels: np.ndarray,
+  generation_pixels: np.ndarray,
+) -> Example:
+  """Each position that is supervised (bool[n]) predicts the next token; other arrays as in `Example`."""
   return Example(
     tokens=tokens,
     kinds=kinds,
@@ -184,11 +202,12 @@ def _next_token_example(
     losses=np.where(supervised, loss, NO_LOSS).astype(np.uint8),
     weights=supervised.astype(np.float32),
     pixels=pixels,
-    generation_pixels=_no_images(spec.generation_size or 1),
+    generation_pixels=generation_pixels,
   )
 
 
-def _no_images(size: int) -> np.ndarray:
+def no_images(size: int) -> np.ndarray:
+  """uint8[0, size, size, 3]."""
   return np.zeros((0, size, size, 3), np.uint8)
 
 

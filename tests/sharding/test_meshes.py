@@ -5,17 +5,22 @@ tests/training/test_step.py shows that static masks give the same.
 """
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from training import batches
 from training.batches import params
 from training.steps import STAGE_1, STAGE_2, STAGE_3, STEP, stage_values
 
 from janus_jax.models.config import ComputeConfig
+from janus_jax.planning_collectives import received_bytes
 from janus_jax.sharding.layout import ActivationLayout
-from janus_jax.sharding.mesh import make_mesh
+from janus_jax.sharding.mesh import ROW_AXES, make_mesh
+from janus_jax.training.losses import cross_entropy
 from janus_jax.training.state import Placement, flatten, new_state, place, place_batch
 from janus_jax.training.step import jit_train_step
 
@@ -75,3 +80,26 @@ def test_losses_are_those_of_one_device(sizes, attention, loss_chunk, batch, on_
   )
   found = losses(place_batch(batch, mesh), config, placement)
   np.testing.assert_allclose(found, on_one_device, rtol=1e-5)
+
+
+def test_what_counts_is_put_first_without_moving_it_between_devices():
+  """Sums over devices (of the head's gradient, of what counts) are all that a head's loss sends."""
+  mesh = make_mesh({'fsdp': 4, 'context': 2})
+  layout = ActivationLayout(mesh)
+  B, T, D, V = 8, 64, 16, 96
+
+  def total(hidden, kernel, targets, wanted, scales):
+    logits_of = lambda h: layout.constrain('logits', h @ kernel.T)  # noqa: E731
+    return cross_entropy(logits_of, hidden, targets, wanted, scales, 16, (4, 2))[1]
+
+  def given(spec, dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+  rows = functools.partial(given, PartitionSpec(ROW_AXES, 'context'))
+  arguments = rows(jnp.float32, B, T, D), given(PartitionSpec(), jnp.float32, V, D)
+  arguments += rows(jnp.int32, B, T), rows(jnp.bool_, B, T), rows(jnp.float32, B, T)
+  with jax.set_mesh(mesh):
+    program = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*arguments).compile().as_text()
+  received = received_bytes(program)
+  assert received['all-reduce'] > 0
+  assert not any(size for kind, size in received.items() if kind != 'all-reduce')
