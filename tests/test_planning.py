@@ -97,8 +97,13 @@ def test_a_checkpoint_says_what_a_run_starts_from(tmp_path):
   assert start.dtypes == dict.fromkeys(parameter_shapes(CONFIG), 'float32')
 
 
-def test_plan_of_a_stage():
-  plan = plan_stage(setup_of(tiny()), 2)
+def test_plan_of_a_stage(monkeypatch):
+  turns = []
+  count = planning.received_bytes
+  monkeypatch.setattr(planning, 'received_bytes', lambda text, n: turns.append(n) or count(text, n))
+  plan = plan_stage(setup_of(tiny(loss_chunk=16)), 2)
+  # Rows of 104 are 7 chunks, which the loops over logits of text and of codes share.
+  assert turns == [4]
   assert plan.memory.fits
   assert plan.memory.peak > plan.memory.arguments + plan.memory.temporaries - 1
   assert plan.received['all-gather'] > 0
