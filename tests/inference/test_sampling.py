@@ -123,6 +123,20 @@ def test_steps_and_keys_draw_independently():
     assert (np.square(counts - expected) / expected).sum() < CHI_SQUARED[15]
 
 
+def test_draws_are_those_of_jax():
+  """The same keys give what `jax.random.categorical` gives, which pictures of earlier versions were drawn with."""
+  logits, row_keys = random_logits(200, 300), keys(200)
+  expected = [jax.random.categorical(jax.random.fold_in(key, 7), row) for key, row in zip(row_keys, logits)]
+  np.testing.assert_array_equal(draw(logits, row_keys, 7, Sampling()), expected)
+
+
+def test_greedy_takes_the_first_of_equals_and_some_token_of_nan():
+  logits = np.array([[1, 3, 3, 0], [5, 2, 5, 5], [np.nan, 1, 2, 3], [-np.inf, -np.inf, -1, -1]], np.float32)
+  tokens = np.asarray(draw(logits, keys(4), 0, Sampling(temperature=0)))
+  np.testing.assert_array_equal(tokens[[0, 1, 3]], [1, 0, 2])
+  assert 0 <= tokens[2] < 4
+
+
 def test_greedy_takes_the_largest():
   logits = random_logits(10, 50)
   np.testing.assert_array_equal(draw(logits, keys(10), 0, Sampling(temperature=0)), logits.argmax(-1))
