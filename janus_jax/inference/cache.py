@@ -20,23 +20,9 @@ import jax.numpy as jnp
 
 from janus_jax.errors import InputError
 from janus_jax.models.config import LlamaConfig
+from janus_jax.models.quantization import quantize
 
 CACHE_DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
-
-
-def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Symmetric max-abs quantisation of each vector: x is about values * scale[..., None].
-
-  Args:
-    x: [..., H].
-
-  Returns:
-    int8[..., H] in -127..127, and float32[...], 0 for a vector of zeros. Non-finite x gives a non-finite scale.
-  """
-  x = x.astype(jnp.float32)
-  scale = jnp.max(jnp.abs(x), axis=-1) / 127
-  divisor = jnp.where(scale == 0, 1, scale)[..., None]
-  return jnp.round(x / divisor).astype(jnp.int8), scale
 
 
 @flax.struct.dataclass

@@ -1,10 +1,14 @@
 """Janus prepared for decoding: the same weights with the layers apart, and the steps that all generation is made of.
 
 In training the layers are one stacked array that a loop slices. A decode step reads every weight once, so slicing would
-cost as much as the step itself; here each layer has its own arrays, and its kernels lie input first
-(`models.layers.input_first`).
+cost as much as the step itself; here each layer has its own arrays, and its kernels are prepared: laid out input first
+(`models.layers.input_first`), or rounded to int8 (`models.quantization`).
+
+A decode step takes as long as reading the weights does, so int8 pays in time what it saves in bytes: half of bfloat16.
+What it costs in accuracy, `benchmark --weights=int8` measures.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -12,13 +16,19 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from janus_jax.errors import InputError
 from janus_jax.inference.cache import KVCache
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
 from janus_jax.models.layers import RMSNorm, input_first, rotary_tables
 from janus_jax.models.llama import LlamaBlock
+from janus_jax.models.quantization import quantize
 
 Params = dict[str, Any]
+# What the kernels of the decoder's layers and of both heads are stored in: 'full' as they come; 'int8' rounded, for
+# products in the compute dtype; 'int8_products' rounded like their inputs, for products of integers, which CPUs need
+# to be faster and which cost more accuracy.
+WEIGHTS = ('full', 'int8', 'int8_products')
 
 
 @flax.struct.dataclass
@@ -26,8 +36,8 @@ class Decoder:
   """Weights for decoding.
 
   Attributes:
-    layers: parameters of each decoder layer, kernels input first.
-    rest: the model's parameter tree without the stacked layers. Both heads' kernels lie input first too.
+    layers: parameters of each decoder layer, kernels prepared.
+    rest: the model's parameter tree without the stacked layers. Both heads' kernels are prepared too.
     config: architecture.
     compute: dtypes.
   """
@@ -53,24 +63,43 @@ class Decoder:
     return norm.apply({'params': self.rest['language_model']['final_norm']}, x), cache.advance(steps)
 
 
-def _turned(params: Params) -> Params:
-  """The same tree with the kernel of each `Linear` replaced by its `input_first` form."""
+def _prepared(params: Params, rounded: bool) -> Params:
+  """The same tree with what `Linear` takes in place of each kernel: `input_first`, or `int8` and `scale`."""
   flat = {}
   for path, leaf in flax.traverse_util.flatten_dict(params).items():
-    if path[-1] == 'kernel':
-      # Attention's output is the one product that contracts two axes, [N, H].
-      path, leaf = (*path[:-1], 'input_first'), input_first(leaf, 2 if path[-2:-1] == ('o',) else 1)
-    flat[path] = leaf
+    if path[-1] != 'kernel':
+      flat[path] = leaf
+      continue
+    # Attention's output is the one product that contracts two axes, [N, H].
+    matrix = input_first(leaf, 2 if path[-2:-1] == ('o',) else 1)
+    if rounded:
+      flat[*path[:-1], 'int8'], flat[*path[:-1], 'scale'] = quantize(matrix.T)
+    else:
+      flat[*path[:-1], 'input_first'] = matrix
   return flax.traverse_util.unflatten_dict(flat)
 
 
-def make_decoder(config: JanusConfig, compute: ComputeConfig, params: Params) -> Decoder:
-  """Prepares a parameter tree (as `janus_jax.load` gives it): stacked layers become arrays of their own."""
+def make_decoder(config: JanusConfig, compute: ComputeConfig, params: Params, weights: str = 'full') -> Decoder:
+  """Prepares a parameter tree (as `janus_jax.load` gives it): stacked layers become arrays of their own.
+
+  Args:
+    config: architecture.
+    compute: dtypes.
+    params: parameters.
+    weights: what kernels are stored in, one of WEIGHTS.
+
+  Raises:
+    InputError: another name than those.
+  """
+  if weights not in WEIGHTS:
+    raise InputError(f'weights are {weights!r}: expected one of {", ".join(WEIGHTS)}')
+  rounded, depth = weights != 'full', config.language_model.depth
   language_model = dict(params['language_model'])
   stacked = language_model.pop('layers')
-  layers = tuple(_turned(jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(config.language_model.depth))
-  language_model['lm_head'] = _turned(language_model['lm_head'])
-  rest = {**params, 'language_model': language_model, 'gen_head': _turned(params['gen_head'])}
+  layers = tuple(_prepared(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), rounded) for i in range(depth))
+  language_model['lm_head'] = _prepared(language_model['lm_head'], rounded)
+  rest = {**params, 'language_model': language_model, 'gen_head': _prepared(params['gen_head'], rounded)}
+  compute = dataclasses.replace(compute, integer_products=weights == 'int8_products')
   return Decoder(layers, rest, config, compute)
 
 

@@ -146,6 +146,7 @@ class ComputeConfig:
     attention: the decoder's attention kernel, a key of `attention.IMPLEMENTATIONS`; or 'auto', for
       `attention_choice.choose` to replace by one.
     vision_attention: as `attention`, of the understanding encoder.
+    integer_products: whether inputs of kernels that are stored in int8 are rounded to int8 too.
     layout: where activations lie on a mesh; None leaves that to XLA.
   """
 
@@ -156,6 +157,7 @@ class ComputeConfig:
   unroll: int = 1
   attention: str = 'xla'
   vision_attention: str = 'xla'
+  integer_products: bool = False
   layout: Layout | None = None
 
   def constrain(self, name: str, x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig
+from janus_jax.models.quantization import integer_product, weight_only_product
 
 # What the backward pass keeps of a layer, by name. 'none' keeps everything that XLA wants (no rematerialisation),
 # 'dots' the matrix products without batch dimensions (attention scores are recomputed), 'full' only layer inputs.
@@ -63,7 +64,8 @@ class Linear(nn.Module):
 
   The kernel is stored output first, as PyTorch stores it: a checkpoint of either side is the same bytes, so
   conversion copies instead of transposing. Axes stay apart ([N, H, D], not [N * H, D]) so that each can be sharded by
-  name. A tree that is prepared for decoding holds 'input_first' in the kernel's place (`input_first`).
+  name. A tree that is prepared for decoding (`inference/decoder.py`) holds something else in the kernel's place:
+  'input_first' (`input_first`); or 'int8' and 'scale' (`quantization.quantize` of [features, inputs], each flattened).
 
   Attributes:
     features: output shape.
@@ -85,7 +87,11 @@ class Linear(nn.Module):
     fan_in = math.prod(self.inputs)
     leading = x.shape[: x.ndim - len(self.inputs)]
     x = x.astype(dtype).reshape(*leading, fan_in)
-    if self.has_variable('params', 'input_first'):
+    if self.has_variable('params', 'int8'):
+      product = integer_product if self.compute.integer_products else weight_only_product
+      rounded = [self.get_variable('params', name) for name in ('int8', 'scale')]
+      y = product(x.reshape(-1, fan_in), *rounded).reshape(*leading, -1).astype(self.out_dtype or dtype)
+    elif self.has_variable('params', 'input_first'):
       y = _product(x, self.get_variable('params', 'input_first').astype(dtype), self.out_dtype)
     else:
       init = nn.initializers.normal(stddev=fan_in**-0.5)

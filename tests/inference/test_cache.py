@@ -14,7 +14,7 @@ import pytest
 
 from janus_jax.errors import InputError
 from janus_jax.inference import text
-from janus_jax.inference.cache import Block, Buffer, KVCache, Readable, init_cache, quantize
+from janus_jax.inference.cache import Block, Buffer, KVCache, Readable, init_cache
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
 from janus_jax.inference.image import generate_codes
 from janus_jax.inference.sampling import Sampling, row_key
@@ -23,6 +23,7 @@ from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.models.janus import Janus
+from janus_jax.models.quantization import quantize
 
 TINY = PRESETS['tiny']
 COMPUTE = ComputeConfig()
@@ -175,22 +176,6 @@ def readable(dtype: str, k: jax.Array, v: jax.Array, mask: jax.Array, sizes: Seq
     return [Buffer(*quantize(part)) if dtype == 'int8' else Buffer(part.astype(dtype), None) for part in parts]
 
   return Readable(tuple(map(Block, buffers(k), buffers(v))), mask)
-
-
-def test_quantisation_rounds_to_the_nearest_step_of_each_vector():
-  x = jax.random.normal(jax.random.key(0), (3, 5, 64)) * jnp.array([1e-3, 1, 1e3])[:, None, None]
-  values, scale = quantize(x)
-  assert values.dtype == jnp.int8
-  np.testing.assert_allclose(scale * 127, np.abs(x).max(-1), rtol=1e-6)
-  np.testing.assert_array_equal(np.abs(values).max(-1), 127)
-  error = np.abs(np.asarray(values, np.float32) * np.asarray(scale)[..., None] - x)
-  assert (error <= np.asarray(scale)[..., None] * 0.501).all()
-
-
-def test_quantisation_of_zeros_and_of_nan():
-  values, scale = quantize(jnp.array([[0.0, 0.0], [jnp.nan, 1.0]]))
-  np.testing.assert_array_equal(values[0], 0)
-  np.testing.assert_array_equal(scale, [0, np.nan])
 
 
 def test_int8_attention_is_attention_to_the_dequantised_cache(attended):
