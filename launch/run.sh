@@ -5,6 +5,9 @@
 # ACCELERATOR is a file of launch/flags. What the caller has set stands: own XLA flags come last and win, other
 # variables are kept. PYTHON names another Python than .venv's. --dry_run prints the command and runs nothing.
 #
+# What was compiled is kept in ~/.cache/janus_jax, so that a run that starts again (after a preemption, say) does not
+# compile again; JAX_COMPILATION_CACHE_DIR names another place, and empty none.
+#
 # Stopped by SIGTERM, training saves and exits 0, and this exits 143: to a cluster 0 means that nothing is left to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,6 +50,9 @@ grep --quiet --fixed-strings --line-regexp -- "$2" <<<"$programs" ||
 
 settings=()
 read_flags "$flags"
+if [ "$1" != cpu ]; then  # Its programs compile in seconds, and run on no other kind of CPU.
+  settings+=("JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/janus_jax}")
+fi
 command=(env "${settings[@]}" "${PYTHON:-.venv/bin/python}" -m "janus_jax.$2" "${@:3}")
 if [ -n "$dry_run" ]; then
   source launch/dry_run.sh

@@ -7,7 +7,7 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Own settings of these would go into what launch/run.sh prints.
-OWN = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'JAX_PLATFORMS', 'PYTHON')
+OWN = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'PYTHON')
 
 
 def launch(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

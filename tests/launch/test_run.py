@@ -45,6 +45,21 @@ def test_what_the_caller_has_set_stands():
 
 
 @pytest.mark.parametrize(
+  ('variables', 'expected'),
+  [
+    ({'HOME': '/home/me'}, '/home/me/.cache/janus_jax'),
+    ({'HOME': '/home/me', 'XDG_CACHE_HOME': '/scratch'}, '/scratch/janus_jax'),
+    ({'JAX_COMPILATION_CACHE_DIR': 'gs://bucket/cache'}, 'gs://bucket/cache'),
+    ({'JAX_COMPILATION_CACHE_DIR': ''}, ''),
+  ],
+)
+def test_compiled_programs_are_kept(variables, expected, monkeypatch):
+  monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  (words,) = dry_run('run.sh', 'h100', 'train', **variables)
+  assert settings(words)['JAX_COMPILATION_CACHE_DIR'] == expected
+
+
+@pytest.mark.parametrize(
   ('arguments', 'message'),
   [
     ((), 'expected ACCELERATOR VERB'),
