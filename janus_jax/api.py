@@ -85,10 +85,10 @@ def parse_mesh(text: str | None) -> jax.sharding.Mesh | None:
   return make_mesh(sizes)
 
 
-def decoder_for(config: JanusConfig, params: dict) -> Decoder:
+def decoder_for(config: JanusConfig, params: dict, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
   """`make_decoder` computing in the dtype that the decoder's parameters are stored in."""
   dtype = params['language_model']['final_norm']['scale'].dtype.name
-  return make_decoder(config, ComputeConfig(dtype=dtype), params)
+  return make_decoder(config, ComputeConfig(dtype=dtype), params, weights, cache_dtype)
 
 
 def full_precision(decoder: Decoder) -> contextlib.AbstractContextManager:

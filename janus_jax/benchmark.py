@@ -5,6 +5,10 @@
     python -m janus_jax.benchmark --config=FILE --mode=understand [--batch=1 --prompt_tokens=32 --answer_tokens=128]
     python -m janus_jax.benchmark --config=FILE --mode=data --config.init_from=PATH [--seconds=20 --step_seconds=0]
 
+Options of drawing and answering: `--weights=int8` (or int8_products) and `--cache_dtype=int8`. Beside the speed that
+gives what it costs: how far the distributions of codes or tokens are from those in full (`rounding`). Random weights
+say little of that: name trained ones.
+
 The model is what a run of the config would start from, with random weights where `config.init_from` names none: a
 preset of the file's name, or `pretraining.model`. Drawing and answering compute in `config.compute.dtype`.
 
@@ -31,6 +35,8 @@ from janus_jax import cli
 from janus_jax.benchmarking import data, report, running
 from janus_jax.benchmarking.scaling import Cost
 from janus_jax.benchmarking.subject import read_subject
+from janus_jax.inference.cache import CACHE_DTYPES
+from janus_jax.inference.decoder import WEIGHTS
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.', lock_config=True)
 _MODE = flags.DEFINE_enum('mode', None, ['train', 'generate', 'understand', 'data'], 'What is measured.', required=True)
@@ -42,6 +48,8 @@ _STEPS = flags.DEFINE_integer('steps', 10, 'Training steps in a run.', lower_bou
 _BATCH = flags.DEFINE_list('batch', ['1'], 'Images or questions at a time; several numbers: one after the other.')
 _PROMPT_TOKENS = flags.DEFINE_integer('prompt_tokens', 32, 'Of a prompt or question, in tokens.', lower_bound=3)
 _ANSWER_TOKENS = flags.DEFINE_integer('answer_tokens', 128, 'Of an answer.', lower_bound=2)
+_WEIGHTS = flags.DEFINE_enum('weights', 'full', list(WEIGHTS), 'What kernels are stored in to draw and answer.')
+_CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: as computed.')
 _PROFILE = flags.DEFINE_string('profile', '', 'Where a trace goes.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'Whether cost is measured against size.')
 _OUT = flags.DEFINE_string('out', '', 'Directory for results, a table and charts.')
@@ -54,7 +62,10 @@ BUSY = 0.5
 
 
 def main() -> None:
-  running.check_flags(_MODE.value, bool(_PEER.value), bool(_PROFILE.value), _SCALING.value)
+  named = {'peer': _PEER, 'profile': _PROFILE, 'scaling': _SCALING, 'weights': _WEIGHTS, 'cache_dtype': _CACHE_DTYPE}
+  running.check_flags(
+    _MODE.value, [name for name, flag in named.items() if flag.value not in (None, '', False, 'full')]
+  )
   load = os.getloadavg()[0]
   found, costs = _measured()
   if _PEER.value and load > BUSY:
@@ -76,7 +87,14 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   subject = read_subject(config, config_flags.get_config_filename(flags.FLAGS['config']))
   settings = running.Settings(_REPEATS.value, _STEPS.value, bool(_PEER.value), _COMPILE_PEER.value, _PROFILE.value)
-  request = running.Request(batches, _PROMPT_TOKENS.value, _ANSWER_TOKENS.value, config.compute.dtype)
+  request = running.Request(
+    batches,
+    _PROMPT_TOKENS.value,
+    _ANSWER_TOKENS.value,
+    config.compute.dtype,
+    _WEIGHTS.value,
+    _CACHE_DTYPE.value,
+  )
   if _SCALING.value:
     scale = running.scale_training if mode == 'train' else running.scale_decoding
     return scale(subject, stage if mode == 'train' else request, settings)

@@ -55,10 +55,10 @@ class Prompts:
   pixels: np.ndarray | None
 
 
-def make_decoder(subject: Subject, dtype: str) -> Decoder:
-  """The subject's weights in `dtype`, ready to draw and answer."""
+def make_decoder(subject: Subject, dtype: str, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
+  """The subject's weights in `dtype`, or rounded from that, ready to draw and answer (`api.decoder_for`)."""
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), subject.params)
-  return decoder_for(subject.model, params)
+  return decoder_for(subject.model, params, weights, cache_dtype)
 
 
 def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float) -> Prompts:
@@ -139,7 +139,7 @@ def bytes_per_step(decoder: Decoder, head: str, rows: int, position: float) -> f
   rest, llama = decoder.rest, decoder.config.language_model
   heads = {'lm_head': lambda: rest['language_model']['lm_head'], 'gen_head': lambda: [rest[head], rest['gen_aligner']]}
   weights = sum(leaf.nbytes for leaf in jax.tree.leaves((decoder.layers, heads[head]())))
-  item = jnp.dtype(decoder.compute.dtype).itemsize
+  item = jnp.dtype(decoder.cache_dtype).itemsize
   return weights + math.prod((2, llama.depth, llama.num_kv_heads, llama.head_dim, item, rows)) * position
 
 

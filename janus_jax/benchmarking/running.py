@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from janus_jax.benchmarking import inference
+from janus_jax.benchmarking import accuracy, inference
 from janus_jax.benchmarking.peer_process import PeerProcess
 from janus_jax.benchmarking.report import environment
 from janus_jax.benchmarking.scaling import Cost, decode_costs, train_costs
@@ -56,25 +56,41 @@ class Request:
     batches: images or questions at a time, one after the other.
     words: tokens of a prompt, or of a question beside its image.
     answer: tokens of an answer.
-    dtype: what weights are stored and computed in.
+    dtype: what weights are stored and computed in, but for what `weights` and `cache_dtype` say; the peer's as well.
+    weights: how kernels are stored (`inference.decoder.WEIGHTS`).
+    cache_dtype: what keys and values are stored in; None: `dtype`.
   """
 
   batches: tuple[int, ...]
   words: int
   answer: int
   dtype: str
+  weights: str = 'full'
+  cache_dtype: str | None = None
+
+  @property
+  def is_rounded(self) -> bool:
+    """Whether something is stored in less than `dtype`, so that results differ."""
+    return self.weights != 'full' or self.cache_dtype not in (None, self.dtype)
+
+  def described(self) -> dict[str, Any]:
+    cache_dtype = self.cache_dtype or self.dtype
+    return {'compute_dtype': self.dtype, 'weights': self.weights, 'cache_dtype': cache_dtype}
 
 
-def check_flags(mode: str, peer: bool, profile: bool, scaling: bool) -> None:
-  """Raises InputError for what a mode does not have."""
-  for name, given, modes in (
-    ('peer', peer, ('train', 'generate', 'understand')),
-    ('profile', profile, ('train', 'generate', 'understand')),
-    ('scaling', scaling, ('train', 'understand')),
+def check_flags(mode: str, given: Collection[str]) -> None:
+  """Raises InputError for flags that a mode does not have; `given` names those that are set."""
+  inference_only = ('generate', 'understand')
+  for name, modes in (
+    ('peer', ('train', *inference_only)),
+    ('profile', ('train', *inference_only)),
+    ('scaling', ('train', 'understand')),
+    ('weights', inference_only),
+    ('cache_dtype', inference_only),
   ):
-    if given and mode not in modes:
+    if name in given and mode not in modes:
       raise InputError(f'--{name}: expected with --mode={" or ".join(modes)}, not {mode}')
-  if scaling and (peer or profile):
+  if 'scaling' in given and {'peer', 'profile'} & set(given):
     raise InputError('--scaling: expected without --peer and --profile')
 
 
@@ -154,7 +170,7 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
     InputError: the peer draws something else.
   """
   guidance, codes_per_image = float(subject.config.sampling.cfg_weight), subject.model.vq.num_tokens
-  decoder = inference.make_decoder(subject, request.dtype)
+  decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
   asked = {n: inference.drawing_prompts(subject, n, request.words, guidance) for n in request.batches}
 
   def draw(batch: int) -> np.ndarray:
@@ -168,9 +184,13 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
     logging.info('%d images: compiling', batch)
     seconds, codes[batch] = timed(functools.partial(draw, batch))
     compiling[batch] = seconds + timed(functools.partial(decode, batch))[0]
-  memory, about, other = _memory(), {}, None
+  memory, first = _memory(), request.batches[0]
+  rounding, about, other = {}, {}, None
+  if request.is_rounded:
+    full = inference.make_decoder(subject, request.dtype)
+    drawn = inference.draw_codes(full, asked[first], guidance, Sampling())
+    rounding = {'rounding': accuracy.of_codes(full, decoder, asked[first], drawn, guidance)}
   if settings.peer:
-    first = request.batches[0]
     about, other = _inference_peer(
       subject,
       request,
@@ -207,8 +227,8 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
       found |= _beside('seconds_of_codes', drawn, theirs[0]) | _beside('seconds_of_pixels', decoded, theirs[1])
     return found
 
-  found = {'mode': 'generate', 'compute_dtype': request.dtype, 'guidance': guidance, 'prompt_tokens': request.words}
-  return found | about | {'images': [row(batch) for batch in request.batches]} | memory | environment()
+  found = {'mode': 'generate', **request.described(), 'guidance': guidance, 'prompt_tokens': request.words}
+  return found | about | rounding | {'images': [row(batch) for batch in request.batches]} | memory | environment()
 
 
 def understand(subject: Subject, request: Request, settings: Settings) -> dict[str, Any]:
@@ -217,7 +237,7 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
   Raises:
     InputError: the peer answers something else.
   """
-  decoder = inference.make_decoder(subject, request.dtype)
+  decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
   asked = {n: inference.questions(subject, n, request.words) for n in request.batches}
 
   def say(batch: int, count: int) -> float:
@@ -228,9 +248,13 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
   for batch in request.batches:
     logging.info('%d answers: compiling', batch)
     compiling[batch] = sum(timed(functools.partial(say, batch, count))[0] for count in (request.answer, 1))
-  memory, about, other = _memory(), {}, None
+  memory, first = _memory(), request.batches[0]
+  rounding, about, other = {}, {}, None
+  if request.is_rounded:
+    full = inference.make_decoder(subject, request.dtype)
+    said = inference.answer_tokens(full, asked[first], request.answer)[0]
+    rounding = {'rounding': accuracy.of_answers(full, decoder, asked[first], said)}
   if settings.peer:
-    first = request.batches[0]
     about, other = _inference_peer(
       subject,
       request,
@@ -265,9 +289,9 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
       found |= _beside('seconds_to_first_token', first, theirs[1]) | _beside('seconds_of_answer', whole, theirs[0])
     return found
 
-  found = {'mode': 'understand', 'compute_dtype': request.dtype}
+  found = {'mode': 'understand', **request.described()}
   found |= {'prompt_tokens': request.words, 'answer_tokens': request.answer}
-  return found | about | {'answers': [row(batch) for batch in request.batches]} | memory | environment()
+  return found | about | rounding | {'answers': [row(batch) for batch in request.batches]} | memory | environment()
 
 
 def scale_training(subject: Subject, stage: str | None, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
@@ -279,8 +303,9 @@ def scale_training(subject: Subject, stage: str | None, settings: Settings) -> t
 
 def scale_decoding(subject: Subject, request: Request, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
   """The cost of a decoded token against several sizes (`scaling.decode_costs`), for people and for charts."""
-  costs = decode_costs(subject, inference.make_decoder(subject, request.dtype), request.answer, settings.repeats)
-  about = {'mode': 'understand', 'compute_dtype': request.dtype, 'answer_tokens': request.answer}
+  decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
+  costs = decode_costs(subject, decoder, request.answer, settings.repeats)
+  about = {'mode': 'understand', **request.described(), 'answer_tokens': request.answer}
   return {**about, **_costs(costs)}, costs
 
 

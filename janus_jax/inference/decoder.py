@@ -40,12 +40,14 @@ class Decoder:
     rest: the model's parameter tree without the stacked layers. Both heads' kernels are prepared too.
     config: architecture.
     compute: dtypes.
+    cache_dtype: what keys and values are stored in, one of `cache.CACHE_DTYPES`.
   """
 
   layers: tuple[Params, ...]
   rest: Params
   config: JanusConfig = flax.struct.field(pytree_node=False)
   compute: ComputeConfig = flax.struct.field(pytree_node=False)
+  cache_dtype: str = flax.struct.field(pytree_node=False)
 
   def method(self, name: str, *args) -> Any:
     """Calls a method of `models.janus.Janus` that does not run the decoder's layers."""
@@ -79,7 +81,9 @@ def _prepared(params: Params, rounded: bool) -> Params:
   return flax.traverse_util.unflatten_dict(flat)
 
 
-def make_decoder(config: JanusConfig, compute: ComputeConfig, params: Params, weights: str = 'full') -> Decoder:
+def make_decoder(
+  config: JanusConfig, compute: ComputeConfig, params: Params, weights: str = 'full', cache_dtype: str | None = None
+) -> Decoder:
   """Prepares a parameter tree (as `janus_jax.load` gives it): stacked layers become arrays of their own.
 
   Args:
@@ -87,9 +91,10 @@ def make_decoder(config: JanusConfig, compute: ComputeConfig, params: Params, we
     compute: dtypes.
     params: parameters.
     weights: what kernels are stored in, one of WEIGHTS.
+    cache_dtype: what keys and values are stored in, one of `cache.CACHE_DTYPES`; None: as they are computed.
 
   Raises:
-    InputError: another name than those.
+    InputError: weights of another name.
   """
   if weights not in WEIGHTS:
     raise InputError(f'weights are {weights!r}: expected one of {", ".join(WEIGHTS)}')
@@ -100,7 +105,7 @@ def make_decoder(config: JanusConfig, compute: ComputeConfig, params: Params, we
   language_model['lm_head'] = _prepared(language_model['lm_head'], rounded)
   rest = {**params, 'language_model': language_model, 'gen_head': _prepared(params['gen_head'], rounded)}
   compute = dataclasses.replace(compute, integer_products=weights == 'int8_products')
-  return Decoder(layers, rest, config, compute)
+  return Decoder(layers, rest, config, compute, cache_dtype or compute.dtype)
 
 
 def prompt_positions(mask: jax.Array) -> jax.Array:

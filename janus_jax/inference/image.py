@@ -19,7 +19,7 @@ from janus_jax.inference.sampling import Sampling, sample
 NUM_BLOCKS = 4
 
 
-def _guided(logits: jax.Array, guidance: float | None) -> jax.Array:
+def guided_logits(logits: jax.Array, guidance: float | None) -> jax.Array:
   """float32[R, C] -> float32[N, C]. With guidance, the second half of the rows is unconditional."""
   if guidance is None:
     return logits
@@ -32,7 +32,7 @@ def has_guidance(guidance: float) -> bool:
   return guidance not in (0.0, 1.0)
 
 
-@functools.partial(jax.jit, static_argnames=('guidance', 'sampling', 'cache_dtype'))
+@functools.partial(jax.jit, static_argnames=('guidance', 'sampling'))
 def generate_codes(
   decoder: Decoder,
   tokens: jax.Array,
@@ -41,7 +41,6 @@ def generate_codes(
   *,
   guidance: float,
   sampling: Sampling,
-  cache_dtype: str | None = None,
 ) -> jax.Array:
   """Draws the codes of N images.
 
@@ -53,7 +52,6 @@ def generate_codes(
     keys: key[N], one per image (`sampling.row_key`).
     guidance: weight of classifier-free guidance; see `has_guidance`.
     sampling: how codes are chosen.
-    cache_dtype: what keys and values are stored in (`cache.CACHE_DTYPES`); None for the compute dtype.
 
   Returns:
     int32[N, P].
@@ -61,15 +59,14 @@ def generate_codes(
   weight = guidance if has_guidance(guidance) else None
   P = decoder.config.vq.num_tokens
   rows_per_image = 1 if weight is None else 2
-  dtype = cache_dtype or decoder.compute.dtype
   # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is drawn but never fed.
   bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
   loops = [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
-  cache = init_cache(decoder.config.language_model, mask, [stop - start for start, stop in loops], dtype)
+  cache = init_cache(decoder.config.language_model, mask, [stop - start for start, stop in loops], decoder.cache_dtype)
 
   def draw(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
     logits = decoder.method('image_logits', hidden[:, -1])
-    return sample(_guided(logits, weight), keys, step, sampling)
+    return sample(guided_logits(logits, weight), keys, step, sampling)
 
   positions = prompt_positions(mask)
   hidden, cache = decoder.hidden(decoder.method('embed_text', tokens), positions, cache)

@@ -41,7 +41,7 @@ class TextState:
   step: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=('max_new_tokens', 'sampling', 'cache_dtype'))
+@functools.partial(jax.jit, static_argnames=('max_new_tokens', 'sampling'))
 def prefill(
   decoder: Decoder,
   tokens: jax.Array,
@@ -52,7 +52,6 @@ def prefill(
   *,
   max_new_tokens: int,
   sampling: Sampling,
-  cache_dtype: str | None = None,
 ) -> TextState:
   """Runs the prompts and draws the first token of each row.
 
@@ -65,11 +64,10 @@ def prefill(
     eos_id: int32 scalar.
     max_new_tokens: the longest answer, which the cache makes room for.
     sampling: how tokens are chosen.
-    cache_dtype: what keys and values are stored in (`cache.CACHE_DTYPES`); None for the compute dtype.
   """
   fed = max_new_tokens - 1  # The last token is drawn but never fed.
   blocks = [min(BLOCK, fed - start) for start in range(0, fed, BLOCK)]
-  cache = init_cache(decoder.config.language_model, mask, blocks, cache_dtype or decoder.compute.dtype)
+  cache = init_cache(decoder.config.language_model, mask, blocks, decoder.cache_dtype)
   embed = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
   x = decoder.method(*embed)
   positions = prompt_positions(mask)
@@ -113,15 +111,13 @@ def generate_text(
   eos_id: int,
   max_new_tokens: int,
   sampling: Sampling,
-  cache_dtype: str | None = None,
 ) -> Iterator[np.ndarray]:
   """Yields the new tokens of all rows, int32[B, n], a chunk at a time; ends when every row has ended.
 
   A row that has ended goes on with `eos_id`. Arguments as in `prefill`.
   """
   eos = jnp.asarray(eos_id, jnp.int32)
-  settings = {'sampling': sampling, 'cache_dtype': cache_dtype}
-  state = prefill(decoder, tokens, mask, pixels, keys, eos, max_new_tokens=max_new_tokens, **settings)
+  state = prefill(decoder, tokens, mask, pixels, keys, eos, max_new_tokens=max_new_tokens, sampling=sampling)
   yield np.asarray(state.token)[:, None]
   for fed in range(0, max_new_tokens - 1, CHUNK):
     if np.asarray(state.done).all():

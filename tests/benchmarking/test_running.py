@@ -115,6 +115,26 @@ def test_answering_is_what_the_peer_answers(torch, here, subject):
   assert len(printed(found)) > 20
 
 
+@pytest.mark.parametrize(
+  ('options', 'largest'),
+  [({'weights': 'int8'}, 3e-3), ({'weights': 'int8_products'}, 1e-2), ({'cache_dtype': 'int8'}, 3e-4)],
+)
+@pytest.mark.parametrize('measure', [running.generate, running.understand])
+def test_what_rounding_costs_is_said(subject, measure, options, largest):
+  """Measured for drawing, where guidance multiplies it by up to nine: 0.0012, 0.0045, 0.0001."""
+  request = Request((1,), words=6, answer=8, dtype='float32', **options)
+  found = measure(subject, request, dataclasses.replace(SETTINGS, peer=False))
+  print(measure.__name__, options, found['rounding'])
+  assert 0 < found['rounding']['kl_mean'] < largest
+  assert found.items() >= options.items()
+  assert any(line.startswith('rounding.kl_mean ') for line in printed(found))
+
+
+def test_nothing_is_said_of_rounding_where_there_is_none(subject):
+  request = Request((1,), words=6, answer=8, dtype='bfloat16', cache_dtype='bfloat16')
+  assert 'rounding' not in running.understand(subject, request, dataclasses.replace(SETTINGS, peer=False))
+
+
 def test_what_differs_is_refused():
   running.check_same_loss(5.0001, 5.0, 1e-3)
   for loss in (5.01, float('nan')):
@@ -152,10 +172,12 @@ def test_a_decode_step_reads_weights_and_cache(subject):
 @pytest.mark.parametrize(
   ('given', 'message'),
   [
-    (('data', True, False, False), '--peer: expected with --mode=train or generate or understand, not data'),
-    (('data', False, True, False), '--profile: expected'),
-    (('generate', False, False, True), '--scaling: expected with --mode=train or understand, not generate'),
-    (('train', True, False, True), '--scaling: expected without --peer'),
+    (('data', ['peer']), '--peer: expected with --mode=train or generate or understand, not data'),
+    (('data', ['profile']), '--profile: expected'),
+    (('generate', ['scaling']), '--scaling: expected with --mode=train or understand, not generate'),
+    (('train', ['weights']), '--weights: expected with --mode=generate or understand, not train'),
+    (('train', ['cache_dtype']), '--cache_dtype: expected with'),
+    (('train', ['peer', 'scaling']), '--scaling: expected without --peer'),
   ],
 )
 def test_flags_that_a_mode_does_not_have_are_refused(given, message):

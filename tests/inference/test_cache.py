@@ -237,14 +237,14 @@ def test_bytes_of_each_cache(decoder):
   assert stored('int8') * 4 * H == stored('float32') * (H + 4)
 
 
-def test_generation_keeps_its_cache_in_int8(decoder):
+def test_generation_keeps_its_cache_in_int8():
+  decoder = make_decoder(TINY, COMPUTE, random_params(TINY), cache_dtype='int8')
   tokens, mask, keys = jnp.array([[1, 2, 3]]), jnp.ones((1, 3), bool), row_key(0)[None]
-  options = {'sampling': GREEDY, 'cache_dtype': 'int8'}
-  state = prefill(decoder, tokens, mask, None, keys, jnp.array(0), max_new_tokens=3, **options)
+  state = prefill(decoder, tokens, mask, None, keys, jnp.array(0), max_new_tokens=3, sampling=GREEDY)
   assert state.cache.layers[0][0].k.values.dtype == jnp.int8
-  chunks = generate_text(decoder, tokens, mask, None, keys, eos_id=0, max_new_tokens=3, **options)
+  chunks = generate_text(decoder, tokens, mask, None, keys, eos_id=0, max_new_tokens=3, sampling=GREEDY)
   assert np.concatenate(list(chunks), axis=1)[0, 0] == state.token[0]
-  draw = functools.partial(generate_codes, guidance=1.0, **options)
+  draw = functools.partial(generate_codes, guidance=1.0, sampling=GREEDY)
   program, llama = str(jax.make_jaxpr(draw)(decoder, tokens, mask, keys)), TINY.language_model
   buffer = rf'i8\[1,{llama.num_kv_heads},(\d+),{llama.head_dim}\] = broadcast_in_dim'
   # The prompt, then 15 fed codes in four blocks; keys and values.
