@@ -1,4 +1,7 @@
-"""Answers questions about images: whole requests, cut into batches. Re-exported: `janus_jax.answer`."""
+"""Answers questions about images: whole requests, cut into batches. Re-exported: `janus_jax.answer`.
+
+Questions that begin alike, up to the end of the same images, have that beginning run once for all of them.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,10 +15,10 @@ from janus_jax.data.images import understanding_pixels
 from janus_jax.data.prompts import Template, left_pad
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.inference.batching import bucket_length, device_batch_size, plan_batches
+from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.text import generate_text
+from janus_jax.inference.text import CHUNK, generate_text
 from janus_jax.models.config import JanusConfig
 
 Turns = str | Sequence[str]  # A question, or question, answer, question, ..., question.
@@ -36,10 +39,17 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """A conversation as the decoder takes it: ids, and uint8[I, size, size, 3] in the order they are mentioned."""
+  """A conversation as the decoder takes it.
+
+  Attributes:
+    ids: of the whole prompt.
+    pixels: uint8[I, size, size, 3] in the order they are mentioned.
+    seen: how many of the ids there are up to the last image, that included; 0 without images.
+  """
 
   ids: list[int]
   pixels: np.ndarray
+  seen: int
 
 
 def prepare_question(
@@ -69,7 +79,50 @@ def prepare_question(
   )
   size = config.image_size
   pixels = [understanding_pixels(image, size) for image in images]
-  return Question(ids, np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8))
+  seen = max((i + 1 for i, token in enumerate(ids) if token == config.image_token_id), default=0)
+  return Question(ids, np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8), seen)
+
+
+def prepare_questions(
+  config: JanusConfig,
+  images: Sequence[Sequence[Image.Image]],
+  questions: Sequence[Turns],
+  tokenizer: Tokenizer,
+  template: Template,
+) -> list[Question]:
+  """`prepare_question` of each question and its images.
+
+  Raises:
+    InputError: not one list of images per question, or what `prepare_question` raises, with the question's number.
+  """
+  if len(images) != len(questions):
+    raise InputError(f'{len(images)} lists of images for {len(questions)} questions: expected one for each')
+  prepared = []
+  for number, pair in enumerate(zip(images, questions), start=1):
+    try:
+      prepared.append(prepare_question(config, *pair, tokenizer, template))
+    except InputError as error:
+      raise InputError(f'question {number} of {len(questions)}: {error}') from None
+  return prepared
+
+
+def group_questions(questions: Sequence[Question]) -> list[Group]:
+  """Questions by what they begin with: the same ids up to the end of the same images. Without images, each alone."""
+  members: dict[tuple, list[int]] = {}
+  for index, question in enumerate(questions):
+    alike = (tuple(question.ids[: question.seen]), question.pixels.tobytes()) if question.seen else (index,)
+    members.setdefault(alike, []).append(index)
+  groups = []
+  for indices in members.values():
+    found = [questions[i] for i in indices]
+    images, longest = len(found[0].pixels), max(len(question.ids) for question in found)
+    if len(found) == 1:
+      sizes = {'shared': bucket_length(longest)}
+    else:
+      seen = found[0].seen
+      sizes = {'shared': bucket_length(seen), 'rest': bucket_length(longest - seen)}
+    groups.append(Group(tuple(indices), **sizes, images=images))
+  return groups
 
 
 def stream_tokens(
@@ -77,6 +130,7 @@ def stream_tokens(
   questions: Sequence[Question],
   indices: Sequence[int],
   *,
+  share: int = 1,
   pad_id: int,
   eos_id: int,
   max_new_tokens: int = 512,
@@ -90,6 +144,7 @@ def stream_tokens(
     decoder: weights (`decoder_for`).
     questions: with equally many images each.
     indices: of the questions in the whole request; with the seed they decide what is drawn.
+    share: each so many consecutive questions begin alike (`group_questions`), with images; 1 where they do not.
     pad_id: of the tokenizer.
     eos_id: of the tokenizer.
     max_new_tokens: the longest answer; less where the decoder's positions end before.
@@ -107,8 +162,13 @@ def stream_tokens(
   ids = [question.ids for question in questions]
   # The last token is drawn but never fed.
   limits = [min(max_new_tokens, decoder.config.language_model.max_positions - len(row) + 1) for row in ids]
-  tokens, mask = left_pad(ids, pad_id, bucket_length(max(map(len, ids))))
-  pixels = np.concatenate([question.pixels for question in questions])
+  heads, rest = questions[::share], None
+  if share == 1:
+    tokens, mask = _padded(ids, pad_id)
+  else:
+    tokens, mask = _padded([question.ids[: question.seen] for question in heads], pad_id)
+    rest = _padded([question.ids[question.seen :] for question in questions], pad_id)
+  pixels = np.concatenate([question.pixels for question in heads])
   keys = request_keys(seed, [(index,) for index in indices])
   sampling = Sampling(temperature, top_p=top_p)
   chunks = generate_text(
@@ -120,6 +180,7 @@ def stream_tokens(
     eos_id=eos_id,
     max_new_tokens=max(limits),
     sampling=sampling,
+    rest=rest,
   )
   ended = [False] * len(ids)
   for chunk in _in_full_precision(decoder, chunks):
@@ -127,6 +188,11 @@ def stream_tokens(
     yield [[] if done else _until(eos_id, row) for row, done in zip(drawn, ended)]
     limits = [max(limit - chunk.shape[1], 0) for limit in limits]
     ended = [done or eos_id in row for row, done in zip(drawn, ended)]
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+  """`left_pad` to the bucket of the longest."""
+  return left_pad(rows, pad_id, bucket_length(max(map(len, rows))))
 
 
 def _in_full_precision(decoder: Decoder, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -141,6 +207,36 @@ def _in_full_precision(decoder: Decoder, chunks: Iterator[np.ndarray]) -> Iterat
 
 def _until(end: int, ids: list[int]) -> list[int]:
   return ids[: ids.index(end)] if end in ids else ids
+
+
+def answer_questions(
+  decoder: Decoder,
+  questions: Sequence[Question],
+  tokenizer: Tokenizer,
+  *,
+  max_new_tokens: int = 512,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  seed: int = 0,
+  batch_size: int | None = None,
+) -> list[Answer]:
+  """`answer` where the questions are prepared and the weights are in place (`decoder_for`)."""
+  groups = group_questions(questions)
+  if batch_size is None:
+    slots = max((group.shared + group.rest for group in groups), default=0) + max_new_tokens
+    batch_size = device_batch_size(decoder.config.language_model, rows=1, slots=slots, dtype=decoder.cache_dtype)
+  check_positive('batch_size', batch_size)
+  special = tokenizer.special
+  settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
+  settings |= {'pad_id': special.pad, 'eos_id': special.eos}
+  answers: list[list[int]] = [[] for _ in questions]
+  # Nobody knows how long answers get; most end within a chunk.
+  for batch in plan_batches(groups, batch_size, output=min(max_new_tokens, CHUNK)):
+    rows = [questions[i] for i in batch.rows]
+    for new in stream_tokens(decoder, rows, batch.rows, share=batch.share, **settings):
+      for index, row in batch.places.items():
+        answers[index] += new[row]
+  return [Answer(tokenizer.decode(ids), ids) for ids in answers]
 
 
 def answer(
@@ -159,6 +255,8 @@ def answer(
 ) -> list[Answer]:
   """Answers questions, each about its own images. An answer does not depend on what else is asked.
 
+  Questions about the same images are cheap together: the images are run once for all of them, or once per batch.
+
   Args:
     config: from `load`.
     params: from `load`; what they are stored in is computed in.
@@ -176,28 +274,8 @@ def answer(
     per question.
 
   Raises:
-    InputError: not one list of images per question, or what `prepare_question` and `stream_tokens` raise.
+    InputError: what `prepare_questions` and `stream_tokens` raise.
   """
-  if len(images) != len(questions):
-    raise InputError(f'{len(images)} lists of images for {len(questions)} questions: expected one for each')
-  prepared = []
-  for number, pair in enumerate(zip(images, questions), start=1):
-    try:
-      prepared.append(prepare_question(config, *pair, tokenizer, template))
-    except InputError as error:
-      raise InputError(f'question {number} of {len(questions)}: {error}') from None
-  shapes = [(bucket_length(len(question.ids)), len(question.pixels)) for question in prepared]
-  decoder = decoder_for(config, params)
-  if batch_size is None:
-    slots = max((length for length, _ in shapes), default=0) + max_new_tokens
-    batch_size = device_batch_size(config.language_model, rows=1, slots=slots, dtype=decoder.compute.dtype)
-  check_positive('batch_size', batch_size)
-  special = tokenizer.special
+  prepared = prepare_questions(config, images, questions, tokenizer, template)
   settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
-  answers: list[list[int]] = [[] for _ in prepared]
-  for batch in plan_batches(shapes, batch_size):
-    rows = [prepared[i] for i in batch.rows]
-    for new in stream_tokens(decoder, rows, batch.rows, pad_id=special.pad, eos_id=special.eos, **settings):
-      for index, ids in zip(batch.members, new):
-        answers[index] += ids
-  return [Answer(tokenizer.decode(ids), ids) for ids in answers]
+  return answer_questions(decoder_for(config, params), prepared, tokenizer, batch_size=batch_size, **settings)

@@ -12,7 +12,7 @@ from janus_jax.data.images import to_uint8
 from janus_jax.data.prompts import Template, left_pad
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.inference.batching import bucket_length, device_batch_size, plan_batches
+from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.image import generate_codes, has_guidance
 from janus_jax.inference.sampling import Sampling
@@ -67,6 +67,14 @@ def _pixels(decoder: Decoder, codes: jax.Array) -> np.ndarray:
   return to_uint8(np.concatenate(pixels))
 
 
+def _same_prompt(rows: Sequence[Sequence[int]], wanted: Sequence[tuple[int, int]]) -> list[Group]:
+  """Pictures by what their prompt says, though it may be given twice."""
+  members: dict[tuple[int, ...], list[int]] = {}
+  for index, (prompt, _) in enumerate(wanted):
+    members.setdefault(tuple(rows[prompt]), []).append(index)
+  return [Group(tuple(found), shared=bucket_length(len(ids))) for ids, found in members.items()]
+
+
 def stream_images(
   decoder: Decoder,
   rows: Sequence[Sequence[int]],
@@ -84,7 +92,8 @@ def stream_images(
   Args:
     decoder: weights (`decoder_for`).
     rows: ids of the prompts (`generation_rows`).
-    wanted: (prompt index, image index) of each picture; prompts of like length run together, so the order may change.
+    wanted: (prompt index, image index) of each picture. Those of one prompt share it, and prompts of like length run
+      together, so the order may change.
     pad_id: of the tokenizer.
     cfg_weight: of classifier-free guidance; 0 and 1 mean none.
     temperature: divides the logits; 0 takes the most likely code.
@@ -100,23 +109,24 @@ def stream_images(
     raise InputError(f'cfg_weight is {cfg_weight}: expected 0 or more (0 and 1: no guidance)')
   guided = has_guidance(cfg_weight)
   guidance = float(cfg_weight) if guided else 1.0  # One program for all that means none.
-  lengths = [bucket_length(len(row)) for row in rows]
+  groups, P = _same_prompt(rows, wanted), config.vq.num_tokens
   if batch_size is None:
-    sizes = {'rows': 2 if guided else 1, 'slots': max(lengths, default=0) + config.vq.num_tokens}
-    batch_size = device_batch_size(config.language_model, **sizes, dtype=decoder.compute.dtype)
+    sizes = {'rows': 2 if guided else 1, 'slots': max((group.shared for group in groups), default=0) + P}
+    batch_size = device_batch_size(config.language_model, **sizes, dtype=decoder.cache_dtype)
   check_positive('batch_size', batch_size)
-  for batch in plan_batches([lengths[prompt] for prompt, _ in wanted], batch_size):
+  for batch in plan_batches(groups, batch_size, output=P):
     pairs = [wanted[i] for i in batch.rows]
-    ids = [rows[prompt] for prompt, _ in pairs]
+    ids = [rows[prompt] for prompt, _ in pairs[:: batch.share]]
+    length = bucket_length(len(ids[0]))
     if guided:
       ids = ids + [prompts_lib.unconditional_ids(row, pad_id) for row in ids]
-    tokens, mask = left_pad(ids, pad_id, lengths[pairs[0][0]])
+    tokens, mask = left_pad(ids, pad_id, length)
     with full_precision(decoder):
       codes = generate_codes(decoder, tokens, mask, request_keys(seed, pairs), guidance=guidance, sampling=sampling)
-      codes = codes[: len(batch.members)]
+      codes = np.asarray(codes)[list(batch.places.values())]
       pixels = _pixels(decoder, codes)
-    for pair, row, picture in zip(pairs, np.asarray(codes), pixels):
-      yield GeneratedImage(*pair, row, picture)
+    for index, row, picture in zip(batch.places, codes, pixels):
+      yield GeneratedImage(*wanted[index], row, picture)
 
 
 def generate_images(

@@ -1,9 +1,11 @@
-"""Answers a question about images, or about none.
+"""Answers questions about images, or about none.
 
     python -m janus_jax.understand --checkpoint=PATH --image=F [--image=F2 ...] --question="..."
+                                   [--question="..." ...]
                                    [--max_new_tokens=512 --temperature=0 --top_p=1 --seed=0 --json]
 
-On a terminal the answer appears as it is made.
+Several questions are asked each for itself, all about the same images, which are run once for all of them; answers
+follow in their order. On a terminal the answer to a single question appears as it is made.
 """
 
 import json
@@ -22,33 +24,24 @@ from janus_jax.data.tokenizer import StreamDecoder, Tokenizer
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
 _IMAGE = flags.DEFINE_multi_string('image', [], 'Image file; may be given several times.')
-_QUESTION = flags.DEFINE_string(
-  'question', None, 'May hold one <image_placeholder> per image where they belong; else they come first.', required=True
+_QUESTION = flags.DEFINE_multi_string(
+  'question',
+  None,
+  'May hold one <image_placeholder> per image where they belong; else they come first. May be given several times.',
+  required=True,
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer('max_new_tokens', 512, 'The longest answer.')
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.0, 'Divides the logits; 0 takes the most likely token.')
 _TOP_P = flags.DEFINE_float('top_p', 1.0, 'Only the most likely tokens that together reach this probability.')
-_SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same answer.')
+_SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same answers.')
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
 _MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.')
-_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
+_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per question on stdout.')
 
 
-def _chunks(question: answering.Question, tokenizer: Tokenizer) -> Iterator[list[int]]:
-  """Reads the weights; the ids of the answer are drawn as they are asked for."""
-  decoder = api.decoder_for(*api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value)))
-  stream = answering.stream_tokens(
-    decoder,
-    [question],
-    [0],
-    pad_id=tokenizer.special.pad,
-    eos_id=tokenizer.special.eos,
-    max_new_tokens=_MAX_NEW_TOKENS.value,
-    temperature=_TEMPERATURE.value,
-    top_p=_TOP_P.value,
-    seed=_SEED.value,
-  )
-  return (ids for (ids,) in stream)
+def _settings() -> dict[str, float]:
+  flags_of_it = {'max_new_tokens': _MAX_NEW_TOKENS, 'temperature': _TEMPERATURE, 'top_p': _TOP_P, 'seed': _SEED}
+  return {name: flag.value for name, flag in flags_of_it.items()}
 
 
 def show(chunks: Iterator[list[int]], tokenizer: Tokenizer) -> list[int]:
@@ -63,23 +56,26 @@ def show(chunks: Iterator[list[int]], tokenizer: Tokenizer) -> list[int]:
 
 def main() -> None:
   api.check_positive('max_new_tokens', _MAX_NEW_TOKENS.value)
-  # Opening is quick; the weights are read once the question is known to be good.
+  # Opening is quick; the weights are read once the questions are known to be good.
   config = open_checkpoint(_CHECKPOINT.value).config
   tokenizer, template = api.load_tokenizer(_CHECKPOINT.value)
   images = [load_image(path) for path in _IMAGE.value]
-  question = answering.prepare_question(config, images, _QUESTION.value, tokenizer, template)
-  chunks = _chunks(question, tokenizer)
+  texts = _QUESTION.value
+  questions = answering.prepare_questions(config, [images] * len(texts), texts, tokenizer, template)
+  decoder = api.decoder_for(*api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value)))
   start = time.perf_counter()
-  if sys.stdout.isatty() and not _JSON.value:
-    token_ids = show(chunks, tokenizer)
+  if len(questions) == 1 and sys.stdout.isatty() and not _JSON.value:
+    special = tokenizer.special
+    stream = answering.stream_tokens(decoder, questions, [0], pad_id=special.pad, eos_id=special.eos, **_settings())
+    count = len(show((ids for (ids,) in stream), tokenizer))
   else:
-    token_ids = [token_id for ids in chunks for token_id in ids]
-    text = tokenizer.decode(token_ids)
-    values = {'images': _IMAGE.value, 'question': _QUESTION.value, 'answer': text, 'token_ids': token_ids}
-    print(json.dumps(values) if _JSON.value else text)
+    answers = answering.answer_questions(decoder, questions, tokenizer, **_settings())
+    for text, answer in zip(texts, answers):
+      values = {'images': _IMAGE.value, 'question': text, 'answer': answer.text, 'token_ids': answer.token_ids}
+      print(json.dumps(values) if _JSON.value else answer.text)
+    count = sum(len(answer.token_ids) for answer in answers)
   seconds = time.perf_counter() - start
-  rate = len(token_ids) / seconds
-  logging.info('%d tokens in %.1f s, compiling included: %.1f tokens/s', len(token_ids), seconds, rate)
+  logging.info('%d tokens in %.1f s, compiling included: %.1f tokens/s', count, seconds, count / seconds)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 """The Python calls: a result does not depend on its batch, mesh or neighbours; bad input is one line."""
 
-import collections
 import dataclasses
 import itertools
+import types
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ import janus_jax
 from janus_jax import answering, api, drawing
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.inference.batching import bucket_length, device_batch_size, plan_batches
+from janus_jax.inference.batching import device_batch_size
 
 SHORT, LONG = 'three red circles', 'There are three, and a blue square. ' * 3
 
@@ -44,26 +44,15 @@ def picture(seed: int) -> Image.Image:
   return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
 
+def recorded(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, name: str) -> list[tuple[tuple, dict]]:
+  """Arguments of the calls that the module makes of a function, which still happens."""
+  calls, function = [], getattr(module, name)
+  monkeypatch.setattr(module, name, lambda *args, **kwargs: calls.append((args, kwargs)) or function(*args, **kwargs))
+  return calls
+
+
 def codes(images: list[list[drawing.GeneratedImage]]) -> np.ndarray:
   return np.array([[image.codes for image in row] for row in images])
-
-
-@pytest.mark.parametrize('seed', range(20))
-def test_batches_hold_every_request_once_in_few_shapes(seed):
-  random = np.random.default_rng(seed)
-  shapes = random.integers(0, 4, size=random.integers(0, 40)).tolist()
-  batch_size = int(random.integers(1, 9))
-  batches = plan_batches(shapes, batch_size)
-  assert sorted(i for batch in batches for i in batch.members) == list(range(len(shapes)))
-  sizes = collections.defaultdict(set)
-  for batch in batches:
-    (shape,) = {shapes[i] for i in batch.rows}
-    sizes[shape].add(batch.size)
-    assert len(batch.rows) == batch.size <= batch_size
-  assert all(len(found) == 1 for found in sizes.values())
-  # No more batches than it takes.
-  counts = collections.Counter(shapes)
-  assert len(batches) == sum(-(-count // batch_size) for count in counts.values())
 
 
 def test_device_batch_size_where_memory_is_unknown(model):
@@ -97,6 +86,29 @@ def test_a_picture_belongs_to_its_seed_and_indices(model, text):
   assert (other_seed[0][0].codes != one[0][0].codes).any()
 
 
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_pictures_of_one_prompt_share_it_and_stay_as_they_are(model, text, monkeypatch, temperature):
+  """One prompt is given twice; resumed runs want any subset."""
+  prompts, options = [SHORT, 'blue', SHORT], {'temperature': temperature, 'num_images': 2, **text}
+  alone = codes(janus_jax.generate_images(*model, prompts, batch_size=1, **options))
+  drawn = recorded(monkeypatch, drawing, 'generate_codes')
+  together = codes(janus_jax.generate_images(*model, prompts, batch_size=6, **options))
+  np.testing.assert_array_equal(together, alone)
+  # Two pictures of each of three prompts, though two are the same: two batches would take more steps.
+  assert [(len(tokens), len(keys)) for (_, tokens, _, keys), _ in drawn] == [(6, 6)]
+  if temperature:
+    assert len(np.unique(alone.reshape(6, -1), axis=0)) == 6
+  rows = drawing.generation_rows(model[0], prompts, **text)
+  wanted = [(2, 1), (0, 0), (1, 0)]
+  stream = drawing.stream_images(
+    api.decoder_for(*model), rows, wanted, pad_id=text['tokenizer'].special.pad, temperature=temperature, batch_size=4
+  )
+  found = {(image.prompt_index, image.image_index): image.codes for image in stream}
+  assert set(found) == set(wanted)
+  for pair in wanted:
+    np.testing.assert_array_equal(found[pair], alone[pair])
+
+
 def test_guidance_of_0_and_1_is_none(model, text):
   zero, one, five = (
     codes(janus_jax.generate_images(*model, [SHORT], num_images=1, cfg_weight=weight, **text)) for weight in (0, 1, 5)
@@ -128,6 +140,57 @@ def test_answers_do_not_depend_on_their_batch(model, text):
   swapped = janus_jax.answer(*model, [images[0], [picture(9)]], questions[:2], **options)
   assert swapped[0] == together[0]
   assert swapped[1] != together[1]
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_questions_about_one_image_share_it_and_are_answered_as_alone(model, text, monkeypatch, temperature):
+  """Among others: about another image, about none, about the same with words before it, about two."""
+  first, other = picture(0), picture(1)
+  asked = [
+    ([first], 'How many?'),
+    ([other], LONG),
+    ([first], ['What?', 'A square.', 'Blue?']),
+    ([], 'How many?'),
+    ([first], 'Look: <image_placeholder> How many?'),
+    ([first, other], 'Are they equal?'),
+    ([first], LONG),
+    ([other], 'How many?'),
+    ([other], 'Blue?'),
+    ([first, other], 'How many?'),
+    ([], 'How many?'),
+  ]
+  images, questions = zip(*asked)
+  options = {'max_new_tokens': 20, 'temperature': temperature, 'seed': 3, **text}
+  alone = janus_jax.answer(*model, images, questions, batch_size=1, **options)
+  calls = recorded(monkeypatch, answering, 'generate_text')
+  together = janus_jax.answer(*model, images, questions, batch_size=8, **options)
+  assert together == alone
+  prefilled = [
+    (len(tokens), len(keys), len(pixels), options['rest'] is not None)
+    for (_, tokens, _, pixels, keys), options in calls
+    if pixels is not None
+  ]
+  # Prompts, rows, images, whether there is more than one pass. First and other, alone, both.
+  assert sorted(prefilled) == sorted([(2, 6, 2, True), (1, 1, 1, False), (1, 2, 2, True)])
+
+
+def test_what_questions_must_have_in_common_to_share(model, text):
+  near = np.array(picture(0))
+  near[5, 5, 2] ^= 1
+  asked = [
+    ([picture(0)], 'How many?'),
+    ([Image.fromarray(near)], 'How many?'),
+    ([picture(0)], 'Blue?'),
+    ([picture(0), picture(1)], 'How many?'),
+    ([picture(1), picture(0)], 'How many?'),
+    ([picture(0)], 'Look: <image_placeholder> How many?'),
+    ([], 'How many?'),
+    ([], 'How many?'),
+    ([picture(0)], 'How many?'),
+  ]
+  prepared = answering.prepare_questions(model[0], *zip(*asked), **text)
+  groups = [group.members for group in answering.group_questions(prepared)]
+  assert groups == [(0, 2, 8), (1,), (3,), (4,), (5,), (6,), (7,)]
 
 
 def test_a_shared_encoder_is_asked_at_the_size_and_length_of_drawings(model, text):
@@ -244,9 +307,3 @@ def test_mesh_text():
   for wrong in ('tensor', 'tensor=x', 'tensor=2,'):
     with pytest.raises(InputError, match='expected axis=number'):
       api.parse_mesh(wrong)
-
-
-def test_buckets_are_few_and_long_enough():
-  lengths = range(1, 200)
-  assert all(bucket_length(length) >= length for length in lengths)
-  assert len({bucket_length(length) for length in lengths}) <= 200 // 32 + 1

@@ -62,7 +62,7 @@ def _hidden(
   prompt = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
   x = jnp.concatenate([decoder.method(*prompt), fed], axis=1)
   mask = jnp.concatenate([jnp.asarray(mask), jnp.ones(fed.shape[:2], bool)], axis=1)
-  cache = init_cache(decoder.config.language_model, mask, (), decoder.cache_dtype)
+  cache = init_cache(decoder.config.language_model, (mask,), len(mask), (), decoder.cache_dtype)
   hidden, _ = decoder.hidden(x, prompt_positions(mask), cache)
   return hidden[:, tokens.shape[1] - 1 :]
 

@@ -1,10 +1,13 @@
 """The key/value cache: an explicit pytree, allocated once, written in place, read only as far as it is filled.
 
-Its slots are cut into blocks: the prompt, then stretches of what is generated. Each layer has a pair of buffers
-[B, K, S, H] per block (the keys that one kv head reads lie together), and attention reads whole blocks, those up to the
-one being written. A slice of one large buffer would read as little, but XLA copies a slice before it multiplies with
-it: on CPU that was a third of a decode step. Left-padded prompts of unequal length share a batch; which prompt slots
-hold a real token is in `prompt_mask`.
+Its slots are cut into blocks: one or two of the prompt, then stretches of what is generated. Each layer has a pair of
+buffers [U, K, S, H] per block (the keys that one kv head reads lie together), and attention reads whole blocks, those
+up to the one being written. A slice of one large buffer would read as little, but XLA copies a slice before it
+multiplies with it: on CPU that was a third of a decode step. Left-padded prompts of unequal length share a batch; which
+prompt slots hold a real token is in `prompt_masks`.
+
+A block of the prompt may hold fewer rows than the batch: U rows, each read by B / U consecutive rows of the batch. The
+queries of those rows are laid side by side, so that the keys are read once for all of them and never repeated.
 
 An int8 cache has about half the bytes of a bfloat16 one. Its scales are applied to scores and weights, not to keys and
 values, so nothing stands between the stored bytes and the matrix products but a change of type, which is the compiler's
@@ -27,18 +30,18 @@ CACHE_DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 
 @flax.struct.dataclass
 class Buffer:
-  """The keys, or the values, of one layer in one block.
+  """The keys, or the values, of one layer in one block. Each of its U rows is read by B / U consecutive rows.
 
   Attributes:
-    values: [B, K, S, H].
-    scale: float32[B, K, S] where `values` are int8; else None.
+    values: [U, K, S, H].
+    scale: float32[U, K, S] where `values` are int8; else None.
   """
 
   values: jax.Array
   scale: jax.Array | None
 
   def write(self, x: jax.Array, slot: jax.Array) -> 'Buffer':
-    """Puts x [B, K, T, H] at `slot` to `slot + T` of this block."""
+    """Puts x [U, K, T, H] at `slot` to `slot + T` of this block."""
     if self.scale is None:
       x, scale = x.astype(self.values.dtype), None
     else:
@@ -46,9 +49,25 @@ class Buffer:
       scale = jax.lax.dynamic_update_slice(self.scale, scale, (0, 0, slot))
     return Buffer(jax.lax.dynamic_update_slice(self.values, x, (0, 0, slot, 0)), scale)
 
-  def scaled(self, x: jax.Array) -> jax.Array:
-    """[B, K, G, T, S] times the scale of each slot."""
-    return x if self.scale is None else x * self.scale[:, :, None, None]
+  def products(self, q: jax.Array) -> jax.Array:
+    """Of queries and keys: [B, T, K, G, H] -> float32[B, K, G, T, S]."""
+    keys = self.values.astype(q.dtype)
+    products = jnp.einsum('urtkgh,uksh->urkgts', self._folded(q), keys, preferred_element_type=jnp.float32)
+    return self._scaled(products).reshape(-1, *products.shape[2:])
+
+  def mixed(self, weights: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Values by weight: float32[B, K, G, T, S] -> [B, T, K, G, H] in `dtype`."""
+    weights = self._scaled(self._folded(weights)).astype(dtype)
+    mixed = jnp.einsum('urkgts,uksh->urtkgh', weights, self.values.astype(dtype))
+    return mixed.reshape(-1, *mixed.shape[2:])
+
+  def _folded(self, x: jax.Array) -> jax.Array:
+    """[B, ...] -> [U, B / U, ...]."""
+    return x.reshape(len(self.values), -1, *x.shape[1:])
+
+  def _scaled(self, x: jax.Array) -> jax.Array:
+    """[U, B / U, K, G, T, S] times the scale of each slot."""
+    return x if self.scale is None else x * self.scale[:, None, :, None, None]
 
 
 @flax.struct.dataclass
@@ -80,21 +99,11 @@ class Readable:
     B, T, N, H = q.shape
     K = self.blocks[0].k.values.shape[1]
     grouped = q.reshape(B, T, K, N // K, H)
-
-    def scores_of(keys: Buffer) -> jax.Array:
-      products = jnp.einsum(
-        'btkgh,bksh->bkgts', grouped, keys.values.astype(q.dtype), preferred_element_type=jnp.float32
-      )
-      return keys.scaled(products)
-
-    def mixture_of(values: Buffer, weights: jax.Array) -> jax.Array:
-      return jnp.einsum('bkgts,bksh->btkgh', values.scaled(weights).astype(q.dtype), values.values.astype(q.dtype))
-
-    scores = jnp.concatenate([scores_of(block.k) for block in self.blocks], axis=-1) * H**-0.5
+    scores = jnp.concatenate([block.k.products(grouped) for block in self.blocks], axis=-1) * H**-0.5
     scores = jnp.where(self.mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     bounds = list(itertools.accumulate(block.size for block in self.blocks))[:-1]
     weights = jnp.split(jax.nn.softmax(scores, axis=-1), bounds, axis=-1)
-    mixed = sum(mixture_of(block.v, part) for block, part in zip(self.blocks, weights))
+    mixed = sum(block.v.mixed(part, q.dtype) for block, part in zip(self.blocks, weights))
     return mixed.reshape(B, T, N, H)
 
 
@@ -104,32 +113,37 @@ class KVCache:
 
   Attributes:
     layers: per decoder layer, its blocks.
-    prompt_mask: bool[B, T], slots of the first block that hold a real token (left padding does not). Slots after it
-      always do.
+    prompt_masks: bool[U, T] of each block of the prompt, which come first: its slots that hold a real token (left
+      padding does not). U is the block's own. Slots after them always do.
     position: int32 scalar, the next slot to write, counted over all blocks; the same for every row.
     current: the block that is written; it and those before it are read. Static, so it bounds the memory traffic of a
       decode step. What is written must lie within it.
   """
 
   layers: tuple[tuple[Block, ...], ...]
-  prompt_mask: jax.Array
+  prompt_masks: tuple[jax.Array, ...]
   position: jax.Array
   current: int = flax.struct.field(pytree_node=False)
 
   def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Readable]:
-    """Writes k, v [B, T, K, H] of one layer at `position`; the caller advances once all layers have written."""
+    """Writes k, v [B, T, K, H] of one layer at `position`; the caller advances once all layers have written.
+
+    B is what the current block holds: U where it is shared.
+    """
     blocks = list(self.layers[layer])
     start = sum(block.size for block in blocks[: self.current])
     old, slot = blocks[self.current], self.position - start
     blocks[self.current] = Block(old.k.write(k.swapaxes(1, 2), slot), old.v.write(v.swapaxes(1, 2), slot))
-    readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, k.shape[1]))
+    readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, *k.shape[:2]))
     layers = (*self.layers[:layer], tuple(blocks), *self.layers[layer + 1 :])
     return self.replace(layers=layers), readable
 
-  def _mask(self, length: int, steps: int) -> jax.Array:
-    """bool[B, steps, length]: what the next `steps` queries read of the first `length` slots."""
-    B, T = self.prompt_mask.shape
-    filled = jnp.concatenate([self.prompt_mask, jnp.ones((B, length - T), bool)], axis=1)
+  def _mask(self, length: int, rows: int, steps: int) -> jax.Array:
+    """bool[rows, steps, length]: what the next `steps` queries read of the first `length` slots."""
+    masks = self.prompt_masks[: self.current + 1]
+    prompt = [jnp.repeat(mask, rows // len(mask), axis=0) for mask in masks]
+    generated = jnp.ones((rows, length - sum(mask.shape[1] for mask in masks)), bool)
+    filled = jnp.concatenate([*prompt, generated], axis=1)
     index, slots = self.position + jnp.arange(steps), jnp.arange(length)
     mask = filled[:, None] & (slots <= index[:, None])
     # A padding query reads nothing real; its own slot keeps the softmax finite, and nobody reads the result.
@@ -144,23 +158,26 @@ class KVCache:
     return self.replace(current=block)
 
 
-def init_cache(config: LlamaConfig, prompt_mask: jax.Array, blocks: Sequence[int], dtype: str) -> KVCache:
+def init_cache(
+  config: LlamaConfig, prompt_masks: Sequence[jax.Array], rows: int, blocks: Sequence[int], dtype: str
+) -> KVCache:
   """An empty cache.
 
   Args:
     config: of the decoder.
-    prompt_mask: bool[B, T], False on left padding. The first block holds these T slots.
+    prompt_masks: bool[U, T] of each block of the prompt, False on left padding; U divides `rows`.
+    rows: B.
     blocks: sizes of the blocks for what is generated after the prompt.
     dtype: what keys and values are stored in, one of CACHE_DTYPES.
   """
   if dtype not in CACHE_DTYPES:
     raise InputError(f'dtype of the key/value cache is {dtype!r}: expected one of {", ".join(CACHE_DTYPES)}')
-  B, T = prompt_mask.shape
 
-  def buffer(slots: int) -> Buffer:
+  def buffer(held: int, slots: int) -> Buffer:
     # Zeros, not empty: uninitialised memory may hold NaN, which a masked weight of 0 does not remove.
-    shape = (B, config.num_kv_heads, slots, config.head_dim)
+    shape = (held, config.num_kv_heads, slots, config.head_dim)
     return Buffer(jnp.zeros(shape, dtype), jnp.zeros(shape[:3], jnp.float32) if dtype == 'int8' else None)
 
-  layers = tuple(tuple(Block(buffer(n), buffer(n)) for n in (T, *blocks)) for _ in range(config.depth))
-  return KVCache(layers, prompt_mask, jnp.zeros((), jnp.int32), current=0)
+  shapes = [*(mask.shape for mask in prompt_masks), *((rows, slots) for slots in blocks)]
+  layers = tuple(tuple(Block(buffer(*shape), buffer(*shape)) for shape in shapes) for _ in range(config.depth))
+  return KVCache(layers, tuple(prompt_masks), jnp.zeros((), jnp.int32), current=0)

@@ -1,7 +1,7 @@
 """Text to image codes: one compiled program per shape, with classifier-free guidance (Janus paper section 3.4).
 
 Conditional and unconditional rows run as one batch. Each step costs the decoder's layers and the image head only:
-neither `lm_head` nor the token table is touched.
+neither `lm_head` nor the token table is touched. Pictures of one prompt share it: it runs once, and is stored once.
 """
 
 import functools
@@ -20,7 +20,7 @@ NUM_BLOCKS = 4
 
 
 def guided_logits(logits: jax.Array, guidance: float | None) -> jax.Array:
-  """float32[R, C] -> float32[N, C]. With guidance, the second half of the rows is unconditional."""
+  """float32[B, C] -> float32[N, C]. With guidance, the second half of the rows is unconditional."""
   if guidance is None:
     return logits
   conditional, unconditional = jnp.split(logits, 2)
@@ -46,8 +46,9 @@ def generate_codes(
 
   Args:
     decoder: weights (`make_decoder`).
-    tokens: int32[R, T], prompts that end in `<begin_of_image>`, left-padded. With guidance R = 2N, the conditional rows
-      first and then their unconditional counterparts (`data.prompts.unconditional_ids`) in the same order; else R = N.
+    tokens: int32[R, T], prompts that end in `<begin_of_image>`, left-padded, of U kinds: each has N / U consecutive
+      images. With guidance R = 2U, the conditional prompts first and then their unconditional counterparts
+      (`data.prompts.unconditional_ids`) in the same order; else R = U.
     mask: bool[R, T], False on left padding.
     keys: key[N], one per image (`sampling.row_key`).
     guidance: weight of classifier-free guidance; see `has_guidance`.
@@ -59,10 +60,13 @@ def generate_codes(
   weight = guidance if has_guidance(guidance) else None
   P = decoder.config.vq.num_tokens
   rows_per_image = 1 if weight is None else 2
+  rows = rows_per_image * len(keys)
+  rows_per_prompt = rows // len(tokens)
   # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is drawn but never fed.
   bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
   loops = [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
-  cache = init_cache(decoder.config.language_model, mask, [stop - start for start, stop in loops], decoder.cache_dtype)
+  sizes = [stop - start for start, stop in loops]
+  cache = init_cache(decoder.config.language_model, (mask,), rows, sizes, decoder.cache_dtype)
 
   def draw(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
     logits = decoder.method('image_logits', hidden[:, -1])
@@ -70,13 +74,14 @@ def generate_codes(
 
   positions = prompt_positions(mask)
   hidden, cache = decoder.hidden(decoder.method('embed_text', tokens), positions, cache)
+  hidden, last = (jnp.repeat(x[:, -1:], rows_per_prompt, axis=0) for x in (hidden, positions))
   first = draw(hidden, 0)
   codes = jnp.zeros((P, len(first)), jnp.int32).at[0].set(first)
 
   def step(i: jax.Array, carry: tuple[jax.Array, KVCache]) -> tuple[jax.Array, KVCache]:
     codes, cache = carry
-    previous = jnp.tile(codes[i - 1], rows_per_image)[:, None]
-    hidden, cache = decoder.hidden(decoder.method('embed_codes', previous), positions[:, -1:] + i, cache)
+    x = decoder.method('embed_codes', codes[i - 1][:, None])
+    hidden, cache = decoder.hidden(jnp.tile(x, (rows_per_image, 1, 1)), last + i, cache)
     return codes.at[i].set(draw(hidden, i)), cache
 
   for block, (start, stop) in enumerate(loops, start=1):

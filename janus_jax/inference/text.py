@@ -2,6 +2,8 @@
 
 A chunk of steps is one compiled loop that ends early when every row has ended. Between chunks the host sees the new
 tokens, so that text can be streamed; within one there is no traffic with the host.
+
+Rows whose prompts begin alike, as questions about one image do, have that beginning run once for all of them.
 """
 
 import functools
@@ -52,28 +54,39 @@ def prefill(
   *,
   max_new_tokens: int,
   sampling: Sampling,
+  rest: tuple[jax.Array, jax.Array] | None = None,
 ) -> TextState:
   """Runs the prompts and draws the first token of each row.
 
   Args:
     decoder: weights.
-    tokens: int32[B, T], left-padded; image placeholders hold `config.image_token_id`.
-    mask: bool[B, T], False on left padding.
-    pixels: uint8[I, size, size, 3] in the order the batch mentions them, or None where it mentions none.
+    tokens: int32[U, T], left-padded, what the prompts of B / U consecutive rows each begin with; image placeholders
+      hold `config.image_token_id`.
+    mask: bool[U, T], False on left padding.
+    pixels: uint8[I, size, size, 3] in the order `tokens` mention them, or None where they mention none.
     keys: key[B].
     eos_id: int32 scalar.
     max_new_tokens: the longest answer, which the cache makes room for.
     sampling: how tokens are chosen.
+    rest: what each row's prompt goes on with, without images: int32[B, S], left-padded, and bool[B, S], False on left
+      padding. None where `tokens` are whole prompts: then there is one pass, not two.
   """
   fed = max_new_tokens - 1  # The last token is drawn but never fed.
   blocks = [min(BLOCK, fed - start) for start in range(0, fed, BLOCK)]
-  cache = init_cache(decoder.config.language_model, mask, blocks, decoder.cache_dtype)
+  masks = (mask,) if rest is None else (mask, rest[1])
+  B = len(keys)
+  cache = init_cache(decoder.config.language_model, masks, B, blocks, decoder.cache_dtype)
   embed = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
-  x = decoder.method(*embed)
   positions = prompt_positions(mask)
-  hidden, cache = decoder.hidden(x, positions, cache)
+  hidden, cache = decoder.hidden(decoder.method(*embed), positions, cache)
+  hidden, after = (jnp.repeat(x[:, -1:], B // len(tokens), axis=0) for x in (hidden, positions + 1))
+  if rest is not None:
+    rest_tokens, rest_mask = rest
+    positions = after + prompt_positions(rest_mask)
+    hidden, cache = decoder.hidden(decoder.method('embed_text', rest_tokens), positions, cache.writing(1))
+    after = positions[:, -1:] + 1
   token = sample(decoder.method('text_logits', hidden[:, -1]), keys, 0, sampling)
-  return TextState(cache, token, positions[:, -1] + 1, token == eos_id, jnp.ones((), jnp.int32))
+  return TextState(cache, token, after[:, 0], token == eos_id, jnp.ones((), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames=('steps', 'sampling'), donate_argnames=('state',))
@@ -111,18 +124,21 @@ def generate_text(
   eos_id: int,
   max_new_tokens: int,
   sampling: Sampling,
+  rest: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Iterator[np.ndarray]:
   """Yields the new tokens of all rows, int32[B, n], a chunk at a time; ends when every row has ended.
 
   A row that has ended goes on with `eos_id`. Arguments as in `prefill`.
   """
   eos = jnp.asarray(eos_id, jnp.int32)
-  state = prefill(decoder, tokens, mask, pixels, keys, eos, max_new_tokens=max_new_tokens, sampling=sampling)
+  settings = {'max_new_tokens': max_new_tokens, 'sampling': sampling, 'rest': rest}
+  state = prefill(decoder, tokens, mask, pixels, keys, eos, **settings)
+  prompt_blocks = len(state.cache.prompt_masks)
   yield np.asarray(state.token)[:, None]
   for fed in range(0, max_new_tokens - 1, CHUNK):
     if np.asarray(state.done).all():
       return
-    state = state.replace(cache=state.cache.writing(1 + fed // BLOCK))
+    state = state.replace(cache=state.cache.writing(prompt_blocks + fed // BLOCK))
     steps = min(CHUNK, max_new_tokens - 1 - fed)
     state, chunk = decode_chunk(decoder, state, keys, eos, steps=steps, sampling=sampling)
     yield np.asarray(chunk)

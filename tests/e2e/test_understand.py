@@ -52,11 +52,11 @@ def images(tmp_path_factory):
   return paths
 
 
-def transformers_ids(checkpoint: str, paths: list[str], length: int) -> list[int]:
+def transformers_ids(checkpoint: str, paths: list[str], length: int, text: str = QUESTION) -> list[int]:
   """Greedy answer of transformers to our prompt ids, without the end token."""
   tokenizer, template = api.load_tokenizer(checkpoint)
   question = answering.prepare_question(
-    small_checkpoint.CONFIG, [load_image(path) for path in paths], QUESTION, tokenizer, template
+    small_checkpoint.CONFIG, [load_image(path) for path in paths], text, tokenizer, template
   )
   inputs = {}
   if paths:
@@ -89,6 +89,20 @@ def test_greedy_answers_are_those_of_transformers(checkpoint, images, count):
   assert len(result['token_ids']) > 10
   assert result['answer'] == api.load_tokenizer(checkpoint)[0].decode(result['token_ids'])
   assert 'tokens/s' in process.stderr
+
+
+def test_several_questions_are_answered_in_order(checkpoint, images):
+  questions = [QUESTION, 'Is there a blue square to the left of the green triangle?', 'What colour?']
+  arguments = [f'--checkpoint={checkpoint}', f'--image={images[0]}', *(f'--question={text}' for text in questions)]
+  process = run(*arguments, '--dtype=float32', '--max_new_tokens=20', '--json')
+  assert process.returncode == 0, process.stderr
+  results = [json.loads(line) for line in process.stdout.splitlines()]
+  assert [result['question'] for result in results] == questions
+  for result in results:
+    assert set(result) == {'images', 'question', 'answer', 'token_ids'}
+    assert result['images'] == images[:1]
+    assert result['token_ids'] == transformers_ids(checkpoint, images[:1], 20, result['question'])
+  assert len({tuple(result['token_ids']) for result in results}) == 3
 
 
 def test_on_a_terminal_the_answer_comes_in_pieces(checkpoint):
@@ -126,6 +140,7 @@ def test_on_a_terminal_the_answer_comes_in_pieces(checkpoint):
     (['--checkpoint=SOURCE'], 2, 'question'),
     (['--question=a'], 2, 'checkpoint'),
     (['--checkpoint=SOURCE', '--question= '], 1, 'question 1 of 1 is empty'),
+    (['--checkpoint=SOURCE', '--question=a', '--question= '], 1, 'question 2 of 2: question 1 of 1 is empty'),
     (['--checkpoint=SOURCE', '--question=a', '--image=TEXT'], 1, "text.png: begins with b'no picture'"),
   ],
 )

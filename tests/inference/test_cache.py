@@ -55,7 +55,7 @@ def embeddings() -> np.ndarray:
 
 
 def empty_cache(decoder: Decoder, dtype: str = 'float32', blocks: Sequence[int] = BLOCKS) -> KVCache:
-  return init_cache(decoder.config.language_model, jnp.asarray(MASK[:, :T]), blocks, dtype)
+  return init_cache(decoder.config.language_model, (jnp.asarray(MASK[:, :T]),), len(MASK), blocks, dtype)
 
 
 def prefilled(
@@ -307,7 +307,7 @@ def test_image_logits_equal_transformers_at_every_step():
     hidden, cache = decoder.hidden(x, positions, cache)
     return decoder.method('image_logits', hidden[:, -1]), cache
 
-  cache = init_cache(TINY.language_model, jnp.asarray(mask[:, :T]), [P], 'float32')
+  cache = init_cache(TINY.language_model, (jnp.asarray(mask[:, :T]),), len(mask), [P], 'float32')
   logits, cache = step(decoder, decoder.method('embed_text', tokens), positions[:, :T], cache)
   cache, ours = cache.writing(1), [logits]
   for i in range(P):

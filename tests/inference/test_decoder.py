@@ -27,7 +27,7 @@ def logits(decoder: Decoder) -> np.ndarray:
   """Text and image logits of random embeddings, side by side."""
   mask = jnp.ones((3, LENGTH), bool)
   x = np.random.default_rng(0).standard_normal((*mask.shape, TINY.language_model.width), np.float32)
-  cache = init_cache(TINY.language_model, mask, (), decoder.compute.dtype)
+  cache = init_cache(TINY.language_model, (mask,), len(mask), (), decoder.compute.dtype)
   hidden, _ = decoder.hidden(jnp.asarray(x), prompt_positions(mask), cache)
   return np.concatenate([decoder.method(name, hidden) for name in ('text_logits', 'image_logits')], axis=-1)
 

@@ -87,3 +87,54 @@ def test_answers(decoder, model, images):
     pad_token_id=EOS,
   )[:, tokens.shape[1] :].numpy()
   np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
+
+
+@pytest.mark.parametrize('images', [1, 2])
+def test_answers_about_the_same_images(decoder, model, images):
+  """Two times three questions, each of transformers' alone."""
+  P, size = CONFIG.vision_encoder.num_tokens, CONFIG.vision_encoder.image_size
+  seen = [[BOS, *words, *[CONFIG.image_token_id] * P * images] for words in ([7, 8, 9], [5])]
+  rest = [[11, 12, 13], [14], [21, 22], [31], [32, 33, 34, 35], [41, 42]]
+  pixels = np.random.default_rng(images).normal(size=(2, images, size, size, 3)).astype(np.float32)
+  chunks = generate_text(
+    decoder,
+    *left_padded(seen),
+    pixels.reshape(-1, size, size, 3),
+    keys(6),
+    eos_id=EOS,
+    max_new_tokens=40,
+    sampling=GREEDY,
+    rest=left_padded(rest),
+  )
+  ours = np.concatenate(list(chunks), axis=1)
+  for row, words in enumerate(rest):
+    ids = torch.tensor([seen[row // 3] + words])
+    theirs = model.generate(
+      input_ids=ids,
+      attention_mask=torch.ones_like(ids),
+      pixel_values=torch.from_numpy(pixels[row // 3].transpose(0, 3, 1, 2).copy()),
+      generation_mode='text',
+      do_sample=False,
+      max_new_tokens=40,
+      eos_token_id=EOS,
+      pad_token_id=EOS,
+    )[0, ids.shape[1] :].numpy()
+    np.testing.assert_array_equal(ours[row, : len(theirs)], theirs)
+  assert len(np.unique(ours, axis=0)) == 6
+
+
+def test_codes_of_several_pictures_of_a_prompt(decoder, model):
+  prompts = [[BOS, 5, 17, 99, 3, BOI], [BOS, 42, BOI]]
+  unconditional = [[BOS, *[PAD] * (len(row) - 2), BOI] for row in prompts]
+  ours = generate_codes(decoder, *left_padded([*prompts, *unconditional]), keys(4), guidance=5.0, sampling=GREEDY)
+  options = transformers.GenerationConfig(
+    do_sample=False,
+    guidance_scale=5.0,
+    bos_token_id=BOS,
+    pad_token_id=PAD,
+    generation_kwargs={'boi_token_id': BOI},
+  )
+  for prompt, ids in enumerate(map(torch.tensor, prompts)):
+    mask = torch.ones_like(ids[None])
+    theirs = model.generate(ids[None], attention_mask=mask, generation_mode='image', generation_config=options).numpy()
+    np.testing.assert_array_equal(ours[2 * prompt : 2 * prompt + 2], np.repeat(theirs, 2, axis=0))
