@@ -252,6 +252,8 @@ def answer(
   top_p: float = 1.0,
   seed: int = 0,
   batch_size: int | None = None,
+  weights: str = 'full',
+  cache_dtype: str | None = None,
 ) -> list[Answer]:
   """Answers questions, each about its own images. An answer does not depend on what else is asked.
 
@@ -269,6 +271,8 @@ def answer(
     top_p: only the most likely tokens that together reach this probability.
     seed: 0 to 2^32 - 1.
     batch_size: questions at a time; None takes what fits the device.
+    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
+    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
 
   Returns:
     per question.
@@ -278,4 +282,5 @@ def answer(
   """
   prepared = prepare_questions(config, images, questions, tokenizer, template)
   settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
-  return answer_questions(decoder_for(config, params), prepared, tokenizer, batch_size=batch_size, **settings)
+  decoder = decoder_for(config, params, weights, cache_dtype)
+  return answer_questions(decoder, prepared, tokenizer, batch_size=batch_size, **settings)

@@ -142,6 +142,8 @@ def generate_images(
   top_k: int = 0,
   seed: int = 0,
   batch_size: int | None = None,
+  weights: str = 'full',
+  cache_dtype: str | None = None,
 ) -> list[list[GeneratedImage]]:
   """Draws `num_images` pictures for each prompt.
 
@@ -159,6 +161,8 @@ def generate_images(
     top_k: only the k most likely codes; 0 keeps all.
     seed: 0 to 2^32 - 1.
     batch_size: pictures at a time; None takes what fits the device.
+    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
+    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
 
   Returns:
     per prompt, its pictures.
@@ -171,7 +175,12 @@ def generate_images(
   wanted = [(prompt, image) for prompt in range(len(prompts)) for image in range(num_images)]
   settings = {'cfg_weight': cfg_weight, 'temperature': temperature, 'top_k': top_k, 'seed': seed}
   stream = stream_images(
-    decoder_for(config, params), rows, wanted, pad_id=tokenizer.special.pad, batch_size=batch_size, **settings
+    decoder_for(config, params, weights, cache_dtype),
+    rows,
+    wanted,
+    pad_id=tokenizer.special.pad,
+    batch_size=batch_size,
+    **settings,
   )
   found = {(image.prompt_index, image.image_index): image for image in stream}
   return [[found[prompt, image] for image in range(num_images)] for prompt in range(len(prompts))]

@@ -2,6 +2,7 @@
 
     python -m janus_jax.evaluate --checkpoint=PATH [--out=DIR --questions_per_kind=40 --drawings_per_group=20
                                  --cfg_weight=1.5 --temperature=0.8 --top_k=0 --seed=0 --json]
+                                 [--weights=int8 --cache_dtype=int8]
 
 PATH is a training workdir (its newest checkpoint is scored) or a checkpoint of any layout, of a model that was trained
 on the embedded world. Every answer and every drawing is right or wrong. DIR gets scores.txt (what is printed),
@@ -17,6 +18,8 @@ from absl import flags
 from janus_jax import api, cli, pictures, scoring
 from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.inference.cache import CACHE_DTYPES
+from janus_jax.inference.decoder import WEIGHTS
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
@@ -26,6 +29,10 @@ _CFG_WEIGHT = flags.DEFINE_float('cfg_weight', None, "Weight of guidance; defaul
 _TEMPERATURE = flags.DEFINE_float('temperature', None, "Of drawing; default: the run's config, else 0.8.")
 _TOP_K = flags.DEFINE_integer('top_k', None, "Only the k most likely codes, 0: all; default: the run's config, else 0.")
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of questions and prompts, and of drawing.')
+_WEIGHTS = flags.DEFINE_enum(
+  'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
+)
+_CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: float32.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout in place of the tables.')
 
 
@@ -37,6 +44,8 @@ def _settings(sampling: dict) -> dict:
     'drawings_per_group': _DRAWINGS.value,
     **{name: sampling[name] if value is None else value for name, value in given.items()},
     'seed': _SEED.value,
+    'weights': _WEIGHTS.value,
+    'cache_dtype': _CACHE_DTYPE.value,
   }
 
 

@@ -2,6 +2,7 @@
 
     python -m janus_jax.generate --checkpoint=PATH --prompt="..." [--prompts_file=F] --out=DIR
                                  [--num_images=4 --cfg_weight=5 --temperature=1 --top_k=0 --seed=0 --json]
+                                 [--weights=int8 --cache_dtype=int8]
 
 One PNG per picture, `00002-01.png` being the second picture of the third prompt, and a contact sheet. Text chunks hold
 how each was made; a run that was interrupted goes on where it stood when called again. A checkpoint is known by its
@@ -21,6 +22,8 @@ from janus_jax import api, cli, drawing, pictures, workdirs
 from janus_jax.conversion.buckets import normalized
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import DTYPES
+from janus_jax.inference.cache import CACHE_DTYPES
+from janus_jax.inference.decoder import WEIGHTS
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'What to draw; may be given several times.')
@@ -38,6 +41,10 @@ _TOP_K = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer('seed', 0, '(seed, prompt, picture) always gives the same picture.')
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
+_WEIGHTS = flags.DEFINE_enum(
+  'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
+)
+_CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: --dtype.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Pictures at a time; default: what fits the device.')
 _MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace pictures in --out that were made with other settings.')
@@ -66,6 +73,8 @@ def _settings(prompts: list[str], prompt: int, image: int) -> dict[str, str]:
     'seed': str(_SEED.value),
     **{name: str(value) for name, value in _sampling().items()},
     'dtype': _DTYPE.value,
+    'weights': _WEIGHTS.value,
+    'cache_dtype': _CACHE_DTYPE.value or _DTYPE.value,
     'checkpoint': normalized(_CHECKPOINT.value),
   }
 
@@ -115,8 +124,9 @@ def _draw(
   pad_id: int,
   report: Callable[[int, int, list[int]], None],
 ) -> None:
+  loaded = api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value))
   images = drawing.stream_images(
-    api.decoder_for(*api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value))),
+    api.decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value),
     rows,
     wanted,
     pad_id=pad_id,

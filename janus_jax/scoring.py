@@ -104,6 +104,8 @@ def score(
   temperature: float = 0.8,
   top_k: int = 0,
   seed: int = 0,
+  weights: str = 'full',
+  cache_dtype: str | None = None,
 ) -> Scored:
   """Draws, asks (greedily) and judges.
 
@@ -119,6 +121,8 @@ def score(
     temperature: of drawing.
     top_k: only the k most likely codes are drawn; 0 keeps all.
     seed: of the choice of cases and of drawing.
+    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
+    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
 
   Raises:
     InputError: the encoders' image sizes differ, a setting out of range, scikit-learn is not installed.
@@ -128,6 +132,7 @@ def score(
   questions = embedded.build_questions(world, questions_per_kind, seed)
   drawings = embedded.build_drawings(drawings_per_group, seed)
   words = {'tokenizer': tokenizer, 'template': template, 'batch_size': BATCH_SIZE}
+  words |= {'weights': weights, 'cache_dtype': cache_dtype}
   start = time.perf_counter()
   # Drawing first: a wrong setting of it then shows at once.
   images = generate_images(

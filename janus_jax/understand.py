@@ -3,6 +3,7 @@
     python -m janus_jax.understand --checkpoint=PATH --image=F [--image=F2 ...] --question="..."
                                    [--question="..." ...]
                                    [--max_new_tokens=512 --temperature=0 --top_p=1 --seed=0 --json]
+                                   [--weights=int8 --cache_dtype=int8]
 
 Several questions are asked each for itself, all about the same images, which are run once for all of them; answers
 follow in their order. On a terminal the answer to a single question appears as it is made.
@@ -21,6 +22,8 @@ from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import DTYPES
 from janus_jax.data.images import load_image
 from janus_jax.data.tokenizer import StreamDecoder, Tokenizer
+from janus_jax.inference.cache import CACHE_DTYPES
+from janus_jax.inference.decoder import WEIGHTS
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
 _IMAGE = flags.DEFINE_multi_string('image', [], 'Image file; may be given several times.')
@@ -35,6 +38,10 @@ _TEMPERATURE = flags.DEFINE_float('temperature', 0.0, 'Divides the logits; 0 tak
 _TOP_P = flags.DEFINE_float('top_p', 1.0, 'Only the most likely tokens that together reach this probability.')
 _SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same answers.')
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
+_WEIGHTS = flags.DEFINE_enum(
+  'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
+)
+_CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: --dtype.')
 _MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per question on stdout.')
 
@@ -62,7 +69,8 @@ def main() -> None:
   images = [load_image(path) for path in _IMAGE.value]
   texts = _QUESTION.value
   questions = answering.prepare_questions(config, [images] * len(texts), texts, tokenizer, template)
-  decoder = api.decoder_for(*api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value)))
+  loaded = api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value))
+  decoder = api.decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value)
   start = time.perf_counter()
   if len(questions) == 1 and sys.stdout.isatty() and not _JSON.value:
     special = tokenizer.special
