@@ -109,6 +109,23 @@ def test_pictures_of_one_prompt_share_it_and_stay_as_they_are(model, text, monke
     np.testing.assert_array_equal(found[pair], alone[pair])
 
 
+def test_what_is_rounded_reaches_the_decoder(model, text, monkeypatch):
+  """And is what the same decoder draws and says; both calls end in functions that `decoder_for` feeds."""
+  options = {'weights': 'int8_products', 'cache_dtype': 'int8'}
+  drawn, said = recorded(monkeypatch, drawing, 'generate_codes'), recorded(monkeypatch, answering, 'generate_text')
+  janus_jax.generate_images(*model, [SHORT], num_images=1, **options, **text)
+  janus_jax.answer(*model, [[picture(0)]], ['What?'], max_new_tokens=2, **options, **text)
+  for (decoder, *_), _ in (*drawn, *said):
+    assert decoder.cache_dtype == 'int8'
+    assert decoder.compute.integer_products
+    assert decoder.layers[0]['attn']['q']['int8'].dtype == 'int8'
+  assert len(drawn) == len(said) == 1
+  with pytest.raises(InputError, match="weights are 'int4': expected one of full"):
+    janus_jax.generate_images(*model, [SHORT], weights='int4', **text)
+  with pytest.raises(InputError, match=r"key/value cache is 'int4': expected one of float32"):
+    janus_jax.answer(*model, [[]], ['What?'], cache_dtype='int4', **text)
+
+
 def test_guidance_of_0_and_1_is_none(model, text):
   zero, one, five = (
     codes(janus_jax.generate_images(*model, [SHORT], num_images=1, cfg_weight=weight, **text)) for weight in (0, 1, 5)

@@ -117,6 +117,21 @@ def test_a_run_goes_on_where_it_stood(drawn):
   assert lost.read_bytes() == before
 
 
+def test_pictures_of_rounded_weights_say_so(checkpoint, drawn, tmp_path):
+  arguments, _, _ = drawn
+  process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8')
+  assert process.returncode == 0, process.stderr
+  tokenizer, template = api.load_tokenizer(checkpoint)
+  options = {'num_images': 1, 'temperature': 0, 'weights': 'int8_products', 'cache_dtype': 'int8'}
+  loaded = api.load(checkpoint, 'float32')
+  expected = drawing.generate_images(*loaded, PROMPTS, tokenizer=tokenizer, template=template, **options)
+  for result, (picture,) in zip(map(json.loads, process.stdout.splitlines()), expected, strict=True):
+    assert result['codes'] == picture.codes.tolist()
+    with Image.open(result['path']) as image:
+      assert image.text['weights'] == 'int8_products'
+      assert image.text['cache_dtype'] == 'int8'
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code', 'message'),
   [

@@ -91,6 +91,25 @@ def test_greedy_answers_are_those_of_transformers(checkpoint, images, count):
   assert 'tokens/s' in process.stderr
 
 
+def test_rounded_weights_answer_as_they_do_in_python(checkpoint, images):
+  options = {'weights': 'int8_products', 'cache_dtype': 'int8'}
+  process = run(
+    f'--checkpoint={checkpoint}',
+    f'--image={images[0]}',
+    f'--question={QUESTION}',
+    '--dtype=float32',
+    '--json',
+    '--max_new_tokens=20',
+    *(f'--{name}={value}' for name, value in options.items()),
+  )
+  assert process.returncode == 0, process.stderr
+  tokenizer, template = api.load_tokenizer(checkpoint)
+  words = {'tokenizer': tokenizer, 'template': template, 'max_new_tokens': 20}
+  loaded, asked = api.load(checkpoint, 'float32'), [[load_image(images[0])]]
+  (answer,) = answering.answer(*loaded, asked, [QUESTION], **options, **words)
+  assert json.loads(process.stdout)['token_ids'] == answer.token_ids
+
+
 def test_several_questions_are_answered_in_order(checkpoint, images):
   questions = [QUESTION, 'Is there a blue square to the left of the green triangle?', 'What colour?']
   arguments = [f'--checkpoint={checkpoint}', f'--image={images[0]}', *(f'--question={text}' for text in questions)]
