@@ -58,8 +58,10 @@ class Buffer:
   def mixed(self, weights: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Values by weight: float32[B, K, G, T, S] -> [B, T, K, G, H] in `dtype`."""
     weights = self._scaled(self._folded(weights)).astype(dtype)
-    mixed = jnp.einsum('urkgts,uksh->urtkgh', weights, self.values.astype(dtype))
-    return mixed.reshape(-1, *mixed.shape[2:])
+    # Not an einsum: that puts the values first, and XLA's CPU backend then transposes them where there is one row.
+    contracted, batch = ((5,), (2,)), ((0, 2), (0, 1))
+    mixed = jax.lax.dot_general(weights, self.values.astype(dtype), (contracted, batch))
+    return jnp.einsum('ukrgth->urtkgh', mixed).reshape(-1, *(mixed.shape[i] for i in (4, 1, 3, 5)))
 
   def _folded(self, x: jax.Array) -> jax.Array:
     """[B, ...] -> [U, B / U, ...]."""
