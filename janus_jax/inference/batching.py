@@ -13,7 +13,7 @@ from janus_jax.models.config import LlamaConfig
 
 LENGTH_MULTIPLE = 32  # Prompts are padded to multiples of this; left padding is masked, so it costs time only.
 FALLBACK_BATCH_SIZE = 4  # Where the device does not tell its memory, as CPUs do not.
-MAX_BATCH_SIZE = 64  # Beyond this a decode step no longer gets cheaper per row on current accelerators.
+MAX_BATCH_SIZE = 128  # Beyond this the cache, not the weights, is what a step reads, and rows no longer get cheaper.
 # What a decode step costs beside its rows, in tokens of a prompt, roughly: it reads all weights. Less on CPUs, more on
 # accelerators.
 STEP_TOKENS = 32
