@@ -5,9 +5,10 @@
     python -m janus_jax.benchmark --config=FILE --mode=understand [--batch=1 --prompt_tokens=32 --answer_tokens=128]
     python -m janus_jax.benchmark --config=FILE --mode=data --config.init_from=PATH [--seconds=20 --step_seconds=0]
 
-Options of drawing and answering: `--weights=int8` (or int8_products) and `--cache_dtype=int8`. Beside the speed that
-gives what it costs: how far the distributions of codes or tokens are from those in full (`rounding`). Random weights
-say little of that: name trained ones.
+Options of drawing and answering: `--share=8` gives each prompt 8 images, or each image 8 questions, which we run the
+prompt or the image once for; `--batch` counts images or questions. `--weights=int8` (or int8_products) and
+`--cache_dtype=int8` give beside the speed what they cost: how far the distributions of codes or tokens are from those
+in full (`rounding`). Random weights say little of that: name trained ones.
 
 The model is what a run of the config would start from, with random weights where `config.init_from` names none: a
 preset of the file's name, or `pretraining.model`. Drawing and answering compute in `config.compute.dtype`.
@@ -32,7 +33,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from janus_jax import cli
-from janus_jax.benchmarking import data, report, running
+from janus_jax.benchmarking import data, report, running, settings
 from janus_jax.benchmarking.scaling import Cost
 from janus_jax.benchmarking.subject import read_subject
 from janus_jax.inference.cache import CACHE_DTYPES
@@ -50,6 +51,7 @@ _PROMPT_TOKENS = flags.DEFINE_integer('prompt_tokens', 32, 'Of a prompt or quest
 _ANSWER_TOKENS = flags.DEFINE_integer('answer_tokens', 128, 'Of an answer.', lower_bound=2)
 _WEIGHTS = flags.DEFINE_enum('weights', 'full', list(WEIGHTS), 'What kernels are stored in to draw and answer.')
 _CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: as computed.')
+_SHARE = flags.DEFINE_integer('share', 1, 'Images of one prompt, or questions about one image.', lower_bound=1)
 _PROFILE = flags.DEFINE_string('profile', '', 'Where a trace goes.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'Whether cost is measured against size.')
 _OUT = flags.DEFINE_string('out', '', 'Directory for results, a table and charts.')
@@ -62,10 +64,8 @@ BUSY = 0.5
 
 
 def main() -> None:
-  named = {'peer': _PEER, 'profile': _PROFILE, 'scaling': _SCALING, 'weights': _WEIGHTS, 'cache_dtype': _CACHE_DTYPE}
-  running.check_flags(
-    _MODE.value, [name for name, flag in named.items() if flag.value not in (None, '', False, 'full')]
-  )
+  named = (_PEER, _PROFILE, _SCALING, _WEIGHTS, _CACHE_DTYPE, _SHARE)
+  settings.check_flags(_MODE.value, [flag.name for flag in named if flag.value != flag.default])
   load = os.getloadavg()[0]
   found, costs = _measured()
   if _PEER.value and load > BUSY:
@@ -82,26 +82,27 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
   if mode == 'data':
     with tempfile.TemporaryDirectory() as scratch:
       return data.measure(config, stage, scratch, _SECONDS.value, _STEP_SECONDS.value), ()
-  batches = running.read_batches(_BATCH.value)
+  batches = settings.read_batches(_BATCH.value, _SHARE.value)
   if _PEER.value:  # Or jax takes most of a GPU's memory before torch gets any.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   subject = read_subject(config, config_flags.get_config_filename(flags.FLAGS['config']))
-  settings = running.Settings(_REPEATS.value, _STEPS.value, bool(_PEER.value), _COMPILE_PEER.value, _PROFILE.value)
-  request = running.Request(
+  measured = settings.Settings(_REPEATS.value, _STEPS.value, bool(_PEER.value), _COMPILE_PEER.value, _PROFILE.value)
+  request = settings.Request(
     batches,
     _PROMPT_TOKENS.value,
     _ANSWER_TOKENS.value,
     config.compute.dtype,
     _WEIGHTS.value,
     _CACHE_DTYPE.value,
+    _SHARE.value,
   )
   if _SCALING.value:
     scale = running.scale_training if mode == 'train' else running.scale_decoding
-    return scale(subject, stage if mode == 'train' else request, settings)
+    return scale(subject, stage if mode == 'train' else request, measured)
   if mode == 'train':
-    return running.train(subject, stage, settings), ()
+    return running.train(subject, stage, measured), ()
   measure = running.generate if mode == 'generate' else running.understand
-  return measure(subject, request, settings), ()
+  return measure(subject, request, measured), ()
 
 
 if __name__ == '__main__':

@@ -48,11 +48,20 @@ class Prompts:
     tokens: int32[R, T], left-padded.
     mask: bool[R, T], False on padding.
     pixels: uint8[R, size, size, 3], or None.
+    share: so many consecutive rows begin alike, and we run that once for them.
+    seen: tokens that those begin with.
   """
 
   tokens: np.ndarray
   mask: np.ndarray
   pixels: np.ndarray | None
+  share: int = 1
+  seen: int = 0
+
+  def slots_read(self, position: float) -> float:
+    """Of the cache in a decode step of all rows, at that position after the prompts."""
+    rows, length = self.tokens.shape
+    return rows * (length + position) - (rows - rows // self.share) * self.seen
 
 
 def make_decoder(subject: Subject, dtype: str, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
@@ -61,24 +70,26 @@ def make_decoder(subject: Subject, dtype: str, weights: str = 'full', cache_dtyp
   return decoder_for(subject.model, params, weights, cache_dtype)
 
 
-def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float) -> Prompts:
-  """Prompts of `words` tokens, the last one begin-of-image; with guidance also their unconditional counterparts."""
-  tokens = _words(subject, batch, words, np.random.default_rng(subject.config.seed))
+def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float, share: int = 1) -> Prompts:
+  """Prompts of `words` tokens, each for `share` images, the last token begin-of-image; with guidance also their
+  unconditional counterparts.
+  """
+  tokens = _words(subject, batch // share, words, np.random.default_rng(subject.config.seed)).repeat(share, axis=0)
   tokens[:, -1] = BEGIN_OF_IMAGE
   if has_guidance(guidance):
     without = tokens.copy()
     without[:, 1:-1] = PAD
     tokens = np.concatenate([tokens, without])
-  return Prompts(tokens, np.ones(tokens.shape, bool), None)
+  return Prompts(tokens, np.ones(tokens.shape, bool), None, share, words)
 
 
-def questions(subject: Subject, batch: int, words: int) -> Prompts:
-  """An image and `words` tokens after it."""
+def questions(subject: Subject, batch: int, words: int, share: int = 1) -> Prompts:
+  """An image, the same for `share` questions, and `words` tokens after it."""
   rng, model = np.random.default_rng(subject.config.seed), subject.model
   tokens = _words(subject, batch, 1 + model.num_image_tokens + words, rng)
   tokens[:, 1 : 1 + model.num_image_tokens] = model.image_token_id
-  pixels = rng.integers(0, 256, (batch, model.image_size, model.image_size, 3), np.uint8)
-  return Prompts(tokens, np.ones(tokens.shape, bool), pixels)
+  pixels = rng.integers(0, 256, (batch // share, model.image_size, model.image_size, 3), np.uint8)
+  return Prompts(tokens, np.ones(tokens.shape, bool), pixels.repeat(share, axis=0), share, 1 + model.num_image_tokens)
 
 
 def texts(subject: Subject, batch: int, words: int) -> Prompts:
@@ -99,8 +110,9 @@ def draw_codes(decoder: Decoder, prompts: Prompts, guidance: float, sampling: Sa
   """int32[N, P]."""
   images = len(prompts.tokens) // (2 if has_guidance(guidance) else 1)
   keys = request_keys(0, [(row,) for row in range(images)])
+  asked = prompts.tokens[:: prompts.share], prompts.mask[:: prompts.share]
   with full_precision(decoder):
-    found = generate_codes(decoder, prompts.tokens, prompts.mask, keys, guidance=guidance, sampling=sampling)
+    found = generate_codes(decoder, *asked, keys, guidance=guidance, sampling=sampling)
   return np.asarray(found)
 
 
@@ -119,28 +131,32 @@ def answer_tokens(decoder: Decoder, prompts: Prompts, count: int) -> tuple[np.nd
   """int32[R, count], the likeliest ones, and the seconds that those after the first took."""
   keys = request_keys(0, [(row,) for row in range(len(prompts.tokens))])
   options = {'eos_id': NO_END, 'max_new_tokens': count, 'sampling': Sampling(temperature=0.0)}
+  tokens, mask, pixels = prompts.tokens, prompts.mask, prompts.pixels
+  if prompts.share > 1:
+    options['rest'] = tokens[:, prompts.seen :], mask[:, prompts.seen :]
+    tokens, mask = (array[:: prompts.share, : prompts.seen] for array in (tokens, mask))
+    pixels = pixels[:: prompts.share]
   with full_precision(decoder):
-    chunks = generate_text(decoder, prompts.tokens, prompts.mask, prompts.pixels, keys, **options)
+    chunks = generate_text(decoder, tokens, mask, pixels, keys, **options)
     first = next(chunks)
     began = time.perf_counter()
     tokens = np.concatenate([first, *chunks], axis=1)
     return tokens, time.perf_counter() - began
 
 
-def bytes_per_step(decoder: Decoder, head: str, rows: int, position: float) -> float:
+def bytes_per_step(decoder: Decoder, head: str, slots: float) -> float:
   """What a decode step has to read at least: the weights of the layers and of a head once, keys and values so far.
 
   Args:
     decoder: weights.
     head: 'lm_head' or 'gen_head'.
-    rows: that are decoded together.
-    position: tokens before this one; the mean over steps gives the mean of bytes.
+    slots: of the cache, over all rows (`Prompts.slots_read`); the mean over steps gives the mean of bytes.
   """
   rest, llama = decoder.rest, decoder.config.language_model
   heads = {'lm_head': lambda: rest['language_model']['lm_head'], 'gen_head': lambda: [rest[head], rest['gen_aligner']]}
   weights = sum(leaf.nbytes for leaf in jax.tree.leaves((decoder.layers, heads[head]())))
   item = jnp.dtype(decoder.cache_dtype).itemsize
-  return weights + math.prod((2, llama.depth, llama.num_kv_heads, llama.head_dim, item, rows)) * position
+  return weights + math.prod((2, llama.depth, llama.num_kv_heads, llama.head_dim, item)) * slots
 
 
 def roofline_share(bytes_read: float, seconds: float, device_kind: str) -> float | None:

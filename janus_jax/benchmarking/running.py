@@ -1,9 +1,8 @@
 """One function for each mode of `janus_jax.benchmark`: measures, compares with the peer, returns figures by name."""
 
-import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from janus_jax.benchmarking import accuracy, inference
 from janus_jax.benchmarking.peer_process import PeerProcess
 from janus_jax.benchmarking.report import environment
 from janus_jax.benchmarking.scaling import Cost, decode_costs, train_costs
+from janus_jax.benchmarking.settings import Request, Settings
 from janus_jax.benchmarking.subject import Subject, peak_memory
 from janus_jax.benchmarking.timing import Timing, speedup, time_in_turn, timed
 from janus_jax.benchmarking.train import Trainer, Work, figures, find_stage, make_work
@@ -27,78 +27,6 @@ LOSS_TOLERANCE = {'float32': 1e-3, 'bfloat16': 2e-2}
 LEADING = 8
 
 Run = Callable[[], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How it is measured.
-
-  Attributes:
-    repeats: runs of which the median counts.
-    steps: training steps of a run.
-    peer: whether transformers does the same work in turn.
-    compile_peer: whether the peer goes through `torch.compile`; None leaves it to `peer.should_compile`.
-    profile: directory for a trace of our side, '' for none.
-  """
-
-  repeats: int
-  steps: int
-  peer: bool = False
-  compile_peer: bool | None = None
-  profile: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """How much is drawn or said.
-
-  Attributes:
-    batches: images or questions at a time, one after the other.
-    words: tokens of a prompt, or of a question beside its image.
-    answer: tokens of an answer.
-    dtype: what weights are stored and computed in, but for what `weights` and `cache_dtype` say; the peer's as well.
-    weights: how kernels are stored (`inference.decoder.WEIGHTS`).
-    cache_dtype: what keys and values are stored in; None: `dtype`.
-  """
-
-  batches: tuple[int, ...]
-  words: int
-  answer: int
-  dtype: str
-  weights: str = 'full'
-  cache_dtype: str | None = None
-
-  @property
-  def is_rounded(self) -> bool:
-    """Whether something is stored in less than `dtype`, so that results differ."""
-    return self.weights != 'full' or self.cache_dtype not in (None, self.dtype)
-
-  def described(self) -> dict[str, Any]:
-    cache_dtype = self.cache_dtype or self.dtype
-    return {'compute_dtype': self.dtype, 'weights': self.weights, 'cache_dtype': cache_dtype}
-
-
-def check_flags(mode: str, given: Collection[str]) -> None:
-  """Raises InputError for flags that a mode does not have; `given` names those that are set."""
-  inference_only = ('generate', 'understand')
-  for name, modes in (
-    ('peer', ('train', *inference_only)),
-    ('profile', ('train', *inference_only)),
-    ('scaling', ('train', 'understand')),
-    ('weights', inference_only),
-    ('cache_dtype', inference_only),
-  ):
-    if name in given and mode not in modes:
-      raise InputError(f'--{name}: expected with --mode={" or ".join(modes)}, not {mode}')
-  if 'scaling' in given and {'peer', 'profile'} & set(given):
-    raise InputError('--scaling: expected without --peer and --profile')
-
-
-def read_batches(texts: Sequence[str]) -> tuple[int, ...]:
-  """Raises InputError for anything but positive integers."""
-  if not texts or not all(text.strip().isdecimal() and int(text) > 0 for text in texts):
-    raise InputError(f'--batch={",".join(texts)}: expected positive integers, as in --batch=1,16')
-  return tuple(int(text) for text in texts)
 
 
 def train(subject: Subject, stage: str | None, settings: Settings) -> dict[str, Any]:
@@ -171,7 +99,7 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
   """
   guidance, codes_per_image = float(subject.config.sampling.cfg_weight), subject.model.vq.num_tokens
   decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
-  asked = {n: inference.drawing_prompts(subject, n, request.words, guidance) for n in request.batches}
+  asked = {n: inference.drawing_prompts(subject, n, request.words, guidance, request.share) for n in request.batches}
 
   def draw(batch: int) -> np.ndarray:
     return inference.draw_codes(decoder, asked[batch], guidance, Sampling())
@@ -211,8 +139,7 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
         run()
     logging.info('%d images: %d runs', batch, settings.repeats)
     drawn, decoded, *theirs = time_in_turn(runs, settings.repeats)
-    position = request.words + codes_per_image / 2
-    read = inference.bytes_per_step(decoder, 'gen_head', len(asked[batch].tokens), position)
+    read = inference.bytes_per_step(decoder, 'gen_head', asked[batch].slots_read(codes_per_image / 2))
     found = {
       'batch': batch,
       'compile_seconds': compiling[batch],
@@ -238,7 +165,7 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
     InputError: the peer answers something else.
   """
   decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
-  asked = {n: inference.questions(subject, n, request.words) for n in request.batches}
+  asked = {n: inference.questions(subject, n, request.words, request.share) for n in request.batches}
 
   def say(batch: int, count: int) -> float:
     """Seconds after the first token."""
@@ -274,8 +201,7 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
     logging.info('%d answers: %d runs', batch, settings.repeats)
     whole, first, *theirs = time_in_turn(runs, settings.repeats)
     token = Timing(tuple(rest)).per(request.answer - 1)
-    position = asked[batch].tokens.shape[1] + request.answer / 2
-    read = inference.bytes_per_step(decoder, 'lm_head', batch, position)
+    read = inference.bytes_per_step(decoder, 'lm_head', asked[batch].slots_read(request.answer / 2))
     found = {
       'batch': batch,
       'compile_seconds': compiling[batch],
