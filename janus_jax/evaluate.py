@@ -45,7 +45,7 @@ def _settings(sampling: dict) -> dict:
     **{name: sampling[name] if value is None else value for name, value in given.items()},
     'seed': _SEED.value,
     'weights': _WEIGHTS.value,
-    'cache_dtype': _CACHE_DTYPE.value,
+    'cache_dtype': _CACHE_DTYPE.value or 'float32',
   }
 
 

@@ -91,6 +91,8 @@ def test_what_the_command_writes(checkpoint, evaluated):
     'temperature': 0.8,
     'top_k': 0,
     'seed': 5,
+    'weights': 'full',
+    'cache_dtype': 'float32',
   }
   assert found['settings'] == settings
   assert found['goals'][0]['total'] == 6
