@@ -132,6 +132,14 @@ def test_guidance_of_0_and_1_is_none(model, text):
   assert (five != one).any()
 
 
+def test_kernels_are_those_of_the_device_where_parameters_lie_on_one(checkpoint, model, monkeypatch):
+  """Of several devices, those that XLA can split."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  spread = janus_jax.load(checkpoint, mesh=api.parse_mesh('fsdp=-1'))
+  found = [api.decoder_for(*either).compute for either in (model, spread)]
+  assert [(compute.attention, compute.vision_attention) for compute in found] == [('auto', 'splash'), ('xla', 'xla')]
+
+
 def test_a_mesh_draws_the_same(checkpoint, model, text):
   spread = janus_jax.load(checkpoint, mesh=api.parse_mesh('tensor=2,fsdp=2,data=-1'))
   kernel = spread[1]['language_model']['lm_head']['kernel']

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from janus_jax.benchmarking.inference import Prompts
-from janus_jax.inference.cache import init_cache
 from janus_jax.inference.decoder import Decoder, prompt_positions
 from janus_jax.inference.image import guided_logits
 
@@ -62,7 +61,7 @@ def _hidden(
   prompt = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
   x = jnp.concatenate([decoder.method(*prompt), fed], axis=1)
   mask = jnp.concatenate([jnp.asarray(mask), jnp.ones(fed.shape[:2], bool)], axis=1)
-  cache = init_cache(decoder.config.language_model, (mask,), len(mask), (), decoder.cache_dtype)
+  cache = decoder.empty_cache((mask,), len(mask), ())
   hidden, _ = decoder.hidden(x, prompt_positions(mask), cache)
   return hidden[:, tokens.shape[1] - 1 :]
 

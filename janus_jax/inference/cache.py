@@ -4,7 +4,8 @@ Its slots are cut into blocks: one or two of the prompt, then stretches of what 
 buffers [U, K, S, H] per block (the keys that one kv head reads lie together), and attention reads whole blocks, those
 up to the one being written. A slice of one large buffer would read as little, but XLA copies a slice before it
 multiplies with it: on CPU that was a third of a decode step. Left-padded prompts of unequal length share a batch; which
-prompt slots hold a real token is in `prompt_masks`.
+prompt slots hold a real token is in `prompt_masks`. A prompt that nothing precedes is read by its own positions alone,
+so that the kernels of training do it.
 
 A block of the prompt may hold fewer rows than the batch: U rows, each read by B / U consecutive rows of the batch. The
 queries of those rows are laid side by side, so that the keys are read once for all of them and never repeated.
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
+from janus_jax.models.attention import attention
 from janus_jax.models.config import LlamaConfig
 from janus_jax.models.quantization import quantize
 
@@ -67,6 +69,11 @@ class Buffer:
     """[B, ...] -> [U, B / U, ...]."""
     return x.reshape(len(self.values), -1, *x.shape[1:])
 
+  def positions(self, dtype: jnp.dtype) -> jax.Array:
+    """What is stored, as [U, S, K, H] in `dtype`."""
+    values = self.values.astype(dtype)
+    return (values if self.scale is None else values * self.scale[..., None].astype(dtype)).swapaxes(1, 2)
+
   def _scaled(self, x: jax.Array) -> jax.Array:
     """[U, B / U, K, G, T, S] times the scale of each slot."""
     return x if self.scale is None else x * self.scale[:, None, :, None, None]
@@ -110,6 +117,26 @@ class Readable:
 
 
 @flax.struct.dataclass
+class Prompt:
+  """What the queries of a prompt attend to that nothing precedes: each to itself and what comes before it.
+
+  Attributes:
+    block: T slots, all of them written.
+    mask: bool[U, T], False on left padding, which attends to itself.
+    kernel: one of `attention.IMPLEMENTATIONS`.
+  """
+
+  block: Block
+  mask: jax.Array
+  kernel: str = flax.struct.field(pytree_node=False)
+
+  def attend(self, q: jax.Array) -> jax.Array:
+    """[U, T, N, H] -> [U, T, N, H] in q's dtype."""
+    k, v = self.block.k.positions(q.dtype), self.block.v.positions(q.dtype)
+    return attention(q, k, v, segments=self.mask.astype(jnp.int32), causal=True, implementation=self.kernel)
+
+
+@flax.struct.dataclass
 class KVCache:
   """Implements `models.attention.KeyValueStore`.
 
@@ -120,14 +147,16 @@ class KVCache:
     position: int32 scalar, the next slot to write, counted over all blocks; the same for every row.
     current: the block that is written; it and those before it are read. Static, so it bounds the memory traffic of a
       decode step. What is written must lie within it.
+    kernel: one of `attention.IMPLEMENTATIONS`, for a prompt that fills the first block in one pass. Static.
   """
 
   layers: tuple[tuple[Block, ...], ...]
   prompt_masks: tuple[jax.Array, ...]
   position: jax.Array
   current: int = flax.struct.field(pytree_node=False)
+  kernel: str = flax.struct.field(pytree_node=False)
 
-  def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Readable]:
+  def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Prompt | Readable]:
     """Writes k, v [B, T, K, H] of one layer at `position`; the caller advances once all layers have written.
 
     B is what the current block holds: U where it is shared.
@@ -136,7 +165,10 @@ class KVCache:
     start = sum(block.size for block in blocks[: self.current])
     old, slot = blocks[self.current], self.position - start
     blocks[self.current] = Block(old.k.write(k.swapaxes(1, 2), slot), old.v.write(v.swapaxes(1, 2), slot))
-    readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, *k.shape[:2]))
+    if self.current == 0 and k.shape[1] == old.size:
+      readable = Prompt(blocks[0], self.prompt_masks[0], self.kernel)
+    else:
+      readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, *k.shape[:2]))
     layers = (*self.layers[:layer], tuple(blocks), *self.layers[layer + 1 :])
     return self.replace(layers=layers), readable
 
@@ -161,7 +193,12 @@ class KVCache:
 
 
 def init_cache(
-  config: LlamaConfig, prompt_masks: Sequence[jax.Array], rows: int, blocks: Sequence[int], dtype: str
+  config: LlamaConfig,
+  prompt_masks: Sequence[jax.Array],
+  rows: int,
+  blocks: Sequence[int],
+  dtype: str,
+  kernel: str = 'xla',
 ) -> KVCache:
   """An empty cache.
 
@@ -171,6 +208,7 @@ def init_cache(
     rows: B.
     blocks: sizes of the blocks for what is generated after the prompt.
     dtype: what keys and values are stored in, one of CACHE_DTYPES.
+    kernel: one of `attention.IMPLEMENTATIONS`, for the first block of the prompt.
   """
   if dtype not in CACHE_DTYPES:
     raise InputError(f'dtype of the key/value cache is {dtype!r}: expected one of {", ".join(CACHE_DTYPES)}')
@@ -182,4 +220,4 @@ def init_cache(
 
   shapes = [*(mask.shape for mask in prompt_masks), *((rows, slots) for slots in blocks)]
   layers = tuple(tuple(Block(buffer(*shape), buffer(*shape)) for shape in shapes) for _ in range(config.depth))
-  return KVCache(layers, tuple(prompt_masks), jnp.zeros((), jnp.int32), current=0)
+  return KVCache(layers, tuple(prompt_masks), jnp.zeros((), jnp.int32), current=0, kernel=kernel)

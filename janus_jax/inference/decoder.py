@@ -9,6 +9,7 @@ What it costs in accuracy, `benchmark --weights=int8` measures.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -17,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
-from janus_jax.inference.cache import KVCache
+from janus_jax.inference.cache import KVCache, init_cache
+from janus_jax.models.attention_choice import AttentionShape, choose
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
 from janus_jax.models.layers import RMSNorm, input_first, rotary_tables
@@ -52,6 +54,13 @@ class Decoder:
   def method(self, name: str, *args) -> Any:
     """Calls a method of `models.janus.Janus` that does not run the decoder's layers."""
     return Janus(self.config, self.compute).apply({'params': self.rest}, *args, method=name)
+
+  def empty_cache(self, prompt_masks: Sequence[jax.Array], rows: int, blocks: Sequence[int]) -> KVCache:
+    """`cache.init_cache` for this decoder; where attention is 'auto', with the kernel for prompts of this length."""
+    llama, dtype = self.config.language_model, self.compute.dtype
+    shape = AttentionShape(prompt_masks[0].shape[1], llama.head_dim, causal=True, packed=True, dtype=dtype)
+    kernel = choose(self.compute.attention, jax.default_backend(), shape)
+    return init_cache(llama, prompt_masks, rows, blocks, self.cache_dtype, kernel)
 
   def hidden(self, x: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
     """`Janus.hidden` with a cache: [B, T, D] at int32[B, T] -> [B, T, D], and the cache T positions further."""

@@ -10,7 +10,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from janus_jax.inference.cache import KVCache, init_cache
+from janus_jax.inference.cache import KVCache
 from janus_jax.inference.decoder import Decoder, prompt_positions
 from janus_jax.inference.sampling import Sampling, sample
 
@@ -66,7 +66,7 @@ def generate_codes(
   bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
   loops = [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
   sizes = [stop - start for start, stop in loops]
-  cache = init_cache(decoder.config.language_model, (mask,), rows, sizes, decoder.cache_dtype)
+  cache = decoder.empty_cache((mask,), rows, sizes)
 
   def draw(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
     logits = decoder.method('image_logits', hidden[:, -1])

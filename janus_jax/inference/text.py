@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from janus_jax.inference.cache import KVCache, init_cache
+from janus_jax.inference.cache import KVCache
 from janus_jax.inference.decoder import Decoder, prompt_positions
 from janus_jax.inference.sampling import Sampling, sample
 
@@ -75,7 +75,7 @@ def prefill(
   blocks = [min(BLOCK, fed - start) for start in range(0, fed, BLOCK)]
   masks = (mask,) if rest is None else (mask, rest[1])
   B = len(keys)
-  cache = init_cache(decoder.config.language_model, masks, B, blocks, decoder.cache_dtype)
+  cache = decoder.empty_cache(masks, B, blocks)
   embed = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
   positions = prompt_positions(mask)
   hidden, cache = decoder.hidden(decoder.method(*embed), positions, cache)
