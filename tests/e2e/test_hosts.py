@@ -14,6 +14,10 @@ from e2e.small_run import STEPS, leaves, losses
 
 import janus_jax
 
+# A stage less than a run has: each process compiles each of them.
+STAGES = ('stage1', 'stage3')
+FLAG = f'--config.run={STAGES}'
+
 
 @pytest.fixture(scope='module')
 def start(tmp_path_factory) -> pathlib.Path:
@@ -33,7 +37,7 @@ def counted(workdir: pathlib.Path) -> list[dict]:
 @pytest.fixture(scope='module')
 def alone(start, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('runs') / 'alone'
-  wait(workdir, launch(start, workdir, 1))
+  wait(workdir, launch(start, workdir, 1, FLAG))
   return workdir
 
 
@@ -52,28 +56,28 @@ def assert_same_run(workdir: pathlib.Path, alone: pathlib.Path) -> None:
 def test_two_processes_one_of_which_dies_and_four_go_on(start, alone, tmp_path):
   """The other ends with the reason, and what any number of processes makes of the checkpoint is the same run."""
   workdir = tmp_path / 'run'
-  processes = launch(start, workdir, 2)
+  processes = launch(start, workdir, 2, FLAG)
   wait_for_step(workdir, processes, STEPS + 1)
   processes[1].kill()
   assert processes[0].wait(PATIENCE) == 1
   lines = said(workdir, 2, 0).splitlines()
   assert any('error: process 0 of 2: a process of the run has died' in line for line in lines), lines[-5:]
-  assert len(losses(workdir)) < 3 * STEPS
-  wait(workdir, launch(start, workdir, 4))
+  assert len(losses(workdir)) < len(STAGES) * STEPS
+  wait(workdir, launch(start, workdir, 4, FLAG))
   assert 'resuming after step' in said(workdir, 4, 0)
   assert_same_run(workdir, alone)
 
 
 def test_a_sigterm_to_one_of_them_stops_all_after_the_same_step(start, alone, tmp_path):
   workdir = tmp_path / 'run'
-  processes = launch(start, workdir, 2)
+  processes = launch(start, workdir, 2, FLAG)
   wait_for_step(workdir, processes, 1)
   processes[1].send_signal(signal.SIGTERM)
   wait(workdir, processes)
   stopped = losses(workdir)[-1][0]
-  assert stopped < 3 * STEPS
+  assert stopped < len(STAGES) * STEPS
   assert (workdir / 'checkpoints' / str(stopped)).exists()
-  wait(workdir, launch(start, workdir, 1))
+  wait(workdir, launch(start, workdir, 1, FLAG))
   assert_same_run(workdir, alone)
 
 
