@@ -24,7 +24,7 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder, make_decoder
 from janus_jax.inference.sampling import row_key
-from janus_jax.models.attention_choice import AttentionShape, choose
+from janus_jax.models.attention_choice import choose, of_images, platform_of
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.sharding.rules import parameter_shardings
@@ -88,12 +88,11 @@ def parse_mesh(text: str | None) -> jax.sharding.Mesh | None:
 
 def decoder_for(config: JanusConfig, params: dict, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
   """`make_decoder` computing in the dtype that the decoder's parameters are stored in, with the device's kernels."""
-  dtype, vision = params['language_model']['final_norm']['scale'].dtype.name, config.vision_encoder
+  dtype = params['language_model']['final_norm']['scale'].dtype.name
   # XLA cannot split a TPU's kernel over the devices that the parameters lie on.
   spread = any(isinstance(leaf, jax.Array) and len(leaf.devices()) > 1 for leaf in jax.tree.leaves(params))
   requested = 'xla' if spread else 'auto'
-  images = AttentionShape(vision.num_tokens, vision.head_dim, causal=False, packed=False, dtype=dtype)
-  kernel = choose(requested, jax.default_backend(), images)
+  kernel = choose(requested, platform_of(jax.devices()[0]), of_images(config, dtype))
   compute = ComputeConfig(dtype=dtype, attention=requested, vision_attention=kernel)
   return make_decoder(config, compute, params, weights, cache_dtype)
 

@@ -20,7 +20,7 @@ from janus_jax.data.pipeline import SkipLimit
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.models.attention_choice import with_attention
+from janus_jax.models.attention_choice import platform_of, with_attention
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.observers import HeldOutLoss, Sampler
 from janus_jax.run_data import check_data, open_data
@@ -148,7 +148,7 @@ def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> S
   compute = with_attention(
     ComputeConfig(**config.compute.to_dict(), layout=ActivationLayout(mesh)),
     model,
-    mesh.devices.flat[0].platform,
+    platform_of(mesh.devices.flat[0]),
     config.sequence_length,
     mesh.shape['context'],
   )

@@ -134,7 +134,7 @@ def test_guidance_of_0_and_1_is_none(model, text):
 
 def test_kernels_are_those_of_the_device_where_parameters_lie_on_one(checkpoint, model, monkeypatch):
   """Of several devices, those that XLA can split."""
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  monkeypatch.setattr(api, 'platform_of', lambda device: 'tpu')
   spread = janus_jax.load(checkpoint, mesh=api.parse_mesh('fsdp=-1'))
   found = [api.decoder_for(*either).compute for either in (model, spread)]
   assert [(compute.attention, compute.vision_attention) for compute in found] == [('auto', 'splash'), ('xla', 'xla')]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import KVCache, init_cache
-from janus_jax.models.attention_choice import AttentionShape, choose
+from janus_jax.models.attention_choice import choose, of_text, platform_of
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
 from janus_jax.models.layers import RMSNorm, input_first, rotary_tables
@@ -57,10 +57,9 @@ class Decoder:
 
   def empty_cache(self, prompt_masks: Sequence[jax.Array], rows: int, blocks: Sequence[int]) -> KVCache:
     """`cache.init_cache` for this decoder; where attention is 'auto', with the kernel for prompts of this length."""
-    llama, dtype = self.config.language_model, self.compute.dtype
-    shape = AttentionShape(prompt_masks[0].shape[1], llama.head_dim, causal=True, packed=True, dtype=dtype)
-    kernel = choose(self.compute.attention, jax.default_backend(), shape)
-    return init_cache(llama, prompt_masks, rows, blocks, self.cache_dtype, kernel)
+    shape = of_text(self.config, prompt_masks[0].shape[1], self.compute.dtype)
+    kernel = choose(self.compute.attention, platform_of(jax.devices()[0]), shape)
+    return init_cache(self.config.language_model, prompt_masks, rows, blocks, self.cache_dtype, kernel)
 
   def hidden(self, x: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
     """`Janus.hidden` with a cache: [B, T, D] at int32[B, T] -> [B, T, D], and the cache T positions further."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
@@ -9,7 +10,8 @@ from janus_jax.models.attention import IMPLEMENTATIONS
 from janus_jax.models.attention_accelerators import LANES
 from janus_jax.models.config import ComputeConfig, JanusConfig
 
-PLATFORMS = ('cpu', 'gpu', 'tpu')
+PLATFORMS = ('cpu', 'gpu', 'tpu', 'other')
+CUDNN_SINCE = 8  # Compute capability of Ampere, before which cuDNN has no fused attention.
 # From this many positions on, leaving out what is above the diagonal saves more time than the loops over chunks cost.
 # On a CPU, forward and backward, they are as fast at 128, 1.3 times as fast at 256, twice at 640. Without causality
 # chunks save memory only.
@@ -37,6 +39,14 @@ class AttentionShape:
   parts: int = 1
 
 
+def platform_of(device: jax.Device) -> str:
+  """One of PLATFORMS: 'other' for what no kernel is written for, as GPUs of AMD and those older than Ampere."""
+  if device.platform == 'gpu':
+    major, *_ = str(device.compute_capability).split('.')
+    return 'gpu' if major.isdecimal() and int(major) >= CUDNN_SINCE else 'other'
+  return device.platform if device.platform in PLATFORMS else 'other'
+
+
 def objection(implementation: str, platform: str, shape: AttentionShape) -> str | None:
   """Why an implementation cannot be used; None if it can."""
   if implementation == 'splash':
@@ -46,7 +56,7 @@ def objection(implementation: str, platform: str, shape: AttentionShape) -> str 
       return f'wants {shape.parts} parts of a multiple of {LANES} positions: there are {shape.length} in all'
   if implementation == 'cudnn':
     if platform != 'gpu':
-      return f'runs on a GPU only: the platform is {platform}'
+      return f"runs on NVIDIA's GPUs since Ampere only: the platform is {platform}"
     if shape.dtype not in ('bfloat16', 'float16'):
       return f'wants bfloat16 or float16: the dtype is {shape.dtype}'
     if shape.head_dim > 128 or shape.head_dim % 8:
@@ -64,7 +74,7 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
   Args:
     requested: one of IMPLEMENTATIONS, or 'auto': the kernel written for the platform where it can be used, else
       'chunked' for long causal sequences and 'xla' for others.
-    platform: one of PLATFORMS. cuDNN is NVIDIA's: on other GPUs request 'chunked'.
+    platform: one of PLATFORMS (`platform_of`).
     shape: of what attends.
 
   Raises:
@@ -84,13 +94,24 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
   return 'chunked' if shape.causal and shape.length >= LONG else 'xla'
 
 
+def of_text(model: JanusConfig, length: int, dtype: str, parts: int = 1) -> AttentionShape:
+  """What the decoder's attention is like over rows of `length` positions, packed or padded."""
+  return AttentionShape(length, model.language_model.head_dim, causal=True, packed=True, dtype=dtype, parts=parts)
+
+
+def of_images(model: JanusConfig, dtype: str) -> AttentionShape:
+  """What the understanding encoder's attention is like."""
+  siglip = model.vision_encoder
+  return AttentionShape(siglip.num_tokens, siglip.head_dim, causal=False, packed=False, dtype=dtype)
+
+
 def with_attention(compute: ComputeConfig, model: JanusConfig, platform: str, length: int, parts: int) -> ComputeConfig:
   """The same with an implementation in place of each 'auto', for training.
 
   Args:
     compute: what was requested.
     model: architecture.
-    platform: `jax.Device.platform` of the devices.
+    platform: of the devices (`platform_of`).
     length: positions of a packed row.
     parts: into how many parts the mesh splits a row (its axis `context`).
 
@@ -100,11 +121,8 @@ def with_attention(compute: ComputeConfig, model: JanusConfig, platform: str, le
   if length % parts:
     raise InputError(f'a row of {length} positions does not split into {parts} parts: expected a multiple')
   dtype = jnp.dtype(compute.dtype).name
-  llama, siglip = model.language_model, model.vision_encoder
-  decoder = AttentionShape(length, llama.head_dim, causal=True, packed=True, dtype=dtype, parts=parts)
-  vision = AttentionShape(siglip.num_tokens, siglip.head_dim, causal=False, packed=False, dtype=dtype)
   return dataclasses.replace(
     compute,
-    attention=choose(compute.attention, platform, decoder),
-    vision_attention=choose(compute.vision_attention, platform, vision),
+    attention=choose(compute.attention, platform, of_text(model, length, dtype, parts)),
+    vision_attention=choose(compute.vision_attention, platform, of_images(model, dtype)),
   )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from janus_jax.errors import InputError
 from janus_jax.models import attention_accelerators
 from janus_jax.models.attention import attention
-from janus_jax.models.attention_choice import AttentionShape, choose, with_attention
+from janus_jax.models.attention_choice import AttentionShape, choose, platform_of, with_attention
 from janus_jax.models.attention_kernels import BLOCK, MAX_BLOCKS, Blocks, block_size, chunked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.sharding.layout import ActivationLayout
@@ -243,7 +244,7 @@ def test_automatic_choice(platform, changes, expected):
     ('xla', 'cuda', {}, "platform is 'cuda': expected one of cpu, gpu, tpu"),
     ('splash', 'cpu', {}, "attention 'splash' runs on a TPU only: the platform is cpu"),
     ('splash', 'tpu', {'parts': 4, 'length': 4352}, '4 parts of a multiple of 128 positions: there are 4352 in all'),
-    ('cudnn', 'tpu', {}, "attention 'cudnn' runs on a GPU only: the platform is tpu"),
+    ('cudnn', 'tpu', {}, "attention 'cudnn' runs on NVIDIA's GPUs since Ampere only: the platform is tpu"),
     ('cudnn', 'gpu', {'dtype': 'float32'}, 'wants bfloat16 or float16: the dtype is float32'),
     ('cudnn', 'gpu', {'head_dim': 36}, 'wants heads of a multiple of 8 up to 128 dimensions: they have 36'),
     ('cudnn', 'gpu', {'length': 4095}, 'wants an even number of positions: there are 4095'),
@@ -259,6 +260,25 @@ def test_a_forced_choice_that_cannot_be_is_an_error(requested, platform, changes
 def test_a_forced_choice_is_kept(requested):
   for platform in ('cpu', 'gpu', 'tpu'):
     assert choose(requested, platform, LLAMA) == requested
+
+
+@pytest.mark.parametrize(
+  ('device', 'expected'),
+  [
+    ({'platform': 'cpu'}, 'cpu'),
+    ({'platform': 'tpu'}, 'tpu'),
+    ({'platform': 'gpu', 'compute_capability': '9.0'}, 'gpu'),
+    ({'platform': 'gpu', 'compute_capability': '10.0'}, 'gpu'),
+    ({'platform': 'gpu', 'compute_capability': '7.5'}, 'other'),
+    ({'platform': 'gpu', 'compute_capability': 'gfx942'}, 'other'),
+    ({'platform': 'METAL'}, 'other'),
+  ],
+)
+def test_gpus_without_fused_attention_in_cudnn_get_plain_kernels(device, expected):
+  platform = platform_of(types.SimpleNamespace(**device))
+  assert platform == expected
+  shape = AttentionShape(512, 64, causal=True, packed=True, dtype='bfloat16')
+  assert choose('auto', platform, shape) == {'gpu': 'cudnn', 'tpu': 'splash'}.get(platform, 'chunked')
 
 
 def test_each_tower_has_its_own_choice():
