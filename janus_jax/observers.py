@@ -8,9 +8,10 @@ from PIL import Image
 
 from janus_jax.answering import answer
 from janus_jax.data.examples import KINDS, ExampleSpec
-from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import batches
+from janus_jax.data.packing import batch_shape
+from janus_jax.data.pipeline import batches, mean_size
 from janus_jax.data.prompts import Template
+from janus_jax.data.shares import Share
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.drawing import generate_images
 from janus_jax.models.config import JanusConfig
@@ -24,24 +25,37 @@ from janus_jax.training.step import StepConfig
 
 ANSWER_TOKENS = 32
 
-_losses = jax.jit(batch_losses, static_argnames=('config', 'compute', 'chunk'))
+held_out_losses = jax.jit(batch_losses, static_argnames=('config', 'compute', 'chunk', 'accumulation'))
+
+
+def static_arguments(step: StepConfig) -> dict[str, Any]:
+  """What `held_out_losses` is compiled for."""
+  return {
+    'config': step.model,
+    'compute': step.compute,
+    'chunk': step.loss_chunk,
+    'accumulation': step.accumulation,
+  }
 
 
 class HeldOutLoss:
   """The loss of each kind on a few batches of held-out data, the same ones every time."""
 
-  def __init__(self, sources: Sources, spec: ExampleSpec, run: RunConfig, step: StepConfig, num_batches: int):
+  def __init__(
+    self, sources: Sources, spec: ExampleSpec, run: RunConfig, step: StepConfig, rows_split: int, num_batches: int
+  ):
     """
     Args:
       sources: held-out records by kind and name.
       spec: how records become examples.
-      run: for the shape of the batches and the mixture of the last stage.
-      step: what the model is computed in.
+      run: for the size of the batches and the mixture of the last stage.
+      step: what the model is computed in, and in how many microbatches.
+      rows_split: into how many parts the mesh splits the rows of a batch.
       num_batches: 0 measures nothing.
     """
     stage = run.stages[-1]
     self._batches: list[dict[str, np.ndarray]] = []
-    self._static = {'config': step.model, 'compute': step.compute, 'chunk': step.loss_chunk}
+    self._static = static_arguments(step)
     weights = {
       kind: {name: weight for name, weight in stage.sources.get(kind, {}).items() if name in sources[kind]}
       for kind in KINDS
@@ -49,8 +63,10 @@ class HeldOutLoss:
     # Kinds of which nothing is held out are not measured.
     ratio = [share if sum(weights[kind].values()) else 0 for kind, share in zip(KINDS, stage.ratio)]
     if num_batches and any(ratio):
-      shape = BatchShape(stage.batch_size, run.sequence_length, stage.images_per_row, stage.drawings_per_row)
-      options = {'seed': run.seed, 'guidance_dropout': 0.0}
+      mean = mean_size(sources, ratio, weights, spec, run.seed)
+      shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
+      shares = [Share(index, rows_split) for index in range(rows_split)]
+      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shares': shares}
       stream = batches(sources, ratio, weights, spec, shape, **options)
       self._batches = [next(stream) for _ in range(num_batches)]
 
@@ -62,7 +78,9 @@ class HeldOutLoss:
     """The mean loss per target of each kind of which anything is held out; of parameters on a mesh."""
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     ones = np.ones(len(KINDS), np.float32)
-    found = [_losses(params, place_whole_batch(batch, mesh), ones, **self._static)[1] for batch in self._batches]
+    found = [
+      held_out_losses(params, place_whole_batch(batch, mesh), ones, **self._static)[1] for batch in self._batches
+    ]
     sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
     return {kind: float(total / weight) for kind, total, weight in zip(KINDS, sums, weights) if weight}
 

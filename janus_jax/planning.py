@@ -8,7 +8,7 @@ import dataclasses
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,16 +18,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data.packing import BatchShape, batch_shape
 from janus_jax.data.sources import build
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig
+from janus_jax.observers import held_out_losses, static_arguments
 from janus_jax.planning_collectives import received_bytes
 from janus_jax.planning_figures import Figures, Work, figures
-from janus_jax.sharding.mesh import ROW_AXES, make_mesh
+from janus_jax.sharding.mesh import ROW_AXES, make_mesh, rows_split
 from janus_jax.sharding.topologies import Topology, abstract_devices
-from janus_jax.training.run_config import RunConfig, check_batches
+from janus_jax.training.run_config import RunConfig, check_batches, expected_mean, stage_shape
 from janus_jax.training.stages import Stage, trained_groups, trained_paths
-from janus_jax.training.state import Placement, TrainState, abstract, new_state, unflatten
+from janus_jax.training.state import Placement, TrainState, abstract, flatten, new_state, unflatten
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 from janus_jax.training_run import as_trained, open_start, read_run, read_step
 
@@ -58,7 +60,8 @@ class Setup:
     run: the loop's part of the config.
     step: what the step is compiled for.
     placement: mesh, and where parameters lie.
-    holds_codes: whether images to draw come as codes, so that the VQ encoder is not part of the step.
+    holds_codes: whether images to generate come as codes, so that the VQ encoder is not part of the step.
+    held_out: whether the loss on held-out data is measured along the way.
   """
 
   topology: Topology
@@ -67,6 +70,7 @@ class Setup:
   step: StepConfig
   placement: Placement
   holds_codes: bool
+  held_out: bool
 
   @property
   def mesh(self) -> jax.sharding.Mesh:
@@ -79,16 +83,26 @@ class Memory:
 
   Attributes:
     arguments: state and batch.
-    temporaries: what else there is at the worst moment, results that replace nothing included; None if that is not
+    temporaries: what else a step has at its worst moment, results that replace nothing included; None if that is not
       known, because the compiler gave up.
-    peak: all of it, the program too.
+    peaks: by moment, all of it, the program too: in a `step`; at the `start` of the stage, when its state is made;
+      while the `held-out` loss is measured, with the state beside it.
     available: to the compiler.
   """
 
   arguments: int
   temporaries: int | None
-  peak: int
+  peaks: Mapping[str, int]
   available: int
+
+  @property
+  def worst(self) -> str:
+    """The moment of the largest peak."""
+    return max(self.peaks, key=self.peaks.get)
+
+  @property
+  def peak(self) -> int:
+    return self.peaks[self.worst]
 
   @property
   def fits(self) -> bool:
@@ -149,7 +163,7 @@ def make_setup(config: ConfigDict, start: Start, topology: Topology) -> Setup:
   mesh = make_mesh(config.mesh.to_dict(), abstract_devices(topology))
   placement = Placement.of(mesh, parameter_shapes(start.model))
   step = read_step(config, start.model, placement)
-  return Setup(topology, start, read_run(config), step, placement, hold_codes(config))
+  return Setup(topology, start, read_run(config), step, placement, hold_codes(config), config.held_out_batches > 0)
 
 
 def hold_codes(config: ConfigDict) -> bool:
@@ -175,8 +189,7 @@ def moments(setup: Setup, index: int) -> frozenset[str]:
 
 def abstract_state(setup: Setup, index: int) -> TrainState:
   """The state in a stage of the run: what trained in an earlier one stays float32."""
-  shapes = parameter_shapes(setup.start.model)
-  params = unflatten({path: jax.ShapeDtypeStruct(shapes[path], setup.start.dtypes[path]) for path in shapes})
+  params = _stored_params(setup)
   for earlier in range(index + 1):
     trained = moments(setup, earlier)
     make = lambda params, trained=trained: new_state(params, trained, setup.step.optimizer)  # noqa: E731
@@ -185,19 +198,26 @@ def abstract_state(setup: Setup, index: int) -> TrainState:
   return abstract(state, setup.placement)
 
 
-def abstract_batch(setup: Setup, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
-  """The arrays of `data.packing.make_batch`, placed as `training.state.place_batch` does it."""
-  B, T, model = stage.batch_size, setup.run.sequence_length, setup.start.model
+def _stored_params(setup: Setup) -> Any:
+  """Those that the run starts from, where they lie."""
+  shapes, dtypes, shardings = parameter_shapes(setup.start.model), setup.start.dtypes, setup.placement.params
+  leaves = {path: jax.ShapeDtypeStruct(shapes[path], dtypes[path], sharding=shardings[path]) for path in shapes}
+  return unflatten(leaves)
+
+
+def abstract_batch(setup: Setup, shape: BatchShape, streams: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """The arrays of so many streams of `data.packing.make_batch`, placed as `training.state.place_batch` does it."""
+  B, T, model = shape.rows * streams, shape.length, setup.start.model
   rows = NamedSharding(setup.mesh, PartitionSpec(ROW_AXES))
 
   def images(count: int, size: int) -> tuple[tuple[int, ...], Any]:
-    return (B, count, size, size, 3), jnp.uint8
+    return (streams, count, size, size, 3), jnp.uint8
 
   arrays = dict.fromkeys(('tokens', 'positions', 'segments', 'targets'), ((B, T), jnp.int32))
   arrays |= dict.fromkeys(('kinds', 'losses'), ((B, T), jnp.uint8))
-  arrays |= {'weights': ((B, T), jnp.float32), 'pixels': images(stage.images_per_row, model.image_size)}
+  arrays |= {'weights': ((B, T), jnp.float32), 'pixels': images(shape.images, model.image_size)}
   if not setup.holds_codes:
-    arrays['generation_pixels'] = images(stage.drawings_per_row, model.vq.image_size)
+    arrays['generation_pixels'] = images(shape.drawings, model.vq.image_size)
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
 
 
@@ -210,20 +230,27 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   stage = setup.run.stages[index]
   check_batches([stage], setup.mesh, setup.step.accumulation, setup.run.streams)
   trained = trained_paths(stage, setup.placement.params)
-  state, batch = abstract_state(setup, index), abstract_batch(setup, stage)
+  streams = setup.run.streams or rows_split(setup.mesh)
+  means = [expected_mean(one, setup.holds_codes) for one in setup.run.stages]
+  shape = stage_shape(setup.run, means, index, streams)
+  state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
   began = time.perf_counter()
-  compiled, wanted = _compile(setup, trained, moments(setup, index), state, batch)
-  seconds = time.perf_counter() - began
+  compiled, wanted = _compile_step(setup, trained, moments(setup, index), state, batch)
   memory = _memory(compiled, wanted, held_bytes((state, batch)), setup.topology)
+  memory.peaks['start'] = start_bytes(setup, index)
+  if setup.held_out and memory.fits:
+    memory.peaks['held-out'] = _held_out_bytes(setup, state)
+  seconds = time.perf_counter() - began
   # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.
   turns = (-(-setup.run.sequence_length // setup.step.loss_chunk) + 1) // 2
   received = received_bytes(compiled.as_text(), turns) if compiled else None
   work = Work(
     stage=stage,
     model=setup.start.model,
-    length=setup.run.sequence_length,
+    shape=shape,
+    streams=streams,
+    mean=means[index],
     trained=frozenset(trained_groups(trained)),
-    holds_codes=setup.holds_codes,
     remat=setup.step.compute.remat,
     accumulation=setup.step.accumulation,
     state_bytes=held_bytes(state),
@@ -231,19 +258,49 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   return StagePlan(stage, setup, memory, received, figures(work, setup.topology, setup.mesh, received), seconds)
 
 
-def _compile(
+def start_bytes(setup: Setup, index: int) -> int:
+  """Bytes of a device while a stage's state is made (`training.state.start_state`).
+
+  Moments of the stage before are gone by then; a parameter that begins to train exists twice, stored and in float32.
+  """
+  state = abstract_state(setup, index)
+  stored = abstract_state(setup, index - 1).params if index else _stored_params(setup)
+  new, old = flatten(state.params), flatten(stored)
+  cast = [held_bytes(leaf) for path, leaf in old.items() if leaf.dtype != new[path].dtype]
+  return held_bytes(state) + max(cast, default=0)
+
+
+def _held_out_bytes(setup: Setup, state: TrainState) -> int:
+  """Bytes of a device while the loss on held-out data is measured, with the whole state beside it."""
+  stage, parts = setup.run.stages[-1], rows_split(setup.mesh)
+  mean = expected_mean(stage, setup.holds_codes)
+  batch = abstract_batch(setup, batch_shape(stage.batch_size // parts, setup.run.sequence_length, mean), parts)
+  weights = jax.ShapeDtypeStruct((3,), jnp.float32)
+  compiled, wanted = _compile(
+    setup, lambda: held_out_losses.lower(state.params, batch, weights, **static_arguments(setup.step))
+  )
+  memory = _memory(compiled, wanted, held_bytes((state.params, batch)), setup.topology)
+  return memory.peak + held_bytes((state.opt_state, state.ema))
+
+
+def _compile_step(
   setup: Setup, trained: frozenset[str], with_moments: frozenset[str], state: TrainState, batch: Mapping[str, Any]
 ) -> tuple[Any, int | None]:
-  """The compiled step and None; or None and the bytes of a device that it would have needed."""
+  """As `_compile`."""
   masks: Any = trained
   if setup.run.stage_masks == 'traced':
     masks = {path: jax.ShapeDtypeStruct((), jnp.bool_) for path in sorted(with_moments)}
   scalar = jax.ShapeDtypeStruct((), jnp.float32)
   values = StageValues(scalar, scalar, jax.ShapeDtypeStruct((3,), jnp.float32))
   step = jit_train_step(setup.run.stage_masks)
+  return _compile(setup, lambda: step.lower(state, batch, values, masks=masks, config=setup.step))
+
+
+def _compile(setup: Setup, lower: Callable[[], Any]) -> tuple[Any, int | None]:
+  """The compiled program and None; or None and the bytes of a device that it would have needed."""
   # Only compiling may happen in here: nothing can be computed on a mesh of devices that are not there.
   with jax.set_mesh(setup.mesh):
-    lowered = step.lower(state, batch, values, masks=masks, config=setup.step)
+    lowered = lower()
     try:
       return lowered.compile(), None
     except jax.errors.JaxRuntimeError as error:
@@ -268,16 +325,16 @@ def wanted_bytes(message: str) -> int | None:
 def _memory(compiled: Any, wanted: int | None, arguments: int, topology: Topology) -> Memory:
   available = available_bytes(topology)
   if wanted is not None:
-    return Memory(arguments, None, wanted, available)
+    return Memory(arguments, None, {'step': wanted}, available)
   found = compiled.memory_analysis()
   arguments, program = found.argument_size_in_bytes, found.generated_code_size_in_bytes
   if topology.chip is not None:
     # Not the sum of the sizes: on TPUs temporaries also lie where donated arguments were, and are counted twice then.
     peak = found.peak_memory_in_bytes
-    return Memory(arguments, peak - arguments, peak + program, available)
+    return Memory(arguments, peak - arguments, {'step': peak + program}, available)
   # On CPUs the peak is that of the temporaries alone.
   temporaries = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-  return Memory(arguments, temporaries, arguments + temporaries + program, available)
+  return Memory(arguments, temporaries, {'step': arguments + temporaries + program}, available)
 
 
 def held_bytes(tree: Any) -> int:

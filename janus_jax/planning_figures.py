@@ -1,7 +1,7 @@
 """Work and time of a stage by formula: FLOPs, what a step takes at least, how long the whole stage takes.
 
-Batches are taken to be full, and each example to fill as much of a row as a row has room for images: with 6 images of
-576 to a row of 4,096 that is 683 positions, of which examples with an image use the rest for text.
+Rows are taken to be full of examples of the lengths that the stage expects (`Stage.expected_tokens`). Empty slots for
+images and matrix products of higher precision take time, but are no FLOPs that MFU counts.
 """
 
 import dataclasses
@@ -9,13 +9,14 @@ from collections.abc import Mapping
 
 import jax
 
+from janus_jax.data.packing import BatchShape, MeanSize
 from janus_jax.models.config import JanusConfig
+from janus_jax.sharding.accelerators import float32_peak_flops, peak_flops
 from janus_jax.sharding.topologies import Topology
 from janus_jax.training.stages import Stage
 from janus_jax.training.throughput import (
   StepFlops,
   TokenCounts,
-  peak_flops,
   siglip_forward_flops,
   step_flops,
   trunk_parameters,
@@ -31,11 +32,12 @@ class Work:
   """What a step has to do.
 
   Attributes:
-    stage: batch size, ratio, images.
+    stage: batch size, ratio.
     model: architecture.
-    length: positions of a row.
+    shape: of the part of a batch that one stream makes.
+    streams: of a batch.
+    mean: what an example holds on average.
     trained: parameter groups that train.
-    holds_codes: whether images to draw come as codes.
     remat: as in `ComputeConfig`.
     accumulation: microbatches.
     state_bytes: of the state that a device holds.
@@ -43,9 +45,10 @@ class Work:
 
   stage: Stage
   model: JanusConfig
-  length: int
+  shape: BatchShape
+  streams: int
+  mean: MeanSize
   trained: frozenset[str]
-  holds_codes: bool
   remat: str
   accumulation: int
   state_bytes: int
@@ -76,7 +79,7 @@ class Figures:
 
   Attributes:
     flops: of a step over all devices, what MFU counts.
-    executed_flops: with what is computed again for the backward pass.
+    executed_flops: with what is computed again for the backward pass, and for empty slots.
     tokens: of the whole stage.
     bound: None on devices whose speeds are not known, or where the step does not fit.
     mfu_bound: share of the peak that `flops` are if a step takes `bound`; None as well.
@@ -100,12 +103,14 @@ def figures(work: Work, topology: Topology, mesh: jax.sharding.Mesh, received: M
     mesh: of its devices.
     received: bytes by kind of collective; None if not known.
   """
-  counts = token_counts(work)
-  flops = step_flops(work.model, counts, work.length, work.trained)
-  executed = flops.total + recomputed_flops(work, counts)
-  steps, tokens = work.stage.steps, work.stage.steps * work.stage.batch_size * work.length
-  peak = peak_flops(mesh.devices.flat[0].device_kind)
-  if peak is None or topology.chip is None:
+  counts, length = token_counts(work), work.shape.length
+  flops = step_flops(work.model, counts, length, work.trained)
+  computed = step_flops(work.model, computed_counts(work, counts), length, work.trained)
+  executed = computed.total + recomputed_flops(work, counts)
+  steps, tokens = work.stage.steps, work.stage.steps * work.stage.batch_size * length
+  kind = mesh.devices.flat[0].device_kind
+  peak, exact_peak = peak_flops(kind), float32_peak_flops(kind)
+  if peak is None or exact_peak is None or topology.chip is None:
     return Figures(flops, executed, tokens, None, None, {})
   all_peak = peak * mesh.size
   days = {mfu: steps * flops.total / (all_peak * mfu / 100) / SECONDS_PER_DAY for mfu in MFU_PERCENT}
@@ -115,7 +120,8 @@ def figures(work: Work, topology: Topology, mesh: jax.sharding.Mesh, received: M
   across = received['between-slices']
   inside = sum(received.values()) - across
   bound = Bound(
-    compute=executed / all_peak,
+    # Codes come of float32 products: rounded, other codes would be the nearest.
+    compute=(executed - computed.vq) / all_peak + computed.vq / (exact_peak * mesh.size),
     memory=moved_bytes(work, mesh) / chip.hbm_bandwidth,
     network=max(inside / chip.ici_bandwidth, across / chip.dcn_bandwidth),
   )
@@ -124,22 +130,27 @@ def figures(work: Work, topology: Topology, mesh: jax.sharding.Mesh, received: M
 
 def token_counts(work: Work) -> TokenCounts:
   """What a full batch holds."""
-  stage, model = work.stage, work.model
-  tokens = stage.batch_size * work.length
-  und, _, gen = (tokens * share / sum(stage.ratio) for share in stage.ratio)
-  images = lambda count, size: min(1.0, count * size / work.length)  # noqa: E731
-  und = int(und * images(stage.images_per_row, model.num_image_tokens))
-  gen = int(gen * images(stage.drawings_per_row, model.vq.num_tokens))
+  model, mean = work.model, work.mean
+  tokens = work.stage.batch_size * work.shape.length
+  examples = tokens / mean.tokens
+  ratio = work.stage.ratio
+  seen, generated = (int(examples * share / sum(ratio)) for share in (ratio[0], ratio[2]))
+  und, gen = seen * model.num_image_tokens, generated * (model.vq.num_tokens - 1)
   return TokenCounts(
     text=tokens - und - gen,
     understanding=und,
     generation=gen,
     # At most: prompts and questions are not predicted.
     text_targets=tokens - und - gen,
-    # Every place for an image goes through the encoders, filled or not.
-    images_encoded=stage.batch_size * stage.images_per_row,
-    images_tokenized=0 if work.holds_codes else stage.batch_size * stage.drawings_per_row,
+    images_encoded=seen,
+    images_tokenized=generated if mean.drawings else 0,
   )
+
+
+def computed_counts(work: Work, counts: TokenCounts) -> TokenCounts:
+  """With empty slots, through which the encoders go as well."""
+  images, drawings = (work.streams * count for count in (work.shape.images, work.shape.drawings))
+  return dataclasses.replace(counts, images_encoded=images, images_tokenized=drawings)
 
 
 def recomputed_flops(work: Work, counts: TokenCounts) -> float:
@@ -148,12 +159,14 @@ def recomputed_flops(work: Work, counts: TokenCounts) -> float:
   logits = 2 * llama.width * (llama.vocab_size * counts.text_targets + work.model.vq.codebook_size * counts.generation)
   if work.remat == 'none' or not work.trained - {'gen_head'}:
     return float(logits)
-  layers = 2 * llama.depth * llama.num_heads * llama.head_dim * work.length
+  layers = 2 * llama.depth * llama.num_heads * llama.head_dim * work.shape.length
   if work.remat == 'full':
     layers += 2 * trunk_parameters(llama)
   flops = logits + counts.tokens * layers
-  if 'vision_encoder' in work.trained and work.remat == 'full':
-    flops += counts.images_encoded * siglip_forward_flops(work.model.vision_encoder)
+  if 'vision_encoder' in work.trained:
+    # Once by layers, and once more where images are encoded a group at a time, before the microbatches.
+    again = (work.remat == 'full') + (work.accumulation > 1)
+    flops += again * work.streams * work.shape.images * siglip_forward_flops(work.model.vision_encoder)
   return float(flops)
 
 

@@ -85,5 +85,6 @@ def least_bytes(setup: Setup, index: int, failed: StagePlan) -> int:
   rest = gradients
   before = failed.setup.step
   if setup.mesh == failed.setup.mesh and dataclasses.replace(setup.step, accumulation=before.accumulation) == before:
-    rest = max(rest, (failed.memory.peak - failed.memory.arguments) * before.accumulation // setup.step.accumulation)
+    temporaries = failed.memory.peaks['step'] - failed.memory.arguments
+    rest = max(rest, temporaries * before.accumulation // setup.step.accumulation)
   return held_bytes(state) + rest

@@ -67,6 +67,8 @@ def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
     **settings(plan.setup),
     'fits': memory.fits,
     'peak_bytes_per_chip': memory.peak,
+    'peak_moment': memory.worst,
+    'peak_bytes_per_chip_by_moment': dict(memory.peaks),
     'hbm_bytes_per_chip': memory.available,
     'argument_bytes_per_chip': memory.arguments,
     'temporary_bytes_per_chip': memory.temporaries,
@@ -96,8 +98,11 @@ def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
   parts = [f'arguments {_gib(memory.arguments)}']
   if memory.temporaries is not None:
     parts.append(f'temporaries {_gib(memory.temporaries)}')
+  moments = ', '.join(f'{moment} {_gib(size)}' for moment, size in memory.peaks.items())
   lines = [
-    ('memory per chip', f'{_gib(memory.peak)} of {_gib(memory.available)} GiB: {", ".join(parts)}'),
+    ('memory per chip', f'{_gib(memory.peak)} of {_gib(memory.available)} GiB at most, in: {memory.worst}'),
+    ('GiB by moment', moments),
+    ('in a step', ', '.join(parts)),
     ('batch', f'{stage.batch_size} rows of {setup.run.sequence_length} positions'),
     ('settings', ', '.join(f'{name} {value}' for name, value in settings(setup).items())),
     ('FLOPs per step', f'{found.flops.total:.3g}, {found.executed_flops:.3g} with what is computed twice'),

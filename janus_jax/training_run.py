@@ -16,7 +16,7 @@ from janus_jax.conversion.load import load_params
 from janus_jax.conversion.parts import compose
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import ExampleSpec
-from janus_jax.data.pipeline import SkipLimit
+from janus_jax.data.pipeline import SkipLimit, mean_size
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
@@ -25,12 +25,12 @@ from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.observers import HeldOutLoss, Sampler
 from janus_jax.run_data import check_data, open_data
 from janus_jax.sharding.layout import ActivationLayout
-from janus_jax.sharding.mesh import make_mesh
+from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training import hosts
 from janus_jax.training.loop import Run
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
 from janus_jax.training.run_config import RunConfig, check_batches
-from janus_jax.training.stages import Stage, read_stages, trained_groups, trained_paths
+from janus_jax.training.stages import Stage, check_carried, read_stages, trained_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import MODES, StepConfig
 
@@ -65,18 +65,22 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
   # What is wrong with a config shows before anything is written: a workdir remembers its config.
   check_batches(run_config.stages, mesh, config.accumulation, config.streams)
   check_trainable(run_config.stages, model, placement.params)
+  check_carried(run_config.stages, placement.params)
+  check_room(run_config.stages, model, config.sequence_length)
   start = functools.cache(lambda: checkpoint or open_start(config))
   with hosts.first_alone() as is_first:
     if is_first:
       workdirs.prepare(workdir, config, checkpoint, force)
-      files.upload()
     else:
       files.download()
     data = open_data(config, model, workdir, start, config.sampling.num_images, is_new=checkpoint is not None)
-    files.upload()
-  tokenizer, template = load_tokenizer(workdir)
-  spec = example_spec(config, model, tokenizer, template, data.holds_codes)
-  held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, config.held_out_batches)
+    tokenizer, template = load_tokenizer(workdir)
+    spec = example_spec(config, model, tokenizer, template, data.holds_codes)
+    means = [mean_size(data.train, stage.ratio, stage.sources, spec, config.seed) for stage in run_config.stages]
+    if is_first:
+      workdirs.begin(workdir, config, checkpoint)
+      files.upload()
+  held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, rows_split(mesh), config.held_out_batches)
   sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)
   metadata = {'config': workdirs.config_dict(config), 'versions': {'jax': jax.__version__}}
   run = Run(
@@ -84,6 +88,7 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
     step_config,
     spec,
     data.train,
+    means,
     placement,
     workdir,
     files.url,
@@ -121,6 +126,20 @@ def check_trainable(stages: Iterable[Stage], model: JanusConfig, paths: Collecti
       raise InputError(
         f'stages.{stage.name}.trainable has {" and ".join(sorted(unused))}: expected neither with shared_encoder'
       )
+
+
+def check_room(stages: Iterable[Stage], model: JanusConfig, sequence_length: int) -> None:
+  """Raises InputError where a row is too short for an image of a kind that a stage trains on."""
+  for stage in stages:
+    for share, tokens, what in (
+      # An image stands between two marks and is asked about; one to generate has a prompt before it.
+      (stage.ratio[0], model.num_image_tokens + 3, 'an image to understand'),
+      (stage.ratio[2], model.vq.num_tokens + 1, 'an image to generate'),
+    ):
+      if share and sequence_length < tokens:
+        raise InputError(
+          f'sequence_length is {sequence_length}: expected at least {tokens}, as {what} takes in stages.{stage.name}'
+        )
 
 
 def read_run(config: ConfigDict) -> RunConfig:

@@ -36,7 +36,7 @@ def is_begun(workdir: str) -> bool:
 
 
 def prepare(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None, force: bool) -> None:
-  """Writes the files of a new workdir, or checks that a begun one belongs to this config.
+  """Writes the tokenizer of a new workdir, or checks that a begun one belongs to this config. `begin` comes next.
 
   Args:
     workdir: made if missing.
@@ -49,17 +49,27 @@ def prepare(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None, for
     OSError: nothing can be written there.
   """
   os.makedirs(workdir, exist_ok=True)
-  values, path = config_dict(config), os.path.join(workdir, RUN_CONFIG_FILE)
-  if checkpoint is None:
-    if os.path.exists(path):
-      _check_same(read_json(path), values, path, force)
-  else:
+  path = os.path.join(workdir, RUN_CONFIG_FILE)
+  if checkpoint is not None:
     for name, content in companions_for('orbax', checkpoint.companions, checkpoint.config).items():
       with open(os.path.join(workdir, name), 'wb') as file:
         file.write(content)
-    # Last: it says that the workdir is begun.
+  elif os.path.exists(path):
+    _check_same(read_json(path), config_dict(config), path, force)
+
+
+def begin(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None) -> None:
+  """Writes config, revision and, of a new workdir, the model: once everything that can be checked has been.
+
+  Args:
+    workdir: prepared.
+    config: of the run.
+    checkpoint: as for `prepare`.
+  """
+  if checkpoint is not None:
+    # It says that the workdir is begun.
     _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
-  _write_json(path, values)
+  _write_json(os.path.join(workdir, RUN_CONFIG_FILE), config_dict(config))
   with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
     file.write(f'{revision()}\n')
 

@@ -10,7 +10,8 @@ from janus_jax.ablation.settings import times
 from janus_jax.api import load_tokenizer
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data import pipeline
-from janus_jax.data.packing import BatchShape
+from janus_jax.data.packing import batch_shape
+from janus_jax.data.pipeline import mean_size
 from janus_jax.errors import InputError
 from janus_jax.run_data import open_data
 from janus_jax.training.stages import read_stages, trained_groups, trained_paths
@@ -39,7 +40,9 @@ def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
   spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)
   prices = {}
   for stage in read_stages(config):
-    shape = BatchShape(stage.batch_size, config.sequence_length, stage.images_per_row, stage.drawings_per_row)
+    mean = mean_size(data.train, stage.ratio, stage.sources, spec, config.seed)
+    rooms = stage.images_per_row, stage.drawings_per_row
+    shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
     options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout}
     batches = pipeline.batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
     window = Window(start.config, config.sequence_length, ())

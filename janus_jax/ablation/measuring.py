@@ -33,7 +33,7 @@ from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
 from janus_jax.observers import HeldOutLoss
 from janus_jax.pictures import prepare_directory
 from janus_jax.run_data import open_data
-from janus_jax.sharding.mesh import make_mesh
+from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 from janus_jax.training.state import Placement
 from janus_jax.training_run import example_spec, open_start, read_run, read_step
@@ -102,7 +102,7 @@ def _held_out_losses(workdir: str, run: PlannedRun, config: ConfigDict, num_batc
   data = open_data(config, checkpoint.config, workdir, lambda: open_start(config), 0, is_new=False)
   spec = example_spec(config, checkpoint.config, *api.load_tokenizer(workdir), data.holds_codes)
   step_config = read_step(config, checkpoint.config, placement)
-  held_out = HeldOutLoss(data.held_out, spec, read_run(config), step_config, num_batches)
+  held_out = HeldOutLoss(data.held_out, spec, read_run(config), step_config, rows_split(mesh), num_batches)
   losses = []
   with jax.set_mesh(mesh):
     for end in run.ends:

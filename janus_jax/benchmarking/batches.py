@@ -1,14 +1,16 @@
 """Packed batches without data or tokenizer: what a step costs does not depend on what is written in them.
 
-A row holds questions about one image and drawings in turn, as many as the stage has room for and as fit; every other
-row begins with a drawing. Text fills the rest. A question has 16 tokens before its image, 16 after it, and an answer of
-16; a prompt has 16.
+Examples come in the order of the stage's mixture and have the lengths that it expects. A question has 16 tokens before
+its image, and 16 after it at least, and an answer of 16.
 """
+
+import itertools
 
 import numpy as np
 
 from janus_jax.data.examples import (
   IMAGE,
+  KINDS,
   TEXT,
   TEXT_LOSS,
   UNDERSTANDING_LOSS,
@@ -17,64 +19,66 @@ from janus_jax.data.examples import (
   no_images,
   predicting,
 )
-from janus_jax.data.packing import BatchShape, make_batch
+from janus_jax.data.mixture import interleave
+from janus_jax.data.packing import BatchShape, Size, fill_batch, make_batch
 from janus_jax.models.config import JanusConfig
+from janus_jax.training.stages import Stage
 
 WORDS = 16
-# What is left of a row and shorter than this makes the last example's text longer instead.
-SHORTEST_TEXT = 64
+_LEAST = {'understanding': 3 * WORDS, 'text': 2, 'generation': WORDS}  # Tokens of text in an example.
 
 
 def synthetic_batch(
-  model: JanusConfig, shape: BatchShape, ratio: tuple[int, int, int], holds_codes: bool, seed: int
+  model: JanusConfig, stage: Stage, shape: BatchShape, streams: int, holds_codes: bool, seed: int
 ) -> dict[str, np.ndarray]:
-  """A batch as `data.packing.make_batch` gives it; each row is full.
+  """A batch as training has it, the streams one after another. What is left of a row lengthens its last example.
 
   Args:
     model: architecture.
-    shape: of the batch.
-    ratio: of the stage; only kinds with a share are there, and text to fill up.
-    holds_codes: whether drawings are codes, not pixels.
+    stage: its ratio, and the lengths that it expects.
+    shape: of the part of a batch that one stream makes.
+    streams: of the batch.
+    holds_codes: whether images to generate are codes, not pixels.
     seed: of tokens and pixels.
   """
   rng = np.random.default_rng(seed)
-  examples, rows = [], []
-  for row in range(shape.rows):
-    for kind, words in _sizes(model, shape, ratio, drawing_first=row % 2 == 1):
+  kinds, sizes = itertools.cycle(interleave(dict(zip(KINDS, stage.ratio)))), _sizes(model, stage, shape, holds_codes)
+  waiting: list[str] = []
+  parts = []
+  for _ in range(streams):
+    taken, rows = fill_batch(waiting, lambda: next(kinds), sizes.get, shape)
+    examples = []
+    for index, (kind, row) in enumerate(zip(taken, rows)):
+      words = sizes[kind][0] - _image_positions(model)[kind]
+      if index + 1 == len(rows) or rows[index + 1] != row:
+        words += shape.length - sum(sizes[other][0] for other, its_row in zip(taken, rows) if its_row == row)
       examples.append(_EXAMPLES[kind](model, words, holds_codes, rng))
-      rows.append(row)
-  return make_batch(
-    examples,
-    rows,
-    shape,
-    num_codes=model.vq.num_tokens,
-    image_size=model.image_size,
-    generation_size=None if holds_codes else model.vq.image_size,
-  )
+    parts.append(
+      make_batch(
+        examples,
+        rows,
+        shape,
+        num_codes=model.vq.num_tokens,
+        image_size=model.image_size,
+        generation_size=None if holds_codes else model.vq.image_size,
+      )
+    )
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _sizes(
-  model: JanusConfig, shape: BatchShape, ratio: tuple[int, int, int], drawing_first: bool
-) -> list[tuple[str, int]]:
-  """The examples of a row: kind, and tokens of text in it."""
-  question = model.num_image_tokens + 3 * WORDS, 3 * WORDS
-  drawn = model.vq.num_tokens - 1 + WORDS, WORDS
-  room = {'question': shape.images if ratio[0] else 0, 'drawing': shape.drawings if ratio[2] else 0}
-  found: list[tuple[str, int]] = []
-  left = shape.length
-  kinds = [('question', question), ('drawing', drawn)]
-  while any(room.values()):
-    for kind, (length, words) in reversed(kinds) if drawing_first else kinds:
-      if room[kind] and length <= left:
-        found.append((kind, words))
-        left -= length
-        room[kind] -= 1
-      elif room[kind]:
-        room[kind] = 0
-  if left >= SHORTEST_TEXT or not found:
-    return [*found, ('text', left)] if left else found
-  kind, words = found[-1]
-  return [*found[:-1], (kind, words + left)]
+def _image_positions(model: JanusConfig) -> dict[str, int]:
+  return {'understanding': model.num_image_tokens, 'text': 0, 'generation': model.vq.num_tokens - 1}
+
+
+def _sizes(model: JanusConfig, stage: Stage, shape: BatchShape, holds_codes: bool) -> dict[str, Size]:
+  """What an example of each kind holds; as many tokens as expected, but no more than a row has."""
+  images = {'understanding': (1, 0), 'text': (0, 0), 'generation': (0, int(not holds_codes))}
+  positions = _image_positions(model)
+  found = {}
+  for kind, expected in zip(KINDS, stage.expected_tokens):
+    tokens = max(min(round(expected), shape.length), positions[kind] + _LEAST[kind])
+    found[kind] = (tokens, *images[kind])
+  return found
 
 
 def _question(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.Generator) -> Example:
@@ -102,7 +106,7 @@ def _drawing(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.G
   return drawing(_words(model, words, rng), codes, no_images(model.image_size), drawn)
 
 
-_EXAMPLES = {'question': _question, 'text': _text, 'drawing': _drawing}
+_EXAMPLES = {'understanding': _question, 'text': _text, 'generation': _drawing}
 
 
 def _words(model: JanusConfig, count: int, rng: np.random.Generator) -> np.ndarray:

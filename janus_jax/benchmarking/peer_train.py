@@ -144,11 +144,12 @@ class PeerTrainer:
     pixels = self._scaled(self._batch['generation_pixels'].flatten(0, 1))
     # In float32, as ours: rounded, other codes would be the nearest.
     with torch.no_grad(), torch.autocast(self._device, enabled=False):
-      codes = self._codes(pixels).reshape(len(tokens), -1)
+      codes = self._codes(pixels).reshape(len(self._batch['generation_pixels']), -1)
     is_code, is_target = self._batch['kinds'] == CODE, self._batch['losses'] == GENERATION_LOSS
 
     def looked_up(places: Any, where: Any) -> Any:
-      return torch.where(where, codes.gather(1, torch.where(where, places, 0)), places)
+      of_streams = torch.where(where, places, 0).reshape(len(codes), -1)
+      return torch.where(where, codes.gather(1, of_streams).reshape(places.shape), places)
 
     return looked_up(tokens, is_code), looked_up(targets, is_target)
 
@@ -186,7 +187,8 @@ def _places(work: PeerWork) -> dict[str, np.ndarray]:
   """
   batch, model = work.batch, work.model
   losses, is_image = batch['losses'], batch['kinds'] == IMAGE
-  filled = np.arange(batch['pixels'].shape[1]) < is_image.sum(1, keepdims=True) // model.num_image_tokens
+  streams, slots = batch['pixels'].shape[:2]
+  filled = np.arange(slots) < is_image.reshape(streams, -1).sum(1, keepdims=True) // model.num_image_tokens
   of_kind = np.array([0.0, *work.stage.loss_weights], np.float32)
   return {
     'codes': np.flatnonzero(batch['kinds'] == CODE),

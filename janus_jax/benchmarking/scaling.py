@@ -92,13 +92,14 @@ def train_costs(subject: Subject, stage: Stage, steps: int, repeats: int) -> lis
     InputError: less than two sizes along an axis fit.
   """
   config = subject.config
-  stage = dataclasses.replace(stage, ratio=(0, 1, 0), images_per_row=0, drawings_per_row=0)
+  stage = dataclasses.replace(stage, ratio=(0, 1, 0))
   mesh = subject.placement.mesh.shape
   rows = mesh['data'] * mesh['fsdp'] * config.accumulation
 
   def seconds_of(length: int, batch: int, depth: int) -> Timing:
     changed = resized(subject, length, depth)
-    trainer = Trainer(make_work(changed, dataclasses.replace(stage, batch_size=batch), holds_codes=True))
+    full = dataclasses.replace(stage, batch_size=batch, expected_tokens=(0.0, length, 0.0))
+    trainer = Trainer(make_work(changed, full, holds_codes=True))
     trainer.run(1)
     return time_in_turn([lambda: trainer.run(steps)], repeats)[0].per(steps)
 

@@ -10,12 +10,12 @@ from janus_jax.benchmarking.batches import synthetic_batch
 from janus_jax.benchmarking.subject import Subject
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE
-from janus_jax.data.packing import BatchShape
 from janus_jax.errors import InputError
+from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.optimizer import learning_rates
-from janus_jax.training.run_config import check_batches
+from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
 from janus_jax.training.stages import Stage, trained_groups, trained_paths
-from janus_jax.training.state import new_state, place, place_batch
+from janus_jax.training.state import place_batch, start_state
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 from janus_jax.training.throughput import StepFlops, TokenCounts, step_flops, throughput
 from janus_jax.training.window import Window
@@ -75,8 +75,10 @@ def make_work(subject: Subject, stage: Stage, holds_codes: bool) -> Work:
   check_batches([stage], subject.placement.mesh, config.accumulation, config.streams)
   check_trainable([stage], model, paths)
   length, trained = config.sequence_length, trained_paths(stage, paths)
-  shape = BatchShape(stage.batch_size, length, stage.images_per_row, stage.drawings_per_row)
-  batch = synthetic_batch(model, shape, stage.ratio, holds_codes, config.seed)
+  streams = config.streams or rows_split(subject.placement.mesh)
+  run = dataclasses.replace(read_run(config), stages=(stage,))
+  shape = stage_shape(run, [expected_mean(stage, holds_codes)], 0, streams)
+  batch = synthetic_batch(model, stage, shape, streams, holds_codes, config.seed)
   window = Window(model, length, trained_groups(trained))
   window.add(batch, 0.0)
   rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
@@ -99,9 +101,7 @@ class Trainer:
     stage = work.stage
     self._values = StageValues(*map(np.float32, (work.rate, stage.weight_decay, stage.loss_weights)))
     self._work, self._step = work, jit_train_step('static')
-    # Copies: a state is donated, and on a CPU jax may use numpy's memory as it is.
-    params = jax.tree.map(np.array, work.subject.params)
-    self._state = place(new_state(params, work.trained, work.step.optimizer), work.subject.placement)
+    self._state = start_state(work.subject.params, work.trained, work.step.optimizer, work.subject.placement)
     self._batch = place_batch(work.batch, work.subject.placement.mesh)
 
   def run(self, steps: int) -> float:
@@ -131,6 +131,6 @@ def figures(work: Work, step: Timing) -> dict[str, Any]:
     'images_drawn_per_step': drawn,
     'tflops_per_step': work.flops.total / 1e12,
     **{'mfu': None, 'mfu_with_encoders': None, **values},
-    # Not the places in the rows for images, which `throughput` counts.
+    # Those that are generated too, though the step encodes none where they are codes.
     'images_per_second': (asked + drawn) / step.median,
   }

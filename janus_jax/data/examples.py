@@ -91,6 +91,10 @@ def make_example(
   return generation_example(record, spec, rng, guidance_dropout)
 
 
+def make_examples(kind, record, spec, rng, guidance_dropout=0.1):
+  return [make_example(kind, record, spec, rng, guidance_dropout)]
+
+
 def understanding_example(record: Mapping[str, Any], spec: ExampleSpec) -> Example:
   """Questions and answers about images: {'images': list of uint8[size, size, 3], 'turns': [question, answer, ...]}.
 

@@ -1,103 +1,158 @@
-"""Examples into the rows of a fixed-shape batch: where each goes, the arrays, and what the batch holds.
+"""Examples into the rows of a fixed-shape batch: which go together, the arrays, and what the batch holds.
 
-A batch takes consecutive examples for as long as one more fits, moving those it has: `grain.experimental`'s packers
-never move one, which leaves up to four points more padding (tests/data/test_packing.py).
+Rows are filled one after another, each from the examples that wait: the oldest that fits, and those that fill up the
+row best beside it (`fill_row`). `grain.experimental`'s packers never look ahead, and leave more padding
+(tests/data/test_packing.py). Images have no room of their own in a row: the rows of a batch share it, so that what is
+computed for images is used.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from janus_jax.data.examples import CODE, GENERATION_LOSS, KINDS, Example
-from janus_jax.errors import InputError
+from janus_jax.errors import RecordError
 
-# Sizes and capacities count these, in this order.
-MEASURES = ('tokens', 'understanding images', 'images to draw')
+# Tokens, understanding images, images to generate: what there is limited room for.
+Size = tuple[int, int, int]
+Item = TypeVar('Item')
+# Examples that wait for a row that they fill up well. More of them gain little, and each is held in memory.
+WAITING = 16
+# Why a record is skipped that no batch can hold, or that its source's policy leaves out (`examples.make_examples`).
+LONG = 'long'
+# Images beyond the mean of a batch that there is room for, divided by its rows. More leaves slots empty, less leaves
+# positions empty: a single row with room for the mean alone is 89 to 90 % full in some of the reports' stages, 4 rows
+# are over 95 % full with next to nothing beyond it (tests/data/test_packing.py).
+SPARE_IMAGES = 0.35
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-  """B `rows` of T positions (`length`), at most J `images` and G `drawings` in a row."""
+  """B `rows` of T positions (`length`), which share room for J `images` and G `drawings`."""
 
   rows: int
   length: int
   images: int
   drawings: int
 
-  @property
-  def capacity(self) -> tuple[int, int, int]:
-    return self.length, self.images, self.drawings
+
+@dataclasses.dataclass(frozen=True)
+class MeanSize:
+  """What an example of a mixture holds on average: tokens, understanding images, images to generate."""
+
+  tokens: float
+  images: float
+  drawings: float
 
 
-def size_of(example: Example) -> tuple[int, int, int]:
-  """Tokens, understanding images, images to draw (none if codes were given): what a row has limited room for."""
+def batch_shape(
+  rows: int, length: int, mean: MeanSize, images_per_row: float = 0.0, drawings_per_row: float = 0.0
+) -> BatchShape:
+  """The shape in which a mixture fills both the rows and the room for images.
+
+  Args:
+    rows: B.
+    length: T.
+    mean: of the mixture.
+    images_per_row: room for understanding images, per row; 0 follows from the mixture.
+    drawings_per_row: the same for images to generate.
+  """
+
+  def room(per_example: float, per_row: float) -> int:
+    if not per_example:
+      return 0
+    expected = rows * length / mean.tokens * per_example
+    return math.ceil(rows * per_row if per_row else expected + SPARE_IMAGES / rows)
+
+  return BatchShape(rows, length, room(mean.images, images_per_row), room(mean.drawings, drawings_per_row))
+
+
+def size_of(example: Example) -> Size:
+  """Tokens, understanding images, images to generate (none if codes were given)."""
   return len(example.tokens), len(example.pixels), len(example.generation_pixels)
 
 
-def check_fits_a_row(example: Example, shape: BatchShape) -> None:
-  """Raises InputError if no row of its own would hold the example."""
-  for needed, room, measure in zip(size_of(example), shape.capacity, MEASURES):
+def fits(size: Size, shape: BatchShape) -> bool:
+  """Whether a batch of its own would hold an example of this size."""
+  return all(needed <= room for needed, room in zip(size, (shape.length, shape.images, shape.drawings)))
+
+
+def check_fits(size: Size, shape: BatchShape) -> None:
+  """Raises RecordError, `LONG` being the reason, if a batch of its own would not hold the example."""
+  rooms = (
+    (shape.length, 'tokens', 'a row holds (sequence_length)'),
+    (shape.images, 'understanding images', 'the rows of a stream share (images_per_row of the stage)'),
+    (shape.drawings, 'images to generate', 'the rows of a stream share (drawings_per_row of the stage)'),
+  )
+  for needed, (room, measure, holder) in zip(size, rooms):
     if needed > room:
-      raise InputError(f'the example has {needed} {measure}: expected at most {room}, which is what a row holds')
+      raise RecordError(LONG, f'the example has {needed} {measure}: expected at most {room}, which {holder}')
 
 
-class Packer:
-  """Keeps a batch's examples assigned to rows, for as long as one more still fits."""
+def fill_row(sizes: Sequence[Size], room: Size) -> list[int]:
+  """The examples that fill a row best, in order: the first that fits, and those that leave the least room beside it.
 
-  def __init__(self, shape: BatchShape):
-    self._shape = shape
-    self._sizes: list[tuple[int, int, int]] = []
-    self._free = _empty(shape)
-    self.rows: list[int] = []  # Of each example added so far.
+  The first is always among them, so that none waits for more rows than examples wait. Which sums of tokens the others
+  can reach is searched exactly, all sums at once: bit n of an integer says whether n tokens can be reached.
 
-  def add(self, size: tuple[int, int, int]) -> bool:
-    """Takes one more example, moving others where needed. False, and nothing changes, if it does not fit."""
-    if (self._free.sum(0) < size).any():
-      return False
-    row = _tightest(self._free, size)
-    if row is not None:
-      self._free[row] -= size
-      self.rows.append(row)
-    elif (repacked := pack([*self._sizes, size], self._shape)) is not None:
-      self.rows, self._free = repacked
-    else:
-      return False
-    self._sizes.append(size)
-    return True
-
-
-def pack(sizes: Sequence[tuple[int, int, int]], shape: BatchShape) -> tuple[list[int], np.ndarray] | None:
-  """Rows for examples of these sizes, and what stays free in each row; None if no way was found.
-
-  Largest first, into the fullest row that has room; where that fails, into the emptiest.
+  Args:
+    sizes: of the examples that wait, the oldest first.
+    room: of the row; images and images to generate that the batch has left.
   """
-  order = sorted(range(len(sizes)), key=lambda index: sizes[index], reverse=True)
-  for choose in (_tightest, _emptiest):
-    rows, free = [0] * len(sizes), _empty(shape)
-    for index in order:
-      row = choose(free, sizes[index])
-      if row is None:
-        break
-      rows[index] = row
-      free[row] -= sizes[index]
-    else:
-      return rows, free
-  return None
+  tokens, images, drawings = room
+  first = next((i for i, (n, j, g) in enumerate(sizes) if n <= tokens and j <= images and g <= drawings), None)
+  if first is None:
+    return []
+  order = [first, *(i for i in range(len(sizes)) if i != first)]
+  n, j, g = sizes[first]
+  within = (1 << (tokens + 1)) - 1
+  # For the examples up to each: (images, images to generate) -> bits.
+  reached = [{(j, g): 1 << n}]
+  for index in order[1:]:
+    n, j, g = sizes[index]
+    sums = dict(reached[-1])
+    for (with_images, with_drawings), bits in reached[-1].items():
+      key, moved = (with_images + j, with_drawings + g), (bits << n) & within
+      if moved and key[0] <= images and key[1] <= drawings:
+        sums[key] = sums.get(key, 0) | moved
+    reached.append(sums)
+  key = max(reached[-1], key=lambda key: reached[-1][key].bit_length())
+  total, chosen = reached[-1][key].bit_length() - 1, [first]
+  for place in range(len(order) - 1, 0, -1):
+    if reached[place - 1].get(key, 0) >> total & 1:  # Also without this one, which is younger.
+      continue
+    n, j, g = sizes[order[place]]
+    chosen.append(order[place])
+    key, total = (key[0] - j, key[1] - g), total - n
+  return sorted(chosen)
 
 
-def _empty(shape: BatchShape) -> np.ndarray:
-  return np.tile(np.array(shape.capacity, np.int64), (shape.rows, 1))
+def fill_batch(
+  waiting: list[Item], read: Callable[[], Item], size: Callable[[Item], Size], shape: BatchShape
+) -> tuple[list[Item], list[int]]:
+  """The examples of a batch, and the row of each.
 
-
-def _tightest(free: np.ndarray, size: tuple[int, int, int]) -> int | None:
-  room = (free >= size).all(1)
-  return int(np.where(room, free[:, 0], np.iinfo(np.int64).max).argmin()) if room.any() else None
-
-
-def _emptiest(free: np.ndarray, size: tuple[int, int, int]) -> int | None:
-  room = (free >= size).all(1)
-  return int(np.where(room, free[:, 0], -1).argmax()) if room.any() else None
+  Args:
+    waiting: examples that no row has yet, the oldest first; changed.
+    read: gives the next one.
+    size: of an example.
+    shape: of the batch.
+  """
+  taken, rows, images, drawings = [], [], shape.images, shape.drawings
+  for row in range(shape.rows):
+    while len(waiting) < WAITING:
+      waiting.append(read())
+    sizes = list(map(size, waiting))
+    chosen = fill_row(sizes, (shape.length, images, drawings))
+    for index in chosen:
+      images, drawings = images - sizes[index][1], drawings - sizes[index][2]
+    taken += [waiting[index] for index in chosen]
+    rows += [row] * len(chosen)
+    waiting[:] = [item for index, item in enumerate(waiting) if index not in chosen]
+  return taken, rows
 
 
 def make_batch(
@@ -109,37 +164,37 @@ def make_batch(
   image_size: int,
   generation_size: int | None,
 ) -> dict[str, np.ndarray]:
-  """The arrays of a batch.
+  """The arrays of a batch of one stream.
 
   Args:
-    examples: in the order of the mixture, which they keep within a row.
+    examples: in an order that they keep within a row.
     rows: of each example.
     shape: B, T, J and G.
-    num_codes: P, codes per drawn image.
+    num_codes: P, codes per generated image.
     image_size: side of the understanding images in pixels.
-    generation_size: side of the drawn images; None if the examples hold codes.
+    generation_size: side of the images to generate; None if the examples hold codes.
 
   Returns:
     tokens, positions, segments, targets int32[B, T]; kinds, losses uint8[B, T]; weights float32[B, T];
-    pixels uint8[B, J, size, size, 3], and generation_pixels uint8[B, G, size, size, 3] unless examples hold codes.
-    Positions restart at 0 in each example; segments count 1, 2, ... in a row and are 0 in padding. With pixels to draw,
-    a code is written as its place g * P + p among the codes of the row.
+    pixels uint8[1, J, size, size, 3], and generation_pixels uint8[1, G, size, size, 3] unless examples hold codes.
+    Positions restart at 0 in each example; segments count 1, 2, ... in a row and are 0 in padding. Images lie in the
+    order of their rows, and within a row in that of the examples. With pixels to generate, a code is written as its
+    place g * P + p among the codes of the batch.
   """
   B, T = shape.rows, shape.length
   batch = {name: np.zeros((B, T), np.int32) for name in ('tokens', 'positions', 'segments', 'targets')}
   batch |= {name: np.zeros((B, T), np.uint8) for name in ('kinds', 'losses')}
   batch['weights'] = np.zeros((B, T), np.float32)
-  batch['pixels'] = np.zeros((B, shape.images, image_size, image_size, 3), np.uint8)
+  batch['pixels'] = np.zeros((1, shape.images, image_size, image_size, 3), np.uint8)
   if generation_size is not None:
-    batch['generation_pixels'] = np.zeros((B, shape.drawings, generation_size, generation_size, 3), np.uint8)
-  used = np.zeros((B, len(MEASURES)), np.int64)
-  segments = [0] * B
-  for example, row in zip(examples, rows):
-    start, first_image, first_drawing = used[row]
+    batch['generation_pixels'] = np.zeros((1, shape.drawings, generation_size, generation_size, 3), np.uint8)
+  used, segments, images, drawings = [0] * B, [0] * B, 0, 0
+  for index in np.argsort(rows, kind='stable'):
+    example, row = examples[index], rows[index]
     n, j, g = size_of(example)
-    span = slice(start, start + n)
+    span = slice(used[row], used[row] + n)
     segments[row] += 1
-    first_code = first_drawing * num_codes if g else 0
+    first_code = drawings * num_codes if g else 0
     batch['tokens'][row, span] = example.tokens + first_code * (example.kinds == CODE)
     batch['targets'][row, span] = example.targets + first_code * (example.losses == GENERATION_LOSS)
     batch['kinds'][row, span] = example.kinds
@@ -147,10 +202,10 @@ def make_batch(
     batch['weights'][row, span] = example.weights
     batch['positions'][row, span] = np.arange(n)
     batch['segments'][row, span] = segments[row]
-    batch['pixels'][row, first_image : first_image + j] = example.pixels
+    batch['pixels'][0, images : images + j] = example.pixels
     if generation_size is not None:
-      batch['generation_pixels'][row, first_drawing : first_drawing + g] = example.generation_pixels
-    used[row] += (n, j, g)
+      batch['generation_pixels'][0, drawings : drawings + g] = example.generation_pixels
+    used[row], images, drawings = used[row] + n, images + j, drawings + g
   return batch
 
 

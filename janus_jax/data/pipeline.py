@@ -1,10 +1,12 @@
 """Sources of records to batches: one endless iterator per stage, whose state is a few integers."""
 
 import collections
+import concurrent.futures
 import copy
 import dataclasses
-import itertools
+import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,14 +16,16 @@ import numpy as np
 from janus_jax.data import mixture as mixture_lib
 from janus_jax.data.examples import Example, ExampleSpec
 from janus_jax.data.mixture import Mixture
-from janus_jax.data.packing import BatchShape, Packer, check_fits_a_row, make_batch, size_of
-from janus_jax.data.reading import Reader, Reading, Workers, reason_of
-from janus_jax.data.shares import WHOLE, Place, Share, after, first_place, position
+from janus_jax.data.packing import LONG, BatchShape, MeanSize, check_fits, fill_batch, fits, make_batch, size_of
+from janus_jax.data.reading import TASK, Reader, Reading, Workers, reason_of
+from janus_jax.data.shares import WHOLE, Place, Share, after, first_place, position, records_read, unused_parts
 from janus_jax.data.sources.blocks import BlockDataset
 from janus_jax.errors import InputError
 
 # Bad records of a source that are logged, per reason; all are counted.
 LOGGED = 5
+# Records from which the mean size of a mixture's examples is measured, and of each of its sources at least.
+MEASURED, MEASURED_PER_SOURCE = 512, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +101,11 @@ NEW: Mapping[str, Any] = {'index': 0, 'examples': {}, 'skipped': {}, 'places': {
 
 
 def next_stage(states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """The states in which a new stage starts: a new cycle of kinds, every source where the last stage left it."""
-  return [copy.deepcopy(dict(state)) | {'index': 0} for state in states]
+  """The states in which a new stage starts: a new cycle of kinds, every source where the last stage left it.
+
+  What was held back for a row comes first when its source is next read.
+  """
+  return [copy.deepcopy(dict(state)) | {'index': 0, 'rest': unused_parts(state), 'held': []} for state in states]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +130,34 @@ def _views(
         raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(sources.get(kind, {}))}')
       views[_key(kind, name)] = mixture_lib.shuffled(sources[kind][name], seed, _key(kind, name))
   return views
+
+
+def mean_size(
+  sources: Mapping[str, Mapping[str, grain.MapDataset]],
+  ratio: Sequence[int],
+  weights: Mapping[str, Mapping[str, int]],
+  spec: ExampleSpec,
+  seed: int,
+) -> MeanSize:
+  """What the examples of a stage hold on average, from the first records of each source; arguments as in `batches`.
+
+  Raises:
+    InputError: as `batches`; a source of which none of those records can be used.
+  """
+  mixture = mixture_lib.make_mixture(ratio, weights)
+  reading = Reading(_views(mixture, sources, seed), spec, seed, guidance_dropout=0.0)
+  mean = np.zeros(3)
+  with concurrent.futures.ThreadPoolExecutor(TASK) as threads:
+    for kind, cycle in mixture.sources.items():
+      for name in sorted(set(cycle)):
+        share = mixture.kinds.count(kind) / len(mixture.kinds) * cycle.count(name) / len(cycle)
+        count = max(math.ceil(MEASURED * share), MEASURED_PER_SOURCE)
+        found = list(threads.map(functools.partial(reading.try_examples, _key(kind, name)), range(count)))
+        sizes = [size_of(example) for examples in found if isinstance(examples, list) for example in examples]
+        if not sizes:
+          raise InputError(f'source {_key(kind, name)}: none of its first {count} records can be used: {found[-1]}')
+        mean += share * np.mean(sizes, axis=0)
+  return MeanSize(*map(float, mean))
 
 
 def _run_length(sources: Mapping[str, Mapping[str, grain.MapDataset]], key: str) -> int:
@@ -175,11 +210,21 @@ class _BatchIterator(grain.DatasetIterator):
       stream.close()
 
 
-class Stream:
-  """Batches, each a run of consecutive examples of the mixture, as long as fits.
+Part = tuple[str, int, int]  # 'kind/source', record, part.
 
-  The state is {'index': examples of this stage so far, 'examples': {'kind/source': examples so far in the run},
-  'skipped': {'kind/source': {reason: bad records so far}}, 'places': {'kind/source': where it is (shares.py)}}.
+
+class Stream:
+  """Batches of the examples of a mixture (`packing.fill_batch`).
+
+  The state is, in JSON values:
+
+    index     examples of this stage read so far
+    records   {'kind/source': records read so far in the run, bad ones included}
+    examples  {'kind/source': examples in batches so far in the run}
+    skipped   {'kind/source': {reason: records not used so far}}
+    places    {'kind/source': the next record (shares.py)}
+    rest      {'kind/source': [[record, first, stop], ...]}: parts of records read before that come next
+    held      [['kind/source', record, part], ...]: examples read that no row has yet, the oldest first
   """
 
   def __init__(self, stage: _Stage, reader: Reader, state: Mapping[str, Any]):
@@ -187,19 +232,27 @@ class Stream:
     self.set_state(state)
 
   def get_state(self) -> dict[str, Any]:
-    return copy.deepcopy(self._state)
+    state = copy.deepcopy(self._state)
+    return state if self._waiting is None else state | {'held': [list(key) for key, _ in self._waiting]}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     self._state = copy.deepcopy(dict(state))
     views = self._stage.reading.views
     self._state['examples'] = dict.fromkeys(views, 0) | self._state['examples']
     self._state['skipped'] = {source: {} for source in views} | self._state['skipped']
+    # Checkpoints from before there were parts and examples held back have neither.
+    self._state['records'] = records_read(self._state)
+    self._state['rest'] = {source: [] for source in views} | self._state.get('rest', {})
+    self._state['held'] = self._state.get('held', [])
     first = {source: first_place(self._stage.share, run) for source, run in self._stage.run_lengths.items()}
     self._state['places'] = first | self._state['places']
-    self._held: _Read | None = None  # The example that did not fit into the last batch, not in the state yet.
     self._reader.close()
+    self._records: dict[tuple[str, int], list[Example]] = {}
+    self._waiting: list[tuple[Part, Example]] | None = None  # What the state calls held, once it is read.
     self._requested_index = self._state['index']
-    self._requested = {source: _Requested(self._count(source), self._state['places'][source]) for source in views}
+    self._requested = {
+      source: _Requested(self._state['records'][source], self._state['places'][source]) for source in views
+    }
 
   def close(self) -> None:
     """Ends the workers."""
@@ -207,31 +260,20 @@ class Stream:
 
   def next_batch(self) -> dict[str, np.ndarray]:
     spec, shape = self._stage.reading.spec, self._stage.shape
-    packer, examples = Packer(shape), []
-    while True:
-      self._held = self._held or self._read()
-      if not packer.add(size_of(self._held.example)):
-        break
-      source, skipped = self._held.source, self._state['skipped'][self._held.source]
-      self._state['index'] += 1
+    if self._waiting is None:
+      self._waiting = [self._part(*key) for key in self._state['held']]
+      self._records.clear()
+    taken, rows = fill_batch(self._waiting, self._read, lambda item: size_of(item[1]), shape)
+    for (source, _, _), _ in taken:
       self._state['examples'][source] += 1
-      self._state['places'][source] = self._held.place_after
-      for reason in self._held.skipped:
-        skipped[reason] = skipped.get(reason, 0) + 1
-      examples.append(self._held.example)
-      self._held = None
     return make_batch(
-      examples,
-      packer.rows,
+      [example for _, example in taken],
+      rows,
       shape,
       num_codes=spec.num_codes,
       image_size=spec.image_size,
       generation_size=spec.generation_size,
     )
-
-  def _count(self, source: str) -> int:
-    """Records read of a source, for batches or skipped."""
-    return self._state['examples'][source] + sum(self._state['skipped'][source].values())
 
   def _request(self) -> None:
     """Has the workers read what comes next, if no record is bad."""
@@ -242,27 +284,62 @@ class Stream:
       self._requested[source] = _Requested(requested.count + 1, after(requested.place, self._stage.share))
       self._requested_index += 1
 
-  def _read(self) -> '_Read':
-    """The next example. A bad record's place is taken by the next good one of its source, which keeps the ratio."""
-    stage = self._stage
-    source = _key(*stage.mixture.source_at(self._state['index']))
-    skipped: tuple[str, ...] = ()
-    place = self._state['places'][source]
-    for count in itertools.count(self._count(source) + 1):
+  def _read(self) -> tuple[Part, Example]:
+    """The next example: the next part of a record read before, or the first part of the next record."""
+    source = _key(*self._stage.mixture.source_at(self._state['index']))
+    rest = self._state['rest'][source]
+    while True:
+      if not rest:
+        number = self._read_record(source)
+        rest.append([number, 0, len(self._records[source, number])])
+      record, part, stop = rest[0]
+      found = self._part(source, record, part)
+      if part + 1 < stop:
+        rest[0] = [record, part + 1, stop]
+      else:
+        del rest[0]
+        self._records.pop((source, record), None)
+      if fits(size_of(found[1]), self._stage.shape):  # What an earlier stage left may not.
+        self._state['index'] += 1
+        return found
+      self._skip(source, LONG)
+
+  def _part(self, source: str, record: int, part: int) -> tuple[Part, Example]:
+    """A part of a record, read again where it is not at hand."""
+    if (source, record) not in self._records:
+      self._records[source, record] = self._reader.get(source, record)
+    return (source, record, part), self._records[source, record][part]
+
+  def _skip(self, source: str, reason: str) -> int:
+    """Counts a record, or a part of one, that is not used; how many there are by now for that reason."""
+    counts = self._state['skipped'][source]
+    counts[reason] = counts.get(reason, 0) + 1
+    return counts[reason]
+
+  def _read_record(self, source: str) -> int:
+    """Reads the next good record of a source. What is skipped is replaced by it, which keeps the ratio."""
+    stage, state, skipped = self._stage, self._state, []
+    while True:
       self._request()
-      number, place = position(place), after(place, stage.share)
-      if self._requested[source].count < count:
-        self._requested[source] = _Requested(count, place)
+      place = state['places'][source]
+      number = position(place)
+      state['places'][source] = after(place, stage.share)
+      state['records'][source] += 1
+      if self._requested[source].count < state['records'][source]:
+        self._requested[source] = _Requested(state['records'][source], state['places'][source])
       try:
-        example = self._reader.get(source, number)
-        check_fits_a_row(example, stage.shape)
-        return _Read(example, source, skipped, place)
+        examples = self._reader.get(source, number)
+        for example in examples:
+          check_fits(size_of(example), stage.shape)
       except InputError as error:
-        skipped = (*skipped, reason_of(error))
-        counts = collections.Counter(self._state['skipped'][source]) + collections.Counter(skipped)
-        if counts[skipped[-1]] <= LOGGED:
+        skipped.append(reason_of(error))
+        if self._skip(source, skipped[-1]) <= LOGGED:
           logging.warning('Skipped record %d of source %s: %s', number, source, error)
-        _check_skipped(source, count, counts, len(skipped), stage.skip_limit, error)
+        counts = state['skipped'][source]
+        _check_skipped(source, state['records'][source], counts, skipped, stage.skip_limit, error)
+      else:
+        self._records[source, number] = examples
+        return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,26 +350,29 @@ class _Requested:
   place: Place
 
 
-@dataclasses.dataclass(frozen=True)
-class _Read:
-  """An example, the source it came from, why records on the way to it were skipped, and the place after it."""
-
-  example: Example
-  source: str
-  skipped: tuple[str, ...]
-  place_after: Place
-
-
 def _check_skipped(
-  source: str, read: int, counts: collections.Counter, in_a_row: int, limit: SkipLimit, error: InputError
+  source: str, read: int, counts: Mapping[str, int], skipped: Sequence[str], limit: SkipLimit, error: InputError
 ) -> None:
-  skipped = counts.total()
-  if in_a_row >= limit.in_a_row or (read >= limit.after and skipped > limit.share * read):
-    reasons = ', '.join(f'{reason} {count}' for reason, count in counts.most_common())
+  """Raises InputError where a source has too many bad records, or only long ones.
+
+  Args:
+    source: its key.
+    read: records of it.
+    counts: of them, how many were skipped, by reason.
+    skipped: reasons of the last ones in a row.
+    limit: how many may be bad. Records that are too long are not: they were left out by a policy.
+    error: what the last one was skipped for.
+  """
+  bad = {reason: count for reason, count in counts.items() if reason != LONG}
+  bad_in_a_row = sum(reason != LONG for reason in skipped)
+  if bad_in_a_row >= limit.in_a_row or (read >= limit.after and sum(bad.values()) > limit.share * read):
+    reasons = ', '.join(f'{reason} {count}' for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
     raise InputError(
-      f'source {source}: {skipped} of {read} records are bad, the last {in_a_row} in a row ({reasons}): expected at '
-      f'most {limit.share:.1%}, and fewer than {limit.in_a_row} in a row. The last: {error}'
+      f'source {source}: {sum(bad.values())} of {read} records are bad, the last {bad_in_a_row} in a row ({reasons}): '
+      f'expected at most {limit.share:.1%}, and fewer than {limit.in_a_row} in a row. The last: {error}'
     )
+  if len(skipped) >= limit.after:
+    raise InputError(f'source {source}: the last {len(skipped)} records were all skipped. The last: {error}')
 
 
 def count_examples(states: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 import grain
 import numpy as np
 
-from janus_jax.data.examples import Example, ExampleSpec, make_example
+from janus_jax.data.examples import Example, ExampleSpec, make_examples
 from janus_jax.data.parcels import Parcel, unwrap, wrap
 from janus_jax.errors import InputError, RecordError
 
@@ -43,15 +43,22 @@ class Reading:
   seed: int
   guidance_dropout: float
 
-  def example(self, source: str, position: int) -> Example:
-    """The example at a position of a source, epochs counted on.
+  def examples(self, source: str, position: int) -> list[Example]:
+    """What the record at a position of a source becomes, epochs counted on: one example, or the parts of a long one.
 
     Raises:
       InputError: the record is bad; a RecordError where the source says what is wrong with it.
     """
     rng = np.random.default_rng([self.seed, zlib.crc32(source.encode()), position])
     kind = source.split('/', 1)[0]
-    return make_example(kind, self.views[source][position], self.spec, rng, self.guidance_dropout)
+    return make_examples(kind, self.views[source][position], self.spec, rng, self.guidance_dropout)
+
+  def try_examples(self, source: str, position: int) -> list[Example] | InputError:
+    """As `examples`, the error given back."""
+    try:
+      return self.examples(source, position)
+    except InputError as error:
+      return error
 
 
 class Workers:
@@ -67,7 +74,7 @@ class Workers:
     self._pool: concurrent.futures.ProcessPoolExecutor | None = None
 
   def submit(self, task: Sequence[Key]) -> concurrent.futures.Future[Parcel]:
-    """Starts a task; a parcel of a list of Example or InputError."""
+    """Starts a task; a parcel of what each record becomes, or the InputError."""
     if self._pool is None:
       self._start()
     try:
@@ -120,7 +127,7 @@ class Reader:
     self._ahead = max(AHEAD * TASK * workers.count // readers, TASK) if workers.count else 0
     # Of what has been requested: the task that it is part of, which gives a parcel, or what the parcel held.
     self._tasks: dict[Key, concurrent.futures.Future[Parcel]] = {}
-    self._found: dict[Key, Example | InputError] = {}
+    self._found: dict[Key, list[Example] | InputError] = {}
     self._next_task: list[Key] = []
     # What was in flight when a worker died. Which of them it died of shows when each is read alone.
     self._suspects: set[Key] = set()
@@ -137,20 +144,20 @@ class Reader:
       self._submit(self._next_task)
       self._next_task = []
 
-  def get(self, source: str, position: int) -> Example:
-    """Waits for an example, requested or not. Raises as `Reading.example`, or RecordError if a worker died of it."""
+  def get(self, source: str, position: int) -> list[Example]:
+    """Waits for a record, requested or not. Raises as `Reading.examples`, or RecordError if a worker died of it."""
     if not self._workers.count:
-      return self._workers.reading.example(source, position)
+      return self._workers.reading.examples(source, position)
     key = source, position
     tries = 1 if key in self._suspects else 2
     found = key in self._found or any(self._receive(key) for _ in range(tries))
     self._suspects.discard(key)
     if not found:
       raise RecordError('crash', f'record {position} of {source}: the process that read it died, twice')
-    example = self._found.pop(key)
-    if isinstance(example, InputError):
-      raise example
-    return example
+    found = self._found.pop(key)
+    if isinstance(found, InputError):
+      raise found
+    return found
 
   def _submit(self, task: Sequence[Key]) -> None:
     self._tasks |= dict.fromkeys(task, self._workers.submit(task))
@@ -205,15 +212,12 @@ def _end_with_parent(directory: str) -> None:
 
 
 def _read_in_worker(task: Sequence[Key]) -> Parcel:
-  """Of a list of Example or InputError."""
+  """What each record becomes, or the InputError."""
   return wrap(list(_threads.map(_read_one, task)), _directory)
 
 
-def _read_one(key: Key) -> Example | InputError:
-  try:
-    return _reading.example(*key)
-  except InputError as error:
-    return error
+def _read_one(key: Key) -> list[Example] | InputError:
+  return _reading.try_examples(*key)
 
 
 def reason_of(error: InputError) -> str:

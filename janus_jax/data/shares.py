@@ -10,6 +10,7 @@ A place says how far a host has come in a source. It is a dict, of JSON values, 
   next   the position after that
 """
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,21 +74,44 @@ def deal(places: Sequence[Place], count: int) -> list[Place]:
   ]
 
 
+def unused_parts(state: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+  """{'kind/source': [[record, first, stop], ...]}: what a stream (`pipeline.Stream`) has read and put in no batch."""
+  rest = {source: [] for source in state['places']}
+  for source, record, part in state.get('held', ()):
+    rest[source].append([record, part, part + 1])
+  return {source: parts + state.get('rest', {}).get(source, []) for source, parts in rest.items()}
+
+
+def records_read(state: Mapping[str, Any]) -> dict[str, int]:
+  """{'kind/source': records read so far}; of a stream saved before there were parts, those in batches or skipped."""
+  counts = {source: count + sum(state['skipped'][source].values()) for source, count in state['examples'].items()}
+  return counts | state.get('records', {})
+
+
 def deal_states(states: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
-  """The states of the streams (`pipeline.BatchIterator`) of all hosts, for `count` other hosts.
+  """The states of the streams (`pipeline.Stream`) of all hosts, for `count` other streams.
 
   Each begins a new cycle of kinds, as a stage does. What has been counted so far stands in the first.
   """
   sources = states[0]['places']
   dealt = {source: deal([state['places'][source] for state in states], count) for source in sources}
-  examples = {source: sum(state['examples'][source] for state in states) for source in sources}
-  skipped = {source: _sums([state['skipped'][source] for state in states]) for source in sources}
+  parts = [unused_parts(state) for state in states]
+  rest = {source: list(itertools.chain.from_iterable(part[source] for part in parts)) for source in sources}
+  counted = {
+    'examples': {source: sum(state['examples'][source] for state in states) for source in sources},
+    'skipped': {source: _sums([state['skipped'][source] for state in states]) for source in sources},
+  }
+  read = [records_read(state) for state in states]
+  counted['records'] = {source: sum(counts[source] for counts in read) for source in sources}
+  none = dict.fromkeys(sources, 0)
+  nothing = {'examples': none, 'skipped': {source: {} for source in sources}, 'records': none}
   return [
     {
       'index': 0,
-      'examples': dict(examples) if index == 0 else dict.fromkeys(sources, 0),
-      'skipped': dict(skipped) if index == 0 else {source: {} for source in sources},
+      **copy.deepcopy(nothing if index else counted),
       'places': {source: dealt[source][index] for source in sources},
+      'rest': {source: rest[source][index::count] for source in sources},
+      'held': [],
     }
     for index in range(count)
   ]

@@ -56,7 +56,15 @@ class Janus(nn.Module):
     """uint8[I, size, size, 3], or floats in -1..1 -> [I, P, D]; P is `config.num_image_tokens`."""
     if self.config.shared_encoder:
       return self.embed_codes(self.encode_pixels(pixels))
-    return self.vision_aligner(self.vision_encoder(normalize_pixels(pixels)))
+    return self.align_features(self.encode_images(pixels))
+
+  def encode_images(self, pixels: jax.Array) -> jax.Array:
+    """uint8[I, size, size, 3], or floats in -1..1 -> [I, P, Dv]: SigLIP's features."""
+    return self.vision_encoder(normalize_pixels(pixels))
+
+  def align_features(self, features: jax.Array) -> jax.Array:
+    """[..., Dv] -> [..., D]."""
+    return self.vision_aligner(features)
 
   def embed_codes(self, codes: jax.Array) -> jax.Array:
     """int32[B, T] -> [B, T, D]."""

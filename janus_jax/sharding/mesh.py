@@ -79,6 +79,11 @@ def tpu_slices(devices: Sequence[jax.Device]) -> int:
   return len({getattr(device, 'slice_index', 0) for device in devices})
 
 
+def rows_split(mesh: jax.sharding.Mesh) -> int:
+  """Into how many parts the mesh splits the rows of a batch."""
+  return math.prod(mesh.shape[axis] for axis in ROW_AXES)
+
+
 def row_shares(mesh: jax.sharding.Mesh, process: int | None = None) -> tuple[int, int]:
   """Which share of the rows of a global batch a process feeds.
 
@@ -97,7 +102,7 @@ def row_shares(mesh: jax.sharding.Mesh, process: int | None = None) -> tuple[int
     InputError: two processes have some of their rows in common, but not all, or more rows than others.
   """
   process = jax.process_index() if process is None else process
-  blocks = mesh.devices.reshape(math.prod(mesh.shape[axis] for axis in ROW_AXES), -1)
+  blocks = mesh.devices.reshape(rows_split(mesh), -1)
   held: dict[int, set[int]] = {}
   for block, devices in enumerate(blocks):
     for device in devices:

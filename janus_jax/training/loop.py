@@ -18,27 +18,27 @@ import numpy as np
 
 from janus_jax.data import pipeline
 from janus_jax.data.examples import KINDS, ExampleSpec
-from janus_jax.data.packing import BatchShape
+from janus_jax.data.packing import MeanSize
 from janus_jax.data.pipeline import describe_skipped, next_stage
 from janus_jax.data.shares import Share, deal_states
 from janus_jax.errors import InputError
-from janus_jax.sharding.mesh import row_shares
+from janus_jax.sharding.mesh import row_shares, rows_split
 from janus_jax.training import hosts
 from janus_jax.training.checkpoint import Checkpoints
 from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.progress import Progress
-from janus_jax.training.run_config import RunConfig, check_batches
+from janus_jax.training.run_config import RunConfig, check_batches, stage_shape, streams_fit
 from janus_jax.training.stages import Stage, stage_ends, trained_groups, trained_paths
 from janus_jax.training.state import (
   Placement,
   TrainState,
   abstract,
-  enter_stage,
   flatten,
   new_state,
-  place,
   place_batch,
+  start_stage,
+  start_state,
   unflatten,
 )
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
@@ -61,6 +61,7 @@ class Run:
     step_config: StepConfig,
     spec: ExampleSpec,
     sources: Sources,
+    means: Sequence[MeanSize],
     placement: Placement,
     workdir: str,
     url: str,
@@ -74,6 +75,7 @@ class Run:
       step_config: what the step is compiled for.
       spec: how records become examples.
       sources: per kind, records by name.
+      means: what examples hold on average, of each stage (`pipeline.mean_size`).
       placement: mesh and shardings.
       workdir: existing local directory, for all that a run leaves but its checkpoints.
       url: where the checkpoints go: the same, or gs://BUCKET/...
@@ -85,13 +87,14 @@ class Run:
       InputError: a pattern of a stage matches nothing, or the mesh does not divide a batch.
     """
     self.config, self._step_config, self._spec, self._sources = config, step_config, spec, sources
+    self._means, self._of_states = means, (step_config.optimizer, placement)
     self._placement, self._metadata, self._observers = placement, dict(metadata), observers
     self._workdir, self._url, self._before_save = workdir, url, before_save
     self._trained = [trained_paths(stage, placement.params) for stage in config.stages]
     self._ends = stage_ends(config.stages)
     self._step = jit_train_step(config.stage_masks)
     self._host = Share(*row_shares(placement.mesh))
-    self._num_streams = config.streams or self._host.count
+    self._num_streams = config.streams or rows_split(placement.mesh)
     self._asked_to_stop = self._stopping = False
     check_batches(config.stages, placement.mesh, step_config.accumulation, config.streams)
 
@@ -131,7 +134,8 @@ class Run:
           continue
         if step == start:
           progress.log(f'{stage.name}: {stage.steps} steps, {len(self._trained[index])} parameter arrays train')
-          state = place(enter_stage(state, self._moments(index), self._step_config.optimizer), self._placement)
+          if step:  # Else the state is new.
+            state = start_stage(state, self._moments(index), *self._of_states, carry_moments=stage.carry_moments)
           streams = next_stage(streams) if streams else None
         step, state, streams = self._run_stage(index, step, state, streams, checkpoints, writer, progress)
       return state.params
@@ -166,15 +170,16 @@ class Run:
     if restored is not None:
       logging.info('%s: resuming after step %d', self._url, restored.step)
       return restored.step, restored.state, self._own_streams(restored.data_states)
-    state = new_state(initial_params(), self._moments(0), self._step_config.optimizer)
-    return 0, place(state, self._placement), None
+    return 0, start_state(initial_params(), self._moments(0), *self._of_states), None
 
   def _own_streams(self, saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Where this host's streams go on, by what all processes saved. Their number is settled here."""
     # Processes that make the same rows saved the same.
     found = {data['first'] + place: state for data in saved for place, state in enumerate(data['streams'])}
     states = [found[index] for index in range(saved[0]['count'])]
-    wanted = self.config.streams or (self._host.count if len(states) % self._host.count else len(states))
+    wanted = self.config.streams or len(states)
+    if not streams_fit(self.config.stages, self._placement.mesh, self._step_config.accumulation, wanted):
+      wanted = rows_split(self._placement.mesh)
     if wanted != len(states):
       logging.info('%d streams of data are dealt to %d', len(states), wanted)
       states = deal_states(states, wanted)
@@ -260,8 +265,7 @@ class Run:
     self._check_finite(line)
 
   def _batches(self, stage: Stage, streams: Sequence[Mapping[str, Any]] | None) -> grain.DatasetIterator:
-    rows = stage.batch_size // self._num_streams
-    shape = BatchShape(rows, self.config.sequence_length, stage.images_per_row, stage.drawings_per_row)
+    shape = stage_shape(self.config, self._means, self.config.stages.index(stage), self._num_streams)
     return pipeline.batches(
       self._sources,
       stage.ratio,

@@ -17,8 +17,7 @@ from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOS
 from janus_jax.models.config import ComputeConfig, JanusConfig, Layout
 from janus_jax.models.janus import Janus
 from janus_jax.sharding.rules import ways
-
-Batch = dict[str, jax.Array]
+from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels, take
 
 _LOSSES = (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)
 
@@ -178,81 +177,39 @@ def _with_chunk(x: jax.Array, part: jax.Array, i: jax.Array, size: int) -> jax.A
   return jax.lax.dynamic_update_slice_in_dim(x, part, i * size, 2)
 
 
-Encode = Callable[[jax.Array], jax.Array]  # uint8[B, size, size, 3] -> int32[B, P].
-
-
-def with_codes(batch: Batch, encode: Encode) -> Batch:
-  """The batch with the codes of its `generation_pixels` in `tokens` and `targets`, which hold places among them.
+def embed(apply: Callable[..., Any], batch: Batch, features: jax.Array | None) -> jax.Array:
+  """[B, T, D]: text, image features and codes, each where the batch says it stands.
 
   Args:
-    batch: as `data.packing.make_batch` gives it; returned as it is where codes were precomputed.
-    encode: the VQ encoder.
+    apply: the model's.
+    batch: rows, with `image_places` where there are features.
+    features: [N, J * P, Dv] of `image_encoding.image_features`, or None.
   """
-  if 'generation_pixels' not in batch or not batch['generation_pixels'].shape[1]:
-    return batch
-  codes = _row_codes(batch['generation_pixels'], encode)
-
-  def looked_up(places: jax.Array, is_code: jax.Array) -> jax.Array:
-    return jnp.where(is_code, jnp.take_along_axis(codes, jnp.where(is_code, places, 0), axis=1), places)
-
-  tokens = looked_up(batch['tokens'], batch['kinds'] == CODE)
-  targets = looked_up(batch['targets'], batch['losses'] == GENERATION_LOSS)
-  return {**batch, 'tokens': tokens, 'targets': targets}
-
-
-def with_understood_codes(batch: Batch, encode: Encode) -> Batch:
-  """The batch as a model with `shared_encoder` sees it: codes where the images of questions stand, and no pixels."""
-  pixels, kinds = batch['pixels'], batch['kinds']
-  if not pixels.shape[1]:
-    return batch
-  is_image = kinds == IMAGE
-  codes = jnp.take_along_axis(_row_codes(pixels, encode), _places(is_image), axis=1, mode='fill')
-  tokens, kinds = jnp.where(is_image, codes, batch['tokens']), jnp.where(is_image, CODE, kinds)
-  return {**batch, 'tokens': tokens, 'kinds': kinds, 'pixels': pixels[:, :0]}
-
-
-def _row_codes(pixels: jax.Array, encode: Encode) -> jax.Array:
-  """uint8[B, G, size, size, 3] -> int32[B, G * P], without gradient."""
-  # One image of each row at a time: the encoder's float32 activations are the largest arrays of a step (0.3 GB each at
-  # 384 px), and would decide how much memory it needs.
-  codes = jax.lax.stop_gradient(jax.lax.map(encode, jnp.moveaxis(pixels, 1, 0)))
-  return jnp.moveaxis(codes, 0, 1).reshape(len(pixels), -1)
-
-
-def _places(is_image: jax.Array) -> jax.Array:
-  """int32[B, T]: at a position of an image, its number among those of its row."""
-  return jnp.maximum(jnp.cumsum(is_image, axis=1) - 1, 0)
-
-
-def embed(apply: Callable[..., Any], batch: Batch) -> jax.Array:
-  """[B, T, D]: text, image features and codes, each where the batch says it stands."""
   tokens, kinds = batch['tokens'], batch['kinds']
   of_kind = lambda kind: jnp.where(kinds == kind, tokens, 0)  # noqa: E731
   x = apply(of_kind(TEXT), method='embed_text')
   x = jnp.where((kinds == CODE)[..., None], apply(of_kind(CODE), method='embed_codes'), x)
-  B, J = batch['pixels'].shape[:2]
-  if J == 0:
+  if features is None:
     return x
-  features = apply(batch['pixels'].reshape(B * J, *batch['pixels'].shape[2:]), method='embed_images')
-  features = features.reshape(B, -1, features.shape[-1])
-  is_image = kinds == IMAGE
-  placed = jnp.take_along_axis(features, _places(is_image)[..., None], axis=1, mode='fill', fill_value=jnp.nan)
-  return jnp.where(is_image[..., None], placed, x)
+  placed = apply(take(features, batch['image_places']), method='align_features')
+  return jnp.where((kinds == IMAGE)[..., None], placed, x)
 
 
-def batch_losses(
+def row_losses(
   params: Any,
   batch: Batch,
+  features: jax.Array | None,
   loss_weights: jax.Array,
   config: JanusConfig,
   compute: ComputeConfig,
   chunk: int,
 ) -> tuple[jax.Array, KindLosses]:
-  """The losses of one packed batch.
+  """The losses of rows whose images are encoded.
 
   Args:
     params: the model's tree.
-    batch: arrays of `data.packing.make_batch`.
+    batch: of `image_encoding.split_pixels`, or a microbatch of it.
+    features: of the images of the whole batch, or None.
     loss_weights: float32[3], of a target of each kind.
     config: architecture.
     compute: dtypes, rematerialisation, kernels.
@@ -266,11 +223,7 @@ def batch_losses(
   def apply(*args: Any, method: str) -> Any:
     return model.apply({'params': params}, *args, method=method)
 
-  encode = functools.partial(apply, method='encode_pixels')
-  batch = with_codes(batch, encode)
-  if config.shared_encoder:
-    batch = with_understood_codes(batch, encode)
-  hidden, _ = apply(embed(apply, batch), batch['positions'], batch['segments'], method='hidden')
+  hidden, _ = apply(embed(apply, batch, features), batch['positions'], batch['segments'], method='hidden')
   targets, losses, weights = batch['targets'], batch['losses'], batch['weights']
   is_code, counts = losses == GENERATION_LOSS, weights != 0
   scales = weights * sum(loss_weights[kind] * (losses == loss) for kind, loss in enumerate(_LOSSES))
@@ -283,6 +236,29 @@ def batch_losses(
   weighted = weights * (text + codes)
   sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
   return text_sum + code_sum, KindLosses(sums, kind_weights(batch))
+
+
+def microbatches(batch: Batch, count: int) -> Batch:
+  """[B, ...] -> [count, B / count, ...]: every count-th row together, so that each is spread over mesh and streams."""
+  return {name: x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
+
+
+def batch_losses(
+  params: Any,
+  batch: Batch,
+  loss_weights: jax.Array,
+  config: JanusConfig,
+  compute: ComputeConfig,
+  chunk: int,
+  accumulation: int = 1,
+) -> tuple[jax.Array, KindLosses]:
+  """The losses of a batch of `data.packing.make_batch`, in so many microbatches; the rest as in `row_losses`."""
+  rows, pixels = split_pixels(resolve_codes(params, batch, config, compute, accumulation))
+  features = None if pixels is None else image_features(params, pixels, config, compute, accumulation)
+  losses_of = lambda rows: row_losses(params, rows, features, loss_weights, config, compute, chunk)  # noqa: E731
+  if accumulation == 1:
+    return losses_of(rows)
+  return jax.tree.map(lambda x: x.sum(0), jax.lax.map(losses_of, microbatches(rows, accumulation)))
 
 
 def _parts(layout: Layout, shape: tuple[int, int]) -> tuple[int, int]:

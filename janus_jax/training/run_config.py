@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import jax
 
+from janus_jax.data.packing import BatchShape, MeanSize, batch_shape
 from janus_jax.data.pipeline import SkipLimit
 from janus_jax.errors import InputError
-from janus_jax.sharding.mesh import row_shares
+from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.stages import Stage
 
 
@@ -23,8 +24,9 @@ class RunConfig:
     guidance_dropout: share of prompts to draw that become pads.
     prefetch: batches made ahead by a thread.
     workers: processes that read and decode records; 0 leaves that to the thread.
-    streams: of data, each of which makes an equal part of every batch; a host takes care of one or more, and as long as
-      their number stays the same batches do not depend on the number of hosts. 0: one for each host that begins.
+    streams: of data, each of which makes an equal part of every batch; its rows share the room for images. As long as
+      their number stays the same, batches do not depend on the number of hosts and devices. 0: one for each part into
+      which the mesh of the run's first start splits the rows, which is also the least.
     skip_limit: how many bad records are put up with.
     log_every: steps between lines of metrics.
     observe_every: steps between calls of the observers; 0 calls them at the end of each stage only.
@@ -57,19 +59,61 @@ class RunConfig:
 
 def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:
   """Raises InputError for a batch that does not divide into microbatches, over the mesh or into streams."""
-  parts = mesh.shape['data'] * mesh.shape['fsdp'] * accumulation
-  hosts = row_shares(mesh)[1]
-  if streams % hosts:
+  parts = rows_split(mesh)
+  if streams % parts:
     raise InputError(
-      f'streams is {streams}: expected a multiple of {hosts}, the parts of a batch that hosts make, or 0'
+      f'streams is {streams}: expected a multiple of {parts}, the parts into which the mesh splits the rows of a batch '
+      f'(data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]}), or 0'
     )
   for stage in stages:
-    if stage.batch_size % parts:
+    if stage.batch_size % (parts * accumulation):
       raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts} (mesh axes data '
-        f'{mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {accumulation})'
+        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts * accumulation} (mesh '
+        f'axes data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {accumulation})'
       )
-    if streams and stage.batch_size % streams:
+    if streams and stage.batch_size % (streams * accumulation):
       raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of streams, which is {streams}'
+        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of streams x accumulation, which '
+        f'is {streams} x {accumulation}'
       )
+
+
+def streams_fit(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> bool:
+  """Whether so many streams can make the batches (`check_batches`)."""
+  return not streams % rows_split(mesh) and all(not stage.batch_size % (streams * accumulation) for stage in stages)
+
+
+def expected_mean(stage: Stage, holds_codes: bool) -> MeanSize:
+  """What examples of a stage hold on average where no data says so: `expected_tokens`, and an image each.
+
+  Args:
+    stage: the stage.
+    holds_codes: whether images to generate come as codes.
+  """
+  total = sum(stage.ratio)
+  tokens = sum(share * length for share, length in zip(stage.ratio, stage.expected_tokens)) / total
+  return MeanSize(tokens, stage.ratio[0] / total, 0.0 if holds_codes else stage.ratio[2] / total)
+
+
+def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: int) -> BatchShape:
+  """What each of so many streams makes of a batch of a stage. With traced masks all stages have the same rooms.
+
+  Args:
+    run: the run.
+    means: what examples hold on average, of each of its stages.
+    index: of the stage.
+    streams: that make a batch.
+  """
+
+  def shape_of(stage: Stage, mean: MeanSize) -> BatchShape:
+    rows = stage.batch_size // streams
+    return batch_shape(rows, run.sequence_length, mean, stage.images_per_row, stage.drawings_per_row)
+
+  shapes = [shape_of(stage, mean) for stage, mean in zip(run.stages, means)]
+  own = shapes[index]
+  if run.stage_masks == 'static':
+    return own
+  # One executable serves all stages that have batches of one size.
+  alike = [shape for shape in shapes if shape.rows == own.rows]
+  rooms = {name: max(getattr(shape, name) for shape in alike) for name in ('images', 'drawings')}
+  return dataclasses.replace(own, **rooms)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,8 +32,11 @@ class Stage:
     ratio: understanding : text : generation.
     sources: per kind, the integer weight of each source.
     loss_weights: of a target of each kind.
-    images_per_row: understanding images that a row has room for.
-    drawings_per_row: images to draw that a row has room for.
+    images_per_row: understanding images that there is room for, per row; 0: as many as the mixture needs
+      (`packing.batch_shape`).
+    drawings_per_row: images to generate that there is room for, in the same way.
+    carry_moments: keep Adam's moments of the stage before, which must train the same parameters.
+    expected_tokens: mean length of an example of each kind, images included: what `plan` assumes, which reads no data.
   """
 
   name: str
@@ -48,8 +51,10 @@ class Stage:
   ratio: tuple[int, int, int]
   sources: Mapping[str, Mapping[str, int]]
   loss_weights: tuple[float, float, float]
-  images_per_row: int
-  drawings_per_row: int
+  images_per_row: float
+  drawings_per_row: float
+  carry_moments: bool
+  expected_tokens: tuple[float, float, float]
 
 
 # Stages may leave these out.
@@ -59,8 +64,10 @@ DEFAULTS: dict[str, Any] = {
   'final_fraction': 0.0,
   'weight_decay': 0.0,
   'loss_weights': (1.0, 1.0, 1.0),
-  'images_per_row': 1,
-  'drawings_per_row': 1,
+  'images_per_row': 0.0,
+  'drawings_per_row': 0.0,
+  'carry_moments': False,
+  'expected_tokens': (800.0, 1000.0, 650.0),
 }
 
 
@@ -89,7 +96,7 @@ def _read_stage(name: str, fields: ConfigDict) -> Stage:
   for field in known:
     if field not in given:
       raise InputError(f'stages.{name}.{field} is missing')
-  for field in ('trainable', 'ratio', 'loss_weights'):
+  for field in ('trainable', 'ratio', 'loss_weights', 'expected_tokens'):
     given[field] = tuple(given[field])
   stage = Stage(name=name, **given)
   _check(stage)
@@ -137,6 +144,23 @@ def trained_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
       )
     found |= matches
   return frozenset(found)
+
+
+def check_carried(stages: Sequence[Stage], paths: Iterable[str]) -> None:
+  """Raises InputError where moments are to be carried over from a stage that trains other parameters."""
+  paths = list(paths)
+  for before, stage in zip([None, *stages], stages):
+    if not stage.carry_moments:
+      continue
+    where = f'stages.{stage.name}.carry_moments is True'
+    if before is None:
+      raise InputError(f'{where}: expected False, as no stage runs before it')
+    others = trained_paths(before, paths) ^ trained_paths(stage, paths)
+    if others:
+      raise InputError(
+        f'{where}: expected the parameters that train in {before.name}, which runs before it; {len(others)} train in '
+        f'one of the two alone, such as {min(others)}'
+      )
 
 
 def trained_groups(paths: Collection[str]) -> set[str]:

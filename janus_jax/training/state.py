@@ -83,7 +83,7 @@ def unflatten(flat: Mapping[str, Any]) -> Any:
 
 
 def new_state(params: Any, trained: frozenset[str], config: OptimizerConfig) -> TrainState:
-  """A state at step 0 with fresh moments for the `trained` paths. Pure: also for `jax.eval_shape`."""
+  """A state at step 0 with fresh moments for the `trained` paths; pure, as `jax.eval_shape` wants it."""
   # A buffer of its own for each leaf: XLA refuses to be given (donated) one twice.
   step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
   flat = flatten(params)
@@ -94,16 +94,71 @@ def new_state(params: Any, trained: frozenset[str], config: OptimizerConfig) -> 
   return TrainState(step, params, adam(config).init(masters), ema, skipped, in_a_row)
 
 
-def enter_stage(state: TrainState, trained: frozenset[str], config: OptimizerConfig) -> TrainState:
-  """The state with which a stage begins: the same parameters and counters, fresh moments for what now trains."""
-  fresh = new_state(state.params, trained, config)
-  ema = None if fresh.ema is None else {**fresh.ema, **{k: v for k, v in (state.ema or {}).items() if k in fresh.ema}}
-  return fresh.replace(step=state.step, ema=ema, skipped=state.skipped, skipped_in_a_row=jnp.zeros((), jnp.int32))
+def start_state(
+  params: Any, trained: frozenset[str], config: OptimizerConfig, placement: Placement, ema: Flat | None = None
+) -> TrainState:
+  """The state that `new_state` describes, on the mesh; no array is ever whole on one device that is to be split.
+
+  Args:
+    params: the model's tree; numpy arrays, or arrays on the mesh, which are given up (donated) where dtypes change.
+    trained: paths that get moments.
+    config: of the optimizer.
+    placement: mesh and shardings.
+    ema: averages so far; of other paths the average starts with the parameter.
+  """
+  flat, everywhere = flatten(params), placement.everywhere
+  for path, leaf in flat.items():
+    dtype = jnp.float32 if path in trained else leaf.dtype
+    flat[path] = _placed(leaf, jnp.dtype(dtype), placement.params[path])
+  masters = {path: flat[path] for path in sorted(trained)}
+  shardings = {path: placement.params[path] for path in masters}
+  adam_shardings = optax.ScaleByAdamState(count=everywhere, mu=shardings, nu=shardings)
+  opt_state = jax.jit(adam(config).init, out_shardings=adam_shardings)(masters)
+  if config.ema_decay:
+    kept = {path: average for path, average in (ema or {}).items() if path in masters}
+    copied = {path: leaf for path, leaf in masters.items() if path not in kept}
+    copies = jax.jit(
+      lambda flat: jax.tree.map(jnp.copy, flat), out_shardings={path: shardings[path] for path in copied}
+    )
+    ema = {**copies(copied), **kept}
+  counters = (jax.device_put(np.int32(0), everywhere, may_alias=False) for _ in range(3))
+  step, skipped, in_a_row = counters
+  return TrainState(step, unflatten(flat), opt_state, ema if config.ema_decay else None, skipped, in_a_row)
 
 
-def place(state: TrainState, placement: Placement) -> TrainState:
-  """The state on the mesh."""
-  return jax.device_put(state, placement.shardings(state))
+def _placed(leaf: Any, dtype: jnp.dtype, sharding: jax.sharding.Sharding) -> jax.Array:
+  """The array in a dtype on the mesh. One there already is deleted if it has another dtype."""
+  if not isinstance(leaf, jax.Array):
+    # A copy: on a CPU jax may use numpy's memory as it is, and states are donated.
+    return jax.device_put(np.array(leaf, dtype), sharding)
+  if leaf.dtype == dtype and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+    return leaf
+  placed = jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)(jax.device_put(leaf, sharding))
+  placed.block_until_ready()
+  leaf.delete()
+  return placed
+
+
+def start_stage(
+  state: TrainState, trained: frozenset[str], config: OptimizerConfig, placement: Placement, carry_moments: bool = False
+) -> TrainState:
+  """The state with which a stage begins: the same parameters and counters, fresh moments for what now trains.
+
+  Args:
+    state: at the end of the stage before; given up (donated).
+    trained: paths that have moments now.
+    config: of the optimizer.
+    placement: mesh and shardings.
+    carry_moments: keep the moments and their count; `trained` is what it was then.
+  """
+  in_a_row = jax.device_put(np.int32(0), placement.everywhere, may_alias=False)
+  if carry_moments:
+    return state.replace(skipped_in_a_row=in_a_row)
+  # Before the new ones are made: of 7 B parameters either are 55 GB.
+  for leaf in jax.tree.leaves(state.opt_state):
+    leaf.delete()
+  fresh = start_state(state.params, trained, config, placement, state.ema)
+  return fresh.replace(step=state.step, skipped=state.skipped, skipped_in_a_row=in_a_row)
 
 
 def abstract(state: TrainState, placement: Placement) -> TrainState:
@@ -116,10 +171,10 @@ def abstract(state: TrainState, placement: Placement) -> TrainState:
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh, shares: int = 1) -> dict[str, jax.Array]:
-  """Rows split over the axes `data` and `fsdp`.
+  """Rows, and streams of images, split over the axes `data` and `fsdp`.
 
   Args:
-    batch: of this process, its share of the rows.
+    batch: of this process, its share of the rows and streams.
     mesh: over the devices of all processes.
     shares: of how many shares the whole batch consists (`mesh.row_shares`).
   """

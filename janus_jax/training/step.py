@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import optax
 
 from janus_jax.models.config import ComputeConfig, JanusConfig
-from janus_jax.training.losses import Batch, KindLosses, batch_losses, kind_weights
+from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels
+from janus_jax.training.losses import KindLosses, kind_weights, microbatches, row_losses
 from janus_jax.training.optimizer import OptimizerConfig, adam, clip_factor, updated
 from janus_jax.training.state import Flat, TrainState, flatten, unflatten
 
@@ -141,33 +142,46 @@ def jit_train_step(mode: str) -> Callable[..., tuple[TrainState, dict[str, jax.A
 def _gradients(
   trained: Flat, frozen: Flat, batch: Batch, loss_weights: jax.Array, config: StepConfig
 ) -> tuple[KindLosses, Flat]:
-  """Summed losses, and the gradient of their weighted sum, over the microbatches."""
+  """Summed losses, and the gradient of their weighted sum, over the microbatches.
 
-  def weighted_sum(trained: Flat, batch: Batch) -> tuple[jax.Array, KindLosses]:
-    params = unflatten({**frozen, **trained})
-    return batch_losses(params, batch, loss_weights, config.model, config.compute, config.loss_chunk)
+  Images are encoded before the microbatches (image_encoding.py). So the gradient has two parts: that of features and of
+  all that comes after them, microbatch by microbatch; and that of SigLIP, from the features' at the end.
+  """
+  params, of_images = unflatten({**frozen, **trained}), (config.model, config.compute, config.accumulation)
+  rows, pixels = split_pixels(resolve_codes(params, batch, *of_images))
+  seen = pixels is not None
+  encoder = {path: leaf for path, leaf in trained.items() if seen and path.startswith('vision_encoder/')}
+  rest = {path: leaf for path, leaf in trained.items() if path not in encoder}
+  features = None
+  if seen:
+    encode = lambda encoder: image_features(unflatten({**frozen, **trained, **encoder}), pixels, *of_images)  # noqa: E731
+    features, pull = jax.vjp(encode, encoder)
 
+  def weighted_sum(variables: tuple[Flat, jax.Array | None], rows: Batch) -> tuple[jax.Array, KindLosses]:
+    rest, own = variables
+    params = unflatten({**frozen, **trained, **rest})
+    shown = features if own is None else own
+    return row_losses(params, rows, shown, loss_weights, config.model, config.compute, config.loss_chunk)
+
+  variables = rest, features if encoder else None
   gradient = jax.grad(weighted_sum, has_aux=True)
   if config.accumulation == 1:
-    gradients, losses = gradient(trained, batch)
-    return losses, gradients
-  A = config.accumulation
+    (gradients, of_features), losses = gradient(variables, rows)
+  else:
+    dtype = jnp.dtype(config.optimizer.gradient_sum_dtype)
+    add_up = lambda total, part: (total.astype(jnp.float32) + part).astype(total.dtype)  # noqa: E731
 
-  def microbatches(x: jax.Array) -> jax.Array:
-    # Every A-th row together, so that each microbatch is spread over the mesh as the batch is.
-    return x.reshape(len(x) // A, A, *x.shape[1:]).swapaxes(0, 1)
+    def add(carry: tuple[KindLosses, Any], part: Batch) -> tuple[tuple[KindLosses, Any], None]:
+      found, losses = gradient(variables, part)
+      return (jax.tree.map(jnp.add, carry[0], losses), jax.tree.map(add_up, carry[1], found)), None
 
-  dtype = jnp.dtype(config.optimizer.gradient_sum_dtype)
-
-  def add(carry: tuple[KindLosses, Flat], part: Batch) -> tuple[tuple[KindLosses, Flat], None]:
-    gradients, losses = gradient(trained, part)
-    sums = {path: (total.astype(jnp.float32) + gradients[path]).astype(dtype) for path, total in carry[1].items()}
-    return (jax.tree.map(jnp.add, carry[0], losses), sums), None
-
-  zeros = KindLosses(jnp.zeros(3), jnp.zeros_like(kind_weights(batch)))
-  start = (zeros, {path: jnp.zeros(p.shape, dtype) for path, p in trained.items()})
-  losses, sums = jax.lax.scan(add, start, {name: microbatches(x) for name, x in batch.items()})[0]
-  return losses, {path: total.astype(jnp.float32) for path, total in sums.items()}
+    zeros = KindLosses(jnp.zeros(3), jnp.zeros_like(kind_weights(batch)))
+    sums = {path: jnp.zeros(p.shape, dtype) for path, p in rest.items()}
+    # Each feature has a gradient from one microbatch alone: nothing is rounded in this sum.
+    start = zeros, (sums, jax.tree.map(jnp.zeros_like, variables[1]))
+    losses, (sums, of_features) = jax.lax.scan(add, start, microbatches(rows, config.accumulation))[0]
+    gradients = {path: total.astype(jnp.float32) for path, total in sums.items()}
+  return losses, {**gradients, **(pull(of_features)[0] if encoder else {})}
 
 
 def _where(conditions: Flat, new: Flat, old: Flat) -> Flat:

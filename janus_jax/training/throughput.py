@@ -51,7 +51,8 @@ class TokenCounts:
     text: tokens that came in as text.
     understanding: positions filled with images that are understood.
     generation: codes to draw.
-    images_encoded: images that went through the understanding encoder: SigLIP, or with a shared encoder the VQ's.
+    images_encoded: images that went through the understanding encoder: SigLIP, or with a shared encoder the VQ's. Empty
+      slots do not count, of neither encoder.
     images_tokenized: images that the VQ encoder turned into codes inside the step; 0 where codes are precomputed.
     text_targets: how many tokens of text are predicted; of others there are no logits.
   """

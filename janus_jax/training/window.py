@@ -8,15 +8,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from janus_jax.data.examples import CODE, IMAGE, KINDS, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
+from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, KINDS, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
 from janus_jax.data.packing import statistics
 from janus_jax.data.pipeline import count_examples, count_skipped
 from janus_jax.models.config import JanusConfig
 from janus_jax.training import hosts
+from janus_jax.training.image_encoding import PIXELS
 from janus_jax.training.throughput import TokenCounts, step_flops, throughput
 
 # Processes add up integers: shares of a row are counted in these parts.
 PACKING_UNITS = 10**6
+# What is written of images: the fraction of the computed slots that they fill.
+SLOT_KINDS = ('understanding', 'generation')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Report:
     streams: the states of this host's streams of data after it.
     steps: in the window.
     counts: int64[6], the fields of `throughput.TokenCounts`.
+    slots: int64[2], rooms for images to understand and to generate that were computed, filled or not.
     packing: sum over the steps of the share of positions that are no padding.
     waited: seconds spent waiting for batches.
   """
@@ -40,6 +44,7 @@ class Report:
   streams: Sequence[Mapping[str, Any]]
   steps: int
   counts: np.ndarray
+  slots: np.ndarray
   packing: float
   waited: float
 
@@ -64,7 +69,8 @@ class Window:
     self._clear()
 
   def _clear(self) -> None:
-    self._steps, self._counts, self._packing, self._waited = 0, np.zeros(6, np.int64), 0.0, 0.0
+    self._steps, self._packing, self._waited = 0, 0.0, 0.0
+    self._counts, self._slots = np.zeros(6, np.int64), np.zeros(2, np.int64)
 
   @property
   def counts(self) -> TokenCounts:
@@ -75,10 +81,12 @@ class Window:
     """Counts a batch that took `waited` seconds to come."""
     kinds = batch['kinds']
     tokens = [int((kinds == kind).sum()) for kind in (TEXT, IMAGE, CODE)]
-    # Every place in the rows goes through the encoders, filled or not.
-    places = [batch[name].shape[:2] if name in batch else (0, 0) for name in ('pixels', 'generation_pixels')]
+    seen = tokens[1] // self._model.num_image_tokens
+    encoded = int((batch['losses'] == GENERATION_LOSS).sum()) // self._model.vq.num_tokens
+    encoded *= 'generation_pixels' in batch
     predicted = np.isin(batch['losses'], (UNDERSTANDING_LOSS, TEXT_LOSS)) & (batch['weights'] != 0)
-    self._counts += np.array([*tokens, *(rows * count for rows, count in places), int(predicted.sum())])
+    self._counts += np.array([*tokens, seen, encoded, int(predicted.sum())])
+    self._slots += [int(np.prod(batch[name].shape[:2])) if name in batch else 0 for name in PIXELS]
     self._packing += statistics(batch)['packing']
     self._waited += waited
     self._steps += 1
@@ -87,7 +95,8 @@ class Window:
     self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float, streams: Sequence[Mapping[str, Any]]
   ) -> Report:
     """Ends the window with a step that has been dispatched; waits for nothing."""
-    report = Report(step, metrics, learning_rate, streams, self._steps, self._counts, self._packing, self._waited)
+    held = self._counts, self._slots, self._packing, self._waited
+    report = Report(step, metrics, learning_rate, streams, self._steps, *held)
     self._clear()
     return report
 
@@ -100,11 +109,12 @@ class Window:
     now = time.perf_counter()
     seconds, self._began = now - self._began, now
     examples = count_examples(report.streams)
-    own = [*report.counts, count_skipped(report.streams), round(report.packing * PACKING_UNITS), *examples.values()]
+    packed = round(report.packing * PACKING_UNITS)
+    own = [*report.counts, *report.slots, count_skipped(report.streams), packed, *examples.values()]
     # Processes that make the same share count the same rows.
     total = hosts.summed(np.array(own)) * self._shares // jax.process_count()
-    (*tokens, skipped, packing), examples_total = total[:8], total[8:]
-    counts = TokenCounts(*map(int, tokens))
+    (*tokens, skipped, packing), examples_total = total[[*range(6), 8, 9]], total[10:]
+    counts, slots = TokenCounts(*map(int, tokens)), total[6:8]
     flops = step_flops(self._model, counts, self._length, self._trained)
     line = {'loss': float(found['loss'])}
     for kind, total, weight in zip(KINDS, found['loss_sums'], found['loss_weights']):
@@ -112,6 +122,8 @@ class Window:
         line[f'loss/{kind}'] = float(total / weight)
     line |= {name: float(found[name]) for name in ('grad_norm', 'param_norm', 'update_norm')}
     line |= {'learning_rate': report.learning_rate, 'packing': packing / PACKING_UNITS / self._shares / report.steps}
+    images = counts.images_encoded, counts.images_tokenized
+    line |= {f'{name}_slots': n / all_slots for name, n, all_slots in zip(SLOT_KINDS, images, slots) if all_slots}
     line |= {'step_seconds': seconds / report.steps, 'data_wait': report.waited / seconds}
     line |= throughput(counts, flops, seconds, jax.devices()[0].device_kind, jax.device_count())
     line |= {name: int(found[name]) for name in ('skipped', 'skipped_in_a_row')}

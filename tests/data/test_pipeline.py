@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -9,18 +10,21 @@ import numpy as np
 import pytest
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
-from janus_jax.data import packing, pipeline, prompts
-from janus_jax.data.examples import CODE, GENERATION_LOSS, TEXT_LOSS, UNDERSTANDING_LOSS, ExampleSpec
+from janus_jax.data import packing, pipeline, prompts, reading
+from janus_jax.data.examples import CODE, GENERATION_LOSS, TEXT_LOSS, UNDERSTANDING_LOSS, ExampleSpec, make_examples
+from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped, next_stage
 from janus_jax.data.reading import AHEAD, TASK
+from janus_jax.data.shares import unused_parts
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 
 SIZE, GENERATION_SIZE = 4, 2
+PIXELS = ('pixels', 'generation_pixels')
 COUNTS = {'understanding/a': 37, 'understanding/b': 11, 'text/c': 29, 'generation/real': 23, 'generation/drawn': 50}
 WEIGHTS = {'understanding': {'a': 2, 'b': 1}, 'text': {'c': 1}, 'generation': {'real': 1, 'drawn': 1}}
-SHAPE = BatchShape(4, 100, 3, 4)
+SHAPE = BatchShape(4, 100, 12, 16)
 
 
 @pytest.fixture(scope='module')
@@ -67,8 +71,8 @@ def state_of(iterator):
 def contents(batch, spec):
   """(kind, number) of every example in a batch."""
   result = []
+  images, drawings = iter(batch['pixels'][0, :, 0, 0, 0]), iter(batch['generation_pixels'][0, :, 0, 0, 0])
   for row in range(len(batch['tokens'])):
-    images, drawings = iter(batch['pixels'][row, :, 0, 0, 0]), iter(batch['generation_pixels'][row, :, 0, 0, 0])
     for segment in range(1, batch['segments'][row].max() + 1):
       where = batch['segments'][row] == segment
       losses = set(batch['losses'][row, where])
@@ -82,6 +86,26 @@ def contents(batch, spec):
   return result
 
 
+def identity(kind, record):
+  """(kind, number) of a record, as `contents` has it."""
+  match kind:
+    case 'understanding':
+      return kind, int(record['images'][0][0, 0, 0])
+    case 'text':
+      return kind, int(record['text'].split()[1])
+  return kind, int(record['image'][0, 0, 0])
+
+
+def unused(state, sources=None):
+  """(kind, number) of every example that was read and is in no batch yet."""
+  found, sources = [], sources or make_sources()
+  for key, parts in unused_parts(state).items():
+    kind, name = key.split('/')
+    view = shuffled(sources[kind][name], 0, key)
+    found += [identity(kind, view[record]) for record, _, _ in parts]
+  return found
+
+
 def same(first, second):
   assert first.keys() == second.keys()
   for name, value in first.items():
@@ -90,40 +114,39 @@ def same(first, second):
 
 
 @pytest.mark.parametrize('ratio', [(1, 0, 3), (2, 3, 5), (5, 1, 4)])
-def test_every_batch_holds_the_ratio_to_within_a_cycle(ratio, spec):
-  iterator, total = start(spec, ratio), collections.Counter()
+def test_what_is_read_holds_the_ratio_and_is_in_a_batch_or_held(ratio, spec):
+  """Any sum(ratio) consecutive examples that are read hold it exactly; a batch takes those that fill its rows."""
+  iterator, used = start(spec, ratio), collections.Counter()
   for _ in range(20):
-    before = state_of(iterator)['index']
     batch = next(iterator)
-    kinds = collections.Counter(kind for kind, _ in contents(batch, spec))
-    count = state_of(iterator)['index'] - before
-    assert sum(kinds.values()) == count == packing.statistics(batch)['examples']
-    cycles = count // sum(ratio)
+    used += collections.Counter(kind for kind, _ in contents(batch, spec))
+    state = state_of(iterator)
+    held = collections.Counter(key.split('/')[0] for key, _, _ in state['held'])
+    assert 0 < held.total() < packing.WAITING
+    cycles, rest = divmod(state['index'], sum(ratio))
     for kind, share in zip(('understanding', 'text', 'generation'), ratio):
-      assert cycles * share <= kinds[kind] <= (cycles + 1) * share
-    total += kinds
-  assert all(
-    abs(total[kind] * sum(ratio) - share * sum(total.values())) < sum(ratio) ** 2
-    for kind, share in zip(('understanding', 'text', 'generation'), ratio)
-  )
+      assert 0 <= used[kind] + held[kind] - cycles * share <= min(share, rest)
+    assert sum(state['examples'].values()) == used.total()
 
 
 def test_each_source_is_read_in_epochs_and_counted(spec):
   """No record of a source comes a second time before all others came once; the counters say how many came."""
   iterator = start(spec)
-  seen = list(itertools.chain.from_iterable(contents(next(iterator), spec) for _ in range(30)))
+  used = list(itertools.chain.from_iterable(contents(next(iterator), spec) for _ in range(30)))
   state = state_of(iterator)
-  first = collections.Counter()
+  seen, first = used + unused(state), collections.Counter()
   for key, count in COUNTS.items():
     kind = key.split('/')[0]
     numbers = [n for k, n in seen if k == kind and first[kind] <= n < first[kind] + count]
+    own = [n for k, n in used if k == kind and first[kind] <= n < first[kind] + count]
     first[kind] += count
-    assert state['examples'][key] == len(numbers)
+    assert state['examples'][key] == len(own)
+    assert state['records'][key] == len(numbers)
     epochs, rest = divmod(len(numbers), count)
     assert set(collections.Counter(numbers).values()) <= {epochs, epochs + (rest > 0)}
-  assert state['index'] == sum(state['examples'].values()) == len(seen)
-  assert state['examples']['understanding/a'] == pytest.approx(2 * state['examples']['understanding/b'], abs=2)
-  assert abs(state['examples']['generation/real'] - state['examples']['generation/drawn']) <= 1
+  assert state['index'] == sum(state['records'].values()) == len(seen)
+  assert state['records']['understanding/a'] == pytest.approx(2 * state['records']['understanding/b'], abs=2)
+  assert abs(state['records']['generation/real'] - state['records']['generation/drawn']) <= 1
 
 
 def test_the_seed_decides_the_order_and_nothing_else_does(spec):
@@ -160,18 +183,42 @@ def test_resuming_gives_the_same_batches(stop, prefetch, spec):
 
 
 def test_sources_keep_their_place_in_the_next_stage(spec):
-  """Other ratio, other weights, one source less: each source's epoch goes on where it was."""
+  """Other ratio, other weights, one source less: each source's epoch goes on where it was, with what was held back."""
   first = start(spec, (5, 1, 4))
-  seen = contents(next(first), spec)
-  state = next_stage([state_of(first)])[0]
-  second = start(spec, (0, 0, 1), weights={'generation': {'drawn': 1}}, state=state)
-  while sum(n >= 23 for k, n in seen if k == 'generation') < COUNTS['generation/drawn'] - 15:
-    seen += contents(next(second), spec)
-  drawn = [n for k, n in seen if k == 'generation' and n >= 23]
-  assert len(set(drawn)) == len(drawn)
+  used = contents(next(first), spec)
+  (state,) = next_stage([state_of(first)])
+  assert state['held'] == []
+  held = collections.Counter(unused(state))
+  assert held == collections.Counter(unused(state_of(first)))
+  drawn = lambda examples: [n for k, n in examples if k == 'generation' and n >= 23]  # noqa: E731
+  assert drawn(held)
+  options = {'weights': {'generation': {'drawn': 1}}, 'shape': BatchShape(1, 100, 0, 16)}
+  second = start(spec, (0, 0, 1), state=state, **options)
+  while len(drawn(used)) < COUNTS['generation/drawn'] - 25:
+    used += contents(next(second), spec)
   last = state_of(second)
-  assert last['index'] == len(drawn) - state['examples']['generation/drawn']
-  assert last['examples'] == state['examples'] | {'generation/drawn': len(drawn)}
+  read = drawn(used + unused(last))
+  assert len(set(read)) == len(read) <= COUNTS['generation/drawn']
+  assert set(drawn(held)) <= set(drawn(used))
+  assert last['records']['generation/drawn'] == len(read)
+  assert last['examples'] == state['examples'] | {'generation/drawn': len(drawn(used))}
+  # What no source of this stage is asked for waits for one that asks.
+  others = [example for example in unused(state) if example not in [('generation', n) for n in drawn(held)]]
+  assert set(others) <= set(unused(last))
+
+
+def test_what_a_stage_leaves_and_the_next_has_no_room_for_is_counted(spec):
+  first = start(spec, (1, 0, 1))
+  next(first)
+  (state,) = next_stage([state_of(first)])
+  left = len(state['rest']['understanding/a'])
+  assert left
+  second = start(
+    spec, (1, 1, 0), weights=WEIGHTS | {'understanding': {'a': 1}}, state=state, shape=BatchShape(4, 100, 0, 0)
+  )
+  with pytest.raises(InputError, match='the last 1000 records were all skipped'):
+    next(second)
+  assert state_of(second)['skipped']['understanding/a'] == {packing.LONG: 1000 + left}
 
 
 def test_bad_records_are_skipped_counted_and_replaced_from_their_own_source(spec):
@@ -181,14 +228,13 @@ def test_bad_records_are_skipped_counted_and_replaced_from_their_own_source(spec
   state = state_of(iterator)
   assert not {n for k, n in seen if k == 'generation'} & {i for _, i in bad}
   assert state['skipped']['generation/real'].keys() == {'example'}
-  skipped = state['skipped']['generation/real']['example']
-  read = state['examples']['generation/real'] + skipped
+  skipped, read = state['skipped']['generation/real']['example'], state['records']['generation/real']
   epochs, rest = divmod(read, 23)
   assert epochs
   assert 5 * epochs <= skipped <= 5 * epochs + min(rest, 5)
   assert state['skipped'].keys() == state['examples'].keys() == {'text/c', 'generation/real', 'generation/drawn'}
-  assert abs(state['examples']['generation/real'] - state['examples']['generation/drawn']) <= 1
-  assert state['examples']['text/c'] * 3 == pytest.approx(state['index'], abs=3)
+  assert abs(read - skipped - state['records']['generation/drawn']) <= 1
+  assert state['records']['text/c'] * 3 == pytest.approx(state['index'], abs=3)
 
 
 def test_too_many_bad_records_stop_the_run(spec):
@@ -204,11 +250,75 @@ def test_too_many_bad_records_stop_the_run(spec):
 
 
 @pytest.mark.parametrize('prefetch', [0, 2])
-def test_a_source_without_any_good_record_stops_at_once(prefetch, spec):
-  """Here because none fits into a row: too long, or more images than J."""
+def test_a_source_without_any_good_record_stops(prefetch, spec):
+  """At once where records are bad, and later where none fits: too long, or more images than the rows share room for."""
+  sources = make_sources([('understanding/a', i) for i in range(37)])
+  with pytest.raises(InputError, match='source understanding/a: 100 of 100 records are bad'):
+    next(start(spec, (1, 0, 0), sources=sources, prefetch=prefetch))
   for shape, message in ((BatchShape(4, 12, 3, 4), 'tokens'), (BatchShape(4, 100, 0, 4), '1 understanding images')):
-    with pytest.raises(InputError, match=f'source understanding/.: 100 of 100 records .* {message}'):
+    with pytest.raises(InputError, match=f'source understanding/.: the last 1000 records were all skipped.* {message}'):
       next(start(spec, (1, 0, 0), shape=shape, prefetch=prefetch))
+
+
+def test_records_that_are_too_long_are_counted_but_are_not_bad(spec):
+  """Half of them, where no record may be bad: a run goes on, and says how many."""
+  lengths = [dict(record_of('understanding', number)) for number in range(40)]
+  for record in lengths[::2]:
+    record['turns'] = ['Which?', 'a b ' * 200]
+  sources = make_sources()
+  sources['understanding']['a'] = grain.MapDataset.source(lengths)
+  weights = WEIGHTS | {'understanding': {'a': 1}}
+  stream = start(spec, (1, 0, 0), sources=sources, weights=weights, skip_limit=SkipLimit(share=0.0, after=10))
+  seen = list(itertools.chain.from_iterable(contents(next(stream), spec) for _ in range(10)))
+  state = state_of(stream)
+  assert {n for _, n in seen} <= set(range(1, 40, 2))
+  assert state['skipped']['understanding/a'].keys() == {packing.LONG}
+  assert state['skipped']['understanding/a'][packing.LONG] == pytest.approx(
+    state['records']['understanding/a'] / 2, abs=20
+  )
+  assert describe_skipped([state]) == f'understanding/a: long {state["skipped"]["understanding/a"][packing.LONG]}'
+
+
+def test_parts_of_a_record_are_consecutive_examples_each_seen_once(spec, monkeypatch):
+  """Also over checkpoints, of a record that has more parts than one batch takes."""
+
+  def split(kind, record, spec, rng, guidance_dropout):
+    number = int(record['text'].split()[1])
+    texts = [f'number {number} part {part}' for part in range(40 if number == 7 else 2)]
+    return [example for text in texts for example in make_examples('text', {'text': text}, spec, rng)]
+
+  monkeypatch.setattr(reading, 'make_examples', split)
+  parts, state = [], None
+  for _ in range(4):
+    stream = start(spec, (0, 1, 0), state=state, shape=BatchShape(2, 60, 0, 0))
+    for _ in range(3):
+      batch = next(stream)
+      for row in range(2):
+        for segment in range(1, batch['segments'][row].max() + 1):
+          words = spec.tokenizer.decode(batch['tokens'][row, batch['segments'][row] == segment]).split()
+          parts.append((int(words[1]), int(words[3])))
+    state = json.loads(json.dumps(state_of(stream)))
+  assert len(set(parts)) == len(parts) > 45
+  view = shuffled(make_sources()['text']['c'], 0, 'text/c')
+  read = [identity('text', view[record])[1] for record in range(state['records']['text/c'])]
+  expected = {(number, part) for number in read for part in range(40 if number == 7 else 2)}
+  waiting = sum(stop - first for _, first, stop in unused_parts(state)['text/c'])
+  assert set(parts) <= expected
+  assert len(expected) == len(parts) + waiting
+
+
+def test_the_mean_size_of_a_mixture_is_that_of_what_is_read(spec):
+  mean = pipeline.mean_size(make_sources(), (2, 3, 5), WEIGHTS, spec, 0)
+  stream, totals = start(spec), np.zeros(3)
+  for _ in range(100):
+    batch = next(stream)
+    totals += [(batch['segments'] > 0).sum(), *((batch[name].any((2, 3, 4))).sum() for name in PIXELS)]
+  used = sum(state_of(stream)['examples'].values())
+  np.testing.assert_allclose(dataclasses.astuple(mean), totals / used, rtol=0.03)
+  with pytest.raises(
+    InputError, match=r'source text/c: none of its first \d+ records can be used: the record is a None'
+  ):
+    pipeline.mean_size(make_sources([('text/c', i) for i in range(29)]), (2, 3, 5), WEIGHTS, spec, 0)
 
 
 def test_guidance_dropout_is_drawn_per_record_and_epoch(spec):
@@ -220,7 +330,7 @@ def test_guidance_dropout_is_drawn_per_record_and_epoch(spec):
       for segment in range(1, batch['segments'][row].max() + 1):
         where = batch['segments'][row] == segment
         place = batch['tokens'][row, where][batch['kinds'][row, where] == CODE][0]
-        number = batch['generation_pixels'][row, place // 5, 0, 0, 0]
+        number = batch['generation_pixels'][0, place // 5, 0, 0, 0]
         counts[int(number)].append(pad in batch['tokens'][row, where])
   draws = list(itertools.chain.from_iterable(counts.values()))
   assert abs(np.mean(draws) - 0.3) < 4 * np.sqrt(0.21 / len(draws))
@@ -270,7 +380,7 @@ def test_what_is_requested_is_what_will_be_wanted(spec, monkeypatch):
     def get(self, source, position):
       del self._tasks[source, position]
       wanted.append((source, position))
-      return self._workers.reading.example(source, position)
+      return self._workers.reading.examples(source, position)
 
   monkeypatch.setattr(pipeline, 'Reader', Spy)
   stream = start(spec, workers=2)

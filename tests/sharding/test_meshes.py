@@ -35,7 +35,7 @@ def batch(tmp_path_factory):
   spec = batches.make_spec(tmp_path_factory.mktemp('tokenizer'))
   examples = batches.make_examples(spec, batches.records())
   rows = [*batches.ROWS, 4, 4, 5, 5, 6, 7, 6, 7]
-  return batches.batch_of(examples + examples[::-1], rows, num_rows=8)
+  return batches.batch_of(examples + examples[::-1], rows, num_rows=8, streams=8)
 
 
 def losses(batch, config, placement=None) -> np.ndarray:

@@ -10,6 +10,7 @@ from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
 from janus_jax.conversion.special_tokens import special_token_ids
 from janus_jax.data import prompts
+from janus_jax.data.examples import IMAGE as IMAGE_KIND
 from janus_jax.data.examples import Example, ExampleSpec, make_example
 from janus_jax.data.packing import BatchShape, make_batch
 from janus_jax.data.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ CONFIG = dataclasses.replace(
   language_model=dataclasses.replace(TINY.language_model, depth=1),
   image_token_id=special_token_ids(TOKENIZER).image_placeholder,
 )
-SHAPE = BatchShape(rows=4, length=80, images=2, drawings=2)
+SHAPE = BatchShape(rows=4, length=80, images=5, drawings=4)  # Room for one image more than there are, of each kind.
 IMAGE_SIZE, DRAWING_SIZE, NUM_CODES = CONFIG.vision_encoder.image_size, CONFIG.vq.image_size, CONFIG.vq.num_tokens
 
 
@@ -86,7 +87,27 @@ def make_examples(spec: ExampleSpec, pairs: list[tuple[str, dict]]) -> list[Exam
 
 
 def batch_of(
-  examples: list[Example], rows, generation_size: int | None = None, num_rows: int = SHAPE.rows
+  examples: list[Example],
+  rows,
+  generation_size: int | None = None,
+  num_rows: int = SHAPE.rows,
+  streams: int = 1,
+  shape: BatchShape = SHAPE,
+  image_size: int = IMAGE_SIZE,
 ) -> dict[str, np.ndarray]:
-  shape = dataclasses.replace(SHAPE, rows=num_rows)
-  return make_batch(examples, rows, shape, num_codes=NUM_CODES, image_size=IMAGE_SIZE, generation_size=generation_size)
+  """The rows of each stream one after another, as the pipeline joins them."""
+  shape, parts = dataclasses.replace(shape, rows=num_rows // streams), []
+  for first in range(0, num_rows, shape.rows):
+    own = [(example, row - first) for example, row in zip(examples, rows) if 0 <= row - first < shape.rows]
+    sizes = {'num_codes': NUM_CODES, 'image_size': image_size, 'generation_size': generation_size}
+    parts.append(make_batch([example for example, _ in own], [row for _, row in own], shape, **sizes))
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def images_of_rows(batch: dict[str, np.ndarray], per_image: int = CONFIG.vision_encoder.num_tokens) -> list[np.ndarray]:
+  """uint8[n, size, size, 3] for each row: the understanding images that stand in it."""
+  found = []
+  for pixels, kinds in zip(batch['pixels'], np.split(batch['kinds'], len(batch['pixels']))):
+    counts = (kinds == IMAGE_KIND).sum(1) // per_image
+    found += np.split(pixels[: counts.sum()], np.cumsum(counts)[:-1])
+  return found

@@ -14,7 +14,8 @@ from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT
 from janus_jax.data.packing import make_batch
 from janus_jax.models.config import ComputeConfig
 from janus_jax.models.janus import Janus
-from janus_jax.training.losses import batch_losses, cross_entropy, embed, with_codes, with_understood_codes
+from janus_jax.training.image_encoding import image_features, split_pixels, with_codes, with_understood_codes
+from janus_jax.training.losses import batch_losses, cross_entropy, embed
 
 B, T, D, V = 2, 23, 8, 50
 ALL = np.ones((B, T), bool)
@@ -174,7 +175,6 @@ def test_codes_stand_where_the_batch_says(spec):
 
 def test_pixels_to_draw_cost_what_their_stored_codes_cost(apply, spec):
   as_pixels, coded = both_forms(apply, spec)
-  assert (as_pixels['generation_pixels'].reshape(4, 2, -1).any(-1).sum(1) == 2).any()  # Two drawings in a row.
   params = batches.params()
   loss = lambda batch: batch_losses(params, batch, ONES, CONFIG, ComputeConfig(), 32)[1]  # noqa: E731
   ours, expected = jax.jit(lambda one, other: (loss(one), loss(other)))(as_pixels, coded)
@@ -197,22 +197,33 @@ def test_batches_without_room_for_images(apply, spec):
   )
   encoded = with_codes(batch, functools.partial(apply, method='encode_pixels'))
   np.testing.assert_array_equal(encoded['tokens'], batch['tokens'])
-  x = embed(apply, encoded)
-  np.testing.assert_array_equal(x, apply(batch['tokens'], method='embed_text'))
+  rows, pixels = split_pixels(encoded)
+  assert pixels is None
+  np.testing.assert_array_equal(embed(apply, rows, None), apply(batch['tokens'], method='embed_text'))
 
 
-def test_each_image_stands_where_its_row_has_it(apply, spec):
+def embedded(apply, batch) -> np.ndarray:
+  """The rows of a batch as the decoder sees them."""
+  rows, pixels = split_pixels(batch)
+  return np.asarray(embed(apply, rows, image_features(batches.params(), pixels, CONFIG, ComputeConfig(), 2)))
+
+
+@pytest.mark.parametrize('streams', [1, 2, 4])
+def test_each_image_stands_where_its_row_has_it(streams, apply, spec):
+  """Whether its stream has one row, or others have images before it; two images at a time, the last time one."""
   pairs = [pair for pair in batches.records() if pair[0] == 'understanding']
-  batch = batches.batch_of(batches.make_examples(spec, pairs), (1, 2, 1), batches.DRAWING_SIZE)
-  x = np.asarray(embed(apply, batch))
+  examples = batches.make_examples(spec, pairs)
+  shape = dataclasses.replace(batches.SHAPE, images=4)
+  batch = batches.batch_of(examples, (1, 2, 1), batches.DRAWING_SIZE, streams=streams, shape=shape)
+  x = embedded(apply, batch)
   assert (batch['kinds'] == IMAGE).sum() == 4 * CONFIG.vision_encoder.num_tokens
-  for row, images in enumerate(batch['pixels']):
+  for row, images in enumerate(batches.images_of_rows(batch)):
     places = np.flatnonzero(batch['kinds'][row] == IMAGE).reshape(-1, CONFIG.vision_encoder.num_tokens)
     for place, features in zip(places, apply(images, method='embed_images')):
       np.testing.assert_allclose(x[row, place], features, atol=1e-5)
   # More placeholders than images are a mistake that must not pass for the last image.
-  batch['kinds'][0, :] = IMAGE
-  assert np.isnan(embed(apply, batch)[0]).any()
+  batch['kinds'][:2, :] = IMAGE
+  assert np.isnan(embedded(apply, batch)[:2]).any()
 
 
 def test_kinds_of_one_batch_are_told_apart(monkeypatch, spec):
@@ -241,17 +252,17 @@ def questions(spec):
     spec, num_image_tokens=SHARED.num_image_tokens, image_size=SHARED.image_size, max_length=LONG.length
   )
   pairs = [('understanding', {'images': [image() for _ in range(n)], 'turns': turns}) for n, turns in records]
-  sizes = {'num_codes': batches.NUM_CODES, 'image_size': SHARED.image_size, 'generation_size': batches.DRAWING_SIZE}
-  return make_batch(batches.make_examples(spec, pairs), (1, 2, 1), LONG, **sizes)
+  sizes = {'shape': LONG, 'image_size': SHARED.image_size, 'generation_size': batches.DRAWING_SIZE}
+  return batches.batch_of(batches.make_examples(spec, pairs), (1, 2, 1), **sizes)
 
 
 def test_with_one_encoder_an_image_of_a_question_is_what_the_vq_makes_of_it(apply, questions):
   encode = functools.partial(apply, method='encode_pixels')
   seen = with_understood_codes(questions, encode)
-  x = np.asarray(embed(apply, seen))
+  x = np.asarray(embed(apply, seen, None))
   is_image = questions['kinds'] == IMAGE
   assert is_image.sum() == 4 * batches.NUM_CODES
-  for row, images in enumerate(questions['pixels']):
+  for row, images in enumerate(batches.images_of_rows(questions, batches.NUM_CODES)):
     places = np.flatnonzero(is_image[row]).reshape(-1, batches.NUM_CODES)
     for place, image in zip(places, images):
       codes = apply(image[None], method='encode_pixels')
@@ -267,8 +278,8 @@ def test_the_loss_with_one_encoder_is_that_of_the_model_which_answers(questions)
   found = jax.jit(lambda batch: batch_losses(params, batch, ONES, SHARED, ComputeConfig(), 200)[1])(questions)
   run = jax.jit(lambda args, method: Janus(SHARED).apply({'params': params}, *args, method=method), static_argnums=1)
   total = 0.0
-  for row, segments in enumerate(questions['segments']):
-    images = iter(questions['pixels'][row])
+  for row, images in enumerate(map(iter, batches.images_of_rows(questions, batches.NUM_CODES))):
+    segments = questions['segments'][row]
     for segment in sorted(set(segments) - {0}):
       here = np.flatnonzero(segments == segment)
       kinds, tokens = questions['kinds'][row, here], questions['tokens'][row, here]

@@ -24,7 +24,7 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 
 SIZES = ImageSizes(24, 16)
-SHAPE = BatchShape(4, 120, 4, 4)
+SHAPE = BatchShape(4, 120, 16, 16)
 RATIO = tuple(map(len, NAMES.values()))
 WEIGHTS = {kind: dict.fromkeys(names, 1) for kind, names in NAMES.items()}
 WORD = re.compile(rf'({"|".join(itertools.chain.from_iterable(NAMES.values()))})\d')

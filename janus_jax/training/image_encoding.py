@@ -1,0 +1,147 @@
+"""The images of a batch, encoded: codes where one is generated, features where one is understood.
+
+Both encoders run once a step, before its microbatches, over the images of the whole batch. The rows of a stream share
+the room for them (data/packing.py): N streams of R rows each, with J images to understand and G to generate. So what
+is in a batch does not depend on the number of microbatches, and no room has to be rounded up for each of them. What
+crosses from one part of the step to the other is small: 1.2 MB of features an image in the released models, 2 kB of
+codes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE
+from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.models.janus import Janus
+
+Batch = dict[str, jax.Array]
+Encode = Callable[[jax.Array], jax.Array]  # uint8[I, size, size, 3] -> [I, P, ...].
+
+PIXELS = ('pixels', 'generation_pixels')
+# A group of images at a time may leave this fraction of the room empty in the last one.
+MAX_PADDING = 1 / 16
+
+
+def encode_images(encode: Encode, pixels: jax.Array, at_once: int) -> jax.Array:
+  """Encodes the images of every stream, a group at a time, and again in the backward pass.
+
+  Args:
+    encode: the encoder.
+    pixels: uint8[N, J, size, size, 3].
+    at_once: images of a stream in a group, at most.
+
+  Returns:
+    [N, J * P, ...].
+  """
+  N, J = pixels.shape[:2]
+  size = next(size for size in range(min(at_once, J), 0, -1) if -J % size <= J * MAX_PADDING)
+  if size == J:
+    encoded = encode(pixels.reshape(N * J, *pixels.shape[2:]))
+    return encoded.reshape(N, -1, *encoded.shape[2:])
+
+  @jax.checkpoint
+  def encode_group(group: jax.Array) -> jax.Array:
+    encoded = encode(group.reshape(N * size, *group.shape[2:]))
+    return encoded.reshape(N, size, *encoded.shape[1:])
+
+  groups = jnp.pad(pixels, [(0, 0), (0, -J % size), (0, 0), (0, 0), (0, 0)])
+  groups = jnp.moveaxis(groups.reshape(N, -1, size, *pixels.shape[2:]), 1, 0)
+  encoded = jnp.moveaxis(jax.lax.map(encode_group, groups), 0, 1)  # [N, groups, size, P, ...].
+  encoded = encoded.reshape(N, J + -J % size, *encoded.shape[3:])[:, :J]
+  return encoded.reshape(N, -1, *encoded.shape[3:])
+
+
+def with_codes(batch: Batch, encode: Encode, at_once: int = 1) -> Batch:
+  """The batch with the codes of its `generation_pixels` in `tokens` and `targets`, which hold places among them.
+
+  Args:
+    batch: of `data.packing.make_batch`, the streams one after another; as it is where codes were precomputed.
+    encode: the VQ encoder.
+    at_once: see `encode_images`.
+  """
+  if 'generation_pixels' not in batch:
+    return batch
+  batch, pixels = _without(batch, 'generation_pixels')
+  if not pixels.shape[1]:
+    return batch
+  codes = jax.lax.stop_gradient(encode_images(encode, pixels, at_once))
+
+  def looked_up(places: jax.Array, is_code: jax.Array) -> jax.Array:
+    return jnp.where(is_code, take(codes, jnp.where(is_code, places, 0)), places)
+
+  tokens = looked_up(batch['tokens'], batch['kinds'] == CODE)
+  targets = looked_up(batch['targets'], batch['losses'] == GENERATION_LOSS)
+  return {**batch, 'tokens': tokens, 'targets': targets}
+
+
+def with_understood_codes(batch: Batch, encode: Encode, at_once: int = 1) -> Batch:
+  """The batch as a model with `shared_encoder` sees it: codes where the images of questions stand, and no pixels."""
+  batch, pixels = _without(batch, 'pixels')
+  if not pixels.shape[1]:
+    return batch
+  codes = jax.lax.stop_gradient(encode_images(encode, pixels, at_once))
+  is_image = batch['kinds'] == IMAGE
+  tokens = jnp.where(is_image, take(codes, image_places(batch['kinds'], len(pixels))), batch['tokens'])
+  return {**batch, 'tokens': tokens, 'kinds': jnp.where(is_image, CODE, batch['kinds'])}
+
+
+def image_places(kinds: jax.Array, num_streams: int) -> jax.Array:
+  """int32[B, T]: which of its stream's features stands at a position of an image. Images lie in the order of rows."""
+  is_image = (kinds == IMAGE).reshape(num_streams, -1)
+  return jnp.maximum(jnp.cumsum(is_image, axis=1) - 1, 0).reshape(kinds.shape)
+
+
+def take(encoded: jax.Array, places: jax.Array) -> jax.Array:
+  """[N, J * P, ...] at int32[B, T], which counts within each of the N streams -> [B, T, ...].
+
+  NaN, or the least integer, where there is no such place.
+  """
+  places_of_streams = places.reshape(len(encoded), -1, *(1,) * (encoded.ndim - 2))
+  found = jnp.take_along_axis(encoded, places_of_streams, axis=1, mode='fill')
+  return found.reshape(*places.shape, *encoded.shape[2:])
+
+
+def resolve_codes(params: Any, batch: Batch, config: JanusConfig, compute: ComputeConfig, accumulation: int) -> Batch:
+  """The batch with every code in its place; `pixels` are left where SigLIP is to see them.
+
+  Args:
+    params: the model's tree.
+    batch: of one or more streams.
+    config: architecture.
+    compute: dtypes, kernels.
+    accumulation: microbatches: as many images are encoded at once as a microbatch has rows. The VQ encoder's float32
+      activations are the largest arrays of a step (0.3 GB an image at 384 px).
+  """
+  encode = functools.partial(Janus(config, compute).apply, {'params': params}, method='encode_pixels')
+
+  def at_once(name: str) -> int:
+    return max(len(batch['tokens']) // len(batch[name]) // accumulation, 1) if name in batch else 1
+
+  batch = with_codes(batch, encode, at_once('generation_pixels'))
+  return with_understood_codes(batch, encode, at_once('pixels')) if config.shared_encoder else batch
+
+
+def image_features(
+  params: Any, pixels: jax.Array, config: JanusConfig, compute: ComputeConfig, accumulation: int
+) -> jax.Array:
+  """uint8[N, J, size, size, 3] -> [N, J * P, Dv], by SigLIP; a group of J / accumulation images at a time."""
+  encode = functools.partial(Janus(config, compute).apply, {'params': params}, method='encode_images')
+  return encode_images(encode, pixels, -(-pixels.shape[1] // accumulation))
+
+
+def split_pixels(batch: Batch) -> tuple[Batch, jax.Array | None]:
+  """The rows of a batch, with `image_places`, and the pixels that SigLIP sees, of which there may be none (None)."""
+  if 'pixels' not in batch:
+    return batch, None
+  rows, pixels = _without(batch, 'pixels')
+  if not pixels.shape[1]:
+    return rows, None
+  return {**rows, 'image_places': image_places(rows['kinds'], len(pixels))}, pixels
+
+
+def _without(batch: Batch, name: str) -> tuple[Batch, jax.Array]:
+  return {key: value for key, value in batch.items() if key != name}, batch[name]
