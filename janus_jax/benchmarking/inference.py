@@ -12,7 +12,7 @@ from janus_jax.api import decoder_for, full_precision, request_keys
 from janus_jax.benchmarking.subject import Subject
 from janus_jax.data.images import to_uint8
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.image import generate_codes, has_guidance
+from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.sampling import Sampling
 from janus_jax.inference.text import generate_text
 
@@ -71,15 +71,12 @@ def make_decoder(subject: Subject, dtype: str, weights: str = 'full', cache_dtyp
 
 
 def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float, share: int = 1) -> Prompts:
-  """Prompts of `words` tokens, each for `share` images, the last token begin-of-image; with guidance also their
-  unconditional counterparts.
-  """
+  """Prompts of `words` tokens, each for `share` images, the last token begin-of-image (`image.guided_prompts`)."""
   tokens = _words(subject, batch // share, words, np.random.default_rng(subject.config.seed)).repeat(share, axis=0)
   tokens[:, -1] = BEGIN_OF_IMAGE
-  if has_guidance(guidance):
-    without = tokens.copy()
-    without[:, 1:-1] = PAD
-    tokens = np.concatenate([tokens, without])
+  without = tokens.copy()
+  without[:, 1:-1] = PAD
+  tokens = np.stack(guided_prompts(tokens, without, guidance))
   return Prompts(tokens, np.ones(tokens.shape, bool), None, share, words)
 
 
