@@ -14,7 +14,7 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.image import generate_codes, has_guidance
+from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import JanusConfig
 
@@ -95,7 +95,8 @@ def stream_images(
     wanted: (prompt index, image index) of each picture. Those of one prompt share it, and prompts of like length run
       together, so the order may change.
     pad_id: of the tokenizer.
-    cfg_weight: of classifier-free guidance; 0 and 1 mean none.
+    cfg_weight: of classifier-free guidance: unconditional + cfg_weight (conditional - unconditional) logits. 1 means
+      none; 0 leaves the prompt out.
     temperature: divides the logits; 0 takes the most likely code.
     top_k: only the k most likely codes; 0 keeps all.
     seed: 0 to 2^32 - 1.
@@ -106,9 +107,9 @@ def stream_images(
   """
   config, sampling = decoder.config, Sampling(temperature, top_k)
   if not np.isfinite(cfg_weight) or cfg_weight < 0:
-    raise InputError(f'cfg_weight is {cfg_weight}: expected 0 or more (0 and 1: no guidance)')
+    raise InputError(f'cfg_weight is {cfg_weight}: expected 0 or more (1: no guidance)')
   guided = has_guidance(cfg_weight)
-  guidance = float(cfg_weight) if guided else 1.0  # One program for all that means none.
+  guidance = float(cfg_weight) if guided else 1.0  # One program for both weights that leave one kind of row.
   groups, P = _same_prompt(rows, wanted), config.vq.num_tokens
   if batch_size is None:
     sizes = {'rows': 2 if guided else 1, 'slots': max((group.shared for group in groups), default=0) + P}
@@ -118,8 +119,7 @@ def stream_images(
     pairs = [wanted[i] for i in batch.rows]
     ids = [rows[prompt] for prompt, _ in pairs[:: batch.share]]
     length = bucket_length(len(ids[0]))
-    if guided:
-      ids = ids + [prompts_lib.unconditional_ids(row, pad_id) for row in ids]
+    ids = guided_prompts(ids, [prompts_lib.unconditional_ids(row, pad_id) for row in ids], cfg_weight)
     tokens, mask = left_pad(ids, pad_id, length)
     with full_precision(decoder):
       codes = generate_codes(decoder, tokens, mask, request_keys(seed, pairs), guidance=guidance, sampling=sampling)
@@ -156,7 +156,8 @@ def generate_images(
     tokenizer: from `load_tokenizer`.
     template: from `load_tokenizer`.
     num_images: per prompt.
-    cfg_weight: of classifier-free guidance; 0 and 1 mean none.
+    cfg_weight: of classifier-free guidance: unconditional + cfg_weight (conditional - unconditional) logits. 1 means
+      none; 0 leaves the prompt out.
     temperature: divides the logits; 0 takes the most likely code.
     top_k: only the k most likely codes; 0 keeps all.
     seed: 0 to 2^32 - 1.

@@ -25,7 +25,9 @@ _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Training workdir or check
 _OUT = flags.DEFINE_string('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
 _QUESTIONS = flags.DEFINE_integer('questions_per_kind', 40, 'Questions of each kind, subject and group.')
 _DRAWINGS = flags.DEFINE_integer('drawings_per_group', 20, 'Drawings of each skill and group.')
-_CFG_WEIGHT = flags.DEFINE_float('cfg_weight', None, "Weight of guidance; default: the run's config, else 1.5.")
+_CFG_WEIGHT = flags.DEFINE_float(
+  'cfg_weight', None, "Weight of guidance, 1: none. Default: as the run's config, else 1.5."
+)
 _TEMPERATURE = flags.DEFINE_float('temperature', None, "Of drawing; default: the run's config, else 0.8.")
 _TOP_K = flags.DEFINE_integer('top_k', None, "Only the k most likely codes, 0: all; default: the run's config, else 0.")
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of questions and prompts, and of drawing.')

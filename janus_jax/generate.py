@@ -31,7 +31,7 @@ _PROMPTS_FILE = flags.DEFINE_string('prompts_file', None, 'One prompt per line; 
 _OUT = flags.DEFINE_string('out', None, 'Directory for the pictures.', required=True)
 _NUM_IMAGES = flags.DEFINE_integer('num_images', 4, 'Pictures per prompt.')
 _CFG_WEIGHT = flags.DEFINE_float(
-  'cfg_weight', None, 'Weight of classifier-free guidance; 0 or 1: none. Default: as a workdir says, else 5.'
+  'cfg_weight', None, 'Weight of classifier-free guidance; 1: none, 0: no prompt. Default: as a workdir says, else 5.'
 )
 _TEMPERATURE = flags.DEFINE_float(
   'temperature', None, 'Divides the logits; 0 takes the most likely code. Default: as a workdir says, else 1.'

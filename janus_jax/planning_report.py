@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from janus_jax.planning import Setup, StagePlan, find_stage, find_start, make_setup, plan_stage
 from janus_jax.planning_hints import find_fitting
-from janus_jax.sharding.topologies import GIB, Topology
+from janus_jax.sharding.accelerators import GIB
+from janus_jax.sharding.topologies import Topology
 
 NO_SETTING = 'none that was tried'
 

@@ -117,7 +117,7 @@ def score(
     template: from `api.load_tokenizer`.
     questions_per_kind: `evaluation.embedded.build_questions`.
     drawings_per_group: `evaluation.embedded.build_drawings`.
-    cfg_weight: of classifier-free guidance; 0 and 1 mean none.
+    cfg_weight: of classifier-free guidance; 1 means none, 0 leaves the prompt out.
     temperature: of drawing.
     top_k: only the k most likely codes are drawn; 0 keeps all.
     seed: of the choice of cases and of drawing.

@@ -124,12 +124,23 @@ def test_what_is_rounded_reaches_the_decoder(model, text, monkeypatch):
     janus_jax.answer(*model, [[]], ['What?'], cache_dtype='int4', **text)
 
 
-def test_guidance_of_0_and_1_is_none(model, text):
-  zero, one, five = (
-    codes(janus_jax.generate_images(*model, [SHORT], num_images=1, cfg_weight=weight, **text)) for weight in (0, 1, 5)
+def test_guidance_goes_from_the_unconditional_to_the_conditional_row(model, text, monkeypatch):
+  """Weight 0 ignores the prompt (of equal length), weight 1 is none; either runs one row an image."""
+  prompts = ['a red cube', 'a tan cube']
+  assert len({len(row) for row in drawing.generation_rows(model[0], prompts, **text)}) == 1
+  calls = recorded(monkeypatch, drawing, 'generate_codes')
+
+  def generated(prompt: str, weight: float) -> list[int]:
+    images = janus_jax.generate_images(*model, [prompt], num_images=1, cfg_weight=weight, **text)
+    return codes(images)[0, 0].tolist()
+
+  (zero, almost_zero, almost_one, one, five), others = (
+    [generated(prompt, weight) for weight in (0, 1e-6, 1 - 1e-6, 1, 5)] for prompt in prompts
   )
-  np.testing.assert_array_equal(zero, one)
-  assert (five != one).any()
+  assert zero == almost_zero == others[0]
+  assert one == almost_one != others[3]
+  assert len({tuple(zero), tuple(one), tuple(five)}) == 3
+  assert [len(tokens) for (_, tokens, _, _), _ in calls] == 2 * [1, 2, 2, 1, 2]
 
 
 def test_kernels_are_those_of_the_device_where_parameters_lie_on_one(checkpoint, model, monkeypatch):
@@ -279,7 +290,7 @@ def test_float32_is_exact_only_inside_the_call(model, text):
     ({'num_images': 0}, 'num_images is 0: expected 1 or more'),
     ({'batch_size': 0}, 'batch_size is 0: expected 1 or more'),
     ({'seed': 2**32}, f'seed is {2**32}: expected 0 to 2^32 - 1'),
-    ({'cfg_weight': float('nan')}, 'cfg_weight is nan: expected 0 or more (0 and 1: no guidance)'),
+    ({'cfg_weight': float('nan')}, 'cfg_weight is nan: expected 0 or more (1: no guidance)'),
     ({'temperature': -1.0}, 'temperature is -1.0: expected 0 (greedy) or more, and finite'),
   ],
 )

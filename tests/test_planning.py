@@ -15,7 +15,8 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
 from janus_jax.planning import StagePlan, abstract_batch, abstract_state, find_start, held_bytes, make_setup, plan_stage
-from janus_jax.sharding.topologies import GIB, parse_topology
+from janus_jax.sharding.accelerators import GIB
+from janus_jax.sharding.topologies import parse_topology
 from janus_jax.training.state import enter_stage, flatten, new_state, place
 
 CPU_8 = parse_topology('cpu-8')

@@ -3,7 +3,8 @@
     python -m janus_jax.ablate --config=configs/ablations/guidance_dropout.py --workdir=DIR
 
 0, 10 (the recipe; Janus paper, footnote 2) and 20 %. Without dropped prompts guidance has nothing to lean on, so each
-share is also drawn from without guidance (`..._unguided`), which costs no training: those runs are forked at the end.
+share is also sampled from without guidance (`..._unguided`: weight 1), which costs no training: those runs are forked
+at the end.
 
 With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
 """

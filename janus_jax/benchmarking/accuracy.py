@@ -13,9 +13,7 @@ from janus_jax.inference.image import guided_logits
 
 
 @functools.partial(jax.jit, static_argnames='guidance')
-def code_logits(
-  decoder: Decoder, tokens: jax.Array, mask: jax.Array, codes: jax.Array, guidance: float | None
-) -> jax.Array:
+def code_logits(decoder: Decoder, tokens: jax.Array, mask: jax.Array, codes: jax.Array, guidance: float) -> jax.Array:
   """Of each code of an image when the ones before it are given.
 
   Args:
@@ -23,7 +21,7 @@ def code_logits(
     tokens: int32[R, T], as `inference.image.generate_codes` takes them, one row for each image and kind.
     mask: bool[R, T], False on left padding.
     codes: int32[N, P].
-    guidance: weight of classifier-free guidance, R = 2N; None for none, R = N.
+    guidance: weight of classifier-free guidance, R = 2N; R = N for one kind of row (`image.has_guidance`).
 
   Returns:
     float32[N, P, C].
@@ -66,7 +64,7 @@ def _hidden(
   return hidden[:, tokens.shape[1] - 1 :]
 
 
-def of_codes(full: Decoder, rounded: Decoder, prompts: Prompts, codes: np.ndarray, guidance: float | None) -> dict:
+def of_codes(full: Decoder, rounded: Decoder, prompts: Prompts, codes: np.ndarray, guidance: float) -> dict:
   """`divergence` of the codes of images int32[N, P]."""
   asked = prompts.tokens, prompts.mask, codes, guidance
   return divergence(code_logits(full, *asked), code_logits(rounded, *asked))

@@ -12,32 +12,15 @@ from janus_jax.api import decoder_for, full_precision, request_keys
 from janus_jax.benchmarking.subject import Subject
 from janus_jax.data.images import to_uint8
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.image import generate_codes, has_guidance
+from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.sampling import Sampling
 from janus_jax.inference.text import generate_text
+from janus_jax.sharding.accelerators import ACCELERATORS
 
 # Ids that stand for the special tokens; with random weights any will do.
 BOS, PAD, BEGIN_OF_IMAGE = 0, 1, 2
 WORDS = 3  # The first id of those that stand for words.
 NO_END = -1  # No token ends an answer, so that every row is as long as asked for.
-
-# Bytes per second of a device's memory, by substrings of `jax.Device.device_kind` in lower case, of which the first
-# that is found counts. Sources: docs.cloud.google.com/tpu/docs (system architecture); NVIDIA's data sheets (SXM).
-BANDWIDTHS = (
-  ('tpu v5 lite', 819e9),
-  ('tpu v5e', 819e9),
-  ('tpu v5', 2765e9),
-  ('tpu v6', 1638e9),
-  ('b200', 8000e9),
-  ('h200', 4800e9),
-  ('h100 pcie', 2000e9),
-  ('h100', 3350e9),
-  ('a100-sxm4-40gb', 1555e9),
-  ('a100', 2039e9),
-  ('l40s', 864e9),
-  ('l4', 300e9),
-  ('v100', 900e9),
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,15 +54,12 @@ def make_decoder(subject: Subject, dtype: str, weights: str = 'full', cache_dtyp
 
 
 def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float, share: int = 1) -> Prompts:
-  """Prompts of `words` tokens, each for `share` images, the last token begin-of-image; with guidance also their
-  unconditional counterparts.
-  """
+  """Prompts of `words` tokens, each for `share` images, the last token begin-of-image (`image.guided_prompts`)."""
   tokens = _words(subject, batch // share, words, np.random.default_rng(subject.config.seed)).repeat(share, axis=0)
   tokens[:, -1] = BEGIN_OF_IMAGE
-  if has_guidance(guidance):
-    without = tokens.copy()
-    without[:, 1:-1] = PAD
-    tokens = np.concatenate([tokens, without])
+  without = tokens.copy()
+  without[:, 1:-1] = PAD
+  tokens = np.stack(guided_prompts(tokens, without, guidance))
   return Prompts(tokens, np.ones(tokens.shape, bool), None, share, words)
 
 
@@ -161,5 +141,5 @@ def bytes_per_step(decoder: Decoder, head: str, slots: float) -> float:
 
 def roofline_share(bytes_read: float, seconds: float, device_kind: str) -> float | None:
   """Which part of `seconds` the memory's bandwidth accounts for, 0 to 1; None where it is not known."""
-  bandwidth = next((value for name, value in BANDWIDTHS if name in device_kind.lower()), None)
-  return None if bandwidth is None else bytes_read / bandwidth / seconds
+  device = ACCELERATORS.get(device_kind)
+  return None if device is None else bytes_read / device.memory_bandwidth / seconds

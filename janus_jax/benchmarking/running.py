@@ -95,9 +95,11 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
   """Images, with guidance: their codes, and those made pixels.
 
   Raises:
-    InputError: the peer draws something else.
+    InputError: the peer draws something else, or does not know the weight of guidance.
   """
   guidance, codes_per_image = float(subject.config.sampling.cfg_weight), subject.model.vq.num_tokens
+  if settings.peer and guidance <= 1:
+    raise InputError(f'sampling.cfg_weight is {guidance}: expected more than 1, the only weights the peer knows')
   decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
   asked = {n: inference.drawing_prompts(subject, n, request.words, guidance, request.share) for n in request.batches}
 

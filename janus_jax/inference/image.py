@@ -6,6 +6,8 @@ neither `lm_head` nor the token table is touched. Pictures of one prompt share i
 
 import functools
 import itertools
+from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +20,35 @@ from janus_jax.inference.sampling import Sampling, sample
 # Reading all of it all the time would move 1.85 times the bytes (50 tokens of prompt); four blocks move 1.2 times.
 NUM_BLOCKS = 4
 
-
-def guided_logits(logits: jax.Array, guidance: float | None) -> jax.Array:
-  """float32[B, C] -> float32[N, C]. With guidance, the second half of the rows is unconditional."""
-  if guidance is None:
-    return logits
-  conditional, unconditional = jnp.split(logits, 2)
-  return unconditional + guidance * (conditional - unconditional)
+Row = TypeVar('Row')
 
 
 def has_guidance(guidance: float) -> bool:
-  """Weights 0 and 1 mean none: the conditional rows alone decide."""
+  """Whether two kinds of rows decide: weight 1 leaves the conditional ones alone, weight 0 the unconditional ones."""
   return guidance not in (0.0, 1.0)
+
+
+def guided_prompts(conditional: Sequence[Row], unconditional: Sequence[Row], guidance: float) -> list[Row]:
+  """The prompts that `generate_codes` reads: both kinds, or the one kind that the weight leaves (`has_guidance`)."""
+  if has_guidance(guidance):
+    return [*conditional, *unconditional]
+  return list(conditional if guidance else unconditional)
+
+
+def guided_logits(logits: jax.Array, guidance: float) -> jax.Array:
+  """unconditional + guidance (conditional - unconditional), as DeepSeek's `generation_inference.py`.
+
+  Args:
+    logits: float32[B, C], rows as `guided_prompts` orders them.
+    guidance: weight.
+
+  Returns:
+    float32[N, C]; N = B / 2 where both kinds of rows decide, else N = B.
+  """
+  if not has_guidance(guidance):
+    return logits
+  conditional, unconditional = jnp.split(logits, 2)
+  return unconditional + guidance * (conditional - unconditional)
 
 
 @functools.partial(jax.jit, static_argnames=('guidance', 'sampling'))
@@ -48,7 +67,7 @@ def generate_codes(
     decoder: weights (`make_decoder`).
     tokens: int32[R, T], prompts that end in `<begin_of_image>`, left-padded, of U kinds: each has N / U consecutive
       images. With guidance R = 2U, the conditional prompts first and then their unconditional counterparts
-      (`data.prompts.unconditional_ids`) in the same order; else R = U.
+      (`data.prompts.unconditional_ids`) in the same order; else R = U, of the one kind (`guided_prompts`).
     mask: bool[R, T], False on left padding.
     keys: key[N], one per image (`sampling.row_key`).
     guidance: weight of classifier-free guidance; see `has_guidance`.
@@ -57,9 +76,8 @@ def generate_codes(
   Returns:
     int32[N, P].
   """
-  weight = guidance if has_guidance(guidance) else None
   P = decoder.config.vq.num_tokens
-  rows_per_image = 1 if weight is None else 2
+  rows_per_image = 2 if has_guidance(guidance) else 1
   rows = rows_per_image * len(keys)
   rows_per_prompt = rows // len(tokens)
   # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is drawn but never fed.
@@ -70,7 +88,7 @@ def generate_codes(
 
   def draw(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
     logits = decoder.method('image_logits', hidden[:, -1])
-    return sample(guided_logits(logits, weight), keys, step, sampling)
+    return sample(guided_logits(logits, guidance), keys, step, sampling)
 
   positions = prompt_positions(mask)
   hidden, cache = decoder.hidden(decoder.method('embed_text', tokens), positions, cache)

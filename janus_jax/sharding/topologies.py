@@ -15,8 +15,7 @@ import jax
 from jax.experimental import topologies
 
 from janus_jax.errors import InputError
-
-GIB = 2**30
+from janus_jax.sharding.accelerators import ACCELERATORS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +46,19 @@ class Chip:
   dcn_bandwidth: float
 
 
-# Memory: what libtpu 0.0.52 says is available where a program does not fit. The rest: docs.cloud.google.com/tpu/docs,
-# system architecture of each version; its ICI figures count both directions.
+def _chip(name: str, dimensions: int, counted: int, devices: int, most: int, device_kind: str) -> Chip:
+  device = ACCELERATORS[device_kind]
+  speeds = device.memory_bandwidth, device.interconnect, device.network
+  return Chip(name, dimensions, counted, devices, most, device.memory, *speeds)
+
+
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip('v5e', 2, 1, 1, 256, int(15.75 * GIB), 819e9, 200e9, 3.125e9),
-    Chip('v5p', 3, 2, 1, 4096, int(95.73 * GIB), 2765e9, 600e9, 6.25e9),
-    Chip('v6e', 2, 1, 1, 256, int(31.24 * GIB), 1638e9, 400e9, 12.5e9),
-    Chip('tpu7x', 3, 2, 2, 4096, int(94.74 * GIB), 3690e9, 300e9, 6.25e9),
+    _chip('v5e', 2, 1, 1, 256, 'TPU v5 lite'),
+    _chip('v5p', 3, 2, 1, 4096, 'TPU v5'),
+    _chip('v6e', 2, 1, 1, 256, 'TPU v6 lite'),
+    _chip('tpu7x', 3, 2, 2, 4096, 'TPU7x'),
   )
 }
 # libtpu asks the cloud what machine this is, complains where it is none, and lets one process in at a time.

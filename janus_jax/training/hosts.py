@@ -102,10 +102,12 @@ def from_first(value: bool) -> bool:
 
 
 def summed(counts: np.ndarray) -> np.ndarray:
-  """Of int64[n] of each process, below 2**31: their sum."""
+  """Sum over processes of the int64[n] that each of them gives."""
   if jax.process_count() == 1:
     return counts
-  return multihost_utils.process_allgather(counts.astype(np.int32)).astype(np.int64).sum(0)
+  # As pairs of int32: jax would cut an int64 down to its lower half.
+  gathered = multihost_utils.process_allgather(counts.astype(np.int64).view(np.int32))
+  return np.ascontiguousarray(gathered).view(np.int64).sum(0)
 
 
 def should_stop(asked: bool, step: int) -> bool:

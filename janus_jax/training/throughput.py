@@ -14,33 +14,10 @@ from collections.abc import Collection
 
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
+from janus_jax.sharding.accelerators import peak_flops
 
 # Groups of parameters (the top of their paths) that `step_flops` asks about.
 GROUPS = ('vision_encoder', 'vision_aligner', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
-
-# Dense bfloat16 TFLOP/s per device, by substrings of `jax.Device.device_kind` in lower case, of which the first that is
-# found counts. Sources: cloud.google.com/tpu/docs (system architecture); NVIDIA's data sheets (SXM, without sparsity).
-# A v2 or v3 chip is two devices to jax.
-PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
-  ('tpu v2', 22.5),
-  ('tpu v3', 61.5),
-  ('tpu v4 lite', 138),
-  ('tpu v4', 275),
-  ('tpu v5 lite', 197),
-  ('tpu v5e', 197),
-  ('tpu v5p', 459),
-  ('tpu v5', 459),
-  ('tpu v6 lite', 918),
-  ('tpu v6e', 918),
-  ('b200', 2250),
-  ('h200', 989),
-  ('h100 pcie', 756),
-  ('h100', 989),
-  ('a100', 312),
-  ('l40s', 362),
-  ('l4', 121),
-  ('v100', 125),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,12 +158,6 @@ def _adaptor_flops(sizes: tuple[int, int, int], trains: bool, below_trains: bool
   inputs, hidden, outputs = sizes
   first = _per_parameter(trains, below_trains) * inputs * hidden
   return first + _per_parameter(trains, trains or below_trains) * hidden * outputs
-
-
-def peak_flops(device_kind: str) -> float | None:
-  """Dense bfloat16 FLOP/s of one device by `jax.Device.device_kind`; None for a CPU or a device that is not known."""
-  kind = device_kind.lower()
-  return next((tflops * 1e12 for name, tflops in PEAK_TFLOPS if name in kind), None)
 
 
 def throughput(

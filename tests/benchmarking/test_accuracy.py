@@ -26,10 +26,10 @@ def words(rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
   return tokens, mask
 
 
-@pytest.mark.parametrize('guidance', [None, 5.0])
+@pytest.mark.parametrize('guidance', [1.0, 5.0])
 def test_the_likeliest_codes_are_those_that_are_drawn(decoder, guidance):
   prompts = Prompts(*words(4, 6), None)
-  codes = inference.draw_codes(decoder, prompts, guidance or 1.0, GREEDY)
+  codes = inference.draw_codes(decoder, prompts, guidance, GREEDY)
   logits = accuracy.code_logits(decoder, prompts.tokens, prompts.mask, codes, guidance)
   np.testing.assert_array_equal(np.argmax(logits, axis=-1), codes)
 

@@ -105,6 +105,13 @@ def test_drawing_is_what_the_peer_draws(torch, here, subject):
   assert len(printed(found)) > 20
 
 
+def test_weights_that_the_peer_does_not_know(subject):
+  unguided = dataclasses.replace(subject, config=subject.config.copy_and_resolve_references())
+  unguided.config.sampling.cfg_weight = 0
+  with pytest.raises(InputError, match=r'sampling\.cfg_weight is 0\.0: expected more than 1'):
+    running.generate(unguided, Request((1,), words=6, answer=0, dtype='float32'), SETTINGS)
+
+
 def test_answering_is_what_the_peer_answers(torch, here, subject):
   found = running.understand(subject, Request((2,), words=6, answer=12, dtype='float32'), SETTINGS)
   assert found['greedy_agreement'] == 1.0

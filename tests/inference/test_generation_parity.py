@@ -11,7 +11,7 @@ transformers = pytest.importorskip('transformers')
 import reference  # noqa: E402
 
 from janus_jax.inference.decoder import make_decoder  # noqa: E402
-from janus_jax.inference.image import generate_codes  # noqa: E402
+from janus_jax.inference.image import generate_codes, guided_prompts  # noqa: E402
 from janus_jax.inference.sampling import Sampling, row_key  # noqa: E402
 from janus_jax.inference.text import generate_text  # noqa: E402
 from janus_jax.models.config import ComputeConfig  # noqa: E402
@@ -63,6 +63,25 @@ def test_image_codes_of_unequal_prompts(decoder, model, guidance):
   )
   np.testing.assert_array_equal(ours, theirs.numpy())
   assert len(np.unique(ours)) > 8
+
+
+@pytest.mark.parametrize('guidance', [0.0, 0.5, 1.0, 5.0])
+def test_image_codes_of_any_weight_of_guidance(decoder, model, guidance):
+  """The formula over whole sequences without a cache; transformers' own loop knows weights above 1 only."""
+  prompt = [BOS, 5, 17, 99, 3, BOI]
+  kinds = [prompt], [[BOS, *[PAD] * (len(prompt) - 2), BOI]]
+  tokens, mask = left_padded(guided_prompts(*kinds, guidance))
+  ours = generate_codes(decoder, tokens, mask, keys(1), guidance=guidance, sampling=GREEDY)
+  with torch.inference_mode():
+    x = model.get_input_embeddings()(torch.tensor(np.concatenate(kinds)))
+    theirs = []
+    for _ in range(CONFIG.vq.num_tokens):
+      hidden = model.model.language_model(inputs_embeds=x).last_hidden_state[:, -1]
+      conditional, unconditional = model.model.generation_head(hidden)
+      theirs.append(int(torch.argmax(unconditional + guidance * (conditional - unconditional))))
+      fed = model.prepare_embeddings_for_image_generation(torch.tensor([[theirs[-1]]] * 2))
+      x = torch.cat([x, fed], dim=1)
+  assert ours[0].tolist() == theirs
 
 
 @pytest.mark.parametrize('images', [0, 1, 2])

@@ -14,7 +14,6 @@ from janus_jax.models.vq import VQ
 from janus_jax.training.throughput import (
   GROUPS,
   TokenCounts,
-  peak_flops,
   siglip_forward_flops,
   step_flops,
   throughput,
@@ -106,25 +105,6 @@ def test_frozen_parts_cost_less():
   with pytest.raises(InputError, match="'vq' is unknown"):
     step_flops(PRO_1B, counts, 4096, trained=['vq'])
   assert step_flops(PRO_1B, counts, 4096, trained=GROUPS).decoder == full
-
-
-@pytest.mark.parametrize(
-  ('kind', 'tflops'),
-  [
-    ('TPU v4', 275),
-    ('TPU v5 lite', 197),
-    ('TPU v5p', 459),
-    ('TPU v5', 459),
-    ('TPU v6 lite', 918),
-    ('NVIDIA H100 80GB HBM3', 989),
-    ('NVIDIA H200', 989),
-    ('NVIDIA A100-SXM4-40GB', 312),
-    ('cpu', None),
-    ('NVIDIA GeForce RTX 9090', None),
-  ],
-)
-def test_peaks(kind, tflops):
-  assert peak_flops(kind) == (None if tflops is None else tflops * 1e12)
 
 
 def test_text_that_is_not_predicted_meets_no_head():
