@@ -17,7 +17,7 @@ from janus_jax.models.initialization import initial_params
 from janus_jax.planning import StagePlan, abstract_batch, abstract_state, find_start, held_bytes, make_setup, plan_stage
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.sharding.topologies import parse_topology
-from janus_jax.training.state import enter_stage, flatten, new_state, place
+from janus_jax.training.state import flatten, start_stage, start_state
 
 CPU_8 = parse_topology('cpu-8')
 
@@ -41,16 +41,10 @@ def test_abstract_batch_is_like_a_real_one(tmp_path, holds_codes):
   size = None if holds_codes else batches.DRAWING_SIZE
   spec = batches.make_spec(tmp_path, size)
   pairs = [pair for pair in batches.records() if pair[0] != 'generation']
-  real = batches.batch_of(batches.make_examples(spec, pairs), (0, 0, 1, 1, 2), size)
+  real = batches.batch_of(batches.make_examples(spec, pairs), (0, 0, 1, 1, 2), size, streams=4)
   config = tiny(sequence_length=batches.SHAPE.length, **{'data/precompute_codes': holds_codes})
   setup = setup_of(config, start=planning.Start(batches.CONFIG, {}))
-  stage = dataclasses.replace(
-    setup.run.stages[0],
-    batch_size=batches.SHAPE.rows,
-    images_per_row=batches.SHAPE.images,
-    drawings_per_row=batches.SHAPE.drawings,
-  )
-  found = abstract_batch(setup, stage)
+  found = abstract_batch(setup, dataclasses.replace(batches.SHAPE, rows=1), 4)
   assert {name: (x.shape, x.dtype) for name, x in found.items()} == {
     name: (x.shape, x.dtype) for name, x in real.items()
   }
@@ -69,9 +63,10 @@ def test_abstract_state_is_that_of_a_run(stage_masks):
   dtypes = {path: 'bfloat16' if path.startswith('language_model/') else 'float32' for path in setup.start.dtypes}
   setup = dataclasses.replace(setup, start=planning.Start(model, dtypes))
   flat = {path: x.astype(dtypes[path]) for path, x in flatten(initial_params(model, 0)).items()}
-  state = new_state(planning.unflatten(flat), planning.moments(setup, 0), setup.step.optimizer)
+  of_states = setup.step.optimizer, setup.placement
+  state = start_state(planning.unflatten(flat), planning.moments(setup, 0), *of_states)
   for index in range(3):
-    state = place(enter_stage(state, planning.moments(setup, index), setup.step.optimizer), setup.placement)
+    state = start_stage(state, planning.moments(setup, index), *of_states)
     abstract = abstract_state(setup, index)
     assert described(abstract) == described(state)
     on_one = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))

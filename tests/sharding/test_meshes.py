@@ -21,7 +21,7 @@ from janus_jax.planning_collectives import received_bytes
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import ROW_AXES, make_mesh
 from janus_jax.training.losses import cross_entropy
-from janus_jax.training.state import Placement, flatten, new_state, place, place_batch
+from janus_jax.training.state import Placement, flatten, new_state, place_batch, start_state
 from janus_jax.training.step import jit_train_step
 
 STAGES = (STAGE_1, STAGE_2, STAGE_3)
@@ -40,8 +40,8 @@ def batch(tmp_path_factory):
 
 def losses(batch, config, placement=None) -> np.ndarray:
   """float[stages * steps, kinds]: the summed loss of each kind at each step."""
-  state = new_state(params(), EVERYTHING, config.optimizer)
-  state = place(state, placement) if placement else state
+  make = functools.partial(start_state, placement=placement) if placement else new_state
+  state = make(params(), EVERYTHING, config.optimizer)
   found = []
   for trained in STAGES:
     masks = {path: jnp.asarray(path in trained) for path in sorted(EVERYTHING)}

@@ -1,23 +1,26 @@
 """States: what trains in float32 with moments of its own, what is kept between stages, where everything lies."""
 
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 from training import batches
 
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.state import (
   Placement,
+  TrainState,
   abstract,
-  enter_stage,
   flatten,
   new_state,
-  place,
   place_batch,
+  start_stage,
+  start_state,
   unflatten,
 )
 
@@ -27,6 +30,20 @@ AVERAGED = OptimizerConfig(ema_decay=0.9)
 @pytest.fixture(scope='module')
 def params():
   return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), batches.params())
+
+
+@pytest.fixture(scope='module')
+def placement(params):
+  return placement_on(params, {'data': 2, 'fsdp': 2, 'tensor': 2})
+
+
+def placement_on(params, sizes) -> Placement:
+  return Placement.of(make_mesh(sizes), {path: leaf.shape for path, leaf in flatten(params).items()})
+
+
+def copied(tree):
+  """What a state may take for its own."""
+  return jax.tree.map(np.array, tree)
 
 
 def paths_of(params, *prefixes: str) -> frozenset[str]:
@@ -57,30 +74,41 @@ def test_only_what_trains_is_float32_and_has_moments(params):
   assert new_state(params, trained, OptimizerConfig()).ema is None
 
 
-def test_no_buffer_occurs_twice(params):
+def test_no_buffer_occurs_twice(params, placement):
   """A state is donated, and XLA refuses to be given a buffer twice."""
   trained = paths_of(params, 'gen_head')
-  state = new_state(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), trained, AVERAGED)
-  for one in (state, enter_stage(state, paths_of(params, 'gen_head', 'gen_embed'), AVERAGED)):
-    found = buffers(one)
+  wide = lambda: jax.tree.map(lambda leaf: np.array(leaf, np.float32), params)  # noqa: E731
+  found = buffers(new_state(jax.tree.map(jnp.asarray, wide()), trained, AVERAGED))
+  assert len(set(found)) == len(found)
+  state = start_state(wide(), trained, AVERAGED, placement)
+  more = start_stage(state, paths_of(params, 'gen_head', 'gen_embed'), AVERAGED, placement)
+  for one in (state.replace(opt_state=None), more):
+    found = [leaf.addressable_shards[0].data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(one)]
     assert len(set(found)) == len(found)
 
 
-def test_a_stage_keeps_parameters_and_counters_and_starts_moments_afresh(params):
+def advanced(state: TrainState, placement: Placement) -> TrainState:
+  """As after some steps: everything that a stage may carry over is not what it begins with."""
+
+  def ones(flat):
+    return {path: jax.device_put(np.ones(leaf.shape, leaf.dtype), leaf.sharding) for path, leaf in flat.items()}
+
+  count = lambda value: jax.device_put(np.int32(value), placement.everywhere)  # noqa: E731
+  opt_state = state.opt_state._replace(count=count(5), mu=ones(state.opt_state.mu), nu=ones(state.opt_state.nu))
+  counters = {'step': count(7), 'skipped': count(3), 'skipped_in_a_row': count(2)}
+  return state.replace(**counters, opt_state=opt_state, ema=ones(state.ema))
+
+
+def test_a_stage_keeps_parameters_and_counters_and_starts_moments_afresh(params, placement):
   first = paths_of(params, 'gen_head', 'vision_aligner')
-  state = new_state(params, first, AVERAGED)
-  ones = lambda flat: {path: jnp.ones_like(leaf) for path, leaf in flat.items()}  # noqa: E731
-  state = state.replace(
-    step=jnp.int32(7),
-    skipped=jnp.int32(3),
-    skipped_in_a_row=jnp.int32(2),
-    opt_state=state.opt_state._replace(count=jnp.int32(5), mu=ones(state.opt_state.mu), nu=ones(state.opt_state.nu)),
-    ema=ones(state.ema),
-  )
+  state = advanced(start_state(copied(params), first, AVERAGED, placement), placement)
+  before = flatten(copied(state.params))
+  old_moments = jax.tree.leaves(state.opt_state)
   second = paths_of(params, 'gen_head', 'language_model/lm_head')
-  entered = enter_stage(state, second, AVERAGED)
+  entered = start_stage(state, second, AVERAGED, placement)
+  assert all(leaf.is_deleted() for leaf in old_moments)
   assert [int(x) for x in (entered.step, entered.skipped, entered.skipped_in_a_row)] == [7, 3, 0]
-  before, after = flatten(state.params), flatten(entered.params)
+  after = flatten(entered.params)
   assert before.keys() == after.keys()
   for path in before:
     np.testing.assert_array_equal(np.asarray(after[path], np.float32), np.asarray(before[path], np.float32))
@@ -93,27 +121,74 @@ def test_a_stage_keeps_parameters_and_counters_and_starts_moments_afresh(params)
     np.testing.assert_array_equal(average, jnp.ones_like(average) if path in first else after[path])
 
 
-def test_placed_states_lie_with_their_parameters(params):
-  mesh = make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
-  placement = Placement.of(mesh, {path: leaf.shape for path, leaf in flatten(params).items()})
+def test_moments_may_be_carried_over(params, placement):
+  trained = paths_of(params, 'gen_head')
+  state = advanced(start_state(copied(params), trained, AVERAGED, placement), placement)
+  carried = start_stage(state, trained, AVERAGED, placement, carry_moments=True)
+  chex.assert_trees_all_equal(carried.replace(skipped_in_a_row=state.skipped_in_a_row), state)
+  assert int(carried.skipped_in_a_row) == 0
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_states_lie_with_their_parameters_from_the_start(params, placement, dtype):
+  """Moments in either dtype; also of what begins to train, and of parameters that come in bfloat16 from the mesh."""
+  config = OptimizerConfig(ema_decay=0.9, moment_dtype=dtype)
   trained = paths_of(params, 'language_model')
-  state = place(new_state(params, trained, AVERAGED), placement)
-  chex.assert_trees_all_equal(state, new_state(params, trained, AVERAGED))
-  table = 'language_model/embed_tokens/table'
-  for flat in (flatten(state.params), state.opt_state.mu, state.opt_state.nu, state.ema):
-    assert flat[table].sharding.spec == PartitionSpec('tensor', 'fsdp')
-    assert flat[table].addressable_shards[0].data.shape == (256, 32)
-  assert state.step.sharding.is_fully_replicated
-  for leaf, wanted in zip(jax.tree.leaves(abstract(state, placement)), jax.tree.leaves(state), strict=True):
-    assert (leaf.shape, leaf.dtype, leaf.sharding) == (wanted.shape, wanted.dtype, wanted.sharding)
+  everywhere = {path: jax.device_put(leaf, placement.params[path]) for path, leaf in flatten(copied(params)).items()}
+  for state in (
+    start_state(copied(params), trained, config, placement),
+    start_state(unflatten(everywhere), trained, config, placement),
+    start_stage(
+      start_state(copied(params), paths_of(params, 'gen_head'), config, placement), trained, config, placement
+    ),
+  ):
+    expected = new_state(params, trained, config)
+    chex.assert_trees_all_equal(state.opt_state, expected.opt_state)
+    for path, average in state.ema.items():
+      np.testing.assert_array_equal(average, flatten(state.params)[path])
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(placement.shardings(state)), strict=True):
+      assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    assert state.opt_state.mu['language_model/embed_tokens/table'].addressable_shards[0].data.shape == (256, 32)
+    for leaf, wanted in zip(jax.tree.leaves(abstract(state, placement)), jax.tree.leaves(state), strict=True):
+      assert (leaf.shape, leaf.dtype, leaf.sharding) == (wanted.shape, wanted.dtype, wanted.sharding)
+
+
+BOUNDARY = """
+import resource, sys
+import jax, numpy as np
+from janus_jax.sharding.mesh import make_mesh
+from janus_jax.training import state as lib
+from janus_jax.training.optimizer import OptimizerConfig
+jax.config.update('jax_num_cpu_devices', 8)
+shapes = {f'language_model/layers/mlp/{name}/kernel': (4, 1024, 2048) for name in ('gate', 'up')}
+mesh = make_mesh({'fsdp': 8})
+split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, 'fsdp'))
+placement = lib.Placement(mesh, dict.fromkeys(shapes, split))
+params = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
+config = OptimizerConfig(moment_dtype=sys.argv[1])
+state = lib.start_state(lib.unflatten(params), frozenset(shapes), config, placement)
+jax.block_until_ready(state)
+del params
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+state = lib.start_stage(state, frozenset(shapes), config, placement)
+jax.block_until_ready(state)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize(('dtype', 'size'), [('float32', 4), ('bfloat16', 2)])
+def test_a_boundary_takes_no_more_memory_than_a_stage(dtype, size):
+  """Moments are made where those of the stage before were: the process's peak does not grow by another set of them."""
+  moments = 2 * 2 * 4 * 1024 * 2048 * size
+  run = subprocess.run([sys.executable, '-c', BOUNDARY, dtype], capture_output=True, text=True, check=True)
+  assert int(run.stdout) < moments / 4
 
 
 def test_abstract_states_need_no_values(params):
-  mesh = make_mesh({'fsdp': 8})
-  placement = Placement.of(mesh, {path: leaf.shape for path, leaf in flatten(params).items()})
+  placement = placement_on(params, {'fsdp': 8})
   trained = paths_of(params, 'gen_head')
   shapes = jax.eval_shape(lambda: new_state(params, trained, AVERAGED))
-  real = abstract(place(new_state(params, trained, AVERAGED), placement), placement)
+  real = abstract(start_state(copied(params), trained, AVERAGED, placement), placement)
   assert jax.tree.leaves(abstract(shapes, placement)) == jax.tree.leaves(real)
 
 

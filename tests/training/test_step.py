@@ -16,7 +16,7 @@ from janus_jax.models.config import ComputeConfig
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import step as step_lib
 from janus_jax.training.optimizer import OptimizerConfig
-from janus_jax.training.state import Placement, enter_stage, flatten, new_state, place, place_batch, unflatten
+from janus_jax.training.state import Placement, flatten, place_batch, start_stage, start_state, unflatten
 from janus_jax.training.step import StepConfig, jit_train_step
 
 # What trains, for how many steps, at which rate: the reports' rates.
@@ -43,6 +43,11 @@ def batch(examples):
   return batches.batch_of(examples, batches.ROWS)
 
 
+ONE_DEVICE = Placement.of(
+  make_mesh({}, jax.devices()[:1]), {path: leaf.shape for path, leaf in flatten(params()).items()}
+)
+
+
 class CountCompilations:
   """How often XLA compiled the step inside a `with`."""
 
@@ -62,11 +67,11 @@ def through_stages(mode: str, batch) -> tuple[list, int]:
   """State before each stage and after the last, and after each; and how often the step was compiled."""
   step = jit_train_step(mode)
   everything = STAGE_1 | STAGE_2 | STAGE_3
-  state = new_state(params(), STAGE_1 if mode == 'static' else everything, STEP.optimizer)
-  snapshots = []
+  with_moments = lambda trained: trained if mode == 'static' else everything  # noqa: E731
+  state, snapshots = start_state(params(), with_moments(STAGE_1), STEP.optimizer, ONE_DEVICE), []
   with CountCompilations() as compiled:
     for trained, steps, rate in STAGES:
-      state = enter_stage(state, trained if mode == 'static' else everything, STEP.optimizer)
+      state = start_stage(state, with_moments(trained), STEP.optimizer, ONE_DEVICE)
       masks = trained if mode == 'static' else {path: jnp.array(path in trained) for path in sorted(everything)}
       before = to_numpy(state)
       for _ in range(steps):
@@ -145,14 +150,20 @@ def test_packed_loss_equals_the_loss_of_each_example_in_a_row_of_its_own(full_st
   np.testing.assert_allclose(packed['loss_sums'], sums, rtol=1e-6)
 
 
-def test_accumulating_four_microbatches_equals_one_batch(static_run, batch):
-  """The microbatches have unequal numbers of targets, so that a mean of means would show."""
+@pytest.mark.parametrize(('trained', 'accumulation', 'streams'), [(STAGE_1, 4, 1), (STAGE_3, 2, 2)])
+def test_accumulating_microbatches_equals_one_batch(static_run, examples, trained, accumulation, streams):
+  """The microbatches have unequal numbers of targets, so that a mean of means would show.
+
+  In Stage III gradients reach SigLIP, which encodes the images of all of them a group at a time.
+  """
+  batch = batches.batch_of(examples, batches.ROWS, streams=streams)
   assert len(set(batch['weights'].sum(1))) > 1
-  config = dataclasses.replace(STEP, accumulation=4)
+  config = dataclasses.replace(STEP, accumulation=accumulation)
   step = jit_train_step('static')
   (cut, cut_metrics), (whole, whole_metrics) = (
-    step(fresh(trained=STAGE_1), batch, stage_values(), masks=STAGE_1, config=c) for c in (config, STEP)
+    step(fresh(trained=trained), batch, stage_values(), masks=trained, config=c) for c in (config, STEP)
   )
+  assert (trained == STAGE_1) or np.linalg.norm(whole.opt_state.mu['vision_encoder/final_norm/scale']) > 1e-5
   for name in whole_metrics:
     np.testing.assert_allclose(cut_metrics[name], whole_metrics[name], rtol=1e-5, err_msg=name)
   assert largest_difference(to_numpy(cut.opt_state.mu), to_numpy(whole.opt_state.mu)) < 1e-6
@@ -293,14 +304,14 @@ def test_a_static_first_stage_costs_at_most_three_quarters(static_run, batch):
 # --- many devices
 
 
-def test_on_a_mesh_everything_stays_in_place_and_compiles_once(full_step, batch):
+def test_on_a_mesh_everything_stays_in_place_and_compiles_once(full_step, batch, examples):
   mesh = make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
   placement = Placement.of(mesh, {path: leaf.shape for path, leaf in flatten(params()).items()})
   config = dataclasses.replace(STEP, shardings=tuple(sorted(placement.params.items())))
   trained = STAGE_1 | {'language_model/layers/attn/o/kernel'}
-  state = place(fresh(STEP, trained), placement)
+  state = start_state(params(), trained, STEP.optimizer, placement)
   expected = placement.shardings(state)
-  placed = place_batch(batch, mesh)
+  placed = place_batch(batches.batch_of(examples, batches.ROWS, streams=4), mesh)
   with CountCompilations() as compiled:
     for _ in range(3):
       state, metrics = jit_train_step('static')(state, placed, stage_values(), masks=trained, config=config)
@@ -309,6 +320,6 @@ def test_on_a_mesh_everything_stays_in_place_and_compiles_once(full_step, batch)
   assert all(jax.tree.leaves(same)), [path for path, ok in jax.tree.leaves_with_path(same) if not ok]
   one_device = fresh(STEP, STAGE_3)
   _, exact = full_step(one_device, batch, stage_values())
-  state = place(fresh(STEP, trained), placement)
+  state = start_state(params(), trained, STEP.optimizer, placement)
   _, metrics = jit_train_step('static')(state, placed, stage_values(), masks=trained, config=config)
   np.testing.assert_allclose(metrics['loss_sums'], exact['loss_sums'], rtol=1e-5)

@@ -22,16 +22,20 @@ def test_a_window_counts_tokens_by_what_they_cost(tmp_path):
   for _ in range(2):
     window.add(batch, 0.0)
   understood, said, drawn = (int(weight) for weight in kind_weights(batch))
-  rows, images, drawings = batches.SHAPE.rows, batches.SHAPE.images, batches.SHAPE.drawings
   expected = TokenCounts(
     text=2 * int((batch['kinds'] == TEXT).sum()),
     understanding=2 * int((batch['kinds'] == IMAGE).sum()),
     generation=2 * int((batch['kinds'] == CODE).sum()),
-    images_encoded=2 * rows * images,
-    images_tokenized=2 * rows * drawings,
+    images_encoded=2 * 4,
+    images_tokenized=2 * 3,
     text_targets=2 * (understood + said),
   )
-  assert window.counts == expected
+  assert window.counts == expected  # Of images that exist; there is room for one more of each kind.
+  stream = {'examples': {}, 'skipped': {}}
+  metrics = {'loss': 0.0, 'loss_sums': np.ones(3), 'loss_weights': np.ones(3), 'skipped': 0, 'skipped_in_a_row': 0}
+  metrics |= dict.fromkeys(('grad_norm', 'param_norm', 'update_norm'), 0.0)
+  line = window.line(window.take(2, metrics, 0.0, [stream]))
+  assert (line['understanding_slots'], line['generation_slots']) == (4 / 5, 3 / 4)
   # Questions and prompts are read only; every code is predicted, and all but a drawing's last are read.
   assert 0 < expected.text_targets < expected.text
   assert 2 * drawn == expected.generation + 2 * 3
