@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 import grain
 import numpy as np
 
-from janus_jax.data.examples import Example, ExampleSpec, make_example
+from janus_jax.data.examples import Example, ExampleSpec, make_examples
 from janus_jax.data.parcels import Parcel, unwrap, wrap
 from janus_jax.errors import InputError, RecordError
 
@@ -51,7 +51,7 @@ class Reading:
     """
     rng = np.random.default_rng([self.seed, zlib.crc32(source.encode()), position])
     kind = source.split('/', 1)[0]
-    return make_example(kind, self.views[source][position], self.spec, rng, self.guidance_dropout)
+    return make_examples(kind, self.views[source][position], self.spec, rng, self.guidance_dropout)[0]
 
 
 class Workers:

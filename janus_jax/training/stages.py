@@ -34,6 +34,8 @@ class Stage:
     loss_weights: of a target of each kind.
     images_per_row: understanding images that a row has room for.
     drawings_per_row: images to draw that a row has room for.
+    expected_tokens: mean length of an example of each kind, images included: what `plan` assumes, which reads no data.
+    carry_moments: keep Adam's moments of the stage before, which must train the same parameters.
   """
 
   name: str
@@ -50,6 +52,8 @@ class Stage:
   loss_weights: tuple[float, float, float]
   images_per_row: int
   drawings_per_row: int
+  expected_tokens: tuple[float, float, float]
+  carry_moments: bool
 
 
 # Stages may leave these out.
@@ -61,6 +65,8 @@ DEFAULTS: dict[str, Any] = {
   'loss_weights': (1.0, 1.0, 1.0),
   'images_per_row': 1,
   'drawings_per_row': 1,
+  'expected_tokens': (800.0, 1000.0, 650.0),
+  'carry_moments': False,
 }
 
 
@@ -89,7 +95,7 @@ def _read_stage(name: str, fields: ConfigDict) -> Stage:
   for field in known:
     if field not in given:
       raise InputError(f'stages.{name}.{field} is missing')
-  for field in ('trainable', 'ratio', 'loss_weights'):
+  for field in ('trainable', 'ratio', 'loss_weights', 'expected_tokens'):
     given[field] = tuple(given[field])
   stage = Stage(name=name, **given)
   _check(stage)
@@ -105,6 +111,10 @@ def _check(stage: Stage) -> None:
     values = getattr(stage, field)
     if len(values) != len(KINDS) or min(values) < 0 or not sum(values):
       raise InputError(f'{where}.{field} is {values}: expected {":".join(KINDS)}, none negative, not all 0')
+  if len(stage.expected_tokens) != len(KINDS) or min(stage.expected_tokens) <= 0:
+    raise InputError(f'{where}.expected_tokens is {stage.expected_tokens}: expected {":".join(KINDS)}, all positive')
+  if not isinstance(stage.carry_moments, bool):
+    raise InputError(f'{where}.carry_moments is {stage.carry_moments!r}: expected True or False')
   for kind, share in zip(KINDS, stage.ratio):
     if share and not sum(stage.sources.get(kind, {}).values()):
       raise InputError(f'{where}.sources: no source of {kind}, which has a share of {share} in the ratio')

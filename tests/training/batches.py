@@ -9,8 +9,9 @@ import numpy as np
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
 from janus_jax.conversion.special_tokens import special_token_ids
+from janus_jax.data import examples as examples_lib
 from janus_jax.data import prompts
-from janus_jax.data.examples import Example, ExampleSpec, make_example
+from janus_jax.data.examples import Example, ExampleSpec
 from janus_jax.data.packing import BatchShape, make_batch
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.models.config import PRESETS
@@ -82,7 +83,8 @@ ROWS = (0, 1, 1, 1, 2, 0, 3, 3)
 
 
 def make_examples(spec: ExampleSpec, pairs: list[tuple[str, dict]]) -> list[Example]:
-  return [make_example(kind, record, spec, np.random.default_rng(0), 0.0) for kind, record in pairs]
+  made = (examples_lib.make_examples(kind, record, spec, np.random.default_rng(0), 0.0) for kind, record in pairs)
+  return [example for (example,) in made]
 
 
 def batch_of(

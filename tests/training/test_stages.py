@@ -102,6 +102,9 @@ def test_a_group_is_not_taken_for_one_whose_name_it_ends():
     ('schedule', 'step', r"^stages\.stage2: schedule is 'step': expected one of constant, cosine, linear$"),
     ('warmup_steps', 10**6, 'expected 0 to the'),
     ('trainable', (), r'^stages\.stage2\.trainable is empty'),
+    ('expected_tokens', (800, 0, 650), r'^stages\.stage2\.expected_tokens is \(800, 0, 650\): .*, all positive$'),
+    ('expected_tokens', (800,), r'^stages\.stage2\.expected_tokens is \(800,\): expected understanding:text:gen'),
+    ('carry_moments', 'yes', r"^stages\.stage2\.carry_moments is 'yes': expected True or False$"),
     ('learning_rat', 1.0, r'^stages\.stage2\.learning_rat is unknown: expected one of steps, '),
   ],
 )
