@@ -17,6 +17,9 @@ def default_config() -> ConfigDict:
   # Where architecture, tokenizer and parameters come from: a checkpoint of any layout or a workdir, or the pretrained
   # parts a real run starts from: 'vision_encoder=PATH,vq=FILE,language_model=PATH' (as `janus_jax.convert` does it).
   config.init_from = ''
+  # How roles are named in a Janus made of parts: 'deepseek' <|User|> and <|Assistant|>, as Janus-Pro's (also where
+  # this is empty), 'deepseek_old' User and Assistant, as Janus-1.3B's. A checkpoint has its own.
+  config.template = ''
   config.seed = 0
   # True: images are understood through the VQ too, as they are drawn (models.config.JanusConfig), where the checkpoint
   # that the run starts from has two encoders. `vision_encoder` and `vision_aligner` cannot train then.
