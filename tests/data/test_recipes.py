@@ -3,10 +3,12 @@
 import importlib.util
 import pathlib
 
+import numpy as np
 import pytest
 
 from janus_jax.data.examples import KINDS
 from janus_jax.data.sources.build import FORMATS, read_specs
+from janus_jax.training.report_data import TOKENS
 from janus_jax.training.stages import read_stages
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
@@ -44,9 +46,70 @@ def test_there_is_an_example_of_every_format():
   assert found == set(FORMATS)
 
 
-@pytest.mark.parametrize('name', ['janus_pro_1b', 'janus_pro_7b', 'janus_1_3b'])
+REPORTS = ('janus_1_3b', 'janus_pro_1b', 'janus_pro_7b')
+
+
+@pytest.mark.parametrize('name', REPORTS)
 def test_the_reports_read_their_own_data(name):
   check(load(CONFIGS / f'{name}.py', '/data'))
-  stages = {stage.name: stage.sources for stage in read_stages(load(CONFIGS / f'{name}.py', '/data'))}
-  assert stages['stage1']['generation'] == {'imagenet': 1}
-  assert stages['stage2']['generation'] == stages['stage3']['generation'] == {'real': 1, 'synthetic': 1}
+
+
+def generated(config) -> list[set[tuple]]:
+  """What each stage generates: (where it lies, how often, template, part of the captions cut to a sentence)."""
+  specs = read_specs(config.data.sources)
+
+  def described(name: str, weight: int) -> tuple:
+    where = specs[name].path[0].removeprefix('/data/').removesuffix('/*.tar')
+    return where, weight, specs[name].template, specs[name].fields.first_sentence
+
+  stages = [config.stages[stage].sources.generation for stage in config.run]
+  return [{described(name, weight) for name, weight in weights.items()} for weights in stages]
+
+
+def test_janus_generates_what_its_paper_says():
+  """arXiv 2410.13848, section 4.1: ImageNet in Stage I and two thirds of Stage II, captions of which a quarter
+  is cut in the last third, nothing synthetic, all as `<caption><image>`; conversations in Stage III.
+  """
+  config = load(CONFIGS / 'janus_1_3b.py', '/data')
+  imagenet = ('imagenet2012', 1, 'raw', 0.0)
+  assert generated(config) == [{imagenet}, {imagenet}, {('real', 1, 'raw', 0.25)}, {('real', 1, 'chat', 0.0)}]
+  assert (
+    config.stages.stage2_imagenet.steps / (config.stages.stage2_imagenet.steps + config.stages.stage2.steps) == 2 / 3
+  )
+  assert config.template == 'deepseek_old'
+
+
+@pytest.mark.parametrize('name', ['janus_pro_1b', 'janus_pro_7b'])
+def test_janus_pro_generates_what_its_report_says(name):
+  """arXiv 2501.17811, sections 2.2 and 2.3: no ImageNet in Stage II, real : synthetic 1 : 1 there, dense captions."""
+  config = load(CONFIGS / f'{name}.py', '/data')
+  assert generated(config) == [
+    {('imagenet2012', 1, 'raw', 0.0)},
+    {('real', 1, 'raw', 0.0), ('synthetic', 1, 'raw', 0.0)},
+    {('real', 1, 'chat', 0.0)},
+  ]
+  assert config.template in ('', 'deepseek')
+
+
+@pytest.mark.parametrize('name', REPORTS)
+def test_pretraining_understands_without_roles(name):
+  """Janus paper: `<image><text>` in Stage I, `<image>Describe the image in detail.<caption>` in Stage II."""
+  config = load(CONFIGS / f'{name}.py', '/data')
+  specs = read_specs(config.data.sources)
+  assert {specs[source].fields.questions for source in config.stages.stage1.sources.understanding} == {('',)}
+  assert specs['captions'].fields.questions == ('Describe the image in detail.',)
+  for stage in config.run:
+    templates = {specs[source].template for source in config.stages[stage].sources.understanding}
+    assert templates == ({'chat'} if stage == 'stage3' else {'raw'})
+
+
+@pytest.mark.parametrize('name', REPORTS)
+def test_the_lengths_that_plan_assumes_are_those_of_the_stage_s_sources(name):
+  """With and without the data: `plan` reads none."""
+  with_data = read_stages(load(CONFIGS / f'{name}.py', '/data'))
+  for stage, other in zip(with_data, read_stages(load(CONFIGS / f'{name}.py'))):
+    assert stage.expected_tokens == other.expected_tokens
+    for kind, share, expected in zip(KINDS, stage.ratio, stage.expected_tokens):
+      lengths = {TOKENS[source]: weight for source, weight in stage.sources.get(kind, {}).items()}
+      if share:
+        assert expected == np.average(list(lengths), weights=list(lengths.values()))
