@@ -33,7 +33,7 @@ def default_config() -> ConfigDict:
   config.stage_masks = 'static'
 
   # Data: 'embedded' is the embedded world, 'files' what `data.sources` names. That is {name: entry}, an entry having
-  # `kind`, `format`, `path` and what its fields mean (data/sources/build.py: SourceSpec, records.py: Fields).
+  # `kind`, `format`, `path`, what its fields mean and what its records become (configs/README.md).
   config.data = ConfigDict({'name': 'embedded', 'directory': '', 'world_grid': 0, 'num_train': 8000})
   config.data.sources = ConfigDict()
   # Whether images to draw are encoded once, before the first step, or in each step that draws them.

@@ -1,13 +1,16 @@
 """The recipes that read files: every source that a stage names is described, and is of the kind wanted there."""
 
+import ast
 import importlib.util
 import pathlib
+import re
 
 import numpy as np
 import pytest
 
 from janus_jax.data.examples import KINDS
 from janus_jax.data.sources.build import FORMATS, read_specs
+from janus_jax.data_checking import stage_fractions
 from janus_jax.training.report_data import TOKENS
 from janus_jax.training.stages import read_stages
 
@@ -44,6 +47,27 @@ def test_there_is_an_example_of_every_format():
     spec.format for name in EXAMPLES for spec in read_specs(load(CONFIGS / 'data' / f'{name}.py').data.sources).values()
   }
   assert found == set(FORMATS)
+
+
+def test_the_readme_of_configs_has_entries_that_are_read():
+  text = (CONFIGS / 'README.md').read_text()
+  (code,) = re.findall(r'```python\nconfig\.data\.sources = (.*?)```', text, re.DOTALL)
+  specs = read_specs(ast.literal_eval(code))
+  assert {spec.format for spec in specs.values()} == set(FORMATS)
+  for name in EXAMPLES:
+    assert f'data/{name}.py' in text
+
+
+def test_the_readme_of_configs_counts_tokens_right():
+  text = ' '.join((CONFIGS / 'README.md').read_text().split())
+  stage = next(stage for stage in read_stages(load(CONFIGS / 'janus_pro_7b.py', '/data')) if stage.name == 'stage2')
+  assert stage.ratio == (2, 3, 5)
+  for lengths, said in (((800, 4096, 650), '9 : 72 : 19'), (stage.expected_tokens, '23 : 27 : 50')):
+    of_sources = {f'{kind}/{name}': n for kind, n in zip(KINDS, lengths) for name in stage.sources[kind]}
+    found = stage_fractions(stage, of_sources)
+    by_kind = [sum(tokens for name, (_, tokens) in found.items() if name.startswith(kind)) for kind in KINDS]
+    assert ' : '.join(f'{100 * part:.0f}' for part in by_kind) == said
+    assert f'it is {said}' in text or f'2 : 3 : 5 is {said}' in text
 
 
 REPORTS = ('janus_1_3b', 'janus_pro_1b', 'janus_pro_7b')
