@@ -3,14 +3,13 @@
     python -m janus_jax.train --config=configs/janus_pro_1b.py:ROOT --workdir=DIR \
         --config.init_from=vision_encoder=siglip-large-patch16-384,vq=vq_ds16_t2i.pt,language_model=deepseek-llm-1.5b-base
 
-The report's hardware: 16 nodes of 8 A100-40GB for 9 days. Not run here. Every number is from Table 2
-of the Janus-Pro report (arXiv 2501.17811) unless a comment says
-otherwise; ROOT holds the data
+The report's hardware: 16 nodes of 8 A100-40GB for 9 days. Not run here. Every number is from Table 2 of the Janus-Pro
+report (arXiv 2501.17811) unless a comment says otherwise; README.md has what is assumed. ROOT holds the data
 (training/report_data.py); without `:ROOT` the embedded world stands in for it.
 """
 
 from janus_jax.training.defaults import default_config, set_stages
-from janus_jax.training.report_data import use_report_data
+from janus_jax.training.report_data import JANUS_PRO, use_report_data
 
 
 def get_config(root: str = ''):
@@ -20,11 +19,9 @@ def get_config(root: str = ''):
   sources = {
     'understanding': {'shapes': 1, 'digits': 1},
     'text': {'captions': 1},
-    # Real : synthetic 1 : 1 (section 2.2).
     'generation': {'shapes': 1, 'digits': 1},
   }
-  # 4096 positions hold at most 6 images of 576 features or codes with their text.
-  common = {'sources': sources, 'schedule': 'constant', 'weight_decay': 0.0, 'images_per_row': 6, 'drawings_per_row': 6}
+  common = {'sources': sources, 'schedule': 'constant', 'weight_decay': 0.0}
   # Not stated when `gen_embed` trains; the released table is not the codebook any more, so it did.
   new_parts = ('vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed')
   stages = {
@@ -60,6 +57,5 @@ def get_config(root: str = ''):
     },
   }
   set_stages(config, stages)
-  if root:
-    use_report_data(config, root)
+  use_report_data(config, JANUS_PRO, root)
   return config

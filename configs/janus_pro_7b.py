@@ -4,12 +4,12 @@
         --config.init_from=vision_encoder=siglip-large-patch16-384,vq=vq_ds16_t2i.pt,language_model=deepseek-llm-7b-base
 
 The report's hardware: 32 nodes of 8 A100-40GB for 14 days. Not run here. Differs from the 1B in the length of Stage III
-(Table 2 of arXiv 2501.17811); ROOT holds the data
-(training/report_data.py); without `:ROOT` the embedded world stands in for it.
+(Table 2 of arXiv 2501.17811). ROOT holds the data (training/report_data.py); without `:ROOT` the embedded world stands
+in for it.
 """
 
 from janus_jax.training.defaults import default_config, set_stages
-from janus_jax.training.report_data import use_report_data
+from janus_jax.training.report_data import JANUS_PRO, use_report_data
 
 
 def get_config(root: str = ''):
@@ -20,7 +20,7 @@ def get_config(root: str = ''):
     'text': {'captions': 1},
     'generation': {'shapes': 1, 'digits': 1},
   }
-  common = {'sources': sources, 'schedule': 'constant', 'weight_decay': 0.0, 'images_per_row': 6, 'drawings_per_row': 6}
+  common = {'sources': sources, 'schedule': 'constant', 'weight_decay': 0.0}
   new_parts = ('vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed')
   stages = {
     'stage1': {
@@ -53,6 +53,5 @@ def get_config(root: str = ''):
     },
   }
   set_stages(config, stages)
-  if root:
-    use_report_data(config, root)
+  use_report_data(config, JANUS_PRO, root)
   return config

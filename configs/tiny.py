@@ -41,8 +41,6 @@ def get_config():
     'warmup_steps': 30,
     'schedule': 'cosine',
     'final_fraction': 0.05,
-    'images_per_row': 2,
-    'drawings_per_row': 2,
     # Answers are a few tokens, drawings 36 codes: without weights nearly all the loss would be drawing.
     'loss_weights': (2.0, 1.0, 1.0),
   }

@@ -13,7 +13,7 @@ from absl import flags
 from janus_jax import cli
 from janus_jax.conversion.checkpoint import FORMATS, Checkpoint, open_checkpoint, write_checkpoint
 from janus_jax.conversion.export import DTYPES, cast_params, export_bytes, exporting
-from janus_jax.conversion.parts import GEN_EMBED_CHOICES, compose
+from janus_jax.conversion.parts import GEN_EMBED_CHOICES, TEMPLATES, compose
 from janus_jax.conversion.resample import resize_images
 
 _INPUT = flags.DEFINE_string('input', None, 'Checkpoint directory of any layout.')
@@ -26,6 +26,9 @@ _VISION_ENCODER = flags.DEFINE_string('vision_encoder', None, "Part: directory o
 _VQ = flags.DEFINE_string('vq', None, "Part: LlamaGen's VQ-16 as a .pt or .safetensors file.")
 _LANGUAGE_MODEL = flags.DEFINE_string('language_model', None, "Part: directory of transformers' LlamaForCausalLM.")
 _GEN_EMBED = flags.DEFINE_enum('gen_embed', 'codebook', GEN_EMBED_CHOICES, 'How a composed gen_embed starts.')
+_TEMPLATE = flags.DEFINE_enum(
+  'template', 'deepseek', TEMPLATES, "Roles of a composed model: tokens as Janus-Pro's, or words as Janus-1.3B's."
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the new parts of a composed model.')
 
 
@@ -41,7 +44,7 @@ def _open() -> Checkpoint:
     raise flags.Error('expected --input, or --vision_encoder, --vq and --language_model')
   if missing:
     raise flags.Error(f'--{missing[0]} is missing: a composed model needs all of {", ".join(parts)}')
-  return compose(**parts, gen_embed=_GEN_EMBED.value, seed=_SEED.value)
+  return compose(**parts, gen_embed=_GEN_EMBED.value, seed=_SEED.value, template=_TEMPLATE.value)
 
 
 def main() -> None:

@@ -137,7 +137,8 @@ def _check_manifests(specs: Mapping[str, SourceSpec], model: JanusConfig, open_s
 def _samples(held_out: Sources, count: int) -> Samples:
   """The first good held-out records: prompts to draw, and first questions about one image."""
   prompts = (record['prompt'] for record in _good_records(held_out['generation']))
-  asked = (record for record in _good_records(held_out['understanding']) if len(record['images']) == 1)
+  found = (record for record in _good_records(held_out['understanding']) if 'turns' in record)
+  asked = (record for record in found if len(record['images']) == 1)
   questions = ((record['images'][0], record['turns'][0].replace(IMAGE_PLACEHOLDER, '').strip()) for record in asked)
   return Samples(list(itertools.islice(prompts, count)), list(itertools.islice(questions, count)))
 

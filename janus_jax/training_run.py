@@ -187,7 +187,8 @@ def open_start(config: ConfigDict) -> Checkpoint:
   Raises:
     InputError: `init_from` names none, or it is not one.
   """
-  checkpoint = _open(config.init_from)
+  checkpoint = _open(config.init_from, config.template)
+  workdirs.check_template(config, checkpoint)
   return dataclasses.replace(checkpoint, config=as_trained(checkpoint.config, config))
 
 
@@ -196,7 +197,7 @@ def as_trained(model: JanusConfig, config: ConfigDict) -> JanusConfig:
   return dataclasses.replace(model, shared_encoder=model.shared_encoder or config.shared_encoder)
 
 
-def _open(init_from: str) -> Checkpoint:
+def _open(init_from: str, template: str) -> Checkpoint:
   if not init_from:
     raise InputError('init_from is empty: expected a checkpoint, or vision_encoder=PATH,vq=FILE,language_model=PATH')
   if '=' not in init_from:
@@ -204,4 +205,4 @@ def _open(init_from: str) -> Checkpoint:
   parts = dict(part.split('=', 1) for part in init_from.split(','))
   if sorted(parts) != sorted(PARTS):
     raise InputError(f'init_from names {", ".join(parts)}: expected all of {", ".join(PARTS)}')
-  return compose(**parts, gen_embed='codebook', seed=0)
+  return compose(**parts, gen_embed='codebook', seed=0, template=template or 'deepseek')

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
-from janus_jax.conversion.companions import companions_for
+from janus_jax.conversion.companions import companions_for, template_of
+from janus_jax.conversion.special_tokens import special_token_ids
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
@@ -33,6 +34,17 @@ def config_dict(config: ConfigDict) -> dict[str, Any]:
 
 def is_begun(workdir: str) -> bool:
   return os.path.exists(os.path.join(workdir, CONFIG_FILE))
+
+
+def check_template(config: ConfigDict, checkpoint: Checkpoint) -> None:
+  """Raises InputError where the config names another template than that of the checkpoint a run starts from."""
+  if not config.template or 'tokenizer.json' not in checkpoint.companions:
+    return
+  own = template_of(checkpoint.companions, special_token_ids(checkpoint.companions['tokenizer.json']))
+  if config.template != own:
+    raise InputError(
+      f'template is {config.template!r}: expected {own!r} or nothing, as {config.init_from} was trained with that'
+    )
 
 
 def prepare(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None, force: bool) -> None:

@@ -72,6 +72,16 @@ def test_the_first_good_held_out_records_are_looked_at(tmp_path):
   assert not data.holds_codes
 
 
+def test_a_raw_source_has_no_questions_to_look_at(tmp_path):
+  (tmp_path / '0.png').write_bytes(encoded(cuts(1)[0], 1)[1])
+  (tmp_path / 'captions.json').write_text(json.dumps([{'image': '0.png', 'caption': 'Roofs.'}] * 2))
+  entry = {**LLAVA, 'path': str(tmp_path / 'captions.json'), 'image_folder': str(tmp_path), 'held_out': 1}
+  raw = entry | {'answer': 'caption', 'template': 'raw'}
+  data = open_data(config_of({'raw': raw}), MODEL, str(tmp_path), lambda: None, 2)
+  assert data.held_out['understanding']['raw'][0]['text'] == 'Roofs.'
+  assert data.samples.questions == []
+
+
 def test_codes_of_another_vq_are_refused_where_a_run_begins(tmp_path):
   checkpoint = small_checkpoint.write(tmp_path / 'checkpoint')
   images = [np.asarray(image) for image in cuts(3)]

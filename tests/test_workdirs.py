@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conversion.checkpoints import TINY, TOKENIZER
+from conversion.fixtures import BOI, BOS, EOI, EOS, PAD, make_tokenizer
 from ml_collections import ConfigDict
 
 from janus_jax import workdirs
@@ -26,6 +27,17 @@ def test_a_new_workdir_holds_model_tokenizer_config_and_revision(tmp_path):
   assert json.loads((workdir / 'config.json').read_text())['stages']['stage1']['ratio'] == [1, 0, 3]
   assert (workdir / 'tokenizer.json').read_bytes() == TOKENIZER
   assert (workdir / 'revision.txt').read_text().strip()
+
+
+def test_a_checkpoint_keeps_its_own_template():
+  """`template` is what a Janus made of parts is taught; a checkpoint has been taught already."""
+  for name in ('', 'deepseek'):
+    workdirs.check_template(config(template=name, init_from='PATH'), START)
+  old = Checkpoint(TINY, {}, {'tokenizer.json': make_tokenizer((BOS, EOS, PAD, BOI, EOI))}, {}, ())
+  workdirs.check_template(config(template='deepseek_old', init_from='PATH'), old)
+  for name, start, own in (('deepseek_old', START, 'deepseek'), ('deepseek', old, 'deepseek_old'), ('x', old, '.*')):
+    with pytest.raises(InputError, match=rf"^template is '{name}': expected '{own}' or nothing, as PATH was trained"):
+      workdirs.check_template(config(template=name, init_from='PATH'), start)
 
 
 def test_the_same_config_is_taken_up_again(tmp_path):

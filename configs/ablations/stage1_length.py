@@ -2,8 +2,9 @@
 
     python -m janus_jax.ablate --config=configs/ablations/stage1_length.py --workdir=DIR
 
-Stage I of 0, 1/4, 1/2, 1, 2 and 4 times the recipe's steps; Stages II and III stay as they are, so that a longer
-Stage I costs more (it is a small part: the report shows how much). Janus-Pro doubled Janus's.
+Stage I of 0, 1/4, 1/2, 1, 2 and 4 times the recipe's steps, with as long a part of them to warm up; Stages II and III
+stay as they are, so that a longer Stage I costs more (it is a small part: the report shows how much). Janus-Pro doubled
+Janus's, and its warm-up with it (300 steps of 10K, 600 of 20K).
 
 With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
 """
@@ -17,13 +18,13 @@ TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
 
 def get_config(scale: str = '1'):
   base = scaled(read_recipe(TINY), scale)
-  steps = base.stages.stage1.steps
-  variants = {
-    'none': {'run': ('stage2', 'stage3')},
-    'quarter': {'stages.stage1.steps': times(steps, 1 / 4)},
-    'half': {'stages.stage1.steps': times(steps, 1 / 2)},
-    'recipe': {},
-    'double': {'stages.stage1.steps': 2 * steps},
-    'fourfold': {'stages.stage1.steps': 4 * steps},
+  stage = base.stages.stage1
+  factors = {'quarter': 1 / 4, 'half': 1 / 2, 'recipe': 1, 'double': 2, 'fourfold': 4}
+  variants = {'none': {'run': ('stage2', 'stage3')}} | {
+    name: {
+      'stages.stage1.steps': times(stage.steps, factor),
+      'stages.stage1.warmup_steps': int(stage.warmup_steps * factor),
+    }
+    for name, factor in factors.items()
   }
   return ablation_config(base, variants, 'recipe')

@@ -27,7 +27,7 @@ def get_config():
   set_stages(
     config,
     {
-      'stage2': {**common, 'ratio': (0, 0, 1), 'images_per_row': 0, 'trainable': (*ADAPTORS, 'language_model')},
+      'stage2': {**common, 'ratio': (0, 0, 1), 'trainable': (*ADAPTORS, 'language_model')},
       'stage3': {**common, 'ratio': (5, 1, 4), 'trainable': (*ADAPTORS, 'language_model', 'vision_encoder')},
     },
   )

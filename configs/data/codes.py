@@ -1,4 +1,4 @@
-"""Images to draw whose codes were computed once, which saves encoding them in every epoch.
+"""Images to generate whose codes were computed once, which saves encoding them in every epoch.
 
     python -m janus_jax.train --config=configs/data/codes.py --config.init_from=PATH --workdir=DIR
 
@@ -18,7 +18,6 @@ def get_config():
       'path': 'data/codes/*.array_record',  # manifest.json beside them must name the VQ that the run starts from.
       'codes': 'codes',
       'prompt': 'prompt',
-      'first_sentence': 0.25,
     },
   }
   return finetune_config(sources, ratio=(0, 0, 1))

@@ -1,4 +1,4 @@
-"""A folder of images with captions beside them, to draw: cat.jpg and cat.txt.
+"""A folder of images with captions beside them, to generate: cat.jpg and cat.txt.
 
     python -m janus_jax.train --config=configs/data/folder.py --config.init_from=PATH --workdir=DIR
 

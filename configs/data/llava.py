@@ -17,6 +17,7 @@ def get_config():
       'image_folder': 'data',  # What the paths in the file are relative to.
       'image': 'image',  # The field with the path, or with a list of paths. Items without it are plain conversations.
       'conversations': 'conversations',  # [{'from': 'human', 'value': ...}, ...], or {'role', 'content'}.
+      'long': 'cut',  # What becomes of conversations longer than a row: the first turns that fit stay. Or 'skip'.
       'held_out': 500,  # The last records measure the loss and are never trained on.
     },
   }

@@ -15,8 +15,8 @@ def get_config():
       'format': 'parquet',  # Row groups are shuffled, and the rows in each: mix them when you write them.
       'path': 'data/captions/train-*.parquet',
       'image': 'image',  # A column of bytes, of {'bytes', 'path'}, or of paths.
-      'answer': 'caption',  # A column of text, or of lists of texts, of which one is drawn.
-      'questions': ('Describe the image in detail.', 'What does the image show?'),  # One is drawn.
+      'answer': 'caption',  # A column of text, or of lists of texts, of which one is sampled.
+      'questions': ('Describe the image in detail.', 'What does the image show?'),  # One is sampled.
       'held_out': 500,
     },
   }

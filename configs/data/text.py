@@ -14,6 +14,7 @@ def get_config():
       'kind': 'text',
       'format': 'text',  # Documents with blank lines between them.
       'path': 'data/corpus/*.txt',
+      'long': 'split',  # Documents longer than a row become several examples. Or 'skip'.
     },
     'web': {
       'kind': 'text',
@@ -26,6 +27,7 @@ def get_config():
       'format': 'json_lines',
       'path': 'data/chats.jsonl',
       'conversations': 'messages',  # [{'role': 'user', 'content': ...}, ...].
+      'system': '',  # Comes before each. Questions about images get Janus's own where nothing is said.
     },
   }
   return finetune_config(sources, ratio=(0, 1, 0))

@@ -22,14 +22,14 @@ def get_config():
       'split': 'train',
       'prompt': 'label',  # A class label becomes its name,
       'names': 'data/imagenet_names.txt',  # or line n of this file: TFDS calls ImageNet's classes n01440764.
-      'wordings': ('{}', 'a photo of a {}'),  # One is drawn.
+      'wordings': ('{}', 'a photo of a {}'),  # One is sampled.
     },
     'coco': {
       'kind': 'understanding',
       'format': 'tfds',
       'path': 'coco_captions',
       'directory': 'data/tfds',
-      'answer': 'captions/text',  # A field within a field; of its list one is drawn.
+      'answer': 'captions/text',  # A field within a field; of its list one is sampled.
     },
   }
   return finetune_config(sources, ratio=(1, 0, 3))

@@ -1,4 +1,4 @@
-"""WebDataset and img2dataset tars of images with captions, to draw.
+"""WebDataset and img2dataset tars of images with captions, to generate.
 
     python -m janus_jax.train --config=configs/data/webdataset.py --config.init_from=PATH --workdir=DIR
 
@@ -16,7 +16,8 @@ def get_config():
       'path': 'data/laion/*.tar',
       'image': 'jpg',  # The ending of the members that are images,
       'prompt': 'txt',  # and of those that are captions.
-      'first_sentence': 0.25,  # Share of the captions that are cut after their first sentence (Janus paper).
+      'first_sentence': 0.0,  # Fraction of captions cut after their first sentence: 0.25 in Janus's Stage II.
+      'template': 'chat',  # As `generate` asks. 'raw' leaves out the roles, as pretraining does.
     },
   }
   return finetune_config(sources, ratio=(0, 0, 1))

@@ -142,8 +142,10 @@ def _special_tokens(companions: Companions, config: JanusConfig) -> SpecialToken
   return tokens
 
 
-def _has_role_tokens(companions: Companions, tokens: SpecialTokens) -> bool:
-  return tokens.user is not None and _json(companions, 'processor_config.json').get('sft_format') != 'deepseek_old'
+def template_of(companions: Companions, tokens: SpecialTokens) -> Literal['deepseek', 'deepseek_old']:
+  """How the checkpoint of the files names who speaks, as `sft_format` calls it: by role tokens, or by plain words."""
+  old = tokens.user is None or _json(companions, 'processor_config.json').get('sft_format') == 'deepseek_old'
+  return 'deepseek_old' if old else 'deepseek'
 
 
 def _image_settings(companions: Companions, image_size: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def _huggingface_files(companions: Companions, config: JanusConfig, tokens: Spec
   named_tokens = {'boi_token': BEGIN_OF_IMAGE, 'eoi_token': END_OF_IMAGE, 'image_token': IMAGE_PLACEHOLDER}
   return {
     **files,
-    'chat_template.jinja': chat_template(_has_role_tokens(companions, tokens)).encode(),
+    'chat_template.jinja': chat_template(template_of(companions, tokens) == 'deepseek').encode(),
     'generation_config.json': _dump(_generation_config(tokens)),
     'processor_config.json': _dump(
       {
@@ -243,7 +245,7 @@ def _deepseek_files(companions: Companions, config: JanusConfig, tokens: Special
         'mask_prompt': True,
         'num_image_tokens': config.num_image_tokens,
         'processor_class': 'VLChatProcessor',
-        'sft_format': 'deepseek' if _has_role_tokens(companions, tokens) else 'deepseek_old',
+        'sft_format': template_of(companions, tokens),
       }
     ),
     'special_tokens_map.json': _dump(

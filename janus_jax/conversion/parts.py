@@ -27,6 +27,9 @@ from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQCo
 from janus_jax.models.initialization import initial_value
 
 GEN_EMBED_CHOICES = ('codebook', 'normal')
+# Named as `sft_format` of processor_config.json: roles are the tokens <|User|> and <|Assistant|>, as in Janus-Pro, or
+# the words User and Assistant, as in Janus-1.3B, whose tokenizer has no role tokens.
+TEMPLATES = ('deepseek', 'deepseek_old')
 VOCABULARY_MULTIPLE = 128  # A vocabulary that must grow grows to a multiple of this: divisible over devices.
 
 _TOKEN_TABLES = ('language_model/embed_tokens/table', 'language_model/lm_head/kernel')
@@ -132,17 +135,18 @@ def _grown(table: LazyArray, rows: int) -> LazyArray:
   return LazyArray((rows, table.shape[1]), table.dtype, read, table.origin)
 
 
-def _extended_companions(directory: str, vocab_size: int) -> tuple[dict[str, bytes], int]:
+def _extended_companions(directory: str, vocab_size: int, template: str) -> tuple[dict[str, bytes], int]:
   """The base's tokenizer files with Janus's special tokens, and how many rows of the token table they need."""
   companions = find_companions(directory)
   if 'tokenizer.json' not in companions:
     raise InputError(f'{directory}: no tokenizer.json: expected the tokenizer of the language model')
+  role_tokens = template == 'deepseek'
   try:
-    tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size)
+    tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size, role_tokens)
   except InputError:
     enough = vocab_size + len(dataclasses.fields(SpecialTokens))
     vocab_size = -(-enough // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-    tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size)
+    tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size, role_tokens)
   # Settings of the base's own chat would contradict Janus's; only the tokenizer itself carries over.
   return {'tokenizer.json': tokenizer}, vocab_size
 
@@ -171,7 +175,9 @@ def _fresh(paths: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, LazyArr
   }
 
 
-def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str, seed: int) -> Checkpoint:
+def compose(
+  *, vision_encoder: str, vq: str, language_model: str, gen_embed: str, seed: int, template: str = 'deepseek'
+) -> Checkpoint:
   """A whole Janus whose pretrained parts are those of the given files, local or in buckets, and whose rest is new.
 
   Args:
@@ -180,10 +186,13 @@ def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str
     language_model: directory of a LlamaForCausalLM with its tokenizer.json.
     gen_embed: 'codebook' (the VQ's rows at unit length) or 'normal'.
     seed: of everything new.
+    template: one of TEMPLATES, how it is taught to name who speaks.
 
   Raises:
-    InputError: a part is missing, damaged, or another model; `gen_embed` is neither choice.
+    InputError: a part is missing, damaged, or another model; `gen_embed` or `template` is neither choice.
   """
+  if template not in TEMPLATES:
+    raise InputError(f'template is {template!r}: expected one of {", ".join(TEMPLATES)}')
   if gen_embed not in GEN_EMBED_CHOICES:
     raise InputError(f'gen_embed is {gen_embed!r}: expected one of {", ".join(GEN_EMBED_CHOICES)}')
   sources = (vision_encoder, vq, language_model)
@@ -191,7 +200,7 @@ def compose(*, vision_encoder: str, vq: str, language_model: str, gen_embed: str
   siglip_config, siglip = read_siglip(vision_encoder)
   vq_config, codes = read_vq(vq, siglip_config.grid)
   llama_config, llama = read_llama_part(language_model)
-  companions, vocab_size = _extended_companions(language_model, llama_config.vocab_size)
+  companions, vocab_size = _extended_companions(language_model, llama_config.vocab_size, template)
   image_token_id = special_token_ids(companions['tokenizer.json']).image_placeholder
   base = JanusConfig(siglip_config, vq_config, llama_config, image_token_id=0)
   params = {

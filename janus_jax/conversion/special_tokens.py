@@ -77,7 +77,7 @@ def present_tokens(tokenizer_json: bytes, tokens: Iterable[str]) -> list[str]:
   return [token for token in tokens if token in ids]
 
 
-def extend_tokenizer(tokenizer_json: bytes, vocab_size: int) -> bytes:
+def extend_tokenizer(tokenizer_json: bytes, vocab_size: int, role_tokens: bool = True) -> bytes:
   """Adds the special tokens that a base tokenizer lacks; ids that exist stay what they are.
 
   A base without any token of Janus (DeepSeek-LLM) gets the layout of the released 7B, ids included: padding,
@@ -87,22 +87,29 @@ def extend_tokenizer(tokenizer_json: bytes, vocab_size: int) -> bytes:
   Args:
     tokenizer_json: content of the base's tokenizer.json.
     vocab_size: rows of the model's token table.
+    role_tokens: whether it is to have `<|User|>` and `<|Assistant|>`. Janus-1.3B's has none.
 
   Returns:
     The new content; the same bytes where nothing was missing.
 
   Raises:
-    InputError: not a tokenizer.json, ids with gaps, or the tokens do not fit into `vocab_size`.
+    InputError: not a tokenizer.json, ids with gaps, the tokens do not fit into `vocab_size`, or it has role tokens
+      that it is not to have.
   """
   tokenizer = _parse(tokenizer_json)
   ids = _ids(tokenizer)
   base = [token for token in (BOS, EOS) if token not in ids]
-  new = [*base, *(token for token in _NEEDED if token not in ids)]
+  roles = (USER, ASSISTANT)
+  if not role_tokens and (present := [token for token in roles if token in ids]):
+    raise InputError(f'tokenizer.json: has {present[0]}: expected no role tokens, as roles are to be plain words')
+  unwanted = () if role_tokens else roles
+  needed, released = ([token for token in tokens if token not in unwanted] for tokens in (_NEEDED, _RELEASED))
+  new = [*base, *(token for token in needed if token not in ids)]
   if not new:
     return tokenizer_json
   room = vocab_size - _next_id(ids.values())
-  if not any(token in ids for token in _RELEASED) and len(base) + len(_RELEASED) <= room:
-    new = [*base, *_RELEASED]
+  if not any(token in ids for token in released) and len(base) + len(released) <= room:
+    new = [*base, *released]
   if len(new) > room:
     raise InputError(
       f'tokenizer.json: {len(new)} special tokens to add after id {_next_id(ids.values()) - 1}: '

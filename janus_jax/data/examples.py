@@ -14,7 +14,7 @@ from janus_jax.data import prompts
 from janus_jax.data import tokenizer as tokenizer_lib
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER, Tokenizer
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, RecordError
 
 # The order of every und:text:gen ratio.
 KINDS = ('understanding', 'text', 'generation')
@@ -32,11 +32,11 @@ class ExampleSpec:
     tokenizer: of the checkpoint.
     template: of the checkpoint.
     num_image_tokens: features per understanding image (576 in the released models).
-    num_codes: P, codes per drawn image (576).
+    num_codes: P, codes per generated image (576).
     image_size: side of the understanding images in pixels (384).
-    generation_size: side of the drawn images (384); None if records hold codes in place of images.
+    generation_size: side of the generation images (384); None if records hold codes in place of images.
     max_length: the longest example, in tokens, images included.
-    system: comes before the conversations of understanding.
+    system: comes before the conversations of understanding whose records name no other.
     num_code_ids: codes of the codebook (16384), to refuse what lies outside.
   """
 
@@ -53,7 +53,7 @@ class ExampleSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One record, n positions long.
+  """n positions that are trained on as one sequence: a record, or a piece of a long document.
 
   Attributes:
     tokens: int32[n]; a text id, or where `kinds` is CODE a code (its place 0..P-1 in the image, if given as pixels).
@@ -62,7 +62,8 @@ class Example:
     losses: uint8[n]; NO_LOSS, UNDERSTANDING_LOSS, TEXT_LOSS or GENERATION_LOSS.
     weights: float32[n]; 1 on supervised positions, 0 elsewhere.
     pixels: uint8[j, size, size, 3]; understanding images in reading order.
-    generation_pixels: uint8[g, size, size, 3]; the image to draw; g is 0 if codes were given.
+    generation_pixels: uint8[g, size, size, 3]; the image to generate; g is 0 if codes were given.
+    cut: whether turns of the conversation were left out, because they did not fit.
   """
 
   tokens: np.ndarray
@@ -72,99 +73,131 @@ class Example:
   weights: np.ndarray
   pixels: np.ndarray
   generation_pixels: np.ndarray
+  cut: bool = False
 
 
-def make_example(
+def make_examples(
   kind: str, record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float = 0.1
-) -> Example:
-  """The example that a record of `kind` (one of `KINDS`) becomes.
+) -> list[Example]:
+  """The examples that a record becomes: one, or the pieces of a long document in their order.
+
+  Args:
+    kind: one of `KINDS`. What its records hold:
+      understanding: 'images', a list of uint8[size, size, 3], and either 'turns', [question, answer, ...], of which the
+        answers are supervised, or 'text', all of which is. A placeholder in the text stands for an image; where there
+        is none, the images come first.
+      text: 'turns', or 'text'.
+      generation: 'prompt', and 'image', uint8[size, size, 3], or 'codes', int32[P]. Where 'template' is 'raw' the
+        prompt stands alone, without roles.
+    record: of that kind. 'system' comes before its turns: by default `spec.system` for understanding, nothing for text.
+      'long' says what becomes of more than `spec.max_length` tokens: of turns, 'cut' keeps the first that fit (the
+      default) and 'skip' none; of the text of a text record, 'split' makes several examples (the default) and 'skip'
+      none. What else is too long is skipped.
+    spec: of the run.
+    rng: of guidance dropout.
+    guidance_dropout: probability that a prompt becomes pads, which are attended to (classifier-free guidance).
 
   Raises:
-    InputError: a field is missing, empty or of a wrong type, shape or range, or the example is too long.
+    InputError: a field is missing, empty or of a wrong type, shape or range.
+    RecordError: for the reason 'long': the record is too long, and nothing of it is to be trained on.
   """
   if not isinstance(record, Mapping):
     raise InputError(f'the record is a {type(record).__name__}: expected a dict')
-  if kind == 'understanding':
-    return understanding_example(record, spec)
+  if kind == 'generation':
+    return [_generation_example(record, spec, rng, guidance_dropout)]
   if kind == 'text':
-    return text_example(record, spec, rng)
-  return generation_example(record, spec, rng, guidance_dropout)
-
-
-def make_examples(kind, record, spec, rng, guidance_dropout=0.1):
-  return [make_example(kind, record, spec, rng, guidance_dropout)]
-
-
-def understanding_example(record: Mapping[str, Any], spec: ExampleSpec) -> Example:
-  """Questions and answers about images: {'images': list of uint8[size, size, 3], 'turns': [question, answer, ...]}.
-
-  Everything after each `Assistant:` is supervised up to the end-of-sentence token, and nothing else. A list without
-  images makes it a plain conversation. Raises as `make_example`.
-  """
+    if 'turns' in record:
+      return [_conversation(record, (), TEXT_LOSS, '', spec)]
+    return _document_pieces(record, spec)
   images = _field(record, 'images', (list, tuple, np.ndarray))
-  return _conversation(_turns(record), images, UNDERSTANDING_LOSS, spec)
-
-
-def _conversation(turns: Sequence[str], images: Sequence[np.ndarray], loss: int, spec: ExampleSpec) -> Example:
   for number, image in enumerate(images):
     _check_image(image, f'images[{number}]', spec.image_size)
-  placed = prompts.place_images(turns, len(images))
+  if 'text' in record:
+    return [_text_with_images(record, images, spec)]
+  return [_conversation(record, images, UNDERSTANDING_LOSS, spec.system, spec)]
+
+
+def _conversation(
+  record: Mapping[str, Any], images: Sequence[np.ndarray], loss: int, default_system: str, spec: ExampleSpec
+) -> Example:
+  """Supervises what comes after each `Assistant:`, up to the end-of-sentence token, and nothing else."""
+  placed = prompts.place_images(_turns(record), len(images))
   if any(IMAGE_PLACEHOLDER in answer for answer in placed[1::2]):
     raise InputError(f'turns: {IMAGE_PLACEHOLDER} in an answer: expected images in questions only')
-  ids, answered = [], []
-  for number, (question, answer) in enumerate(zip(placed[::2], placed[1::2])):
+  may_cut = record.get('long', 'cut') == 'cut'
+  ids, answered, kept = [], [], 0
+  for question, answer in zip(placed[::2], placed[1::2]):
     # An end-of-sentence token comes between turns, so that tokenising turn by turn gives the ids of the whole text.
-    system = '' if number else spec.system
-    prompt = spec.tokenizer.encode(prompts.render(spec.template, [question, ''], system), add_bos=not number)
+    system = '' if kept else record.get('system', default_system)
+    prompt = spec.tokenizer.encode(prompts.render(spec.template, [question, ''], system), add_bos=not kept)
     prompt = prompts.expand_images(prompt, spec.tokenizer.special, spec.num_image_tokens)
     reply = spec.tokenizer.encode(f' {answer.strip()}{tokenizer_lib.EOS}', add_bos=False)
+    if may_cut and kept and len(ids) + len(prompt) + len(reply) > spec.max_length:
+      break
     ids += prompt + reply
     answered += [False] * len(prompt) + [True] * len(reply)
+    kept += 2
+  _check_length(len(ids), spec)
   tokens = np.array(ids, np.int32)
   kinds = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
   supervised = np.array([*answered[1:], False])
-  pixels = np.stack(images) if len(images) else no_images(spec.image_size)
-  return _next_token_example(tokens, kinds, supervised, loss, pixels, spec)
+  images = images[: sum(turn.count(IMAGE_PLACEHOLDER) for turn in placed[:kept])]
+  example = predicting(tokens, kinds, supervised, loss, _stacked(images, spec), no_images(spec.generation_size or 1))
+  return dataclasses.replace(example, cut=kept < len(placed))
 
 
-def text_example(record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator) -> Example:
-  """{'text': str}: every token is supervised but the first (BOS). {'turns': [question, answer, ...]}: the answers are.
+def _text_with_images(record: Mapping[str, Any], images: Sequence[np.ndarray], spec: ExampleSpec) -> Example:
+  """Supervises all text, but neither images nor the tokens that enclose them."""
+  text = _field(record, 'text', str)
+  if not text.replace(IMAGE_PLACEHOLDER, '').strip():
+    raise InputError('text: empty: expected text beside the images')
+  special = spec.tokenizer.special
+  ids = spec.tokenizer.encode(prompts.place_images([text], len(images), separator='')[0])
+  tokens = np.array([*prompts.expand_images(ids, special, spec.num_image_tokens), special.eos], np.int32)
+  _check_length(len(tokens), spec)
+  kinds = np.where(tokens == special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
+  said = ~np.isin(tokens, (special.begin_of_image, special.image_placeholder, special.end_of_image))
+  pixels, neither = _stacked(images, spec), no_images(spec.generation_size or 1)
+  return predicting(tokens, kinds, np.append(said[1:], False), UNDERSTANDING_LOSS, pixels, neither)
 
-  Of a text longer than `max_length` tokens a stretch of that length is drawn, another one in each epoch. Raises as
-  `make_example`.
+
+def _document_pieces(record: Mapping[str, Any], spec: ExampleSpec) -> list[Example]:
+  """Supervises every token but the first (BOS), in one of the pieces: the last position of a piece predicts the first
+  token of the next. A piece that would hold the end-of-sentence token alone predicts nothing and is left out.
   """
-  if 'turns' in record:
-    return _conversation(_turns(record), (), TEXT_LOSS, spec)
-  text = _text(record, 'text')
-  tokens = np.array([*spec.tokenizer.encode(text), spec.tokenizer.special.eos], np.int32)
-  start = rng.integers(max(len(tokens) - spec.max_length, 0) + 1)
-  tokens = tokens[start : start + spec.max_length]
+  tokens = np.array([*spec.tokenizer.encode(_text(record, 'text')), spec.tokenizer.special.eos], np.int32)
+  if record.get('long') == 'skip':
+    _check_length(len(tokens), spec)
   supervised = np.arange(len(tokens)) < len(tokens) - 1
   kinds = np.full(len(tokens), TEXT, np.uint8)
-  return _next_token_example(tokens, kinds, supervised, TEXT_LOSS, no_images(spec.image_size), spec)
+  neither = no_images(spec.image_size), no_images(spec.generation_size or 1)
+  whole = predicting(tokens, kinds, supervised, TEXT_LOSS, *neither)
+  starts = range(0, len(tokens) - 1, spec.max_length)
+  return [_stretch(whole, slice(start, start + spec.max_length)) for start in starts]
 
 
-def generation_example(
+def _stretch(example: Example, span: slice) -> Example:
+  per_position = ('tokens', 'kinds', 'targets', 'losses', 'weights')
+  return dataclasses.replace(example, **{name: getattr(example, name)[span] for name in per_position})
+
+
+def _generation_example(
   record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float
 ) -> Example:
-  """A prompt and its image: {'prompt': str, 'image': uint8[size, size, 3]} or {'prompt': str, 'codes': int32[P]}.
-
-  begin-of-image predicts the first code, each code but the last the next. With probability `guidance_dropout` the
-  prompt becomes pads, which are attended to (classifier-free guidance). Raises as `make_example`.
-  """
+  """begin-of-image predicts the first code, each code but the last the next."""
   drop = rng.random() < guidance_dropout
   P, special = spec.num_codes, spec.tokenizer.special
-  ids = prompts.generation_ids(spec.tokenizer, spec.template, _text(record, 'prompt'), max_length=spec.max_length)
+  template = None if record.get('template') == 'raw' else spec.template
+  ids = spec.tokenizer.encode(prompts.generation_text(template, _text(record, 'prompt')))
   if spec.generation_size is None:
     codes, pixels = _codes(record, spec), no_images(1)
   else:
     image = _field(record, 'image', np.ndarray)
     _check_image(image, 'image', spec.generation_size)
     codes, pixels = np.arange(P, dtype=np.int32), image[None]
+  _check_length(len(ids) + P - 1, spec)
   if drop:
     ids = prompts.unconditional_ids(ids, special.pad)
-  n = len(ids)
-  _check_length(n + P - 1, spec)
   return drawing(np.array(ids, np.int32), codes, no_images(spec.image_size), pixels)
 
 
@@ -181,13 +214,6 @@ def drawing(prompt: np.ndarray, codes: np.ndarray, pixels: np.ndarray, generatio
     pixels=pixels,
     generation_pixels=generation_pixels,
   )
-
-
-def _next_token_example(
-  tokens: np.ndarray, kinds: np.ndarray, supervised: np.ndarray, loss: int, pixels: np.ndarray, spec: ExampleSpec
-) -> Example:
-  _check_length(len(tokens), spec)
-  return predicting(tokens, kinds, supervised, loss, pixels, no_images(spec.generation_size or 1))
 
 
 def predicting(
@@ -262,6 +288,14 @@ def _codes(record: Mapping[str, Any], spec: ExampleSpec) -> np.ndarray:
   return codes.astype(np.int32)
 
 
+def _stacked(images: Sequence[np.ndarray], spec: ExampleSpec) -> np.ndarray:
+  return np.stack(images) if len(images) else no_images(spec.image_size)
+
+
 def _check_length(length: int, spec: ExampleSpec) -> None:
   if length > spec.max_length:
-    raise InputError(f'the example has {length} tokens: expected at most {spec.max_length}')
+    raise RecordError(
+      'long',
+      f'the example has {length} tokens: expected at most {spec.max_length}, which is sequence_length '
+      '(see data.sources.NAME.long)',
+    )

@@ -222,6 +222,7 @@ class Stream:
     records   {'kind/source': records read so far in the run, bad ones included}
     examples  {'kind/source': examples in batches so far in the run}
     skipped   {'kind/source': {reason: records not used so far}}
+    shortened {'kind/source': {'cut' or 'split': long records of which a part, or parts, were used so far}}
     places    {'kind/source': the next record (shares.py)}
     rest      {'kind/source': [[record, first, stop], ...]}: parts of records read before that come next
     held      [['kind/source', record, part], ...]: examples read that no row has yet, the oldest first
@@ -240,6 +241,7 @@ class Stream:
     views = self._stage.reading.views
     self._state['examples'] = dict.fromkeys(views, 0) | self._state['examples']
     self._state['skipped'] = {source: {} for source in views} | self._state['skipped']
+    self._state['shortened'] = {source: {} for source in views} | self._state.get('shortened', {})
     # Checkpoints from before there were parts and examples held back have neither.
     self._state['records'] = records_read(self._state)
     self._state['rest'] = {source: [] for source in views} | self._state.get('rest', {})
@@ -338,6 +340,9 @@ class Stream:
         counts = state['skipped'][source]
         _check_skipped(source, state['records'][source], counts, skipped, stage.skip_limit, error)
       else:
+        for what, applies in (('split', len(examples) > 1), ('cut', any(example.cut for example in examples))):
+          if applies:
+            state['shortened'][source][what] = state['shortened'][source].get(what, 0) + 1
         self._records[source, number] = examples
         return number
 
@@ -382,14 +387,24 @@ def count_examples(states: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def count_skipped(states: Sequence[Mapping[str, Any]]) -> int:
   """Bad records so far, of all sources, by the states of streams."""
-  return sum(sum(reasons.values()) for state in states for reasons in state['skipped'].values())
+  reasons = [reasons for state in states for reasons in state['skipped'].values()]
+  return sum(count for counts in reasons for reason, count in counts.items() if reason != LONG)
 
 
 def describe_skipped(states: Sequence[Mapping[str, Any]]) -> str:
-  """'generation/laion: image 12, missing field 3; ...', by the states of streams; '' if none was bad."""
+  """'generation/laion: image 12, missing field 3; ...', by the states of streams; '' if all were used."""
+  return _described(states, 'skipped')
+
+
+def describe_shortened(states: Sequence[Mapping[str, Any]]) -> str:
+  """'text/books: split 12; ...', of long records, by the states of streams; '' if there were none."""
+  return _described(states, 'shortened')
+
+
+def _described(states: Sequence[Mapping[str, Any]], name: str) -> str:
   lines = []
-  for source in states[0]['skipped']:
-    counts = sum((collections.Counter(state['skipped'][source]) for state in states), collections.Counter())
+  for source in states[0][name]:
+    counts = sum((collections.Counter(state[name][source]) for state in states), collections.Counter())
     if counts:
       lines.append(f'{source}: {", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))}')
   return '; '.join(lines)

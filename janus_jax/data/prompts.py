@@ -84,18 +84,18 @@ def render(template: Template, turns: Sequence[str], system: str = '') -> str:
   return text.strip()
 
 
-def place_images(turns: Sequence[str], num_images: int) -> list[str]:
+def place_images(turns: Sequence[str], num_images: int, separator: str = '\n') -> list[str]:
   """Turns with one placeholder per image.
 
   Placeholders already in the text stay and take the images in order. Where there are none, the images go in front of
-  the first turn, each on a line of its own.
+  the first turn, each followed by the separator: in conversations, on a line of its own.
 
   Raises:
     InputError: the text has placeholders, but not one per image.
   """
   found = sum(turn.count(IMAGE_PLACEHOLDER) for turn in turns)
   if not found:
-    return [f'{IMAGE_PLACEHOLDER}\n' * num_images + turns[0], *turns[1:]]
+    return [f'{IMAGE_PLACEHOLDER}{separator}' * num_images + turns[0], *turns[1:]]
   if found != num_images:
     raise InputError(f'{found} {IMAGE_PLACEHOLDER} in the text but {num_images} images: expected one for each image')
   return list(turns)
@@ -143,15 +143,26 @@ def understanding_ids(
   return _within(max_length, expand_images(tokenizer.encode(text), tokenizer.special, num_image_tokens))
 
 
+def generation_text(template: Template | None, prompt: str) -> str:
+  """What comes before the codes of an image: one turn, no system prompt, and begin-of-image last.
+
+  Args:
+    template: of the checkpoint; None for the prompt alone, as Janus is pretrained (`<caption><image>`).
+    prompt: stripped here.
+  """
+  text = prompt.strip() if template is None else render(template, [prompt, ''])
+  return text + tokenizer_lib.BEGIN_OF_IMAGE
+
+
 def generation_ids(tokenizer: Tokenizer, template: Template, prompt: str, *, max_length: int) -> list[int]:
-  """Ids after which the model draws: one turn, no system prompt, and begin-of-image last.
+  """Ids after which the model generates an image.
 
   Raises:
     InputError: an empty prompt, or one longer than `max_length` tokens.
   """
   if not prompt.strip():
     raise InputError('the prompt is empty: expected text')
-  return _within(max_length, tokenizer.encode(render(template, [prompt, '']) + tokenizer_lib.BEGIN_OF_IMAGE))
+  return _within(max_length, tokenizer.encode(generation_text(template, prompt)))
 
 
 def _within(max_length: int, ids: list[int]) -> list[int]:

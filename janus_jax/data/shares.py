@@ -101,10 +101,13 @@ def deal_states(states: Sequence[Mapping[str, Any]], count: int) -> list[dict[st
     'examples': {source: sum(state['examples'][source] for state in states) for source in sources},
     'skipped': {source: _sums([state['skipped'][source] for state in states]) for source in sources},
   }
+  of_states = [state.get('shortened', {}) for state in states]
+  counted['shortened'] = {source: _sums([counts.get(source, {}) for counts in of_states]) for source in sources}
   read = [records_read(state) for state in states]
   counted['records'] = {source: sum(counts[source] for counts in read) for source in sources}
   none = dict.fromkeys(sources, 0)
-  nothing = {'examples': none, 'skipped': {source: {} for source in sources}, 'records': none}
+  empty = {source: {} for source in sources}
+  nothing = {'examples': none, 'records': none, 'skipped': empty, 'shortened': empty}
   return [
     {
       'index': 0,

@@ -17,6 +17,9 @@ def default_config() -> ConfigDict:
   # Where architecture, tokenizer and parameters come from: a checkpoint of any layout or a workdir, or the pretrained
   # parts a real run starts from: 'vision_encoder=PATH,vq=FILE,language_model=PATH' (as `janus_jax.convert` does it).
   config.init_from = ''
+  # How roles are named in a Janus made of parts: 'deepseek' <|User|> and <|Assistant|>, as Janus-Pro's (also where
+  # this is empty), 'deepseek_old' User and Assistant, as Janus-1.3B's. A checkpoint has its own.
+  config.template = ''
   config.seed = 0
   # True: images are understood through the VQ too, as they are drawn (models.config.JanusConfig), where the checkpoint
   # that the run starts from has two encoders. `vision_encoder` and `vision_aligner` cannot train then.
@@ -30,7 +33,7 @@ def default_config() -> ConfigDict:
   config.stage_masks = 'static'
 
   # Data: 'embedded' is the embedded world, 'files' what `data.sources` names. That is {name: entry}, an entry having
-  # `kind`, `format`, `path` and what its fields mean (data/sources/build.py: SourceSpec, records.py: Fields).
+  # `kind`, `format`, `path`, what its fields mean and what its records become (configs/README.md).
   config.data = ConfigDict({'name': 'embedded', 'directory': '', 'world_grid': 0, 'num_train': 8000})
   config.data.sources = ConfigDict()
   # Whether images to draw are encoded once, before the first step, or in each step that draws them.
@@ -132,8 +135,6 @@ def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[in
       'warmup_steps': 0,
       'ratio': tuple(ratio),
       'sources': weights,
-      'images_per_row': 6,
-      'drawings_per_row': 6,
       'trainable': ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'),
     }
   }

@@ -19,7 +19,7 @@ import numpy as np
 from janus_jax.data import pipeline
 from janus_jax.data.examples import KINDS, ExampleSpec
 from janus_jax.data.packing import MeanSize
-from janus_jax.data.pipeline import describe_skipped, next_stage
+from janus_jax.data.pipeline import describe_shortened, describe_skipped, next_stage
 from janus_jax.data.shares import Share, deal_states
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import row_shares, rows_split
@@ -254,7 +254,9 @@ class Run:
           self._watchdog.rest()
       streams = batches.get_state()['streams']
       if skipped := describe_skipped(streams):
-        logging.info('bad records skipped so far: %s', skipped)
+        logging.info('records skipped so far: %s', skipped)
+      if shortened := describe_shortened(streams):
+        logging.info('records that were longer than a row so far: %s', shortened)
       return step, state, streams
 
   def _write(self, report: Report, stage: Stage, window: Window, writer: MetricWriter, progress: Progress) -> None:

@@ -1,33 +1,120 @@
-"""The data recipe of the Janus and Janus-Pro reports, over files that a person puts under one directory.
+"""The data of the Janus and Janus-Pro reports, over files that a person puts under one directory.
 
 None of these sets can be shipped; what is not public (the in-house images, most of the SFT mixture) is replaced by
-whatever lies in the same place. Which source trains in which stage, and at which weights, stands here as the reports
-say it (arXiv 2410.13848 section 4.1, arXiv 2501.17811 sections 2.1 and 2.2).
+whatever lies in the same place. configs/README.md has what the reports say of it (arXiv 2410.13848 section 4.1,
+arXiv 2501.17811 sections 2.2 and 2.3) and where they are silent.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
-DESCRIBE = ('Describe the image in detail.',)  # The Janus paper's question for captions.
+from janus_jax.data.examples import KINDS
+from janus_jax.training.stages import DEFAULTS
+
+# What each stage reads: {stage: {kind: {source: weight}}}.
+Mixtures = Mapping[str, Mapping[str, Mapping[str, int]]]
+
+STAGE1 = {'understanding': {'sharegpt4v': 1}, 'generation': {'imagenet': 1}}
+JANUS: Mixtures = {
+  'stage1': STAGE1,
+  # ImageNet for the first 120K of 180K steps, then captions.
+  'stage2_imagenet': {
+    'understanding': {'captions': 1, 'interleaved': 1},
+    'text': {'text': 1},
+    'generation': {'imagenet': 1},
+  },
+  'stage2': {
+    'understanding': {'captions': 1, 'interleaved': 1},
+    'text': {'text': 1},
+    'generation': {'real_cut': 1},
+  },
+  'stage3': {'understanding': {'sft': 1}, 'text': {'sft_text': 1}, 'generation': {'sft_real': 1}},
+}
+JANUS_PRO: Mixtures = {
+  'stage1': STAGE1,
+  # Real : synthetic 1 : 1 in the unified pretraining stage; nothing is said of Stage III.
+  'stage2': {
+    'understanding': {'captions': 1},
+    'text': {'text': 1},
+    'generation': {'real': 1, 'synthetic': 1},
+  },
+  'stage3': {'understanding': {'sft': 1}, 'text': {'sft_text': 1}, 'generation': {'sft_real': 1}},
+}
+
+# What an image adds to an example: 576 features and the two tokens that enclose them; begin-of-image and 575 codes, as
+# the last code is only predicted. Begin and end of a sentence count with the text.
+UNDERSTOOD, GENERATED = 578, 576
+# Mean length of an example of each source in tokens. `plan` assumes it; no run depends on it, and `data_check` measures
+# it on the files that are there.
+TOKENS: Mapping[str, int] = {
+  # 826 characters (ShareGPT4V paper, Table 1, its 1.2 M captions) at 4.5 to a token.
+  'sharegpt4v': UNDERSTOOD + 2 + 184,
+  # One to three words.
+  'imagenet': GENERATED + 1 + 4,
+  # As sharegpt4v, after a question of 7 tokens.
+  'captions': UNDERSTOOD + 2 + 7 + 184,
+  # Not known of either set: two images, and as much text as a short web page has.
+  'interleaved': 2 * UNDERSTOOD + 2 + 400,
+  # 600 G tokens in 968 M documents (RefinedWeb), the mean of a web page; pieces of the long ones count as examples.
+  'text': 620,
+  # Dense captions of four or five sentences; the reports do not say how long theirs are.
+  'real': GENERATED + 1 + 100,
+  'synthetic': GENERATED + 1 + 100,
+  # A quarter of them cut to a sentence.
+  'real_cut': GENERATED + 1 + 80,
+  # The same in a turn, with its roles.
+  'sft_real': GENERATED + 1 + 100 + 6,
+  # One image, a system prompt of 35 tokens, and two or three questions with answers of a few sentences. Not known.
+  'sft': UNDERSTOOD + 2 + 35 + 300,
+  # A question or two with answers of a few paragraphs. Not known.
+  'sft_text': 700,
+}
 
 
-def use_report_data(config: ConfigDict, root: str) -> None:
-  """Has a config with stages 'stage1' to 'stage3' read the reports' data; changes `config`.
+def use_report_data(config: ConfigDict, mixtures: Mixtures, root: str) -> None:
+  """Gives the stages of a config the lengths of the reports' data and, where it lies somewhere, has them read it.
 
   Args:
-    config: of a run.
+    config: of a run, with the stages of `mixtures`; is changed.
+    mixtures: what each stage reads.
     root: directory or bucket with sharegpt4v.json and its images/, tensorflow_datasets/ with ImageNet and
-      imagenet_names.txt, captions/*.tar, text/*.jsonl, real/*.tar, synthetic/*.tar, sft.json, sft_text.jsonl. Tars are
-      img2dataset's; the other formats are described in data/sources.
+      imagenet_names.txt, captions/*.tar, interleaved/*.jsonl (Janus), text/*.jsonl, real/*.tar, synthetic/*.tar (Pro),
+      sft.json, sft_text.jsonl. Tars are img2dataset's; the other formats are described in configs/README.md. '' leaves
+      the sources of the config as they are.
   """
-  images = f'{root}/images'
+  for name, kinds in mixtures.items():
+    config.stages[name].expected_tokens = expected_tokens(kinds)
+  if not root:
+    return
+  used = {source for kinds in mixtures.values() for weights in kinds.values() for source in weights}
   config.data.name = 'files'
-  config.data.sources = {
-    # Stage I: 1.25 M captions of ShareGPT4V, and ImageNet's 1.2 M images by the names of their classes.
+  config.data.sources = {source: entry for source, entry in _entries(root).items() if source in used}
+  for name, kinds in mixtures.items():
+    config.stages[name].sources = {kind: dict(weights) for kind, weights in kinds.items()}
+
+
+def expected_tokens(kinds: Mapping[str, Mapping[str, int]]) -> tuple[float, ...]:
+  """Mean length of an example of each kind, by TOKENS; that of any config for a kind without sources."""
+  means = dict(zip(KINDS, DEFAULTS['expected_tokens']))
+  for kind, weights in kinds.items():
+    means[kind] = sum(TOKENS[source] * weight for source, weight in weights.items()) / sum(weights.values())
+  return tuple(means[kind] for kind in KINDS)
+
+
+def _entries(root: str) -> dict[str, dict[str, Any]]:
+  """`config.data.sources` of all sources. Pretraining is raw (Janus paper, section 4.1), fine-tuning is chat."""
+  images = f'{root}/images'
+  real = {'kind': 'generation', 'format': 'tars', 'path': f'{root}/real/*.tar', 'image': 'jpg', 'prompt': 'txt'}
+  return {
+    # Stage I: `<image><text>` of ShareGPT4V's captions, `<category_name><image>` of ImageNet.
     'sharegpt4v': {
       'kind': 'understanding',
       'format': 'json',
       'path': f'{root}/sharegpt4v.json',
       'image_folder': images,
+      'template': 'raw',
     },
     'imagenet': {
       'kind': 'generation',
@@ -37,20 +124,31 @@ def use_report_data(config: ConfigDict, root: str) -> None:
       'prompt': 'label',
       # TFDS knows the classes as n01440764 and so on; line n of this file is a person's word for class n.
       'names': f'{root}/imagenet_names.txt',
+      'template': 'raw',
     },
-    # Stage II: captions asked for, plain text, and dense text-to-image, real : synthetic 1 : 1 (Pro, section 2.2).
+    # Stage II: `<image>Describe the image in detail.<caption>`, documents, documents with images, `<caption><image>`.
     'captions': {
       'kind': 'understanding',
       'format': 'tars',
       'path': f'{root}/captions/*.tar',
       'image': 'jpg',
       'answer': 'txt',
-      'questions': DESCRIBE,
+      'questions': ('Describe the image in detail.',),
+      'template': 'raw',
+    },
+    'interleaved': {
+      'kind': 'understanding',
+      'format': 'json_lines',
+      'path': f'{root}/interleaved/*.jsonl',
+      'image': 'images',
+      'image_folder': images,
+      'interleaved': 'text',
     },
     'text': {'kind': 'text', 'format': 'json_lines', 'path': f'{root}/text/*.jsonl'},
-    'real': _drawn(f'{root}/real/*.tar'),
-    'synthetic': _drawn(f'{root}/synthetic/*.tar'),
-    # Stage III: supervised fine-tuning, in which answers alone are supervised.
+    'real': {**real, 'template': 'raw'},
+    'real_cut': {**real, 'template': 'raw', 'first_sentence': 0.25},
+    'synthetic': {**real, 'path': f'{root}/synthetic/*.tar', 'template': 'raw'},
+    # Stage III: conversations, of which the answers are supervised.
     'sft': {'kind': 'understanding', 'format': 'json', 'path': f'{root}/sft.json', 'image_folder': images},
     'sft_text': {
       'kind': 'text',
@@ -58,13 +156,5 @@ def use_report_data(config: ConfigDict, root: str) -> None:
       'path': f'{root}/sft_text.jsonl',
       'conversations': 'conversations',
     },
+    'sft_real': real,
   }
-  drawn = {'real': 1, 'synthetic': 1}
-  config.stages.stage1.sources = {'understanding': {'sharegpt4v': 1}, 'generation': {'imagenet': 1}}
-  config.stages.stage2.sources = {'understanding': {'captions': 1}, 'text': {'text': 1}, 'generation': drawn}
-  config.stages.stage3.sources = {'understanding': {'sft': 1}, 'text': {'sft_text': 1}, 'generation': drawn}
-
-
-def _drawn(path: str) -> dict:
-  """img2dataset tars; a quarter of the captions keep their first sentence only (Janus paper, 4.1)."""
-  return {'kind': 'generation', 'format': 'tars', 'path': path, 'image': 'jpg', 'prompt': 'txt', 'first_sentence': 0.25}

@@ -112,6 +112,10 @@ def _check(stage: Stage) -> None:
     values = getattr(stage, field)
     if len(values) != len(KINDS) or min(values) < 0 or not sum(values):
       raise InputError(f'{where}.{field} is {values}: expected {":".join(KINDS)}, none negative, not all 0')
+  if len(stage.expected_tokens) != len(KINDS) or min(stage.expected_tokens) <= 0:
+    raise InputError(f'{where}.expected_tokens is {stage.expected_tokens}: expected {":".join(KINDS)}, all positive')
+  if not isinstance(stage.carry_moments, bool):
+    raise InputError(f'{where}.carry_moments is {stage.carry_moments!r}: expected True or False')
   for kind, share in zip(KINDS, stage.ratio):
     if share and not sum(stage.sources.get(kind, {}).values()):
       raise InputError(f'{where}.sources: no source of {kind}, which has a share of {share} in the ratio')

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -11,6 +12,7 @@ from janus_jax.ablation.settings import ablation_config, read_ablation, scaled
 from janus_jax.ablation.variants import overridden, steps_to_train
 from janus_jax.errors import InputError
 from janus_jax.training.defaults import default_config
+from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.stages import read_stages
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -46,6 +48,51 @@ def test_shipped_ablations_are_whole(path):
     assert len({run.name for run in runs}) == 3 * len(ablation.variants)
     steps.append(steps_to_train(runs))
   assert steps[1] == pytest.approx(steps[0] / 10, rel=0.02)
+
+
+@pytest.mark.parametrize('scale', ['1', '0.1'])
+@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
+def test_a_stage_in_two_parts_is_one_stage_to_the_optimizer(path, scale):
+  """Else a restart of the rate and of the moments would be compared as well."""
+  for name, config in sweep.variant_configs(read_ablation(load(path).get_config(scale))).items():
+    stages = read_stages(config)
+    alike = [(stage.trainable, stage.learning_rate, stage.ratio) for stage in stages]
+    split = [index for index in range(1, len(stages)) if alike[index] == alike[index - 1]]
+    assert bool(split) == ((path.stem, name) in {('imagenet_role', 'first'), ('schedules', 'janus')}), name
+    for index in split:
+      parts = stages[index - 1 : index + 1]
+      rates = [
+        learning_rates(part.schedule, part.learning_rate, part.warmup_steps, part.steps, part.final_fraction)
+        for part in parts
+      ]
+      first, steps = parts[0], sum(part.steps for part in parts)
+      whole = learning_rates(first.schedule, first.learning_rate, first.warmup_steps, steps, first.final_fraction)
+      np.testing.assert_array_equal(np.concatenate(rates), whole)
+      assert parts[1].carry_moments
+
+
+def test_the_order_of_the_data_is_all_that_imagenet_role_compares():
+  """Rates and warm-up of Stage II are the same in all variants, at each of its steps."""
+  configs = sweep.variant_configs(read_ablation(load(ROOT / 'configs' / 'ablations' / 'imagenet_role.py').get_config()))
+  found = []
+  for config in configs.values():
+    stages = [stage for stage in read_stages(config) if stage.name.startswith('stage2')]
+    rates = [learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps) for stage in stages]
+    found.append(np.concatenate(rates))
+  assert len(found) == 3
+  np.testing.assert_array_equal(found[1], found[0])
+  np.testing.assert_array_equal(found[2], found[0])
+
+
+def test_a_longer_first_stage_warms_up_for_as_long_a_part_of_it():
+  configs = sweep.variant_configs(read_ablation(load(ROOT / 'configs' / 'ablations' / 'stage1_length.py').get_config()))
+  parts = {
+    stage.warmup_steps / stage.steps
+    for config in configs.values()
+    for stage in read_stages(config)
+    if stage.name == 'stage1'
+  }
+  assert max(parts) - min(parts) < 0.02
 
 
 def test_stage3_ratio_trains_two_stages_once():

@@ -9,90 +9,105 @@ from training.batches import CONFIG, params
 
 from janus_jax.benchmarking.batches import synthetic_batch
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
-from janus_jax.data.packing import BatchShape
+from janus_jax.data.packing import WAITING, BatchShape, batch_shape
 from janus_jax.models.config import ComputeConfig
 from janus_jax.planning import abstract_batch
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.losses import batch_losses
+from janus_jax.training.run_config import expected_mean
 from janus_jax.training.window import Window
 
 P, G = CONFIG.num_image_tokens, CONFIG.vq.num_tokens
-SHAPE = BatchShape(rows=3, length=4 * (P + 48) + 2 * (G + 15), images=3, drawings=2)
+QUESTION, TEXT_LENGTH, DRAWING = P + 48, 40, G - 1 + 16
+LENGTH = 4 * QUESTION
+RATIO = (5, 1, 4)
+
+
+def stage_of(ratio=RATIO, lengths=(QUESTION, TEXT_LENGTH, DRAWING)) -> types.SimpleNamespace:
+  return types.SimpleNamespace(ratio=ratio, expected_tokens=lengths)
+
+
+def shape_of(stage, rows=4, length=LENGTH, holds_codes=False) -> BatchShape:
+  return batch_shape(rows, length, expected_mean(stage, holds_codes))
 
 
 @pytest.fixture(params=[True, False], ids=['codes', 'pixels'])
 def batch(request):
-  return synthetic_batch(CONFIG, SHAPE, (5, 1, 4), request.param, seed=0)
+  return synthetic_batch(CONFIG, stage_of(), shape_of(stage_of(), holds_codes=request.param), 2, request.param, seed=0)
 
 
 def test_rows_are_full_and_segments_restart(batch):
+  assert batch['segments'].shape == (8, LENGTH)
   assert batch['segments'].min() == 1
   for segments, positions in zip(batch['segments'], batch['positions']):
     starts = np.flatnonzero(np.diff(segments, prepend=0))
-    assert len(starts) == 3 + 2 + 1  # Questions, drawings, and the text that fills up.
     np.testing.assert_array_equal(
       positions, np.arange(len(segments)) - np.repeat(starts, np.diff([*starts, len(segments)]))
     )
 
 
+@pytest.mark.parametrize('ratio', [(5, 1, 4), (1, 0, 3), (7, 3, 10)])
+def test_kinds_come_in_the_ratio_of_the_stage(ratio):
+  stage = stage_of(ratio)
+  batch = synthetic_batch(CONFIG, stage, shape_of(stage, rows=40), 1, False, seed=0)
+  counts = np.array(
+    [
+      (batch['kinds'] == IMAGE).sum() / P,
+      sum(len(np.unique(row[losses == TEXT_LOSS])) for row, losses in zip(batch['segments'], batch['losses'])),
+      (batch['losses'] == GENERATION_LOSS).sum() / G,
+    ]
+  )
+  # But for the few that wait when the batch is full.
+  np.testing.assert_allclose(counts / counts.sum(), np.array(ratio) / sum(ratio), atol=WAITING / counts.sum() / 2)
+
+
 def test_what_is_predicted_is_what_comes_next_in_the_same_example(batch):
   kinds, losses, weights = batch['kinds'], batch['losses'], batch['weights']
   np.testing.assert_array_equal(weights, losses > 0)
-  drawn = losses == GENERATION_LOSS
-  assert drawn.sum() == SHAPE.rows * 2 * G
   said = (losses == UNDERSTANDING_LOSS) | (losses == TEXT_LOSS)
   rows, places = np.nonzero(said)
   np.testing.assert_array_equal(batch['targets'][rows, places], batch['tokens'][rows, places + 1])
   np.testing.assert_array_equal(batch['segments'][rows, places], batch['segments'][rows, places + 1])
   assert (kinds[rows, places] == TEXT).all()
   assert (kinds[rows, places + 1] == TEXT).all()
-  assert (losses == UNDERSTANDING_LOSS).sum() == SHAPE.rows * 3 * 16
+  assert (losses == UNDERSTANDING_LOSS).sum() >= 16 * (kinds == IMAGE).sum() / P
   # A code is fed where the one before it predicts it; the last one is not fed.
   rows, places = np.nonzero(kinds == CODE)
-  assert len(rows) == SHAPE.rows * 2 * (G - 1)
+  assert len(rows) * G == (losses == GENERATION_LOSS).sum() * (G - 1)
   np.testing.assert_array_equal(batch['tokens'][rows, places], batch['targets'][rows, places - 1])
 
 
-def test_images_fill_their_places(batch):
-  assert ((batch['kinds'] == IMAGE).sum(1) == 3 * P).all()
+def test_images_lie_in_the_slots_of_their_stream(batch):
   assert (batch['tokens'][batch['kinds'] == IMAGE] == CONFIG.image_token_id).all()
   assert not (batch['tokens'][batch['kinds'] == TEXT] == CONFIG.image_token_id).any()
-  assert batch['pixels'].any((2, 3, 4)).all()
+  for pixels, kinds in zip(batch['pixels'], np.split(batch['kinds'], 2)):
+    filled = pixels.any((1, 2, 3))
+    assert filled.sum() == (kinds == IMAGE).sum() // P
+    assert filled[: filled.sum()].all()
+    assert filled.mean() > 0.75
   if 'generation_pixels' in batch:
-    assert batch['generation_pixels'].any((2, 3, 4)).all()
-    codes = batch['targets'][0][batch['losses'][0] == GENERATION_LOSS]
-    np.testing.assert_array_equal(codes, np.arange(2 * G))  # Places among the codes of the row.
+    for pixels, targets, losses in zip(
+      batch['generation_pixels'], np.split(batch['targets'], 2), np.split(batch['losses'], 2)
+    ):
+      codes = targets[losses == GENERATION_LOSS]
+      np.testing.assert_array_equal(codes, np.arange(len(codes)))  # Places among the codes of the stream.
+      assert pixels.any((1, 2, 3)).sum() == len(codes) // G
 
 
-def test_what_is_left_and_short_goes_to_the_last_example():
-  shape = BatchShape(rows=1, length=G + 15 + 20, images=0, drawings=1)
-  batch = synthetic_batch(CONFIG, shape, (0, 0, 1), True, seed=0)
-  assert batch['segments'].tolist() == [[1] * shape.length]
-  assert (batch['losses'] == GENERATION_LOSS).sum() == G
-
-
-def test_kinds_without_a_share_are_not_there():
-  batch = synthetic_batch(CONFIG, SHAPE, (0, 1, 0), True, seed=0)
-  assert set(np.unique(batch['losses'])) <= {0, TEXT_LOSS}
-
-
-def test_where_one_of_both_fits_rows_take_turns():
-  shape = BatchShape(rows=4, length=max(P + 48, G + 15), images=1, drawings=1)
-  batch = synthetic_batch(CONFIG, shape, (5, 1, 4), True, seed=0)
-  asked, drawn = ((batch['losses'] == loss).any(1).tolist() for loss in (UNDERSTANDING_LOSS, GENERATION_LOSS))
-  assert asked == [True, False, True, False]
-  assert drawn == [False, True, False, True]
+def test_an_example_that_is_expected_to_be_longer_fills_a_row():
+  stage = stage_of((0, 1, 1), (0, 10 * LENGTH, 10 * LENGTH))
+  batch = synthetic_batch(CONFIG, stage, shape_of(stage), 1, True, seed=0)
+  assert (batch['segments'] == 1).all()
+  assert {TEXT_LOSS, GENERATION_LOSS} < set(np.unique(batch['losses']))
 
 
 def test_losses_and_counts_are_those_of_training(batch):
-  window = Window(CONFIG, SHAPE.length, ('language_model',))
+  window = Window(CONFIG, LENGTH, ('language_model',))
   window.add(batch, 0.0)
   counts = window.counts
-  assert counts.tokens == SHAPE.rows * SHAPE.length
-  assert counts.generation == SHAPE.rows * 2 * (G - 1)
-  assert counts.understanding == SHAPE.rows * 3 * P
+  assert counts.tokens == batch['segments'].size
   assert counts.text_targets == (batch['losses'] == UNDERSTANDING_LOSS).sum() + (batch['losses'] == TEXT_LOSS).sum()
-  _, losses = batch_losses(params(), batch, np.ones(3, np.float32), CONFIG, ComputeConfig(), chunk=SHAPE.length)
+  _, losses = batch_losses(params(), batch, np.ones(3, np.float32), CONFIG, ComputeConfig(), chunk=LENGTH)
   by_kind = [(batch['losses'] == loss).sum() for loss in (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)]
   np.testing.assert_array_equal(losses.weights, by_kind)
   # Of random targets; NaN where an image had no place or a code no meaning.
@@ -102,10 +117,9 @@ def test_losses_and_counts_are_those_of_training(batch):
 def test_arrays_are_those_that_plan_compiles_for(batch):
   setup = types.SimpleNamespace(
     start=types.SimpleNamespace(model=CONFIG),
-    run=types.SimpleNamespace(sequence_length=SHAPE.length),
     mesh=make_mesh({}, jax.devices()[:1]),
     holds_codes='generation_pixels' not in batch,
   )
-  stage = types.SimpleNamespace(batch_size=SHAPE.rows, images_per_row=SHAPE.images, drawings_per_row=SHAPE.drawings)
-  expected = {name: (leaf.shape, leaf.dtype) for name, leaf in abstract_batch(setup, stage).items()}
+  shape = shape_of(stage_of(), holds_codes=setup.holds_codes)
+  expected = {name: (leaf.shape, leaf.dtype) for name, leaf in abstract_batch(setup, shape, 2).items()}
   assert {name: (array.shape, array.dtype) for name, array in batch.items()} == expected

@@ -39,7 +39,7 @@ def subject() -> Subject:
     'trainable': (*ADAPTORS, 'language_model'),
   }
   # Several examples in a row; and one, which needs no mask.
-  set_stages(config, {'packed': common, 'single': {**common, 'ratio': (1, 0, 0), 'drawings_per_row': 0}})
+  set_stages(config, {'packed': common, 'single': {**common, 'ratio': (1, 0, 0)}})
   config.run = ('packed', 'single')
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
   return Subject(config, CONFIG, params(), placement)

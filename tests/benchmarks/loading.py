@@ -33,7 +33,7 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.worlds.shapes import World
 
 SIZE, TOKENS = 384, 576
-SHAPE = BatchShape(8, 4096, 6, 1)
+SHAPE = BatchShape(8, 4096, 48, 0)
 
 
 def write_photographs(directory: pathlib.Path, number: int) -> list[str]:

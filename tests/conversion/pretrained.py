@@ -93,5 +93,7 @@ def save_parts(root: pathlib.Path) -> dict[str, str]:
   }
 
 
-def composed(parts: dict[str, str], gen_embed: str = 'codebook', seed: int = 0, **other_parts) -> Checkpoint:
-  return compose(**{**parts, **other_parts}, gen_embed=gen_embed, seed=seed)
+def composed(
+  parts: dict[str, str], gen_embed: str = 'codebook', seed: int = 0, template: str = 'deepseek', **other_parts
+) -> Checkpoint:
+  return compose(**{**parts, **other_parts}, gen_embed=gen_embed, seed=seed, template=template)

@@ -31,9 +31,13 @@ from conversion.pretrained import (  # noqa: E402
   vq_state,
 )
 
+from janus_jax.api import load_tokenizer  # noqa: E402
 from janus_jax.conversion.checkpoint import write_checkpoint  # noqa: E402
+from janus_jax.conversion.companions import companions_for  # noqa: E402
 from janus_jax.conversion.export import exporting  # noqa: E402
 from janus_jax.conversion.load import load_params  # noqa: E402
+from janus_jax.conversion.parts import TEMPLATES  # noqa: E402
+from janus_jax.data import prompts  # noqa: E402
 from janus_jax.models.config import JanusConfig  # noqa: E402
 from janus_jax.models.janus import Janus  # noqa: E402
 
@@ -156,6 +160,23 @@ def test_the_tokenizer_gets_the_special_tokens(parts):
   # Generation settings of the base, its stop tokens among them, are not Janus's.
   assert os.path.exists(os.path.join(parts['language_model'], 'generation_config.json'))
   assert set(checkpoint.companions) == {'tokenizer.json'}
+
+
+@pytest.mark.parametrize('layout', ['orbax', 'deepseek', 'huggingface'])
+@pytest.mark.parametrize('template', TEMPLATES)
+def test_the_roles_stay_what_they_were_composed_with(tmp_path, parts, template, layout):
+  """In every layout, and read back from it."""
+  checkpoint = composed(parts, template=template)
+  files = companions_for(layout, checkpoint.companions, checkpoint.config)
+  again = companions_for('orbax', files, checkpoint.config)
+  for name, content in again.items():
+    (tmp_path / name).write_bytes(content)
+  tokenizer, found = load_tokenizer(str(tmp_path))
+  assert found == prompts.TEMPLATES[template]
+  asked = tokenizer.encode(prompts.render(found, ['Hello?', '']), add_bos=False)
+  assert tokenizer.decode(asked, skip_special=False) == f'{found.user}: Hello?\n\n{found.assistant}:'
+  # A token each, or words.
+  assert (len(asked) == len(': Hello?\n\n:') + 2) == (template == 'deepseek')
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

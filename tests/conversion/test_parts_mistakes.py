@@ -63,6 +63,7 @@ MISTAKES = {
   'vq without the key': (lambda root: torch.save(vq_state(), root / 'vq.pt'), r"vq\.pt: expected .* the key 'model'"),
   'vq without a tensor': (vq_without('decoder.mid.1.q.weight'), r'vq\.pt: .* 1 missing: .*decoder\.mid\.1\.q\.weight'),
   'vq without a codebook': (vq_without('quantize.embedding.weight'), r'vq\.pt: .*no tensor .*quantize\.embedding'),
+  'unknown template': (lambda root: None, r"^template is 'llama': expected one of deepseek, deepseek_old"),
   'unknown start of gen_embed': (lambda root: None, r"gen_embed is 'uniform': expected one of codebook, normal"),
 }
 
@@ -75,6 +76,7 @@ def test_mistakes_are_reported_in_one_line(tmp_path, parts, mistake):
     (shutil.copytree if os.path.isdir(parts[name]) else shutil.copy)(parts[name], copy)
   make_it(tmp_path)
   gen_embed = 'uniform' if 'gen_embed' in mistake else 'codebook'
+  template = 'llama' if 'template' in mistake else 'deepseek'
   with pytest.raises(InputError, match=message) as caught:
-    composed({name: str(copy) for name, copy in copies.items()}, gen_embed)
+    composed({name: str(copy) for name, copy in copies.items()}, gen_embed, template=template)
   assert '\n' not in str(caught.value)

@@ -51,6 +51,16 @@ def test_extension_gives_the_ids_of_the_releases(num_added, shift):
   ]
 
 
+def test_extension_without_role_tokens_leaves_the_other_ids_alone():
+  """Janus-1.3B, whose roles are plain words."""
+  ids = special_token_ids(extend_tokenizer(large_base(13), 102400, role_tokens=False))
+  assert ids == SpecialTokens(100000, 100001, 100015, 100016, 100593, 100594, None, None)
+  small = extend_tokenizer(make_tokenizer((BOS, EOS)), 306, role_tokens=False)
+  assert special_token_ids(small) == SpecialTokens(300, 301, 302, 303, 304, 305, None, None)
+  with pytest.raises(InputError, match=r'^tokenizer\.json: has <\|User\|>: expected no role tokens'):
+    extend_tokenizer(make_tokenizer((BOS, EOS, *JANUS_TOKENS)), 102400, role_tokens=False)
+
+
 def test_extension_of_a_small_vocabulary_takes_the_next_ids():
   base = make_tokenizer((BOS, EOS))
   extended = extend_tokenizer(base, 308)

@@ -5,9 +5,9 @@ import pytest
 from conversion.fixtures import ASSISTANT, BOI, BOS, EOI, EOS, IMAGE, JANUS_TOKENS, PAD, USER, make_tokenizer
 
 from janus_jax.data import examples, prompts
-from janus_jax.data.examples import ExampleSpec, make_example
+from janus_jax.data.examples import ExampleSpec, make_examples
 from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, RecordError
 
 SIZE, GENERATION_SIZE, NUM_IMAGE_TOKENS, NUM_CODES = 6, 4, 3, 5
 # Starts that a tokenizer might merge with the colon or the space before an answer; spaces that the template strips.
@@ -35,8 +35,13 @@ def image(value=0, size=SIZE):
   return np.full((size, size, 3), value, np.uint8)
 
 
+def make_all(kind, record, spec, **options):
+  return make_examples(kind, record, spec, np.random.default_rng(0), **{'guidance_dropout': 0.0, **options})
+
+
 def make(kind, record, spec, **options):
-  return make_example(kind, record, spec, np.random.default_rng(0), **{'guidance_dropout': 0.0, **options})
+  (example,) = make_all(kind, record, spec, **options)
+  return example
 
 
 def ids_of(spec, text):
@@ -92,6 +97,26 @@ def test_what_inference_encodes_is_a_prefix_of_what_was_trained(template, num_im
       assert example.tokens[: start + 1].tolist() == prompt
 
 
+@pytest.mark.parametrize('kind', ['understanding', 'text'])
+@pytest.mark.parametrize('system', ['', 'Answer in verse.'])
+def test_a_record_says_what_its_conversation_begins_with(kind, system, spec):
+  record = {'images': [], 'turns': ['Tea?', 'Yes.', 'Milk?', 'No.'], 'system': system}
+  example = make(kind, record, spec)
+  begin = f'{system}\n\n' if system else ''
+  expected = f'{begin}{USER}: Tea?\n\n{ASSISTANT}: Yes.{EOS}{USER}: Milk?\n\n{ASSISTANT}: No.{EOS}'
+  assert example.tokens.tolist() == ids_of(spec, expected)
+  prompt = prompts.understanding_ids(
+    spec.tokenizer,
+    spec.template,
+    record['turns'][:3],
+    num_images=0,
+    num_image_tokens=NUM_IMAGE_TOKENS,
+    max_length=10**6,
+    system=system,
+  )
+  assert example.tokens[: len(prompt)].tolist() == prompt
+
+
 def test_images_go_where_the_questions_say(spec):
   turns = ['First?', 'No.', f'{IMAGE} or {IMAGE}?', 'The second.']
   example = make('understanding', {'images': [image(1), image(2)], 'turns': turns}, spec)
@@ -113,26 +138,123 @@ def test_every_token_of_a_text_is_predicted(spec):
 
 
 def test_a_conversation_as_text_supervises_its_answers_in_the_loss_of_text(spec):
+  """It has no images, so nothing says that the user provides visual content."""
   turns = ['Tea?', 'Yes.', 'Milk?', 'No.']
   text = make('text', {'turns': turns}, spec)
-  same = make('understanding', {'images': [], 'turns': turns}, spec)
+  same = make('understanding', {'images': [], 'turns': turns, 'system': ''}, spec)
   for name in ('tokens', 'targets', 'weights'):
     np.testing.assert_array_equal(getattr(text, name), getattr(same, name))
   np.testing.assert_array_equal(text.losses, np.where(text.weights > 0, examples.TEXT_LOSS, examples.NO_LOSS))
 
 
-def test_a_text_that_is_too_long_trains_a_stretch_at_a_time(spec):
-  words = ' '.join(f'{n}' for n in range(100, 400))
-  whole = make('text', {'text': words}, spec).tokens
-  short, starts = dataclasses.replace(spec, max_length=len(whole) // 3), set()
-  for seed in range(60):
-    example = examples.make_example('text', {'text': words}, short, np.random.default_rng(seed))
-    (start,) = [i for i in range(len(whole)) if whole[i : i + short.max_length].tolist() == example.tokens.tolist()]
-    assert len(example.tokens) == short.max_length
-    np.testing.assert_array_equal(example.targets[:-1], example.tokens[1:])
-    starts.add(start)
-  assert min(starts) < len(whole) / 8
-  assert max(starts) > len(whole) / 2
+@pytest.mark.parametrize('beyond', [-1, 0, 1, 2, 3])
+def test_each_token_of_a_long_document_is_a_target_once(beyond, spec):
+  """Pieces of T tokens; what the last position of one predicts is the first token of the next. By hand at the ends:
+  2 T + 1 tokens need no third piece, whose one token nothing is left to predict after.
+  """
+  T = 50
+  digits = ''.join(map(str, np.random.default_rng(0).integers(0, 10, 2 * T + beyond - 2)))  # A token each.
+  record = {'text': digits}
+  tokens = make('text', record, spec).tokens
+  assert len(tokens) == 2 * T + beyond
+  pieces = make_all('text', record, dataclasses.replace(spec, max_length=T))
+  assert len(pieces) == (3 if beyond > 1 else 2)
+  for k, piece in enumerate(pieces):
+    assert piece.tokens.tolist() == tokens[k * T : (k + 1) * T].tolist()
+    assert piece.pixels.shape == (0, SIZE, SIZE, 3)
+  predicted = [piece.targets[piece.losses == examples.TEXT_LOSS] for piece in pieces]
+  assert np.concatenate(predicted).tolist() == tokens[1:].tolist()
+  assert [piece.targets[-1] for piece in pieces[:-1]] == [tokens[k * T] for k in range(1, len(pieces))]
+  assert all(np.array_equal(piece.weights, piece.losses == examples.TEXT_LOSS) for piece in pieces)
+
+
+LONG_TURNS = [
+  *(f'{IMAGE} What is it?', 'A cat.'),
+  *('Sure?', 'Yes. ' * 10),
+  *(f'And {IMAGE} or {IMAGE}?', 'A dog.'),
+  *(f'{IMAGE}?', 'No.'),
+]
+
+
+@pytest.mark.parametrize('kept', [1, 2, 3, 4])
+def test_a_long_conversation_keeps_the_first_turns_that_fit_with_their_images(kept, spec):
+  record = {'images': [image(i) for i in range(4)], 'turns': LONG_TURNS}
+  num_images = (1, 1, 3, 4)[kept - 1]
+  expected = make('understanding', {'images': record['images'][:num_images], 'turns': LONG_TURNS[: 2 * kept]}, spec)
+  longer = len(make('understanding', {**record, 'turns': LONG_TURNS}, spec).tokens) - 1
+  room = len(expected.tokens) if kept < 4 else longer + 1
+  assert not expected.cut
+  cut = make('understanding', {**record, 'long': 'cut'}, dataclasses.replace(spec, max_length=room))
+  for field in ('tokens', 'kinds', 'targets', 'losses', 'weights', 'pixels'):
+    np.testing.assert_array_equal(getattr(cut, field), getattr(expected, field))
+  assert cut.cut == (kept < 4)
+  # As long as it gets before one more pair fits; without a word about it conversations are cut.
+  if kept < 4:
+    more = make('understanding', {'images': record['images'], 'turns': LONG_TURNS}, spec)
+    after = np.flatnonzero(more.tokens == spec.tokenizer.special.eos)[kept]
+    same = make('understanding', record, dataclasses.replace(spec, max_length=after))
+    assert same.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_images_without_a_place_stay_with_the_first_question(spec):
+  record = {'images': [image(1), image(2)], 'turns': ['Same?', 'No.', 'Why?', 'Colour. ' * 20]}
+  first = make('understanding', {**record, 'turns': record['turns'][:2]}, spec)
+  cut = make('understanding', record, dataclasses.replace(spec, max_length=len(first.tokens) + 5))
+  assert cut.tokens.tolist() == first.tokens.tolist()
+  assert cut.pixels[:, 0, 0, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+  ('kind', 'record'),
+  [
+    ('understanding', {'images': [image()], 'turns': ['Hm?', 'No.', 'Hm?', 'No.'], 'long': 'skip'}),
+    ('understanding', {'images': [image()], 'turns': ['a ' * 40, 'b', 'c', 'd'], 'long': 'cut'}),
+    ('understanding', {'images': [image()], 'text': 'cat ' * 40}),
+    ('text', {'turns': ['Hm?', 'No.', 'Hm?', 'No.'], 'long': 'skip'}),
+    ('text', {'text': 'cat ' * 40, 'long': 'skip'}),
+    ('generation', {'prompt': 'cat ' * 40, 'image': image(0, GENERATION_SIZE)}),
+  ],
+)
+def test_what_is_too_long_says_so_and_where_to_change_it(kind, record, spec):
+  """A reason of its own: such records are not bad."""
+  message = (
+    r'the example has \d+ tokens: expected at most 30, which is sequence_length \(see data\.sources\.NAME\.long\)'
+  )
+  with pytest.raises(RecordError, match=f'^{message}$') as caught:
+    make(kind, record, dataclasses.replace(spec, max_length=30))
+  assert caught.value.reason == 'long'
+
+
+def block(spec):
+  special = spec.tokenizer.special
+  return [special.begin_of_image, *[special.image_placeholder] * NUM_IMAGE_TOKENS, special.end_of_image]
+
+
+def test_an_image_and_its_caption_by_hand(spec):
+  """Janus paper, Stage I: `<image><text>`."""
+  example = make('understanding', {'images': [image(7)], 'text': 'A cat.'}, spec)
+  said = spec.tokenizer.encode(f'A cat.{EOS}', add_bos=False)
+  assert example.tokens.tolist() == [spec.tokenizer.special.bos, *block(spec), *said]
+  # The end of the image predicts the first token of the caption.
+  assert example.targets.tolist() == [*[0] * (NUM_IMAGE_TOKENS + 2), *said, 0]
+  assert example.losses.tolist() == [*[0] * (NUM_IMAGE_TOKENS + 2), *[examples.UNDERSTANDING_LOSS] * len(said), 0]
+  assert np.flatnonzero(example.kinds == examples.IMAGE).tolist() == list(range(2, 2 + NUM_IMAGE_TOKENS))
+  np.testing.assert_array_equal(example.pixels, image(7)[None])
+
+
+def test_a_document_with_images_in_it_by_hand(spec):
+  text = f'One.{IMAGE}Two.{IMAGE}{IMAGE}'
+  example = make('understanding', {'images': [image(1), image(2), image(3)], 'text': text}, spec)
+  one, two = (spec.tokenizer.encode(word, add_bos=False) for word in ('One.', 'Two.'))
+  bos, eos = spec.tokenizer.special.bos, spec.tokenizer.special.eos
+  tokens = [bos, *one, *block(spec), *two, *block(spec), *block(spec), eos]
+  no_text = [0] * (NUM_IMAGE_TOKENS + 2)
+  # What comes after a text and is an image is not predicted.
+  targets = [*one, *no_text, *two, *no_text, *no_text, eos, 0]
+  assert example.tokens.tolist() == tokens
+  assert example.targets.tolist() == targets
+  assert (example.losses > 0).tolist() == [target > 0 for target in targets]
+  assert example.pixels[:, 0, 0, 0].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize('given', ['image', 'codes'])
@@ -160,6 +282,20 @@ def test_a_drawing_by_hand(given, spec):
   assert dtypes == ['int32', 'int32', 'uint8', 'uint8', 'float32']
 
 
+@pytest.mark.parametrize('dropout', [0.0, 1.0])
+def test_a_caption_alone_before_its_image_by_hand(dropout, spec):
+  """Janus paper, Stages I and II: `<category_name><image>` and `<caption><image>`."""
+  spec = dataclasses.replace(spec, generation_size=None)
+  codes = np.array([9, 49, 0, 9, 3], np.int32)
+  record = {'prompt': ' a cat\n', 'codes': codes, 'template': 'raw'}
+  example = make('generation', record, spec, guidance_dropout=dropout)
+  special, said = spec.tokenizer.special, spec.tokenizer.encode('a cat', add_bos=False)
+  said = [special.pad] * len(said) if dropout else said
+  assert example.tokens.tolist() == [special.bos, *said, special.begin_of_image, *codes[:-1]]
+  assert example.targets.tolist() == [0] * (len(said) + 1) + codes.tolist()
+  assert example.losses.tolist() == [0] * (len(said) + 1) + [examples.GENERATION_LOSS] * NUM_CODES
+
+
 def test_guidance_dropout_leaves_first_and_last_id(spec):
   record = {'prompt': 'three red circles', 'image': image(0, GENERATION_SIZE)}
   kept = make('generation', record, spec)
@@ -179,7 +315,7 @@ def test_share_of_guidance_dropout(spec):
   record = {'prompt': 'a cat', 'image': image(0, GENERATION_SIZE)}
   rng = np.random.default_rng(0)
   pad = spec.tokenizer.special.pad
-  dropped = sum(pad in make_example('generation', record, spec, rng, 0.1).tokens for _ in range(4000))
+  dropped = sum(pad in make_examples('generation', record, spec, rng, 0.1)[0].tokens for _ in range(4000))
   assert abs(dropped - 400) < 4 * np.sqrt(4000 * 0.1 * 0.9)
   for kind, other in (('text', {'text': 'a'}), ('understanding', {'images': [image()], 'turns': ['a', 'b']})):
     assert pad not in make(kind, other, spec, guidance_dropout=1.0).tokens
@@ -211,6 +347,8 @@ def test_share_of_guidance_dropout(spec):
     ),
     ('understanding', {'images': [image() / 255], 'turns': ['a', 'b']}, r'images\[0\]: float64'),
     ('understanding', {'images': [image()], 'turns': ['a ' * 2000, 'b']}, 'expected at most 2000'),
+    ('understanding', {'images': [image()], 'text': f'{IMAGE} '}, 'text: empty: expected text beside the images'),
+    ('understanding', {'images': [image()], 'text': f'{IMAGE} or {IMAGE}'}, 'in the text but 1 images'),
     ('generation', {'image': image(0, GENERATION_SIZE)}, 'prompt: missing'),
     ('generation', {'prompt': '\t', 'image': image(0, GENERATION_SIZE)}, 'prompt: empty'),
     ('generation', {'prompt': 'a'}, 'image: missing'),
@@ -244,5 +382,5 @@ def test_the_limit_is_inclusive(spec):
   record = {'prompt': 'a cat', 'image': image(0, GENERATION_SIZE)}
   n = len(make('generation', record, spec).tokens)
   make('generation', record, dataclasses.replace(spec, max_length=n))
-  with pytest.raises(InputError, match=f'{n} tokens: expected at most {n - 1}'):
+  with pytest.raises(RecordError, match=f'{n} tokens: expected at most {n - 1}, '):
     make('generation', record, dataclasses.replace(spec, max_length=n - 1))

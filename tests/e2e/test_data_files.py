@@ -63,8 +63,6 @@ def parts_of(entries: dict[str, dict], checkpoint: str) -> dict[str, dict]:
     'learning_rate': 1e-3,
     'ratio': [len(names) for names in sources.values()],
     'sources': sources,
-    'images_per_row': 4,
-    'drawings_per_row': 2,
     'trainable': ADAPTORS,
   }
   overrides = {

@@ -9,9 +9,9 @@ import numpy as np
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
 from janus_jax.conversion.special_tokens import special_token_ids
+from janus_jax.data import examples as examples_lib
 from janus_jax.data import prompts
-from janus_jax.data.examples import IMAGE as IMAGE_KIND
-from janus_jax.data.examples import Example, ExampleSpec, make_example
+from janus_jax.data.examples import IMAGE, Example, ExampleSpec
 from janus_jax.data.packing import BatchShape, make_batch
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.models.config import PRESETS
@@ -83,7 +83,8 @@ ROWS = (0, 1, 1, 1, 2, 0, 3, 3)
 
 
 def make_examples(spec: ExampleSpec, pairs: list[tuple[str, dict]]) -> list[Example]:
-  return [make_example(kind, record, spec, np.random.default_rng(0), 0.0) for kind, record in pairs]
+  made = (examples_lib.make_examples(kind, record, spec, np.random.default_rng(0), 0.0) for kind, record in pairs)
+  return [example for (example,) in made]
 
 
 def batch_of(
@@ -108,6 +109,6 @@ def images_of_rows(batch: dict[str, np.ndarray], per_image: int = CONFIG.vision_
   """uint8[n, size, size, 3] for each row: the understanding images that stand in it."""
   found = []
   for pixels, kinds in zip(batch['pixels'], np.split(batch['kinds'], len(batch['pixels']))):
-    counts = (kinds == IMAGE_KIND).sum(1) // per_image
+    counts = (kinds == IMAGE).sum(1) // per_image
     found += np.split(pixels[: counts.sum()], np.cumsum(counts)[:-1])
   return found

@@ -1,6 +1,7 @@
 """Sources of records from what a config says about each: a format, where its files are, what its fields mean."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,17 @@ from janus_jax.data.sources.tfds_builders import TfdsExamples
 from janus_jax.errors import InputError
 
 FORMATS = ('array_record', 'folder', 'json', 'json_lines', 'parquet', 'tars', 'text', 'tfds')
+TEMPLATES = ('chat', 'raw')
+# What can become of a record longer than a row, by kind and template; the default comes first. 'cut' keeps the first
+# turns that fit, 'split' makes several examples of it, 'skip' leaves it out.
+LONG: Mapping[tuple[str, str], tuple[str, ...]] = {
+  ('understanding', 'chat'): ('cut', 'skip'),
+  ('understanding', 'raw'): ('skip',),
+  ('text', 'chat'): ('cut', 'skip'),
+  ('text', 'raw'): ('split', 'skip'),
+  ('generation', 'chat'): ('skip',),
+  ('generation', 'raw'): ('skip',),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +47,10 @@ class SourceSpec:
     format: one of FORMATS.
     path: glob patterns of the files; for 'folder' a directory, for 'tfds' the builder's name.
     fields: what the items' fields mean.
+    template: 'chat' puts what records say into turns of user and assistant. 'raw' leaves them as Janus is pretrained:
+      `<image><text>`, of which all text is supervised, `<caption><image>`, documents.
+    long: what becomes of records that are longer than a row, of `LONG`.
+    system: comes before a conversation; None for the vision system prompt in understanding and nothing in text.
     split: of a TFDS builder.
     directory: `data_dir` of a TFDS builder.
     held_out: how many records, the last ones, are kept out of training to measure the loss on.
@@ -45,6 +61,9 @@ class SourceSpec:
   format: str
   path: tuple[str, ...]
   fields: Fields
+  template: str
+  long: str
+  system: str | None = None
   split: str = 'train'
   directory: str = ''
   held_out: int = 0
@@ -90,12 +109,41 @@ def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   for key, value in entry.items():
     if key not in ('questions', 'wordings'):
       _check_type(f'{where}.{key}', value, DEFAULTS.get(key, ''))
+  form = _read_form(where, entry)
+  if form['template'] == 'raw':
+    as_tuple = {'questions': ('',), **as_tuple}
   try:
     fields = Fields(**{key: entry[key] for key in set(entry) & meant} | as_tuple)
   except InputError as error:
     raise InputError(f'{where}: {error}') from None
-  options = {key: entry[key] for key in set(entry) & own}
+  options = {key: entry[key] for key in set(entry) & own} | form
   return SourceSpec(name=name, path=(path,) if isinstance(path, str) else tuple(path), fields=fields, **options)
+
+
+def _read_form(where: str, entry: Mapping[str, Any]) -> dict[str, str]:
+  """`template` and `long` of an entry, where it has none those that fit it.
+
+  Raises:
+    InputError: one of them, or `system`, that does not fit the rest of the entry.
+  """
+  kind, allowed, because = entry['kind'], TEMPLATES, ''
+  if entry.get('interleaved') and (other := [name for name in ('answer', 'conversations') if entry.get(name)]):
+    raise InputError(f'{where}.{other[0]}: expected none beside interleaved')
+  if kind == 'text':
+    allowed = ('chat',) if entry.get('conversations') else ('raw',)
+    because = f', as it has {"" if entry.get("conversations") else "no "}conversations'
+  elif entry.get('interleaved'):
+    allowed, because = ('raw',), ', as it is interleaved'
+  template = entry.get('template', allowed[0])
+  if template not in allowed:
+    raise InputError(f'{where}.template is {template!r}: expected {" or ".join(allowed)}{because}')
+  if 'system' in entry and (template == 'raw' or kind == 'generation'):
+    raise InputError(f'{where}.system: expected none, as only conversations begin with it')
+  long = entry.get('long', LONG[kind, template][0])
+  if long not in LONG[kind, template]:
+    expected = ' or '.join(LONG[kind, template])
+    raise InputError(f'{where}.long is {long!r}: expected {expected}, as kind is {kind} and template is {template}')
+  return {'template': template, 'long': long}
 
 
 def _check_type(where: str, value: Any, like: Any) -> None:
@@ -160,7 +208,7 @@ def _columns(spec: SourceSpec) -> tuple[str, ...]:
     case 'generation':
       names = [fields.prompt, fields.codes or fields.image]
     case 'understanding':
-      names = [fields.image, fields.answer or fields.conversations or 'conversations']
+      names = [fields.image, fields.interleaved or fields.answer or fields.conversations or 'conversations']
   return tuple(dict.fromkeys(name.split('/')[0] for name in names if name))
 
 
@@ -171,16 +219,22 @@ def dataset(spec: SourceSpec, found: Any, sizes: ImageSizes, seed: int) -> grain
     spec: of the source.
     found: its items.
     sizes: of the images.
-    seed: of what is drawn for each record.
+    seed: of what is sampled for each record.
   """
   match spec.kind:
     case 'understanding':
-      transform = records.UnderstandingRecord(spec.fields, sizes.understanding, sizes.resize)
+      transform = records.UnderstandingRecord(spec.fields, sizes.understanding, sizes.resize, spec.template)
     case 'text':
       transform = records.TextRecord(spec.fields)
     case 'generation':
       transform = records.GenerationRecord(spec.fields, sizes.generation, sizes.resize)
-  return grain.MapDataset.source(records.Numbered(found)).seed(seed).random_map(transform)
+  form = {'template': spec.template, 'long': spec.long} | ({} if spec.system is None else {'system': spec.system})
+  made = grain.MapDataset.source(records.Numbered(found)).seed(seed).random_map(transform)
+  return made.map(functools.partial(_with, form))
+
+
+def _with(form: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, Any]:
+  return {**record, **form}
 
 
 def open_sources(
@@ -191,7 +245,7 @@ def open_sources(
   Args:
     specs: from `read_specs`.
     sizes: of the images.
-    seed: of what is drawn for each record.
+    seed: of what is sampled for each record.
     index_directory: where the indices of tars are kept.
 
   Raises:

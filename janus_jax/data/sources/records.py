@@ -43,10 +43,13 @@ class Fields:
     codes: of a generation source whose images are encoded already (`janus_jax.tokenize`): uint16 bytes; '' for pixels.
     answer: of an understanding source with one question per image: the answer.
     conversations: of an understanding or a text source: turns, as LLaVA or ShareGPT have them ({'from', 'value'}), as
-      chat messages ({'role', 'content'}), or as plain strings, question first. Turns of a system are left out: the run
-      has its own. '' for items without, and for the field 'conversations' of an understanding source.
-    questions: asked where `answer` is given; one is drawn.
-    wordings: what a prompt is put into, '{}' being its place; one is drawn.
+      chat messages ({'role', 'content'}), or as plain strings, question first. Turns of a system are left out: the
+      source has its own. '' for items without, and for the field 'conversations' of an understanding source.
+    interleaved: of an understanding source: a document with images in it, either a text in which `<image>` or
+      `<image_placeholder>` stands for each of the images in `image`, or a list of parts, {'type': 'text', 'text': ...}
+      and {'type': 'image', 'image': ...}. An image part without an image of its own stands for one of those in `image`.
+    questions: asked where `answer` is given; one is sampled. Of a raw source, what stands between image and answer.
+    wordings: what a prompt is put into, '{}' being its place; one is sampled.
     names: a text file whose line n is the name of class n, where the prompt is a number.
     first_sentence: share of the prompts that are cut after their first sentence (0.25 in the Janus paper).
   """
@@ -58,6 +61,7 @@ class Fields:
   codes: str = ''
   answer: str = ''
   conversations: str = ''
+  interleaved: str = ''
   questions: tuple[str, ...] = ('Describe the image in detail.',)
   wordings: tuple[str, ...] = ('{}',)
   names: str = ''
@@ -108,21 +112,41 @@ class _RecordOfItem(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class UnderstandingRecord(_RecordOfItem):
-  """An item to {'images': [uint8[size, size, 3]], 'turns': [question, answer, ...]}."""
+  """An item to {'images': [uint8[size, size, 3]], 'turns': [question, answer, ...]}, or with 'text' for the turns.
+
+  Attributes:
+    fields: of the source.
+    size: of the images.
+    resize: how they get it.
+    template: 'chat' for turns. 'raw' for a text: the question, if there is one, and the answer; of conversations, which
+      must have one question each, the answer alone.
+  """
 
   fields: Fields
   size: int
   resize: Resize = pillow
+  template: str = 'chat'
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     fields = self.fields
     values = _optional(item, fields.image)
-    images = [understanding_pixels(image, self.size, resize=self.resize) for image in _images(values, fields)]
+    if fields.interleaved:
+      text, values = _interleaved(_required(item, fields.interleaved), values, fields.interleaved)
+      return {'images': self._pixels(values), 'text': text}
+    images = self._pixels(values)
     if fields.answer:
-      question = fields.questions[rng.integers(len(fields.questions))]
-      return {'images': images, 'turns': [question, _drawn_text(item, fields.answer, rng)]}
-    name = fields.conversations or 'conversations'
-    return {'images': images, 'turns': _turns(_required(item, name), name)}
+      said = [fields.questions[rng.integers(len(fields.questions))], _drawn_text(item, fields.answer, rng).strip()]
+    else:
+      name = fields.conversations or 'conversations'
+      said = _turns(_required(item, name), name)
+    if self.template == 'chat':
+      return {'images': images, 'turns': said}
+    if len(said) != 2:
+      raise RecordError('turns', f'{name}: {len(said)} turns: expected a question and its answer in a raw source')
+    return {'images': images, 'text': ''.join(said) if fields.answer else said[1]}
+
+  def _pixels(self, values: Any) -> list[np.ndarray]:
+    return [understanding_pixels(image, self.size, resize=self.resize) for image in _images(values, self.fields)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +311,36 @@ def _turns(value: Any, name: str) -> list[str]:
   return turns
 
 
+def _interleaved(value: Any, images: Any, name: str) -> tuple[str, Sequence[Any]]:
+  """A document's text, with a placeholder for each image, and the images in that order.
+
+  Args:
+    value: text or parts, as `Fields.interleaved` has them.
+    images: a value or a list of values, None for none: of the places without an image of their own.
+    name: of the field.
+  """
+  others = [] if images is None else images if isinstance(images, list | tuple | np.ndarray) else [images]
+  if not isinstance(value, list | tuple | np.ndarray):
+    text = _string(value, name).replace(LLAVA_IMAGE, IMAGE_PLACEHOLDER)
+    found = [None] * text.count(IMAGE_PLACEHOLDER)
+  else:
+    text, found = '', []
+    for number, part in enumerate(value):
+      kind = part.get('type') if isinstance(part, Mapping) else None
+      if kind == 'text':
+        text += _string(part.get('text'), f'{name}[{number}]')
+      elif kind == 'image':
+        text += IMAGE_PLACEHOLDER
+        found.append(part.get('image'))
+      else:
+        raise RecordError('wrong type', f'{name}[{number}]: {kind!r}: expected a part of type text or image')
+  marks = sum(image is None for image in found)
+  if marks != len(others):
+    raise RecordError('images', f'{name}: {marks} places for {len(others)} images: expected one for each')
+  rest = iter(others)
+  return text, [next(rest) if image is None else image for image in found]
+
+
 def _codes(value: Any, name: str) -> np.ndarray:
   """Little-endian uint16 bytes, or integers, to int32[P]."""
   if isinstance(value, bytes) and len(value) % 2 == 0:
@@ -298,7 +352,7 @@ def _codes(value: Any, name: str) -> np.ndarray:
 
 
 KIND_FIELDS: Mapping[str, Sequence[str]] = {
-  'understanding': ('image', 'image_folder', 'answer', 'conversations', 'questions'),
+  'understanding': ('image', 'image_folder', 'answer', 'conversations', 'interleaved', 'questions'),
   'text': ('text', 'conversations'),
   'generation': ('image', 'image_folder', 'prompt', 'codes', 'wordings', 'names', 'first_sentence'),
 }

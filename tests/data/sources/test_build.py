@@ -1,13 +1,17 @@
 """Sources of every format, as a config names them, through the stream that training reads."""
 
 import collections
+import dataclasses
 import itertools
 import multiprocessing
 import re
 import time
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
+from conversion.fixtures import ASSISTANT, BOI, BOS, EOI, EOS, IMAGE, JANUS_TOKENS, USER, make_tokenizer
 
 pytest.importorskip('sklearn')
 
@@ -15,13 +19,15 @@ from data import datasets
 from data.datasets import ITEMS, NAMES
 
 from janus_jax.data import prompts
-from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.examples import CODE, ExampleSpec, make_examples
+from janus_jax.data.images import understanding_pixels
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import LOGGED, SkipLimit, batches, describe_skipped
+from janus_jax.data.resizing import pillow
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, RecordError
 
 SIZES = ImageSizes(24, 16)
 SHAPE = BatchShape(4, 120, 16, 16)
@@ -106,11 +112,104 @@ def test_the_last_records_are_held_out(entries, tmp_path):
     ({'held_out': 2.5}, r'data.sources.x.held_out is 2.5: expected an integer'),
     ({'image': 3}, r'data.sources.x.image is 3: expected text'),
     ({'names': '/nowhere.txt'}, r'/nowhere.txt: No such file'),
+    ({'template': 'xml'}, r"^data\.sources\.x\.template is 'xml': expected chat or raw$"),
+    ({'template': 7}, r'^data\.sources\.x\.template is 7: expected text$'),
+    ({'system': 'Be brief.'}, r'^data\.sources\.x\.system: expected none, as only conversations begin with it$'),
+    (
+      {'long': 'split'},
+      r"^data\.sources\.x\.long is 'split': expected skip, as kind is generation and template is chat$",
+    ),
+    ({'long': 'cut', 'template': 'raw'}, r"^data\.sources\.x\.long is 'cut': expected skip, .* and template is raw$"),
   ],
 )
 def test_a_wrong_entry_is_refused(entries, change, message, tmp_path):
   with pytest.raises(InputError, match=message):
     open_sources(read_specs({'x': entries['web'] | change}), SIZES, 0, str(tmp_path))
+
+
+TEXT = {'kind': 'text', 'format': 'text', 'path': 'x.txt'}
+TALKS = {'kind': 'text', 'format': 'json', 'path': 'x.json', 'conversations': 'talk'}
+CAPTIONS = {'kind': 'understanding', 'format': 'json', 'path': 'x.json', 'answer': 'caption'}
+INTERLEAVED = {'kind': 'understanding', 'format': 'json', 'path': 'x.json', 'interleaved': 'doc'}
+
+
+@pytest.mark.parametrize(
+  ('entry', 'change', 'message'),
+  [
+    (TEXT, {'template': 'chat'}, r"template is 'chat': expected raw, as it has no conversations$"),
+    (TEXT, {'long': 'cut'}, r"long is 'cut': expected split or skip, as kind is text and template is raw$"),
+    (TEXT, {'system': ''}, r'system: expected none'),
+    (TALKS, {'template': 'raw'}, r"template is 'raw': expected chat, as it has conversations$"),
+    (TALKS, {'long': 'split'}, r"long is 'split': expected cut or skip, as kind is text and template is chat$"),
+    (TALKS, {'system': 3}, r'system is 3: expected text$'),
+    (CAPTIONS, {'template': 'raw', 'system': ''}, r'system: expected none'),
+    (CAPTIONS, {'template': 'raw', 'long': 'cut'}, r"long is 'cut': expected skip, as kind is understanding"),
+    (INTERLEAVED, {'template': 'chat'}, r"template is 'chat': expected raw, as it is interleaved$"),
+    (INTERLEAVED, {'answer': 'caption'}, r'answer: expected none beside interleaved$'),
+    (INTERLEAVED, {'long': 'split'}, r"long is 'split': expected skip"),
+  ],
+)
+def test_what_records_cannot_become_is_refused(entry, change, message):
+  with pytest.raises(InputError, match=rf'^data\.sources\.x\.{message}'):
+    read_specs({'x': {**entry, **change}})
+
+
+def test_what_records_become_where_nothing_is_said():
+  specs = read_specs({'text': TEXT, 'talks': TALKS, 'captions': CAPTIONS, 'interleaved': INTERLEAVED})
+  found = {name: (spec.template, spec.long, spec.system) for name, spec in specs.items()}
+  assert found == {
+    'text': ('raw', 'split', None),
+    'talks': ('chat', 'cut', None),
+    'captions': ('chat', 'cut', None),
+    'interleaved': ('raw', 'skip', None),
+  }
+
+
+def test_the_form_of_a_source_is_that_of_its_examples(entries, spec, tmp_path):
+  """From an entry of a config to the text of the example, for each kind."""
+  forms = {
+    'llava': {'system': 'Be brief.', 'long': 'skip'},
+    'table': {'template': 'raw', 'questions': 'Describe it. '},
+    'talks': {'system': 'Be kind.'},
+    'web': {'template': 'raw'},
+  }
+  begin = {
+    'llava': f'{BOS}Be brief.\n\n{USER}: {BOI}{IMAGE * 3}{EOI}\nWhat?\n\n{ASSISTANT}: llava0{EOS}',
+    'table': f'{BOS}{BOI}{IMAGE * 3}{EOI}Describe it. table0{EOS}',
+    'talks': f'{BOS}Be kind.\n\n{USER}: Hello?\n\n{ASSISTANT}: talks0{EOS}',
+    'web': f'{BOS}web0{BOI}',
+  }
+  specs = read_specs({name: entries[name] | form for name, form in forms.items()})
+  opened = open_sources(specs, SIZES, 0, str(tmp_path))['train']
+  for kind, sources in opened.items():
+    for name, source in sources.items():
+      (example,) = make_examples(kind, source[0], spec, np.random.default_rng(0), 0.0)
+      said = spec.tokenizer.decode(example.tokens[example.kinds != CODE], skip_special=False)
+      assert said == begin[name]
+  two_turns = opened['understanding']['llava'][1]
+  (whole,) = make_examples('understanding', two_turns, spec, np.random.default_rng(0))
+  short = dataclasses.replace(spec, max_length=len(whole.tokens) - 1)
+  with pytest.raises(RecordError, match=r'see data\.sources\.NAME\.long'):
+    make_examples('understanding', two_turns, short, np.random.default_rng(0))
+  (cut,) = make_examples('understanding', {**two_turns, 'long': 'cut'}, short, np.random.default_rng(0))
+  assert cut.cut
+
+
+def test_documents_with_images_come_from_parquet_too(spec, tmp_path):
+  """Parts are structs there: a part of text has an image that is null."""
+  photos = [datasets.encoded(image, 1)[1] for image in datasets.cuts(2)]
+  rows = [
+    {'doc': [{'type': 'text', 'text': 'One.', 'image': None}, {'type': 'image', 'text': None, 'image': photo}]}
+    for photo in photos
+  ]
+  pq.write_table(pa.Table.from_pylist(rows), tmp_path / 'x.parquet')
+  entry = {'kind': 'understanding', 'format': 'parquet', 'path': str(tmp_path / 'x.parquet'), 'image': ''}
+  sources = open_sources(read_specs({'x': entry | {'interleaved': 'doc'}}), SIZES, 0, str(tmp_path))['train']
+  for i in range(2):
+    record = sources['understanding']['x'][i]
+    assert record['text'] == f'One.{IMAGE}'
+    expected = understanding_pixels(datasets.cuts(2)[i], SIZES.understanding, resize=pillow)
+    np.testing.assert_array_equal(record['images'], [expected])
 
 
 def test_rows_of_a_row_group_are_read_together(entries, tmp_path):

@@ -24,8 +24,8 @@ def rng(seed=0):
   return np.random.default_rng(seed)
 
 
-def understand(item, **fields):
-  return UnderstandingRecord(Fields(**fields), SIZE).random_map((0, item), rng())
+def understand(item, template='chat', **fields):
+  return UnderstandingRecord(Fields(**fields), SIZE, template=template).random_map((0, item), rng())
 
 
 def draw(item, seed=0, **fields):
@@ -83,6 +83,72 @@ def test_a_caption_becomes_the_answer_to_one_of_the_questions():
     asked[question] += 1
     assert answer == 'Roofs under trees.'
   assert min(asked['What is it?'], asked['Describe it.']) > 5
+
+
+def test_raw_records_are_what_answers_say():
+  """Janus paper: `<image><text>` in Stage I, `<image>Describe the image in detail.<caption>` in Stage II."""
+  item = {'caption': ' Roofs.\n', 'image': np.asarray(PHOTO), 'conversations': ['<image>\nWhat?', 'Trees.']}
+  for fields, text in (
+    ({'answer': 'caption', 'questions': ('',)}, 'Roofs.'),
+    ({'answer': 'caption', 'questions': ('Describe it.',)}, 'Describe it.Roofs.'),
+    ({}, 'Trees.'),
+  ):
+    record = understand(item, 'raw', **fields)
+    assert record.keys() == {'images', 'text'}
+    assert record['text'] == text
+    np.testing.assert_array_equal(record['images'], [understanding_pixels(PHOTO, SIZE)])
+  with pytest.raises(
+    RecordError, match=r'^item 0: conversations: 4 turns: expected a question and its answer in a raw'
+  ):
+    understand({'conversations': ['a', 'b', 'c', 'd']}, 'raw')
+
+
+def png(image):
+  return encoded(image, 1)[1]
+
+
+@pytest.mark.parametrize(
+  ('first', 'second'),
+  [
+    ('text', 'text'),
+    ('part', 'part'),  # With its image,
+    ('place', 'place'),  # or one of those in the field for images,
+    ('place', 'part'),  # or some of each kind.
+  ],
+)
+def test_images_of_a_document_go_where_it_has_them(first, second):
+  photos = cuts(2)
+  own = {'part': {'type': 'image', 'image': {'bytes': png(photos[0]), 'path': None}}, 'place': {'type': 'image'}}
+  document = 'Cut.<image>Fold.<image_placeholder>Done.'
+  others = [png(photo) for photo in photos]
+  if first != 'text':
+    own_second = {'type': 'image', 'image': np.asarray(photos[1])} if second == 'part' else {'type': 'image'}
+    said = [{'type': 'text', 'text': text, 'image': None} for text in ('Cut.', 'Fold.', 'Done.')]
+    document = [said[0], own[first], said[1], own_second, said[2]]
+    others = [image for image, kind in zip(others, (first, second)) if kind == 'place']
+  record = understand({'doc': document, 'image': others}, 'raw', interleaved='doc')
+  assert record['text'] == 'Cut.<image_placeholder>Fold.<image_placeholder>Done.'
+  np.testing.assert_array_equal(record['images'], [understanding_pixels(photo, SIZE) for photo in photos])
+
+
+@pytest.mark.parametrize(
+  ('item', 'reason', 'message'),
+  [
+    ({'doc': 'One.<image>', 'image': []}, 'images', 'doc: 1 places for 0 images: expected one for each'),
+    ({'doc': 'One.', 'image': png(PHOTO)}, 'images', 'doc: 0 places for 1 images'),
+    ({'doc': 'One.<image>', 'image': [png(PHOTO)] * 2}, 'images', 'doc: 1 places for 2 images'),
+    ({'doc': [{'type': 'image', 'image': png(PHOTO)}], 'image': png(PHOTO)}, 'images', 'doc: 0 places for 1 images'),
+    ({'doc': [{'type': 'video'}]}, 'wrong type', r"doc\[0\]: 'video': expected a part of type text or image"),
+    ({'doc': ['One.']}, 'wrong type', r'doc\[0\]: None: expected a part'),
+    ({'doc': [{'type': 'text'}]}, 'wrong type', r'doc\[0\]: a NoneType: expected text'),
+    ({'doc': 3}, 'wrong type', 'doc: a int: expected text'),
+    ({'text': 'One.'}, 'missing field', 'doc: missing'),
+  ],
+)  # fmt: skip
+def test_a_document_whose_images_do_not_match_is_refused(item, reason, message):
+  with pytest.raises(RecordError, match=f'^item 0: {message}') as caught:
+    understand(item, 'raw', interleaved='doc')
+  assert caught.value.reason == reason
 
 
 def test_prompts_are_cut_worded_and_drawn_from_lists():
