@@ -132,8 +132,7 @@ def token_counts(work: Work) -> TokenCounts:
   """What a full batch holds."""
   model, mean = work.model, work.mean
   tokens = work.stage.batch_size * work.shape.length
-  examples = tokens / mean.tokens
-  ratio = work.stage.ratio
+  examples, ratio = tokens / mean.tokens, work.stage.ratio
   seen, generated = (int(examples * share / sum(ratio)) for share in (ratio[0], ratio[2]))
   und, gen = seen * model.num_image_tokens, generated * (model.vq.num_tokens - 1)
   return TokenCounts(

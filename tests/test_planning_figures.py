@@ -6,17 +6,29 @@ import numpy as np
 import pytest
 from recipes import recipe
 
+from janus_jax.data.packing import batch_shape
 from janus_jax.models.config import PRESETS
 from janus_jax.planning_figures import Work, figures, token_counts
 from janus_jax.sharding.topologies import parse_topology
+from janus_jax.training.run_config import expected_mean
 from janus_jax.training.stages import read_stages
+from janus_jax.training.throughput import vq_encoder_forward_flops
 
 
-def work_7b(index: int, **changes) -> Work:
-  stage = read_stages(recipe('janus_pro_7b'))[index]
+def work_7b(index: int, holds_codes: bool = False, **changes) -> Work:
+  stage = dataclasses.replace(read_stages(recipe('janus_pro_7b'))[index], expected_tokens=(800.0, 1000.0, 650.0))
   trained = frozenset({'vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'})
+  mean = expected_mean(stage, holds_codes)
   work = Work(
-    stage, PRESETS['janus_pro_7b'], 4096, trained, holds_codes=False, remat='none', accumulation=1, state_bytes=0
+    stage,
+    PRESETS['janus_pro_7b'],
+    batch_shape(stage.batch_size // 16, 4096, mean),
+    16,
+    mean,
+    trained,
+    remat='none',
+    accumulation=1,
+    state_bytes=0,
   )
   return dataclasses.replace(work, **changes)
 
@@ -38,11 +50,26 @@ class Mesh:
 def test_full_batches_are_counted_as_documented():
   counts = token_counts(work_7b(2))
   assert counts.tokens == 128 * 4096
-  # 5 : 1 : 4, and 6 x 576 of 4,096 positions of an example with images are images.
-  assert counts.understanding == pytest.approx(128 * 4096 * 0.5 * 3456 / 4096, abs=1)
-  assert counts.generation == pytest.approx(128 * 4096 * 0.4 * 3456 / 4096, abs=1)
-  assert (counts.images_encoded, counts.images_tokenized) == (128 * 6, 128 * 6)
+  # 5 : 1 : 4 of examples of 800, 1000 and 650 tokens.
+  examples = 128 * 4096 / (0.5 * 800 + 0.1 * 1000 + 0.4 * 650)
+  assert (counts.images_encoded, counts.images_tokenized) == (int(examples * 0.5), int(examples * 0.4))
+  assert counts.understanding == counts.images_encoded * 576
+  assert counts.generation == counts.images_tokenized * 575
   assert token_counts(work_7b(2, holds_codes=True)).images_tokenized == 0
+
+
+def test_empty_slots_and_exact_products_take_time_but_are_no_flops_of_mfu():
+  topology, work = parse_topology('v5e-16'), work_7b(2)
+  more = dataclasses.replace(work, shape=dataclasses.replace(work.shape, drawings=work.shape.drawings + 10))
+  found, emptier = (figures(one, topology, Mesh, NOTHING) for one in (work, more))
+  assert emptier.flops == found.flops
+  image, peak = vq_encoder_forward_flops(work.model.vq), 16 * 197e12
+  assert emptier.executed_flops - found.executed_flops == pytest.approx(16 * 10 * image)
+  # Six products in bfloat16 for one in float32.
+  assert emptier.bound.compute - found.bound.compute == pytest.approx(6 * 16 * 10 * image / peak)
+  stored = figures(work_7b(2, holds_codes=True), topology, Mesh, NOTHING)
+  exact = 6 * 16 * work.shape.drawings * image / peak
+  assert found.bound.compute - stored.bound.compute == pytest.approx(exact, rel=1e-3)
 
 
 def test_days_and_bound_by_hand():
@@ -52,16 +79,19 @@ def test_days_and_bound_by_hand():
   assert found.tokens == 270_000 * 512 * 4096
   assert found.days[50] == pytest.approx(270_000 * found.flops.total / (0.5 * peak) / 86_400)
   assert found.days[40] / found.days[60] == pytest.approx(1.5)
-  # Nothing to wait for but products, of which only the logits are computed twice.
-  assert found.bound.seconds == found.bound.compute == pytest.approx(found.executed_flops / peak)
-  assert 0.97 < found.mfu_bound < 1
+  # Nothing to wait for but products, of which the logits are computed twice, and those of the VQ exactly.
+  exact = 5 * 16 * work.shape.drawings * vq_encoder_forward_flops(work.model.vq) / peak
+  assert found.bound.seconds == found.bound.compute == pytest.approx(found.executed_flops / peak + exact)
+  assert 0.9 < found.mfu_bound < 1
   # 41 GFLOP a token for text alone, with attention (PEERS); logits of codes cost less, SigLIP and the VQ add some.
   assert found.flops.decoder / (512 * 4096) == pytest.approx(40e9, rel=0.05)
 
 
 def test_rematerialisation_bounds_mfu():
   topology = parse_topology('v5e-16')
-  by_remat = {r: figures(work_7b(1, remat=r), topology, Mesh, NOTHING) for r in ('none', 'dots', 'full')}
+  by_remat = {
+    r: figures(work_7b(1, holds_codes=True, remat=r), topology, Mesh, NOTHING) for r in ('none', 'dots', 'full')
+  }
   assert by_remat['none'].flops == by_remat['full'].flops
   bounds = [by_remat[remat].mfu_bound for remat in ('full', 'dots', 'none')]
   assert bounds == sorted(bounds)
