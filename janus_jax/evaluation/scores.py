@@ -17,13 +17,9 @@ ONE_OBJECT_SKILLS = ('single_object', 'colours', 'attributes')
 SUBJECTS = {'one': 'one object', 'alike': 'several alike', 'two': 'two objects', 'digit': 'digit'}
 
 
-INTERVAL_NOTE = (
-  '[low, high]: 95 % interval of the percentage, for which cases of one prompt, or about one image, are one and not '
-  'independent'
-)
+INTERVAL_NOTE = '[95 %]: 95 % interval; cases of one prompt, or about one image, do not count as independent'
 CONTROL_NOTE = (
-  "control: each answer or generated image scored against another item's question or prompt of its line, which is what "
-  'chance gets'
+  "control: each answer or generated image scored against another item's question or prompt (of its line), as by chance"
 )
 
 
