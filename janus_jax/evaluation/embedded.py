@@ -30,6 +30,8 @@ SKILLS = (
 # never shows, but nothing in it is of a new combination.
 DRAWING_GROUPS = ('seen', 'new_wording', 'new_combination')
 QUESTION_GROUPS = ('new_scene', 'new_combination')
+# Counts the changes of what the judges accept: scores of different judges cannot be compared.
+JUDGES = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Intervals of shares whose cases stand on prompts that repeat."""
 
+import itertools
 import math
 
 import numpy as np
@@ -27,11 +28,19 @@ def wilson(share, cases, units):
   return sorted(np.roots([1 + squared, -2 * share - squared, share**2]).real)
 
 
-def test_independent_cases_have_wilsons_interval():
+def test_intervals_are_wilsons_on_the_effective_number_of_cases():
   assert proportion_interval([1] * 9 + [0], [1] * 10) == pytest.approx(wilson(0.9, 10, 10))
   right, totals = zip(*TREATED)
-  effective = sum(totals) / 3.952861
-  assert proportion_interval(right, totals) == pytest.approx(wilson(sum(right) / sum(totals), effective, 16), abs=1e-6)
+  mean = sum(totals) / 16
+  effect = design_effect([*right, mean, 0], [*totals, mean, mean])
+  assert effect > 3.952861
+  assert proportion_interval(right, totals) == pytest.approx(wilson(112 / 145, 145 / effect, 16))
+
+
+def test_each_wrong_case_lowers_both_ends():
+  found = [proportion_interval([4] * (10 - wrong) + [3] * wrong, [4] * 10) for wrong in range(5)]
+  assert all(a > b for (a, _), (b, _) in itertools.pairwise(found))
+  assert all(a > b for (_, a), (_, b) in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize('right', [0, 4])

@@ -153,6 +153,16 @@ def test_a_run_without_scores_or_curves_still_has_a_page():
   assert found.tags['svg'] == found.tags['img'] == found.tags['h2'] == 0
 
 
+def test_scores_that_were_written_without_intervals_still_have_a_page():
+  run = run_of()
+  old = {key: [{**item} for item in run.scores[key]] for key in ('goals', 'questions', 'drawings')}
+  for item in (*old['goals'], *old['questions'], *old['drawings']):
+    del item['interval'], item['units']
+  text = ' '.join(parse(report.render(run_of(scores={**run.scores, **old}))).text)
+  assert '86.7 %' in text
+  assert '[69, 95]' not in text
+
+
 def test_stages_follow_each_other():
   lines = [{'step': step, 'stage': name} for step, name in ((5, 'a'), (10, 'a'), (20, 'b'), (30, 'b'), (40, 'a'))]
   assert report.stages(lines) == [Span('a', 0, 10), Span('b', 10, 30), Span('a', 30, 40)]
