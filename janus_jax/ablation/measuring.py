@@ -28,6 +28,7 @@ from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.orbax_files import read_orbax
 from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.evaluation.embedded import JUDGES
 from janus_jax.evaluation.scores import percent
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
 from janus_jax.observers import HeldOutLoss
@@ -47,7 +48,8 @@ def ruler(evaluation: Evaluation, baseline: ConfigDict) -> str:
     evaluation: settings.
     baseline: its config.
   """
-  return digest([dataclasses.asdict(evaluation), config_dict(baseline)])
+  judges = [JUDGES] if evaluation.scores else []
+  return digest([dataclasses.asdict(evaluation), config_dict(baseline), *judges])
 
 
 def measure(

@@ -171,5 +171,6 @@ def _cell(summary: Summary, metric: str) -> str:
 LEGEND = (
   'Mean over seeds ± half of its 95 % interval (Student t); then the difference to the baseline, paired by seed. '
   r'\*: the interval of the difference leaves out 0. Not corrected for the number of comparisons. ± 0: all seeds gave '
-  'the same, which says little of how they vary.'
+  'the same, which says little of how they vary. Intervals cover seeds only, not the choice of questions and '
+  "prompts, which all runs share: for that see the intervals in each run's scores.json."
 )

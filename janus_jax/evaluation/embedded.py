@@ -11,7 +11,7 @@ from janus_jax.data.worlds.captions import Description, Part
 from janus_jax.data.worlds.shapes import COLOURS, SHAPES, SIZES, World
 from janus_jax.evaluation import answers
 from janus_jax.evaluation import shapes as shape_judge
-from janus_jax.evaluation.digits import DigitJudge
+from janus_jax.evaluation.digits import NONE, DigitJudge
 from janus_jax.evaluation.shapes import Verdict
 
 # GenEval's six, one object with all its attributes, and the digits.
@@ -30,6 +30,8 @@ SKILLS = (
 # never shows, but nothing in it is of a new combination.
 DRAWING_GROUPS = ('seen', 'new_wording', 'new_combination')
 QUESTION_GROUPS = ('new_scene', 'new_combination')
+# Counts the changes of what the judges accept: scores of different judges cannot be compared.
+JUDGES = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,13 +179,15 @@ def judge_drawings(world: World, judge: DigitJudge, cases: Sequence[DrawingCase]
   return [
     _judge_digit(case.expected, int(digit))
     if isinstance(case.expected, int)
-    else shape_judge.judge(case.expected, shape_judge.parse(world, image))
+    else shape_judge.judge_image(world, case.expected, image)
     for case, image, digit in zip(cases, images, digits_read, strict=True)
   ]
 
 
 def _judge_digit(expected: int, read: int) -> Verdict:
-  return Verdict(True) if read == expected else Verdict(False, f'reads as {read}')
+  if read == expected:
+    return Verdict(True)
+  return Verdict(False, 'not a digit' if read == NONE else f'reads as {read}')
 
 
 def tally(keys: Sequence[Hashable], passed: Sequence[bool]) -> dict[Hashable, tuple[int, int]]:

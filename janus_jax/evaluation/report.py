@@ -13,7 +13,7 @@ from PIL import Image
 
 from janus_jax.evaluation.charts import Series, Span, line_chart
 from janus_jax.evaluation.embedded import DRAWING_GROUPS, QUESTION_GROUPS
-from janus_jax.evaluation.scores import line_name
+from janus_jax.evaluation.scores import CONTROL_NOTE, INTERVAL_NOTE, interval_text, line_name
 
 BLUE, PURPLE, ORANGE, GREY = '#1f6feb', '#8250df', '#c4601a', '#57606a'
 KIND_COLOURS = {'understanding': BLUE, 'text': PURPLE, 'generation': ORANGE}
@@ -27,7 +27,7 @@ h3 { margin: 18px 0 6px; font-size: 15px; } p { margin: 6px 0; } .note, figcapti
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 12px; margin: 20px 0; }
 .tile { border: 1px solid #d0d7de; border-left: 5px solid #8c959f; border-radius: 6px; padding: 10px 12px; }
 .tile.met { border-left-color: #28a03c; } .tile.missed { border-left-color: #dc1e28; }
-.tile b { display: block; font-size: 28px; line-height: 1.3; }
+.tile b { display: block; font-size: 28px; line-height: 1.3; } .tile small { font-size: 15px; font-weight: 400; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 16px; }
 svg { width: 100%; background: #fff; border: 1px solid #d0d7de; border-radius: 6px; }
 svg text { font: 12px system-ui, sans-serif; fill: #57606a; }
@@ -37,7 +37,7 @@ svg .span0 { fill: #f6f8fa; } svg .span1 { fill: #ebf1f7; }
 .row { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; }
 table { border-collapse: collapse; margin: 8px 0; } th { font-weight: 600; background: #f6f8fa; }
 th, td { border: 1px solid #d0d7de; padding: 4px 10px; text-align: left; font-size: 14px; }
-td.score { min-width: 104px; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.score { min-width: 150px; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .pictures { display: flex; flex-wrap: wrap; gap: 10px; } figure { margin: 0; width: 100px; }
 figure img, .scene img { width: 92px; height: 92px; image-rendering: pixelated; border-radius: 3px; }
 figure img { border: 4px solid #dc1e28; box-sizing: content-box; } figure.right img { border-color: #28a03c; }
@@ -104,21 +104,26 @@ def _percent(score: Mapping[str, Any]) -> str:
   return f'{score["percent"]:.1f} %'
 
 
+def _interval(score: Mapping[str, Any]) -> str:
+  """'' for scores that were written without."""
+  return interval_text(score.get('interval'))
+
+
 def _head(run: Run) -> str:
   tiles = ''
   for goal in run.scores.get('goals', ()):
     state = {True: 'met', False: 'missed', None: ''}[goal['met']]
     aim = f'goal {goal["goal"]:.0f} %, {state}' if state else 'no goal'
     tiles += (
-      f'<div class="tile {state}">{_text(goal["name"])}<b>{_percent(goal)}</b><span class="note">'
+      f'<div class="tile {state}">{_text(goal["name"])}<b>{_percent(goal)} <small>{_interval(goal)}</small></b>'
+      '<span class="note">'
       f'{goal["right"]} of {goal["total"]} right; {aim}; control {goal["control_percent"]:.1f} %</span></div>'
     )
   note = ''
   if tiles:
     note = (
-      '<p class="note">On images and prompts that never occurred in training. Control: the same answers and drawings, '
-      'each judged as that of another question or prompt of its sort. New combinations are of things that training '
-      'never shows together.</p>'
+      '<p class="note">On images and prompts that never occurred in training; new combinations are of things that '
+      f'training never shows together.<br>{_text(INTERVAL_NOTE)}.<br>{_text(CONTROL_NOTE)}.</p>'
     )
   files = _table(('', 'path'), [(_text(name), f'<code>{_text(path)}</code>') for name, path in run.paths.items()])
   times = _table(('part', 'seconds'), [(_text(name), f'{value:.0f}') for name, value in run.seconds.items()])
@@ -200,7 +205,8 @@ def _score_cell(score: Mapping[str, Any] | None) -> str:
   if score is None:
     return '<td></td>'
   bar = f'background: linear-gradient(90deg, #cfe8d5 {score["percent"]:.1f}%, transparent 0)'
-  return f'<td class="score" style="{bar}">{_percent(score)} <span class="note">of {score["total"]}</span></td>'
+  note = f'<span class="note">{_interval(score)} of {score["total"]}</span>'
+  return f'<td class="score" style="{bar}">{_percent(score)} {note}</td>'
 
 
 def png_uri(pixels: np.ndarray) -> str:

@@ -1,13 +1,15 @@
 """Scores of the embedded world: rows to count, the goals, a control by chance, and how they are printed."""
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from janus_jax.data.worlds.questions import TYPES
 from janus_jax.evaluation.embedded import DRAWING_GROUPS, QUESTION_GROUPS, DrawingCase, QuestionCase, tally
+from janus_jax.evaluation.intervals import proportion_interval
 from janus_jax.evaluation.shapes import Verdict
 
 # Prompts that ask for one object, by how much they say of it.
@@ -15,44 +17,85 @@ ONE_OBJECT_SKILLS = ('single_object', 'colours', 'attributes')
 SUBJECTS = {'one': 'one object', 'alike': 'several alike', 'two': 'two objects', 'digit': 'digit'}
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
+INTERVAL_NOTE = '[95 %]: 95 % interval; cases of one prompt, or about one image, do not count as independent'
+CONTROL_NOTE = (
+  "control: each answer or generated image scored against another item's question or prompt (of its line), as by chance"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Count:
+  """How many cases were right.
+
+  Attributes:
+    units: of each independent unit, a prompt or an image that is asked about, cases that were right, and all of them.
+    control: how many would be right had each case been given the answer or the drawing of another case of its sort.
+  """
+
+  units: Mapping[Hashable, tuple[int, int]]
+  control: int
+
+  @property
+  def right(self) -> int:
+    return sum(right for right, _ in self.units.values())
+
+  @property
+  def total(self) -> int:
+    return sum(total for _, total in self.units.values())
+
+  @property
+  def percent(self) -> float:
+    return percent(self.right, self.total)
+
+  @property
+  def interval(self) -> tuple[float, float] | None:
+    """In percent; None where there is nothing to count."""
+    if not self.units:
+      return None
+    low, high = proportion_interval(*zip(*self.units.values()))
+    return 100 * low, 100 * high
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score(Count):
   """How many of one sort of cases were right.
 
   Attributes:
     name: of the sort: ('one', 'colour') for questions, ('counting',) for drawings.
     group: one of QUESTION_GROUPS or DRAWING_GROUPS.
-    right: cases.
-    total: cases.
-    control: how many would be right had each case been given the answer or the drawing of another case of its sort.
   """
 
   name: tuple[str, ...]
   group: str
-  right: int
-  total: int
-  control: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Goal:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Goal(Count):
   """A figure that the project promises, or (goal None) one that stands beside these for comparison."""
 
   name: str
   goal: float | None
-  right: int
-  total: int
-  control: int
 
   @property
   def met(self) -> bool | None:
-    return None if self.goal is None else bool(self.total) and percent(self.right, self.total) >= self.goal
+    """By the percentage itself: whether the interval lies above the goal is for the reader to see."""
+    return None if self.goal is None else bool(self.units) and self.percent >= self.goal
 
   @property
   def verdict(self) -> str:
     if self.goal is None:
       return ''
-    return 'met' if self.met else f'missed by {self.goal - percent(self.right, self.total):.1f}'
+    return 'met' if self.met else f'missed by {self.goal - self.percent:.1f}'
+
+
+def combine(counts: Sequence[Count]) -> Count:
+  """Of all cases together; a prompt or an image of several counts is one unit."""
+  units: dict[Hashable, tuple[int, int]] = {}
+  for item in counts:
+    for unit, (right, total) in item.units.items():
+      before = units.get(unit, (0, 0))
+      units[unit] = before[0] + right, before[1] + total
+  return Count(units=units, control=sum(item.control for item in counts))
 
 
 def percent(right: int, total: int) -> float:
@@ -87,21 +130,25 @@ def line_name(name: tuple[str, ...]) -> str:
   return ': '.join(SUBJECTS.get(part, part).replace('_', ' ') if i == 0 else part for i, part in enumerate(name))
 
 
-def count(keys: Sequence[tuple[str, ...]], right: Sequence[bool], control: Sequence[bool]) -> list[Score]:
-  """One score per key; the last part of a key is its group."""
-  chance = tally(keys, control)
-  return [Score(key[:-1], key[-1], *found, chance[key][0]) for key, found in tally(keys, right).items()]
+def count(
+  keys: Sequence[tuple[str, ...]], units: Sequence[Hashable], right: Sequence[bool], control: Sequence[bool]
+) -> list[Score]:
+  """One score per key; the last part of a key is its group. All arguments have one entry per case."""
+  chance, found = tally(keys, control), {key: {} for key in keys}
+  for (key, unit), counted in tally(list(zip(keys, units, strict=True)), right).items():
+    found[key][unit] = counted
+  return [Score(name=key[:-1], group=key[-1], units=of, control=chance[key][0]) for key, of in found.items()]
 
 
 def count_questions(cases: Sequence[QuestionCase], right: Sequence[bool], control: Sequence[bool]) -> list[Score]:
-  """One score per subject, kind and group, in the order of SUBJECTS and TYPES."""
-  found = count([question_key(case) for case in cases], right, control)
+  """One score per subject, kind and group, in the order of SUBJECTS and TYPES; images are the units."""
+  found = count([question_key(case) for case in cases], [case.image.tobytes() for case in cases], right, control)
   return sorted(found, key=lambda item: (list(SUBJECTS).index(item.name[0]), TYPES.index(item.name[1])))
 
 
 def count_drawings(cases: Sequence[DrawingCase], right: Sequence[bool], control: Sequence[bool]) -> list[Score]:
-  """One score per skill and group, in the order of the cases."""
-  return count([drawing_key(case) for case in cases], right, control)
+  """One score per skill and group, in the order of the cases; prompts are the units."""
+  return count([drawing_key(case) for case in cases], [case.prompt for case in cases], right, control)
 
 
 def goals(questions: Sequence[Score], drawings: Sequence[Score]) -> list[Goal]:
@@ -110,8 +157,8 @@ def goals(questions: Sequence[Score], drawings: Sequence[Score]) -> list[Goal]:
   """
 
   def add(name: str, goal: float | None, scores: Sequence[Score], names: list[tuple[str, ...]], group: str) -> Goal:
-    chosen = [score for score in scores if score.name in names and score.group == group]
-    return Goal(name, goal, *(sum(getattr(score, part) for score in chosen) for part in ('right', 'total', 'control')))
+    found = combine([score for score in scores if score.name in names and score.group == group])
+    return Goal(name=name, goal=goal, units=found.units, control=found.control)
 
   attributes = [('one', kind) for kind in ('colour', 'shape', 'size')]
   one_object = [(skill,) for skill in ONE_OBJECT_SKILLS]
@@ -133,41 +180,47 @@ def tables(found: Sequence[Goal], questions: Sequence[Score], drawings: Sequence
       goal_table(found),
       score_table('questions', questions, QUESTION_GROUPS),
       score_table('drawings', drawings, DRAWING_GROUPS),
-      'control: the same answers and drawings, each judged as that of another question or prompt of its line',
+      f'{INTERVAL_NOTE}\n{CONTROL_NOTE}',
     )
   )
 
 
 def goal_table(found: Sequence[Goal]) -> str:
-  rows = [('goals', 'measured', 'control', 'goal', '')]
+  rows = [('goals', 'measured', '[95 %]', 'control', 'goal', '')]
   for item in found:
     goal = '' if item.goal is None else f'{item.goal:.0f} %'
-    rows.append((item.name, cell(item.right, item.total), share(item.control, item.total), goal, item.verdict))
+    rows.append((item.name, cell(item), interval_text(item.interval), control(item), goal, item.verdict))
   return align(rows)
 
 
 def score_table(title: str, scores: Sequence[Score], groups: Sequence[str]) -> str:
-  """A line per sort, a column per group, and the control over all groups."""
+  """A line per sort, a column per group with its interval, and the control over all groups."""
   by_key = {(score.name, score.group): score for score in scores}
-  rows = [(title, *(group.replace('_', ' ') for group in groups), 'control')]
+  rows = [(title, *(part for group in groups for part in (group.replace('_', ' '), '[95 %]')), 'control')]
   for name in dict.fromkeys(score.name for score in scores):
-    line = [by_key.get((name, group)) for group in groups]
-    cells = [cell(score.right, score.total) if score else '' for score in line]
-    present = [score for score in line if score]
-    control = share(sum(score.control for score in present), sum(score.total for score in present))
-    rows.append((line_name(name), *cells, control))
-  totals = [[score for score in scores if score.group == group] for group in groups]
-  sums = [cell(sum(s.right for s in column), sum(s.total for s in column)) for column in totals]
-  rows.append(('all', *sums, share(sum(s.control for s in scores), sum(s.total for s in scores))))
+    rows.append((line_name(name), *_cells([by_key.get((name, group)) for group in groups])))
+  columns = [[score for score in scores if score.group == group] for group in groups]
+  rows.append(('all', *_cells([combine(column) for column in columns])))
   return align(rows)
 
 
-def cell(right: int, total: int) -> str:
-  return f'{right}/{total}  {percent(right, total):5.1f} %' if total else ''
+def _cells(line: Sequence[Count | None]) -> list[str]:
+  present = [item for item in line if item]
+  texts = [text for item in line for text in ((cell(item), interval_text(item.interval)) if item else ('', ''))]
+  return [*texts, control(combine(present))]
 
 
-def share(right: int, total: int) -> str:
-  return f'{percent(right, total):.1f} %' if total else ''
+def cell(found: Count) -> str:
+  return f'{found.right}/{found.total}  {found.percent:5.1f} %' if found.total else ''
+
+
+def control(found: Count) -> str:
+  return f'{percent(found.control, found.total):.1f} %' if found.total else ''
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+  """'[86, 97]', in percent and rounded outwards; '' for none."""
+  return f'[{math.floor(interval[0])}, {math.ceil(interval[1])}]' if interval else ''
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
@@ -181,11 +234,21 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 
 def score_dict(score: Score | Goal) -> dict[str, Any]:
-  """JSON-ready, with the percentages."""
-  extra = {'percent': percent(score.right, score.total), 'control_percent': percent(score.control, score.total)}
-  if isinstance(score, Goal):
-    extra['met'] = score.met
-  return {**dataclasses.asdict(score), **extra}
+  """JSON-ready: counts, percentages, the number of independent units, and the 95 % interval in percent."""
+  own = (
+    {'name': score.name, 'goal': score.goal} if isinstance(score, Goal) else {'name': score.name, 'group': score.group}
+  )
+  found = {
+    **own,
+    'right': score.right,
+    'total': score.total,
+    'control': score.control,
+    'percent': score.percent,
+    'units': len(score.units),
+    'interval': score.interval,
+    'control_percent': percent(score.control, score.total),
+  }
+  return {**found, 'met': score.met} if isinstance(score, Goal) else found
 
 
 def question_dict(case: QuestionCase, answer: str, image: int) -> dict[str, Any]:

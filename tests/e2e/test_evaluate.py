@@ -104,7 +104,12 @@ def test_what_the_command_writes(checkpoint, evaluated):
   for name, key in (('questions', 'question_cases'), ('drawings', 'drawing_cases')):
     assert sum(score['total'] for score in found[name]) == len(found[key])
     assert sum(score['right'] for score in found[name]) == sum(case['right'] for case in found[key])
-  assert 'goals' in (out / 'scores.txt').read_text()
+  # Questions about one object: three about each of two images.
+  goal = found['goals'][0]
+  assert (goal['total'], goal['units']) == (6, 2)
+  assert 0 <= goal['interval'][0] <= goal['percent'] <= goal['interval'][1] <= 100
+  text = (out / 'scores.txt').read_text()
+  assert all(words in text for words in ('goals', '[0, ', "scored against another item's question or prompt"))
 
 
 def test_pictures_belong_to_their_cases(evaluated):

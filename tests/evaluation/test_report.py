@@ -12,26 +12,34 @@ from PIL import Image
 
 from janus_jax.evaluation import charts, report, scores
 from janus_jax.evaluation.charts import Series, Span
+from janus_jax.evaluation.embedded import DrawingCase, QuestionCase
 from janus_jax.evaluation.report import Run
 from janus_jax.evaluation.scores import Score
 
+
+def score(name, group, right, total, control):
+  """Each case on a prompt or an image of its own."""
+  units = {(name, group, number): (int(number < right), 1) for number in range(total)}
+  return Score(name=name, group=group, units=units, control=control)
+
+
 QUESTIONS = [
-  Score(('one', 'colour'), 'new_scene', 9, 10, 2),
-  Score(('one', 'colour'), 'new_combination', 4, 10, 1),
-  Score(('one', 'shape'), 'new_scene', 10, 10, 2),
-  Score(('one', 'size'), 'new_scene', 7, 10, 5),
-  Score(('two', 'colour'), 'new_scene', 1, 10, 0),
-  Score(('digit', 'digit'), 'new_scene', 19, 20, 2),
+  score(('one', 'colour'), 'new_scene', 9, 10, 2),
+  score(('one', 'colour'), 'new_combination', 4, 10, 1),
+  score(('one', 'shape'), 'new_scene', 10, 10, 2),
+  score(('one', 'size'), 'new_scene', 7, 10, 5),
+  score(('two', 'colour'), 'new_scene', 1, 10, 0),
+  score(('digit', 'digit'), 'new_scene', 19, 20, 2),
 ]
 DRAWINGS = [
-  Score(('single_object',), 'seen', 10, 10, 3),
-  Score(('single_object',), 'new_wording', 8, 10, 3),
-  Score(('colours',), 'new_wording', 10, 10, 0),
-  Score(('attributes',), 'new_wording', 9, 10, 0),
-  Score(('attributes',), 'new_combination', 1, 10, 0),
-  Score(('counting',), 'new_wording', 0, 10, 0),
-  Score(('digit',), 'seen', 10, 10, 1),
-  Score(('digit',), 'new_wording', 8, 10, 1),
+  score(('single_object',), 'seen', 10, 10, 3),
+  score(('single_object',), 'new_wording', 8, 10, 3),
+  score(('colours',), 'new_wording', 10, 10, 0),
+  score(('attributes',), 'new_wording', 9, 10, 0),
+  score(('attributes',), 'new_combination', 1, 10, 0),
+  score(('counting',), 'new_wording', 0, 10, 0),
+  score(('digit',), 'seen', 10, 10, 1),
+  score(('digit',), 'new_wording', 8, 10, 1),
 ]
 
 
@@ -48,8 +56,8 @@ def run_of(**changes) -> Run:
   rng = np.random.default_rng(0)
   found = {
     'goals': [scores.score_dict(goal) for goal in scores.goals(QUESTIONS, DRAWINGS)],
-    'questions': [scores.score_dict(score) for score in QUESTIONS],
-    'drawings': [scores.score_dict(score) for score in DRAWINGS],
+    'questions': [scores.score_dict(item) for item in QUESTIONS],
+    'drawings': [scores.score_dict(item) for item in DRAWINGS],
     'settings': {'cfg_weight': 1.5},
     'question_cases': [question(0, 'red', 'red'), question(1, 'pink', 'blue'), question(0, '<b>', 'black')],
     'drawing_cases': [drawing('the digit one', True), drawing('draw the digit two', False, 'reads as 7')],
@@ -114,7 +122,18 @@ def test_the_page_holds_everything_and_fetches_nothing():
   assert not re.search(r'https?:|url\(|@import', page)
   assert found.tags['script'] == found.tags['link'] == 0
   text = ' '.join(found.text)
-  expected = ('A & B', 'abc-dirty', '/x/<y>', '77', '2, 3, 5', 'draw the digit two', 'reads as 7', '(blue)', '86.7 %')
+  expected = (
+    'A & B',
+    'abc-dirty',
+    '/x/<y>',
+    '77',
+    '2, 3, 5',
+    'draw the digit two',
+    'reads as 7',
+    '(blue)',
+    '86.7 %',
+    '[69, 95]',
+  )
   assert [item for item in expected if item not in text] == []
   # What a model answered is text and not a tag.
   assert '<b>' in text
@@ -132,6 +151,16 @@ def test_right_and_wrong_are_told_apart():
 def test_a_run_without_scores_or_curves_still_has_a_page():
   found = parse(report.render(run_of(scores={}, metrics=[], config={}, model={})))
   assert found.tags['svg'] == found.tags['img'] == found.tags['h2'] == 0
+
+
+def test_scores_that_were_written_without_intervals_still_have_a_page():
+  run = run_of()
+  old = {key: [{**item} for item in run.scores[key]] for key in ('goals', 'questions', 'drawings')}
+  for item in (*old['goals'], *old['questions'], *old['drawings']):
+    del item['interval'], item['units']
+  text = ' '.join(parse(report.render(run_of(scores={**run.scores, **old}))).text)
+  assert '86.7 %' in text
+  assert '[69, 95]' not in text
 
 
 def test_stages_follow_each_other():
@@ -162,15 +191,18 @@ def test_tables_give_every_figure():
   printed = scores.tables(scores.goals(QUESTIONS, DRAWINGS), QUESTIONS, DRAWINGS)
   lines = [' '.join(line.split()) for line in printed.splitlines()]
   for expected in (
-    'questions about one object 26/30 86.7 % 30.0 % 90 % missed by 3.3',
-    'questions about digits 19/20 95.0 % 10.0 % 95 % met',
-    'one object: colour 9/10 90.0 % 4/10 40.0 % 15.0 %',
-    'two objects: colour 1/10 10.0 % 0.0 %',
-    'all 46/60 76.7 % 4/10 40.0 % 17.1 %',
-    'single object 10/10 100.0 % 8/10 80.0 % 30.0 %',
-    'all 20/20 100.0 % 35/50 70.0 % 1/10 10.0 % 10.0 %',
+    'goals measured [95 %] control goal',
+    'questions about one object 26/30 86.7 % [69, 95] 30.0 % 90 % missed by 3.3',
+    'questions about digits 19/20 95.0 % [74, 100] 10.0 % 95 % met',
+    'one object: colour 9/10 90.0 % [54, 99] 4/10 40.0 % [14, 73] 15.0 %',
+    'two objects: colour 1/10 10.0 % [1, 46] 0.0 %',
+    'all 46/60 76.7 % [64, 86] 4/10 40.0 % [14, 73] 17.1 %',
+    'single object 10/10 100.0 % [66, 100] 8/10 80.0 % [44, 96] 30.0 %',
+    'all 20/20 100.0 % [82, 100] 35/50 70.0 % [55, 82] 1/10 10.0 % [1, 46] 10.0 %',
+    "control: each answer or generated image scored against another item's question or prompt",
+    '[95 %]: 95 % interval',
   ):
-    assert expected in lines
+    assert [line for line in lines if line.startswith(expected)], expected
 
 
 def test_swapped_ones_are_others_of_the_same_key():
@@ -182,10 +214,44 @@ def test_swapped_ones_are_others_of_the_same_key():
   assert scores.swap_within(keys, 3) == swapped
 
 
-def test_counts_keep_every_key_apart():
-  keys = [('x', 'g'), ('y', 'g'), ('x', 'g'), ('x', 'h')]
-  found = scores.count(keys, [True, False, True, False], [False, True, True, True])
-  assert found == [Score(('x',), 'g', 2, 2, 1), Score(('y',), 'g', 0, 1, 1), Score(('x',), 'h', 0, 1, 1)]
+def test_counts_keep_every_key_and_every_unit_apart():
+  keys = [('x', 'g'), ('y', 'g'), ('x', 'g'), ('x', 'h'), ('x', 'g')]
+  found = scores.count(
+    keys, ['p', 'p', 'q', 'p', 'p'], [True, False, True, False, False], [False, True, True, True, False]
+  )
+  assert found == [
+    Score(name=('x',), group='g', units={'p': (1, 2), 'q': (1, 1)}, control=1),
+    Score(name=('y',), group='g', units={'p': (0, 1)}, control=1),
+    Score(name=('x',), group='h', units={'p': (0, 1)}, control=1),
+  ]
+  assert [(item.right, item.total) for item in found] == [(2, 3), (0, 1), (0, 1)]
+  together = scores.combine(found)
+  assert (together.units, together.control) == ({'p': (1, 4), 'q': (1, 1)}, 3)
+
+
+def test_prompts_and_images_are_the_units():
+  drawings = [
+    DrawingCase('digit', 'seen', prompt, 1) for prompt in ('the digit one', 'draw the digit one', 'the digit one')
+  ]
+  (found,) = scores.count_drawings(drawings, [True, False, False], [False] * 3)
+  assert found.units == {'the digit one': (1, 2), 'draw the digit one': (0, 1)}
+  images = [np.full((2, 2, 3), value, np.uint8) for value in (0, 1, 0)]
+  cases = [
+    QuestionCase('one', kind, 'new_scene', image, '?', ('red',)) for image in images for kind in ('colour', 'size')
+  ]
+  together = scores.combine(scores.count_questions(cases, [True] * 5 + [False], [False] * 6))
+  assert sorted(together.units.values()) == [(2, 2), (3, 4)]
+
+
+def test_a_score_as_json():
+  found = scores.score_dict(score(('digit',), 'new_wording', 19, 20, 2))
+  low, high = found.pop('interval')
+  assert found == {
+    'name': ('digit',), 'group': 'new_wording', 'right': 19, 'total': 20, 'control': 2, 'percent': 95.0,
+    'control_percent': 10.0, 'units': 20,
+  }  # fmt: skip
+  assert (low, high) == pytest.approx((74.6, 99.2), abs=0.1)
+  assert scores.score_dict(scores.goals([], [])[0])['interval'] is None
 
 
 @pytest.mark.parametrize(
