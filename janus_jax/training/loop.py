@@ -35,6 +35,7 @@ from janus_jax.training.state import (
   TrainState,
   abstract,
   enter_stage,
+  evaluated_params,
   flatten,
   new_state,
   place,
@@ -237,7 +238,7 @@ class Run:
         if observing:
           with self._time.on('observing'):
             for observe in self._observers:
-              observe(step, stage.name, state.params, writer)
+              observe(step, stage.name, evaluated_params(state), writer)
           window.restart()
         # After the observers: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
         if saving:

@@ -101,6 +101,11 @@ def enter_stage(state: TrainState, trained: frozenset[str], config: OptimizerCon
   return fresh.replace(step=state.step, ema=ema, skipped=state.skipped, skipped_in_a_row=jnp.zeros((), jnp.int32))
 
 
+def evaluated_params(state: TrainState) -> Any:
+  """The tree that callbacks evaluate: the average of each parameter that has one, the parameter itself of others."""
+  return state.params if state.ema is None else unflatten({**flatten(state.params), **state.ema})
+
+
 def place(state: TrainState, placement: Placement) -> TrainState:
   """The state on the mesh."""
   return jax.device_put(state, placement.shardings(state))
