@@ -19,6 +19,7 @@ from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import cast_params
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.resample import resize_images
+from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.prompts import Template, find_template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
@@ -39,7 +40,8 @@ def load(
   """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's. It tells which by looking.
 
   Args:
-    path: directory, local or in a bucket (gs://BUCKET/...).
+    path: directory, local or in a bucket (gs://BUCKET/...); WORKDIR@ema for the averages of a run with
+      `optimizer.ema_decay`.
     dtype: 'float32', 'bfloat16' or 'float16'; None keeps what is stored.
     mesh: devices to spread the parameters over, by `sharding/rules.py`; None puts them on the default device.
     image_size: pixels; another size than the checkpoint's resamples the table of patch positions.
@@ -68,7 +70,7 @@ def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:
   Raises:
     InputError: no tokenizer there, or not a Janus's.
   """
-  path = local_files(path)
+  path = local_files(split_ema(path)[0])
   tokenizer = Tokenizer.from_directory(path)
   return tokenizer, find_template(path, tokenizer)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from janus_jax.answering import answer
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import read_json
-from janus_jax.conversion.workdir import is_workdir
+from janus_jax.conversion.workdir import is_workdir, split_ema
 from janus_jax.data.images import save_png
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
@@ -83,6 +83,7 @@ def read_run_config(checkpoint: str) -> ConfigDict:
   """The config of a training workdir; for any other checkpoint the defaults with `SAMPLING`."""
   config = default_config()
   config.sampling.update(SAMPLING)
+  checkpoint, _ = split_ema(checkpoint)
   path = os.path.join(local_files(checkpoint), RUN_CONFIG_FILE)
   if is_workdir(checkpoint) and os.path.exists(path):
     stored = read_json(path)

@@ -16,6 +16,7 @@ from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
 from janus_jax.conversion.companions import companions_for, template_of
 from janus_jax.conversion.special_tokens import special_token_ids
+from janus_jax.conversion.workdir import split_ema
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
@@ -93,7 +94,7 @@ def read_model(workdir: str) -> JanusConfig:
 
 def read_sampling(path: str) -> dict[str, float | int]:
   """How pictures are drawn: as a workdir's config says, else as `SAMPLING` does, as for any other checkpoint."""
-  path = local_files(path)
+  path = local_files(split_ema(path)[0])
   config = os.path.join(path, RUN_CONFIG_FILE)
   # PyTorch layouts have a config.json too, of another kind.
   stored = read_json(config).get('sampling', {}) if is_begun(path) and os.path.exists(config) else {}

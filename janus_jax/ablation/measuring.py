@@ -7,7 +7,7 @@
   cost/...                                             see `cost_metrics`
 
 All runs are measured on the same questions, prompts and seeds of drawing, and on held-out batches of the baseline's
-last stage.
+last stage. Of a run with `optimizer.ema_decay` the averages are measured.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from janus_jax.ablation.settings import Evaluation
 from janus_jax.ablation.variants import PlannedRun, digest
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.load import load_params
-from janus_jax.conversion.orbax_files import read_orbax
 from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.conversion.workdir import EMA_SUFFIX, read_params
 from janus_jax.evaluation.embedded import JUDGES
 from janus_jax.evaluation.scores import percent
-from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY
 from janus_jax.observers import HeldOutLoss
 from janus_jax.pictures import prepare_directory
 from janus_jax.run_data import open_data
@@ -108,24 +108,29 @@ def _held_out_losses(workdir: str, run: PlannedRun, config: ConfigDict, num_batc
   losses = []
   with jax.set_mesh(mesh):
     for end in run.ends:
-      params = read_orbax(os.path.join(workdir, CHECKPOINTS_DIRECTORY, str(end), PARAMS_DIRECTORY))
+      params = read_params(os.path.join(workdir, CHECKPOINTS_DIRECTORY, str(end)), _is_averaged(run))
       loaded = load_params(dataclasses.replace(checkpoint, params=params), placement.params)
       losses.append(held_out.measure(loaded))
   return losses
+
+
+def _is_averaged(run: PlannedRun) -> bool:
+  return run.config.optimizer.ema_decay > 0
 
 
 def _scores(places: Places, run: PlannedRun, evaluation: Evaluation) -> dict[str, float]:
   """As `janus_jax.evaluate` scores; writes what that writes."""
   workdir, directory = places.of('runs', run.name), places.of('scores', run.name)
   prepare_directory(directory)
-  config, params = api.load(workdir, 'float32')
+  checkpoint = f'{workdir}{EMA_SUFFIX}' if _is_averaged(run) else workdir
+  config, params = api.load(checkpoint, 'float32')
   tokenizer, template = api.load_tokenizer(workdir)
   settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'drawings_per_group', 'seed')}
   settings |= read_sampling(workdir)
   scored = scoring.score(
     config, params, scoring.read_run_config(workdir), tokenizer=tokenizer, template=template, **settings
   )
-  found = {'checkpoint': workdir, 'settings': settings, **scoring.to_dict(scored)}
+  found = {'checkpoint': checkpoint, 'settings': settings, **scoring.to_dict(scored)}
   scoring.write(directory, found, scored)
   return score_metrics(found)
 

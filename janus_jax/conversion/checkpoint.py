@@ -2,7 +2,8 @@
 
 A directory is one of
   orbax        janus_config.json, params/ (Orbax), and the companion files
-  workdir      of a training run: as orbax, but the parameters are those of the newest whole one of checkpoints/
+  workdir      of a training run: as orbax, but the parameters are those of the newest whole one of checkpoints/, or
+               with '@ema' after its path their averages (`optimizer.ema_decay`)
   huggingface  config.json with model_type "janus" (`JanusForConditionalGeneration`), safetensors
   deepseek     config.json with model_type "multi_modality" (`MultiModalityCausalLM`), .bin or safetensors
 """
@@ -25,7 +26,7 @@ from janus_jax.conversion.safetensors_files import read_safetensors, read_sharde
 from janus_jax.conversion.special_tokens import SpecialTokens, special_token_ids
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
-from janus_jax.conversion.workdir import is_workdir, read_newest
+from janus_jax.conversion.workdir import is_workdir, read_newest, split_ema
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
@@ -97,14 +98,18 @@ def open_checkpoint(path: str) -> Checkpoint:
   """Opens a checkpoint directory of any layout, local or in a bucket (`conversion/buckets.py`).
 
   Raises:
-    InputError: no such directory, not a Janus, or a tensor missing, unexpected or of a wrong shape.
+    InputError: no such directory, not a Janus, no averages (DIR@ema), or a tensor missing, unexpected or of a wrong
+      shape.
   """
+  path, averaged = split_ema(path)
   source = normalized(path)
   if not is_url(source) and not os.path.isdir(source):
     raise InputError(f'{source}: {"not a directory" if os.path.exists(source) else "no such directory"}')
+  if averaged and not is_workdir(source):
+    raise InputError(f'{source}: no training workdir: nothing but a run with optimizer.ema_decay has averages (@ema)')
   path = local_files(source)
   if os.path.exists(os.path.join(path, CONFIG_FILE)):
-    return _open_orbax(path, source)
+    return _open_orbax(path, source, averaged)
   config_path = os.path.join(path, 'config.json')
   if not os.path.exists(config_path):
     raise InputError(f'{source}: not a checkpoint: expected {CONFIG_FILE} (ours) or config.json (PyTorch)')
@@ -122,7 +127,7 @@ def _open_unused(path: str) -> dict[str, LazyArray]:
   return read_safetensors(file) if os.path.exists(file) else {}
 
 
-def _open_orbax(path: str, source: str) -> Checkpoint:
+def _open_orbax(path: str, source: str, averaged: bool) -> Checkpoint:
   """The files are those of `path`; the parameters lie under `source`, whose copy it may be."""
   config_path = os.path.join(path, CONFIG_FILE)
   try:
@@ -130,7 +135,7 @@ def _open_orbax(path: str, source: str) -> Checkpoint:
   except InputError as error:
     raise InputError(f'{config_path}: {error}') from None
   if is_workdir(source):
-    params_path, params = read_newest(source)
+    params_path, params = read_newest(source, averaged)
   else:
     params_path = os.path.join(source, PARAMS_DIRECTORY)
     params = read_orbax(params_path)

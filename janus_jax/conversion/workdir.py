@@ -1,4 +1,4 @@
-"""The parameters of a training workdir: those of its newest checkpoint that is whole."""
+"""The parameters of a training workdir: those of its newest checkpoint that is whole, or their averages."""
 
 import logging
 import os
@@ -10,10 +10,22 @@ from janus_jax.conversion.buckets import ORBAX_PROTOCOL, is_url, reaching
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.orbax_files import read_orbax
 from janus_jax.errors import InputError
-from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
 
 # Orbax's name. Locally a checkpoint has its name from when it is whole; in a bucket, once it has this file.
 COMMIT_FILE = 'commit_success.txt'
+# After the path of a workdir: the averages of its parameters (`optimizer.ema_decay`).
+EMA_SUFFIX = '@ema'
+
+
+class NoAverageError(InputError):
+  """A checkpoint of a run that averages nothing."""
+
+
+def split_ema(path: str | os.PathLike) -> tuple[str, bool]:
+  """'DIR@ema' -> ('DIR', True); any other path -> (path, False)."""
+  path = os.fspath(path)
+  return path.removesuffix(EMA_SUFFIX), path.endswith(EMA_SUFFIX)
 
 
 def is_workdir(path: str) -> bool:
@@ -24,17 +36,18 @@ def is_workdir(path: str) -> bool:
     return epath.Path(path, CHECKPOINTS_DIRECTORY).is_dir()
 
 
-def read_newest(workdir: str) -> tuple[str, dict[str, LazyArray]]:
+def read_newest(workdir: str, averaged: bool = False) -> tuple[str, dict[str, LazyArray]]:
   """Opens the parameters of the newest whole checkpoint; a damaged one is passed over with a line in the log.
 
   Args:
     workdir: local, or gs://BUCKET/...
+    averaged: see `read_params`.
 
   Returns:
     (directory of the parameters, parameter path -> array).
 
   Raises:
-    InputError: there is no checkpoint yet, or none is whole.
+    InputError: there is no checkpoint yet, none is whole, or the newest has no averages.
   """
   directory = os.path.join(workdir, CHECKPOINTS_DIRECTORY)
   # Other names: saves that were cut short, checkpoints that training has set aside.
@@ -43,17 +56,50 @@ def read_newest(workdir: str) -> tuple[str, dict[str, LazyArray]]:
     paths = [path for path in paths if (path / COMMIT_FILE).exists()]
   steps = sorted((int(path.name) for path in paths), reverse=True)
   for step in steps:
-    params = os.path.join(directory, str(step), PARAMS_DIRECTORY)
+    checkpoint = os.path.join(directory, str(step))
     try:
-      arrays = read_orbax(params)
-      check_data(params)
+      arrays = read_params(checkpoint, averaged)
+    except NoAverageError:
+      raise
     except InputError as error:
-      logging.warning('%s: damaged, passed over (%s)', os.path.join(directory, str(step)), error)
+      logging.warning('%s: damaged, passed over (%s)', checkpoint, error)
       continue
-    return params, arrays
+    return os.path.join(checkpoint, PARAMS_DIRECTORY), arrays
   if steps:
     raise InputError(f'{directory}: none of {len(steps)} checkpoints is whole')
   raise InputError(f'{directory}: no checkpoint yet, expected a directory named by its step')
+
+
+def read_params(checkpoint: str, averaged: bool = False) -> dict[str, LazyArray]:
+  """Opens the parameters of one checkpoint.
+
+  Args:
+    checkpoint: directory, a workdir's checkpoints/<step>.
+    averaged: with the average in place of each parameter that has one: what trained in the stage of the checkpoint.
+
+  Returns:
+    parameter path -> array.
+
+  Raises:
+    InputError: it is not whole.
+    NoAverageError: it has no averages.
+  """
+  params = _read_whole(os.path.join(checkpoint, PARAMS_DIRECTORY))
+  if not averaged:
+    return params
+  state = _read_whole(os.path.join(checkpoint, TRAIN_DIRECTORY))
+  averages = {path.removeprefix('ema/'): leaf for path, leaf in state.items() if path.startswith('ema/')}
+  if not averages:
+    raise NoAverageError(
+      f'{checkpoint}: no averages: expected a run with optimizer.ema_decay, or the path without {EMA_SUFFIX}'
+    )
+  return params | averages
+
+
+def _read_whole(directory: str) -> dict[str, LazyArray]:
+  arrays = read_orbax(directory)
+  check_data(directory)
+  return arrays
 
 
 def check_data(directory: str) -> None:

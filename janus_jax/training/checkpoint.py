@@ -25,14 +25,13 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from janus_jax.errors import InputError
-from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
 from janus_jax.training import storage_errors
 from janus_jax.training.process_files import ProcessJson, read_process_jsons
 from janus_jax.training.save_faults import SaveFaults
 from janus_jax.training.storage_errors import DamagedError, RaisedAnyway, one_line
 from janus_jax.training.tree_shapes import check_shapes, tree_shapes
 
-TRAIN_DIRECTORY = 'train'
 DATA_DIRECTORY = 'data'
 METADATA_FILE = '_CHECKPOINT_METADATA'  # Orbax's name and format.
 COMMIT_FILE = 'commit_success.txt'  # Orbax's name.

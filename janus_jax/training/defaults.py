@@ -73,6 +73,7 @@ def default_config() -> ConfigDict:
       'max_grad_norm': 1.0,
       'learning_rate_rules': (),
       'weight_decay_rules': ((r'.*(norm.*|bias)', 0.0),),
+      # Of an average of the parameters, 0.9999 for instance: callbacks evaluate it, and WORKDIR@ema opens it.
       'ema_decay': 0.0,
       # What the moments are stored in: 'bfloat16' halves their memory, rounded up or down at random.
       'moment_dtype': 'float32',

@@ -34,6 +34,7 @@ from janus_jax.training.state import (
   Placement,
   TrainState,
   abstract,
+  evaluated_params,
   flatten,
   new_state,
   place_batch,
@@ -242,7 +243,7 @@ class Run:
         if observing:
           with self._time.on('observing'):
             for observe in self._observers:
-              observe(step, stage.name, state.params, writer)
+              observe(step, stage.name, evaluated_params(state), writer)
           window.restart()
         # After the observers: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
         if saving:

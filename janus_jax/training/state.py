@@ -161,6 +161,11 @@ def start_stage(
   return fresh.replace(step=state.step, skipped=state.skipped, skipped_in_a_row=in_a_row)
 
 
+def evaluated_params(state: TrainState) -> Any:
+  """The tree that callbacks evaluate: the average of each parameter that has one, the parameter itself of others."""
+  return state.params if state.ema is None else unflatten({**flatten(state.params), **state.ema})
+
+
 def abstract(state: TrainState, placement: Placement) -> TrainState:
   """Shapes, dtypes and shardings of a state, for restoring one."""
   return jax.tree.map(

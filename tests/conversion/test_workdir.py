@@ -13,6 +13,7 @@ from conversion.fixtures import write_files
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from janus_jax import workdirs
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
@@ -31,9 +32,9 @@ def make_params(step):
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def save(workdir, step):
+def save(workdir, step, ema=None):
   """As the training loop does, by Orbax alone."""
-  train = {'step': jnp.int32(step), 'mu': {'a/b': jnp.ones(3)}}
+  train = {'step': jnp.int32(step), 'mu': {'a/b': jnp.ones(3)}, 'ema': ema}
   ocp.save_checkpointables(workdir / 'checkpoints' / str(step), {'params': make_params(step), 'train': train})
 
 
@@ -54,12 +55,12 @@ def workdir(saved, tmp_path):
   return pathlib.Path(shutil.copytree(saved, tmp_path / 'workdir'))
 
 
-def assert_opens(workdir, step):
-  found = open_checkpoint(str(workdir))
+def assert_opens(workdir, step, averages=None, suffix=''):
+  found = open_checkpoint(f'{workdir}{suffix}')
   assert found.config == CONFIG
   assert found.companions == {'tokenizer.json': b'{}'}
   loaded = traverse_util.flatten_dict(load_params(found, None), sep='/')
-  expected = traverse_util.flatten_dict(make_params(step), sep='/')
+  expected = traverse_util.flatten_dict(make_params(step), sep='/') | (averages or {})
   assert loaded.keys() == expected.keys()
   for path, value in expected.items():
     np.testing.assert_array_equal(loaded[path], value, err_msg=path)
@@ -73,6 +74,48 @@ def test_opens_the_newest(workdir):
   (workdir / 'checkpoints' / '11.orbax-checkpoint-tmp').mkdir()
   (workdir / 'checkpoints' / '12.damaged').mkdir()
   assert_opens(workdir, 10)
+
+
+AVERAGED = 'language_model/lm_head/kernel'
+
+
+@pytest.fixture
+def averages(workdir):
+  """Of checkpoints 11 and 12: step -> path -> array."""
+  found = {}
+  for step in (11, 12):
+    found[step] = {AVERAGED: jnp.full(parameter_shapes(CONFIG)[AVERAGED], step / 7, jnp.float32)}
+    save(workdir, step, found[step])
+  return found
+
+
+def test_averages_of_the_parameters_that_have_one(workdir, averages):
+  assert_opens(workdir, 12)
+  assert_opens(workdir, 12, averages[12], '@ema')
+  (workdir / 'config.json').write_text('{"sampling": {"top_k": 3}}')
+  assert workdirs.read_sampling(f'{workdir}@ema')['top_k'] == 3
+
+
+def test_damaged_averages_are_passed_over(workdir, averages, caplog):
+  largest_file(workdir / 'checkpoints' / '12' / 'train').unlink()
+  assert_opens(workdir, 12)
+  with caplog.at_level(logging.WARNING):
+    assert_opens(workdir, 11, averages[11], '@ema')
+  assert 'damaged' in caplog.text
+
+
+def test_a_checkpoint_without_averages_is_one_line(workdir, averages):
+  save(workdir, 13)
+  expected = f'{workdir}/checkpoints/13: no averages: expected a run with optimizer.ema_decay, or the path without @ema'
+  with pytest.raises(InputError) as error:
+    open_checkpoint(f'{workdir}@ema')
+  assert str(error.value) == expected
+  shutil.move(workdir / 'checkpoints' / '13' / 'params', workdir / 'params')
+  shutil.rmtree(workdir / 'checkpoints')
+  with pytest.raises(
+    InputError, match=r'no training workdir: nothing but a run with optimizer\.ema_decay has averages'
+  ):
+    open_checkpoint(f'{workdir}@ema')
 
 
 def cut_short(path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from data.photographs import cuts
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from janus_jax.data import images, resizing
 from janus_jax.errors import InputError
@@ -34,20 +35,34 @@ def test_photographs_differ_by_a_level_in_few_places(number):
 
 
 @needs_fast
+@pytest.mark.parametrize('width', [640, 427, 300, 150], ids=lambda width: f'{width} x 427')
+@pytest.mark.parametrize('make', [images.understanding_pixels, images.generation_pixels])
+def test_photographs_of_any_format_differ_by_a_level_in_few_places(make, width):
+  """Landscape, square, portrait, and much higher than wide."""
+  for photo in load_sample_images().images:
+    image = Image.fromarray(photo[:, :width])
+    assert_nearly_equal(make(image, 200, resize=resizing.fast), make(image, 200), share=0.005)
+
+
+@needs_fast
 def test_any_size_and_part_of_noise():
-  """Against Pillow's filter along rows, then along columns: which comes first is Pillow's to choose in one call."""
   rng = np.random.default_rng(1)
-  for trial in range(60):
+  for trial in range(120):
     height, width, new_height, new_width = map(int, rng.integers(1, 150, 4))
     image = noise(height, width, trial)
     left, top = int(rng.integers(width)), int(rng.integers(height))
     box = (left, top, int(rng.integers(left + 1, width + 1)), int(rng.integers(top + 1, height + 1)))
     for part in (None, box):
-      left, top, right, bottom = part or (0, 0, width, height)
-      narrow = Image.fromarray(resizing.pillow(image, (new_width, height), (left, 0, right, height)))
-      expected = resizing.pillow(narrow, (new_width, new_height), (0, top, new_width, bottom))
+      expected = resizing.pillow(image, (new_width, new_height), part)
       # Few values on few pixels: one of them is a large share.
       assert_nearly_equal(resizing.fast(image, (new_width, new_height), part), expected, 0.02 + 2 / expected.size)
+
+
+def test_older_pillows_begin_with_rows():
+  sizes = (60, 200), (50, 50)
+  assert resizing.columns_first(*sizes, '13.0.0')
+  assert not resizing.columns_first(*sizes, '12.2.0')
+  assert not resizing.columns_first((60, 60), (50, 50), '13.0.0')
 
 
 @needs_fast
@@ -58,11 +73,11 @@ def test_the_size_that_it_has_changes_nothing():
 
 @needs_fast
 def test_both_encoders_pixels_can_be_made_with_it():
-  photo = noise(427, 640)
-  for make in (images.understanding_pixels, images.generation_pixels):
-    fast = make(photo, 96, resize=resizing.fast)
-    assert_nearly_equal(fast, make(photo, 96))
-    assert not np.array_equal(fast, make(photo, 96))  # It was used.
+  for photo in (noise(427, 640), noise(640, 427), noise(640, 200)):
+    for make in (images.understanding_pixels, images.generation_pixels):
+      fast = make(photo, 96, resize=resizing.fast)
+      assert_nearly_equal(fast, make(photo, 96))
+      assert not np.array_equal(fast, make(photo, 96))  # It was used.
 
 
 def test_what_is_asked_for_is_there(monkeypatch):

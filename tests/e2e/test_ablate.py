@@ -17,7 +17,7 @@ from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
 from janus_jax import training_run
-from janus_jax.ablation import compute, preparing, settings, sweep
+from janus_jax.ablation import compute, measuring, preparing, settings, sweep
 from janus_jax.ablation.places import Places
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order
@@ -52,6 +52,7 @@ def data(tmp_path_factory) -> str:
 def ablation(start, data) -> Ablation:
   base = recipe(start, data)
   base.save_every = 2
+  base.optimizer.ema_decay = 0.5
   config = settings.ablation_config(base, VARIANTS, 'base')
   config.seeds = (0, 1)
   config.metrics = ('questions/all', 'drawings/all', 'held_out/*')
@@ -158,6 +159,19 @@ def test_the_price_of_a_step_is_what_it_is_measured_to_cost(swept, ablation, mon
   assert STEPS * prices['stage1'] == pytest.approx(stages[0]['flops'])
   for name, stage in zip(('stage2', 'stage3'), stages[1:]):
     assert STEPS * prices[name] == pytest.approx(stage['flops'], rel=0.2)
+
+
+def test_of_a_run_that_averages_the_averages_are_measured(swept, ablation, monkeypatch):
+  workdir, run = swept[0], planned(ablation)['base', 0]
+  scores = json.loads((workdir / 'scores' / run.name / 'scores.json').read_text())
+  assert scores['checkpoint'] == f'{workdir / "runs" / run.name}@ema'
+  runnable = preparing.runnable(Places(str(workdir)), run)
+  measure = lambda: measuring._held_out_losses(str(workdir / 'runs' / run.name), run, runnable, 1)  # noqa: E731
+  found = measure()
+  assert found == [stage['held_out'] for stage in results(workdir)['base', 0]['stages']]
+  monkeypatch.setattr(measuring, '_is_averaged', lambda run: False)
+  for averaged, plain in zip(found, measure(), strict=True):
+    assert averaged != pytest.approx(plain, rel=1e-4)
 
 
 def planned_name(workdir: pathlib.Path, variant: str, seed: int) -> str:

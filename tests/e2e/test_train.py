@@ -17,11 +17,12 @@ pytest.importorskip('sklearn')
 from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
-from janus_jax import run_data, training_run
+from janus_jax import run_data, scoring, training_run
 from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.workdir import read_params
 from janus_jax.data.sources import embedded
 from janus_jax.errors import InputError
-from janus_jax.observers import Sampler
+from janus_jax.observers import HeldOutLoss, Sampler
 from janus_jax.training import loop
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.optimizer import learning_rates
@@ -120,6 +121,43 @@ def test_the_workdir_is_a_checkpoint(uninterrupted):
   assert config.vq.codebook_size == 16
   for path, leaf in leaves(loaded).items():
     np.testing.assert_array_equal(leaf, params[path])
+
+
+def test_averages_are_evaluated_and_exported(start, data, tmp_path, monkeypatch):
+  """WORKDIR@ema against an average in numpy of what each step left."""
+  decay, kept = 0.75, {}
+  config = recipe(start, data)
+  config.run, config.optimizer.ema_decay, config.observe_every = ('stage1',), decay, 1
+  monkeypatch.setattr(
+    HeldOutLoss, '__call__', lambda self, step, stage, params, writer: kept.update({step: leaves(params)})
+  )
+  config.keep_every = 1
+  workdir = tmp_path / 'run'
+  training_run.train(config, str(workdir))
+  first = leaves(janus_jax.load(start)[1])
+  average = first
+  for step in range(1, STEPS + 1):
+    stepped = {path: leaf[...] for path, leaf in read_params(str(workdir / 'checkpoints' / str(step))).items()}
+    average = {path: decay * mean + (1 - decay) * stepped[path] for path, mean in average.items()}
+    for path, leaf in average.items():
+      np.testing.assert_allclose(kept[step][path], leaf, rtol=1e-5, atol=1e-7, err_msg=path)
+  # The adaptors alone train, so the rest is as it was; and the average is far from where the run ended.
+  changed = {path.split('/')[0] for path in first if (kept[STEPS][path] != first[path]).any()}
+  assert changed == {'vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head'}
+  assert max(np.abs(average[path] - stepped[path]).max() for path in average) > 1e-3
+  flags = [f'--input={workdir}@ema', f'--output={tmp_path / "average"}', '--format=orbax']
+  command = [sys.executable, '-m', 'janus_jax.convert', *flags]
+  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+  assert result.returncode == 0, result.stderr
+  # Whatever else takes a checkpoint takes this one.
+  assert janus_jax.load_tokenizer(f'{workdir}@ema')[0].special == janus_jax.load_tokenizer(start)[0].special
+  assert scoring.read_run_config(f'{workdir}@ema').sampling.cfg_weight == config.sampling.cfg_weight
+  config.init_from = f'{workdir}@ema'
+  assert training_run.open_start(config).params.keys() == first.keys()
+  exported = leaves(janus_jax.load(str(tmp_path / 'average'))[1])
+  for path, leaf in leaves(janus_jax.load(f'{workdir}@ema')[1]).items():
+    np.testing.assert_array_equal(leaf, kept[STEPS][path], err_msg=path)
+    np.testing.assert_array_equal(exported[path], leaf, err_msg=path)
 
 
 def test_sigterm_saves_and_ends_the_run(uninterrupted, start, data, tmp_path, monkeypatch):

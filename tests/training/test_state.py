@@ -16,6 +16,7 @@ from janus_jax.training.state import (
   Placement,
   TrainState,
   abstract,
+  evaluated_params,
   flatten,
   new_state,
   place_batch,
@@ -119,6 +120,18 @@ def test_a_stage_keeps_parameters_and_counters_and_starts_moments_afresh(params,
   assert not any(leaf.any() for leaf in entered.opt_state.mu.values())
   for path, average in entered.ema.items():
     np.testing.assert_array_equal(average, jnp.ones_like(average) if path in first else after[path])
+
+
+def test_the_average_is_evaluated_where_there_is_one(params):
+  trained = paths_of(params, 'gen_head')
+  state = new_state(params, trained, AVERAGED)
+  state = state.replace(ema={path: leaf + 1 for path, leaf in state.ema.items()})
+  found, stored = flatten(evaluated_params(state)), flatten(state.params)
+  assert found.keys() == stored.keys()
+  for path, leaf in found.items():
+    np.testing.assert_array_equal(leaf, stored[path] + 1 if path in trained else stored[path])
+  plain = new_state(params, trained, OptimizerConfig())
+  assert evaluated_params(plain) is plain.params
 
 
 def test_moments_may_be_carried_over(params, placement):
