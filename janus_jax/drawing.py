@@ -150,8 +150,8 @@ def generate_images(
 ) -> list[list[GeneratedImage]]:
   """Draws `num_images` pictures for each prompt.
 
-  What is random in a picture is decided by (seed, prompt index, image index) alone. In float32 so is the picture: of 64,
-  none differed between batch sizes 1 and 64. In bfloat16 rounding depends on the batch size: 6 of 64 differed.
+  What is random in a picture is decided by (seed, prompt index, image index) alone. In float32 so is the picture: of
+  64, none differed between batch sizes 1 and 64. In bfloat16 rounding depends on the batch size: 6 of 64 differed.
 
   Args:
     config: from `load`.

@@ -5,10 +5,10 @@
                                  [--weights=int8 --cache_dtype=int8]
 
 PATH is a training workdir (its newest checkpoint is scored; WORKDIR@ema: its averages) or a checkpoint of any layout,
-of a model that was trained on the embedded world. Every answer and every generated image is right or wrong; percentages
-come with 95 % intervals that count prompts and images, not cases (evaluation/intervals.py). DIR gets scores.txt (what is
-printed), scores.json (all scores and all cases), drawings.png (every generated image, framed green where it is right),
-pictures.npz.
+of a model that was trained on the embedded world. Every answer and every generated image is right or wrong;
+percentages come with 95 % intervals that count prompts and images, not cases (evaluation/intervals.py). DIR gets
+scores.txt (what is printed), scores.json (all scores and all cases), drawings.png (every generated image, framed green
+where it is right), pictures.npz.
 """
 
 import json

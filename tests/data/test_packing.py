@@ -2,12 +2,14 @@ import itertools
 
 import numpy as np
 import pytest
+from recipes import recipe
 
 from janus_jax.data import examples, packing
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, KINDS, TEXT, Example
 from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import BatchShape, MeanSize, batch_shape, fill_batch, fill_row, make_batch, size_of
 from janus_jax.errors import RecordError
+from janus_jax.training import report_data
 
 NUM_CODES, SIZE, GENERATION_SIZE = 4, 3, 2
 FIELDS = ('tokens', 'kinds', 'targets', 'losses', 'weights')
@@ -246,51 +248,58 @@ def test_packing_beside_grains(ratio, rows, length, lengths, gain):
   assert ours >= theirs + gain, (ours, theirs)
 
 
-def report_sizes(mixture, lengths, rng):
-  """Sizes of a stage's examples without end: text of log-normal lengths, cut or split at 4,096 positions."""
+# The spread of the lengths of the text in examples of the reports' sources (standard deviation of their logarithm), to
+# the means that recipes assume (training/report_data.py): long tails of documents and conversations, short class names.
+SPREADS = {'imagenet': 0.4, 'sharegpt4v': 0.4, 'captions': 0.4, 'interleaved': 0.8, 'text': 1.2}
+SPREADS |= {'sft': 0.9, 'sft_text': 0.9}
+IMAGES = {'understanding': (1, report_data.UNDERSTOOD), 'text': (0, 0), 'generation': (1, report_data.GENERATED)}
+
+
+def report_sizes(mixture, rng):
+  """Sizes of a stage's examples without end; documents are split at 4,096 positions, other examples cut."""
   parts = []
   for index in itertools.count():
-    kind = mixture.source_at(index)[0]
-    median, spread = lengths[kind]
+    kind, source = mixture.source_at(index)
+    images, positions = IMAGES[kind]
+    images *= 2 if source == 'interleaved' else 1
+    mean, spread = report_data.TOKENS[source] - images * positions, SPREADS.get(source, 0.6)
+    text = lambda mean=mean, spread=spread: round(rng.lognormal(np.log(mean) - spread**2 / 2, spread)) + 1  # noqa: E731
     if kind == 'text':
       if not parts:
-        whole, rest = divmod(int(rng.lognormal(np.log(median), spread)) + 2, 4096)
+        whole, rest = divmod(text(), 4096)
         parts = [4096] * whole + [rest] * bool(rest)
       yield parts.pop(0), 0, 0
     else:
-      text = min(int(rng.lognormal(np.log(median), spread)) + 2, 3000)
-      yield text + (623 if kind == 'understanding' else 588), int(kind != 'generation'), int(kind == 'generation')
-
-
-# Median and spread of the text of examples (their logarithm's standard deviation): assumed, see configs/README.md.
-STAGE_1 = {'understanding': (230, 0.4), 'generation': (4, 0.4)}
-STAGE_2 = {'understanding': (60, 0.8), 'text': (900, 1.2), 'generation': (70, 0.6)}
-STAGE_3 = {'understanding': (200, 0.9), 'text': (350, 0.9), 'generation': (70, 0.6)}
+      tokens = min(text() + images * positions, 4096)
+      yield tokens, images * (kind == 'understanding'), int(kind == 'generation')
 
 
 @pytest.mark.parametrize(
-  ('ratio', 'lengths', 'slots'),
+  ('recipe_name', 'stage'),
   [
-    ((1, 0, 3), STAGE_1, 0.85),
-    ((1, 0, 1), STAGE_1, 0.85),
-    ((2, 3, 5), STAGE_2, 0.7),
-    ((5, 1, 4), STAGE_3, 0.85),
-    ((7, 3, 10), STAGE_3, 0.85),
+    ('janus_1_3b', 'stage1'),
+    ('janus_1_3b', 'stage2_imagenet'),
+    ('janus_1_3b', 'stage2'),
+    ('janus_1_3b', 'stage3'),
+    # The 7B's stages have the mixtures of the 1B's.
+    ('janus_pro_1b', 'stage1'),
+    ('janus_pro_1b', 'stage2'),
+    ('janus_pro_1b', 'stage3'),
   ],
 )
 @pytest.mark.parametrize('rows', [1, 4, 16])
-def test_rows_and_slots_are_used_at_the_reports_ratios(ratio, lengths, slots, rows):
-  """Rows of 4,096 positions and images of 576; rooms from the mean of a sample, as a run has them."""
-  mixture = make_mixture(ratio, {kind: {'x': 1} for kind, share in zip(KINDS, ratio) if share})
-  sample = itertools.islice(report_sizes(mixture, lengths, np.random.default_rng(1)), 512)
+def test_rows_and_slots_are_used_in_the_reports_stages(recipe_name, stage, rows):
+  """Rooms come from the mean of a sample, as a run has them."""
+  config = recipe(recipe_name, 'ROOT').stages[stage]
+  mixture = make_mixture(config.ratio, config.sources.to_dict())
+  sample = itertools.islice(report_sizes(mixture, np.random.default_rng(1)), 512)
   shape = batch_shape(rows, 4096, MeanSize(*np.mean(list(sample), axis=0)))
-  count = (300 if rows == 1 else 100 if rows == 4 else 30) * rows * 5
-  sizes = itertools.islice(report_sizes(mixture, lengths, np.random.default_rng(0)), count)
+  sizes = itertools.islice(report_sizes(mixture, np.random.default_rng(0)), 1500 if rows == 1 else 2500)
   positions, understanding, generation = filled(sizes, shape)
-  print(f'{ratio} rows {rows}: {positions:.3f} {understanding:.3f} {generation:.3f} {shape}')
+  print(f'{recipe_name} {stage} {rows}: {positions:.1%} {understanding:.1%} {generation:.1%} {shape}')
   assert positions >= (0.92 if rows == 1 else 0.95)
   if rows > 1:
-    assert min(understanding, generation) >= slots
+    assert min(understanding, generation) >= (0.85 if stage in ('stage1', 'stage3') else 0.7)
 
 
 def test_statistics():
