@@ -21,6 +21,7 @@ from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.files import CONFIG_FILE
+from janus_jax.training.defaults import default_config
 
 RUN_CONFIG_FILE = 'config.json'
 # What the original's `generation_inference.py` draws with.
@@ -112,12 +113,22 @@ def differences(old: Any, new: Any, name: str = '') -> list[str]:
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], path: str, force: bool) -> None:
-  lines = differences(old, new)
+  # A config of before may lack fields that have come since: it meant their defaults.
+  defaults = config_dict(default_config())
+  lines = differences(_filled(old, defaults), _filled(new, defaults))
   if not lines:
     return
   if not force:
     raise InputError(f'{path}: a run with another config ({"; ".join(lines)}): --force goes on with the new one')
   logging.warning('going on with another config: %s', '; '.join(lines))
+
+
+def _filled(values: Any, defaults: Any) -> Any:
+  """A config with what it lacks."""
+  if not isinstance(values, dict) or not isinstance(defaults, dict):
+    return values
+  found = {key: _filled(value, defaults.get(key)) for key, value in values.items()}
+  return found | {key: value for key, value in defaults.items() if key not in values}
 
 
 def _write_json(path: str, value: Any) -> None:

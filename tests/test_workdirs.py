@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from janus_jax import workdirs
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.errors import InputError
+from janus_jax.training.defaults import default_config
 
 START = Checkpoint(TINY, {}, {'tokenizer.json': TOKENIZER}, {}, ())
 
@@ -18,10 +19,30 @@ def config(**changes) -> ConfigDict:
   return ConfigDict({'seed': 0, 'stages': {'stage1': {'steps': 3, 'ratio': (1, 0, 3)}}, **changes})
 
 
+def prepare(workdir, config, checkpoint, force):
+  workdirs.prepare(workdir, config, checkpoint, force)
+  workdirs.begin(workdir, config, checkpoint)
+
+
+def test_a_prepared_workdir_is_not_begun(tmp_path):
+  """What is checked in between may be wrong with the config: the corrected one begins there."""
+  workdirs.prepare(tmp_path, config(), START, force=False)
+  assert not workdirs.is_begun(tmp_path)
+  prepare(tmp_path, config(seed=2), START, force=False)
+  assert workdirs.is_begun(tmp_path)
+
+
+def test_a_config_from_before_a_field_was_there_meant_its_default(tmp_path):
+  prepare(tmp_path, config(), START, force=False)
+  prepare(tmp_path, config(template='', optimizer=default_config().optimizer), None, force=False)
+  with pytest.raises(InputError, match=r'optimizer\.ema_decay: 0\.0 -> 0\.5'):
+    prepare(tmp_path, config(optimizer={**default_config().optimizer, 'ema_decay': 0.5}), None, force=False)
+
+
 def test_a_new_workdir_holds_model_tokenizer_config_and_revision(tmp_path):
   workdir = tmp_path / 'new' / 'run'
   assert not workdirs.is_begun(workdir)
-  workdirs.prepare(workdir, config(), START, force=False)
+  prepare(workdir, config(), START, force=False)
   assert workdirs.is_begun(workdir)
   assert workdirs.read_model(workdir) == TINY
   assert json.loads((workdir / 'config.json').read_text())['stages']['stage1']['ratio'] == [1, 0, 3]
@@ -41,18 +62,18 @@ def test_a_checkpoint_keeps_its_own_template():
 
 
 def test_the_same_config_is_taken_up_again(tmp_path):
-  workdirs.prepare(tmp_path, config(), START, force=False)
-  workdirs.prepare(tmp_path, config(), None, force=False)
+  prepare(tmp_path, config(), START, force=False)
+  prepare(tmp_path, config(), None, force=False)
 
 
 def test_another_config_is_shown_and_refused(tmp_path):
-  workdirs.prepare(tmp_path, config(), START, force=False)
+  prepare(tmp_path, config(), START, force=False)
   before = (tmp_path / 'config.json').read_bytes()
   changed = config(seed=1, stages={'stage1': {'steps': 5, 'ratio': (1, 0, 3)}})
   with pytest.raises(InputError, match=r'another config \(seed: 0 -> 1; stages\.stage1\.steps: 3 -> 5\): --force'):
-    workdirs.prepare(tmp_path, changed, None, force=False)
+    prepare(tmp_path, changed, None, force=False)
   assert (tmp_path / 'config.json').read_bytes() == before
-  workdirs.prepare(tmp_path, changed, None, force=True)
+  prepare(tmp_path, changed, None, force=True)
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
 
 
@@ -66,7 +87,7 @@ def test_how_pictures_are_drawn_is_read_from_workdirs_only(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps({'sampling': sampling}))
   # Not ours: a PyTorch checkpoint has a file of this name too.
   assert workdirs.read_sampling(tmp_path) == {'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0}
-  workdirs.prepare(tmp_path, config(sampling=sampling), START, force=False)
+  prepare(tmp_path, config(sampling=sampling), START, force=False)
   found = workdirs.read_sampling(tmp_path)
   assert found == {'cfg_weight': 2.0, 'temperature': 1.0, 'top_k': 3}
   assert str(found['cfg_weight']) == '2.0'

@@ -67,7 +67,8 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
   # Examples of each source over the whole run: a stage that began anew would show earlier ones again.
   for source in ('understanding/shapes', 'generation/digits'):
     counts = [line[f'examples/{source}'] for line in lines]
-    assert all(later > earlier for earlier, later in itertools.pairwise(counts)), (source, counts)
+    assert all(later >= earlier for earlier, later in itertools.pairwise(counts)), (source, counts)
+    assert len(set(counts)) > len(counts) / 2, (source, counts)
 
 
 def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
@@ -77,6 +78,7 @@ def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
   stored = sorted(path.name for path in (uninterrupted[0] / 'codes').iterdir())
   assert stored == [f'{name}-{split}-{world}.npy' for name in ('digits', 'shapes') for split in ('test', 'train')]
   config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
+  config.stages.stage1.drawings_per_row = 3  # As many as a row holds: codes need no room, which decides what is packed.
   training_run.train(config, str(tmp_path))
   assert not (tmp_path / 'codes').exists()
   np.testing.assert_allclose(
