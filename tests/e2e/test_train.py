@@ -17,7 +17,7 @@ pytest.importorskip('sklearn')
 from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
-from janus_jax import run_data, scoring, training_run
+from janus_jax import run_data, scoring, training_run, workdirs
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.workdir import read_params
 from janus_jax.data.sources import embedded
@@ -220,19 +220,43 @@ def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
 @pytest.mark.parametrize(
   ('field', 'value', 'message'),
   [
-    ('batch_size', 12, r'^stages\.stage2\.batch_size is 12: expected a multiple of 8 \(mesh axes data'),
-    ('trainable', ('aligner',), r"^stages\.stage2\.trainable: 'aligner' matches no parameter"),
-    (None, None, r'^stages\.stage1\.trainable has vision_aligner: expected neither with shared_encoder'),
+    ('stages.stage2.batch_size', 12, r'^stages\.stage2\.batch_size is 12: expected a multiple of 8 \(mesh axes data'),
+    ('stages.stage2.trainable', ('aligner',), r"^stages\.stage2\.trainable: 'aligner' matches no parameter"),
+    ('shared_encoder', True, r'^stages\.stage1\.trainable has vision_aligner: expected neither with shared_encoder'),
+    (
+      'stages.stage2.carry_moments',
+      True,
+      r'^stages\.stage2\.carry_moments is True: expected the parameters that train in stage1, which runs before it; \d+ '
+      r'train in one of the two alone, such as language_model/',
+    ),
+    ('stages.stage1.carry_moments', True, r'^stages\.stage1\.carry_moments is True: expected False, as no stage runs'),
+    ('sequence_length', 36, r'^sequence_length is 36: expected at least 37, as an image to generate takes in stages\.'),
+    ('streams', 4, r'^streams is 4: expected a multiple of 8, the parts into which the mesh splits the rows'),
   ],
 )
 def test_a_wrong_config_leaves_no_workdir(start, data, tmp_path, field, value, message):
   config = recipe(start, data)
-  config.shared_encoder = field is None
-  if field:
-    config.stages.stage2[field] = value
+  config.stages.stage1.carry_moments = config.stages.stage2.carry_moments = False
+  config.update_from_flattened_dict({field: value})
   with pytest.raises(InputError, match=message):
     training_run.train(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
+  """It shows with the data open, and the corrected config begins in the same place."""
+  (tmp_path / 'books.jsonl').write_text('\n'.join(json.dumps({'text': 'a red square ' * 200}) for _ in range(4)))
+  entry = {'kind': 'text', 'format': 'json_lines', 'path': str(tmp_path / 'books.jsonl')}
+  config = recipe(start, '')
+  config.data.name, config.data.precompute_codes, config.run = 'files', False, ('stage2',)
+  config.data.sources = {'books': {**entry, 'long': 'skip'}}
+  config.stages.stage2.update({'ratio': (0, 1, 0), 'sources': {'text': {'books': 1}}, 'steps': 1})
+  with pytest.raises(InputError, match=r'source text/books: none of its first \d+ records can be used: .*books\.long'):
+    training_run.train(config, str(tmp_path / 'run'))
+  assert not workdirs.is_begun(str(tmp_path / 'run'))
+  config.data.sources.books.long = 'split'
+  training_run.train(config, str(tmp_path / 'run'))
+  assert len(losses(tmp_path / 'run')) == 1
 
 
 @pytest.mark.parametrize(
