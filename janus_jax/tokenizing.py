@@ -21,9 +21,10 @@ import tqdm
 
 from janus_jax.api import check_positive
 from janus_jax.conversion.checkpoint import open_checkpoint
-from janus_jax.data.pipeline import LOGGED, SkipLimit
+from janus_jax.data.pipeline import LOGGED
 from janus_jax.data.reading import reason_of
 from janus_jax.data.resizing import find_resize
+from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.sources.array_record import ShardWriter, encode_example
 from janus_jax.data.sources.manifest import (
   Manifest,

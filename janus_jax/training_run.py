@@ -16,8 +16,9 @@ from janus_jax.conversion.load import load_params
 from janus_jax.conversion.parts import compose
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import ExampleSpec
-from janus_jax.data.pipeline import SkipLimit, mean_size
+from janus_jax.data.pipeline import mean_size
 from janus_jax.data.prompts import Template
+from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.models.attention_choice import platform_of, with_attention

@@ -18,9 +18,10 @@ import numpy as np
 
 from janus_jax.data import pipeline
 from janus_jax.data.examples import KINDS, ExampleSpec
-from janus_jax.data.packing import MeanSize
-from janus_jax.data.pipeline import describe_shortened, describe_skipped, next_stage
+from janus_jax.data.packing import BatchShape, MeanSize
+from janus_jax.data.pipeline import next_stage
 from janus_jax.data.shares import Share, deal_states
+from janus_jax.data.skipping import describe_shortened, describe_skipped
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import row_shares, rows_split
 from janus_jax.training import hosts
@@ -134,7 +135,12 @@ class Run:
         if step >= self._ends[index] or self._stopping:
           continue
         if step == start:
+          shape = self._shape(index)
           progress.log(f'{stage.name}: {stage.steps} steps, {len(self._trained[index])} parameter arrays train')
+          progress.log(
+            f'{stage.name}: batches of {self._num_streams} x {shape.rows} rows, with room for {self._num_streams} x '
+            f'{shape.images} images to understand and {shape.drawings} to generate'
+          )
           if step:  # Else the state is new.
             state = start_stage(state, self._moments(index), *self._of_states, carry_moments=stage.carry_moments)
           streams = next_stage(streams) if streams else None
@@ -210,7 +216,7 @@ class Run:
     )
     self._watchdog.rest()
     compiled = False
-    with closing(self._batches(stage, streams)) as batches:
+    with closing(self._batches(index, streams)) as batches:
       while step < end and not self._stopping:
         began = time.perf_counter()
         with self._time.on('waiting for data'):
@@ -267,14 +273,18 @@ class Run:
     progress.log(format_line(report.step, stage.name, _shown(line)))
     self._check_finite(line)
 
-  def _batches(self, stage: Stage, streams: Sequence[Mapping[str, Any]] | None) -> grain.DatasetIterator:
-    shape = stage_shape(self.config, self._means, self.config.stages.index(stage), self._num_streams)
+  def _shape(self, index: int) -> BatchShape:
+    """What each stream makes of a batch of a stage."""
+    return stage_shape(self.config, self._means, index, self._num_streams)
+
+  def _batches(self, index: int, streams: Sequence[Mapping[str, Any]] | None) -> grain.DatasetIterator:
+    stage = self.config.stages[index]
     return pipeline.batches(
       self._sources,
       stage.ratio,
       stage.sources,
       self._spec,
-      shape,
+      self._shape(index),
       seed=self.config.seed,
       guidance_dropout=self.config.guidance_dropout,
       skip_limit=self.config.skip_limit,

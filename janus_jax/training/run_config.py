@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from janus_jax.data.packing import BatchShape, MeanSize, batch_shape
-from janus_jax.data.pipeline import SkipLimit
+from janus_jax.data.skipping import SkipLimit
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.stages import Stage

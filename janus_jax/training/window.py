@@ -10,7 +10,8 @@ import numpy as np
 
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, KINDS, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
 from janus_jax.data.packing import statistics
-from janus_jax.data.pipeline import count_examples, count_skipped
+from janus_jax.data.pipeline import count_examples
+from janus_jax.data.skipping import count_skipped
 from janus_jax.models.config import JanusConfig
 from janus_jax.training import hosts
 from janus_jax.training.image_encoding import PIXELS

@@ -14,9 +14,10 @@ from janus_jax.data import packing, pipeline, prompts, reading
 from janus_jax.data.examples import CODE, GENERATION_LOSS, TEXT_LOSS, UNDERSTANDING_LOSS, ExampleSpec, make_examples
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import SkipLimit, batches, describe_skipped, next_stage
+from janus_jax.data.pipeline import batches, next_stage
 from janus_jax.data.reading import AHEAD, TASK
 from janus_jax.data.shares import unused_parts
+from janus_jax.data.skipping import SkipLimit, describe_skipped
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 

@@ -20,8 +20,9 @@ from data.test_pipeline import (  # noqa: F401
 
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import NEW, SkipLimit
+from janus_jax.data.pipeline import NEW
 from janus_jax.data.shares import WHOLE, Share, after, deal, deal_states, first_place, position
+from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.sources.blocks import BlockDataset
 
 

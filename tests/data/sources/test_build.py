@@ -23,8 +23,9 @@ from janus_jax.data.examples import CODE, ExampleSpec, make_examples
 from janus_jax.data.images import understanding_pixels
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import LOGGED, SkipLimit, batches, describe_skipped
+from janus_jax.data.pipeline import LOGGED, batches
 from janus_jax.data.resizing import pillow
+from janus_jax.data.skipping import SkipLimit, describe_skipped
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError, RecordError
