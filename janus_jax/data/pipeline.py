@@ -18,7 +18,7 @@ from janus_jax.data.mixture import Mixture
 from janus_jax.data.packing import LONG, BatchShape, MeanSize, check_fits, fill_batch, fits, make_batch, size_of
 from janus_jax.data.reading import TASK, Reader, Reading, Workers, reason_of
 from janus_jax.data.shares import WHOLE, Place, Share, after, first_place, position, records_read, unused_parts
-from janus_jax.data.skipping import SkipLimit, check_skipped
+from janus_jax.data.skipping import FEW, SkipLimit, check_skipped
 from janus_jax.data.sources.blocks import BlockDataset
 from janus_jax.errors import InputError
 
@@ -37,7 +37,7 @@ def batches(
   *,
   seed: int,
   guidance_dropout: float = 0.1,
-  skip_limit: SkipLimit = SkipLimit(),
+  skip_limit: SkipLimit = FEW,
   prefetch: int = 0,
   workers: int = 0,
   shares: Sequence[Share] = (WHOLE,),

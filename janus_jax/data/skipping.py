@@ -24,6 +24,9 @@ class SkipLimit:
   in_a_row: int = 100
 
 
+FEW = SkipLimit()
+
+
 def check_skipped(
   source: str, read: int, counts: Mapping[str, int], skipped: Sequence[str], limit: SkipLimit, error: InputError
 ) -> None:
