@@ -39,7 +39,9 @@ _TEMPERATURE = flags.DEFINE_float(
 _TOP_K = flags.DEFINE_integer(
   'top_k', None, 'Only the k most likely codes; 0: all. Default: as a workdir says, else 0.'
 )
-_SEED = flags.DEFINE_integer('seed', 0, '(seed, prompt, picture) always gives the same picture.')
+_SEED = flags.DEFINE_integer(
+  'seed', 0, '(seed, prompt, picture) always gives the same picture; in bfloat16 at the same --batch_size.'
+)
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
 _WEIGHTS = flags.DEFINE_enum(
   'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
