@@ -264,15 +264,17 @@ def test_a_source_without_any_good_record_stops(prefetch, spec):
 def test_records_that_are_too_long_are_counted_but_are_not_bad(spec):
   """Half of them, where no record may be bad: a run goes on, and says how many."""
   lengths = [dict(record_of('understanding', number)) for number in range(40)]
-  for record in lengths[::2]:
+  for number, record in enumerate(lengths[::2]):
     record['turns'] = ['Which?', 'a b ' * 200]
+    if number == 3:  # Its first turn fits.
+      record['turns'] = ['Which?', 'a', *record['turns']]
   sources = make_sources()
   sources['understanding']['a'] = grain.MapDataset.source(lengths)
   weights = WEIGHTS | {'understanding': {'a': 1}}
   stream = start(spec, (1, 0, 0), sources=sources, weights=weights, skip_limit=SkipLimit(share=0.0, after=10))
   seen = list(itertools.chain.from_iterable(contents(next(stream), spec) for _ in range(10)))
   state = state_of(stream)
-  assert {n for _, n in seen} <= set(range(1, 40, 2))
+  assert {n for _, n in seen} <= {6, *range(1, 40, 2)}
   assert state['skipped']['understanding/a'].keys() == {packing.LONG}
   assert state['skipped']['understanding/a'][packing.LONG] == pytest.approx(
     state['records']['understanding/a'] / 2, abs=20
@@ -305,6 +307,7 @@ def test_parts_of_a_record_are_consecutive_examples_each_seen_once(spec, monkeyp
   expected = {(number, part) for number in read for part in range(40 if number == 7 else 2)}
   waiting = sum(stop - first for _, first, stop in unused_parts(state)['text/c'])
   assert set(parts) <= expected
+  assert state['shortened'] == {'text/c': {'split': len(read)}}
   assert len(expected) == len(parts) + waiting
 
 
