@@ -280,6 +280,7 @@ def test_records_that_are_too_long_are_counted_but_are_not_bad(spec):
     state['records']['understanding/a'] / 2, abs=20
   )
   assert describe_skipped([state]) == f'understanding/a: long {state["skipped"]["understanding/a"][packing.LONG]}'
+  assert describe_shortened([state]) == f'understanding/a: cut {state["shortened"]["understanding/a"]["cut"]}'
 
 
 def test_parts_of_a_record_are_consecutive_examples_each_seen_once(spec, monkeypatch):
