@@ -17,7 +17,7 @@ from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import batches, next_stage
 from janus_jax.data.reading import AHEAD, TASK
 from janus_jax.data.shares import unused_parts
-from janus_jax.data.skipping import SkipLimit, describe_skipped
+from janus_jax.data.skipping import SkipLimit, describe_shortened, describe_skipped
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 
