@@ -11,7 +11,7 @@ from janus_jax.data.examples import KINDS, ExampleSpec
 from janus_jax.data.packing import batch_shape
 from janus_jax.data.pipeline import batches, mean_size
 from janus_jax.data.prompts import Template
-from janus_jax.data.shares import Share
+from janus_jax.data.shares import all_shares
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.drawing import generate_images
 from janus_jax.models.config import JanusConfig
@@ -65,8 +65,7 @@ class HeldOutLoss:
     if num_batches and any(ratio):
       mean = mean_size(sources, ratio, weights, spec, run.seed)
       shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
-      shares = [Share(index, rows_split) for index in range(rows_split)]
-      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shares': shares}
+      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shares': all_shares(rows_split)}
       stream = batches(sources, ratio, weights, spec, shape, **options)
       self._batches = [next(stream) for _ in range(num_batches)]
 

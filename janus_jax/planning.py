@@ -231,7 +231,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   check_batches([stage], setup.mesh, setup.step.accumulation, setup.run.streams)
   trained = trained_paths(stage, setup.placement.params)
   streams = setup.run.streams or rows_split(setup.mesh)
-  means = [expected_mean(one, setup.holds_codes) for one in setup.run.stages]
+  means = [expected_mean(one, setup.run.sequence_length, setup.holds_codes) for one in setup.run.stages]
   shape = stage_shape(setup.run, means, index, streams)
   state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
   began = time.perf_counter()
@@ -273,7 +273,7 @@ def start_bytes(setup: Setup, index: int) -> int:
 def _held_out_bytes(setup: Setup, state: TrainState) -> int:
   """Bytes of a device while the loss on held-out data is measured, with the whole state beside it."""
   stage, parts = setup.run.stages[-1], rows_split(setup.mesh)
-  mean = expected_mean(stage, setup.holds_codes)
+  mean = expected_mean(stage, setup.run.sequence_length, setup.holds_codes)
   batch = abstract_batch(setup, batch_shape(stage.batch_size // parts, setup.run.sequence_length, mean), parts)
   weights = jax.ShapeDtypeStruct((3,), jnp.float32)
   compiled, wanted = _compile(

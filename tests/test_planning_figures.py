@@ -18,7 +18,7 @@ from janus_jax.training.throughput import vq_encoder_forward_flops
 def work_7b(index: int, holds_codes: bool = False, **changes) -> Work:
   stage = dataclasses.replace(read_stages(recipe('janus_pro_7b'))[index], expected_tokens=(800.0, 1000.0, 650.0))
   trained = frozenset({'vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'})
-  mean = expected_mean(stage, holds_codes)
+  mean = expected_mean(stage, 4096, holds_codes)
   work = Work(
     stage,
     PRESETS['janus_pro_7b'],

@@ -12,8 +12,10 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data import pipeline
 from janus_jax.data.packing import batch_shape
 from janus_jax.data.pipeline import mean_size
+from janus_jax.data.shares import all_shares
 from janus_jax.errors import InputError
 from janus_jax.run_data import open_data
+from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training.stages import read_stages, trained_groups, trained_paths
 from janus_jax.training.throughput import step_flops
 from janus_jax.training.window import Window
@@ -38,12 +40,13 @@ def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
     tokenizer, template = load_tokenizer(scratch)
   data = open_data(config, start.config, directory, lambda: start, 0)
   spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)
+  streams = config.streams or rows_split(make_mesh(config.mesh.to_dict()))
   prices = {}
   for stage in read_stages(config):
     mean = mean_size(data.train, stage.ratio, stage.sources, spec, config.seed)
     rooms = stage.images_per_row, stage.drawings_per_row
-    shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
-    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout}
+    shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
+    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shares': all_shares(streams)}
     batches = pipeline.batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
     window = Window(start.config, config.sequence_length, ())
     for _ in range(BATCHES):

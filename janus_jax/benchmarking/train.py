@@ -77,7 +77,7 @@ def make_work(subject: Subject, stage: Stage, holds_codes: bool) -> Work:
   length, trained = config.sequence_length, trained_paths(stage, paths)
   streams = config.streams or rows_split(subject.placement.mesh)
   run = dataclasses.replace(read_run(config), stages=(stage,))
-  shape = stage_shape(run, [expected_mean(stage, holds_codes)], 0, streams)
+  shape = stage_shape(run, [expected_mean(stage, length, holds_codes)], 0, streams)
   batch = synthetic_batch(model, stage, shape, streams, holds_codes, config.seed)
   window = Window(model, length, trained_groups(trained))
   window.add(batch, 0.0)

@@ -31,6 +31,11 @@ class Share:
 WHOLE = Share(0, 1)
 
 
+def all_shares(count: int) -> list[Share]:
+  """So many shares that are the whole together."""
+  return [Share(index, count) for index in range(count)]
+
+
 def first_place(share: Share, run: int) -> Place:
   """Where a host starts in a source that nobody has read."""
   return {'run': run, 'left': [], 'next': share.index * run}

@@ -83,15 +83,16 @@ def streams_fit(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: 
   return not streams % rows_split(mesh) and all(not stage.batch_size % (streams * accumulation) for stage in stages)
 
 
-def expected_mean(stage: Stage, holds_codes: bool) -> MeanSize:
+def expected_mean(stage: Stage, length: int, holds_codes: bool) -> MeanSize:
   """What examples of a stage hold on average where no data says so: `expected_tokens`, and an image each.
 
   Args:
     stage: the stage.
+    length: positions of a row, which no example exceeds.
     holds_codes: whether images to generate come as codes.
   """
   total = sum(stage.ratio)
-  tokens = sum(share * length for share, length in zip(stage.ratio, stage.expected_tokens)) / total
+  tokens = sum(share * min(expected, length) for share, expected in zip(stage.ratio, stage.expected_tokens)) / total
   return MeanSize(tokens, stage.ratio[0] / total, 0.0 if holds_codes else stage.ratio[2] / total)
 
 

@@ -28,7 +28,7 @@ def stage_of(ratio=RATIO, lengths=(QUESTION, TEXT_LENGTH, DRAWING)) -> types.Sim
 
 
 def shape_of(stage, rows=4, length=LENGTH, holds_codes=False) -> BatchShape:
-  return batch_shape(rows, length, expected_mean(stage, holds_codes))
+  return batch_shape(rows, length, expected_mean(stage, length, holds_codes))
 
 
 @pytest.fixture(params=[True, False], ids=['codes', 'pixels'])

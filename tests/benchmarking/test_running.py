@@ -39,7 +39,9 @@ def subject() -> Subject:
     'trainable': (*ADAPTORS, 'language_model'),
   }
   # Several examples in a row; and one, which needs no mask.
-  set_stages(config, {'packed': common, 'single': {**common, 'ratio': (1, 0, 0)}})
+  lengths = CONFIG.num_image_tokens + 48, 20, CONFIG.vq.num_tokens + 15
+  stages = {'packed': {**common, 'expected_tokens': lengths}, 'single': {**common, 'ratio': (1, 0, 0)}}
+  set_stages(config, stages)
   config.run = ('packed', 'single')
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
   return Subject(config, CONFIG, params(), placement)

@@ -21,6 +21,7 @@ from data import datasets
 from data.datasets import ITEMS, NAMES
 
 from janus_jax import api, training_run
+from janus_jax.data.packing import WAITING
 from janus_jax.data.resizing import fast
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.stored_codes import image_encoder
@@ -171,10 +172,12 @@ def test_a_run_on_every_format_stops_and_goes_on(entries, checkpoint, tmp_path, 
   assert len(first) == STEPS
   assert first == second
   last = lines[whole][-1]
+  # What is read holds the ratio exactly; up to so many of each stream still wait for a row.
   counts = {last[f'examples/{kind}/{name}'] for kind, names in NAMES.items() for name in names}
-  assert max(counts) - min(counts) <= 1
+  assert min(counts) > 0
+  assert max(counts) - min(counts) <= WAITING
   assert last['skipped_records'] > 0
-  assert f'bad records skipped so far: text/talks: wrong type {last["skipped_records"]}' in said
+  assert f'records skipped so far: text/talks: wrong type {last["skipped_records"]}' in said
 
 
 def test_how_fast_the_data_comes(entries, checkpoint, tmp_path):

@@ -90,7 +90,7 @@ def test_a_sigterm_to_one_of_them_stops_all_after_the_same_step(start, alone, tm
       ['--distributed=flags', '--coordinator_address=127.0.0.1:1', '--num_processes=2', '--process_id=2'],
       'process_id is 2: expected 0 to 1',
     ),
-    (['--config.streams=3'], 'batch_size is 8: expected a multiple of streams, which is 3'),
+    (['--config.streams=3'], 'batch_size is 8: expected a multiple of streams x accumulation, which is 3 x 1'),
   ],
 )
 def test_bad_flags(flags, message, start, tmp_path):

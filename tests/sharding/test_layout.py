@@ -31,7 +31,7 @@ FORWARD = 11
 @pytest.fixture(scope='module')
 def batch(tmp_path_factory):
   spec = batches.make_spec(tmp_path_factory.mktemp('tokenizer'))
-  return batches.batch_of(batches.make_examples(spec, batches.records()), batches.ROWS)
+  return batches.batch_of(batches.make_examples(spec, batches.records()), batches.ROWS, streams=2)
 
 
 def losses(batch, layout, params):

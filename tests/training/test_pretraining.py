@@ -237,7 +237,7 @@ def test_codes_of_one_look_become_few_once_no_row_is_replaced_any_more(params):
   images, used = np.broadcast_to(black_or_white, (100, SIZE, SIZE, 3)), {}
   for restart_until in (0.5, 1.0):
     quantisation = Quantisation(unquantised_steps=60, restart_every=20, restart_until=restart_until)
-    trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, Optimization(150, 4, 3e-3, 10), quantisation, 0)
+    trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, Optimization(250, 4, 3e-3, 10), quantisation, 0)
     codes = VQ(CONFIG.vq, COMPUTE).apply({'params': trained}, images / np.float32(127.5) - 1, method='encode')
     used[restart_until] = len(np.unique(codes))
   assert used[0.5] < 0.5 * used[1.0]
