@@ -191,7 +191,13 @@ def embed(apply: Callable[..., Any], batch: Batch, features: jax.Array | None) -
   x = jnp.where((kinds == CODE)[..., None], apply(of_kind(CODE), method='embed_codes'), x)
   if features is None:
     return x
-  placed = apply(take(features, batch['image_places']), method='align_features')
+  align = functools.partial(apply, method='align_features')
+  # The adaptor looks at each position by itself: it is applied to features or to positions, whichever are fewer. Of a
+  # microbatch those are its positions, of a whole batch the features.
+  if features.shape[0] * features.shape[1] <= kinds.size:
+    placed = take(align(features), batch['image_places'])
+  else:
+    placed = align(take(features, batch['image_places']))
   return jnp.where((kinds == IMAGE)[..., None], placed, x)
 
 
