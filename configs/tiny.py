@@ -38,6 +38,7 @@ def get_config():
     # At this size what counts is the number of updates, not the tokens in each.
     'batch_size': 4,
     'sources': SOURCES,
+    'expected_tokens': (48, 8, 48),
     'warmup_steps': 30,
     'schedule': 'cosine',
     'final_fraction': 0.05,
