@@ -29,7 +29,7 @@ held_out_losses = jax.jit(batch_losses, static_argnames=('config', 'compute', 'c
 
 
 def static_arguments(step: StepConfig) -> dict[str, Any]:
-  """What `held_out_losses` is compiled for."""
+  """Static arguments of `held_out_losses`."""
   return {
     'config': step.model,
     'compute': step.compute,

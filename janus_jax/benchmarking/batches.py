@@ -71,7 +71,7 @@ def _image_positions(model: JanusConfig) -> dict[str, int]:
 
 
 def _sizes(model: JanusConfig, stage: Stage, shape: BatchShape, holds_codes: bool) -> dict[str, Size]:
-  """What an example of each kind holds; as many tokens as expected, but no more than a row has."""
+  """Sizes of an example of each kind: as many tokens as expected, but no more than a row has."""
   images = {'understanding': (1, 0), 'text': (0, 0), 'generation': (0, int(not holds_codes))}
   positions = _image_positions(model)
   found = {}

@@ -41,7 +41,7 @@ class BatchShape:
 
 @dataclasses.dataclass(frozen=True)
 class MeanSize:
-  """What an example of a mixture holds on average: tokens, understanding images, images to generate."""
+  """Mean size of the examples of a mixture: tokens, understanding images, images to generate."""
 
   tokens: float
   images: float
@@ -76,7 +76,7 @@ def size_of(example: Example) -> Size:
 
 
 def fits(size: Size, shape: BatchShape) -> bool:
-  """Whether a batch of its own would hold an example of this size."""
+  """True if a batch of its own would hold an example of this size."""
   return all(needed <= room for needed, room in zip(size, (shape.length, shape.images, shape.drawings)))
 
 

@@ -124,7 +124,7 @@ def mean_size(
   spec: ExampleSpec,
   seed: int,
 ) -> MeanSize:
-  """What the examples of a stage hold on average, from the first records of each source; arguments as in `batches`.
+  """Measures the mean size of a stage's examples on the first records of each source; arguments as in `batches`.
 
   Raises:
     InputError: as `batches`; a source of which none of those records can be used.

@@ -44,7 +44,7 @@ class Reading:
   guidance_dropout: float
 
   def examples(self, source: str, position: int) -> list[Example]:
-    """What the record at a position of a source becomes, epochs counted on: one example, or the parts of a long one.
+    """Examples of the record at a position of a source, epochs counted on: one, or the parts of a long one.
 
     Raises:
       InputError: the record is bad; a RecordError where the source says what is wrong with it.
@@ -54,7 +54,7 @@ class Reading:
     return make_examples(kind, self.views[source][position], self.spec, rng, self.guidance_dropout)
 
   def try_examples(self, source: str, position: int) -> list[Example] | InputError:
-    """As `examples`, the error given back."""
+    """Examples of a record as `examples` gives them, or the error."""
     try:
       return self.examples(source, position)
     except InputError as error:
@@ -212,7 +212,7 @@ def _end_with_parent(directory: str) -> None:
 
 
 def _read_in_worker(task: Sequence[Key]) -> Parcel:
-  """What each record becomes, or the InputError."""
+  """Examples of each record, or its InputError."""
   return wrap(list(_threads.map(_read_one, task)), _directory)
 
 

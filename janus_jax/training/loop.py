@@ -274,7 +274,7 @@ class Run:
     self._check_finite(line)
 
   def _shape(self, index: int) -> BatchShape:
-    """What each stream makes of a batch of a stage."""
+    """Shape of what each stream makes of a batch of a stage."""
     return stage_shape(self.config, self._means, index, self._num_streams)
 
   def _batches(self, index: int, streams: Sequence[Mapping[str, Any]] | None) -> grain.DatasetIterator:

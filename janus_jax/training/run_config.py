@@ -79,12 +79,12 @@ def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation
 
 
 def streams_fit(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> bool:
-  """Whether so many streams can make the batches (`check_batches`)."""
+  """True if so many streams can make the batches (`check_batches`)."""
   return not streams % rows_split(mesh) and all(not stage.batch_size % (streams * accumulation) for stage in stages)
 
 
 def expected_mean(stage: Stage, length: int, holds_codes: bool) -> MeanSize:
-  """What examples of a stage hold on average where no data says so: `expected_tokens`, and an image each.
+  """Mean size of a stage's examples where no data says it: `expected_tokens`, and an image each.
 
   Args:
     stage: the stage.
@@ -97,7 +97,7 @@ def expected_mean(stage: Stage, length: int, holds_codes: bool) -> MeanSize:
 
 
 def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: int) -> BatchShape:
-  """What each of so many streams makes of a batch of a stage. With traced masks all stages have the same rooms.
+  """Shape of what each of so many streams makes of a batch. With traced masks all stages have the same rooms.
 
   Args:
     run: the run.
