@@ -280,7 +280,8 @@ def _held_out_bytes(setup: Setup, state: TrainState) -> int:
     setup, lambda: held_out_losses.lower(state.params, batch, weights, **static_arguments(setup.step))
   )
   memory = _memory(compiled, wanted, held_bytes((state.params, batch)), setup.topology)
-  return memory.peak + held_bytes((state.opt_state, state.ema))
+  # Parameters that the loss does not need are no arguments of its program, but are there.
+  return held_bytes((state, batch)) + memory.peak - memory.arguments
 
 
 def _compile_step(

@@ -14,7 +14,16 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
-from janus_jax.planning import StagePlan, abstract_batch, abstract_state, find_start, held_bytes, make_setup, plan_stage
+from janus_jax.planning import (
+  StagePlan,
+  abstract_batch,
+  abstract_state,
+  find_start,
+  held_bytes,
+  make_setup,
+  plan_stage,
+  start_bytes,
+)
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.sharding.topologies import parse_topology
 from janus_jax.training.state import flatten, start_stage, start_state
@@ -71,6 +80,12 @@ def test_abstract_state_is_that_of_a_run(stage_masks):
     assert described(abstract) == described(state)
     on_one = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     assert held_bytes(abstract) == on_one
+    # The decoder comes in bfloat16: where it begins to train its largest array is there twice for a moment.
+    twice = start_bytes(setup, index) - on_one
+    table = state.opt_state.mu.get('language_model/embed_tokens/table')
+    begins = table is not None and index == (1 if stage_masks == 'static' else 0)
+    assert (twice > 0) == begins
+    assert twice == 0 or twice >= table.addressable_shards[0].data.nbytes // 2
 
 
 def test_what_a_run_starts_from():
@@ -101,7 +116,14 @@ def test_plan_of_a_stage(monkeypatch):
   # Rows of 104 are 7 chunks, which the loops over logits of text and of codes share.
   assert turns == [4]
   assert plan.memory.fits
-  assert plan.memory.peak > plan.memory.arguments + plan.memory.temporaries - 1
+  step, start, held_out = (plan.memory.peaks[moment] for moment in ('step', 'start', 'held-out'))
+  assert step > plan.memory.arguments + plan.memory.temporaries - 1
+  assert start == start_bytes(setup_of(tiny(loss_chunk=16)), 2)
+  # With all of the state beside it, also what the loss does not need (the VQ, as codes are stored).
+  assert start < held_out < step == plan.memory.peak
+  assert plan.memory.worst == 'step'
+  more = dataclasses.replace(plan.memory, peaks={**plan.memory.peaks, 'held-out': plan.memory.available + 1})
+  assert (more.worst, more.fits) == ('held-out', False)
   assert plan.received['all-gather'] > 0
   found = planning_report.to_json(plan, [], None)
   assert found['stage'] == 'stage3'

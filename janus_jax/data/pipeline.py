@@ -140,7 +140,8 @@ def mean_size(
         found = list(threads.map(functools.partial(reading.try_examples, _key(kind, name)), range(count)))
         sizes = [size_of(example) for examples in found if isinstance(examples, list) for example in examples]
         if not sizes:
-          raise InputError(f'source {_key(kind, name)}: none of its first {count} records can be used: {found[-1]}')
+          why = str(found[-1]).replace('data.sources.NAME', f'data.sources.{name}')
+          raise InputError(f'source {_key(kind, name)}: none of its first {count} records can be used: {why}')
         mean += share * np.mean(sizes, axis=0)
   return MeanSize(*map(float, mean))
 

@@ -15,6 +15,7 @@ from PIL import Image
 pytest.importorskip('sklearn')
 
 from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
+from ml_collections import ConfigDict
 
 import janus_jax
 from janus_jax import run_data, scoring, training_run, workdirs
@@ -250,8 +251,11 @@ def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
   config = recipe(start, '')
   config.data.name, config.data.precompute_codes, config.run = 'files', False, ('stage2',)
   config.data.sources = {'books': {**entry, 'long': 'skip'}}
-  config.stages.stage2.update({'ratio': (0, 1, 0), 'sources': {'text': {'books': 1}}, 'steps': 1})
-  with pytest.raises(InputError, match=r'source text/books: none of its first \d+ records can be used: .*books\.long'):
+  config.stages.stage2.ratio, config.stages.stage2.steps = (0, 1, 0), 1
+  config.stages.stage2.sources = ConfigDict({'text': {'books': 1}})
+  with pytest.raises(
+    InputError, match=r'source text/books: none of its first \d+ records can be used: .*data\.sources\.books\.long'
+  ):
     training_run.train(config, str(tmp_path / 'run'))
   assert not workdirs.is_begun(str(tmp_path / 'run'))
   config.data.sources.books.long = 'split'
