@@ -21,8 +21,8 @@ from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.companions import companions_for
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE, KINDS, ExampleSpec, make_examples
 from janus_jax.data.images import contact_sheet, save_png
-from janus_jax.data.packing import LONG, batch_shape, statistics
-from janus_jax.data.pipeline import batches, mean_size
+from janus_jax.data.packing import LONG, MeanSize, batch_shape, statistics
+from janus_jax.data.pipeline import batches, mean_sizes
 from janus_jax.data.prompts import Template
 from janus_jax.data.reading import reason_of
 from janus_jax.data.tokenizer import Tokenizer
@@ -159,7 +159,8 @@ def check(config: ConfigDict, out: str, records: int) -> DataReport:
   if tiles:
     save_png(sheet, contact_sheet(tiles, SHOWN), {})
   lengths = {f'{report.kind}/{report.name}': report.tokens[1] for report in reports}
-  stages = tuple(_check_stage(stage, data.train, spec, config, lengths) for stage in run.stages)
+  means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in run.stages], spec, config.seed)
+  stages = tuple(_check_stage(stage, mean, data.train, spec, config, lengths) for stage, mean in zip(run.stages, means))
   return DataReport(tuple(reports), stages, sheet)
 
 
@@ -228,9 +229,8 @@ def _check_source(
 
 
 def _check_stage(
-  stage: Stage, sources: Any, spec: ExampleSpec, config: ConfigDict, lengths: Mapping[str, float]
+  stage: Stage, mean: MeanSize, sources: Any, spec: ExampleSpec, config: ConfigDict, lengths: Mapping[str, float]
 ) -> StageReport:
-  mean = mean_size(sources, stage.ratio, stage.sources, spec, config.seed)
   rooms = stage.images_per_row, stage.drawings_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
   stream = batches(sources, stage.ratio, stage.sources, spec, shape, seed=config.seed)

@@ -9,7 +9,7 @@ from PIL import Image
 from janus_jax.answering import answer
 from janus_jax.data.examples import KINDS, ExampleSpec
 from janus_jax.data.packing import batch_shape
-from janus_jax.data.pipeline import batches, mean_size
+from janus_jax.data.pipeline import batches, mean_sizes
 from janus_jax.data.prompts import Template
 from janus_jax.data.shares import all_shares
 from janus_jax.data.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ class HeldOutLoss:
     # Kinds of which nothing is held out are not measured.
     ratio = [share if sum(weights[kind].values()) else 0 for kind, share in zip(KINDS, stage.ratio)]
     if num_batches and any(ratio):
-      mean = mean_size(sources, ratio, weights, spec, run.seed)
+      (mean,) = mean_sizes(sources, [(ratio, weights)], spec, run.seed)
       shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
       options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shares': all_shares(rows_split)}
       stream = batches(sources, ratio, weights, spec, shape, **options)

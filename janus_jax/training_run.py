@@ -16,7 +16,7 @@ from janus_jax.conversion.load import load_params
 from janus_jax.conversion.parts import compose
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import ExampleSpec
-from janus_jax.data.pipeline import mean_size
+from janus_jax.data.pipeline import mean_sizes
 from janus_jax.data.prompts import Template
 from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.tokenizer import Tokenizer
@@ -77,7 +77,8 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
     data = open_data(config, model, workdir, start, config.sampling.num_images, is_new=checkpoint is not None)
     tokenizer, template = load_tokenizer(workdir)
     spec = example_spec(config, model, tokenizer, template, data.holds_codes)
-    means = [mean_size(data.train, stage.ratio, stage.sources, spec, config.seed) for stage in run_config.stages]
+    mixtures = [(stage.ratio, stage.sources) for stage in run_config.stages]
+    means = mean_sizes(data.train, mixtures, spec, config.seed)
     if is_first:
       workdirs.begin(workdir, config, checkpoint)
       files.upload()

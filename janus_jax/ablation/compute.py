@@ -11,7 +11,7 @@ from janus_jax.api import load_tokenizer
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data import pipeline
 from janus_jax.data.packing import batch_shape
-from janus_jax.data.pipeline import mean_size
+from janus_jax.data.pipeline import mean_sizes
 from janus_jax.data.shares import all_shares
 from janus_jax.errors import InputError
 from janus_jax.run_data import open_data
@@ -42,8 +42,9 @@ def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
   spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)
   streams = config.streams or rows_split(make_mesh(config.mesh.to_dict()))
   prices = {}
-  for stage in read_stages(config):
-    mean = mean_size(data.train, stage.ratio, stage.sources, spec, config.seed)
+  stages = read_stages(config)
+  mixtures = [(stage.ratio, stage.sources) for stage in stages]
+  for stage, mean in zip(stages, mean_sizes(data.train, mixtures, spec, config.seed)):
     rooms = stage.images_per_row, stage.drawings_per_row
     shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
     options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shares': all_shares(streams)}

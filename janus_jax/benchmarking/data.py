@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from janus_jax.api import load_tokenizer
 from janus_jax.data.packing import batch_shape, statistics
-from janus_jax.data.pipeline import batches, mean_size
+from janus_jax.data.pipeline import batches, mean_sizes
 from janus_jax.errors import InputError
 from janus_jax.run_data import check_data, open_data
 from janus_jax.training_run import example_spec, open_start, read_run
@@ -43,7 +43,7 @@ def measure(
     raise InputError(f'stage is {stage_name!r}: expected one of {", ".join(stages)}')
   data = open_data(config, start.config, scratch, lambda: start, 0)
   spec = example_spec(config, start.config, *load_tokenizer(config.init_from), data.holds_codes)
-  mean = mean_size(data.train, stage.ratio, stage.sources, spec, run.seed)
+  (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, run.seed)
   shape = batch_shape(stage.batch_size, run.sequence_length, mean, stage.images_per_row, stage.drawings_per_row)
   options = {'seed': run.seed, 'prefetch': run.prefetch, 'workers': run.workers}
   totals, waited, count = dict.fromkeys(('examples', 'tokens', 'images', 'bytes', 'packing'), 0.0), 0.0, 0

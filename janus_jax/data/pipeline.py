@@ -1,12 +1,13 @@
 """Sources of records to batches: one endless iterator per stage, whose state is a few integers."""
 
+import collections
 import concurrent.futures
 import copy
 import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -72,7 +73,7 @@ def batches(
       source. Later, from `next`: too many bad records.
   """
   mixture = mixture_lib.make_mixture(ratio, weights)
-  reading = Reading(_views(mixture, sources, seed), spec, seed, guidance_dropout)
+  reading = Reading(_views(_source_shares(mixture), sources, seed), spec, seed, guidance_dropout)
   runs = {source: _run_length(sources, source) for source in reading.views}
   stages = [_Stage(mixture, reading, shape, skip_limit, share, runs) for share in shares]
   dataset = _BatchDataset(stages, states or [NEW] * len(stages), workers)
@@ -106,44 +107,62 @@ class _Stage:
 
 
 def _views(
-  mixture: Mixture, sources: Mapping[str, Mapping[str, grain.MapDataset]], seed: int
+  keys: Iterable[str], sources: Mapping[str, Mapping[str, grain.MapDataset]], seed: int
 ) -> dict[str, grain.MapDataset]:
   views = {}
-  for kind, cycle in mixture.sources.items():
-    for name in sorted(set(cycle)):
-      if name not in sources.get(kind, {}):
-        raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(sources.get(kind, {}))}')
-      views[_key(kind, name)] = mixture_lib.shuffled(sources[kind][name], seed, _key(kind, name))
+  for key in keys:
+    kind, name = key.split('/', 1)
+    if name not in sources.get(kind, {}):
+      raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(sources.get(kind, {}))}')
+    views[key] = mixture_lib.shuffled(sources[kind][name], seed, key)
   return views
 
 
-def mean_size(
+def mean_sizes(
   sources: Mapping[str, Mapping[str, grain.MapDataset]],
-  ratio: Sequence[int],
-  weights: Mapping[str, Mapping[str, int]],
+  mixtures: Sequence[tuple[Sequence[int], Mapping[str, Mapping[str, int]]]],
   spec: ExampleSpec,
   seed: int,
-) -> MeanSize:
-  """Measures the mean size of a stage's examples on the first records of each source; arguments as in `batches`.
+) -> list[MeanSize]:
+  """Measures the mean size of the examples of mixtures, each source once, on its first records.
+
+  Args:
+    sources: as in `batches`.
+    mixtures: ratio and weights of each, as in `batches`.
+    spec: how records become examples.
+    seed: of the order.
 
   Raises:
     InputError: as `batches`; a source of which none of those records can be used.
   """
-  mixture = mixture_lib.make_mixture(ratio, weights)
-  reading = Reading(_views(mixture, sources, seed), spec, seed, guidance_dropout=0.0)
-  mean = np.zeros(3)
+  shares = [_source_shares(mixture_lib.make_mixture(ratio, weights)) for ratio, weights in mixtures]
+  counts = {key: 0 for found in shares for key in found}
+  for found in shares:
+    for key, share in found.items():
+      counts[key] = max(counts[key], math.ceil(MEASURED * share), MEASURED_PER_SOURCE)
+  reading = Reading(_views(counts, sources, seed), spec, seed, guidance_dropout=0.0)
   with concurrent.futures.ThreadPoolExecutor(TASK) as threads:
-    for kind, cycle in mixture.sources.items():
-      for name in sorted(set(cycle)):
-        share = mixture.kinds.count(kind) / len(mixture.kinds) * cycle.count(name) / len(cycle)
-        count = max(math.ceil(MEASURED * share), MEASURED_PER_SOURCE)
-        found = list(threads.map(functools.partial(reading.try_examples, _key(kind, name)), range(count)))
-        sizes = [size_of(example) for examples in found if isinstance(examples, list) for example in examples]
-        if not sizes:
-          why = str(found[-1]).replace('data.sources.NAME', f'data.sources.{name}')
-          raise InputError(f'source {_key(kind, name)}: none of its first {count} records can be used: {why}')
-        mean += share * np.mean(sizes, axis=0)
-  return MeanSize(*map(float, mean))
+    means = {key: _mean_of_source(reading, key, count, threads) for key, count in counts.items()}
+  return [MeanSize(*map(float, sum(share * means[key] for key, share in found.items()))) for found in shares]
+
+
+def _source_shares(mixture: Mixture) -> dict[str, float]:
+  """Fractions of the examples of a mixture by 'kind/name'."""
+  kinds = collections.Counter(mixture.kinds)
+  return {
+    _key(kind, name): kinds[kind] / len(mixture.kinds) * count / len(cycle)
+    for kind, cycle in mixture.sources.items()
+    for name, count in sorted(collections.Counter(cycle).items())
+  }
+
+
+def _mean_of_source(reading: Reading, key: str, count: int, threads: concurrent.futures.Executor) -> np.ndarray:
+  found = list(threads.map(functools.partial(reading.try_examples, key), range(count)))
+  sizes = [size_of(example) for examples in found if isinstance(examples, list) for example in examples]
+  if not sizes:
+    why = str(found[-1]).replace('data.sources.NAME', f'data.sources.{key.split("/", 1)[1]}')
+    raise InputError(f'source {key}: none of its first {count} records can be used: {why}')
+  return np.mean(sizes, axis=0)
 
 
 def _run_length(sources: Mapping[str, Mapping[str, grain.MapDataset]], key: str) -> int:
