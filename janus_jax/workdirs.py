@@ -21,7 +21,7 @@ from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.files import CONFIG_FILE
-from janus_jax.training.defaults import default_config
+from janus_jax.training.defaults import STAGE_DEFAULTS, default_config
 
 RUN_CONFIG_FILE = 'config.json'
 # What the original's `generation_inference.py` draws with.
@@ -115,6 +115,7 @@ def differences(old: Any, new: Any, name: str = '') -> list[str]:
 def _check_same(old: dict[str, Any], new: dict[str, Any], path: str, force: bool) -> None:
   # A config of before may lack fields that have come since: it meant their defaults.
   defaults = config_dict(default_config())
+  defaults['stages'] = {name: json.loads(json.dumps(STAGE_DEFAULTS)) for name in {**old['stages'], **new['stages']}}
   lines = differences(_filled(old, defaults), _filled(new, defaults))
   if not lines:
     return

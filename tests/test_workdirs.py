@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from janus_jax import workdirs
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.errors import InputError
-from janus_jax.training.defaults import default_config
+from janus_jax.training.defaults import STAGE_DEFAULTS, default_config
 
 START = Checkpoint(TINY, {}, {'tokenizer.json': TOKENIZER}, {}, ())
 
@@ -35,6 +35,9 @@ def test_a_prepared_workdir_is_not_begun(tmp_path):
 def test_a_config_from_before_a_field_was_there_meant_its_default(tmp_path):
   prepare(tmp_path, config(), START, force=False)
   prepare(tmp_path, config(template='', optimizer=default_config().optimizer), None, force=False)
+  with_stage_fields = config(template='')
+  with_stage_fields.stages.stage1 = {**STAGE_DEFAULTS, **config().stages.stage1}
+  prepare(tmp_path, with_stage_fields, None, force=False)
   with pytest.raises(InputError, match=r'optimizer\.ema_decay: 0\.0 -> 0\.5'):
     prepare(tmp_path, config(optimizer={**default_config().optimizer, 'ema_decay': 0.5}), None, force=False)
 

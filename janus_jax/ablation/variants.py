@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from janus_jax.ablation.settings import unshared
 from janus_jax.errors import InputError
-from janus_jax.training.stages import DEFAULTS as STAGE_DEFAULTS
+from janus_jax.training.defaults import STAGE_DEFAULTS
 from janus_jax.workdirs import config_dict
 
 # Fields that neither parameters nor metrics of a run depend on, or that say where it finds what is the same anyway.

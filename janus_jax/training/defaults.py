@@ -9,6 +9,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# Fields that a stage may leave out (training/stages.py describes all).
+STAGE_DEFAULTS: Mapping[str, Any] = {
+  'warmup_steps': 0,
+  'schedule': 'constant',
+  'final_fraction': 0.0,
+  'weight_decay': 0.0,
+  'loss_weights': (1.0, 1.0, 1.0),
+  'images_per_row': 0.0,
+  'drawings_per_row': 0.0,
+  'carry_moments': False,
+  'expected_tokens': (800.0, 1000.0, 650.0),
+}
+
 
 def default_config() -> ConfigDict:
   """A config without stages."""
@@ -103,12 +116,12 @@ def default_config() -> ConfigDict:
 
 
 def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> None:
-  """Sets `config.stages`, each with values of its own.
+  """Sets `config.stages`, each with the fields that it leaves out and values of its own.
 
   ConfigDict keeps a dict that stands in several places as one: where stages were given the same dict of sources,
   `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
   """
-  config.stages = {name: copy.deepcopy(dict(stage)) for name, stage in stages.items()}
+  config.stages = {name: copy.deepcopy({**STAGE_DEFAULTS, **stage}) for name, stage in stages.items()}
 
 
 def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[int]) -> ConfigDict:
@@ -126,17 +139,16 @@ def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[in
   weights: dict[str, dict[str, int]] = {}
   for name, entry in sources.items():
     weights.setdefault(entry['kind'], {})[name] = 1
-  config.stages = {
-    'finetune': {
-      'steps': 1000,
-      'batch_size': 8,
-      # arXiv 2501.17811, Table 2.
-      'learning_rate': 4e-5,
-      'schedule': 'constant',
-      'warmup_steps': 0,
-      'ratio': tuple(ratio),
-      'sources': weights,
-      'trainable': ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'),
-    }
+  finetune = {
+    'steps': 1000,
+    'batch_size': 8,
+    # arXiv 2501.17811, Table 2.
+    'learning_rate': 4e-5,
+    'schedule': 'constant',
+    'warmup_steps': 0,
+    'ratio': tuple(ratio),
+    'sources': weights,
+    'trainable': ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'),
   }
+  set_stages(config, {'finetune': finetune})
   return config

@@ -3,12 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from janus_jax.data.examples import KINDS
 from janus_jax.errors import InputError
+from janus_jax.training.defaults import STAGE_DEFAULTS
 from janus_jax.training.optimizer import learning_rates
 
 # The vocabulary of DESIGN section 4; a pattern that names one of them alone means everything in it.
@@ -57,20 +57,6 @@ class Stage:
   expected_tokens: tuple[float, float, float]
 
 
-# Stages may leave these out.
-DEFAULTS: dict[str, Any] = {
-  'warmup_steps': 0,
-  'schedule': 'constant',
-  'final_fraction': 0.0,
-  'weight_decay': 0.0,
-  'loss_weights': (1.0, 1.0, 1.0),
-  'images_per_row': 0.0,
-  'drawings_per_row': 0.0,
-  'carry_moments': False,
-  'expected_tokens': (800.0, 1000.0, 650.0),
-}
-
-
 def read_stages(config: ConfigDict) -> tuple[Stage, ...]:
   """The stages that `config.run` names, in its order, from `config.stages`.
 
@@ -88,7 +74,7 @@ def read_stages(config: ConfigDict) -> tuple[Stage, ...]:
 
 
 def _read_stage(name: str, fields: ConfigDict) -> Stage:
-  given = {**DEFAULTS, **fields.to_dict()}
+  given = {**STAGE_DEFAULTS, **fields.to_dict()}
   known = [field.name for field in dataclasses.fields(Stage) if field.name != 'name']
   for field in given:
     if field not in known:

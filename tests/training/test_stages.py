@@ -1,5 +1,6 @@
 """The stage schedule: the reports' numbers in configs/, and what is refused."""
 
+import dataclasses
 import importlib.util
 import pathlib
 
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
-from janus_jax.training.stages import read_stages, stage_ends, trained_groups, trained_paths
+from janus_jax.training.stages import Stage, read_stages, stage_ends, trained_groups, trained_paths
 from janus_jax.training_run import read_run
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
@@ -72,6 +73,14 @@ def test_a_stage_changes_alone(name):
   assert config.stages.stage3.to_dict() == before
 
 
+@pytest.mark.parametrize('name', [*TABLES, 'tiny', 'data/folder'])
+def test_every_field_of_a_stage_can_be_a_flag(name):
+  """A flag changes what is there already."""
+  fields = {field.name for field in dataclasses.fields(Stage)} - {'name'}
+  for stage in recipe(name).stages.values():
+    assert set(stage) == fields
+
+
 @pytest.mark.parametrize('name', [*TABLES, 'tiny'])
 def test_each_stage_trains_what_the_paper_says(name):
   first = {'vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed'}
@@ -116,7 +125,7 @@ def test_a_group_is_not_taken_for_one_whose_name_it_ends():
 )
 def test_bad_stages_are_refused(field, value, message):
   config = recipe('tiny')
-  with config.unlocked():
+  with config.unlocked(), config.ignore_type():
     config.stages.stage2[field] = ConfigDict(value) if isinstance(value, dict) else value
   with pytest.raises(InputError, match=message):
     read_stages(config)
