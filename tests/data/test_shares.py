@@ -22,7 +22,7 @@ from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import NEW
 from janus_jax.data.shares import WHOLE, Share, after, deal, deal_states, first_place, position
-from janus_jax.data.skipping import SkipLimit
+from janus_jax.data.skipping import SkipLimit, describe_shortened
 from janus_jax.data.sources.blocks import BlockDataset
 
 
@@ -138,3 +138,28 @@ def test_a_batch_is_the_rows_of_its_streams(workers, spec):  # noqa: F811
   states = [state for host in apart for state in host.get_state()['streams']]
   assert together.get_state() == {'streams': states}
   together.close()
+
+
+@pytest.mark.parametrize('count', [1, 2, 5])
+def test_parts_of_long_records_go_to_other_streams_once_each(count):
+  """Those that nobody has used: what is held back for a row, and what is left of a record."""
+  states = [
+    {
+      **NEW,
+      'examples': {'text/c': 3},
+      'records': {'text/c': 4 + index},
+      'skipped': {'text/c': {}},
+      'shortened': {'text/c': {'split': 2 + index}},
+      'places': {'text/c': first_place(Share(index, 2), 1)},
+      'rest': {'text/c': [[index, 3, 9]]},
+      'held': [['text/c', 10 + index, 1]],
+    }
+    for index in range(2)
+  ]
+  dealt = deal_states(states, count)
+  parts = sorted(tuple(part) for state in dealt for part in state['rest']['text/c'])
+  assert parts == [(0, 3, 9), (1, 3, 9), (10, 1, 2), (11, 1, 2)]
+  assert all(state['held'] == [] for state in dealt)
+  assert [describe_shortened([state]) for state in dealt] == ['text/c: split 5', *[''] * (count - 1)]
+  assert describe_shortened(dealt) == 'text/c: split 5'
+  assert [state['records']['text/c'] for state in dealt] == [9, *[0] * (count - 1)]
