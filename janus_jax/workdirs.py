@@ -7,7 +7,6 @@ These functions write to local directories; `workdir_mirror.py` has workdirs in 
 import json
 import logging
 import os
-import subprocess
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -21,6 +20,7 @@ from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.files import CONFIG_FILE
+from janus_jax.revision import revision
 from janus_jax.training.defaults import STAGE_DEFAULTS, default_config
 
 RUN_CONFIG_FILE = 'config.json'
@@ -137,13 +137,3 @@ def _write_json(path: str, value: Any) -> None:
   with open(partial, 'w') as file:
     json.dump(value, file, indent=2)
   os.replace(partial, path)
-
-
-def revision() -> str:
-  """The commit of this source tree, with '-dirty' after it where files differ; 'unknown' outside of git."""
-  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
-  try:
-    found = subprocess.run(command, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=10)
-  except (OSError, subprocess.TimeoutExpired):
-    return 'unknown'
-  return found.stdout.strip() or 'unknown'

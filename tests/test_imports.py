@@ -20,7 +20,7 @@ ALLOWED = {
   'benchmarking': {
     *('models', 'sharding', 'data', 'training', 'conversion', 'inference'),
     *('ablation', 'evaluation'),  # Of both, what draws charts.
-    *('api', 'planning', 'run_data', 'training_run', 'workdirs'),
+    *('api', 'planning', 'revision', 'run_data', 'training_run', 'workdirs'),
   },
   # Puts whole runs together, as entry points do.
   'ablation': {
