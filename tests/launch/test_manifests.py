@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import yaml
-from launch.commands import ROOT, program
+from launch.commands import ROOT, fake, program
 from launch.jobset_schema import JOBSET
 
 LAUNCH = ROOT / 'launch'
@@ -100,7 +100,8 @@ def test_a_stop_with_something_left_to_do_is_recovered(task):
 
 def sky_arguments(task: dict, tmp_path, **environment: str) -> list[str]:
   """The arguments that launch/run.sh gets from the task's `run` on one node."""
-  (tmp_path / 'launch').mkdir()
+  shutil.copytree(LAUNCH, tmp_path / 'launch')
+  (tmp_path / 'janus_jax').symlink_to(ROOT / 'janus_jax')
   (tmp_path / 'launch' / 'run.sh').write_text('printf "%s\\n" "$@"')
   result = subprocess.run(
     ['bash', '-c', task['run']],
@@ -124,14 +125,27 @@ def test_gpu_nodes_are_told_of_each_other(task, tmp_path):
   assert (LAUNCH / 'flags' / f'{accelerator}.env').exists()
 
 
-def test_tpu_hosts_find_each_other(task, tmp_path):
-  command = 'generate --checkpoint=x'
-  assert sky_arguments(task, tmp_path, ACCELERATOR='v6e', COMMAND=command) == [
-    'v6e',
-    'generate',
-    '--checkpoint=x',
-    '--distributed=auto',
-  ]
+@pytest.mark.parametrize(
+  ('command', 'more'),
+  [
+    ('train --workdir=x', ['--distributed=auto']),
+    ('train --workdir=x --distributed=none', []),
+    ('generate --checkpoint=x', []),  # It would not know the flag.
+    ('train --config.run=[*]', ['--distributed=auto']),  # No pattern of files.
+  ],
+)
+def test_tpu_hosts_find_each_other_where_nothing_else_is_said(task, tmp_path, command, more):
+  found = sky_arguments(task, tmp_path, ACCELERATOR='v6e', COMMAND=command, **NODES)
+  assert found == ['v6e', *command.split(), *more]
+
+
+@pytest.mark.parametrize('wrong', [{'ACCELERATOR': 'h10'}, {'COMMAND': 'trian'}, {'EXTRAS': 'gpu,gsc'}])
+def test_a_wrong_task_ends_before_anything_is_installed(task, tmp_path, wrong):
+  path = fake(tmp_path, 'python3', f'touch {tmp_path}/begun')
+  environment = {**task['envs'], 'PATH': path, **wrong}
+  result = subprocess.run(['bash', '-c', task['setup']], cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+  assert not (tmp_path / 'begun').exists()
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """launch/run.sh: the flags of an accelerator in front of a program, wrong usage, and the status after SIGTERM."""
 
 import os
+import re
 import signal
 import subprocess
 
@@ -62,11 +63,14 @@ def test_compiled_programs_are_kept(variables, expected, monkeypatch):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    ((), 'expected ACCELERATOR VERB'),
     (('v5e',), 'expected ACCELERATOR VERB'),
     (('v9', 'train'), 'accelerator is v9: expected one of a100 b200 cpu h100 v5e v5p v6e'),
     (('v5e', 'errors'), 'verb is errors: expected one of '),
     (('v5e', 'tra.n'), 'verb is tra.n: expected one of '),
+    (('--dry-run', 'v5e', 'errors'), 'verb is errors: expected one of '),
+    # It would have been a flag of the program, and this no dry run.
+    (('v5e', 'train', '--dry_run'), '--dry_run is among the flags of the verb: expected it first'),
+    (('v5e', 'train', '--dry-run'), '--dry_run is among the flags of the verb: expected it first'),
   ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, message):
@@ -74,6 +78,24 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, message):
   assert result.returncode == 2
   assert result.stderr.startswith(f'run.sh: {message}')
   assert len(result.stderr.splitlines()) == 1
+
+
+def test_dry_run_may_be_spelt_with_a_hyphen():
+  underscore, hyphen = (launch('run.sh', flag, 'cpu', 'train').stdout for flag in ('--dry_run', '--dry-run'))
+  assert underscore == hyphen
+  assert underscore.endswith('-m janus_jax.train\n')
+
+
+def test_without_arguments_it_says_what_it_can_do():
+  result = launch('run.sh')
+  assert (result.returncode, result.stdout) == (2, '')
+  assert 'bash launch/run.sh [--dry_run] ACCELERATOR VERB' in result.stderr
+  assert 'accelerators: a100 b200 cpu h100 v5e v5p v6e\n' in result.stderr
+  said = dict(re.findall(r'^  (\w+) +(\S.*)$', result.stderr.split('\nverbs ')[1], re.M))
+  programs = [path for path in (ROOT / 'janus_jax').glob('*.py') if '\nif __name__' in path.read_text()]
+  assert said == {path.stem: path.read_text().splitlines()[0].removeprefix('"""') for path in programs}
+  asked = launch('run.sh', '--help')
+  assert (asked.returncode, asked.stdout) == (0, result.stderr)
 
 
 def run(tmp_path, body: str) -> subprocess.Popen[str]:

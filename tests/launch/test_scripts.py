@@ -1,6 +1,7 @@
 """Every script of launch/: no warning of shellcheck, and flags that janus_jax.train takes."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,3 +58,19 @@ def test_training_takes_the_flags(launcher):
     timeout=300,
   )
   assert result.returncode == 0, result.stderr
+
+
+def defined() -> dict[str, set[str]]:
+  """By verb, the flags that the program defines itself."""
+  sources = {path.stem: path.read_text() for path in (ROOT / 'janus_jax').glob('*.py')}
+  verbs = {verb: source for verb, source in sources.items() if '\nif __name__' in source}
+  return {verb: set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", source)) for verb, source in verbs.items()}
+
+
+@pytest.mark.parametrize('flag', ['shard', 'distributed'])
+def test_launchers_know_which_programs_take_a_flag(flag):
+  code = f'source launch/verbs.sh; for verb in $(verbs); do if takes $verb {flag}; then echo $verb; fi; done'
+  result = subprocess.run(['bash', '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+  known = {verb for verb, flags in defined().items() if flag in flags}
+  assert known
+  assert set(result.stdout.split()) == known

@@ -73,7 +73,7 @@ def test_only_training_is_told_to_join_the_other_hosts():
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    ((), "action is '': expected up, install, run, log, stop or down"),
+    (WHERE, "action is '': expected up, install, run, log, stop or down"),
     (('start', *WHERE), "action is 'start'"),
     (('log', '--zone=z'), 'expected --name=NAME and --zone=ZONE'),
     (('up', *WHERE), "type is '': expected v5litepod-N, v5p-N or v6e-N"),
@@ -81,13 +81,60 @@ def test_only_training_is_told_to_join_the_other_hosts():
     (('run', *WHERE, '--type=v5p-8'), 'expected VERB'),
     (('log', *WHERE, '--spot'), 'log has no option --spot'),
     (('down', *WHERE, 'train'), 'down has no argument train'),
+    *[
+      (('up', *WHERE, f'--type={kind}'), f'type is {kind}: expected {kind.split("-")[0]}-N, N being one of {sizes}')
+      for kind, sizes in {
+        **{
+          f'v5litepod-{size}': '1 4 8 16 32 64 128 256' for size in ('13', '0', '', '512', '16-8', '04', '16 ', '1 4')
+        },
+        'v6e-2': '1 4 8 16 32 64 128 256',
+        **{f'v5p-{size}': '8 16 32 64, or a multiple of 128 up to 12288' for size in ('4', '96', '130', '12416')},
+      }.items()
+    ],
+    (('up', *WHERE, '--type=v5e-16'), "type is 'v5e-16': expected v5litepod-N, v5p-N or v6e-N"),
+    *[
+      (('up', *WHERE, '--type=v5p-8', f'--slices={slices}'), f"slices is '{slices}': expected 1 or more")
+      for slices in ('0', '-1', 'two', '', '1.5')
+    ],
   ],
 )
-def test_wrong_usage_is_one_line_and_status_2(arguments, message):
-  result = launch('tpu_vm.sh', *arguments)
-  assert result.returncode == 2
-  assert result.stderr.startswith(f'tpu_vm.sh: {message}')
-  assert len(result.stderr.splitlines()) == 1
+def test_wrong_usage_is_one_line_and_status_2_for_dry_runs_too(tmp_path, arguments, message):
+  path = fake(tmp_path, 'gcloud', f'touch {tmp_path}/begun')
+  for flag in ((), ('--dry_run',), ('--dry-run',)):
+    result = launch('tpu_vm.sh', *flag, *arguments, PATH=path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f'tpu_vm.sh: {message}')
+    assert len(result.stderr.splitlines()) == 1
+  assert not (tmp_path / 'begun').exists()
+
+
+@pytest.mark.parametrize('arguments', [('trian', '--config=x'), ('train', '--dry_run'), ('errors',)])
+def test_what_the_workers_would_refuse_is_refused_here(tmp_path, arguments):
+  path = fake(tmp_path, 'gcloud', f'touch {tmp_path}/begun')
+  for flag in ((), ('--dry_run',)):
+    result = launch('tpu_vm.sh', *flag, 'run', *WHERE, '--type=v5p-8', *arguments, PATH=path)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+  assert not (tmp_path / 'begun').exists()
+
+
+@pytest.mark.parametrize('kind', ['v5litepod-1', 'v5litepod-256', 'v5p-32', 'v5p-384', 'v5p-12288', 'v6e-4'])
+def test_sizes_that_are_sold_are_asked_for(kind):
+  assert f'--accelerator-type={kind}' in dry_run('tpu_vm.sh', 'up', *WHERE, f'--type={kind}')[0]
+
+
+def test_without_arguments_it_says_how_it_is_used():
+  result = launch('tpu_vm.sh')
+  assert (result.returncode, result.stdout) == (2, '')
+  assert result.stderr.startswith('Trains on Cloud TPU VMs')
+  assert '\n  bash launch/tpu_vm.sh up ' in result.stderr
+  asked = launch('tpu_vm.sh', '--help')
+  assert (asked.returncode, asked.stdout) == (0, result.stderr)
+
+
+def test_how_hosts_find_each_other_may_be_said():
+  (started,) = dry_run('tpu_vm.sh', 'run', *WHERE, '--type=v5p-8', 'train', '--distributed=none')
+  assert '--distributed=none' in remote(started)
+  assert 'auto' not in remote(started)
 
 
 ACTIONS = {

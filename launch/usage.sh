@@ -1,0 +1,12 @@
+# Sourced by the scripts beside it.
+
+# usage: the comment at the top of the script.
+usage() {
+  sed --quiet '2,/^[^#]/s/^#\( \|$\)//p' "$(dirname "${BASH_SOURCE[0]}")/$(basename "$0")"
+}
+
+# wrong MESSAGE: wrong usage.
+wrong() {
+  echo "$(basename "$0"): $1" >&2
+  exit 2
+}
