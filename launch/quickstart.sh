@@ -6,6 +6,15 @@
 # is not done again. The recipe is configs/tiny.py.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
+source "$root/launch/usage.sh"
+case ${1:-} in
+  --help | -h)
+    usage
+    exit
+    ;;
+  -*) wrong "$1 is no flag: expected [DIR] or --help" ;;
+esac
+[ $# -le 1 ] || wrong "expected one DIR, not $#"
 mkdir -p "${1:-$root/quickstart-output}/seconds"
 directory=$(cd "${1:-$root/quickstart-output}" && pwd)
 cd "$root"
@@ -33,13 +42,10 @@ janus() {
   .venv/bin/python -m "janus_jax.$verb" "$@"
 }
 
-install() {
-  source launch/venv.sh
-  make_venv quickstart
-}
 
 began=$(date +%s)
-part installation install
+source launch/venv.sh
+part installation make_venv quickstart
 if [ -e "$directory/parts/janus_config.json" ]; then
   echo "== pretraining: $directory/parts is there, kept"
 else

@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
 # The whole test suite from nothing but Python 3.11+ and pip: makes .venv at the root, installs, lints, tests.
-# Arguments go to pytest: `bash launch/test.sh tests/models -k siglip`.
+# Arguments go to pytest: `bash launch/test.sh tests/models -k siglip`; its own: `.venv/bin/python -m pytest --help`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/usage.sh
+case ${1:-} in
+  --help | -h)
+    usage
+    exit
+    ;;
+esac
 source launch/venv.sh
 make_venv test
 

@@ -7,16 +7,20 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Own settings of these would go into what launch/run.sh prints.
-OWN = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'PYTHON')
+OWN = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'JAX_PLATFORMS', 'JAX_COMPILATION_CACHE_DIR', 'PYTHON', 'SHARDS')
+
+
+def inherited() -> dict[str, str]:
+  """The environment without settings that would change what the scripts do."""
+  return {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith('SLURM_')}
 
 
 def launch(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
   """`bash launch/SCRIPT ARGUMENTS...` at the root; its status, output and errors."""
-  inherited = {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith('SLURM_')}
   return subprocess.run(
     ['bash', f'launch/{script}', *arguments],
     cwd=ROOT,
-    env={**inherited, **environment},
+    env={**inherited(), **environment},
     capture_output=True,
     text=True,
     timeout=60,
