@@ -57,7 +57,7 @@ install() {
   # Not compiled: two fifths of the time (53 s to 32 s), most of it for modules that nothing here imports.
   "$1" -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$2]" >"$log" 2>&1 ||
     failed "pip has failed (network? disk?); once it can work, run this again: $(grep --only-matching --max-count=1 \
-      'ERROR: .*' "$log"), all of it in $log"
+      'ERROR: .*' "$log" || tail --lines=1 "$log"), all of it in $log"
   rm "$log"
 }
 
@@ -69,8 +69,9 @@ make_new() {
     made=$("$1" -m venv .venv.partial 2>&1) ||
       failed "could not make .venv with $1 (on Debian and Ubuntu: apt install python3-venv): $(tail -n 1 <<<"$made")"
   else
-    python3 -m pip install --quiet --user uv
-    python3 -m uv venv --quiet --seed --python 3.12 .venv.partial
+    made=$(python3 -m pip install --quiet --user uv 2>&1) || failed "could not install uv: $(tail -n 1 <<<"$made")"
+    made=$(python3 -m uv venv --quiet --seed --python 3.12 .venv.partial 2>&1) ||
+      failed "uv could not bring Python 3.12: $(tail -n 1 <<<"$made")"
   fi
   install .venv.partial/bin/python "$2"
   echo 'Made by launch/venv.sh, which makes it anew where it is damaged.' >.venv.partial/janus_jax.txt

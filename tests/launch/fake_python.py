@@ -7,8 +7,8 @@ import subprocess
 from launch.commands import ROOT, fake, inherited
 
 NAMES = ('python', 'python3', 'python3.11', 'python3.12', 'python3.13')
-# What an environment holds: the Python, pip with the path of its own, packages. ON_VENV and ON_PIP are what else is
-# done at the end of each.
+# What an environment holds: the Python, pip with the path of its own, packages. ON_VENV, ON_PIP and
+# ON_UV (where uv is installed) are what else is done.
 BODY = """
 version={version}
 case "$1 $2" in
@@ -27,7 +27,7 @@ case "$1 $2" in
     ;;
   "-m pip")
     echo "${{0##*/}} $*" >>{record}
-    [[ $0 = */bin/python ]] || exit 0
+    [[ $0 = */bin/python ]] || {{ eval "${{ON_UV:-}}"; exit 0; }}
     echo "$PWD/$(dirname "$0")/python" >"$(dirname "$0")/tool"
     eval "${{ON_PIP:-}}"
     mkdir -p "$(dirname "$0")/../lib/python3.12/site-packages/jax"

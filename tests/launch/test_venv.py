@@ -84,6 +84,17 @@ def test_a_failure_is_one_line_and_the_next_call_makes_it(tree, moment):
   assert tree.is_whole()
 
 
+@pytest.mark.parametrize(('failing', 'message'), [('ON_UV', 'could not install uv'), ('ON_VENV', 'uv could not bring')])
+def test_without_a_network_there_is_no_uv_and_one_line_says_so(tmp_path, failing, message):
+  tree = Tree(tmp_path, '3.10')
+  status, errors = tree.install(**{failing: 'echo retrying; echo no network >&2; exit 1'})
+  assert (status, lines(errors)) == (1, 1)
+  assert errors.startswith(f'install.sh: {message}')
+  assert errors.endswith('no network\n')
+  assert tree.install() == (0, '')
+  assert tree.is_whole()
+
+
 def test_what_is_whole_is_kept(tree):
   tree.install()
   before = contents(tree.root)
