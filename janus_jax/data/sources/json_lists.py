@@ -1,8 +1,9 @@
 """Where the items of a JSON list lie in its file, found by a scan that parses none of them and holds none in memory."""
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from codecs import BOM_UTF8 as MARK
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 
@@ -41,10 +42,10 @@ def find_items(path: str, name: str) -> np.ndarray:
       break
   separators = np.concatenate(commas)
   starts = np.concatenate([[begin + 1], separators + 1])
-  if end is None:
-    _refuse_cut(path, name, starts)
   with open_file(path) as file:
-    _refuse_more(file, name, end)
+    if wrong := _cut(starts) if end is None else _not_the_end(file, end):
+      stops = separators if end is None else np.append(separators, end)
+      raise InputError(f'{name}{_first_damaged(file, starts, stops) or wrong}')
     file.seek(begin + 1)
     if not len(separators) and not file.read(end - begin - 1).strip(SPACE):
       return np.zeros((0, 3), np.int64)
@@ -53,17 +54,16 @@ def find_items(path: str, name: str) -> np.ndarray:
 
 def _find_list(path: str, name: str) -> int:
   """Where the list begins: the offset of its bracket."""
-  offset = 0
   with open_file(path) as file:
+    offset = len(MARK) if file.read(len(MARK)) == MARK else 0
+    file.seek(offset)
     while chunk := file.read(CHUNK):
-      kept = chunk.removeprefix(b'\xef\xbb\xbf') if not offset else chunk
-      offset += len(chunk) - len(kept)
-      if first := kept.lstrip(SPACE)[:1]:
-        if first != b'[':
-          other = "; an object a line is format 'json_lines'" if first == b'{' else ''
-          raise InputError(f'{name}: begins with {first.decode("latin-1")!a}: expected a JSON list, [...]{other}')
-        return offset + len(kept) - len(kept.lstrip(SPACE))
-      offset += len(kept)
+      if rest := chunk.lstrip(SPACE):
+        if (first := chr(rest[0])) != '[':
+          other = "; an object a line is format 'json_lines'" if first == '{' else ''
+          raise InputError(f'{name}: begins with {first!a}: expected a JSON list, [...]{other}')
+        return offset + len(chunk) - len(rest)
+      offset += len(chunk)
   raise InputError(f'{name}: empty: expected a JSON list, [...]')
 
 
@@ -97,28 +97,30 @@ def _escaped(places: np.ndarray, kinds: np.ndarray) -> np.ndarray:
   return follows & np.roll(slashes & (before % 2 == 0), 1)
 
 
-def _refuse_cut(path: str, name: str, starts: Sequence[int]) -> NoReturn:
-  """Raises InputError for a list without an end; names the first item that cannot be read."""
-  with open_file(path) as file:
-    for number, (begin, stop) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
-      file.seek(begin)
-      try:
-        json.loads(file.read(stop - 1 - begin))
-      except (ValueError, RecursionError) as error:
-        raise InputError(f'{name}[{number}]: {error}, at offset {begin}: expected a JSON list') from None
-  raise InputError(
-    f'{name}: ends within item {len(starts) - 1}, which begins at offset {starts[-1]}: expected a whole JSON list'
-  )
+def _cut(starts: np.ndarray) -> str:
+  return f': ends within item {len(starts) - 1}, which begins at offset {starts[-1]}: expected a whole JSON list'
 
 
-def _refuse_more(file, name: str, end: int) -> None:
-  """Raises InputError if anything but space follows the end of the list."""
+def _not_the_end(file: BinaryIO, end: int) -> str:
+  """What is wrong with the last bracket of a list and what follows it; '' if nothing is."""
   file.seek(end)
   if (last := file.read(1)) != b']':
-    raise InputError(f'{name}: {last.decode("latin-1")!a} at offset {end}: expected the end of a JSON list, ]')
+    return f': {chr(last[0])!a} at offset {end}: expected the end of a JSON list, ]'
   offset = end + 1
   while chunk := file.read(CHUNK):
     if chunk.strip(SPACE):
       place = offset + len(chunk) - len(chunk.lstrip(SPACE))
-      raise InputError(f'{name}: more at offset {place}, after the end of the list: expected one JSON list')
+      return f': more at offset {place}, after the end of the list: expected one JSON list'
     offset += len(chunk)
+  return ''
+
+
+def _first_damaged(file: BinaryIO, starts: np.ndarray, stops: np.ndarray) -> str:
+  """Which item of a list that does not end as it should is the first that cannot be read; '' if all can."""
+  for number, (begin, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=False)):
+    file.seek(begin)
+    try:
+      json.loads(file.read(stop - begin))
+    except (ValueError, RecursionError) as error:
+      return f'[{number}]: {error}, at offset {begin}: expected a JSON list'
+  return ''

@@ -186,7 +186,7 @@ def _lines(path: str) -> tuple[np.ndarray, np.ndarray]:
     stops, visible = np.concatenate(ends), np.concatenate(levels)
     if offset > (stops[-1] if len(stops) else 0):  # The last line has no end.
       stops, visible = np.append(stops, offset), np.append(visible, begun)
-    bounds = np.column_stack([np.concatenate([[0], stops[:-1]]), stops]).astype(np.int64)
+    bounds = np.column_stack([np.concatenate([[0], stops])[:-1], stops]).astype(np.int64)
     blank = visible == 0
     for number in np.flatnonzero(visible == 1):
       file.seek(int(bounds[number, 0]))
