@@ -114,7 +114,8 @@ def _alternatives(pattern: str) -> list[str]:
     step = 1 if int(first) <= int(last) else -1
     each = [f'{number:0{len(first)}}' for number in range(int(first), int(last) + step, step)]
   before, after = pattern[: found.start()], pattern[found.end() :]
-  return list(itertools.chain(*(_alternatives(f'{before}{part}{after}') for part in each)))
+  # Each once: what stands beside inner braces comes with every one of their parts.
+  return list(dict.fromkeys(itertools.chain(*(_alternatives(f'{before}{part}{after}') for part in each))))
 
 
 def open_file(path: str) -> BinaryIO:

@@ -86,13 +86,18 @@ def test_each_sample_of_every_format_comes_once_an_epoch_stopped_or_not(entries,
   assert not describe_skipped([state])
 
 
-def test_the_last_records_are_held_out(entries, tmp_path):
+def test_records_are_held_out_once_and_not_trained_on(entries, tmp_path):
   held = {name: entry | {'held_out': 2} for name, entry in entries.items()}
   opened = open_sources(read_specs(held), SIZES, 0, str(tmp_path))
   for split, count in (('train', ITEMS - 2), ('held_out', 2)):
     assert {len(source) for kind in opened[split].values() for source in kind.values()} == {count}
-  said = {opened[split]['generation']['records'][i]['prompt'] for split in opened for i in range(2)}
-  assert said == {'records0', 'records1', 'records4', 'records5'}
+  said = {split: set() for split in opened}
+  for split, sources in opened.items():
+    records = sources['generation']['records']
+    said[split] = {records[index]['prompt'] for index in range(len(records))}
+  assert said['train'] | said['held_out'] == {f'records{i}' for i in range(ITEMS)}
+  assert not said['train'] & said['held_out']
+  assert said['held_out'] != {'records4', 'records5'}
   with pytest.raises(InputError, match=r'data.sources.llava: 6 records: expected more than held_out, which is 6'):
     open_sources(read_specs({'llava': entries['llava'] | {'held_out': 6}}), SIZES, 0, str(tmp_path))
 
