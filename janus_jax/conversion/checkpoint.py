@@ -27,7 +27,6 @@ from janus_jax.conversion.special_tokens import SpecialTokens, special_token_ids
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
 from janus_jax.conversion.workdir import is_workdir, read_newest, split_ema
-from janus_jax.data.text_encodings import decode_text
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
@@ -65,11 +64,11 @@ class Checkpoint:
 def read_json(path: str) -> dict:
   """A JSON object from a file; InputError names the file where it is not one."""
   try:
-    with open(path, 'rb') as file:
-      value = json.loads(decode_text(file.read(), path))
+    with open(path, encoding='utf-8-sig') as file:
+      value = json.load(file)
   except FileNotFoundError:
     raise InputError(f'{path}: no such file') from None
-  except json.JSONDecodeError as error:
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise InputError(f'{path}: not JSON ({error})') from None
   if not isinstance(value, dict):
     raise InputError(f'{path}: expected a JSON object, found {type(value).__name__}')
