@@ -19,7 +19,6 @@ from janus_jax.conversion.export import published
 from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data import tokenizer_training
 from janus_jax.data.sources import embedded
-from janus_jax.data.sources.files import expand_home
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.worlds.crowds import crowds
 from janus_jax.data.worlds.shapes import World
@@ -48,7 +47,7 @@ def write(config: ConfigDict, output: str, overwrite: bool = False) -> None:
   """
   began = time.perf_counter()
   with published(output, overwrite, needed=0) as directory:
-    data = expand_home(config.data.directory) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
+    data = config.data.directory or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
     model, params, tokenizer = pretrain(config, data, directory)
     arrays = {path: from_numpy(np.asarray(leaf), path) for path, leaf in flatten(jax.device_get(params)).items()}
     checkpoint = Checkpoint(model, arrays, {'tokenizer.json': tokenizer}, {}, ())

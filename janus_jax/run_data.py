@@ -19,7 +19,6 @@ from janus_jax.data.examples import KINDS
 from janus_jax.data.resizing import find_resize
 from janus_jax.data.sources import build, embedded, manifest
 from janus_jax.data.sources.build import ImageSizes, SourceSpec
-from janus_jax.data.sources.files import expand_home
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
@@ -102,7 +101,7 @@ def open_data(
   Raises:
     InputError: files that are missing or of another format, codes of another VQ.
   """
-  directory = expand_home(config.data.directory) or os.path.join(workdir, 'data')
+  directory = config.data.directory or os.path.join(workdir, 'data')
   if config.data.name == 'embedded':
     return _open_world(config, model, workdir, directory, open_start, num_samples)
   specs = build.read_specs(config.data.sources)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import tokenizers
 
-from janus_jax.data.sources.files import read_text
 from janus_jax.errors import InputError
 
 FILE_NAME = 'tokenizer.json'
@@ -113,7 +112,13 @@ class StreamDecoder:
 
 
 def _read(path: str) -> tokenizers.Tokenizer:
-  text = read_text(path)
+  try:
+    with open(path, encoding='utf-8') as file:
+      text = file.read()
+  except OSError as error:
+    raise InputError(f'{path}: {error.strerror}: expected a tokenizer') from None
+  except UnicodeDecodeError:
+    raise InputError(f'{path}: not UTF-8: expected the JSON of a tokenizer') from None
   try:
     backend = tokenizers.Tokenizer.from_str(text)
   except Exception as error:  # The library raises nothing narrower; the line above calls nothing else.

@@ -45,6 +45,10 @@ class ImageFolder:
   def __len__(self) -> int:
     return len(self._keys)
 
+  def where(self, index: int) -> str:
+    """What messages call a record: the path of its image."""
+    return posixpath.join(self._root, self._keys[index]['key'])
+
   def __getitem__(self, index: int) -> dict[str, str]:
     """
     Raises:

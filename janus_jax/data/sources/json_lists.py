@@ -122,5 +122,5 @@ def _first_damaged(file: BinaryIO, starts: np.ndarray, stops: np.ndarray) -> str
     try:
       json.loads(file.read(stop - begin))
     except (ValueError, RecursionError) as error:
-      return f'[{number}]: {error}, at offset {begin}: expected a JSON list'
+      return f': item {number}: {error}, at offset {begin}: expected a JSON list'
   return ''

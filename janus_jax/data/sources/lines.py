@@ -62,13 +62,22 @@ class _Pieces:
   def __len__(self) -> int:
     return self._ends[-1]
 
-  def read(self, index: int) -> tuple[str, str]:
-    """The text of a piece, and what messages call it, 'PATH:LINE'. Raises RecordError if it is not UTF-8."""
+  def where(self, index: int) -> str:
+    """What messages call a piece."""
+    file, (_, _, number) = self._entry(index)
+    return self._name.format(self._names[file], number)
+
+  def _entry(self, index: int) -> tuple[int, list[int]]:
+    """The number of a piece's file, and what its index says: where it begins and ends, its number."""
     number = range(len(self))[index]
     file = bisect.bisect_right(self._ends, number)
     place = number - (self._ends[file - 1] if file else 0)
-    begin, end, of_file = np.fromfile(self._indices[file], ENTRY, 3, offset=3 * ENTRY.itemsize * place).tolist()
-    where = self._name.format(self._names[file], of_file)
+    return file, np.fromfile(self._indices[file], ENTRY, 3, offset=3 * ENTRY.itemsize * place).tolist()
+
+  def read(self, index: int) -> tuple[str, str]:
+    """The text of a piece, and what messages call it. Raises RecordError if it is not UTF-8."""
+    file, (begin, end, number) = self._entry(index)
+    where = self._name.format(self._names[file], number)
     with open_file(self._paths[file]) as opened:
       opened.seek(begin)
       content = opened.read(end - begin)
@@ -121,6 +130,10 @@ class JsonLines:
   def __len__(self) -> int:
     return len(self._pieces)
 
+  def where(self, index: int) -> str:
+    """What messages call an item: 'PATH:LINE', of a list 'PATH: item NUMBER'."""
+    return self._pieces.where(index)
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Raises RecordError for a line that is not UTF-8 or not an object."""
     return _object(*self._pieces.read(index))
@@ -131,7 +144,7 @@ class JsonArray(JsonLines):
 
   def __init__(self, paths: Sequence[str], index_directory: str):
     """As `JsonLines`; also raises InputError for a file that is no whole JSON list."""
-    self._pieces = _Pieces(paths, index_directory, find_items, '{}[{}]')
+    self._pieces = _Pieces(paths, index_directory, find_items, '{}: item {}')
     self.block_sizes = self._pieces.counts
 
 
@@ -144,6 +157,10 @@ class TextDocuments:
 
   def __len__(self) -> int:
     return len(self._pieces)
+
+  def where(self, index: int) -> str:
+    """What messages call a document: 'PATH:LINE', the first one."""
+    return self._pieces.where(index)
 
   def __getitem__(self, index: int) -> dict[str, str]:
     """Raises RecordError for a document that is not UTF-8."""

@@ -63,8 +63,7 @@ class ParquetRows:
     except UnicodeDecodeError as error:
       path, group_in_file, _ = self._groups[group]
       where = f'{path}: row {place} of row group {group_in_file}'
-      found = f'byte 0x{error.object[error.start]:02x} at offset {error.start}'
-      raise RecordError('text', f'{where}: {found}: expected UTF-8') from None
+      raise RecordError('text', f'{where}: {error.reason} at byte {error.start}: expected UTF-8') from None
 
   def _table(self, group: int) -> Any:
     """A row group, decoded. One thread decodes at a time: two that want the same group would both do all of it."""

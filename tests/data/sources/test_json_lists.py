@@ -60,7 +60,7 @@ def test_marks_space_and_backslashes(chunk, tmp_path, monkeypatch):
     (b'[' * 100_000, r'^x: ends within item 0, which'),
     (b'[{"a": 1}, {"a": 2', r'^x: ends within item 1, which begins at offset 10: expected'),
     (b'[{"a": 1}, {"a": "2}, {"a": "3"}]', r'^x: ends within item 1, which begins at offset 10: expected'),
-    (b'[{"a": 1}, {"a": "2}, {"b,": "]}, {}', r'^x\[1\]: .*, at offset 10: expected a JSON list$'),
+    (b'[{"a": 1}, {"a": "2}, {"b,": "]}, {}', r'^x: item 1: .*, at offset 10: expected a JSON list$'),
     (b'[{"a": 1}}', r"^x: '}' at offset 9: expected the end of a JSON list, \]$"),
     (b'[1, 2] [3]', r'^x: more at offset 7, after the end of the list: expected one JSON list$'),
     (b'[1, 2]\0\0', r'^x: more at offset 6, after'),

@@ -145,6 +145,7 @@ def test_a_bad_line_says_which_and_spares_the_others(line, reason, message, tmp_
   (tmp_path / 'x').write_bytes(b'{"n": 0}\n\n' + line + b'\n{"n": 2}\n')
   source = JsonLines([str(tmp_path / 'x')], kept)
   assert (source[0], source[2]) == ({'n': 0}, {'n': 2})
+  assert source.where(2) == f'{tmp_path}/x:4'
   with pytest.raises(RecordError, match=message) as caught:
     source[1]
   assert caught.value.reason == reason
@@ -156,9 +157,13 @@ def test_a_list_of_objects(tmp_path, kept):
   (tmp_path / 'c.json').write_text('[]')
   source = JsonArray([str(tmp_path / f'{name}.json') for name in 'acb'], kept)
   assert (len(source), source[0], source[3]) == (4, {'n': 0}, {'n': 3})
-  for index, message in ((1, r'a\.json\[1\]: a int: expected a JSON object'), (2, r"a\.json\[2\]: Expecting ':'")):
+  for index, message in ((1, r'a\.json: item 1: a int: expected a JSON'), (2, r"a\.json: item 2: Expecting ':'")):
+    (1, r'a\.json: item 1: a int: expected a JSON object'),
+    (2, r"a\.json: item 2: Expecting ':'"),
+  ):
     with pytest.raises(RecordError, match=message):
       source[index]
+  assert source.where(3) == f'{tmp_path}/b.json: item 0'
 
 
 def test_empty_files_have_no_records(tmp_path, kept):
