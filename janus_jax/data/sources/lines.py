@@ -90,7 +90,8 @@ def _index(path: str, plain: str, directory: str, find: Callable[[str, str], np.
   """Path of the index of a file, made if it is not there."""
 
   def write(partial: str) -> None:
-    logging.info('indexing %s', path)
+    if '://' in plain or os.path.getsize(plain) > CHUNK:
+      logging.info('indexing %s', path)
     find(plain, path).astype(ENTRY).tofile(partial)
 
   return kept_file(directory, f'{identity(path, find.__name__, VERSION)}.index', write)
