@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from janus_jax.data.images import contact_sheet, load_image, read_png_text, save_png
+from janus_jax.data.sources.files import read_text
+from janus_jax.data.text_encodings import split_lines
 from janus_jax.errors import InputError
 
 SHEET = 'sheet.png'
@@ -23,13 +25,10 @@ def read_prompts(path: str) -> list[str]:
   """The prompts of a text file (one per line) or, by its name, of a .jsonl file. Blank lines are skipped.
 
   Raises:
-    InputError: no such file, not UTF-8, a line that is not {"prompt": text}, or no prompt at all.
+    InputError: no such file, no text (`text_encodings`), a line that is not {"prompt": text}, or no prompt at all.
   """
-  try:
-    with open(path, encoding='utf-8-sig') as file:
-      lines = [(number, line.strip()) for number, line in enumerate(file, start=1) if line.strip()]
-  except UnicodeDecodeError:
-    raise InputError(f'{path}: not UTF-8: expected prompts, one per line') from None
+  found = split_lines(read_text(path))
+  lines = [(number, line.strip()) for number, line in enumerate(found, start=1) if line.strip()]
   if not lines:
     raise InputError(f'{path}: empty: expected prompts, one per line')
   if not path.endswith('.jsonl'):

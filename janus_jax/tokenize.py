@@ -41,14 +41,14 @@ def open_input(text: str, index_directory: str) -> Sequence[Mapping[str, Any]]:
 
   Args:
     text: a folder, or CONFIG.py:NAME.
-    index_directory: where indices of tars are kept.
+    index_directory: where indices are kept.
 
   Raises:
     InputError: no such folder, config or source, or one that is not to be drawn.
   """
   config, separator, name = text.rpartition('.py:')
   if not separator:
-    return ImageFolder(text)
+    return ImageFolder(text, index_directory)
   specs = read_specs(_read_config(f'{config}.py').data.sources)
   drawn = {name: spec for name, spec in specs.items() if spec.kind == 'generation' and not spec.fields.codes}
   if name not in drawn:

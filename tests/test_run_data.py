@@ -57,11 +57,11 @@ def test_the_first_good_held_out_records_are_looked_at(tmp_path):
   turns = [{'from': 'human', 'value': '<image>\nWhat?'}, {'from': 'gpt', 'value': 'A.'}]
   two = [{'from': 'human', 'value': 'Which?'}, {'from': 'gpt', 'value': 'A.'}]
   items = [
-    {'image': '0.png', 'conversations': turns},
-    {'image': 'gone.png', 'conversations': turns},
-    {'image': ['1.png', '2.png'], 'conversations': two},
-    {'image': '2.png', 'conversations': two},
     {'image': '1.png', 'conversations': turns},
+    {'image': '2.png', 'conversations': two},
+    {'image': 'gone.png', 'conversations': turns},
+    {'image': '0.png', 'conversations': turns},  # Trained on: of the others, the third and the fifth come first.
+    {'image': ['1.png', '2.png'], 'conversations': two},
   ]
   (tmp_path / 'llava.json').write_text(json.dumps(items))
   entry = {**LLAVA, 'path': str(tmp_path / 'llava.json'), 'image_folder': str(tmp_path), 'held_out': 4}

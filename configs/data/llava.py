@@ -18,7 +18,8 @@ def get_config():
       'image': 'image',  # The field with the path, or with a list of paths. Items without it are plain conversations.
       'conversations': 'conversations',  # [{'from': 'human', 'value': ...}, ...], or {'role', 'content'}.
       'long': 'cut',  # What becomes of conversations longer than a row: the first turns that fit stay. Or 'skip'.
-      'held_out': 500,  # The last records measure the loss and are never trained on.
+      'held_out': 500,  # So many, spread over the list, measure the loss and are never trained on.
+      # The list is indexed once; the index lies in WORKDIR/data/index, or in data.directory.
     },
   }
   return finetune_config(sources, ratio=(1, 0, 0))

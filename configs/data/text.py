@@ -12,7 +12,7 @@ def get_config():
   sources = {
     'corpus': {
       'kind': 'text',
-      'format': 'text',  # Documents with blank lines between them.
+      'format': 'text',  # Documents with blank lines between them: UTF-8, UTF-16 with its mark, or gzip of these.
       'path': 'data/corpus/*.txt',
       'long': 'split',  # Documents longer than a row become several examples. Or 'skip'.
     },

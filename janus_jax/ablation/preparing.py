@@ -14,6 +14,7 @@ from janus_jax.ablation.variants import PlannedRun, parts_config, shared_stages
 from janus_jax.conversion.export import published
 from janus_jax.conversion.workdir import check_data
 from janus_jax.data.sources import embedded
+from janus_jax.data.sources.files import expand_home
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE, PARAMS_DIRECTORY
 from janus_jax.run_data import read_world
@@ -28,7 +29,7 @@ def runnable(places: Places, run: PlannedRun, config: ConfigDict | None = None) 
   with config.unlocked():
     if run.parts:
       config.init_from = places.of('parts', run.parts)
-    config.data.directory = config.data.directory or places.of('data')
+    config.data.directory = expand_home(config.data.directory) or places.of('data')
   return config
 
 

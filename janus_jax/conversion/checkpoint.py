@@ -64,7 +64,7 @@ class Checkpoint:
 def read_json(path: str) -> dict:
   """A JSON object from a file; InputError names the file where it is not one."""
   try:
-    with open(path, encoding='utf-8') as file:
+    with open(path, encoding='utf-8-sig') as file:
       value = json.load(file)
   except FileNotFoundError:
     raise InputError(f'{path}: no such file') from None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from janus_jax.data import tokenizer as tokenizer_lib
+from janus_jax.data.sources.files import read_text
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER, SpecialIds, Tokenizer
 from janus_jax.errors import InputError
 
@@ -58,9 +59,8 @@ def find_template(directory: str | os.PathLike, tokenizer: Tokenizer) -> Templat
 
 def _read_sft_format(path: str) -> str | None:
   try:
-    with open(path, encoding='utf-8') as file:
-      config = json.load(file)
-  except (OSError, ValueError) as error:
+    config = json.loads(read_text(path))
+  except json.JSONDecodeError as error:
     raise InputError(f'{path}: expected JSON: {error}') from None
   if not isinstance(config, dict):
     raise InputError(f'{path}: holds a {type(config).__name__}: expected a JSON object')

@@ -161,7 +161,7 @@ def test_prompts_files(tmp_path):
   ('name', 'content', 'message'),
   [
     ('a.txt', b' \n', 'empty: expected prompts'),
-    ('a.txt', b'\xff\xfe', 'not UTF-8'),
+    ('a.txt', b'a\xff', 'byte 0xff at offset 1: expected UTF-8'),
     ('a.jsonl', b'{"prompt": "a"}\nb', 'line 2: not JSON'),
     ('a.jsonl', b'{"prompt": 3}', r'line 1: expected {"prompt": "..."}'),
     ('a.jsonl', b'["a"]', 'line 1: expected'),

@@ -3,18 +3,16 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import grain
-import numpy as np
 
 from janus_jax.data.examples import KINDS
 from janus_jax.data.resizing import Resize, pillow
-from janus_jax.data.sources import records
+from janus_jax.data.sources import held_out, records
 from janus_jax.data.sources.array_record import ArrayRecordExamples
-from janus_jax.data.sources.blocks import BlockDataset
-from janus_jax.data.sources.files import find_files, local_copy, open_file
+from janus_jax.data.sources.files import expand_home, find_files, local_copy, read_text
 from janus_jax.data.sources.folder import ImageFolder
 from janus_jax.data.sources.lines import JsonArray, JsonLines, TextDocuments
 from janus_jax.data.sources.parquet import ParquetRows
@@ -25,6 +23,15 @@ from janus_jax.errors import InputError
 
 FORMATS = ('array_record', 'folder', 'json', 'json_lines', 'parquet', 'tars', 'text', 'tfds')
 TEMPLATES = ('chat', 'raw')
+# What a format's files are called, where `path` is a folder.
+FILE_NAMES: Mapping[str, tuple[str, ...]] = {
+  'array_record': ('*.array_record', '*.array_record-*'),
+  'json': ('*.json', '*.json.gz'),
+  'json_lines': ('*.jsonl', '*.ndjson', '*.jsonl.gz', '*.ndjson.gz'),
+  'parquet': ('*.parquet',),
+  'tars': ('*.tar',),
+  'text': ('*.txt', '*.txt.gz'),
+}
 # What can become of a record longer than a row, by kind and template; the default comes first. 'cut' keeps the first
 # turns that fit, 'split' makes several examples of it, 'skip' leaves it out.
 LONG: Mapping[tuple[str, str], tuple[str, ...]] = {
@@ -45,7 +52,8 @@ class SourceSpec:
     name: of the entry; stages refer to it.
     kind: of the records, one of `examples.KINDS`.
     format: one of FORMATS.
-    path: glob patterns of the files; for 'folder' a directory, for 'tfds' the builder's name.
+    path: of the files: paths, patterns (`files.find_files`) or folders; for 'folder' a directory, for 'tfds' the
+      builder's name.
     fields: what the items' fields mean.
     template: 'chat' puts what records say into turns of user and assistant. 'raw' leaves them as Janus is pretrained:
       `<image><text>`, of which all text is supervised, `<caption><image>`, documents.
@@ -53,7 +61,7 @@ class SourceSpec:
     system: comes before a conversation; None for the vision system prompt in understanding and nothing in text.
     split: of a TFDS builder.
     directory: `data_dir` of a TFDS builder.
-    held_out: how many records, the last ones, are kept out of training to measure the loss on.
+    held_out: how many records, spread over the source, are kept out of training to measure the loss on.
   """
 
   name: str
@@ -83,7 +91,7 @@ class ImageSizes:
 
 
 def read_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, SourceSpec]:
-  """`config.data.sources` as specs.
+  """`config.data.sources` as specs. `~` in paths becomes the home directory.
 
   Raises:
     InputError: an entry lacks a field, has one that nobody reads, or one of a wrong value.
@@ -109,6 +117,9 @@ def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   for key, value in entry.items():
     if key not in ('questions', 'wordings'):
       _check_type(f'{where}.{key}', value, DEFAULTS.get(key, ''))
+  for key in ('image_folder', 'names', 'directory'):
+    if key in entry:
+      entry[key] = expand_home(entry[key])
   form = _read_form(where, entry)
   if form['template'] == 'raw':
     as_tuple = {'questions': ('',), **as_tuple}
@@ -117,7 +128,8 @@ def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   except InputError as error:
     raise InputError(f'{where}: {error}') from None
   options = {key: entry[key] for key in set(entry) & own} | form
-  return SourceSpec(name=name, path=(path,) if isinstance(path, str) else tuple(path), fields=fields, **options)
+  paths = tuple(map(expand_home, [path] if isinstance(path, str) else path))
+  return SourceSpec(name=name, path=paths, fields=fields, **options)
 
 
 def _read_form(where: str, entry: Mapping[str, Any]) -> dict[str, str]:
@@ -162,7 +174,7 @@ def items(spec: SourceSpec, index_directory: str) -> Any:
 
   Args:
     spec: of the source.
-    index_directory: where the indices of tars are kept, and copies of ArrayRecord files in buckets.
+    index_directory: where indices are kept, and copies: of ArrayRecord files in buckets, of compressed text.
 
   Raises:
     InputError: files that are not there, or not of the format.
@@ -174,21 +186,21 @@ def items(spec: SourceSpec, index_directory: str) -> Any:
       directory = _local_dataset(spec.path[0], spec.directory, copies)
       return TfdsExamples(spec.path[0], directory, spec.split, number_classes=bool(spec.fields.names))
     case 'folder':
-      return ImageFolder(spec.path[0])
-  paths = find_files(spec.path)
+      return ImageFolder(spec.path[0], index_directory)
+  paths = find_files(spec.path, FILE_NAMES[spec.format])
   match spec.format:
     case 'array_record':
       return ArrayRecordExamples([local_copy(path, copies) for path in paths])
     case 'json':
-      return JsonArray(paths)
+      return JsonArray(paths, index_directory)
     case 'json_lines':
-      return JsonLines(paths)
+      return JsonLines(paths, index_directory)
     case 'parquet':
       return ParquetRows(paths, _columns(spec))
     case 'tars':
       return TarSamples(paths, index_directory)
     case 'text':
-      return TextDocuments(paths)
+      return TextDocuments(paths, index_directory)
 
 
 def _local_dataset(name: str, directory: str, copies: str) -> str:
@@ -246,7 +258,7 @@ def open_sources(
     specs: from `read_specs`.
     sizes: of the images.
     seed: of what is sampled for each record.
-    index_directory: where the indices of tars are kept.
+    index_directory: where indices are kept.
 
   Raises:
     InputError: as `items`; no records, or fewer than are to be held out; a file of class names that is not there.
@@ -254,23 +266,17 @@ def open_sources(
   opened = {split: {kind: {} for kind in KINDS} for split in ('train', 'held_out')}
   for spec in specs.values():
     if spec.fields.names:
-      open_file(spec.fields.names).close()
+      read_text(spec.fields.names)
     found = items(spec, index_directory)
+    if not len(found):
+      raise InputError(f'data.sources.{spec.name}: no records in {", ".join(spec.path)}: expected at least one')
     if len(found) <= spec.held_out:
       raise InputError(
         f'data.sources.{spec.name}: {len(found)} records: expected more than held_out, which is {spec.held_out}'
       )
-    whole = dataset(spec, found, sizes, seed)
-    kept = whole[: len(whole) - spec.held_out]
-    if spec.format == 'parquet':
-      kept = BlockDataset(kept, _first(found.block_sizes, len(kept)))
-    opened['train'][spec.kind][spec.name] = kept
+    blocks = found.block_sizes if spec.format == 'parquet' else None
+    train, held = held_out.split(dataset(spec, found, sizes, seed), spec.held_out, blocks)
+    opened['train'][spec.kind][spec.name] = train
     if spec.held_out:
-      opened['held_out'][spec.kind][spec.name] = whole[len(kept) :]
+      opened['held_out'][spec.kind][spec.name] = held
   return opened
-
-
-def _first(sizes: Sequence[int], count: int) -> list[int]:
-  """The sizes of the blocks that the first `count` records fill, the last one cut."""
-  ends = np.minimum(np.cumsum(sizes), count)
-  return [int(size) for size in np.diff(ends, prepend=0) if size]

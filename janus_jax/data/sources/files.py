@@ -3,23 +3,43 @@
 A bucket needs its fsspec driver installed (`gcsfs` for `gs://`).
 """
 
+import fnmatch
+import glob
 import hashlib
+import itertools
 import logging
 import os
+import posixpath
+import re
 import shutil
 from collections.abc import Sequence
 from typing import BinaryIO
 
 import fsspec
 
+from janus_jax.data.text_encodings import decode_text
 from janus_jax.errors import InputError
 
+PATTERN = re.compile(r'[*?\[{]')  # What is in the name of a pattern, and may be in that of a file.
+# {a,b} and {00..12}: the innermost come first.
+ALTERNATIVES = re.compile(r'\{([^{}]*,[^{}]*|\d+\.\.\d+)\}')
 
-def find_files(patterns: str | Sequence[str]) -> list[str]:
-  """Paths of the files that glob patterns match, those of each pattern sorted.
+
+def expand_home(path: str) -> str:
+  """A local path with the home directory that `~` or `~user` at its beginning stands for."""
+  return path if '://' in path else os.path.expanduser(path)
+
+
+def find_files(patterns: str | Sequence[str], names: Sequence[str] = ()) -> list[str]:
+  """Paths of the files that patterns match, those of each pattern sorted.
+
+  A path that exists is a path, whatever characters are in it. In others `*`, `?`, `[...]` and `**` match as in a shell,
+  `{a,b}` and `{00..12}` stand for each of several names, all of which must be there. Files whose names begin with a dot
+  are left out. A folder stands for the files in it that match one of `names`.
 
   Args:
     patterns: one or more, local or with a protocol: 'shards/*.tar', 'gs://bucket/train-*.parquet'.
+    names: what files are called in a folder: '*.parquet'.
 
   Raises:
     InputError: a pattern matches no file, or its file system cannot be reached.
@@ -27,14 +47,75 @@ def find_files(patterns: str | Sequence[str]) -> list[str]:
   found = []
   for pattern in [patterns] if isinstance(patterns, str) else patterns:
     try:
-      system, path = fsspec.url_to_fs(pattern)
-      matches = sorted(match for match in system.glob(path) if not system.isdir(match))
+      system, path = fsspec.url_to_fs(expand_home(pattern))
+      found += [system.unstrip_protocol(match).removeprefix('file://') for match in _matches(system, path, names)]
+    except InputError as error:
+      raise InputError(f'{pattern}: {error}') from None
     except (OSError, ImportError, ValueError) as error:
       raise InputError(f'{pattern}: {error}: expected files') from None
-    if not matches:
-      raise InputError(f'{pattern}: no such file: expected at least one')
-    found += [system.unstrip_protocol(match).removeprefix('file://') for match in matches]
   return found
+
+
+def _matches(system: fsspec.AbstractFileSystem, path: str, names: Sequence[str]) -> list[str]:
+  """Files that a path, a pattern or a folder stands for; an InputError without the path's name if there is none."""
+  if system.isfile(path):
+    return [path]
+  if system.isdir(path):
+    called = [match for match in system.ls(path, detail=False) if _is_called(match, names)]
+    inside = sorted(match for match in called if system.isfile(match))
+    if not inside:
+      expected = f'{" or ".join(names)} in it, or ' if names else ''
+      raise InputError(f'a folder: expected {expected}a pattern such as {posixpath.join(path, "*")}')
+    return inside
+  folder, rest = _split_existing(system, path)
+  alternatives = _alternatives(rest)
+  if alternatives != [rest]:
+    return list(itertools.chain(*(_alternative(system, folder, each, names) for each in alternatives)))
+  pattern = posixpath.join(glob.escape(folder), rest)
+  hidden = posixpath.basename(rest).startswith('.')
+  matches = [match for match in system.glob(pattern) if hidden or not posixpath.basename(match).startswith('.')]
+  files = sorted(match for match in matches if not system.isdir(match))
+  if not files:
+    raise InputError('no such file: expected at least one')
+  return files
+
+
+def _alternative(system: fsspec.AbstractFileSystem, folder: str, rest: str, names: Sequence[str]) -> list[str]:
+  try:
+    return _matches(system, posixpath.join(folder, rest), names)
+  except InputError as error:
+    raise InputError(f'{rest}: {error}') from None
+
+
+def _is_called(path: str, names: Sequence[str]) -> bool:
+  name = posixpath.basename(path.rstrip('/'))
+  return not name.startswith('.') and any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in names)
+
+
+def _split_existing(system: fsspec.AbstractFileSystem, path: str) -> tuple[str, str]:
+  """The folders of a path that exist as they are spelled, and the pattern below them."""
+  parts = path.split('/')
+  for number, part in enumerate(parts):
+    if PATTERN.search(part) and not system.isdir('/'.join(parts[: number + 1])):
+      return '/'.join(parts[:number]) or ('/' if number else ''), '/'.join(parts[number:])
+  return posixpath.split(path)
+
+
+def _alternatives(pattern: str) -> list[str]:
+  """What a pattern with {a,b} or {00..12} stands for: each without them."""
+  found = ALTERNATIVES.search(pattern)
+  if not found:
+    return [pattern]
+  inside = found[1]
+  if ',' in inside:
+    each = inside.split(',')
+  else:
+    first, last = inside.split('..')
+    step = 1 if int(first) <= int(last) else -1
+    each = [f'{number:0{len(first)}}' for number in range(int(first), int(last) + step, step)]
+  before, after = pattern[: found.start()], pattern[found.end() :]
+  # Each once: what stands beside inner braces comes with every one of their parts.
+  return list(dict.fromkeys(itertools.chain(*(_alternatives(f'{before}{part}{after}') for part in each))))
 
 
 def open_file(path: str) -> BinaryIO:
@@ -79,3 +160,13 @@ def local_copy(path: str, directory: str) -> str:
   except (OSError, ImportError, ValueError) as error:
     raise InputError(f'{path}: {error}: expected a file or folder to copy to {target}') from None
   return target
+
+
+def read_text(path: str) -> str:
+  """The text of a whole file, in any of the forms that `text_encodings` knows.
+
+  Raises:
+    InputError: it cannot be read, or is of no such form.
+  """
+  with open_file(path) as file:
+    return decode_text(file.read(), path)

@@ -20,7 +20,8 @@ from PIL import Image
 
 from janus_jax.data.images import decode_image, generation_pixels, understanding_pixels
 from janus_jax.data.resizing import Resize, pillow
-from janus_jax.data.sources.files import open_file
+from janus_jax.data.sources.files import open_file, read_text
+from janus_jax.data.text_encodings import decode_text, split_lines
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.errors import InputError, RecordError
 
@@ -232,10 +233,7 @@ def _required(item: Mapping[str, Any], name: str) -> Any:
 
 def _string(value: Any, name: str) -> str:
   if isinstance(value, bytes):
-    try:
-      return value.decode()
-    except UnicodeDecodeError as error:
-      raise RecordError('text', f'{name}: {error.reason} at byte {error.start}: expected UTF-8') from None
+    return decode_text(value, name)
   if not isinstance(value, str):
     raise RecordError('wrong type', f'{name}: a {type(value).__name__}: expected text')
   return value
@@ -256,8 +254,7 @@ def _drawn_text(item: Mapping[str, Any], name: str, rng: np.random.Generator) ->
 
 @functools.lru_cache(maxsize=16)
 def _names(path: str) -> tuple[str, ...]:
-  with open_file(path) as file:
-    return tuple(file.read().decode().splitlines())
+  return tuple(line.strip() for line in split_lines(read_text(path)))
 
 
 def _class_name(path: str, value: Any) -> str:

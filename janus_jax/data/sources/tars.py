@@ -49,7 +49,7 @@ class TarSamples:
     self._paths = list(paths)
     progress = tqdm.tqdm(self._paths, desc='tars', unit='tar', dynamic_ncols=True, disable=len(paths) < 2)
     # Not in memory, which a hundred million samples would fill: a line is read when its sample is.
-    self._index = JsonLines([_index(path, index_directory) for path in progress])
+    self._index = JsonLines([_index(path, index_directory) for path in progress], index_directory)
     self.block_sizes = self._index.block_sizes
     self._ends = list(itertools.accumulate(self.block_sizes))
 

@@ -26,6 +26,7 @@ from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import LOGGED, batches
 from janus_jax.data.resizing import pillow
 from janus_jax.data.skipping import SkipLimit, describe_skipped
+from janus_jax.data.sources import records
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError, RecordError
@@ -86,13 +87,18 @@ def test_each_sample_of_every_format_comes_once_an_epoch_stopped_or_not(entries,
   assert not describe_skipped([state])
 
 
-def test_the_last_records_are_held_out(entries, tmp_path):
+def test_records_are_held_out_once_and_not_trained_on(entries, tmp_path):
   held = {name: entry | {'held_out': 2} for name, entry in entries.items()}
   opened = open_sources(read_specs(held), SIZES, 0, str(tmp_path))
   for split, count in (('train', ITEMS - 2), ('held_out', 2)):
     assert {len(source) for kind in opened[split].values() for source in kind.values()} == {count}
-  said = {opened[split]['generation']['records'][i]['prompt'] for split in opened for i in range(2)}
-  assert said == {'records0', 'records1', 'records4', 'records5'}
+  said = {split: set() for split in opened}
+  for split, sources in opened.items():
+    records = sources['generation']['records']
+    said[split] = {records[index]['prompt'] for index in range(len(records))}
+  assert said['train'] | said['held_out'] == {f'records{i}' for i in range(ITEMS)}
+  assert not said['train'] & said['held_out']
+  assert said['held_out'] != {'records4', 'records5'}
   with pytest.raises(InputError, match=r'data.sources.llava: 6 records: expected more than held_out, which is 6'):
     open_sources(read_specs({'llava': entries['llava'] | {'held_out': 6}}), SIZES, 0, str(tmp_path))
 
@@ -126,6 +132,25 @@ def test_the_last_records_are_held_out(entries, tmp_path):
 def test_a_wrong_entry_is_refused(entries, change, message, tmp_path):
   with pytest.raises(InputError, match=message):
     open_sources(read_specs({'x': entries['web'] | change}), SIZES, 0, str(tmp_path))
+
+
+@pytest.mark.parametrize(('format', 'content'), [('json', '[]'), ('json_lines', ''), ('text', ' \n\n')])
+def test_a_source_without_records_is_refused(format, content, tmp_path):
+  (tmp_path / 'x').write_text(content)
+  entry = {'kind': 'text', 'format': format, 'path': str(tmp_path / 'x')}
+  with pytest.raises(InputError, match=r'data\.sources\.a: no records in .*/x: expected at least one$'):
+    open_sources(read_specs({'a': entry}), SIZES, 0, str(tmp_path / 'index'))
+
+
+def test_names_of_classes_in_a_file_of_another_encoding(tmp_path):
+  (tmp_path / 'names').write_bytes('Katze\r\ngrün\u2028\r\n'.encode('utf-16'))
+  (tmp_path / 'x.jsonl').write_text('{"label": 1, "image": 3}')
+  entry = {'kind': 'generation', 'format': 'json_lines', 'path': str(tmp_path), 'prompt': 'label'}
+  spec = read_specs({'a': entry | {'names': str(tmp_path / 'names')}})['a']
+  assert records._prompt({'label': 1}, spec.fields, np.random.default_rng(0)) == 'grün'
+  (tmp_path / 'other').write_bytes(b'Katze\ngr\xfcn')
+  with pytest.raises(InputError, match='other: byte 0xfc at offset 8: expected UTF-8'):
+    open_sources(read_specs({'a': entry | {'names': str(tmp_path / 'other')}}), SIZES, 0, str(tmp_path / 'index'))
 
 
 TEXT = {'kind': 'text', 'format': 'text', 'path': 'x.txt'}

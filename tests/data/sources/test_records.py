@@ -207,7 +207,7 @@ def huge():
   [
     ({'prompt': 'x'}, 'missing field', 'image: missing: the item has prompt'),
     ({'image': np.asarray(PHOTO)}, 'missing field', 'prompt: missing'),
-    ({'prompt': b'\xff\xfe', 'image': np.asarray(PHOTO)}, 'text', 'prompt: invalid start byte at byte 0'),
+    ({'prompt': b'a\xff', 'image': np.asarray(PHOTO)}, 'text', 'prompt: byte 0xff at offset 1: expected UTF-8'),
     ({'prompt': ' ', 'image': np.asarray(PHOTO)}, 'text', 'prompt: empty'),
     ({'prompt': [], 'image': np.asarray(PHOTO)}, 'text', 'prompt: an empty list'),
     ({'prompt': 3, 'image': np.asarray(PHOTO)}, 'wrong type', 'prompt: a int: expected text'),
