@@ -156,6 +156,8 @@ class Run:
             state = start_stage(state, self._moments(index), *self._of_states, carry_moments=stage.carry_moments)
           streams = next_stage(streams) if streams else None
         step, state, streams = self._run_stage(index, step, state, streams, checkpoints, writer, progress)
+      if self._stopping:
+        progress.log(f'stopped after step {step}, which is saved: the same command goes on')
       return state.params
 
   def _writer(self, step: int, enabled: bool) -> MetricWriter:

@@ -162,7 +162,10 @@ class _Meeting:
     elif not missing:
       self._tell(met=True)
     elif now > self._began + self._patience:
-      self._tell(error=f'{_missing(missing, self._count)} within {self._patience:.0f} s: expected all to be started')
+      self._tell(
+        error=f'{_missing(missing, self._count)} within {self._patience:.0f} s (--wait_for_processes): expected all '
+        'to be started'
+      )
     elif now > self._said + SAY_EVERY:
       self._said = now
       logging.info('%s yet', _missing(missing, self._count))
