@@ -22,7 +22,7 @@ import fsspec
 
 from janus_jax.errors import InputError
 
-LOCK_FILE = '.owner'
+LOCK_FILE, LEASE_FILE = '.owner', '.lease'
 # Seconds between signs of life of an owner in a bucket, and without one after which it is taken for dead.
 RENEW_EVERY, DEAD_AFTER = 15.0, 90.0
 # What a file system without locks answers (Lustre without `-o flock`, mounted buckets).
@@ -103,7 +103,9 @@ def _lock(path: str, name: str, wait: bool) -> int:
       with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.stat(path), os.fstat(file)):
           return file
-    except BaseException:
+    except BaseException as error:
+      if isinstance(error, OSError):  # No locks here.
+        os.unlink(path)
       os.close(file)
       raise
     os.close(file)  # The owner before removed it meanwhile: a lock on it keeps nobody out.
@@ -131,7 +133,7 @@ def _lease(directory: str) -> Iterator[None]:
 class _Lease:
   def __init__(self, directory: str):
     self._name = directory.removeprefix('file://')
-    self._url, self._me, self._beat = f'{directory.rstrip("/")}/{LOCK_FILE}', uuid.uuid4().hex, 0
+    self._url, self._me, self._beat = f'{directory.rstrip("/")}/{LEASE_FILE}', uuid.uuid4().hex, 0
     self._owner = _this_process()
 
   def take(self) -> None:

@@ -20,7 +20,7 @@ from janus_jax.errors import InputError
 
 RETRY = 0.5  # Seconds between attempts to reach process 0.
 SAY_EVERY = 60.0  # Seconds between lines about who is missing.
-GRACE = 5.0  # Seconds that the others wait longer for process 0's word.
+GRACE = 5.0  # Seconds that the others wait longer for process 0's word, and that it goes on to say what is wrong.
 MAX_LINE = 100_000
 
 
@@ -61,6 +61,8 @@ def meet(coordinator: str, count: int, index: int, patience: float) -> None:
       if answer.get('met'):
         return
       if 'error' in answer:
+        if meeting:
+          meeting.tell_latecomers()
         raise InputError(answer['error'])
       if time.monotonic() > end + (0 if meeting else GRACE):
         missing = f'; {_missing(answer["missing"], count)}' if answer.get('missing') else ''
@@ -170,6 +172,12 @@ class _Meeting:
       self._said = now
       logging.info('%s yet', _missing(missing, self._count))
       self._tell(missing=missing)
+
+  def tell_latecomers(self) -> None:
+    """Answers for a while those who come after something was wrong; they would wait for long."""
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end:
+      self.serve()
 
   def _accept(self) -> None:
     with contextlib.suppress(OSError):
