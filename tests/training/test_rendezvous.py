@@ -1,6 +1,7 @@
 """How processes of a run find each other; threads stand for them."""
 
 import concurrent.futures
+import contextlib
 import re
 import socket
 import threading
@@ -63,18 +64,21 @@ def test_without_process_0_the_others_say_that_they_cannot_reach_it(address):
 
 
 def test_something_else_that_listens_is_named(address):
-  host, port = parse_address(address)
+  (host, port), asking = parse_address(address), threading.Event()
+  asking.set()
   with socket.create_server((host, port)) as server:
 
     def answer() -> None:
-      connection, _ = server.accept()
-      connection.sendall(b'HTTP/1.1 400 Bad Request\r\n')
-      connection.recv(1000)
-      connection.close()
+      while asking.is_set():
+        with contextlib.suppress(OSError), server.accept()[0] as connection:
+          connection.sendall(b'HTTP/1.1 400 Bad Request\r\n')
+          connection.recv(1000)
 
+    server.settimeout(0.1)
     thread = threading.Thread(target=answer)
     thread.start()
     (found,) = outcomes(address, (1, 2), patience=1)
+    asking.clear()
     thread.join()
   assert '(something else answers there)' in found
 
