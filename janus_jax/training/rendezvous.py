@@ -53,11 +53,12 @@ def meet(coordinator: str, count: int, index: int, patience: float) -> None:
   address, end = parse_address(coordinator), time.monotonic() + patience
   hello = {'process': index, 'count': count, 'host': socket.gethostname(), 'key': uuid.uuid4().hex}
   with contextlib.ExitStack() as stack:
-    meeting = None
+    meeting, why = None, 'no answer'
     while True:
       if not index and not meeting and (server := _listen(address[1], count)):
         meeting = stack.enter_context(_Meeting(server, count, patience))
-      answer, why = _ask(address, hello, end, meeting)
+      answer, problem = _ask(address, hello, end, meeting)
+      why = problem or why
       if answer.get('met'):
         return
       if 'error' in answer:
@@ -88,7 +89,7 @@ def _listen(port: int, count: int) -> socket.socket | None:
 def _ask(
   address: tuple[str, int], hello: Mapping[str, Any], end: float, meeting: '_Meeting | None'
 ) -> tuple[dict[str, Any], str]:
-  """The last that process 0 answered to one connection, and why that ended."""
+  """The last that process 0 answered to one connection, and why that ended, if not for want of time."""
   answer: dict[str, Any] = {}
   try:
     with socket.create_connection(address, timeout=10) as connection:
@@ -106,7 +107,7 @@ def _ask(
     return answer, 'something else answers there'
   except OSError as error:
     return answer, error.strerror or str(error)
-  return answer, 'no answer'
+  return answer, ''
 
 
 class _Lines:
