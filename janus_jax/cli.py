@@ -1,15 +1,43 @@
 """What every entry point shares: exit codes, one-line errors, progress on stderr."""
 
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import tqdm
 from absl import app, flags
 
 from janus_jax.errors import InputError
 
-INPUT_ERROR, USAGE_ERROR = 1, 2
+INPUT_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+
+
+def _quit(*_: Any) -> None:
+  os.write(2, b'interrupted\n')
+  os._exit(INTERRUPTED)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+  """Ctrl-C that comes in a callback of the garbage collector, of which jax has one, would be lost there."""
+  if issubclass(unraisable.exc_type, KeyboardInterrupt):
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+  else:
+    sys.__unraisablehook__(unraisable)
+
+
+def _on_interrupt(handler: Callable[..., Any]) -> None:
+  if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # As of jobs in the background.
+    signal.signal(signal.SIGINT, handler)
+
+
+# While a command's modules load there is nothing to clean up, and an exception may be lost in one of them.
+_spec = getattr(sys.modules['__main__'], '__spec__', None)
+if _spec and _spec.name.startswith('janus_jax.'):
+  _on_interrupt(_quit)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -55,6 +83,8 @@ def run(main: Callable[[], None]) -> None:
 
   def call(argv: list[str]) -> None:
     del argv
+    _on_interrupt(signal.default_int_handler)
+    sys.unraisablehook = _interrupt_again
     # Here and not before: app.run has installed absl's own handler and level by now.
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr, force=True)
     # They narrate every step at INFO (Orbax through absl); errors of theirs come as exceptions anyway.
@@ -70,7 +100,8 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
       _fail(f'error: {_describe(error)}', INPUT_ERROR)
     except KeyboardInterrupt:
-      _fail('interrupted', 130)
+      _on_interrupt(lambda *_: os._exit(INTERRUPTED))  # Threads may take a while to end.
+      _fail('interrupted', INTERRUPTED)
 
   app.run(call, flags_parser=_parse)
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from janus_jax.data.sources import embedded
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.worlds.crowds import crowds
 from janus_jax.data.worlds.shapes import World
+from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.training.pretraining import Optimization, pretrain_decoder
@@ -78,10 +80,12 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
   elements = {name: embedded.data_source(name, world, data, 'train') for name in ('shapes', 'digits')}
   elements = {name: [source[i] for i in range(len(source))] for name, source in elements.items()}
 
+  stopping = threading.Event()
+
   def train_vq() -> Any:
     images = _tokenizer_images(world, elements, np.random.default_rng(seed))
     optimization, quantisation = Optimization(**settings.vq), Quantisation(**settings.quantisation)
-    with _bar('VQ', optimization, 0) as progress:
+    with _bar('VQ', optimization, 0, stopping) as progress:
       return pretrain_vq(model, compute, params['vq'], images, optimization, quantisation, seed, progress)
 
   def train_vision_encoder() -> Any:
@@ -91,7 +95,7 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
     pictures = np.stack([element['image'] for element in shown])
     optimization, contrast = Optimization(**settings.vision), Contrast(**settings.contrast)
     before = params['vision_encoder']
-    with _bar('SigLIP', optimization, 1) as progress:
+    with _bar('SigLIP', optimization, 1, stopping) as progress:
       return pretrain_vision(
         model, compute, before, pictures, captions, true_of, optimization, contrast, seed, progress
       )
@@ -99,14 +103,18 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
   def train_decoder() -> Any:
     rows = _text_rows(embedded.sources(world, data, 'train', seed)['captions_text'], tokenizer)
     optimization, before = Optimization(**settings.decoder), params['language_model']
-    with _bar('decoder', optimization, 2) as progress:
+    with _bar('decoder', optimization, 2, stopping) as progress:
       return pretrain_decoder(model, compute, before, *rows, optimization, seed, progress)
 
   # At once: one alone is made of operations too small to keep even two cores busy. None depends on another.
   trainers = {'vq': train_vq, 'vision_encoder': train_vision_encoder, 'language_model': train_decoder}
   with concurrent.futures.ThreadPoolExecutor(len(trainers)) as pool:
     trained = {name: pool.submit(train) for name, train in trainers.items()}
-    params |= {name: part.result() for name, part in trained.items()}
+    try:
+      params |= {name: part.result() for name, part in trained.items()}
+    except BaseException:  # Ctrl-C comes to this thread, which would wait for the others to the end.
+      stopping.set()
+      raise
   # As the released table is close to its codebook (MODEL_FACTS 1.3).
   codebook = np.asarray(params['vq']['codebook'])
   params['gen_embed'] = {'table': codebook / np.linalg.norm(codebook, axis=-1, keepdims=True)}
@@ -161,13 +169,17 @@ def _text_rows(source: Any, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarra
 
 
 @contextlib.contextmanager
-def _bar(name: str, optimization: Optimization, line: int) -> Iterator[Any]:
-  """A progress bar over the steps of a part, on a line of its own; says its last loss."""
+def _bar(name: str, optimization: Optimization, line: int, stopping: threading.Event) -> Iterator[Any]:
+  """A progress bar over the steps of a part, on a line of its own; says its last loss. Ends what it is called by when
+  another part has ended early.
+  """
   last = {}
   described = {'desc': f'pretraining {name}', 'unit': 'step', 'dynamic_ncols': True, 'position': line}
   with tqdm.tqdm(total=optimization.steps, **described) as bar:
 
     def progress(step: int, loss: jax.Array) -> None:
+      if stopping.is_set():
+        raise InputError(f'{name}: another part has ended early')
       last['loss'] = loss
       bar.update()
 

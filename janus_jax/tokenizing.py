@@ -41,6 +41,7 @@ from janus_jax.errors import InputError, RecordError
 from janus_jax.models.config import VQConfig
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.stored_codes import image_encoder
+from janus_jax.training.ownership import locked
 from janus_jax.training.state import Placement, place_batch
 
 CROP = 'middle square, bicubic ({})'
@@ -237,7 +238,8 @@ def _write_shards(
     for shard, of_shard in zip(wanted, indices):
       before = bad.reasons.copy()
       pictures = _good(itertools.islice(futures, len(of_shard)), bad, bar)
-      with ShardWriter(settings.path_of(output, shard)) as writer:
+      path = settings.path_of(output, shard)
+      with locked(f'{path}.lock', path), ShardWriter(path) as writer:
         written = _write_records(writer, _encoded(_batches(pictures, rows), encode), bar)
         if shard == wanted[-1]:
           bad.check_share()  # Here, so that what has too many bad records does not become complete.

@@ -23,12 +23,14 @@ _DISTRIBUTED = flags.DEFINE_enum(
 _COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'HOST:PORT of process 0, with --distributed=flags.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes of the run, with --distributed=flags.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, with --distributed=flags.')
+_WAIT = flags.DEFINE_integer('wait_for_processes', 600, 'Seconds that a process waits for the others to start.')
 _DEAD_AFTER = flags.DEFINE_integer('dead_after', 100, 'Seconds of silence after which a process is given up.')
 flags.mark_flag_as_required('config')
 
 
 def main() -> None:
-  hosts.start(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DEAD_AFTER.value)
+  which = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  hosts.start(_DISTRIBUTED.value, *which, dead_after=_DEAD_AFTER.value, patience=_WAIT.value)
   with hosts.ending_alone():
     training_run.train(_CONFIG.value, _WORKDIR.value, force=_FORCE.value)
 

@@ -1,15 +1,17 @@
 """Puts a training run together from its config: model, data, devices, observers. The loop is in training/loop.py."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Collection, Iterable
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from janus_jax import workdir_mirror, workdirs
+from janus_jax import run_identity, workdir_mirror, workdirs
 from janus_jax.api import load_tokenizer
 from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
 from janus_jax.conversion.load import load_params
@@ -39,7 +41,7 @@ PARTS = ('vision_encoder', 'vq', 'language_model')
 
 
 def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
-  """Trains until the last stage is over (or SIGTERM); returns the parameters.
+  """Trains until the last stage is over, or a signal asks to save and stop; returns the parameters.
 
   Args:
     config: see training/defaults.py.
@@ -47,61 +49,82 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
     force: also where it was begun with another config.
 
   Raises:
-    InputError: something in the config, the data or the workdir is wrong.
+    InputError: something in the config, the data or the workdir is wrong, or the workdir is in use.
     OSError: the workdir cannot be written.
   """
+  # In this order: agree on the settings, own the workdir, read and check, agree on the data, begin, train. What is
+  # wrong shows before anything is written: a workdir remembers its config.
+  run_identity.check_same_run(config, workdir, force)
   run_config = read_run(config)
-  with workdir_mirror.opened(workdir) as files:
+  with contextlib.ExitStack() as stack:
+    with hosts.together():
+      files = stack.enter_context(workdir_mirror.opened(workdir))
     return _train(config, run_config, files, force)
 
 
 def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.LocalWorkdir, force: bool) -> Any:
-  workdir = files.path
-  checkpoint = None if hosts.from_first(workdirs.is_begun(workdir)) else open_start(config)
-  model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
-  mesh = make_mesh(config.mesh.to_dict())
-  placement = Placement.of(mesh, parameter_shapes(model))
-  step_config = read_step(config, model, placement)
-  check_data(config, model)
-  # What is wrong with a config shows before anything is written: a workdir remembers its config.
-  check_batches(run_config.stages, mesh, config.accumulation, config.streams)
-  check_trainable(run_config.stages, model, placement.params)
-  check_carried(run_config.stages, placement.params)
-  check_room(run_config.stages, model, config.sequence_length)
+  workdir, is_new = files.path, not hosts.from_first(workdirs.is_begun(files.path))
+  with hosts.together():
+    checkpoint = open_start(config) if is_new else None
+    model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
+    mesh = make_mesh(config.mesh.to_dict())
+    placement = Placement.of(mesh, parameter_shapes(model))
+    step_config = read_step(config, model, placement)
+    check_data(config, model)
+    check_batches(run_config.stages, mesh, config.accumulation, config.streams)
+    check_trainable(run_config.stages, model, placement.params)
+    check_carried(run_config.stages, placement.params)
+    check_room(run_config.stages, model, config.sequence_length)
+    if not is_new:
+      workdirs.check_config(workdir, config, force)
   start = functools.cache(lambda: checkpoint or open_start(config))
-  with hosts.first_alone() as is_first:
-    if is_first:
-      workdirs.prepare(workdir, config, checkpoint, force)
-    else:
-      files.download()
-    data = open_data(config, model, workdir, start, config.sampling.num_images, is_new=checkpoint is not None)
-    tokenizer, template = load_tokenizer(workdir)
-    spec = example_spec(config, model, tokenizer, template, data.holds_codes)
-    mixtures = [(stage.ratio, stage.sources) for stage in run_config.stages]
-    means = mean_sizes(data.train, mixtures, spec, config.seed)
-    if is_first:
+  with _tokenizer_directory(workdir, checkpoint) as directory:
+    with hosts.first_alone() as is_first:
+      if not is_first:
+        files.download()
+      data = open_data(config, model, workdir, start, config.sampling.num_images, is_new)
+      tokenizer, template = load_tokenizer(directory)
+      spec = example_spec(config, model, tokenizer, template, data.holds_codes)
+      mixtures = [(stage.ratio, stage.sources) for stage in run_config.stages]
+      means = mean_sizes(data.train, mixtures, spec, config.seed)
+    run_identity.check_same_data(config, data, checkpoint)
+    held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, rows_split(mesh), config.held_out_batches)
+    sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)
+
+    def begin() -> None:
       workdirs.begin(workdir, config, checkpoint)
       files.upload()
-  held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, rows_split(mesh), config.held_out_batches)
-  sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)
-  metadata = {'config': workdirs.config_dict(config), 'versions': {'jax': jax.__version__}}
-  run = Run(
-    run_config,
-    step_config,
-    spec,
-    data.train,
-    means,
-    placement,
-    workdir,
-    files.url,
-    metadata,
-    before_save=files.upload,
-    observers=(held_out, sampler),
-  )
-  kernels = step_config.compute.attention, step_config.compute.vision_attention
-  logging.info('%s: %d devices, mesh %s; attention %s, of images %s', files.url, mesh.size, dict(mesh.shape), *kernels)
-  with jax.set_mesh(mesh):
-    return run.train(lambda: load_params(start(), placement.params))
+
+    run = Run(
+      run_config,
+      step_config,
+      spec,
+      data.train,
+      means,
+      placement,
+      workdir,
+      files.url,
+      {'config': workdirs.config_dict(config), 'versions': {'jax': jax.__version__}},
+      begin=begin,
+      before_save=files.upload,
+      observers=(held_out, sampler),
+    )
+    kernels = step_config.compute.attention, step_config.compute.vision_attention
+    described = files.url, mesh.size, dict(mesh.shape), *kernels
+    logging.info('%s: %d devices, mesh %s; attention %s, of images %s', *described)
+    with jax.set_mesh(mesh):
+      return run.train(lambda: load_params(start(), placement.params))
+
+
+@contextlib.contextmanager
+def _tokenizer_directory(workdir: str, checkpoint: Checkpoint | None) -> Iterator[str]:
+  """Where the tokenizer of a run can be read: its workdir, or as long as that is not begun, a temporary directory."""
+  if checkpoint is None:
+    yield workdir
+    return
+  with tempfile.TemporaryDirectory(prefix='janus_jax-tokenizer-') as directory:
+    workdirs.write_tokenizer(directory, checkpoint)
+    yield directory
 
 
 def example_spec(

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 import fsspec
 import jax
 
+from janus_jax import workdirs
 from janus_jax.conversion.buckets import ORBAX_PROTOCOL, fetch, is_url, normalized, own_files, reaching
 from janus_jax.errors import InputError
 from janus_jax.models.files import CONFIG_FILE
 from janus_jax.stored_codes import DIRECTORY as CODES_DIRECTORY
 from janus_jax.training.metrics import SAMPLES_DIRECTORY, TENSORBOARD_DIRECTORY
+from janus_jax.training.ownership import owned
 
 EVERY = 30.0  # Seconds between uploads along the way.
 UPLOADED = (CODES_DIRECTORY, SAMPLES_DIRECTORY, TENSORBOARD_DIRECTORY)
@@ -126,15 +128,32 @@ class MirroredWorkdir(LocalWorkdir):
 def opened(workdir: str) -> Iterator[LocalWorkdir]:
   """The workdir of a run, local or 'gs://BUCKET/...'; however the block ends, the bucket has its files afterwards.
 
+  Process 0 owns it for the block.
+
   Raises:
-    InputError: another kind of URL, no such bucket, no permission, no driver.
-    OSError: the last upload failed; says where the files are kept.
+    InputError: in use by another process, another kind of URL, no such bucket, no permission, no driver.
+    OSError: it cannot be written to; the last upload failed; says where the files are kept.
   """
   if not is_url(workdir):
-    yield LocalWorkdir(workdir, workdir)
+    with _owned(workdir):
+      try:
+        yield LocalWorkdir(workdir, workdir)
+      finally:
+        workdirs.remove_empty(workdir)
     return
   if not workdir.startswith(ORBAX_PROTOCOL):
     raise InputError(f'{workdir}: expected a local directory or {ORBAX_PROTOCOL}BUCKET/..., all that Orbax writes to')
+  own_files(workdir)  # Says what is wrong with the bucket, if anything is.
+  with _owned(normalized(workdir)), _mirrored(workdir) as mirrored:
+    yield mirrored
+
+
+def _owned(workdir: str) -> contextlib.AbstractContextManager:
+  return contextlib.nullcontext() if jax.process_index() else owned(workdir)
+
+
+@contextlib.contextmanager
+def _mirrored(workdir: str) -> Iterator[MirroredWorkdir]:
   local = tempfile.mkdtemp(prefix='janus_jax-workdir-')
   mirrored = MirroredWorkdir(local, normalized(workdir))
   failed = True

@@ -4,6 +4,7 @@ A workdir can be opened like a checkpoint directory (`conversion/workdir.py`), s
 These functions write to local directories; `workdir_mirror.py` has workdirs in buckets.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -49,43 +50,59 @@ def check_template(config: ConfigDict, checkpoint: Checkpoint) -> None:
     )
 
 
-def prepare(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None, force: bool) -> None:
-  """Writes the tokenizer of a new workdir, or checks that a begun one belongs to this config. `begin` comes next.
+def check_config(workdir: str, config: ConfigDict, force: bool) -> None:
+  """Checks that a begun workdir belongs to this config.
+
+  Args:
+    workdir: begun.
+    config: of the run.
+    force: go on with another config, which is described in the log.
+
+  Raises:
+    InputError: a run of another config, which is described.
+  """
+  path = os.path.join(workdir, RUN_CONFIG_FILE)
+  if os.path.exists(path):
+    _check_same(read_json(path), config_dict(config), path, force)
+
+
+def begin(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None) -> None:
+  """Writes config, revision and, of a new workdir, tokenizer and model: once all that can be checked has been.
 
   Args:
     workdir: made if missing.
     config: of the run.
     checkpoint: what a new run starts from; None where the workdir is begun.
-    force: take up a run of another config.
 
   Raises:
-    InputError: a run of another config, which is described.
     OSError: nothing can be written there.
   """
   os.makedirs(workdir, exist_ok=True)
-  path = os.path.join(workdir, RUN_CONFIG_FILE)
   if checkpoint is not None:
-    for name, content in companions_for('orbax', checkpoint.companions, checkpoint.config).items():
-      with open(os.path.join(workdir, name), 'wb') as file:
-        file.write(content)
-  elif os.path.exists(path):
-    _check_same(read_json(path), config_dict(config), path, force)
-
-
-def begin(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None) -> None:
-  """Writes config, revision and, of a new workdir, the model: once everything that can be checked has been.
-
-  Args:
-    workdir: prepared.
-    config: of the run.
-    checkpoint: as for `prepare`.
-  """
-  if checkpoint is not None:
-    # It says that the workdir is begun.
-    _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
+    write_tokenizer(workdir, checkpoint)
   _write_json(os.path.join(workdir, RUN_CONFIG_FILE), config_dict(config))
   with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
     file.write(f'{revision()}\n')
+  if checkpoint is not None:
+    # It says that the workdir is begun.
+    _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
+
+
+def write_tokenizer(directory: str, checkpoint: Checkpoint) -> None:
+  """Writes the tokenizer of a checkpoint, and what goes with it, as a workdir has them."""
+  for name, content in companions_for('orbax', checkpoint.companions, checkpoint.config).items():
+    with open(os.path.join(directory, name), 'wb') as file:
+      file.write(content)
+
+
+def remove_empty(workdir: str) -> None:
+  """Removes the empty directories in a workdir that was not begun: those in which a refused run wrote nothing."""
+  if is_begun(workdir):
+    return
+  for folder, _, _ in os.walk(workdir, topdown=False):
+    if folder != workdir:
+      with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def read_model(workdir: str) -> JanusConfig:

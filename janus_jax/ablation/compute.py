@@ -36,7 +36,7 @@ def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
   coded, config.data.precompute_codes = config.data.precompute_codes, False
   start = open_start(config)
   with tempfile.TemporaryDirectory() as scratch:  # What a run starts from may be parts from several places.
-    workdirs.prepare(scratch, config, start, force=False)
+    workdirs.write_tokenizer(scratch, start)
     tokenizer, template = load_tokenizer(scratch)
   data = open_data(config, start.config, directory, lambda: start, 0)
   spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)

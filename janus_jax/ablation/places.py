@@ -1,14 +1,13 @@
 """Where things lie in the directory of a sweep, and how several processes keep out of each other's way there."""
 
 import contextlib
-import fcntl
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from janus_jax.conversion.checkpoint import read_json
+from janus_jax.training.ownership import locked
 
 
 class Places:
@@ -46,10 +45,5 @@ class Places:
   def alone(self, name: str) -> Iterator[None]:
     """Waits until no other process works on what `name` stands for. The lock of a process that dies is gone."""
     os.makedirs(self.of('locks'), exist_ok=True)
-    with open(self.of('locks', name), 'w') as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        logging.info('%s: waiting for another process', name)
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(self.of('locks', name), name, wait=True):
       yield

@@ -126,8 +126,7 @@ def fork(places: Places, run: PlannedRun, source: str, step: int) -> None:
       values = read_metrics(os.path.join(other, METRICS_FILE))
       kept = (line for line, value in zip(lines, values) if value['step'] <= step and 'loss' in value)
       file.writelines(kept)
-    workdirs.prepare(directory, config, start := open_start(config), force=False)
-    workdirs.begin(directory, config, start)
+    workdirs.begin(directory, config, open_start(config))
 
 
 def _remove_cut_short(places: Places, run: PlannedRun) -> None:

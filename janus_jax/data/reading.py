@@ -1,15 +1,18 @@
 """Records to examples ahead of need, in worker processes. What is read does not depend on how many there are."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 
 import grain
 import numpy as np
@@ -91,7 +94,8 @@ class Workers:
     start = self.reading, self._directory.name
     self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start_worker, start)
     # As many tasks as processes: the pool starts one only where none is idle.
-    ready = [self._pool.submit(_read_in_worker, ()) for _ in range(self.count)]
+    with _signals_blocked():
+      ready = [self._pool.submit(_read_in_worker, ()) for _ in range(self.count)]
     try:
       for task in ready:
         task.result()
@@ -112,6 +116,20 @@ class Workers:
       self._pool.shutdown(wait=False, cancel_futures=True)
       self._pool = None
       self._directory.cleanup()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+  """Processes that are started in the block, and their threads, never hear Ctrl-C or of a terminal that goes away.
+
+  Their parent does, which saves what they have read and then ends them.
+  """
+  resource_tracker.ensure_running()  # Else it is started in the block, and unblocks them.
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Reader:

@@ -4,18 +4,22 @@ With one process every function here does nothing but what its name says of one.
 """
 
 import contextlib
+import json
 import os
 import re
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from janus_jax.errors import InputError
+from janus_jax.training import rendezvous
 
 # 'none': a process by itself. 'auto': what the cluster's environment says (TPU, SLURM, GKE, Open MPI). 'flags': what
 # the command line says.
@@ -26,9 +30,17 @@ LOST = re.compile('gloo|nccl|heartbeat|coordination ?service|connection (reset|r
 # Seconds that process 0 stays after its own end. The others end for the same reason at that moment; without process 0
 # jax would end them first, with pages of stacks.
 LINGER = 5
+MISSING = 'not there'  # What `check_same` says of a value that a process does not have.
 
 
-def start(mode: str, coordinator: str | None, count: int | None, index: int | None, dead_after: int) -> None:
+def start(
+  mode: str,
+  coordinator: str | None,
+  count: int | None,
+  index: int | None,
+  dead_after: int,
+  patience: int = 600,
+) -> None:
   """Joins the processes of a run; before any device is used.
 
   Args:
@@ -37,29 +49,74 @@ def start(mode: str, coordinator: str | None, count: int | None, index: int | No
     count: processes.
     index: of this one.
     dead_after: seconds without a sign of life after which the others give a process up and end.
+    patience: seconds that a process waits for the others to start.
 
   Raises:
     InputError: flags that do not go together, no cluster that could be recognised, or processes that do not come.
   """
   given = {'coordinator_address': coordinator, 'num_processes': count, 'process_id': index}
+  _check_flags(mode, given, {'dead_after': dead_after, 'wait_for_processes': patience})
+  if mode == 'none':
+    return
+  # What CPUs talk to each other with; other devices have their own.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  if mode == 'flags':
+    rendezvous.meet(coordinator, count, index, patience)
+  # Longer than ours: jax's own end is in C++, with pages of stacks.
+  timeouts = {'heartbeat_timeout_seconds': dead_after, 'initialization_timeout': patience + 60}
+  try:
+    with _ending_after(patience if mode == 'auto' else patience + 30):
+      jax.distributed.initialize(**given, **timeouts)
+  except (RuntimeError, ValueError) as error:
+    text = ' '.join(str(error).split())
+    if (mode == 'auto' and 'should be defined' in text) or 'must be defined' in text:
+      raise InputError(
+        "distributed is 'auto' and no cluster was recognised (a TPU pod, SLURM, Open MPI, GKE ...): leave the flag out "
+        'for a process by itself, or use --distributed=flags --coordinator_address=HOST:PORT --num_processes=N '
+        '--process_id=I'
+      ) from None
+    raise InputError(f'the processes of the run do not find each other: {text}') from None
+
+
+def _check_flags(mode: str, given: Mapping[str, Any], seconds: Mapping[str, int]) -> None:
+  for name, value in seconds.items():
+    if value < 1:
+      raise InputError(f'{name} is {value}: expected seconds, 1 or more')
   missing = [name for name, value in given.items() if value is None]
   if mode != 'flags' and len(missing) < len(given):
     raise InputError(f'distributed is {mode!r}: expected none of {", ".join(given)}, which go with --distributed=flags')
-  if mode == 'none':
+  if mode != 'flags':
     return
-  if mode == 'flags':
-    if missing:
-      raise InputError(f"distributed is 'flags': expected {missing[0]} too")
-    if not 0 <= index < count:
-      raise InputError(f'process_id is {index}: expected 0 to {count - 1}')
-  # What CPUs talk to each other with; other devices have their own.
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  try:
-    jax.distributed.initialize(
-      **given, heartbeat_timeout_seconds=dead_after, initialization_timeout=max(dead_after, 60)
+  if missing:
+    raise InputError(f"distributed is 'flags': expected {missing[0]} too")
+  count, index = given['num_processes'], given['process_id']
+  if count < 1:
+    raise InputError(f'num_processes is {count}: expected 1 or more')
+  if not 0 <= index < count:
+    raise InputError(f'process_id is {index}: expected 0 to {count - 1}')
+  rendezvous.parse_address(given['coordinator_address'])
+
+
+@contextlib.contextmanager
+def _ending_after(seconds: float) -> Iterator[None]:
+  """Ends the process with code 1 and a line if the block takes longer: in C++, where nothing else ends it so."""
+
+  def end() -> None:
+    print(
+      f'error: the processes of the run do not find each other within {seconds:.0f} s (--wait_for_processes): expected '
+      'all of them to be started',
+      file=sys.stderr,
+      flush=True,
     )
-  except (RuntimeError, ValueError) as error:
-    raise InputError(f'the processes of the run do not find each other: {" ".join(str(error).split())}') from None
+    os._exit(1)
+
+  timer = threading.Timer(seconds, end)
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
 
 
 @contextlib.contextmanager
@@ -86,14 +143,90 @@ def ending_alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Where the block fails in one process it fails in all of them, with the reason of the first.
+
+  Raises:
+    InputError: the block of another process raised it, or something else.
+  """
+  error = None
+  try:
+    yield
+  except Exception as caught:
+    if jax.process_count() == 1:
+      raise
+    error = caught
+  if jax.process_count() == 1:
+    return
+  reasons = gathered(' '.join(f'{error or type(error).__name__}'.split()) if error else None)
+  if error:
+    raise error
+  for index, reason in enumerate(reasons):
+    if reason is not None:
+      raise InputError(f'process {index}: {reason}')
+
+
+@contextlib.contextmanager
 def first_alone() -> Iterator[bool]:
-  """Process 0 runs the block, then the others do and find what it left: files, above all. Gives whether this is 0."""
+  """Process 0 runs the block, then the others do and find what it left: files, above all. Gives whether this is 0.
+
+  As in `together`, all fail where one does.
+  """
   is_first = not jax.process_index()
   if not is_first:
-    _wait('first_alone')
-  yield is_first
-  if is_first:
-    _wait('first_alone')
+    with together():
+      pass
+  with together():
+    yield is_first
+  if is_first and jax.process_count() > 1:
+    with together():
+      pass
+
+
+def gathered(value: Any) -> list[Any]:
+  """What each process gives, in order: JSON values."""
+  if jax.process_count() == 1:
+    return [value]
+  content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(content)))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: len(content)] = content
+  rows = multihost_utils.process_allgather(padded)
+  return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
+
+
+def check_same(what: str, values: Mapping[str, Any]) -> None:
+  """Checks that all processes of a run have the same values.
+
+  Args:
+    what: they are, with an article: 'another config'.
+    values: JSON values by name.
+
+  Raises:
+    InputError: in all processes; names the first value that differs, the processes that have another one than process
+      0, and both.
+  """
+  if jax.process_count() == 1:
+    return
+  of_all = [dict(flat_items(found)) for found in gathered(values)]
+  names = dict.fromkeys(name for found in of_all for name in found)
+  for name in names:
+    expected = of_all[0].get(name, MISSING)
+    others = [index for index, found in enumerate(of_all) if found.get(name, MISSING) != expected]
+    if others:
+      found = of_all[others[0]].get(name, MISSING)
+      same = [index for index in others if of_all[index].get(name, MISSING) == found]
+      who = f'process {same[0]} has' if len(same) == 1 else f'processes {", ".join(map(str, same))} have'
+      raise InputError(f'{who} {what}: {name} is {found}: expected {expected} as on process 0')
+
+
+def flat_items(values: Any, name: str = '') -> Iterator[tuple[str, str]]:
+  """('stages.stage1.steps', '100') of nested dicts: what a message says of each value."""
+  if isinstance(values, dict) and values:
+    for key, value in values.items():
+      yield from flat_items(value, f'{name}.{key}' if name else key)
+  else:
+    yield name, json.dumps(values)
 
 
 def from_first(value: bool) -> bool:
@@ -116,8 +249,3 @@ def should_stop(asked: bool, step: int) -> bool:
   Several agree on a step that none of them has passed, once one of them has been sent SIGTERM.
   """
   return asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
-
-
-def _wait(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(f'janus_jax: {name}')

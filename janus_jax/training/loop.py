@@ -5,10 +5,10 @@ asked and scored along the way.
 """
 
 import logging
-import signal
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 import grain
@@ -26,6 +26,7 @@ from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import row_shares, rows_split
 from janus_jax.training import hosts
 from janus_jax.training.checkpoint import Checkpoints
+from janus_jax.training.interrupts import StopRequest
 from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.progress import Progress
@@ -50,6 +51,8 @@ from janus_jax.training.window import Report, Window
 Sources = Mapping[str, Mapping[str, grain.MapDataset]]
 # Seconds that a step takes before the watchdog reports it, however short the others are.
 WATCHDOG_LEAST = 60.0
+# In the workdir: of process N, what its threads were doing when the watchdog reported a step.
+STACKS_FILE = 'stacks_{}.txt'
 # (step, stage name, parameters, writer): draws, asks or scores, and writes what it finds.
 Observer = Callable[[int, str, Any, MetricWriter], None]
 
@@ -68,6 +71,7 @@ class Run:
     workdir: str,
     url: str,
     metadata: Mapping[str, Any],
+    begin: Callable[[], None],
     before_save: Callable[[], None],
     observers: tuple[Observer, ...] = (),
   ):
@@ -82,6 +86,7 @@ class Run:
       workdir: existing local directory, for all that a run leaves but its checkpoints.
       url: where the checkpoints go: the same, or gs://BUCKET/...
       metadata: JSON values stored with every checkpoint (config, versions).
+      begin: called by process 0 once the run can start and a checkpoint is accepted: nothing is written before.
       before_save: called before each checkpoint is saved: what lies in the workdir must not be older than it.
       observers: called every so often.
 
@@ -91,17 +96,17 @@ class Run:
     self.config, self._step_config, self._spec, self._sources = config, step_config, spec, sources
     self._means, self._of_states = means, (step_config.optimizer, placement)
     self._placement, self._metadata, self._observers = placement, dict(metadata), observers
-    self._workdir, self._url, self._before_save = workdir, url, before_save
+    self._workdir, self._url, self._begin, self._before_save = workdir, url, begin, before_save
     self._trained = [trained_paths(stage, placement.params) for stage in config.stages]
     self._ends = stage_ends(config.stages)
     self._step = jit_train_step(config.stage_masks)
     self._host = Share(*row_shares(placement.mesh))
     self._num_streams = config.streams or rows_split(placement.mesh)
-    self._asked_to_stop = self._stopping = False
+    self._stop, self._stopping = StopRequest(), False
     check_batches(config.stages, placement.mesh, step_config.accumulation, config.streams)
 
   def train(self, initial_params: Callable[[], Any]) -> Any:
-    """Trains to the end of the last stage, or until SIGTERM. Returns the parameters.
+    """Trains to the end of the last stage, or until a signal (`interrupts.py`). Returns the parameters.
 
     Args:
       initial_params: gives the tree to start from; called if there is no checkpoint yet.
@@ -114,7 +119,10 @@ class Run:
     keep_every = self.config.keep_every or None
     self._time = WallTime()
     with ExitStack() as stack:
-      self._watchdog = stack.enter_context(Watchdog(self.config.watchdog_factor, WATCHDOG_LEAST))
+      # Until the last save has ended, too.
+      stack.enter_context(self._stop.listening())
+      stacks = os.path.join(self._workdir, STACKS_FILE.format(jax.process_index()))
+      self._watchdog = stack.enter_context(Watchdog(self.config.watchdog_factor, WATCHDOG_LEAST, stacks))
       checkpoints = stack.enter_context(
         Checkpoints(
           self._url,
@@ -126,10 +134,13 @@ class Run:
       )
       with self._time.on('starting'):
         step, state, streams = self._start(checkpoints, initial_params)
+        hosts.check_same('another checkpoint', {'step': step})
+        with hosts.together():
+          if not jax.process_index():
+            self._begin()
       is_first = jax.process_index() == 0
       writer = stack.enter_context(self._writer(step, is_first))
       progress = stack.enter_context(Progress(self._ends[-1], initial=step, enabled=is_first))
-      stack.enter_context(self._stop_on_sigterm())
       for index, stage in enumerate(self.config.stages):
         start = self._ends[index] - stage.steps
         if step >= self._ends[index] or self._stopping:
@@ -145,6 +156,8 @@ class Run:
             state = start_stage(state, self._moments(index), *self._of_states, carry_moments=stage.carry_moments)
           streams = next_stage(streams) if streams else None
         step, state, streams = self._run_stage(index, step, state, streams, checkpoints, writer, progress)
+      if self._stopping:
+        progress.log(f'stopped after step {step}, which is saved: the same command goes on')
       return state.params
 
   def _writer(self, step: int, enabled: bool) -> MetricWriter:
@@ -168,16 +181,27 @@ class Run:
     def abstract_state(metadata: Mapping[str, Any]) -> TrainState:
       index = metadata['stage_index']
       if index >= len(self.config.stages):
-        raise InputError(f'{self._url}: the checkpoint is of stage {index + 1} of another schedule')
+        raise self._refused(f'of stage {index + 1} of another schedule')
       params = {path: jax.ShapeDtypeStruct(shape, dtype) for path, (shape, dtype) in metadata['params'].items()}
       make = lambda params: new_state(params, self._moments(index), self._step_config.optimizer)  # noqa: E731
       return abstract(jax.eval_shape(make, unflatten(params)), self._placement)
 
     restored = checkpoints.restore(abstract_state)
     if restored is not None:
-      logging.info('%s: resuming after step %d', self._url, restored.step)
+      index, step = restored.metadata['stage_index'], restored.step
+      first, last = self._ends[index] - self.config.stages[index].steps + 1, self._ends[index]
+      if not first <= step <= last:
+        name = self.config.stages[index].name
+        raise self._refused(f'of step {step} in stage {index + 1}, and {name} has steps {first} to {last} here')
+      logging.info('%s: resuming after step %d', self._url, step)
       return restored.step, restored.state, self._own_streams(restored.data_states)
     return 0, start_state(initial_params(), self._moments(0), *self._of_states), None
+
+  def _refused(self, what: str) -> InputError:
+    return InputError(
+      f'{self._url}: the checkpoint is {what}: expected the schedule that it was made with; to start another run from '
+      f'its parameters: --config.init_from={self._url} --workdir=NEW'
+    )
 
   def _own_streams(self, saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Where this host's streams go on, by what all processes saved. Their number is settled here."""
@@ -231,9 +255,10 @@ class Run:
           state, metrics = self._step(state, batch, values, masks=masks, config=self._step_config)
         compiled = True
         step += 1
-        self._watchdog.step_ended()
+        self._watchdog.step_dispatched(metrics['loss'])
+        self._stop.step_done()
         progress.update(stage.name)
-        self._stopping = hosts.should_stop(self._asked_to_stop, step)
+        self._stopping = hosts.should_stop(self._stop.asked, step)
         # Reading metrics waits for their step. The step after it is dispatched by now, so the device goes on.
         if report:
           self._write(report, stage, window, writer, progress)
@@ -304,21 +329,6 @@ class Run:
         f'{line["skipped_in_a_row"]} updates in a row had a loss or gradient that is not finite: expected fewer than '
         f'{self.config.max_skipped_in_a_row}; try a lower learning rate'
       )
-
-  @contextmanager
-  def _stop_on_sigterm(self) -> Iterator[None]:
-    if jax.process_count() > 1:  # jax has a handler of its own by now, which tells the other processes.
-      yield
-      return
-
-    def stop(*_: Any) -> None:
-      self._asked_to_stop = True
-
-    old = signal.signal(signal.SIGTERM, stop)
-    try:
-      yield
-    finally:
-      signal.signal(signal.SIGTERM, old)
 
 
 def _shown(line: Mapping[str, float]) -> dict[str, float]:

@@ -2,13 +2,17 @@
 
 import collections
 import contextlib
+import datetime
 import logging
+import queue
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import jax
 
 # What is not training. The rest of the time is: goodput is its share.
 CAUSES = ('starting', 'compiling', 'waiting for data', 'observing', 'saving')
@@ -47,30 +51,43 @@ class Watchdog:
   Nothing is ended: what hangs may be a device, a file system or another process, and people want to look at it.
   """
 
-  def __init__(self, factor: float, least: float, clock: Callable[[], float] = time.monotonic):
+  def __init__(self, factor: float, least: float, stacks: str, clock: Callable[[], float] = time.monotonic):
     """
     Args:
       factor: times the mean of the steps so far after which a step is reported; 0 never does.
       least: seconds that a step takes at least before it is reported.
+      stacks: path of the file that gets the stacks of all threads, after what it has.
       clock: seconds that only grow.
     """
-    self._factor, self._least, self._clock = factor, least, clock
+    self._factor, self._least, self._stacks, self._clock = factor, least, stacks, clock
     self._lock, self._ended = threading.Lock(), threading.Event()
-    self._thread = threading.Thread(target=self._watch, daemon=True)
+    self._results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    self._threads = [threading.Thread(target=run, daemon=True) for run in (self._watch, self._wait)]
+    self._rests = 0
     self.rest()
 
   def __enter__(self) -> 'Watchdog':
     if self._factor:
-      self._thread.start()
+      for thread in self._threads:
+        thread.start()
     return self
 
   def __exit__(self, *_: Any) -> None:
     self._ended.set()
+    self._results.put((0, None))
+    if self._factor:
+      self._threads[1].join(1)  # It would outlast a step that hangs.
 
   def rest(self) -> None:
     """Until the next step has ended nothing is watched: a compilation is coming."""
     with self._lock:
+      self._rests += 1
       self._steps, self._mean, self._last, self._reported = 0, 0.0, None, False
+
+  def step_dispatched(self, result: jax.Array) -> None:
+    """The step that computes `result` has been given to the devices, where it ends some time later."""
+    if self._factor:
+      self._results.put((self._rests, result))
 
   def step_ended(self) -> None:
     """The next one begins."""
@@ -92,10 +109,25 @@ class Watchdog:
       self._reported = True
       return f'a step has been under way for {took:.0f} s: {self._steps} steps before it took {self._mean:.2f} s each'
 
+  def _wait(self) -> None:
+    """Steps end where their results are, not where they are dispatched: the loop is ahead of the devices."""
+    while not self._ended.is_set():
+      rests, result = self._results.get()
+      with contextlib.suppress(Exception):  # The loop meets it too.
+        jax.block_until_ready(result)
+      if rests == self._rests:
+        self.step_ended()
+
   def _watch(self) -> None:
     while not self._ended.wait(1):
       if message := self.overdue():
-        logging.warning('%s; what each thread is doing:\n%s', message, _stacks())
+        now = datetime.datetime.now().isoformat(' ', 'seconds')
+        try:
+          with open(self._stacks, 'a', encoding='utf-8') as file:
+            file.write(f'{now}: {message}\n{_stacks()}\n')
+          logging.warning('%s; what each thread is doing is in %s', message, self._stacks)
+        except OSError as error:
+          logging.warning('%s; what each thread is doing cannot be written: %s', message, error)
 
 
 def _stacks() -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +36,11 @@ def test_workers_of_a_process_that_is_killed_end_and_leave_nothing(tmp_path):
   workers = [int(word) for word in reader.stdout.readline().split()]
   assert len(workers) == 2
   assert list(tmp_path.glob('janus_jax-*'))
+  for worker in workers:  # Ctrl-C and a lost terminal are sent to all, and are the reader's to take.
+    os.kill(worker, signal.SIGINT)
+    os.kill(worker, signal.SIGHUP)
+  time.sleep(0.5)
+  assert all(map(is_alive, workers))
   reader.kill()
   reader.wait()
   end = time.monotonic() + PATIENCE

@@ -32,8 +32,10 @@ def get_config():
   return directory
 
 
-def launch(start: pathlib.Path, workdir: pathlib.Path, count: int, *flags: str) -> list[subprocess.Popen]:
-  """As many processes of one run, each with one device."""
+def launch(
+  start: pathlib.Path, workdir: pathlib.Path, count: int, *flags: str, last: tuple[str, ...] = ()
+) -> list[subprocess.Popen]:
+  """As many processes of one run, each with one device; `last` are flags of the last one alone."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
@@ -45,6 +47,7 @@ def launch(start: pathlib.Path, workdir: pathlib.Path, count: int, *flags: str) 
       command += ['--distributed=flags', f'--coordinator_address=127.0.0.1:{port}']
       command += [f'--num_processes={count}', f'--process_id={index}', '--dead_after=30']
     cache = {'JAX_COMPILATION_CACHE_DIR': str(start / 'cache'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+    command += last if index == count - 1 else ()
     log = open(f'{workdir}.{count}.{index}.log', 'w')  # noqa: SIM115
     processes.append(
       subprocess.Popen([*command, *flags], cwd=ROOT, env=os.environ | cpu | cache, stdout=log, stderr=subprocess.STDOUT)

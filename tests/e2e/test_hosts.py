@@ -1,6 +1,7 @@
 """Runs of several processes, through the real command: they do what one does, and survive the loss of one."""
 
 import json
+import os
 import pathlib
 import signal
 
@@ -13,6 +14,7 @@ from e2e.host_runs import PATIENCE, launch, said, wait, wait_for_step, write_rec
 from e2e.small_run import STEPS, leaves, losses
 
 import janus_jax
+from janus_jax.training.ownership import owned
 
 # A stage less than a run has: each process compiles each of them.
 STAGES = ('stage1', 'stage3')
@@ -81,22 +83,30 @@ def test_a_sigterm_to_one_of_them_stops_all_after_the_same_step(start, alone, tm
   assert_same_run(workdir, alone)
 
 
-@pytest.mark.parametrize(
-  ('flags', 'message'),
-  [
-    (['--distributed=flags'], "distributed is 'flags': expected coordinator_address too"),
-    (['--process_id=1'], "distributed is 'none': expected none of coordinator_address"),
+def test_processes_with_other_settings_or_code_do_not_begin(start, tmp_path):
+  for name, last, reason in (
     (
-      ['--distributed=flags', '--coordinator_address=127.0.0.1:1', '--num_processes=2', '--process_id=2'],
-      'process_id is 2: expected 0 to 1',
+      'config',
+      ('--config.stages.stage1.learning_rate=0.003',),
+      'process 1 has another config: stages.stage1.learning_rate is 0.003: expected 0.002 as on process 0',
     ),
-    (['--config.streams=3'], 'batch_size is 8: expected a multiple of streams x accumulation, which is 3 x 1'),
-  ],
-)
-def test_bad_flags(flags, message, start, tmp_path):
-  (process,) = launch(start, tmp_path / 'run', 1, *flags)
-  wait(tmp_path / 'run', [process], 1)
-  log = said(tmp_path / 'run', 1, 0)
-  assert message in log
-  assert 'Traceback' not in log
-  assert not (tmp_path / 'run').exists()
+    ('streams', ('--config.streams=3',), 'process 1 has another config: streams is 3: expected 4 as on process 0'),
+  ):
+    workdir = tmp_path / name
+    wait(workdir, launch(start, workdir, 2, FLAG, last=last), 1)
+    for index in range(2):
+      log = said(workdir, 2, index)
+      assert log.splitlines()[-1] == f'error: process {index} of 2: {reason}', log
+      assert 'Traceback' not in log
+    assert not workdir.exists()
+
+
+def test_what_one_process_refuses_none_begins(start, tmp_path):
+  """Process 0 alone looks at who owns a workdir."""
+  workdir = tmp_path / 'run'
+  with owned(str(workdir)):
+    wait(workdir, launch(start, workdir, 2, FLAG), 1)
+    reason = f'{workdir}: in use by pid {os.getpid()} on host'
+    assert said(workdir, 2, 0).splitlines()[-1].startswith(f'error: process 0 of 2: {reason}')
+    assert said(workdir, 2, 1).splitlines()[-1].startswith(f'error: process 1 of 2: process 0: {reason}')
+  assert not workdir.exists()

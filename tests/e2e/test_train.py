@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 from ml_collections import ConfigDict
 
 import janus_jax
-from janus_jax import run_data, scoring, training_run, workdirs
+from janus_jax import run_data, scoring, training_run
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.workdir import read_params
 from janus_jax.data.sources import embedded
@@ -27,6 +28,7 @@ from janus_jax.observers import HeldOutLoss, Sampler
 from janus_jax.training import loop
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.optimizer import learning_rates
+from janus_jax.training.ownership import owned
 from janus_jax.training.stages import read_stages
 from janus_jax.training.step import jit_train_step
 
@@ -163,14 +165,14 @@ def test_averages_are_evaluated_and_exported(start, data, tmp_path, monkeypatch)
     np.testing.assert_array_equal(exported[path], leaf, err_msg=path)
 
 
-def test_sigterm_saves_and_ends_the_run(uninterrupted, start, data, tmp_path, monkeypatch):
+def test_ctrl_c_saves_and_ends_the_run(uninterrupted, start, data, tmp_path, monkeypatch):
   config = recipe(start, data)
   config.save_every = 1000  # Only the signal saves.
 
   def interrupted(self, label: str, steps: int = 1) -> None:
     self.count = getattr(self, 'count', 0) + 1
     if self.count == STEPS + 1:
-      signal.raise_signal(signal.SIGTERM)
+      signal.raise_signal(signal.SIGINT)
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Progress, 'update', interrupted)
@@ -179,6 +181,29 @@ def test_sigterm_saves_and_ends_the_run(uninterrupted, start, data, tmp_path, mo
   params = leaves(training_run.train(config, str(tmp_path)))
   for path, leaf in uninterrupted[1].items():
     np.testing.assert_array_equal(params[path], leaf, err_msg=path)
+
+
+def test_a_refused_force_leaves_the_workdir_as_it_was(uninterrupted, start, data):
+  workdir = uninterrupted[0]
+  before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+  config = recipe(start, data)
+  for run, steps, reason in (
+    (('stage1',), STEPS, r'of stage 3 of another schedule'),
+    (('stage1', 'stage2', 'stage3'), STEPS - 1, r'of step 9 in stage 3, and stage3 has steps 7 to 8 here'),
+  ):
+    config.run, config.stages.stage3.steps = run, steps
+    with pytest.raises(InputError, match=rf'{reason}: expected .*--config\.init_from={workdir} --workdir=NEW$'):
+      training_run.train(config, str(workdir), force=True)
+    assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
+
+
+def test_a_workdir_in_use_is_left_alone(start, data, tmp_path):
+  """Not even what looks like the remains of a save that was cut short is removed: it may be under way."""
+  saving = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp-1'
+  saving.mkdir(parents=True)
+  with owned(str(tmp_path)), pytest.raises(InputError, match=rf'^{tmp_path}: in use by pid {os.getpid()} on host'):
+    training_run.train(recipe(start, data), str(tmp_path))
+  assert saving.exists()
 
 
 # At a boundary, as the checkpoint of step 3 is the last one of Stage I, and within a stage after it.
@@ -257,7 +282,7 @@ def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
     InputError, match=r'source text/books: none of its first \d+ records can be used: .*data\.sources\.books\.long'
   ):
     training_run.train(config, str(tmp_path / 'run'))
-  assert not workdirs.is_begun(str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
   config.data.sources.books.long = 'split'
   training_run.train(config, str(tmp_path / 'run'))
   assert len(losses(tmp_path / 'run')) == 1

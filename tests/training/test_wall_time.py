@@ -39,8 +39,8 @@ def test_time_counts_where_the_block_fails():
   assert spent.line()['time/observing'] == pytest.approx(0.5)
 
 
-def after_steps(clock, *seconds, factor=10, least=5):
-  dog = Watchdog(factor, least, clock)
+def after_steps(clock, *seconds, factor=10, least=5, stacks=''):
+  dog = Watchdog(factor, least, stacks, clock)
   dog.step_ended()
   for took in seconds:
     clock.now += took
@@ -84,9 +84,16 @@ def test_nothing_is_reported_before_a_step_has_been_timed_or_after_a_rest():
   assert dog.overdue() is None
 
 
-def test_what_threads_are_doing_is_logged_however_many_there_are(caplog):
-  clock = Clock()
-  dog = after_steps(clock, 1, 1)
+def wait_until(condition) -> None:
+  end = time.monotonic() + 30
+  while not condition() and time.monotonic() < end:
+    time.sleep(0.02)
+  assert condition()
+
+
+def test_one_line_is_logged_and_a_file_says_what_threads_are_doing_however_many_there_are(tmp_path, caplog):
+  clock, stacks = Clock(), tmp_path / 'stacks.txt'
+  dog = after_steps(clock, 1, 1, stacks=str(stacks))
   clock.now += 100
   over = threading.Event()
   others = [threading.Thread(target=over.wait, name=f'reader {i}') for i in range(120)]
@@ -94,11 +101,52 @@ def test_what_threads_are_doing_is_logged_however_many_there_are(caplog):
     thread.start()
   try:
     with caplog.at_level(logging.WARNING), dog:
-      end = time.monotonic() + 30
-      while not caplog.text and time.monotonic() < end:
-        time.sleep(0.05)
+      wait_until(lambda: caplog.messages)
   finally:
     over.set()
-  message = caplog.text
-  assert 'a step has been under way for 100 s' in message
-  assert message.index('MainThread:') < message.index('test_wall_time.py') < message.index('reader 119:')
+  (message,) = caplog.messages
+  assert message.startswith('a step has been under way for 100 s: 2 steps before it took 1.00 s each; ')
+  assert message.endswith(str(stacks))
+  assert '\n' not in message
+  text = stacks.read_text()
+  assert 'a step has been under way for 100 s' in text
+  assert text.index('MainThread:') < text.index('test_wall_time.py') < text.index('reader 119:')
+
+
+class Result:
+  """Of a step; ready once it is said to be."""
+
+  def __init__(self):
+    self.ready = threading.Event()
+
+  def block_until_ready(self):
+    assert self.ready.wait(30)
+
+
+def test_steps_are_timed_where_they_end_not_where_they_are_dispatched(tmp_path):
+  clock, results = Clock(), [Result() for _ in range(10)]
+  with Watchdog(10, 60, str(tmp_path / 'stacks'), clock) as dog:
+    for result in results:  # All at once: devices are behind.
+      dog.step_dispatched(result)
+    for number, result in enumerate(results[:3]):
+      result.ready.set()
+      wait_until(lambda number=number: (dog._steps, dog._last) == (number, clock.now))
+      clock.now += 20
+    clock.now += 170
+    assert dog.overdue() is None
+    clock.now += 20
+    assert dog.overdue() == 'a step has been under way for 210 s: 2 steps before it took 20.00 s each'
+    for result in results[3:]:
+      result.ready.set()
+
+
+def test_steps_that_were_dispatched_before_a_rest_are_not_counted_after_it(tmp_path):
+  before, after = Result(), Result()
+  with Watchdog(10, 60, str(tmp_path / 'stacks'), Clock()) as dog:
+    dog.step_dispatched(before)
+    dog.rest()
+    dog.step_dispatched(after)
+    before.ready.set()
+    after.ready.set()
+    wait_until(lambda: dog._last is not None)
+    assert not dog._steps
