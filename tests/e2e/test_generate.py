@@ -153,6 +153,8 @@ def test_prompts_files(tmp_path):
   text, lines = tmp_path / 'prompts.txt', tmp_path / 'prompts.jsonl'
   text.write_bytes(b'\xef\xbb\xbfa cat\r\n\n  two dogs \xc3\xa9\n')
   assert pictures.read_prompts(str(text)) == ['a cat', 'two dogs é']
+  text.write_bytes('ein Kätzchen\r \r\nzwei\x85\n'.encode('utf-16'))
+  assert pictures.read_prompts(str(text)) == ['ein Kätzchen', 'zwei']
   lines.write_text('{"prompt": "a cat", "id": 3}\n\n{"prompt": "line\\nbreak"}')
   assert pictures.read_prompts(str(lines)) == ['a cat', 'line\nbreak']
 
