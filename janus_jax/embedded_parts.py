@@ -108,13 +108,13 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
 
   # At once: one alone is made of operations too small to keep even two cores busy. None depends on another.
   trainers = {'vq': train_vq, 'vision_encoder': train_vision_encoder, 'language_model': train_decoder}
-  with concurrent.futures.ThreadPoolExecutor(len(trainers)) as pool:
+  pool = concurrent.futures.ThreadPoolExecutor(len(trainers))
+  try:
     trained = {name: pool.submit(train) for name, train in trainers.items()}
-    try:
-      params |= {name: part.result() for name, part in trained.items()}
-    except BaseException:  # Ctrl-C comes to this thread, which would wait for the others to the end.
-      stopping.set()
-      raise
+    params |= {name: part.result() for name, part in trained.items()}
+  finally:  # Ctrl-C comes to this thread, which would otherwise wait for the others to the end.
+    stopping.set()
+    pool.shutdown(wait=False)
   # As the released table is close to its codebook (MODEL_FACTS 1.3).
   codebook = np.asarray(params['vq']['codebook'])
   params['gen_embed'] = {'table': codebook / np.linalg.norm(codebook, axis=-1, keepdims=True)}

@@ -139,7 +139,7 @@ class _Lease:
   def take(self) -> None:
     """Raises InUseError as soon as the owner there gives a sign of life; waits for one for DEAD_AFTER seconds."""
     found = self._read()
-    if found is not None:
+    if found is not None and not _is_gone(found):
       logging.info(
         '%s: waits %.0f s for a sign of life of its owner (%s)', self._name, DEAD_AFTER, _described(found) or 'unknown'
       )
@@ -148,8 +148,9 @@ class _Lease:
         time.sleep(min(RENEW_EVERY / 3, DEAD_AFTER / 3))
       if seen is not None and seen != found:
         raise InUseError(_in_use(self._name, seen))
-      if seen is not None:
-        logging.warning('%s: taken over: its owner (%s) gave no sign of life', self._name, _described(found))
+      found = seen
+    if found is not None:
+      logging.warning('%s: taken over: its owner (%s) gave no sign of life', self._name, _described(found))
     self._write('overwrite' if found is not None else 'create')
     if not self._is_mine():  # Of two that write at once the last one has it.
       raise InUseError(_in_use(self._name, self._read() or b''))
@@ -192,7 +193,30 @@ class _Lease:
 
 def _this_process() -> dict[str, Any]:
   since = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
-  return {'pid': os.getpid(), 'host': socket.gethostname(), 'since': since}
+  return {'pid': os.getpid(), 'host': socket.gethostname(), 'since': since, 'place': _place()}
+
+
+def _place() -> str:
+  """What process ids are counted in: this start of this machine's system, and the container. '' where none tells."""
+  try:
+    with open('/proc/sys/kernel/random/boot_id') as file:
+      return f'{file.read().strip()} {os.readlink("/proc/self/ns/pid")}'
+  except OSError:
+    return ''
+
+
+def _is_gone(content: bytes) -> bool:
+  """Whether an owner is known to have ended: a process of this very system, of an id that no process has."""
+  values = _parsed(content)
+  if not values.get('place') or values['place'] != _place():
+    return False
+  try:
+    os.kill(values['pid'], 0)
+  except ProcessLookupError:
+    return True
+  except OSError:
+    return False
+  return False
 
 
 def _parsed(content: bytes) -> dict[str, Any]:

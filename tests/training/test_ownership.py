@@ -110,6 +110,17 @@ def test_a_lease_that_nobody_renews_is_taken_over(quick, caplog):
   assert f'{URL}: taken over: its owner (pid 7 on host gone since yesterday) gave no sign of life' in caplog.messages
 
 
+def test_a_process_of_this_machine_that_has_ended_is_not_waited_for(quick, monkeypatch, caplog):
+  monkeypatch.setattr(ownership, 'DEAD_AFTER', 3600)
+  ended = subprocess.Popen([sys.executable, '-c', ''])
+  ended.wait()
+  left = {**ownership._this_process(), 'pid': ended.pid, 'id': 'x', 'beat': 3}
+  quick.pipe(f'{URL}/{ownership.LEASE_FILE}', json.dumps(left).encode())
+  with owned(URL):
+    pass
+  assert len(caplog.messages) == 1
+
+
 def test_an_owner_that_was_taken_over_ends(quick, monkeypatch):
   ended = threading.Event()
   monkeypatch.setattr(ownership.os, '_exit', lambda code: ended.set())
