@@ -233,7 +233,7 @@ def test_bad_records_are_left_out_and_counted(tmp_path, caplog):
   keys = [example['key'].decode() for example in ArrayRecordExamples(find_files(f'{output}/*.array_record'))]
   assert keys == ['0.png', '1.png', *(f'{number}.png' for number in range(6, 20))]
   for number, message in ((2, 'damaged PNG image'), (3, '0 bytes'), (4, 'empty'), (5, 'surrogates not allowed')):
-    assert any(f'item {number}: ' in line and message in line for line in caplog.messages)
+    assert any(f'item {number} (key ' in line and message in line for line in caplog.messages)
   # A second run counts what the first one left out.
   caplog.set_level('INFO')
   run(poisoned(20), output, max_bad_share=0.25)
