@@ -4,6 +4,7 @@ As lenient as LLaVA's own reader (`preprocess` in `llava/train/train.py`): a fir
 out, and so is a last question without an answer.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +47,8 @@ def conversation(value: Any, images: Any, name: str) -> tuple[list[str], Sequenc
     RecordError: 'conversation', 'text' or 'wrong type'; 'no image' or 'image count' where images do not match.
   """
   if isinstance(value, bytes | str):
-    value = parsed(value, name)
+    with contextlib.suppress(RecordError):  # Tables and tars may have them as JSON.
+      value = parsed(value, name)
   if not isinstance(value, list | tuple | np.ndarray):
     raise RecordError('conversation', f'{name}: a {type(value).__name__}: expected a list of turns')
   turns = [_turn(turn, f'{name}[{number}]') for number, turn in enumerate(value)]

@@ -90,7 +90,7 @@ def test_images_go_where_the_turns_have_them(turns, images, expected, kept):
     (llava('human: <image>a', 'gpt: b'), '', 'no image', r'chat: 1 places for 0 images: expected one for each'),
     (llava('human: <image>a', 'gpt: b'), ['A', 'B'], 'image count', r'chat: 1 places for 2 images'),
     ([{'role': 'user', 'content': [{'type': 'audio'}]}], None, 'wrong type', r"chat\[0\]\[0\]: 'audio': expected"),
-    ('no json', None, 'text', 'chat: .*expected JSON'),
+    ('no json', None, 'conversation', 'chat: a str: expected a list of turns'),
     (['a', 3], None, 'wrong type', r'chat\[1\]: a int: expected text'),
     (['a', 'half of \ud83d'], None, 'text', r'chat\[1\]: surrogates not allowed'),
   ],

@@ -251,7 +251,7 @@ def test_messages_stay_short_whatever_the_values_are():
     (lambda: draw({'prompt': 'x', 'image': f'data:image/png,{long}'}), 'image damaged'),
     (lambda: draw({'prompt': 'x', **{long[i : i + 99]: 0 for i in range(0, 30_000, 99)}}), 'no image'),
     (lambda: understand({'conversations': turns}), 'conversation'),
-    (lambda: understand({'conversations': long}), 'text'),
+    (lambda: understand({'conversations': long}), 'conversation'),
   ):
     with pytest.raises(RecordError, match=r'^item 0: .*expected|^item 0: .*missing') as caught:
       call()
