@@ -112,7 +112,7 @@ def test_a_look_at_the_data(entries, checkpoint, tmp_path):
   assert found['understanding', 'llava']['images'] == 1.5
   talks = found['text', 'talks']
   assert talks['skipped'] == {'conversation': 1}
-  assert talks['messages'] == ['item 1: talk: a str: expected a list of turns']
+  assert talks['messages'] == [f'{tmp_path}/bad.jsonl:2: talk: a str: expected a list of turns']
   assert 0.3 < found[None, 'only']['packing'] <= 1
   sheet = Image.open(tmp_path / 'out' / 'examples.png')
   assert sheet.size == (6 * 200 - 8, -(-(8 * ITEMS + 1) // 6) * 392 - 8)
