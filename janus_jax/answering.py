@@ -60,7 +60,8 @@ def prepare_question(
   Args:
     config: architecture.
     images: RGB, of the whole conversation (`data.images.load_image`); may be none.
-    turns: a question, or question, answer, ..., question. `data.prompts.place_images` says where the images go.
+    turns: a question, or question, answer, ..., question. `data.prompts.place_images` says where the images go; LLaVA's
+      `<image>` is as good as Janus's placeholder, as in training.
     tokenizer: of the checkpoint.
     template: of the checkpoint.
 
@@ -72,7 +73,7 @@ def prepare_question(
   ids = prompts_lib.understanding_ids(
     tokenizer,
     template,
-    [turns] if isinstance(turns, str) else turns,
+    [prompts_lib.with_placeholders(turn) for turn in ([turns] if isinstance(turns, str) else turns)],
     num_images=len(images),
     num_image_tokens=config.num_image_tokens,
     max_length=config.language_model.max_positions,

@@ -35,7 +35,7 @@ SHEET = 'examples.png'
 SHOWN = 6  # Of each source, on the sheet.
 TILE = 192  # Pixels of an image on the sheet; as much again holds its text.
 BATCHES = 4  # Of each stage, to measure packing.
-REASONS_SHOWN = 3
+MESSAGES_SHOWN = 3  # Of bad records, for each reason.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SourceReport:
     images: mean number of images to understand per example.
     long: records that are longer than a row, by what becomes of them: 'cut', 'split' or 'skipped'.
     skipped: bad records of the sample by reason.
-    messages: the first few errors.
+    messages: the first few errors of each reason.
     per_second: records read and decoded per second, by one process.
   """
 
@@ -203,7 +203,8 @@ def _check_source(
         long['skipped'] += 1
       else:
         skipped[reason_of(error)] += 1
-        messages.append(str(error))
+        if skipped[reason_of(error)] <= MESSAGES_SHOWN:
+          messages.append(str(error))
       continue
     long['split'] += len(examples) > 1
     long['cut'] += examples[0].cut
@@ -222,7 +223,7 @@ def _check_source(
     float(np.mean(images)) if images else 0.0,
     dict(+long),
     dict(skipped),
-    tuple(messages[:REASONS_SHOWN]),
+    tuple(messages),
     read / seconds,
   )
   return report, tiles

@@ -4,6 +4,9 @@ Every package may import this module (it imports nothing); entry points turn the
 stderr and exit code 1.
 """
 
+# Characters of a value that a message shows, and of the message of a record: one may hold an image in base64.
+SHOWN, LONGEST = 160, 600
+
 
 class InputError(ValueError):
   """Something the user gave is wrong. The message is one line: what is wrong, where, what was expected."""
@@ -13,12 +16,25 @@ class RecordError(InputError):
   """One record of a data source cannot be used; it is skipped and counted.
 
   Attributes:
-    reason: what kind of thing is wrong with it, a word or two: what is counted by.
+    reason: what kind of thing is wrong with it, a word or two: what is counted by (configs/README.md lists them).
   """
 
   def __init__(self, reason: str, message: str):
+    message = ' '.join(message.split())
+    if len(message) > LONGEST:
+      message = f'{message[: LONGEST // 2]} ... {message[-LONGEST // 3 :]}'
     super().__init__(message)
     self.reason = reason
 
   def __reduce__(self):  # It comes back from worker processes.
     return type(self), (self.reason, str(self))
+
+  def at(self, where: str) -> 'RecordError':
+    """The error with where the record comes from in front, unless it says so already."""
+    return self if str(self).startswith(where) else type(self)(self.reason, f'{where}: {self}')
+
+
+def shown(value: object) -> str:
+  """A value as a message shows it: `repr`, cut where it is long."""
+  text = repr(value[: 2 * SHOWN] if isinstance(value, str | bytes) else value)
+  return text if len(text) <= SHOWN else f'{text[:SHOWN]}...'

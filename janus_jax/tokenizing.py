@@ -192,9 +192,10 @@ class BadRecords:
     reason = reason_of(error)
     self.reasons[reason] += 1
     if self.reasons[reason] <= LOGGED:
-      logging.warning('Skipped: %s', error)
+      logging.warning('Skipped (%s): %s', reason, error)
     if self._in_a_row >= self._limit.in_a_row:
-      raise InputError(f'{self._in_a_row} bad records in a row; {self.describe()}. The last: {error}')
+      expected = f'expected fewer than {self._limit.in_a_row}'
+      raise InputError(f'{self._in_a_row} bad records in a row: {expected}; {self.describe()}. The last: {error}')
     if self._read >= self._limit.after:
       self.check_share()
 
@@ -281,23 +282,18 @@ def _start_reading(
     return future
 
 
-def read_picture(numbered: tuple[int, Mapping[str, Any]], transform: GenerationRecord) -> Picture:
+def read_picture(located: tuple[str, Mapping[str, Any]], transform: GenerationRecord) -> Picture:
   """Decodes and crops the image of a record.
 
   Args:
-    numbered: the record's index, for messages, and the record as `tokenize` takes them.
+    located: where the record comes from, for messages, and the record as `tokenize` takes them.
     transform: decodes and crops.
 
   Raises:
     RecordError: it cannot be used.
   """
-  number, record = numbered
-  found = transform.random_map(numbered, np.random.default_rng(0))
-  try:
-    prompt = found['prompt'].encode()
-  except UnicodeEncodeError as error:
-    raise RecordError('text', f'item {number}: prompt: {error.reason}: expected text') from None
-  return Picture(os.fsencode(record['key']), prompt, found['image'])
+  found = transform.random_map(located, np.random.default_rng(0))
+  return Picture(os.fsencode(located[1]['key']), found['prompt'].encode(), found['image'])
 
 
 def _good(futures: Iterable[concurrent.futures.Future[Picture]], bad: BadRecords, bar: tqdm.tqdm) -> Iterator[Picture]:

@@ -30,7 +30,7 @@ _IMAGE = flags.DEFINE_multi_string('image', [], 'Image file; may be given severa
 _QUESTION = flags.DEFINE_multi_string(
   'question',
   None,
-  'May hold one <image_placeholder> per image where they belong; else they come first. May be given several times.',
+  'May hold one <image> (or <image_placeholder>) per image, where it belongs; else they come first. May be repeated.',
   required=True,
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer('max_new_tokens', 512, 'The longest answer.')

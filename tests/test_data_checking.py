@@ -86,6 +86,21 @@ def test_long_records_are_counted_by_what_becomes_of_them(tmp_path):
   assert f'understanding:text:generation: 0:{tokens:.0f}:0; expected_tokens is 800:1000:650' in table
 
 
+def test_bad_records_of_each_reason_are_named(tmp_path):
+  """The rare reason too, behind many of another."""
+  texts = ['1' * 8, *[''] * 9, '<image_placeholder>', 'x' * 9]
+  entries = {'a': text_source(tmp_path, 'a', texts)}
+  items = [{'text': text} for text in texts] + [{'id': '0012', 'words': 'x'}]
+  (tmp_path / 'a.json').write_text(json.dumps(items))
+  (tmp_path / 'out').mkdir()
+  config = config_of(tmp_path, entries, {'text': {'a': 1}}, (0, 1, 0))
+  (source,) = data_checking.check(config, str(tmp_path / 'out'), 100).sources
+  assert source.skipped == {'text': 10, 'missing field': 1}
+  assert len(source.messages) == 4
+  assert source.messages[0] == f'{tmp_path}/a.json: item 1: text: empty: expected text'
+  assert source.messages[-1] == f'{tmp_path}/a.json: item 12 (id 0012): text: missing: the item has id, words'
+
+
 @pytest.mark.parametrize('template', ['', 'deepseek', 'deepseek_old'])
 def test_a_run_from_parts_is_looked_at_with_the_roles_it_names(tmp_path, template):
   """Each a special token, or a word."""

@@ -229,19 +229,19 @@ def test_bad_records_are_left_out_and_counted(tmp_path, caplog):
   output = tmp_path / 'made'
   made = run(poisoned(20), output, max_bad_share=0.25)
   assert [shard.written for shard in made.shards] == [2, 6, 6, 2]
-  assert [shard.skipped for shard in made.shards] == [{'image': 2, 'text': 2}, {}, {}, {}]
+  assert [shard.skipped for shard in made.shards] == [{'image damaged': 2, 'text': 2}, {}, {}, {}]
   keys = [example['key'].decode() for example in ArrayRecordExamples(find_files(f'{output}/*.array_record'))]
   assert keys == ['0.png', '1.png', *(f'{number}.png' for number in range(6, 20))]
   for number, message in ((2, 'damaged PNG image'), (3, '0 bytes'), (4, 'empty'), (5, 'surrogates not allowed')):
-    assert any(f'item {number}: ' in line and message in line for line in caplog.messages)
+    assert any(f'item {number} (key ' in line and message in line for line in caplog.messages)
   # A second run counts what the first one left out.
   caplog.set_level('INFO')
   run(poisoned(20), output, max_bad_share=0.25)
-  assert '4 of 20 records are bad (image 2, text 2)' in caplog.text
+  assert '4 of 20 records are bad (image damaged 2, text 2)' in caplog.text
 
 
 def test_too_many_bad_records_stop_the_run(tmp_path):
-  output, message = tmp_path / 'made', r'4 of 20 records are bad \(image 2, text 2\): expected at most 15.0%'
+  output, message = tmp_path / 'made', r'4 of 20 records are bad \(image damaged 2, text 2\): expected at most 15.0%'
   for _ in range(2):  # Shards that were finished count too.
     with pytest.raises(InputError, match=message):
       run(poisoned(20), output, max_bad_share=0.15)
@@ -264,7 +264,9 @@ def test_when_bad_records_are_too_many():
   too_many = '100 of 1001 records are bad (image 100): expected at most 1.0% (--max_bad_share)'
   assert counted('.' * 900 + 'x' * 99 + '.' + 'x') == too_many
   assert counted('.' * 990 + 'x' * 10 + '.') is None
-  in_a_row = '100 bad records in a row; 100 of 200 records are bad (image 100). The last: this one'
+  in_a_row = (
+    '100 bad records in a row: expected fewer than 100; 100 of 200 records are bad (image 100). The last: this one'
+  )
   assert counted('.' * 100 + 'x' * 100) == in_a_row
   assert counted('.' * 20_000 + 'x' * 100).startswith('100 bad records in a row')
 
@@ -274,7 +276,10 @@ def test_only_the_first_few_are_logged(caplog):
   for number in range(20):
     bad.add_bad(RecordError('image', f'number {number}'))
   bad.add_bad(RecordError('text', 'another kind'))
-  assert caplog.messages == [*(f'Skipped: number {number}' for number in range(5)), 'Skipped: another kind']
+  assert caplog.messages == [
+    *(f'Skipped (image): number {number}' for number in range(5)),
+    'Skipped (text): another kind',
+  ]
 
 
 def test_a_dataset_that_cannot_be_read_skips_the_record(tmp_path):

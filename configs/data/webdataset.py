@@ -14,8 +14,9 @@ def get_config():
       'kind': 'generation',
       'format': 'tars',  # Uncompressed. Each is indexed once; indices lie in WORKDIR/data/index.
       'path': 'data/laion/*.tar',
-      'image': 'jpg',  # The ending of the members that are images,
-      'prompt': 'txt',  # and of those that are captions.
+      # The ending of the members that are captions; 'json/caption' is a field within those that are JSON. Images may
+      # have any of the usual endings, or what 'image' says: 'jpg;png'.
+      'prompt': 'txt',
       'first_sentence': 0.0,  # Fraction of captions cut after their first sentence: 0.25 in Janus's Stage II.
       'template': 'chat',  # As `generate` asks. 'raw' leaves out the roles, as pretraining does.
     },

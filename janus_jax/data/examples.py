@@ -14,7 +14,7 @@ from janus_jax.data import prompts
 from janus_jax.data import tokenizer as tokenizer_lib
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER, Tokenizer
-from janus_jax.errors import InputError, RecordError
+from janus_jax.errors import InputError, RecordError, shown
 
 # The order of every und:text:gen ratio.
 KINDS = ('understanding', 'text', 'generation')
@@ -64,6 +64,7 @@ class Example:
     pixels: uint8[j, size, size, 3]; understanding images in reading order.
     generation_pixels: uint8[g, size, size, 3]; the image to generate; g is 0 if codes were given.
     cut: whether turns of the conversation were left out, because they did not fit.
+    where: what messages call the record that it is made of; '' if the record does not say.
   """
 
   tokens: np.ndarray
@@ -74,6 +75,7 @@ class Example:
   pixels: np.ndarray
   generation_pixels: np.ndarray
   cut: bool = False
+  where: str = ''
 
 
 def make_examples(
@@ -92,17 +94,28 @@ def make_examples(
     record: of that kind. 'system' comes before its turns: by default `spec.system` for understanding, nothing for text.
       'long' says what becomes of more than `spec.max_length` tokens: of turns, 'cut' keeps the first that fit (the
       default) and 'skip' none; of the text of a text record, 'split' makes several examples (the default) and 'skip'
-      none. What else is too long is skipped.
+      none. What else is too long is skipped. 'where' is what messages call the record, 'source' its source.
     spec: of the run.
     rng: of guidance dropout.
     guidance_dropout: probability that a prompt becomes pads, which are attended to (classifier-free guidance).
 
   Raises:
-    InputError: a field is missing, empty or of a wrong type, shape or range.
-    RecordError: for the reason 'long': the record is too long, and nothing of it is to be trained on.
+    RecordError: a field is missing, empty or of a wrong type, shape or range; for the reason 'long': the record is too
+      long, and nothing of it is to be trained on.
   """
   if not isinstance(record, Mapping):
-    raise InputError(f'the record is a {type(record).__name__}: expected a dict')
+    raise RecordError('wrong type', f'the record is a {type(record).__name__}: expected a dict')
+  where = record.get('where', '')
+  try:
+    examples = _examples(kind, record, spec, rng, guidance_dropout)
+  except RecordError as error:
+    raise error.at(where) if where else error from None
+  return [dataclasses.replace(example, where=where) for example in examples] if where else examples
+
+
+def _examples(
+  kind: str, record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float
+) -> list[Example]:
   if kind == 'generation':
     return [_generation_example(record, spec, rng, guidance_dropout)]
   if kind == 'text':
@@ -121,9 +134,9 @@ def _conversation(
   record: Mapping[str, Any], images: Sequence[np.ndarray], loss: int, default_system: str, spec: ExampleSpec
 ) -> Example:
   """Supervises what comes after each `Assistant:`, up to the end-of-sentence token, and nothing else."""
-  placed = prompts.place_images(_turns(record), len(images))
+  placed = _placed(_turns(record), len(images))
   if any(IMAGE_PLACEHOLDER in answer for answer in placed[1::2]):
-    raise InputError(f'turns: {IMAGE_PLACEHOLDER} in an answer: expected images in questions only')
+    raise RecordError('conversation', f'turns: {IMAGE_PLACEHOLDER} in an answer: expected images in questions only')
   may_cut = record.get('long', 'cut') == 'cut'
   ids, answered, kept = [], [], 0
   for question, answer in zip(placed[::2], placed[1::2]):
@@ -137,7 +150,7 @@ def _conversation(
     ids += prompt + reply
     answered += [False] * len(prompt) + [True] * len(reply)
     kept += 2
-  _check_length(len(ids), spec)
+  _check_length(len(ids), spec, record)
   tokens = np.array(ids, np.int32)
   kinds = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
   supervised = np.array([*answered[1:], False])
@@ -150,11 +163,11 @@ def _text_with_images(record: Mapping[str, Any], images: Sequence[np.ndarray], s
   """Supervises all text, but neither images nor the tokens that enclose them."""
   text = _field(record, 'text', str)
   if not text.replace(IMAGE_PLACEHOLDER, '').strip():
-    raise InputError('text: empty: expected text beside the images')
+    raise RecordError('text', 'text: empty: expected text beside the images')
   special = spec.tokenizer.special
-  ids = spec.tokenizer.encode(prompts.place_images([text], len(images), separator='')[0])
+  ids = spec.tokenizer.encode(_placed([text], len(images), separator='')[0])
   tokens = np.array([*prompts.expand_images(ids, special, spec.num_image_tokens), special.eos], np.int32)
-  _check_length(len(tokens), spec)
+  _check_length(len(tokens), spec, record)
   kinds = np.where(tokens == special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
   said = ~np.isin(tokens, (special.begin_of_image, special.image_placeholder, special.end_of_image))
   pixels, neither = _stacked(images, spec), no_images(spec.generation_size or 1)
@@ -167,7 +180,7 @@ def _document_pieces(record: Mapping[str, Any], spec: ExampleSpec) -> list[Examp
   """
   tokens = np.array([*spec.tokenizer.encode(_text(record, 'text')), spec.tokenizer.special.eos], np.int32)
   if record.get('long') == 'skip':
-    _check_length(len(tokens), spec)
+    _check_length(len(tokens), spec, record)
   supervised = np.arange(len(tokens)) < len(tokens) - 1
   kinds = np.full(len(tokens), TEXT, np.uint8)
   neither = no_images(spec.image_size), no_images(spec.generation_size or 1)
@@ -195,7 +208,7 @@ def _generation_example(
     image = _field(record, 'image', np.ndarray)
     _check_image(image, 'image', spec.generation_size)
     codes, pixels = np.arange(P, dtype=np.int32), image[None]
-  _check_length(len(ids) + P - 1, spec)
+  _check_length(len(ids) + P - 1, spec, record)
   if drop:
     ids = prompts.unconditional_ids(ids, special.pad)
   return drawing(np.array(ids, np.int32), codes, no_images(spec.image_size), pixels)
@@ -241,11 +254,18 @@ def no_images(size: int) -> np.ndarray:
   return np.zeros((0, size, size, 3), np.uint8)
 
 
+def _placed(turns: Sequence[str], num_images: int, separator: str = '\n') -> list[str]:
+  try:
+    return prompts.place_images(turns, num_images, separator)
+  except InputError as error:
+    raise RecordError('image count' if num_images else 'no image', str(error)) from None
+
+
 def _field(record: Mapping[str, Any], name: str, types: type | tuple[type, ...]) -> Any:
   if name not in record:
-    raise InputError(f'{name}: missing: the record has {sorted(record)}')
+    raise RecordError('missing field', f'{name}: missing: the record has {sorted(record)}')
   if not isinstance(record[name], types):
-    raise InputError(f'{name}: a {type(record[name]).__name__}: expected {_type_names(types)}')
+    raise RecordError('wrong type', f'{name}: a {type(record[name]).__name__}: expected {_type_names(types)}')
   return record[name]
 
 
@@ -256,35 +276,38 @@ def _type_names(types: type | tuple[type, ...]) -> str:
 def _text(record: Mapping[str, Any], name: str) -> str:
   text = _field(record, name, str)
   if not text.strip():
-    raise InputError(f'{name}: empty: expected text')
+    raise RecordError('text', f'{name}: empty: expected text')
   if IMAGE_PLACEHOLDER in text:
-    raise InputError(f'{name}: {IMAGE_PLACEHOLDER} in the text, but the record has no such image')
+    raise RecordError('text', f'{name}: {IMAGE_PLACEHOLDER} in the text, but the record has no such image')
   return text
 
 
 def _turns(record: Mapping[str, Any]) -> Sequence[str]:
   turns = _field(record, 'turns', (list, tuple))
   if not turns or len(turns) % 2:
-    raise InputError(f'turns: {len(turns)} of them: expected question, answer, ..., question, answer')
+    expected = 'expected question, answer, ..., question, answer'
+    raise RecordError('conversation', f'turns: {len(turns)} of them: {expected}')
   for number, turn in enumerate(turns):
     if not isinstance(turn, str) or not turn.strip():
-      raise InputError(f'turns[{number}]: {turn!r}: expected text')
+      raise RecordError('conversation', f'turns[{number}]: {shown(turn)}: expected text')
   return turns
 
 
 def _check_image(image: Any, name: str, size: int) -> None:
   if not isinstance(image, np.ndarray):
-    raise InputError(f'{name}: a {type(image).__name__}: expected uint8[{size}, {size}, 3]')
+    raise RecordError('wrong type', f'{name}: a {type(image).__name__}: expected uint8[{size}, {size}, 3]')
   if image.dtype != np.uint8 or image.shape != (size, size, 3):
-    raise InputError(f'{name}: {image.dtype}{list(image.shape)}: expected uint8[{size}, {size}, 3]')
+    found = f'{image.dtype}{list(image.shape)}'
+    raise RecordError('wrong type', f'{name}: {found}: expected uint8[{size}, {size}, 3]')
 
 
 def _codes(record: Mapping[str, Any], spec: ExampleSpec) -> np.ndarray:
   codes = _field(record, 'codes', np.ndarray)
   if codes.shape != (spec.num_codes,) or not np.issubdtype(codes.dtype, np.integer):
-    raise InputError(f'codes: {codes.dtype}{list(codes.shape)}: expected int32[{spec.num_codes}]')
+    raise RecordError('codes', f'codes: {codes.dtype}{list(codes.shape)}: expected int32[{spec.num_codes}]')
   if codes.min() < 0 or codes.max() >= spec.num_code_ids:
-    raise InputError(f'codes: from {codes.min()} to {codes.max()}: expected 0 to {spec.num_code_ids - 1}')
+    found = f'from {codes.min()} to {codes.max()}'
+    raise RecordError('codes', f'codes: {found}: expected 0 to {spec.num_code_ids - 1}')
   return codes.astype(np.int32)
 
 
@@ -292,10 +315,10 @@ def _stacked(images: Sequence[np.ndarray], spec: ExampleSpec) -> np.ndarray:
   return np.stack(images) if len(images) else no_images(spec.image_size)
 
 
-def _check_length(length: int, spec: ExampleSpec) -> None:
+def _check_length(length: int, spec: ExampleSpec, record: Mapping[str, Any]) -> None:
   if length > spec.max_length:
     raise RecordError(
       'long',
       f'the example has {length} tokens: expected at most {spec.max_length}, which is sequence_length '
-      '(see data.sources.NAME.long)',
+      f'(see data.sources.{record.get("source", "NAME")}.long)',
     )

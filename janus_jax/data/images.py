@@ -3,6 +3,7 @@
 Everything stays uint8: (x / 255 - 0.5) / 0.5 happens on the device, so that a quarter of the bytes travel.
 """
 
+import io
 import os
 import struct
 import warnings
@@ -14,8 +15,9 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from janus_jax.data.image_metadata import without_metadata
 from janus_jax.data.resizing import Resize, pillow
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, RecordError
 
 # Pillow reads more than these, but some of the others start programs (EPS runs Ghostscript).
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
@@ -37,7 +39,7 @@ UPRIGHT = {
 }
 # What Pillow's readers raise on damaged files (seen by fuzzing); they have no common base class.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError)
-DAMAGE += (struct.error, zlib.error)
+DAMAGE += (struct.error, zlib.error, AssertionError, AttributeError, Image.DecompressionBombError)
 
 
 def load_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -59,7 +61,8 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
   Two things differ from the original (`janus/utils/io.py`), which calls `Image.open(...).convert('RGB')` and no more:
   a rotation stored in EXIF is applied, and transparency is laid over white, where `convert` would uncover whatever
   colour the invisible pixels hold. 16-bit channels keep their upper byte, grey ones too (`convert` clips those at 255).
-  CMYK is converted without a colour profile, as there. An animation gives its first frame.
+  CMYK is converted without a colour profile, as there. An animation gives its first frame. Metadata are left out
+  before Pillow sees the file, but for what says which way is up: damaged or huge ones cost no pixels.
 
   Args:
     file: seekable; read from its start.
@@ -67,7 +70,8 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
     max_pixels: a larger image is refused by its header, before any pixel is decoded.
 
   Raises:
-    InputError: no bytes, not one of `FORMATS`, damaged, too large, or pixels of no fixed range.
+    RecordError: 'image too large', or 'image damaged' for no bytes, not one of `FORMATS`, pixels that are cut off or of
+      no fixed range.
   """
   # The filter names Pillow alone: should threads restore filters out of order, no other warnings go missing.
   with warnings.catch_warnings():
@@ -75,30 +79,36 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
     with _open(file, name, max_pixels) as image:
       try:
         image.load()
+        return _upright(_to_rgb(image, name), _orientation(image))
+      except RecordError:
+        raise
       except DAMAGE as error:
-        raise InputError(f'{name}: damaged {image.format} image ({_one_line(error)})') from None
-      return _upright(_to_rgb(image, name), _orientation(image))
+        raise RecordError('image damaged', f'{name}: damaged {image.format} image ({_one_line(error)})') from None
 
 
 def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
   """Reads the header only."""
   file.seek(0)
-  head = file.read(16)
-  file.seek(0)
-  if not head:
-    raise InputError(f'{name}: 0 bytes: expected an image')
+  data = file.read()
+  if not data:
+    raise RecordError('image damaged', f'{name}: 0 bytes: expected an image')
   try:
-    image = Image.open(file, formats=FORMATS)
+    image = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
   except UnidentifiedImageError:
-    raise InputError(f'{name}: begins with {head!r}: expected an image ({", ".join(FORMATS)})') from None
+    expected = f'expected an image ({", ".join(FORMATS)})'
+    raise RecordError('image damaged', f'{name}: begins with {data[:16]!r}: {expected}') from None
   except Image.DecompressionBombError as error:  # Pillow's own limit, which lies above MAX_PIXELS.
-    raise InputError(f'{name}: {_one_line(error)}: expected at most {max_pixels} pixels') from None
+    raise _too_large(name, _one_line(error), max_pixels) from None
   except DAMAGE as error:
-    raise InputError(f'{name}: damaged image ({_one_line(error)})') from None
+    raise RecordError('image damaged', f'{name}: damaged image ({_one_line(error)})') from None
   if image.width * image.height > max_pixels:
     image.close()
-    raise InputError(f'{name}: {image.width} x {image.height} pixels: expected at most {max_pixels} pixels')
+    raise _too_large(name, f'{image.width} x {image.height} pixels', max_pixels)
   return image
+
+
+def _too_large(name: str, size: str, max_pixels: int) -> RecordError:
+  return RecordError('image too large', f'{name}: {size}: expected at most {max_pixels} pixels')
 
 
 def _one_line(error: Exception) -> str:
@@ -110,7 +120,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PPM'):
     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
   if image.mode in ('I', 'F', 'LAB'):
-    raise InputError(f'{name}: pixels of Pillow mode {image.mode!r}: expected integers of 1, 8 or 16 bits, not Lab')
+    message = f'{name}: pixels of Pillow mode {image.mode!r}: expected integers of 1, 8 or 16 bits, not Lab'
+    raise RecordError('image damaged', message)
   if not image.has_transparency_data:
     return image.convert('RGB')
   white = Image.new('RGBA', image.size, 'white')
@@ -125,7 +136,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-  return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+  known = isinstance(orientation, int) and orientation in UPRIGHT
+  return image.transpose(UPRIGHT[orientation]) if known else image
 
 
 def understanding_pixels(

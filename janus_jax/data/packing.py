@@ -80,8 +80,14 @@ def fits(size: Size, shape: BatchShape) -> bool:
   return all(needed <= room for needed, room in zip(size, (shape.length, shape.images, shape.drawings)))
 
 
-def check_fits(size: Size, shape: BatchShape) -> None:
-  """Raises RecordError, `LONG` being the reason, if a batch of its own would not hold the example."""
+def check_fits(size: Size, shape: BatchShape, where: str = '') -> None:
+  """Raises RecordError, `LONG` being the reason, if a batch of its own would not hold the example of a record.
+
+  Args:
+    size: of the example.
+    shape: of a batch.
+    where: what the message calls the record.
+  """
   rooms = (
     (shape.length, 'tokens', 'a row holds (sequence_length)'),
     (shape.images, 'understanding images', 'the rows of a stream share (images_per_row of the stage)'),
@@ -89,7 +95,8 @@ def check_fits(size: Size, shape: BatchShape) -> None:
   )
   for needed, (room, measure, holder) in zip(size, rooms):
     if needed > room:
-      raise RecordError(LONG, f'the example has {needed} {measure}: expected at most {room}, which {holder}')
+      message = f'the example has {needed} {measure}: expected at most {room}, which {holder}'
+      raise RecordError(LONG, f'{where}: {message}' if where else message)
 
 
 def fill_row(sizes: Sequence[Size], room: Size) -> list[int]:

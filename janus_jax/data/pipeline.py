@@ -160,8 +160,7 @@ def _mean_of_source(reading: Reading, key: str, count: int, threads: concurrent.
   found = list(threads.map(functools.partial(reading.try_examples, key), range(count)))
   sizes = [size_of(example) for examples in found if isinstance(examples, list) for example in examples]
   if not sizes:
-    why = str(found[-1]).replace('data.sources.NAME', f'data.sources.{key.split("/", 1)[1]}')
-    raise InputError(f'source {key}: none of its first {count} records can be used: {why}')
+    raise InputError(f'source {key}: none of its first {count} records can be used. The last: {found[-1]}')
   return np.mean(sizes, axis=0)
 
 
@@ -337,11 +336,11 @@ class Stream:
       try:
         examples = self._reader.get(source, number)
         for example in examples:
-          check_fits(size_of(example), stage.shape)
+          check_fits(size_of(example), stage.shape, example.where)
       except InputError as error:
         skipped.append(reason_of(error))
         if self._skip(source, skipped[-1]) <= LOGGED:
-          logging.warning('Skipped record %d of source %s: %s', number, source, error)
+          logging.warning('Skipped a record of source %s (%s): %s', source, skipped[-1], error)
         counts = state['skipped'][source]
         check_skipped(source, state['records'][source], counts, skipped, stage.skip_limit, error)
       else:

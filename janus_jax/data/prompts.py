@@ -20,6 +20,8 @@ SYSTEM_PROMPT = (
   'You are a helpful language and vision assistant. You are able to understand the visual content that the user '
   'provides, and assist the user with a variety of tasks using natural language.'
 )
+# What LLaVA writes where an image belongs.
+LLAVA_IMAGE = '<image>'
 # Follow a user's turn and an assistant's turn.
 SEPARATORS = ('\n\n', tokenizer_lib.EOS)
 
@@ -82,6 +84,11 @@ def render(template: Template, turns: Sequence[str], system: str = '') -> str:
     content = turn.strip()
     text += f'{speaker}: {content}{SEPARATORS[index % 2]}' if content else f'{speaker}:'
   return text.strip()
+
+
+def with_placeholders(text: str) -> str:
+  """Text with Janus's placeholder where LLaVA's stands: in conversations, documents and questions alike."""
+  return text.replace(LLAVA_IMAGE, IMAGE_PLACEHOLDER)
 
 
 def place_images(turns: Sequence[str], num_images: int, separator: str = '\n') -> list[str]:

@@ -50,7 +50,7 @@ class Reading:
     """Examples of the record at a position of a source, epochs counted on: one, or the parts of a long one.
 
     Raises:
-      InputError: the record is bad; a RecordError where the source says what is wrong with it.
+      InputError: the record is bad; a RecordError that says where it comes from, if its source does.
     """
     rng = np.random.default_rng([self.seed, zlib.crc32(source.encode()), position])
     kind = source.split('/', 1)[0]

@@ -106,7 +106,7 @@ def expected_tokens(kinds: Mapping[str, Mapping[str, int]]) -> tuple[float, ...]
 def _entries(root: str) -> dict[str, dict[str, Any]]:
   """`config.data.sources` of all sources. Pretraining is raw (Janus paper, section 4.1), fine-tuning is chat."""
   images = f'{root}/images'
-  real = {'kind': 'generation', 'format': 'tars', 'path': f'{root}/real/*.tar', 'image': 'jpg', 'prompt': 'txt'}
+  real = {'kind': 'generation', 'format': 'tars', 'path': f'{root}/real/*.tar', 'prompt': 'txt'}
   return {
     # Stage I: `<image><text>` of ShareGPT4V's captions, `<category_name><image>` of ImageNet.
     'sharegpt4v': {
@@ -131,7 +131,6 @@ def _entries(root: str) -> dict[str, dict[str, Any]]:
       'kind': 'understanding',
       'format': 'tars',
       'path': f'{root}/captions/*.tar',
-      'image': 'jpg',
       'answer': 'txt',
       'questions': ('Describe the image in detail.',),
       'template': 'raw',

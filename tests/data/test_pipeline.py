@@ -228,8 +228,8 @@ def test_bad_records_are_skipped_counted_and_replaced_from_their_own_source(spec
   seen = list(itertools.chain.from_iterable(contents(next(iterator), spec) for _ in range(20)))
   state = state_of(iterator)
   assert not {n for k, n in seen if k == 'generation'} & {i for _, i in bad}
-  assert state['skipped']['generation/real'].keys() == {'example'}
-  skipped, read = state['skipped']['generation/real']['example'], state['records']['generation/real']
+  assert state['skipped']['generation/real'].keys() == {'wrong type'}
+  skipped, read = state['skipped']['generation/real']['wrong type'], state['records']['generation/real']
   epochs, rest = divmod(read, 23)
   assert epochs
   assert 5 * epochs <= skipped <= 5 * epochs + min(rest, 5)
@@ -321,7 +321,7 @@ def test_the_mean_size_of_a_mixture_is_that_of_what_is_read(spec):
   used = sum(state_of(stream)['examples'].values())
   np.testing.assert_allclose(dataclasses.astuple(mean), totals / used, rtol=0.03)
   with pytest.raises(
-    InputError, match=r'source text/c: none of its first \d+ records can be used: the record is a None'
+    InputError, match=r'source text/c: none of its first \d+ records can be used\. The last: the record is a None'
   ):
     pipeline.mean_sizes(make_sources([('text/c', i) for i in range(29)]), [((2, 3, 5), WEIGHTS)], spec, 0)
 
@@ -370,7 +370,7 @@ def test_the_stream_does_not_depend_on_workers_or_on_where_it_was_stopped(spec):
     stream.close()
   assert not expected
   assert state == state_of(alone)
-  assert state['skipped']['generation/real']['example'] > 2
+  assert state['skipped']['generation/real']['wrong type'] > 2
 
 
 def test_what_is_requested_is_what_will_be_wanted(spec, monkeypatch):

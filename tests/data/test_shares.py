@@ -104,7 +104,7 @@ def test_streams_of_changing_hosts_see_every_record_once_an_epoch(hosts, spec): 
       states[index] = json.loads(json.dumps(state_of(stream)))
   (total,) = deal_states(states, 1)
   assert sum(total['examples'].values()) == len(seen)
-  assert total['skipped']['text/c']['example'] > 1
+  assert total['skipped']['text/c']['wrong type'] > 1
   expected = []
   for key, place in total['places'].items():
     kind, name = key.split('/')

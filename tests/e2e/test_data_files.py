@@ -111,8 +111,8 @@ def test_a_look_at_the_data(entries, checkpoint, tmp_path):
       assert (line['records'], line['read'], line['skipped']) == (ITEMS, ITEMS, {}), line
   assert found['understanding', 'llava']['images'] == 1.5
   talks = found['text', 'talks']
-  assert talks['skipped'] == {'wrong type': 1}
-  assert talks['messages'] == ['item 1: talk: a str: expected a list of turns']
+  assert talks['skipped'] == {'conversation': 1}
+  assert talks['messages'] == [f'{tmp_path}/bad.jsonl:2: talk: a str: expected a list of turns']
   assert 0.3 < found[None, 'only']['packing'] <= 1
   sheet = Image.open(tmp_path / 'out' / 'examples.png')
   assert sheet.size == (6 * 200 - 8, -(-(8 * ITEMS + 1) // 6) * 392 - 8)
@@ -177,7 +177,7 @@ def test_a_run_on_every_format_stops_and_goes_on(entries, checkpoint, tmp_path, 
   assert min(counts) > 0
   assert max(counts) - min(counts) <= WAITING
   assert last['skipped_records'] > 0
-  assert f'records skipped so far: text/talks: wrong type {last["skipped_records"]}' in said
+  assert f'records skipped so far: text/talks: conversation {last["skipped_records"]}' in said
 
 
 def test_how_fast_the_data_comes(entries, checkpoint, tmp_path):

@@ -23,6 +23,7 @@ import small_checkpoint  # noqa: E402
 
 from janus_jax import answering, api  # noqa: E402
 from janus_jax.data.images import load_image  # noqa: E402
+from janus_jax.errors import InputError  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTION = 'How many red circles?'
@@ -67,6 +68,19 @@ def transformers_ids(checkpoint: str, paths: list[str], length: int, text: str =
   options = {'do_sample': False, 'max_new_tokens': length, 'eos_token_id': tokenizer.special.eos}
   out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_mode='text', **inputs, **options)
   return [token_id for token_id in out[0, ids.shape[1] :].tolist() if token_id != tokenizer.special.eos]
+
+
+def test_llavas_placeholder_is_one_of_ours(checkpoint, images):
+  """As in training; and one for each image."""
+  tokenizer, template = api.load_tokenizer(checkpoint)
+  pictures = [load_image(path) for path in images]
+
+  def ids(text: str) -> list[int]:
+    return answering.prepare_question(small_checkpoint.CONFIG, pictures, text, tokenizer, template).ids
+
+  assert ids('<image>One.<image>Two?') == ids('<image_placeholder>One.<image_placeholder>Two?') != ids('One.Two?')
+  with pytest.raises(InputError, match='1 <image_placeholder> in the text but 2 images: expected one for each image'):
+    ids('<image>One.')
 
 
 @pytest.mark.parametrize('count', [1, 2])

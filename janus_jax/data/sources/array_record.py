@@ -20,23 +20,64 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from janus_jax.errors import InputError, RecordError
 
+# What a file that Git LFS has not fetched begins with.
+LFS_POINTER = b'version https://git-lfs'
 NUMBERS = {'int64_list': np.int64, 'float_list': np.float32}
 
 
 @dataclasses.dataclass(frozen=True)
-class _WholeFile:
-  """What array_record calls a FileInstruction: it saves counting the records of a file once more."""
+class FilePart:
+  """Consecutive records of a file. What array_record calls a FileInstruction: it saves counting them once more.
+
+  Attributes:
+    filename: on a local or mounted disk: array_record opens files by itself.
+    skip: records before the first.
+    take: records.
+    examples_in_shard: records of the whole file.
+  """
 
   filename: str
+  skip: int
   take: int
-  skip: int = 0
-
-  @property
-  def examples_in_shard(self) -> int:
-    return self.take
+  examples_in_shard: int
 
 
-class ArrayRecordExamples:
+class ArrayRecords:
+  """The records of parts of files, one after the other, as bytes. Picklable; files are opened anew after that."""
+
+  def __init__(self, parts: Sequence[FilePart]):
+    """
+    Args:
+      parts: in the order of their records.
+    """
+    self._parts = tuple(parts)
+    self._ends = list(itertools.accumulate(part.take for part in parts))
+    self._source = ArrayRecordDataSource(self._parts)
+
+  def __len__(self) -> int:
+    return self._ends[-1] if self._ends else 0
+
+  def where(self, index: int) -> str:
+    """What messages call a record: 'PATH: record NUMBER', counted in its file."""
+    number = range(len(self))[index]
+    part = bisect.bisect_right(self._ends, number)
+    start = self._ends[part] - self._parts[part].take
+    return f'{self._parts[part].filename}: record {self._parts[part].skip + number - start}'
+
+  def read(self, index: SupportsIndex) -> bytes:
+    """One record. Raises RecordError if it is damaged."""
+    number = range(len(self))[index]
+    try:
+      return self._source[number]
+    except RuntimeError as error:  # Of the C++ reader: checksums that differ, a file cut off since it was opened.
+      raise RecordError('damaged', f'{self.where(number)}: {_one_line(error)}') from None
+
+  def read_several(self, numbers: Sequence[int]) -> list[bytes]:
+    """Records, read together. Raises RuntimeError, which does not say which one is damaged."""
+    return self._source.__getitems__(numbers) if numbers else []
+
+
+class ArrayRecordExamples(ArrayRecords):
   """The records of some files, one file after the other, as dicts. Picklable; files are opened anew after that."""
 
   def __init__(self, paths: Sequence[str]):
@@ -49,13 +90,8 @@ class ArrayRecordExamples:
     """
     if not paths:
       raise InputError('no ArrayRecord files: expected at least one')
-    files = [_WholeFile(path, count_records(path)) for path in paths]
-    self._paths = [file.filename for file in files]
-    self._ends = list(itertools.accumulate(file.take for file in files))
-    self._source = ArrayRecordDataSource(files)
-
-  def __len__(self) -> int:
-    return self._ends[-1]
+    counts = list(map(count_records, paths))
+    super().__init__([FilePart(path, 0, count, count) for path, count in zip(paths, counts)])
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
     """One record: name -> value. A feature of one value is that value (bytes, int or float); of several, a list of
@@ -65,19 +101,14 @@ class ArrayRecordExamples:
       IndexError: no such record.
       RecordError: it cannot be read from the file, or is no tf.train.Example.
     """
-    number = range(len(self))[index]
-    try:
-      record = self._source[number]
-    except RuntimeError as error:  # Of the C++ reader: checksums that differ, a file cut off since it was opened.
-      raise RecordError('damaged', f'{self._where(number)}: {_one_line(error)}') from None
-    return self._decoded(number, record)
+    return self._decoded(range(len(self))[index], self.read(index))
 
   def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[dict[str, Any]]:
     """Several records, read together; otherwise as each by itself."""
     wanted = [range(len(self))[index] for index in indices]
     try:
-      records = self._source.__getitems__(wanted) if wanted else []
-    except RuntimeError:  # It does not say which one is damaged.
+      records = self.read_several(wanted)
+    except RuntimeError:
       return [self[number] for number in wanted]
     return [self._decoded(number, record) for number, record in zip(wanted, records, strict=True)]
 
@@ -85,13 +116,8 @@ class ArrayRecordExamples:
     try:
       return decode_example(record)
     except DecodeError:
-      message = f'{self._where(number)}: {len(record)} bytes: expected a tf.train.Example'
+      message = f'{self.where(number)}: {len(record)} bytes: expected a tf.train.Example'
       raise RecordError('damaged', message) from None
-
-  def _where(self, number: int) -> str:
-    file = bisect.bisect_right(self._ends, number)
-    start = self._ends[file - 1] if file else 0
-    return f'{self._paths[file]}: record {number - start}'
 
 
 def count_records(path: str) -> int:
@@ -105,8 +131,20 @@ def count_records(path: str) -> int:
   try:
     reader.close()
   except RuntimeError as error:
-    raise InputError(f'{path}: {_one_line(error) or "damaged or cut off"}: expected an ArrayRecord file') from None
+    raise InputError(f'{path}: {_damage(path, error)}: expected an ArrayRecord file') from None
   return count
+
+
+def _damage(path: str, error: RuntimeError) -> str:
+  """What is wrong with a file: array_record's own words, where they say anything."""
+  try:
+    with open(path, 'rb') as file:
+      head = file.read(len(LFS_POINTER))
+  except OSError as reason:
+    return reason.strerror or str(reason)
+  if head == LFS_POINTER:
+    return 'a Git LFS pointer, not the file itself (git lfs pull)'
+  return '0 bytes' if not head else _one_line(error) or 'damaged or cut off'
 
 
 def decode_example(record: bytes) -> dict[str, Any]:

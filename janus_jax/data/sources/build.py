@@ -32,6 +32,8 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
   'tars': ('*.tar',),
   'text': ('*.txt', '*.txt.gz'),
 }
+# The endings of the image in a sample of a tar, where nothing is said.
+ANY_IMAGE = 'jpg;jpeg;png;webp;gif;bmp;tif;tiff;ppm;jp2;avif'
 # What can become of a record longer than a row, by kind and template; the default comes first. 'cut' keeps the first
 # turns that fit, 'split' makes several examples of it, 'skip' leaves it out.
 LONG: Mapping[tuple[str, str], tuple[str, ...]] = {
@@ -120,6 +122,10 @@ def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   for key in ('image_folder', 'names', 'directory'):
     if key in entry:
       entry[key] = expand_home(entry[key])
+  if entry['format'] == 'tars' and 'image' in meant:
+    entry.setdefault('image', ANY_IMAGE)
+  if entry['format'] == 'tars' and entry.get('prompt') == 'cls' and not entry.get('names'):
+    raise InputError(f'{where}.names is missing: expected a file of class names, as prompt is cls, a class number')
   form = _read_form(where, entry)
   if form['template'] == 'raw':
     as_tuple = {'questions': ('',), **as_tuple}
@@ -184,7 +190,8 @@ def items(spec: SourceSpec, index_directory: str) -> Any:
   match spec.format:
     case 'tfds':
       directory = _local_dataset(spec.path[0], spec.directory, copies)
-      return TfdsExamples(spec.path[0], directory, spec.split, number_classes=bool(spec.fields.names))
+      numbers = bool(spec.fields.names)
+      return TfdsExamples(spec.path[0], directory, spec.split, number_classes=numbers, used=_field_names(spec))
     case 'folder':
       return ImageFolder(spec.path[0], index_directory)
   paths = find_files(spec.path, FILE_NAMES[spec.format])
@@ -213,6 +220,11 @@ def _local_dataset(name: str, directory: str, copies: str) -> str:
 
 def _columns(spec: SourceSpec) -> tuple[str, ...]:
   """The columns of a table that a source's records are made of."""
+  return tuple(dict.fromkeys(name.split('/')[0] for name in _field_names(spec)))
+
+
+def _field_names(spec: SourceSpec) -> tuple[str, ...]:
+  """The fields that a source's records are made of."""
   fields = spec.fields
   match spec.kind:
     case 'text':
@@ -221,7 +233,7 @@ def _columns(spec: SourceSpec) -> tuple[str, ...]:
       names = [fields.prompt, fields.codes or fields.image]
     case 'understanding':
       names = [fields.image, fields.interleaved or fields.answer or fields.conversations or 'conversations']
-  return tuple(dict.fromkeys(name.split('/')[0] for name in names if name))
+  return tuple(name for name in names if name)
 
 
 def dataset(spec: SourceSpec, found: Any, sizes: ImageSizes, seed: int) -> grain.MapDataset:
@@ -240,7 +252,8 @@ def dataset(spec: SourceSpec, found: Any, sizes: ImageSizes, seed: int) -> grain
       transform = records.TextRecord(spec.fields)
     case 'generation':
       transform = records.GenerationRecord(spec.fields, sizes.generation, sizes.resize)
-  form = {'template': spec.template, 'long': spec.long} | ({} if spec.system is None else {'system': spec.system})
+  form = {'source': spec.name, 'template': spec.template, 'long': spec.long}
+  form |= {} if spec.system is None else {'system': spec.system}
   made = grain.MapDataset.source(records.Numbered(found)).seed(seed).random_map(transform)
   return made.map(functools.partial(_with, form))
 

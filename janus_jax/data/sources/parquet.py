@@ -53,17 +53,29 @@ class ParquetRows:
   def __len__(self) -> int:
     return self._ends[-1] if self._ends else 0
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    """Raises RecordError for a row group that is damaged, and for text that is not UTF-8."""
+  def where(self, index: int) -> str:
+    """What messages call a row: 'PATH: row NUMBER', counted in the file."""
+    group, place = self._place(index)
+    path, group_in_file, _ = self._groups[group]
+    before = sum(self.block_sizes[group - group_in_file : group])
+    return f'{path}: row {before + place}'
+
+  def _place(self, index: int) -> tuple[int, int]:
+    """The number of a row's group, and its number there."""
     number = range(len(self))[index]
     group = bisect.bisect_right(self._ends, number)
-    place = number - (self._ends[group] - self.block_sizes[group])
+    return group, number - (self._ends[group] - self.block_sizes[group])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Raises RecordError for a row group that is damaged, and for text that is not UTF-8."""
+    group, place = self._place(index)
     try:
       return self._table(group).slice(place, 1).to_pylist()[0]
     except UnicodeDecodeError as error:
-      path, group_in_file, _ = self._groups[group]
-      where = f'{path}: row {place} of row group {group_in_file}'
-      raise RecordError('text', f'{where}: {error.reason} at byte {error.start}: expected UTF-8') from None
+      where = f'{self.where(index)}: {error.reason} at byte {error.start}'
+      raise RecordError('text', f'{where}: expected UTF-8') from None
+    except RecordError as error:
+      raise error.at(self.where(index)) from None
 
   def _table(self, group: int) -> Any:
     """A row group, decoded. One thread decodes at a time: two that want the same group would both do all of it."""
@@ -81,7 +93,7 @@ class ParquetRows:
       try:
         return pq.ParquetFile(file).read_row_group(number, columns=list(self._columns))
       except (OSError, ValueError, NotImplementedError) as error:  # The last: over 2 GiB in a nested column.
-        raise RecordError('damaged', f'{path}: row group {number}: {error}') from None
+        raise RecordError('damaged', f'row group {number}: {error}') from None
 
 
 def _footer(path: str, columns: Sequence[str]) -> list[int]:

@@ -7,8 +7,6 @@ question, whether a caption is cut) is chosen anew in each epoch.
 
 import abc
 import dataclasses
-import functools
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,25 +14,22 @@ from typing import Any
 
 import grain
 import numpy as np
-from PIL import Image
 
-from janus_jax.data.images import decode_image, generation_pixels, understanding_pixels
+from janus_jax.data.images import generation_pixels, understanding_pixels
 from janus_jax.data.resizing import Resize, pillow
-from janus_jax.data.sources.files import open_file, read_text
-from janus_jax.data.text_encodings import decode_text, split_lines
-from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
-from janus_jax.errors import InputError, RecordError
+from janus_jax.data.sources import values
+from janus_jax.data.sources.conversations import conversation, document
+from janus_jax.errors import InputError, RecordError, shown
 
-QUESTIONERS, ANSWERERS = ('human', 'user', '<|User|>', 'User'), ('gpt', 'assistant', '<|Assistant|>', 'Assistant')
-# What LLaVA writes where an image belongs.
-LLAVA_IMAGE = '<image>'
 # A sentence ends at the first of these that is followed by space: 'a 1.5 m dog. It barks.'
 SENTENCE_END = re.compile(r'(?<=[.!?])\s')
+# Fields by which items call themselves: in LLaVA's lists, and in what `janus_jax.tokenize` writes.
+NAMED_BY = ('id', 'key')
 
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-  """Which field of an item holds what. Names may reach into nested dicts: 'captions/text'.
+  """Which field of an item holds what. `values.find` says what a name may be: 'captions/text', 'jpg;png'.
 
   Attributes:
     image: content, array or path of the image, or a list of them; '' for items without.
@@ -44,14 +39,15 @@ class Fields:
     codes: of a generation source whose images are encoded already (`janus_jax.tokenize`): uint16 bytes; '' for pixels.
     answer: of an understanding source with one question per image: the answer.
     conversations: of an understanding or a text source: turns, as LLaVA or ShareGPT have them ({'from', 'value'}), as
-      chat messages ({'role', 'content'}), or as plain strings, question first. Turns of a system are left out: the
-      source has its own. '' for items without, and for the field 'conversations' of an understanding source.
+      chat messages ({'role', 'content'}, the content being text or parts as in `interleaved`), or as plain strings,
+      question first. Turns of a system are left out: the source has its own. '' for items without, and for the field
+      'conversations' of an understanding source.
     interleaved: of an understanding source: a document with images in it, either a text in which `<image>` or
       `<image_placeholder>` stands for each of the images in `image`, or a list of parts, {'type': 'text', 'text': ...}
       and {'type': 'image', 'image': ...}. An image part without an image of its own stands for one of those in `image`.
     questions: asked where `answer` is given; one is sampled. Of a raw source, what stands between image and answer.
     wordings: what a prompt is put into, '{}' being its place; one is sampled.
-    names: a text file whose line n is the name of class n, where the prompt is a number.
+    names: a text file whose line n is the name of class n, where the prompt is a number or its digits.
     first_sentence: share of the prompts that are cut after their first sentence (0.25 in the Janus paper).
   """
 
@@ -79,32 +75,50 @@ class Fields:
 
 
 class Numbered:
-  """Items with their numbers, (int, item), by which messages name them."""
+  """Items with where each comes from, (str, item), by which messages name them: 'data/llava.json: item 7 (id 0007)'."""
 
   def __init__(self, items: Sequence[Mapping[str, Any]]):
+    """
+    Args:
+      items: of a source. Its `where(index)`, which reads nothing, says where an item comes from; else its number does.
+    """
     self._items = items
 
   def __len__(self) -> int:
     return len(self._items)
 
-  def __getitem__(self, index: int) -> tuple[int, Mapping[str, Any]]:
+  def __getitem__(self, index: int) -> tuple[str, Mapping[str, Any]]:
+    where = where_of(self._items, index)
     try:
-      return index, self._items[index]
+      item = self._items[index]
     except RecordError as error:
-      raise RecordError(error.reason, f'item {index}: {error}') from None
+      raise error.at(where) from None
     except (InputError, OSError, ValueError) as error:  # What readers of damaged files raise.
-      raise RecordError('unreadable', f'item {index}: {error}') from None
+      raise RecordError('unreadable', str(error)).at(where) from None
+    return _with_own_name(where, item), item
+
+
+def where_of(items: Sequence[Mapping[str, Any]], index: int) -> str:
+  """Where an item of a source comes from, without reading it."""
+  return items.where(index) if hasattr(items, 'where') else f'item {index}'
+
+
+def _with_own_name(where: str, item: Any) -> str:
+  names = [name for name in NAMED_BY if name in item] if isinstance(item, Mapping) else []
+  name = shown(item[names[0]]).strip("'") if names else ''
+  known = not names or (names[0] == 'key' and where.endswith(name))  # Folders and tars have it in the path.
+  return where if known else f'{where} ({names[0]} {name})'
 
 
 class _RecordOfItem(grain.transforms.RandomMap):
-  """Names the item in the message where it cannot be used."""
+  """Says where the item comes from: in the record, as 'where', and in the message where it cannot be used."""
 
-  def random_map(self, numbered: tuple[int, Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
-    number, item = numbered
+  def random_map(self, located: tuple[str, Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
+    where, item = located
     try:
-      return self.record(item, rng)
+      return {**self.record(item, rng), 'where': where}
     except RecordError as error:
-      raise RecordError(error.reason, f'item {number}: {error}') from None
+      raise error.at(where) from None
 
   @abc.abstractmethod
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -130,24 +144,30 @@ class UnderstandingRecord(_RecordOfItem):
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     fields = self.fields
-    values = _optional(item, fields.image)
+    place, found = values.find(item, fields.image)
     if fields.interleaved:
-      text, values = _interleaved(_required(item, fields.interleaved), values, fields.interleaved)
-      return {'images': self._pixels(values), 'text': text}
-    images = self._pixels(values)
+      name, value = values.required(item, fields.interleaved)
+      text, found = document(value, found, name)
+      return {'images': self._pixels(place, found), 'text': text}
     if fields.answer:
-      said = [fields.questions[rng.integers(len(fields.questions))], _drawn_text(item, fields.answer, rng).strip()]
+      said = [
+        fields.questions[rng.integers(len(fields.questions))],
+        values.sampled_text(item, fields.answer, rng).strip(),
+      ]
     else:
-      name = fields.conversations or 'conversations'
-      said = _turns(_required(item, name), name)
+      name, value = values.required(item, fields.conversations or 'conversations')
+      said, found = conversation(value, found, name)
+    images = self._pixels(place, values.listed(found))
     if self.template == 'chat':
       return {'images': images, 'turns': said}
     if len(said) != 2:
-      raise RecordError('turns', f'{name}: {len(said)} turns: expected a question and its answer in a raw source')
+      expected = 'expected a question and its answer in a raw source'
+      raise RecordError('conversation', f'{name}: {len(said)} turns: {expected}')
     return {'images': images, 'text': ''.join(said) if fields.answer else said[1]}
 
-  def _pixels(self, values: Any) -> list[np.ndarray]:
-    return [understanding_pixels(image, self.size, resize=self.resize) for image in _images(values, self.fields)]
+  def _pixels(self, name: str, found: Sequence[Any]) -> list[np.ndarray]:
+    images = (values.image(value, name, self.fields.image_folder) for value in found)
+    return [understanding_pixels(image, self.size, resize=self.resize) for image in images]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +181,15 @@ class GenerationRecord(_RecordOfItem):
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     prompt = _prompt(item, self.fields, rng)
     if self.fields.codes:
-      return {'prompt': prompt, 'codes': _codes(_required(item, self.fields.codes), self.fields.codes)}
-    images = _images(_required(item, self.fields.image), self.fields)
-    if len(images) != 1:
-      raise RecordError('image', f'{self.fields.image}: {len(images)} images: expected one to draw')
-    return {'prompt': prompt, 'image': generation_pixels(images[0], self.size, self.resize)}
+      name, value = values.required(item, self.fields.codes)
+      return {'prompt': prompt, 'codes': values.codes(value, name)}
+    name, value = values.required(item, self.fields.image, 'no image')
+    found = values.listed(value)
+    if len(found) != 1:
+      reason = 'image count' if found else 'no image'
+      raise RecordError(reason, f'{name}: {len(found)} images: expected one to generate')
+    image = values.image(found[0], name, self.fields.image_folder)
+    return {'prompt': prompt, 'image': generation_pixels(image, self.size, self.resize)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +199,10 @@ class TextRecord(_RecordOfItem):
   fields: Fields
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    if name := self.fields.conversations:
-      return {'turns': _turns(_required(item, name), name)}
-    return {'text': _drawn_text(item, self.fields.text, rng)}
+    if self.fields.conversations:
+      name, value = values.required(item, self.fields.conversations)
+      return {'turns': conversation(value, None, name)[0]}
+    return {'text': values.sampled_text(item, self.fields.text, rng)}
 
 
 class ToEncode:
@@ -192,160 +217,31 @@ class ToEncode:
   def __len__(self) -> int:
     return len(self._items)
 
+  def where(self, index: int) -> str:
+    """Where an item comes from."""
+    return where_of(self._items, index)
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     item, fields = self._items[index], self._fields
-    image, prompt = _required(item, fields.image), _required(item, fields.prompt)
-    if isinstance(image, str):
+    _, image = values.required(item, fields.image, 'no image')
+    name, prompt = values.required(item, fields.prompt)
+    if isinstance(image, str) and not image.startswith('data:'):
       image = os.path.join(fields.image_folder, image)
     if fields.names:
-      prompt = _class_name(fields.names, prompt)
+      prompt = values.class_name(fields.names, prompt)
     elif isinstance(prompt, list | tuple | np.ndarray) and len(prompt):
       prompt = prompt[0]
-    return {'image': image, 'prompt': _string(prompt, fields.prompt), 'key': str(item.get('__key__', index))}
+    return {'image': image, 'prompt': values.string(prompt, name), 'key': str(item.get('__key__', index))}
 
 
 def _prompt(item: Mapping[str, Any], fields: Fields, rng: np.random.Generator) -> str:
   if fields.names:
-    text = _class_name(fields.names, _required(item, fields.prompt))
+    text = values.class_name(fields.names, values.required(item, fields.prompt)[1])
   else:
-    text = _drawn_text(item, fields.prompt, rng)
+    text = values.sampled_text(item, fields.prompt, rng)
   if rng.random() < fields.first_sentence:
     text = SENTENCE_END.split(text.strip(), maxsplit=1)[0]
   return fields.wordings[rng.integers(len(fields.wordings))].format(text)
-
-
-def _optional(item: Mapping[str, Any], name: str) -> Any:
-  """The value of a field, None if it is missing."""
-  value: Any = item
-  for part in name.split('/'):
-    if not isinstance(value, Mapping) or part not in value:
-      return None
-    value = value[part]
-  return value
-
-
-def _required(item: Mapping[str, Any], name: str) -> Any:
-  value = _optional(item, name)
-  if value is None:
-    raise RecordError('missing field', f'{name}: missing: the item has {", ".join(sorted(map(str, item)))}')
-  return value
-
-
-def _string(value: Any, name: str) -> str:
-  if isinstance(value, bytes):
-    return decode_text(value, name)
-  if not isinstance(value, str):
-    raise RecordError('wrong type', f'{name}: a {type(value).__name__}: expected text')
-  return value
-
-
-def _drawn_text(item: Mapping[str, Any], name: str, rng: np.random.Generator) -> str:
-  """A text, or one of a list of texts."""
-  value = _required(item, name)
-  if isinstance(value, list | tuple | np.ndarray):
-    if not len(value):
-      raise RecordError('text', f'{name}: an empty list: expected at least one text')
-    value = value[rng.integers(len(value))]
-  text = _string(value, name)
-  if not text.strip():
-    raise RecordError('text', f'{name}: empty: expected text')
-  return text
-
-
-@functools.lru_cache(maxsize=16)
-def _names(path: str) -> tuple[str, ...]:
-  return tuple(line.strip() for line in split_lines(read_text(path)))
-
-
-def _class_name(path: str, value: Any) -> str:
-  names = _names(path)
-  if not isinstance(value, int | np.integer) or not 0 <= value < len(names):
-    raise RecordError('wrong type', f'class {value!r}: expected a number below {len(names)}, the lines of {path}')
-  return names[value]
-
-
-def _images(value: Any, fields: Fields) -> list[Image.Image]:
-  """RGB images of a field's value; none for None."""
-  if value is None:
-    return []
-  values = value if isinstance(value, list | tuple) else [value]
-  return [_image(part, fields) for part in values]
-
-
-def _image(value: Any, fields: Fields) -> Image.Image:
-  if isinstance(value, Mapping):  # HuggingFace's {'bytes', 'path'}.
-    value = value.get('bytes') or value.get('path')
-  try:
-    if isinstance(value, bytes):
-      return decode_image(io.BytesIO(value), fields.image)
-    if isinstance(value, str):
-      path = os.path.join(fields.image_folder, value)
-      with open_file(path) as file:
-        return decode_image(file, path)
-  except InputError as error:
-    raise RecordError('image', str(error)) from None
-  if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3):
-    return Image.fromarray(np.broadcast_to(value, (*value.shape[:2], 3)))
-  raise RecordError('wrong type', f'{fields.image}: a {type(value).__name__}: expected an image, its bytes or its path')
-
-
-def _turns(value: Any, name: str) -> list[str]:
-  """Question, answer, ... with Janus's placeholder where LLaVA's stands."""
-  if not isinstance(value, list | tuple | np.ndarray):
-    raise RecordError('wrong type', f'{name}: a {type(value).__name__}: expected a list of turns')
-  turns: list[str] = []
-  for number, turn in enumerate(value):
-    where = f'{name}[{number}]'
-    if isinstance(turn, Mapping):
-      speaker, said = turn.get('from', turn.get('role')), turn.get('value', turn.get('content'))
-      if speaker in ('system', 'System') and not turns:
-        continue
-      expected = ANSWERERS if len(turns) % 2 else QUESTIONERS
-      if speaker not in expected:
-        raise RecordError('turns', f'{where}: said by {speaker!r}: expected {" or ".join(expected[:2])}')
-      turn = said
-    turns.append(_string(turn, where).replace(LLAVA_IMAGE, IMAGE_PLACEHOLDER))
-  return turns
-
-
-def _interleaved(value: Any, images: Any, name: str) -> tuple[str, Sequence[Any]]:
-  """A document's text, with a placeholder for each image, and the images in that order.
-
-  Args:
-    value: text or parts, as `Fields.interleaved` has them.
-    images: a value or a list of values, None for none: of the places without an image of their own.
-    name: of the field.
-  """
-  others = [] if images is None else images if isinstance(images, list | tuple | np.ndarray) else [images]
-  if not isinstance(value, list | tuple | np.ndarray):
-    text = _string(value, name).replace(LLAVA_IMAGE, IMAGE_PLACEHOLDER)
-    found = [None] * text.count(IMAGE_PLACEHOLDER)
-  else:
-    text, found = '', []
-    for number, part in enumerate(value):
-      kind = part.get('type') if isinstance(part, Mapping) else None
-      if kind == 'text':
-        text += _string(part.get('text'), f'{name}[{number}]')
-      elif kind == 'image':
-        text += IMAGE_PLACEHOLDER
-        found.append(part.get('image'))
-      else:
-        raise RecordError('wrong type', f'{name}[{number}]: {kind!r}: expected a part of type text or image')
-  marks = sum(image is None for image in found)
-  if marks != len(others):
-    raise RecordError('images', f'{name}: {marks} places for {len(others)} images: expected one for each')
-  rest = iter(others)
-  return text, [next(rest) if image is None else image for image in found]
-
-
-def _codes(value: Any, name: str) -> np.ndarray:
-  """Little-endian uint16 bytes, or integers, to int32[P]."""
-  if isinstance(value, bytes) and len(value) % 2 == 0:
-    return np.frombuffer(value, '<u2').astype(np.int32)
-  try:
-    return np.asarray(value).astype(np.int32, casting='same_kind')
-  except TypeError:
-    raise RecordError('wrong type', f'{name}: a {type(value).__name__}: expected codes') from None
 
 
 KIND_FIELDS: Mapping[str, Sequence[str]] = {

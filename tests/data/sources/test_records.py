@@ -1,5 +1,6 @@
 """Items as the formats have them to records: what each field means, and what makes an item unusable."""
 
+import base64
 import collections
 import io
 import zlib
@@ -25,11 +26,11 @@ def rng(seed=0):
 
 
 def understand(item, template='chat', **fields):
-  return UnderstandingRecord(Fields(**fields), SIZE, template=template).random_map((0, item), rng())
+  return UnderstandingRecord(Fields(**fields), SIZE, template=template).random_map(('item 0', item), rng())
 
 
 def draw(item, seed=0, **fields):
-  return GenerationRecord(Fields(**fields), SIZE).random_map((0, item), rng(seed))
+  return GenerationRecord(Fields(**fields), SIZE).random_map(('item 0', item), rng(seed))
 
 
 @pytest.mark.parametrize('number', range(6))
@@ -79,7 +80,7 @@ def test_a_caption_becomes_the_answer_to_one_of_the_questions():
   transform = UnderstandingRecord(Fields(answer='caption', questions=('What is it?', 'Describe it.')), SIZE)
   asked = collections.Counter()
   for seed in range(40):
-    question, answer = transform.random_map((0, item), rng(seed))['turns']
+    question, answer = transform.random_map(('item 0', item), rng(seed))['turns']
     asked[question] += 1
     assert answer == 'Roofs under trees.'
   assert min(asked['What is it?'], asked['Describe it.']) > 5
@@ -94,7 +95,7 @@ def test_raw_records_are_what_answers_say():
     ({}, 'Trees.'),
   ):
     record = understand(item, 'raw', **fields)
-    assert record.keys() == {'images', 'text'}
+    assert record.keys() == {'images', 'text', 'where'}
     assert record['text'] == text
     np.testing.assert_array_equal(record['images'], [understanding_pixels(PHOTO, SIZE)])
   with pytest.raises(
@@ -134,10 +135,10 @@ def test_images_of_a_document_go_where_it_has_them(first, second):
 @pytest.mark.parametrize(
   ('item', 'reason', 'message'),
   [
-    ({'doc': 'One.<image>', 'image': []}, 'images', 'doc: 1 places for 0 images: expected one for each'),
-    ({'doc': 'One.', 'image': png(PHOTO)}, 'images', 'doc: 0 places for 1 images'),
-    ({'doc': 'One.<image>', 'image': [png(PHOTO)] * 2}, 'images', 'doc: 1 places for 2 images'),
-    ({'doc': [{'type': 'image', 'image': png(PHOTO)}], 'image': png(PHOTO)}, 'images', 'doc: 0 places for 1 images'),
+    ({'doc': 'One.<image>', 'image': []}, 'no image', 'doc: 1 places for 0 images: expected one for each'),
+    ({'doc': 'One.', 'image': png(PHOTO)}, 'image count', 'doc: 0 places for 1 images'),
+    ({'doc': 'One.<image>', 'image': [png(PHOTO)] * 2}, 'image count', 'doc: 1 places for 2 images'),
+    ({'doc': [{'type': 'image', 'image': png(PHOTO)}], 'image': png(PHOTO)}, 'image count', 'doc: 0 places for 1'),
     ({'doc': [{'type': 'video'}]}, 'wrong type', r"doc\[0\]: 'video': expected a part of type text or image"),
     ({'doc': ['One.']}, 'wrong type', r'doc\[0\]: None: expected a part'),
     ({'doc': [{'type': 'text'}]}, 'wrong type', r'doc\[0\]: a NoneType: expected text'),
@@ -205,17 +206,18 @@ def huge():
 @pytest.mark.parametrize(
   ('item', 'reason', 'message'),
   [
-    ({'prompt': 'x'}, 'missing field', 'image: missing: the item has prompt'),
+    ({'prompt': 'x'}, 'no image', 'image: missing: the item has prompt'),
     ({'image': np.asarray(PHOTO)}, 'missing field', 'prompt: missing'),
     ({'prompt': b'a\xff', 'image': np.asarray(PHOTO)}, 'text', 'prompt: byte 0xff at offset 1: expected UTF-8'),
+    ({'prompt': 'half of \ud83d', 'image': np.asarray(PHOTO)}, 'text', 'prompt: surrogates not allowed at 8'),
     ({'prompt': ' ', 'image': np.asarray(PHOTO)}, 'text', 'prompt: empty'),
     ({'prompt': [], 'image': np.asarray(PHOTO)}, 'text', 'prompt: an empty list'),
     ({'prompt': 3, 'image': np.asarray(PHOTO)}, 'wrong type', 'prompt: a int: expected text'),
-    ({'prompt': 'x', 'image': truncated()}, 'image', 'image: damaged JPEG'),
-    ({'prompt': 'x', 'image': huge()}, 'image', 'expected at most .* pixels'),
-    ({'prompt': 'x', 'image': 'nowhere.jpg'}, 'image', 'nowhere.jpg: No such file'),
+    ({'prompt': 'x', 'image': truncated()}, 'image damaged', 'image: damaged JPEG'),
+    ({'prompt': 'x', 'image': huge()}, 'image too large', 'expected at most .* pixels'),
+    ({'prompt': 'x', 'image': 'nowhere.jpg'}, 'image missing', 'image: nowhere.jpg: No such file'),
     ({'prompt': 'x', 'image': 7}, 'wrong type', 'image: a int: expected an image'),
-    ({'prompt': 'x', 'image': []}, 'image', 'image: 0 images: expected one to draw'),
+    ({'prompt': 'x', 'image': []}, 'no image', 'image: 0 images: expected one to generate'),
   ],
 )  # fmt: skip
 def test_an_unusable_item_says_why(item, reason, message):
@@ -224,27 +226,52 @@ def test_an_unusable_item_says_why(item, reason, message):
   assert caught.value.reason == reason
 
 
-def test_turns_out_of_order_and_unreadable_items_are_refused():
-  with pytest.raises(RecordError, match=r"conversations\[0\]: said by 'gpt': expected human or user"):
-    understand({'conversations': [{'from': 'gpt', 'value': 'Hello.'}]})
-
+def test_unreadable_items_are_refused():
   class Broken:
     def __len__(self):
       return 2
 
+    def where(self, index):
+      return f'shard.tar: {index}'
+
     def __getitem__(self, index):
-      raise [InputError('shard.tar: cut off'), RecordError('tar member', 'shard.tar: outside')][index]
+      raise [InputError('cut off'), RecordError('tar member', 'shard.tar: 1: outside')][index]
 
   for index, message, reason in ((0, 'cut off', 'unreadable'), (1, 'outside', 'tar member')):
-    with pytest.raises(RecordError, match=rf'^item {index}: shard\.tar: {message}$') as caught:
+    with pytest.raises(RecordError, match=rf'^shard\.tar: {index}: {message}$') as caught:
       Numbered(Broken())[index]
     assert caught.value.reason == reason
 
 
+def test_messages_stay_short_whatever_the_values_are():
+  long = base64.b64encode(np.random.default_rng(0).bytes(30_000)).decode()
+  turns = [{'from': long, 'value': 'x'}, {'from': 'gpt', 'value': long}]
+  for call, reason in (
+    (lambda: draw({'prompt': 'x', 'image': long}), 'image missing'),
+    (lambda: draw({'prompt': 'x', 'image': f'data:image/png,{long}'}), 'image damaged'),
+    (lambda: draw({'prompt': 'x', **{long[i : i + 99]: 0 for i in range(0, 30_000, 99)}}), 'no image'),
+    (lambda: understand({'conversations': turns}), 'conversation'),
+    (lambda: understand({'conversations': long}), 'conversation'),
+  ):
+    with pytest.raises(RecordError, match=r'^item 0: .*expected|^item 0: .*missing') as caught:
+      call()
+    assert len(str(caught.value)) < 700, str(caught.value)
+    assert caught.value.reason == reason
+
+
+def test_items_that_are_called_something_say_so():
+  items = [{'id': '000123'}, {'key': 'a/b'}, {'id': 'x' * 999}, {}]
+  found = [where for where, _ in map(Numbered(items).__getitem__, range(4))]
+  assert found[:2] == ['item 0 (id 000123)', 'item 1 (key a/b)']
+  assert len(found[2]) < 200
+  assert found[3] == 'item 3'
+
+
 def test_text_is_text():
-  assert TextRecord(Fields(text='body')).random_map((3, {'body': b'caf\xc3\xa9'}), rng()) == {'text': 'café'}
+  record = TextRecord(Fields(text='body')).random_map(('item 3', {'body': b'caf\xc3\xa9'}), rng())
+  assert record == {'text': 'café', 'where': 'item 3'}
   chat = {'chat': [{'role': 'user', 'content': 'Tea?'}, {'role': 'assistant', 'content': 'Yes.'}]}
-  assert TextRecord(Fields(conversations='chat')).random_map((0, chat), rng()) == {'turns': ['Tea?', 'Yes.']}
+  assert TextRecord(Fields(conversations='chat')).random_map(('', chat), rng())['turns'] == ['Tea?', 'Yes.']
 
 
 @pytest.mark.parametrize('wrong', [{'first_sentence': 1.5}, {'wordings': ('none',)}, {'questions': ()}])
