@@ -19,6 +19,7 @@ from janus_jax.training.pretraining_vq import Quantisation
 from janus_jax.training.stages import STAGE, read_stages
 from janus_jax.training.step import MODES
 from janus_jax.training.value_checks import (
+  SEED,
   Bool,
   Entries,
   Factors,
@@ -31,7 +32,6 @@ from janus_jax.training.value_checks import (
   check_fields,
 )
 
-SEED = Integer(0, 2**32 - 1)
 COMPUTE_DTYPES = OneOf(('float32', 'bfloat16', 'float16'))
 KERNELS = OneOf(('auto', *IMPLEMENTATIONS))
 AXIS = Integer(1, others=(-1,))
@@ -40,11 +40,11 @@ DECAY = Number(0, 1, below=True)
 POSITIVE = Number(above=True)
 
 # Of a generated image; flags of the commands that make some are checked by them too.
-SAMPLING: Table = {'cfg_weight': Number(), 'temperature': Number(), 'top_k': Integer(), 'num_images': Integer()}
+SAMPLING: Table = {'cfg_weight': Number(), 'temperature': Number(), 'top_k': Integer(), 'num_images': Integer(0, 10**6)}
 
 _OPTIMIZATION: Table = {
-  'steps': Integer(1),
-  'batch_size': Integer(1),
+  'steps': Integer(1, 10**8),
+  'batch_size': Integer(1, 10**6),
   'learning_rate': Number(0, 100),
   'warmup_steps': Integer(),
   'final_fraction': FRACTION,
@@ -88,7 +88,7 @@ FIELDS: Table = {
   'sequence_length': Integer(1),
   'guidance_dropout': FRACTION,
   'prefetch': Integer(),
-  'workers': Integer(),
+  'workers': Integer(0, 1024),
   'streams': Integer(),
   'max_bad_record_share': FRACTION,
   'compute': {
@@ -117,7 +117,7 @@ FIELDS: Table = {
   'mesh': dict.fromkeys(AXES, AXIS),
   'log_every': Integer(1),
   'observe_every': Integer(),
-  'held_out_batches': Integer(),
+  'held_out_batches': Integer(0, 10**6),
   'save_every': Integer(1),
   'keep_last': Integer(1),
   'keep_every': Integer(),
@@ -143,7 +143,7 @@ def check_config(config: ConfigDict, where: str = '') -> None:
     check_fields(values, FIELDS)
     read_stages(config)
     if config.data.name == 'files':
-      read_specs(config.data.sources)
+      read_specs(values['data']['sources'])
     if 'pretraining' in values:
       _check_pretraining(values['pretraining'])
   except InputError as error:

@@ -11,7 +11,8 @@ from janus_jax.errors import InputError
 
 # Counts beyond this overflow somewhere on their way to a device.
 LARGEST = 2**31 - 1
-HUGE = 1e30  # So do numbers, in float32.
+MENTIONED = 10**5  # Larger limits are only named to who exceeds them.
+HUGE = 1e18  # So do numbers, in float32.
 SHOWN = 80  # Characters of a refused value.
 
 
@@ -31,12 +32,12 @@ class Integer:
   others: tuple[int, ...] = ()
 
   def expected(self, value: Any) -> str | None:
-    bounds = f'{self.low} or more' if self.high == LARGEST else f'{self.low} to {self.high}'
+    bounds = f'{self.low} or more' if self.high > MENTIONED else f'{self.low} to {self.high}'
     bounds = ' or '.join([bounds, *map(str, self.others)])
     if isinstance(value, bool) or not isinstance(value, int):
       return f'an integer, {bounds}'
-    if value > self.high == LARGEST:
-      return f'at most {LARGEST}'
+    if value > self.high > MENTIONED:
+      return f'at most {self.high}'
     return None if self.low <= value <= self.high or value in self.others else bounds
 
 
@@ -78,6 +79,9 @@ class OneOf:
   def expected(self, value: Any) -> str | None:
     names = ', '.join(name or "''" for name in self.values)
     return None if isinstance(value, str) and value in self.values else f'one of {names}'
+
+
+SEED = Integer(0, 2**32 - 1)
 
 
 class Bool:

@@ -117,7 +117,11 @@ def test_a_group_is_not_taken_for_one_whose_name_it_ends():
     ('schedule', 'step', r"^stages\.stage2\.schedule is 'step': expected one of constant, cosine, linear$"),
     ('warmup_steps', 10**6, 'expected 0 to the'),
     ('trainable', (), r'^stages\.stage2\.trainable is \(\): expected a tuple of one or more names$'),
-    ('expected_tokens', (800, 0, 650), r'^stages\.stage2\.expected_tokens is \(800, 0, 650\): .*, each a number above 0$'),
+    (
+      'expected_tokens',
+      (800, 0, 650),
+      r'^stages\.stage2\.expected_tokens is \(800, 0, 650\): .*, each a number above 0$',
+    ),
     ('expected_tokens', (800,), r'^stages\.stage2\.expected_tokens is \(800,\): expected understanding:text:gen'),
     ('carry_moments', 'yes', r"^stages\.stage2\.carry_moments is 'yes': expected True or False$"),
     ('learning_rat', 1.0, r'^stages\.stage2\.learning_rat is unknown: did you mean learning_rate\?$'),
