@@ -146,7 +146,7 @@ def test_pictures_of_rounded_weights_say_so(checkpoint, drawn, tmp_path):
     (
       ['--checkpoint=SOURCE', '--prompts_file=/no/f'],
       1,
-      'error: /no/f: No such file or directory: expected a file of prompts',
+      'error: /no/f: No such file or directory: expected a readable file',
     ),
     (['--checkpoint=SOURCE'], 2, 'expected either --prompt or --prompts_file'),
     (['--checkpoint=SOURCE', '--prompt=a', '--out=/proc/janus'], 1, 'error: /proc/janus: No such file or directory'),
