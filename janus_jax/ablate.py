@@ -12,17 +12,15 @@ own. On n machines that share DIR, machine i has --shard=i/n.
 import logging
 
 from absl import flags
-from ml_collections import config_flags
 
 from janus_jax import cli
 from janus_jax.ablation import settings, sweep
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Ablation, a file of configs/ablations.', lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where runs, results and the report go.', required=True)
-_REPORT = flags.DEFINE_string('report', None, 'Where the report goes; default: the workdir.')
+_CONFIG = cli.define_config('Ablation, a file of configs/ablations.')
+_WORKDIR = cli.define_path('workdir', None, 'Where runs, results and the report go.', required=True)
+_REPORT = cli.define_path('report', None, 'Where the report goes; default: the workdir.')
 _SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: which of n processes this is, counted from 0.')
 _RETRY_FAILED = flags.DEFINE_bool('retry_failed', False, 'Try again what failed.')
-flags.mark_flag_as_required('config')
 
 
 def main() -> None:

@@ -119,10 +119,20 @@ def check_positive(name: str, value: int) -> None:
 
 
 def check_tokenizer(config: JanusConfig, tokenizer: Tokenizer) -> None:
-  """A tokenizer of another checkpoint pads with an ordinary word, which would ruin guidance without a sign."""
+  """Raises InputError for a tokenizer of another checkpoint.
+
+  It pads with an ordinary word, which would ruin guidance without a sign; and an id beyond the rows of the embedding
+  table is embedded as NaN. A table may have more rows than the tokenizer has tokens.
+  """
   placeholder = tokenizer.special.image_placeholder
   if placeholder != config.image_token_id:
     raise InputError(
       f'{tokenizer.path}: image placeholder is token {placeholder}: expected {config.image_token_id} as in the '
       'config; this is the tokenizer of another checkpoint'
+    )
+  rows = config.language_model.vocab_size
+  if tokenizer.largest_id >= rows:
+    raise InputError(
+      f'{tokenizer.path}: has a token with id {tokenizer.largest_id}: expected ids below {rows}, the rows of the '
+      "model's embedding table (vocab_size)"
     )

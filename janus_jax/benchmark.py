@@ -38,27 +38,27 @@ from janus_jax.benchmarking.scaling import Cost
 from janus_jax.benchmarking.subject import read_subject
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.training.value_checks import Integer, Number
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.', lock_config=True)
+_CONFIG = cli.define_config()
 _MODE = flags.DEFINE_enum('mode', None, ['train', 'generate', 'understand', 'data'], 'What is measured.', required=True)
 _PEER = flags.DEFINE_enum('peer', None, ['transformers'], 'Who does the same work beside.')
 _COMPILE_PEER = flags.DEFINE_bool('compile_peer', None, 'Whether the peer uses torch.compile; default: on a GPU.')
 _STAGE = flags.DEFINE_string('stage', None, 'Of the config; default: its last one.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Runs, of which the median counts.', lower_bound=1)
-_STEPS = flags.DEFINE_integer('steps', 10, 'Training steps in a run.', lower_bound=1)
+_REPEATS = cli.define_number('repeats', 5, 'Runs, of which the median counts.', Integer(1))
+_STEPS = cli.define_number('steps', 10, 'Training steps in a run.', Integer(1))
 _BATCH = flags.DEFINE_list('batch', ['1'], 'Images or questions at a time; several numbers: one after the other.')
-_PROMPT_TOKENS = flags.DEFINE_integer('prompt_tokens', 32, 'Of a prompt or question, in tokens.', lower_bound=3)
-_ANSWER_TOKENS = flags.DEFINE_integer('answer_tokens', 128, 'Of an answer.', lower_bound=2)
+_PROMPT_TOKENS = cli.define_number('prompt_tokens', 32, 'Of a prompt or question, in tokens.', Integer(3))
+_ANSWER_TOKENS = cli.define_number('answer_tokens', 128, 'Of an answer.', Integer(2))
 _WEIGHTS = flags.DEFINE_enum('weights', 'full', list(WEIGHTS), 'What kernels are stored in to draw and answer.')
 _CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: as computed.')
-_SHARE = flags.DEFINE_integer('share', 1, 'Images of one prompt, or questions about one image.', lower_bound=1)
-_PROFILE = flags.DEFINE_string('profile', '', 'Where a trace goes.')
+_SHARE = cli.define_number('share', 1, 'Images of one prompt, or questions about one image.', Integer(1))
+_PROFILE = cli.define_path('profile', '', 'Where a trace goes.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'Whether cost is measured against size.')
-_OUT = flags.DEFINE_string('out', '', 'Directory for results, a table and charts.')
-_SECONDS = flags.DEFINE_float('seconds', 20.0, 'How long data is measured.', lower_bound=0.1)
-_STEP_SECONDS = flags.DEFINE_float('step_seconds', 0.0, 'What a training step takes.', lower_bound=0.0)
+_OUT = cli.define_path('out', '', 'Directory for results, a table and charts.')
+_SECONDS = cli.define_number('seconds', 20.0, 'How long data is measured.', Number(0.1))
+_STEP_SECONDS = cli.define_number('step_seconds', 0.0, 'What a training step takes.', Number())
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
-flags.mark_flag_as_required('config')
 # Load average, above which a comparison is worth little.
 BUSY = 0.5
 
@@ -96,6 +96,8 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
     _CACHE_DTYPE.value,
     _SHARE.value,
   )
+  if mode != 'train':
+    settings.check_positions(mode, request, subject.model)
   if _SCALING.value:
     scale = running.scale_training if mode == 'train' else running.scale_decoding
     return scale(subject, stage if mode == 'train' else request, measured)

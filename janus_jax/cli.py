@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,10 +11,15 @@ from typing import Any
 
 import tqdm
 from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
 from janus_jax.errors import InputError
+from janus_jax.training.recipes import read_recipe, unknown_field
+from janus_jax.training.value_checks import Integer, Number, check_value
 
 INPUT_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+# What flags for numbers may be, by name.
+CHECKS: dict[str, Integer | Number] = {}
 
 
 def _quit(*_: Any) -> None:
@@ -52,18 +58,103 @@ def parse_shard(text: str) -> tuple[int, int]:
   return int(index), int(count)
 
 
-def _parse(argv: list[str]) -> list[str]:
+class _PathParser(flags.ArgumentParser):
+  """Paths, in which a leading ~ is the home directory."""
+
+  def __init__(self, may_be_empty: bool):
+    self._may_be_empty = may_be_empty
+
+  def parse(self, argument: str) -> str:
+    if not argument and not self._may_be_empty:
+      raise ValueError('expected a path')
+    return os.path.expanduser(argument)
+
+
+class _ConfigError(Exception):
+  """A config file is wrong. No ValueError: absl would take it for a wrong flag."""
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Reads a config file, and keeps what it read: a flag has no value yet while its fields are looked up."""
+
+  config: ConfigDict | None = None
+
+  def parse(self, path: str) -> ConfigDict:
+    try:
+      self.config = read_recipe(path).lock()
+    except InputError as error:
+      raise _ConfigError(str(error)) from None
+    return self.config
+
+
+def define_path(name: str, default: str | None, help: str, required: bool = False) -> flags.FlagHolder[str]:
+  """Defines a flag for a path."""
+  return flags.DEFINE(_PathParser(not required), name, default, help, required=required)
+
+
+def define_paths(name: str, help: str) -> flags.FlagHolder[list[str]]:
+  """Defines a flag for a path that may be given several times."""
+  return flags.DEFINE_multi(_PathParser(False), flags.ArgumentSerializer(), name, [], help)
+
+
+def define_config(help: str = 'Recipe, a file of configs/.') -> flags.FlagHolder[ConfigDict]:
+  """Defines the required flag --config for a config file, and with it --config.FIELD for what changes in it."""
+  holder = config_flags.DEFINE_config_file('config', None, help, lock_config=True)
+  flags.FLAGS['config'].parser = _ConfigParser()
+  flags.mark_flag_as_required('config')
+  return holder
+
+
+def define_number(name: str, default: float | None, help: str, check: Integer | Number) -> flags.FlagHolder:
+  """Defines a flag for a number, which is checked before a command begins."""
+  define = flags.DEFINE_integer if isinstance(check, Integer) else flags.DEFINE_float
+  CHECKS[name] = check
+  return define(name, default, help)
+
+
+def check_flags() -> None:
+  """Raises InputError for a flag whose value its check refuses."""
+  for name, check in CHECKS.items():
+    if flags.FLAGS[name].value is not None:
+      check_value(name, flags.FLAGS[name].value, check)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Sets all flags from a command line; ends the process with one line on stderr where it is wrong."""
   try:
     positional = flags.FLAGS(argv)[1:]
-  except (flags.Error, TypeError, ValueError) as error:
-    _fail(str(error), USAGE_ERROR)
-  except (AttributeError, KeyError) as error:  # What ml_collections raises for `--config.FIELD=...`.
-    _fail(f'unknown config field: {error}', USAGE_ERROR)
+  except _ConfigError as error:
+    _fail(f'error: {error}', INPUT_ERROR)
+  except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
+    # Of fields that a config does not have, ml_collections raises various.
+    _fail(_wrong_field(argv) or _described(str(error)), USAGE_ERROR)
   except OSError as error:
     _fail(f'error: {_describe(error)}', INPUT_ERROR)
   if positional:
     _fail(f'unexpected argument {positional[0]!r}: every argument is a --flag', USAGE_ERROR)
   return argv
+
+
+def _wrong_field(argv: list[str]) -> str | None:
+  """What is wrong with the first `--config.FIELD` of a command line that names no field of its config."""
+  config = flags.FLAGS['config'].parser.config if 'config' in flags.FLAGS else None
+  if config is None:
+    return None
+  names = [match.group(1) for match in (re.match(r'--?(?:no)?config\.([^=]*)', argument) for argument in argv) if match]
+  return next(filter(None, (unknown_field(config, name) for name in names)), None)
+
+
+def _described(message: str) -> str:
+  """A message of absl about a flag, for people."""
+  if missing := re.findall(r'Flag --(\S+) must have a value other than None', message):
+    return '; '.join(f'--{name} is missing: expected --{name}=VALUE ({flags.FLAGS[name].help})' for name in missing)
+  wrong = re.match(r'flag --([\w.]+)=(.*?): ', message, re.DOTALL)
+  if wrong and wrong.group(1) in flags.FLAGS:
+    kind = flags.FLAGS[wrong.group(1)].parser.flag_type()
+    expected = {'int': 'an integer', 'float': 'a number', 'bool': 'true or false'}.get(kind)
+    if expected:
+      return f'--{wrong.group(1)} is {wrong.group(2)!r}: expected {expected}'
+  return message
 
 
 def _fail(message: str, code: int) -> None:
@@ -92,6 +183,7 @@ def run(main: Callable[[], None]) -> None:
       logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # It logs the traceback of what it raises.
     try:
+      check_flags()
       main()
     except flags.Error as error:
       _fail(str(error), USAGE_ERROR)
@@ -103,7 +195,7 @@ def run(main: Callable[[], None]) -> None:
       _on_interrupt(lambda *_: os._exit(INTERRUPTED))  # Threads may take a while to end.
       _fail('interrupted', INTERRUPTED)
 
-  app.run(call, flags_parser=_parse)
+  app.run(call, flags_parser=parse)
 
 
 def byte_progress(total: int, description: str) -> tqdm.tqdm:

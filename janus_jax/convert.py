@@ -15,21 +15,24 @@ from janus_jax.conversion.checkpoint import FORMATS, Checkpoint, open_checkpoint
 from janus_jax.conversion.export import DTYPES, cast_params, export_bytes, exporting
 from janus_jax.conversion.parts import GEN_EMBED_CHOICES, TEMPLATES, compose
 from janus_jax.conversion.resample import resize_images
+from janus_jax.training.value_checks import SEED, Integer
 
-_INPUT = flags.DEFINE_string('input', None, 'Checkpoint directory of any layout.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Directory to write.', required=True)
+_INPUT = cli.define_path('input', None, 'Checkpoint directory of any layout.')
+_OUTPUT = cli.define_path('output', None, 'Directory to write.', required=True)
 _FORMAT = flags.DEFINE_enum('format', None, FORMATS, 'Layout to write.', required=True)
 _DTYPE = flags.DEFINE_enum('dtype', None, list(DTYPES), 'Cast to this; default: as stored.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoint at --output.')
-_IMAGE_SIZE = flags.DEFINE_integer('image_size', None, 'Resample to this image size in pixels; default: as it is.')
-_VISION_ENCODER = flags.DEFINE_string('vision_encoder', None, "Part: directory of transformers' Siglip(Vision)Model.")
-_VQ = flags.DEFINE_string('vq', None, "Part: LlamaGen's VQ-16 as a .pt or .safetensors file.")
-_LANGUAGE_MODEL = flags.DEFINE_string('language_model', None, "Part: directory of transformers' LlamaForCausalLM.")
+_IMAGE_SIZE = cli.define_number(
+  'image_size', None, 'Resample to this image size in pixels; default: as it is.', Integer(1)
+)
+_VISION_ENCODER = cli.define_path('vision_encoder', None, "Part: directory of transformers' Siglip(Vision)Model.")
+_VQ = cli.define_path('vq', None, "Part: LlamaGen's VQ-16 as a .pt or .safetensors file.")
+_LANGUAGE_MODEL = cli.define_path('language_model', None, "Part: directory of transformers' LlamaForCausalLM.")
 _GEN_EMBED = flags.DEFINE_enum('gen_embed', 'codebook', GEN_EMBED_CHOICES, 'How a composed gen_embed starts.')
 _TEMPLATE = flags.DEFINE_enum(
   'template', 'deepseek', TEMPLATES, "Roles of a composed model: tokens as Janus-Pro's, or words as Janus-1.3B's."
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the new parts of a composed model.')
+_SEED = cli.define_number('seed', 0, 'Seed of the new parts of a composed model.', SEED)
 
 
 def _open() -> Checkpoint:
@@ -49,7 +52,7 @@ def _open() -> Checkpoint:
 
 def main() -> None:
   checkpoint = cast_params(_open(), _DTYPE.value)
-  if _IMAGE_SIZE.value:
+  if _IMAGE_SIZE.value is not None:
     checkpoint = resize_images(checkpoint, _IMAGE_SIZE.value)
   with (
     exporting(checkpoint, _OUTPUT.value, _FORMAT.value, _OVERWRITE.value) as directory,

@@ -27,7 +27,9 @@ from janus_jax.data.prompts import Template
 from janus_jax.data.reading import reason_of
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
+from janus_jax.pictures import prepare_directory
 from janus_jax.run_data import check_data, open_data
+from janus_jax.training.config_checks import check_config
 from janus_jax.training.stages import Stage
 from janus_jax.training_run import example_spec, open_start, read_run
 
@@ -136,14 +138,16 @@ def check(config: ConfigDict, out: str, records: int) -> DataReport:
 
   Args:
     config: of a run.
-    out: existing directory, for the sheet and for indices of tars.
+    out: directory, made if missing, for the sheet and for indices of tars.
     records: per source.
 
   Raises:
     InputError: something in the config is wrong, or a source cannot be opened.
   """
+  check_config(config)
   start = open_start(config)
   check_data(config, start.config)
+  prepare_directory(out)
   data = open_data(config, start.config, out, lambda: start, 0)
   tokenizer, template = _tokenizer_of(config.init_from, start)
   spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)

@@ -26,6 +26,7 @@ from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
+from janus_jax.training.config_checks import check_config, check_parts
 from janus_jax.training.pretraining import Optimization, pretrain_decoder
 from janus_jax.training.pretraining_vision import Contrast, pretrain_vision
 from janus_jax.training.pretraining_vq import Quantisation, pretrain_vq
@@ -47,9 +48,11 @@ def write(config: ConfigDict, output: str, overwrite: bool = False) -> None:
   Raises:
     InputError: the output exists or cannot be written.
   """
+  check_config(config)
+  check_parts(config)
   began = time.perf_counter()
   with published(output, overwrite, needed=0) as directory:
-    data = config.data.directory or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
+    data = os.path.expanduser(config.data.directory) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
     model, params, tokenizer = pretrain(config, data, directory)
     arrays = {path: from_numpy(np.asarray(leaf), path) for path, leaf in flatten(jax.device_get(params)).items()}
     checkpoint = Checkpoint(model, arrays, {'tokenizer.json': tokenizer}, {}, ())

@@ -22,17 +22,20 @@ from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.training.value_checks import SEED, Integer, Number
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
-_OUT = flags.DEFINE_string('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
-_QUESTIONS = flags.DEFINE_integer('questions_per_kind', 40, 'Questions of each kind, subject and group.')
-_DRAWINGS = flags.DEFINE_integer('drawings_per_group', 20, 'Drawings of each skill and group.')
-_CFG_WEIGHT = flags.DEFINE_float(
-  'cfg_weight', None, "Weight of guidance, 1: none. Default: as the run's config, else 1.5."
+_CHECKPOINT = cli.define_path('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
+_OUT = cli.define_path('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
+_QUESTIONS = cli.define_number('questions_per_kind', 40, 'Questions of each kind, subject and group.', Integer(1))
+_DRAWINGS = cli.define_number('drawings_per_group', 20, 'Drawings of each skill and group.', Integer(1))
+_CFG_WEIGHT = cli.define_number(
+  'cfg_weight', None, "Weight of guidance, 1: none. Default: as the run's config, else 1.5.", Number()
 )
-_TEMPERATURE = flags.DEFINE_float('temperature', None, "Of drawing; default: the run's config, else 0.8.")
-_TOP_K = flags.DEFINE_integer('top_k', None, "Only the k most likely codes, 0: all; default: the run's config, else 0.")
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of questions and prompts, and of drawing.')
+_TEMPERATURE = cli.define_number('temperature', None, "Of drawing; default: the run's config, else 0.8.", Number())
+_TOP_K = cli.define_number(
+  'top_k', None, "Only the k most likely codes, 0: all; default: the run's config, else 0.", Integer()
+)
+_SEED = cli.define_number('seed', 0, 'Of the choice of questions and prompts, and of drawing.', SEED)
 _WEIGHTS = flags.DEFINE_enum(
   'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
 )
@@ -54,14 +57,13 @@ def _settings(sampling: dict) -> dict:
 
 
 def main() -> None:
-  for name in ('questions_per_kind', 'drawings_per_group'):
-    api.check_positive(name, flags.FLAGS[name].value)
   checkpoint = _CHECKPOINT.value
   # Opening is quick; whatever is wrong with the arguments shows before the weights are read.
-  open_checkpoint(checkpoint)
+  config = open_checkpoint(checkpoint).config
   run_config = scoring.read_run_config(checkpoint)
   settings = _settings(run_config.sampling)
   tokenizer, template = api.load_tokenizer(checkpoint)
+  api.check_tokenizer(config, tokenizer)
   if _OUT.value:
     pictures.prepare_directory(_OUT.value)
   start = time.perf_counter()

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable
 
+import jax
 import tqdm
 from absl import flags
 
@@ -24,30 +25,36 @@ from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import DTYPES
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.training.value_checks import SEED, Integer, Number
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
+_CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'What to draw; may be given several times.')
-_PROMPTS_FILE = flags.DEFINE_string('prompts_file', None, 'One prompt per line; with .jsonl, {"prompt": ...} per line.')
-_OUT = flags.DEFINE_string('out', None, 'Directory for the pictures.', required=True)
-_NUM_IMAGES = flags.DEFINE_integer('num_images', 4, 'Pictures per prompt.')
-_CFG_WEIGHT = flags.DEFINE_float(
-  'cfg_weight', None, 'Weight of classifier-free guidance; 1: none, 0: no prompt. Default: as a workdir says, else 5.'
+_PROMPTS_FILE = cli.define_path(
+  'prompts_file', None, 'One prompt a line; .jsonl: {"prompt": ...} a line; .json: a list.'
 )
-_TEMPERATURE = flags.DEFINE_float(
-  'temperature', None, 'Divides the logits; 0 takes the most likely code. Default: as a workdir says, else 1.'
+_OUT = cli.define_path('out', None, 'Directory for the pictures.', required=True)
+_NUM_IMAGES = cli.define_number('num_images', 4, 'Pictures per prompt.', Integer(1))
+_CFG_WEIGHT = cli.define_number(
+  'cfg_weight',
+  None,
+  'Weight of classifier-free guidance; 1: none, 0: no prompt. Default: as a workdir says, else 5.',
+  Number(),
 )
-_TOP_K = flags.DEFINE_integer(
-  'top_k', None, 'Only the k most likely codes; 0: all. Default: as a workdir says, else 0.'
+_TEMPERATURE = cli.define_number(
+  'temperature', None, 'Divides the logits; 0 takes the most likely code. Default: as a workdir says, else 1.', Number()
 )
-_SEED = flags.DEFINE_integer(
-  'seed', 0, '(seed, prompt, picture) always gives the same picture; in bfloat16 at the same --batch_size.'
+_TOP_K = cli.define_number(
+  'top_k', None, 'Only the k most likely codes; 0: all. Default: as a workdir says, else 0.', Integer()
+)
+_SEED = cli.define_number(
+  'seed', 0, '(seed, prompt, picture) always gives the same picture; in bfloat16 at the same --batch_size.', SEED
 )
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
 _WEIGHTS = flags.DEFINE_enum(
   'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
 )
 _CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: --dtype.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Pictures at a time; default: what fits the device.')
+_BATCH_SIZE = cli.define_number('batch_size', None, 'Pictures at a time; default: what fits the device.', Integer(1))
 _MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace pictures in --out that were made with other settings.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per picture on stdout.')
@@ -98,11 +105,11 @@ def _reporter(prompts: list[str]) -> Callable[[int, int, list[int]], None]:
 
 def main() -> None:
   prompts = _prompts()
-  api.check_positive('num_images', _NUM_IMAGES.value)
   # Opening is quick; the weights are read once prompts and directory are known to be good.
   config = open_checkpoint(_CHECKPOINT.value).config
   tokenizer, template = api.load_tokenizer(_CHECKPOINT.value)
   rows = drawing.generation_rows(config, prompts, tokenizer, template)
+  mesh = api.parse_mesh(_MESH.value)
   pictures.prepare_directory(_OUT.value)
   report = _reporter(prompts)
   pairs = [(prompt, image) for prompt in range(len(prompts)) for image in range(_NUM_IMAGES.value)]
@@ -114,7 +121,7 @@ def main() -> None:
     if finished[pair] is not None:
       report(*pair, finished[pair])
   if wanted:
-    _draw(prompts, rows, wanted, tokenizer.special.pad, report)
+    _draw(prompts, rows, wanted, mesh, tokenizer.special.pad, report)
   pictures.write_sheet(_OUT.value, [_path(*pair) for pair in pairs], _NUM_IMAGES.value)
   logging.info('%s: %d pictures drawn, %d kept', _OUT.value, len(wanted), len(pairs) - len(wanted))
 
@@ -123,10 +130,11 @@ def _draw(
   prompts: list[str],
   rows: list[list[int]],
   wanted: list[tuple[int, int]],
+  mesh: jax.sharding.Mesh | None,
   pad_id: int,
   report: Callable[[int, int, list[int]], None],
 ) -> None:
-  loaded = api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value))
+  loaded = api.load(_CHECKPOINT.value, _DTYPE.value, mesh)
   images = drawing.stream_images(
     api.decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value),
     rows,

@@ -9,6 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,32 +19,48 @@ from janus_jax.data.text_encodings import split_lines
 from janus_jax.errors import InputError
 
 SHEET = 'sheet.png'
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+PNG_END = b'IEND\xaeB`\x82'
 SHEET_LIMIT = 100  # Pictures; what a person still looks at, and small enough for any viewer.
 
 
 def read_prompts(path: str) -> list[str]:
-  """The prompts of a text file (one per line) or, by its name, of a .jsonl file. Blank lines are skipped.
+  """The prompts of a file: one a line; of one called .jsonl, {"prompt": text} a line; of .json, a list of texts or of
+  such objects. Blank lines are skipped.
 
   Raises:
-    InputError: no such file, no text (`text_encodings`), a line that is not {"prompt": text}, or no prompt at all.
+    InputError: no such file, no text (`text_encodings`), not JSON where its name says so, something else than prompts,
+      or no prompt.
   """
-  found = split_lines(read_text(path))
-  lines = [(number, line.strip()) for number, line in enumerate(found, start=1) if line.strip()]
-  if not lines:
+  text = read_text(path)
+  lines = [(number, line.strip()) for number, line in enumerate(split_lines(text), start=1) if line.strip()]
+  ending = os.path.splitext(path)[1].lower()
+  if ending == '.json' and lines:
+    records = _from_json(text, path)
+    if not isinstance(records, list):
+      raise InputError(f'{path}: a {type(records).__name__}: expected a list of prompts')
+    prompts = [_prompt_of(record, f'{path} item {number}') for number, record in enumerate(records)]
+  elif ending == '.jsonl':
+    wheres = [f'{path} line {number}' for number, _ in lines]
+    prompts = [_prompt_of(_from_json(line, where), where) for where, (_, line) in zip(wheres, lines)]
+  else:
+    prompts = [line for _, line in lines]
+  if not prompts:
     raise InputError(f'{path}: empty: expected prompts, one per line')
-  if not path.endswith('.jsonl'):
-    return [line for _, line in lines]
-  return [_prompt_of(line, f'{path} line {number}') for number, line in lines]
+  return prompts
 
 
-def _prompt_of(line: str, where: str) -> str:
+def _from_json(text: str, where: str) -> Any:
   try:
-    record = json.loads(line)
-  except json.JSONDecodeError as error:
+    return json.loads(text)
+  except ValueError as error:
     raise InputError(f'{where}: not JSON ({error})') from None
-  prompt = record.get('prompt') if isinstance(record, dict) else None
+
+
+def _prompt_of(record: Any, where: str) -> str:
+  prompt = record.get('prompt') if isinstance(record, dict) else record
   if not isinstance(prompt, str) or not prompt.strip():
-    raise InputError(f'{where}: expected {{"prompt": "..."}}')
+    raise InputError(f'{where}: expected {{"prompt": "..."}} or a text')
   return prompt
 
 
@@ -55,7 +72,7 @@ def prepare_directory(path: str) -> None:
 
 
 def finished_codes(path: str, settings: dict[str, str], overwrite: bool) -> list[int] | None:
-  """The codes of a picture made earlier with the same settings; None if it is yet to be drawn.
+  """The codes of a picture made earlier with the same settings; None if it is yet to be drawn, or is damaged.
 
   Args:
     path: of the PNG.
@@ -67,17 +84,31 @@ def finished_codes(path: str, settings: dict[str, str], overwrite: bool) -> list
   """
   if not os.path.lexists(path):
     return None
+  is_png, is_cut = _begins_and_is_cut(path)
+  if is_cut:
+    return None
   try:
     found = read_png_text(path)
-    different = [key for key, value in settings.items() if found.get(key) != value]
-    if different:
-      key = different[0]
-      raise InputError(f'{path}: has {key} {found.get(key)!r}: expected {settings[key]!r}; --overwrite replaces it')
-    return [int(code) for code in found['codes'].split()]
   except InputError:
-    if overwrite:
+    if is_png or overwrite:
       return None
     raise
+  expected = {**settings, 'codes': found.get('codes', 'those of the picture')}
+  different = [key for key, value in expected.items() if found.get(key) != value]
+  if different and not overwrite:
+    key = different[0]
+    raise InputError(f'{path}: has {key} {found.get(key)!r}: expected {expected[key]!r}; --overwrite replaces it')
+  return None if different else [int(code) for code in found['codes'].split()]
+
+
+def _begins_and_is_cut(path: str) -> tuple[bool, bool]:
+  """Whether a file begins as PNGs do (one of 0 bytes does), and whether it then lacks their end."""
+  if not os.path.isfile(path):
+    return False, False
+  with open(path, 'rb') as file:
+    content = file.read()
+  is_png = content.startswith(PNG_SIGNATURE) or PNG_SIGNATURE.startswith(content)
+  return is_png, is_png and not content.endswith(PNG_END)
 
 
 def save_picture(path: str, pixels: np.ndarray, codes: Sequence[int], settings: dict[str, str]) -> None:

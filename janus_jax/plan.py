@@ -15,12 +15,11 @@ from janus_jax import cli
 from janus_jax.planning_report import plan_and_print
 from janus_jax.sharding.topologies import parse_topology, prepare_process
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.', lock_config=True)
+_CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'Where, such as v5e-16.', required=True)
 _STAGE = flags.DEFINE_string('stage', None, 'Of the config; default: all that it runs.')
 _HINTS = flags.DEFINE_bool('hints', True, 'Whether to look for settings that make fit what does not.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per stage on stdout, and everything else on stderr.')
-flags.mark_flag_as_required('config')
 
 
 def main() -> None:

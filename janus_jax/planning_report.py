@@ -11,6 +11,7 @@ from janus_jax.planning import Setup, StagePlan, find_stage, find_start, make_se
 from janus_jax.planning_hints import find_fitting
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.sharding.topologies import Topology
+from janus_jax.training.config_checks import check_config
 
 NO_SETTING = 'none that was tried'
 
@@ -31,6 +32,7 @@ def plan_and_print(
   Raises:
     InputError: something in the config is wrong, or does not go with the topology.
   """
+  check_config(config)
   start = find_start(config, recipe)
   setup = make_setup(config, start, topology)
   indices = range(len(setup.run.stages)) if stage is None else [find_stage(setup, stage)]

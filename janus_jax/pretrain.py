@@ -6,14 +6,12 @@ A real run takes these parts from others (`--config.init_from`, README). DIR bec
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from janus_jax import cli, embedded_parts
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe with a `pretraining` section.', lock_config=True)
-_OUTPUT = flags.DEFINE_string('output', None, 'Checkpoint directory to write.', required=True)
+_CONFIG = cli.define_config('Recipe with a `pretraining` section.')
+_OUTPUT = cli.define_path('output', None, 'Checkpoint directory to write.', required=True)
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoint at --output.')
-flags.mark_flag_as_required('config')
 
 
 def main() -> None:

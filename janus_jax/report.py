@@ -20,9 +20,9 @@ from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 from janus_jax.workdirs import REVISION_FILE, RUN_CONFIG_FILE
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Training workdir.', required=True)
-_SCORES = flags.DEFINE_string('scores', None, 'Directory that janus_jax.evaluate wrote; none: a page without scores.')
-_OUT = flags.DEFINE_string('out', None, 'HTML file to write; replaced if there.', required=True)
+_WORKDIR = cli.define_path('workdir', None, 'Training workdir.', required=True)
+_SCORES = cli.define_path('scores', None, 'Directory that janus_jax.evaluate wrote; none: a page without scores.')
+_OUT = cli.define_path('out', None, 'HTML file to write; replaced if there.', required=True)
 _TITLE = flags.DEFINE_string('title', None, 'Of the page; default: the name of the workdir.')
 _PATHS = flags.DEFINE_multi_string('path', [], 'NAME=PATH to list on the page; may be given several times.')
 _SECONDS = flags.DEFINE_multi_string('seconds', [], 'PART=SECONDS to list on the page; may be given several times.')

@@ -27,8 +27,6 @@ from janus_jax.models.config import JanusConfig
 from janus_jax.stored_codes import image_encoder, stored_codes
 from janus_jax.training.loop import Sources
 
-DATA = ('embedded', 'files')
-
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -65,8 +63,6 @@ def check_data(config: ConfigDict, model: JanusConfig) -> None:
   if config.data.name == 'embedded':
     read_world(config, model)
     return
-  if config.data.name != 'files':
-    raise InputError(f'data.name is {config.data.name!r}: expected one of {", ".join(DATA)}')
   if config.data.precompute_codes:
     raise InputError(
       'data.precompute_codes is for the embedded world: expected False, and `janus_jax.tokenize` instead'
@@ -101,7 +97,7 @@ def open_data(
   Raises:
     InputError: files that are missing or of another format, codes of another VQ.
   """
-  directory = config.data.directory or os.path.join(workdir, 'data')
+  directory = os.path.expanduser(config.data.directory) or os.path.join(workdir, 'data')
   if config.data.name == 'embedded':
     return _open_world(config, model, workdir, directory, open_start, num_samples)
   specs = build.read_specs(config.data.sources)

@@ -24,16 +24,19 @@ from janus_jax.data.sources.build import items, read_specs
 from janus_jax.data.sources.folder import ImageFolder
 from janus_jax.data.sources.records import ToEncode
 from janus_jax.errors import InputError
+from janus_jax.training.value_checks import Integer, Number
 
-_INPUT = flags.DEFINE_string('input', None, 'Folder of images with .txt captions, or CONFIG.py:NAME.', required=True)
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
-_OUTPUT = flags.DEFINE_string('output', None, 'Directory for the shards.', required=True)
+_INPUT = cli.define_path('input', None, 'Folder of images with .txt captions, or CONFIG.py:NAME.', required=True)
+_CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
+_OUTPUT = cli.define_path('output', None, 'Directory for the shards.', required=True)
 _NAME = flags.DEFINE_string('name', 'codes', 'What the files of shards begin with.')
-_RECORDS_PER_SHARD = flags.DEFINE_integer('records_per_shard', 8192, 'Records of the dataset that a shard stands for.')
+_RECORDS_PER_SHARD = cli.define_number(
+  'records_per_shard', 8192, 'Records of the dataset that a shard stands for.', Integer(1)
+)
 _SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: which of n hosts this is, counted from 0.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Images at a time on each device.')
+_BATCH_SIZE = cli.define_number('batch_size', 16, 'Images at a time on each device.', Integer(1))
 _RESIZE = flags.DEFINE_enum('resize', 'fast', sorted(RESIZES), 'As config.data.resize of the training.')
-_MAX_BAD_SHARE = flags.DEFINE_float('max_bad_share', 0.01, 'A larger share of bad records stops the run.')
+_MAX_BAD_SHARE = cli.define_number('max_bad_share', 0.01, 'A larger share of bad records stops the run.', Number(0, 1))
 
 
 def open_input(text: str, index_directory: str) -> Sequence[Mapping[str, Any]]:

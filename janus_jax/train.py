@@ -9,23 +9,24 @@ may be gs://BUCKET/...: see workdir_mirror.py.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from janus_jax import cli, training_run
 from janus_jax.training import hosts
+from janus_jax.training.value_checks import Integer
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.', lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints, metrics and samples go.', required=True)
+_CONFIG = cli.define_config()
+_WORKDIR = cli.define_path('workdir', None, 'Where checkpoints, metrics and samples go.', required=True)
 _FORCE = flags.DEFINE_bool('force', False, 'Go on in a workdir that was made with another config.')
 _DISTRIBUTED = flags.DEFINE_enum(
   'distributed', 'none', hosts.MODES, 'How the processes of a run find each other: auto asks the cluster.'
 )
 _COORDINATOR = flags.DEFINE_string('coordinator_address', None, 'HOST:PORT of process 0, with --distributed=flags.')
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes of the run, with --distributed=flags.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, with --distributed=flags.')
-_WAIT = flags.DEFINE_integer('wait_for_processes', 600, 'Seconds that a process waits for the others to start.')
-_DEAD_AFTER = flags.DEFINE_integer('dead_after', 100, 'Seconds of silence after which a process is given up.')
-flags.mark_flag_as_required('config')
+_NUM_PROCESSES = cli.define_number('num_processes', None, 'Processes of the run, with --distributed=flags.', Integer(1))
+_PROCESS_ID = cli.define_number('process_id', None, 'Which of them this is, with --distributed=flags.', Integer())
+_WAIT = cli.define_number(
+  'wait_for_processes', 600, 'Seconds that a process waits for the others to start.', Integer(1)
+)
+_DEAD_AFTER = cli.define_number('dead_after', 100, 'Seconds of silence after which a process is given up.', Integer(1))
 
 
 def main() -> None:

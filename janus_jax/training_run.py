@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -12,8 +13,9 @@ import jax
 from ml_collections import ConfigDict
 
 from janus_jax import run_identity, workdir_mirror, workdirs
-from janus_jax.api import load_tokenizer
+from janus_jax.api import check_tokenizer, load_tokenizer
 from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
+from janus_jax.conversion.companions import special_tokens_of
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.parts import compose
 from janus_jax.conversion.translate import parameter_shapes
@@ -30,12 +32,13 @@ from janus_jax.run_data import check_data, open_data
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training import hosts
+from janus_jax.training.config_checks import check_config
 from janus_jax.training.loop import Run
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
 from janus_jax.training.run_config import RunConfig, check_batches
 from janus_jax.training.stages import Stage, check_carried, read_stages, trained_groups, trained_paths
 from janus_jax.training.state import Placement
-from janus_jax.training.step import MODES, StepConfig
+from janus_jax.training.step import StepConfig
 
 PARTS = ('vision_encoder', 'vq', 'language_model')
 
@@ -55,6 +58,7 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
   # In this order: agree on the settings, own the workdir, read and check, agree on the data, begin, train. What is
   # wrong shows before anything is written: a workdir remembers its config.
   run_identity.check_same_run(config, workdir, force)
+  check_config(config)
   run_config = read_run(config)
   with contextlib.ExitStack() as stack:
     with hosts.together():
@@ -130,7 +134,13 @@ def _tokenizer_directory(workdir: str, checkpoint: Checkpoint | None) -> Iterato
 def example_spec(
   config: ConfigDict, model: JanusConfig, tokenizer: Tokenizer, template: Template, holds_codes: bool
 ) -> ExampleSpec:
-  """How the records of a run become examples; `holds_codes` says whether images to draw are codes."""
+  """How the records of a run become examples; `holds_codes` says whether images to draw are codes.
+
+  Raises:
+    InputError: a tokenizer with other ids than the model's, rows longer than the model's positions.
+  """
+  check_tokenizer(model, tokenizer)
+  check_length(config.sequence_length, model)
   return ExampleSpec(
     tokenizer=tokenizer,
     template=template,
@@ -167,10 +177,15 @@ def check_room(stages: Iterable[Stage], model: JanusConfig, sequence_length: int
         )
 
 
+def check_length(sequence_length: int, model: JanusConfig) -> None:
+  """Raises InputError where a row has more positions than the model."""
+  positions = model.language_model.max_positions
+  if sequence_length > positions:
+    raise InputError(f'sequence_length is {sequence_length}: expected at most {positions}, the positions of the model')
+
+
 def read_run(config: ConfigDict) -> RunConfig:
   """The part of the config that the loop needs."""
-  if config.stage_masks not in MODES:
-    raise InputError(f'stage_masks is {config.stage_masks!r}: expected one of {", ".join(MODES)}')
   return RunConfig(
     stages=read_stages(config),
     skip_limit=SkipLimit(share=config.max_bad_record_share),
@@ -183,7 +198,12 @@ def read_run(config: ConfigDict) -> RunConfig:
 
 
 def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> StepConfig:
-  """What the step is compiled for."""
+  """What the step is compiled for.
+
+  Raises:
+    InputError: rules that match nothing, a kernel that cannot be used, rows longer than the model's positions.
+  """
+  check_length(config.sequence_length, model)
   optimizer = config.optimizer.to_dict()
   for name in ('learning_rate_rules', 'weight_decay_rules'):
     optimizer[name] = tuple((pattern, float(factor)) for pattern, factor in optimizer[name])
@@ -210,10 +230,11 @@ def open_start(config: ConfigDict) -> Checkpoint:
   """The checkpoint a run starts from, as the architecture that it trains.
 
   Raises:
-    InputError: `init_from` names none, or it is not one.
+    InputError: `init_from` names none, or it is not one; another tokenizer than the model's.
   """
   checkpoint = _open(config.init_from, config.template)
   workdirs.check_template(config, checkpoint)
+  special_tokens_of(checkpoint.companions, checkpoint.config)
   return dataclasses.replace(checkpoint, config=as_trained(checkpoint.config, config))
 
 
@@ -227,7 +248,7 @@ def _open(init_from: str, template: str) -> Checkpoint:
     raise InputError('init_from is empty: expected a checkpoint, or vision_encoder=PATH,vq=FILE,language_model=PATH')
   if '=' not in init_from:
     return open_checkpoint(init_from)
-  parts = dict(part.split('=', 1) for part in init_from.split(','))
+  parts = {name: os.path.expanduser(path) for name, _, path in (part.partition('=') for part in init_from.split(','))}
   if sorted(parts) != sorted(PARTS):
     raise InputError(f'init_from names {", ".join(parts)}: expected all of {", ".join(PARTS)}')
   return compose(**parts, gen_embed='codebook', seed=0, template=template or 'deepseek')

@@ -24,19 +24,22 @@ from janus_jax.data.images import load_image
 from janus_jax.data.tokenizer import StreamDecoder, Tokenizer
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.training.value_checks import SEED, Integer, Number
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
-_IMAGE = flags.DEFINE_multi_string('image', [], 'Image file; may be given several times.')
+_CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
+_IMAGE = cli.define_paths('image', 'Image file; may be given several times.')
 _QUESTION = flags.DEFINE_multi_string(
   'question',
   None,
   'May hold one <image> (or <image_placeholder>) per image, where it belongs; else they come first. May be repeated.',
   required=True,
 )
-_MAX_NEW_TOKENS = flags.DEFINE_integer('max_new_tokens', 512, 'The longest answer.')
-_TEMPERATURE = flags.DEFINE_float('temperature', 0.0, 'Divides the logits; 0 takes the most likely token.')
-_TOP_P = flags.DEFINE_float('top_p', 1.0, 'Only the most likely tokens that together reach this probability.')
-_SEED = flags.DEFINE_integer('seed', 0, 'The same seed gives the same answers.')
+_MAX_NEW_TOKENS = cli.define_number('max_new_tokens', 512, 'The longest answer.', Integer(1))
+_TEMPERATURE = cli.define_number('temperature', 0.0, 'Divides the logits; 0 takes the most likely token.', Number())
+_TOP_P = cli.define_number(
+  'top_p', 1.0, 'Only the most likely tokens that together reach this probability.', Number(0, 1, above=True)
+)
+_SEED = cli.define_number('seed', 0, 'The same seed gives the same answers.', SEED)
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.')
 _WEIGHTS = flags.DEFINE_enum(
   'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
@@ -62,7 +65,6 @@ def show(chunks: Iterator[list[int]], tokenizer: Tokenizer) -> list[int]:
 
 
 def main() -> None:
-  api.check_positive('max_new_tokens', _MAX_NEW_TOKENS.value)
   # Opening is quick; the weights are read once the questions are known to be good.
   config = open_checkpoint(_CHECKPOINT.value).config
   tokenizer, template = api.load_tokenizer(_CHECKPOINT.value)

@@ -35,7 +35,6 @@ def config_of(sources: dict, **data) -> ConfigDict:
 @pytest.mark.parametrize(
   ('config', 'message'),
   [
-    (config_of({}, name='laion'), r"data.name is 'laion': expected one of embedded, files"),
     (config_of({}), r"data.sources is empty.*'files'"),
     (config_of({'a': WEB}, precompute_codes=True), r'data.precompute_codes is for the embedded world'),
     (

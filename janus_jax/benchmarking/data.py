@@ -12,6 +12,7 @@ from janus_jax.data.packing import batch_shape, statistics
 from janus_jax.data.pipeline import batches, mean_sizes
 from janus_jax.errors import InputError
 from janus_jax.run_data import check_data, open_data
+from janus_jax.training.config_checks import check_config
 from janus_jax.training_run import example_spec, open_start, read_run
 
 
@@ -34,6 +35,7 @@ def measure(
   Raises:
     InputError: something in the config is wrong.
   """
+  check_config(config)
   start = open_start(config)
   check_data(config, start.config)
   run = read_run(config)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from janus_jax.errors import InputError
+from janus_jax.models.config import JanusConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,17 @@ def check_flags(mode: str, given: Collection[str]) -> None:
       raise InputError(f'--{name}: expected with --mode={" or ".join(modes)}, not {mode}')
   if 'scaling' in given and {'peer', 'profile'} & set(given):
     raise InputError('--scaling: expected without --peer and --profile')
+
+
+def check_positions(mode: str, request: Request, model: JanusConfig) -> None:
+  """Raises InputError where a prompt and what follows it have more tokens than the model has positions."""
+  rest = model.vq.num_tokens if mode == 'generate' else 1 + model.num_image_tokens + request.answer
+  limit = model.language_model.max_positions - rest
+  if request.words > limit:
+    raise InputError(
+      f'prompt_tokens is {request.words}: expected at most {limit}, as {rest} of the {limit + rest} positions of the '
+      'model are taken'
+    )
 
 
 def read_batches(texts: Sequence[str], share: int = 1) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from janus_jax.models.config import JanusConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.planning import find_start
 from janus_jax.sharding.mesh import make_mesh
+from janus_jax.training.config_checks import check_config
 from janus_jax.training.state import Placement, flatten, unflatten
 from janus_jax.training_run import open_start
 
@@ -46,6 +47,7 @@ def read_subject(config: ConfigDict, recipe: str) -> Subject:
   Raises:
     InputError: no model is named, or its mesh does not fit the devices.
   """
+  check_config(config)
   start = find_start(config, recipe)
   placement = Placement.of(make_mesh(config.mesh.to_dict()), parameter_shapes(start.model))
   if config.init_from:

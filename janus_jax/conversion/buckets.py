@@ -27,13 +27,13 @@ def is_url(path: str | os.PathLike) -> bool:
 
 
 def normalized(path: str) -> str:
-  """As `os.path.normpath`, which would take a slash out of 'gs://'."""
-  return path.rstrip('/') if is_url(path) else os.path.normpath(path)
+  """As `os.path.normpath`, which would take a slash out of 'gs://'; ~ is the home directory."""
+  return path.rstrip('/') if is_url(path) else os.path.normpath(os.path.expanduser(path))
 
 
 def absolute(path: str) -> str:
   """As `os.path.abspath`; a URL is one."""
-  return normalized(path) if is_url(path) else os.path.abspath(path)
+  return normalized(path) if is_url(path) else os.path.abspath(normalized(path))
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def local_files(path: str) -> str:
     InputError: no such bucket or directory, no permission, no driver.
   """
   if not is_url(path):
-    return path
+    return os.path.expanduser(path)
   copy = _Copy.of(normalized(path))
   copy.refresh()
   return copy.directory
@@ -112,7 +112,7 @@ def local_files(path: str) -> str:
 def local_file(path: str) -> str:
   """As `local_files`, of one file."""
   if not is_url(path):
-    return path
+    return os.path.expanduser(path)
   url, name = path.rsplit('/', 1)
   directory = _Copy.of(path).directory
   fetch(url, name, directory)

@@ -5,7 +5,6 @@ needs: `AutoProcessor` of transformers (huggingface), `VLChatProcessor` of DeepS
 that come from the same layout pass through unchanged, byte for byte, unless they contradict the model's sizes.
 """
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from janus_jax.conversion.special_tokens import (
   PAD,
   SpecialTokens,
   complete_tokenizer,
+  largest_id,
   present_tokens,
   special_token_ids,
 )
@@ -88,9 +88,9 @@ def companions_for(layout: Layout, companions: Companions, config: JanusConfig) 
   Raises:
     InputError: a file is not JSON, or the tokenizer lacks a token or has another placeholder id than `config`.
   """
+  tokens = special_tokens_of(companions, config)
   if layout == 'orbax':
     return dict(companions)
-  tokens = _special_tokens(companions, config)
   if layout == 'huggingface':
     complete = _huggingface_files(companions, config, tokens)
   else:
@@ -126,8 +126,12 @@ def _json(companions: Companions, name: str) -> dict[str, Any]:
   return values
 
 
-def _special_tokens(companions: Companions, config: JanusConfig) -> SpecialTokens | None:
-  """The ids of the source's tokenizer, which must be those of the model; None without a tokenizer."""
+def special_tokens_of(companions: Companions, config: JanusConfig) -> SpecialTokens | None:
+  """The ids of the source's tokenizer; None without one.
+
+  Raises:
+    InputError: not a Janus's tokenizer, another placeholder than the model's, an id beyond its embedding table.
+  """
   if 'tokenizer.json' not in companions:
     return None
   tokens = special_token_ids(companions['tokenizer.json'])
@@ -136,9 +140,10 @@ def _special_tokens(companions: Companions, config: JanusConfig) -> SpecialToken
       f'tokenizer.json: {IMAGE_PLACEHOLDER} has id {tokens.image_placeholder}: '
       f'expected the image_token_id of the model, {config.image_token_id}'
     )
-  largest, vocab_size = max(i for i in dataclasses.astuple(tokens) if i is not None), config.language_model.vocab_size
+  largest, vocab_size = largest_id(companions['tokenizer.json']), config.language_model.vocab_size
+  largest = max(largest, tokens.image_placeholder)  # Which may yet have to be added.
   if largest >= vocab_size:
-    raise InputError(f'tokenizer.json: a special token has id {largest}: expected less than vocab_size {vocab_size}')
+    raise InputError(f'tokenizer.json: has a token with id {largest}: expected ids below vocab_size, {vocab_size}')
   return tokens
 
 

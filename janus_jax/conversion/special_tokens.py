@@ -71,6 +71,15 @@ def special_token_ids(tokenizer_json: bytes) -> SpecialTokens:
   )
 
 
+def largest_id(tokenizer_json: bytes) -> int:
+  """The largest id of any token, special or not.
+
+  Raises:
+    InputError: not a tokenizer.json.
+  """
+  return max(_ids(_parse(tokenizer_json)).values())
+
+
 def present_tokens(tokenizer_json: bytes, tokens: Iterable[str]) -> list[str]:
   """Those of `tokens` that the tokenizer has, in the given order."""
   ids = _ids(_parse(tokenizer_json))

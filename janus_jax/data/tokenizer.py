@@ -69,6 +69,11 @@ class Tokenizer:
   def _backend(self) -> tokenizers.Tokenizer:
     return _read(self.path)
 
+  @functools.cached_property
+  def largest_id(self) -> int:
+    """The largest id that a text can become."""
+    return max(self._backend.get_vocab(with_added_tokens=True).values())
+
   def encode(self, text: str, add_bos: bool = True) -> list[int]:
     """Raises InputError if `text` cannot be written as UTF-8."""
     try:

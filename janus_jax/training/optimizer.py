@@ -46,12 +46,6 @@ class OptimizerConfig:
   moment_dtype: str = 'float32'
   gradient_sum_dtype: str = 'float32'
 
-  def __post_init__(self):
-    for name in ('moment_dtype', 'gradient_sum_dtype'):
-      if getattr(self, name) not in STORED_DTYPES:
-        expected = ', '.join(STORED_DTYPES)
-        raise InputError(f'optimizer.{name} is {getattr(self, name)!r}: expected one of {expected}')
-
 
 def factor_of(path: str, rules: Rules) -> float:
   """What the rules say about a path."""

@@ -9,10 +9,30 @@ from ml_collections import ConfigDict
 from janus_jax.data.examples import KINDS
 from janus_jax.errors import InputError
 from janus_jax.training.defaults import STAGE_DEFAULTS
-from janus_jax.training.optimizer import learning_rates
+from janus_jax.training.optimizer import SCHEDULES
+from janus_jax.training.value_checks import Bool, Integer, Names, Number, OneOf, PerKind, Table, check_fields
 
 # The vocabulary of DESIGN section 4; a pattern that names one of them alone means everything in it.
 GROUPS = ('vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
+
+# What each field of `config.stages.NAME` may be.
+STAGE: Table = {
+  'steps': Integer(1, 10**8),
+  'batch_size': Integer(1, 10**6),
+  'trainable': Names(),
+  'learning_rate': Number(0, 100),
+  'warmup_steps': Integer(),
+  'schedule': OneOf(SCHEDULES),
+  'final_fraction': Number(0, 1),
+  'weight_decay': Number(0, 100),
+  'ratio': PerKind(KINDS, Integer()),
+  'sources': {kind: {'*': Integer()} for kind in KINDS},
+  'loss_weights': PerKind(KINDS, Number()),
+  'images_per_row': Number(0, 10_000),
+  'drawings_per_row': Number(0, 10_000),
+  'carry_moments': Bool(),
+  'expected_tokens': PerKind(KINDS, Number(above=True), zeros=False),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,43 +94,22 @@ def read_stages(config: ConfigDict) -> tuple[Stage, ...]:
 
 
 def _read_stage(name: str, fields: ConfigDict) -> Stage:
+  where = f'stages.{name}'
   given = {**STAGE_DEFAULTS, **fields.to_dict()}
-  known = [field.name for field in dataclasses.fields(Stage) if field.name != 'name']
-  for field in given:
-    if field not in known:
-      raise InputError(f'stages.{name}.{field} is unknown: expected one of {", ".join(known)}')
-  for field in known:
+  check_fields(given, STAGE, f'{where}.')
+  for field in STAGE:
     if field not in given:
-      raise InputError(f'stages.{name}.{field} is missing')
+      raise InputError(f'{where}.{field} is missing')
   for field in ('trainable', 'ratio', 'loss_weights', 'expected_tokens'):
     given[field] = tuple(given[field])
   stage = Stage(name=name, **given)
-  _check(stage)
-  return stage
-
-
-def _check(stage: Stage) -> None:
-  where = f'stages.{stage.name}'
-  for field in ('steps', 'batch_size'):
-    if getattr(stage, field) < 1:
-      raise InputError(f'{where}.{field} is {getattr(stage, field)}: expected 1 or more')
-  for field in ('ratio', 'loss_weights'):
-    values = getattr(stage, field)
-    if len(values) != len(KINDS) or min(values) < 0 or not sum(values):
-      raise InputError(f'{where}.{field} is {values}: expected {":".join(KINDS)}, none negative, not all 0')
-  if len(stage.expected_tokens) != len(KINDS) or min(stage.expected_tokens) <= 0:
-    raise InputError(f'{where}.expected_tokens is {stage.expected_tokens}: expected {":".join(KINDS)}, all positive')
-  if not isinstance(stage.carry_moments, bool):
-    raise InputError(f'{where}.carry_moments is {stage.carry_moments!r}: expected True or False')
   for kind, share in zip(KINDS, stage.ratio):
     if share and not sum(stage.sources.get(kind, {}).values()):
       raise InputError(f'{where}.sources: no source of {kind}, which has a share of {share} in the ratio')
-  if not stage.trainable:
-    raise InputError(f'{where}.trainable is empty: expected parameter groups or patterns')
-  try:
-    learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
-  except InputError as error:
-    raise InputError(f'{where}: {error}') from None
+  if stage.warmup_steps > stage.steps:
+    expected = f'expected 0 to the {stage.steps} steps of the stage'
+    raise InputError(f'{where}.warmup_steps is {stage.warmup_steps}: {expected}')
+  return stage
 
 
 def trained_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:

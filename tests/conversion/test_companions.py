@@ -298,7 +298,7 @@ def test_files_that_contradict_the_model_are_refused(tokenizer_json):
   with pytest.raises(InputError, match=r'tokenizer\.json: <image_placeholder> has id 305: expected .* 500'):
     companions_for('huggingface', companions, PRESETS['tiny'])
   llama = dataclasses.replace(CONFIG.language_model, vocab_size=306)
-  with pytest.raises(InputError, match='has id 307: expected less than vocab_size 306'):
+  with pytest.raises(InputError, match=r'tokenizer\.json: has a token with id 307: expected ids below vocab_size, 306'):
     companions_for('huggingface', companions, dataclasses.replace(CONFIG, language_model=llama))
   with pytest.raises(InputError, match=r'processor_config\.json: not JSON'):
     companions_for('huggingface', {**companions, 'processor_config.json': b'{'}, CONFIG)

@@ -226,7 +226,7 @@ def test_the_config_of_a_run_decides_how_is_drawn_and_what_the_world_is(tmp_path
     (['--checkpoint=/no/such/place'], 1, 'error: /no/such/place: no such directory'),
     (['--checkpoint=SOURCE', '--questions_per_kind=0'], 1, 'error: questions_per_kind is 0: expected 1 or more'),
     (['--checkpoint=SOURCE', '--out=/proc/janus'], 1, 'error: /proc/janus: No such file or directory'),
-    (['--checkpoint=SOURCE', '--cfg_weight=-1'], 1, 'error: cfg_weight is -1.0: expected 0 or more'),
+    (['--checkpoint=SOURCE', '--cfg_weight=-1'], 1, 'error: cfg_weight is -1.0: expected a number, 0 or more'),
   ],
 )
 def test_wrong_input_is_one_line_and_an_exit_code(checkpoint, arguments, code, message):

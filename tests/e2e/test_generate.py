@@ -138,6 +138,16 @@ def test_pictures_of_rounded_weights_say_so(checkpoint, drawn, tmp_path):
     (['--checkpoint=/no/such/place', '--prompt=a'], 1, 'error: /no/such/place: no such directory'),
     (['--checkpoint=SOURCE', '--prompt= '], 1, 'error: prompt 1 of 1: the prompt is empty: expected text'),
     (['--checkpoint=SOURCE', '--prompt=a', '--num_images=0'], 1, 'error: num_images is 0: expected 1 or more'),
+    (
+      ['--checkpoint=SOURCE', '--prompt=a', '--temperature=nan'],
+      1,
+      'error: temperature is nan: expected a number, 0 or more',
+    ),
+    (
+      ['--checkpoint=SOURCE', '--prompts_file=/no/f'],
+      1,
+      'error: /no/f: No such file or directory: expected a readable file',
+    ),
     (['--checkpoint=SOURCE'], 2, 'expected either --prompt or --prompts_file'),
     (['--checkpoint=SOURCE', '--prompt=a', '--out=/proc/janus'], 1, 'error: /proc/janus: No such file or directory'),
   ],
@@ -157,6 +167,11 @@ def test_prompts_files(tmp_path):
   assert pictures.read_prompts(str(text)) == ['ein Kätzchen', 'zwei']
   lines.write_text('{"prompt": "a cat", "id": 3}\n\n{"prompt": "line\\nbreak"}')
   assert pictures.read_prompts(str(lines)) == ['a cat', 'line\nbreak']
+  (tmp_path / 'B.JSONL').write_bytes(b'\xef\xbb\xbf' + lines.read_bytes())
+  assert pictures.read_prompts(str(tmp_path / 'B.JSONL')) == ['a cat', 'line\nbreak']
+  for name in ('a.json', 'A.Json'):
+    (tmp_path / name).write_text('\n[\n  "a cat",\n  {"prompt": "two dogs"}\n]')
+    assert pictures.read_prompts(str(tmp_path / name)) == ['a cat', 'two dogs']
 
 
 @pytest.mark.parametrize(
@@ -168,6 +183,12 @@ def test_prompts_files(tmp_path):
     ('a.jsonl', b'{"prompt": 3}', r'line 1: expected {"prompt": "..."}'),
     ('a.jsonl', b'["a"]', 'line 1: expected'),
     ('a.jsonl', b'\n{"prompt": " "}', 'line 2: expected'),
+    ('a.JSONL', b'a cat', 'line 1: not JSON'),
+    ('a.json', b'a cat\n', 'not JSON'),
+    ('a.json', b'{"prompt": "a"}', 'a dict: expected a list of prompts'),
+    ('a.json', b'["a", 3]', 'item 1: expected'),
+    ('a.json', b'[]', 'empty: expected prompts'),
+    ('a.json', b'', 'empty: expected prompts'),
   ],
 )
 def test_bad_prompts_files(tmp_path, name, content, message):
@@ -184,6 +205,13 @@ def test_finished_pictures(tmp_path):
   with pytest.raises(InputError, match=r"a\.png: has seed '1': expected '2'; --overwrite replaces it"):
     pictures.finished_codes(path, {**settings, 'seed': '2'}, overwrite=False)
   assert pictures.finished_codes(path, {**settings, 'seed': '2'}, overwrite=True) is None
+  whole = pathlib.Path(path).read_bytes()
+  for damaged in (b'', whole[:5], whole[:60], whole[:-20], whole[:-30] + bytes(18) + whole[-12:]):
+    pathlib.Path(path).write_bytes(damaged)
+    assert pictures.finished_codes(path, settings, overwrite=False) is None, damaged
+  Image.new('RGB', (4, 4)).save(path)
+  with pytest.raises(InputError, match=r'a\.png: has prompt None: expected'):
+    pictures.finished_codes(path, settings, overwrite=False)
   pathlib.Path(path).write_bytes(b'not a picture')
   with pytest.raises(InputError, match=r'a\.png: cannot be read as PNG'):
     pictures.finished_codes(path, settings, overwrite=False)

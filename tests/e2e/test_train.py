@@ -1,9 +1,12 @@
 """A whole run through three stages: what it leaves, and that a run cut short and taken up again is the same run."""
 
+import dataclasses
+import functools
 import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from PIL import Image
 
 pytest.importorskip('sklearn')
@@ -21,6 +25,7 @@ from ml_collections import ConfigDict
 import janus_jax
 from janus_jax import run_data, scoring, training_run
 from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.companions import companions_for
 from janus_jax.conversion.workdir import read_params
 from janus_jax.data.sources import embedded
 from janus_jax.errors import InputError
@@ -257,6 +262,8 @@ def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
     ),
     ('stages.stage1.carry_moments', True, r'^stages\.stage1\.carry_moments is True: expected False, as no stage runs'),
     ('sequence_length', 36, r'^sequence_length is 36: expected at least 37, as an image to generate takes in stages\.'),
+    ('sequence_length', 513, r'^sequence_length is 513: expected at most 512, the positions of the model$'),
+    ('optimizer.b2', float('nan'), r'^optimizer\.b2 is nan: expected a number from 0 to below 1$'),
     ('streams', 4, r'^streams is 4: expected a multiple of 8, the parts into which the mesh splits the rows'),
   ],
 )
@@ -267,6 +274,31 @@ def test_a_wrong_config_leaves_no_workdir(start, data, tmp_path, field, value, m
   with pytest.raises(InputError, match=message):
     training_run.train(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
+
+
+def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_path):
+  """They were embedded as NaN, and answered with garbage; a table with more rows than tokens is as it was."""
+  model = open_checkpoint(start).config
+  spec = functools.partial(training_run.example_spec, recipe(start, data), holds_codes=True)
+  tokenizer, template = janus_jax.load_tokenizer(start)
+  rows = tokenizer.largest_id + 1
+  for vocab_size in (rows, rows + 100):
+    llama = dataclasses.replace(model.language_model, vocab_size=vocab_size)
+    assert spec(dataclasses.replace(model, language_model=llama), tokenizer, template).tokenizer is tokenizer
+  broken = tmp_path / 'start'
+  shutil.copytree(start, broken)
+  backend = tokenizers.Tokenizer.from_file(f'{start}/tokenizer.json')
+  backend.add_tokens([f'word{i}' for i in range(model.language_model.vocab_size)])
+  backend.save(str(broken / 'tokenizer.json'))
+  message = r'tokenizer\.json: has a token with id 712: expected ids below .*384'
+  with pytest.raises(InputError, match=message):
+    training_run.train(recipe(str(broken), data), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+  tokenizer, template = janus_jax.load_tokenizer(str(broken))
+  with pytest.raises(InputError, match=message):
+    janus_jax.answer(*janus_jax.load(start), [[]], ['What?'], tokenizer=tokenizer, template=template)
+  with pytest.raises(InputError, match=message):
+    companions_for('orbax', open_checkpoint(str(broken)).companions, model)
 
 
 def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
@@ -292,9 +324,18 @@ def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
   ('arguments', 'code', 'message'),
   [
     ([], 2, '--workdir'),
-    (['--workdir=w'], 2, 'Flag --config must have a value'),
+    (['--workdir=w'], 2, '--config is missing: expected --config=VALUE'),
     (['--workdir=w', '--config=configs/tiny.py'], 1, 'init_from is empty'),
-    (['--workdir=w', '--config=configs/tiny.py', '--config.sed=1'], 2, 'sed'),
+    (
+      ['--workdir=w', '--config=configs/tiny.py', '--config.sed=1'],
+      2,
+      'config.sed is unknown: did you mean config.seed?',
+    ),
+    (
+      ['--workdir=w', '--config=configs/tiny.py', '--config.optimizer.eps=0'],
+      1,
+      'error: optimizer.eps is 0.0: expected',
+    ),
     (['--workdir=w', '--config=configs/tiny.py', '--config.init_from=nowhere'], 1, 'nowhere: no such directory'),
   ],
 )
@@ -305,4 +346,5 @@ def test_one_line_for_wrong_commands(tmp_path, arguments, code, message):
   assert result.returncode == code, result.stderr
   assert message in result.stderr
   assert 'Traceback' not in result.stderr
+  assert not (tmp_path / 'w').exists()
   assert jax.device_count() == 8  # What the recipe above counts on.

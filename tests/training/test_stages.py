@@ -111,16 +111,20 @@ def test_a_group_is_not_taken_for_one_whose_name_it_ends():
   ('field', 'value', 'message'),
   [
     ('ratio', (0, 0, 0), r'^stages\.stage2\.ratio is \(0, 0, 0\): expected understanding:text:generation'),
-    ('ratio', (1, -1, 1), 'none negative'),
+    ('ratio', (1, -1, 1), r'is \(1, -1, 1\): expected .*, each an integer, 0 or more, not all 0$'),
     ('sources', {'text': {'captions': 1}}, r'^stages\.stage2\.sources: no source of understanding, .* share of 2'),
     ('steps', 0, r'^stages\.stage2\.steps is 0: expected 1 or more$'),
-    ('schedule', 'step', r"^stages\.stage2: schedule is 'step': expected one of constant, cosine, linear$"),
+    ('schedule', 'step', r"^stages\.stage2\.schedule is 'step': expected one of constant, cosine, linear$"),
     ('warmup_steps', 10**6, 'expected 0 to the'),
-    ('trainable', (), r'^stages\.stage2\.trainable is empty'),
-    ('expected_tokens', (800, 0, 650), r'^stages\.stage2\.expected_tokens is \(800, 0, 650\): .*, all positive$'),
+    ('trainable', (), r'^stages\.stage2\.trainable is \(\): expected a tuple of one or more names$'),
+    (
+      'expected_tokens',
+      (800, 0, 650),
+      r'^stages\.stage2\.expected_tokens is \(800, 0, 650\): .*, each a number above 0$',
+    ),
     ('expected_tokens', (800,), r'^stages\.stage2\.expected_tokens is \(800,\): expected understanding:text:gen'),
     ('carry_moments', 'yes', r"^stages\.stage2\.carry_moments is 'yes': expected True or False$"),
-    ('learning_rat', 1.0, r'^stages\.stage2\.learning_rat is unknown: expected one of steps, '),
+    ('learning_rat', 1.0, r'^stages\.stage2\.learning_rat is unknown: did you mean learning_rate\?$'),
   ],
 )
 def test_bad_stages_are_refused(field, value, message):

@@ -106,16 +106,15 @@ def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   for field, allowed in (('kind', KINDS), ('format', FORMATS)):
     if entry.get(field) not in allowed:
       raise InputError(f'{where}.{field} is {entry.get(field)!r}: expected one of {", ".join(allowed)}')
-  path = entry.pop('path', None)
-  if not path:
+  if not entry.get('path'):
     raise InputError(f'{where}.path is missing: expected where its files are')
+  path = _texts(f'{where}.path', entry.pop('path'))
   own = {field.name for field in dataclasses.fields(SourceSpec)} - {'name', 'path', 'fields'}
   meant = set(KIND_FIELDS[entry['kind']])
   if unknown := sorted(set(entry) - own - meant):
     raise InputError(f'{where}.{unknown[0]}: expected one of {", ".join(sorted(own | meant | {"path"}))}')
   # ConfigDict has tuples where a config wrote lists, and strings where it wrote one.
-  as_tuple = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in entry.items()
-              if key in ('questions', 'wordings')}  # fmt: skip
+  as_tuple = {key: _texts(f'{where}.{key}', entry[key]) for key in ('questions', 'wordings') if key in entry}
   for key, value in entry.items():
     if key not in ('questions', 'wordings'):
       _check_type(f'{where}.{key}', value, DEFAULTS.get(key, ''))
@@ -134,8 +133,7 @@ def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   except InputError as error:
     raise InputError(f'{where}: {error}') from None
   options = {key: entry[key] for key in set(entry) & own} | form
-  paths = tuple(map(expand_home, [path] if isinstance(path, str) else path))
-  return SourceSpec(name=name, path=paths, fields=fields, **options)
+  return SourceSpec(name=name, path=tuple(map(expand_home, path)), fields=fields, **options)
 
 
 def _read_form(where: str, entry: Mapping[str, Any]) -> dict[str, str]:
@@ -162,6 +160,13 @@ def _read_form(where: str, entry: Mapping[str, Any]) -> dict[str, str]:
     expected = ' or '.join(LONG[kind, template])
     raise InputError(f'{where}.long is {long!r}: expected {expected}, as kind is {kind} and template is {template}')
   return {'template': template, 'long': long}
+
+
+def _texts(where: str, value: Any) -> tuple[str, ...]:
+  found = (value,) if isinstance(value, str) else value
+  if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
+    raise InputError(f'{where} is {value!r}: expected text, or several')
+  return tuple(found)
 
 
 def _check_type(where: str, value: Any, like: Any) -> None:
