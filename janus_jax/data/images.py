@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from janus_jax.data import pointers
 from janus_jax.data.resizing import Resize, pillow
 from janus_jax.errors import InputError
 
@@ -83,14 +84,15 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
 def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
   """Reads the header only."""
   file.seek(0)
-  head = file.read(16)
+  head = file.read(pointers.HEAD)
   file.seek(0)
   if not head:
     raise InputError(f'{name}: 0 bytes: expected an image')
   try:
     image = Image.open(file, formats=FORMATS)
   except UnidentifiedImageError:
-    raise InputError(f'{name}: begins with {head!r}: expected an image ({", ".join(FORMATS)})') from None
+    pointers.check_content(head, name)
+    raise InputError(f'{name}: begins with {head[:16]!r}: expected an image ({", ".join(FORMATS)})') from None
   except Image.DecompressionBombError as error:  # Pillow's own limit, which lies above MAX_PIXELS.
     raise InputError(f'{name}: {_one_line(error)}: expected at most {max_pixels} pixels') from None
   except DAMAGE as error:
