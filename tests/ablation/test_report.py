@@ -92,11 +92,9 @@ def test_a_seed_that_is_not_finite_is_counted_wherever_its_variant_is_shown(valu
   assert row['status'] == 'not finite: seed 1: questions/all'
   (_, better, *_) = report.rows(summaries, 'questions/all')
   assert better.label == 'better (1 of 3 not finite)'
-  text_of_page = page.render(
-    page.Content('t', summaries, ['questions/all'], [], [], None, [], {}, {}, (0, 1, 2), 12, 6, 0)
-  )
-  assert text in text_of_page
-  assert '<li><b>better</b>: not finite: seed 1: questions/all</li>' in text_of_page
+  shown = page.render(page.Content('t', summaries, ['questions/all'], [], [], None, [], {}, {}, (0, 1, 2), 12, 6, 0))
+  assert text in shown
+  assert '<li><b>better</b>: not finite: seed 1: questions/all</li>' in shown
 
 
 @pytest.mark.parametrize('variant', ['base', 'better'])
@@ -131,7 +129,7 @@ def test_no_difference_is_claimed_of_wall_time(metric):
   assert tables.difference_text(summaries[1], metric) == ''
   rows = [row for row in csv.DictReader(io.StringIO(tables.to_csv(summaries))) if row['metric'] == metric]
   assert {row['difference'] for row in rows} == {''}
-  assert tables.difference_text(summaries[1], 'cost/teraflops') == '+5.0 ± 0.0'
+  assert tables.difference_text(summaries[1], 'cost/teraflops') == '+5.000 ± 0.000'
 
 
 def test_one_seed_has_no_interval():
