@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.tables import COSTS
 from janus_jax.conversion.translate import parameter_shapes
-from janus_jax.data.sources.build import read_specs
+from janus_jax.data.sources.build import FILE_NAMES, read_specs
 from janus_jax.data.sources.files import find_files, open_file
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig
@@ -102,7 +102,7 @@ def _check_files(config: ConfigDict) -> None:
     if spec.format == 'folder' and '://' not in spec.path[0] and not os.path.isdir(spec.path[0]):
       raise InputError(f'data.sources.{spec.name}.path: {spec.path[0]}: no such folder')
     if spec.format not in ('folder', 'tfds'):
-      find_files(spec.path)
+      find_files(spec.path, FILE_NAMES[spec.format])
     if spec.fields.names:
       open_file(spec.fields.names).close()
 

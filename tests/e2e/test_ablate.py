@@ -31,7 +31,7 @@ VARIANTS = {
   # Room for an image, as is checked before, but for no prompt: that shows when records are read.
   'broken': {'sequence_length': 37},
 }
-BROKEN = 'generation/'
+BROKEN = 'source generation/'
 # What differs from one time to the next.
 CLOCKED = tables.CLOCKED
 
