@@ -75,6 +75,8 @@ class HeldOutLoss:
 
   def measure(self, params: Any) -> dict[str, float]:
     """The mean loss per target of each kind of which anything is held out; of parameters on a mesh."""
+    if not self._batches:
+      return {}
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     ones = np.ones(len(KINDS), np.float32)
     found = [

@@ -6,14 +6,12 @@ the arguments that the loop gives it.
 
 import dataclasses
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -25,6 +23,7 @@ from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.observers import held_out_losses, static_arguments
 from janus_jax.planning_collectives import received_bytes
 from janus_jax.planning_figures import Figures, Work, figures
+from janus_jax.planning_memory import Memory, held_bytes, memory_of, wanted_bytes
 from janus_jax.sharding.mesh import ROW_AXES, make_mesh, rows_split
 from janus_jax.sharding.topologies import Topology, abstract_devices
 from janus_jax.training.run_config import RunConfig, check_batches, expected_mean, stage_shape
@@ -75,38 +74,6 @@ class Setup:
   @property
   def mesh(self) -> jax.sharding.Mesh:
     return self.placement.mesh
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-  """Bytes of one device.
-
-  Attributes:
-    arguments: state and batch.
-    temporaries: what else a step has at its worst moment, results that replace nothing included; None if that is not
-      known, because the compiler gave up.
-    peaks: by moment, all of it, the program too: in a `step`; at the `start` of the stage, when its state is made;
-      while the `held-out` loss is measured, with the state beside it.
-    available: to the compiler.
-  """
-
-  arguments: int
-  temporaries: int | None
-  peaks: Mapping[str, int]
-  available: int
-
-  @property
-  def worst(self) -> str:
-    """The moment of the largest peak."""
-    return max(self.peaks, key=self.peaks.get)
-
-  @property
-  def peak(self) -> int:
-    return self.peaks[self.worst]
-
-  @property
-  def fits(self) -> bool:
-    return self.peak <= self.available
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +203,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
   began = time.perf_counter()
   compiled, wanted = _compile_step(setup, trained, moments(setup, index), state, batch)
-  memory = _memory(compiled, wanted, held_bytes((state, batch)), setup.topology)
+  memory = memory_of(compiled, wanted, held_bytes((state, batch)), setup.topology)
   memory.peaks['start'] = start_bytes(setup, index)
   if setup.held_out and memory.fits:
     memory.peaks['held-out'] = _held_out_bytes(setup, state)
@@ -279,7 +246,7 @@ def _held_out_bytes(setup: Setup, state: TrainState) -> int:
   compiled, wanted = _compile(
     setup, lambda: held_out_losses.lower(state.params, batch, weights, **static_arguments(setup.step))
   )
-  memory = _memory(compiled, wanted, held_bytes((state.params, batch)), setup.topology)
+  memory = memory_of(compiled, wanted, held_bytes((state.params, batch)), setup.topology)
   # Parameters that the loss does not need are no arguments of its program, but are there.
   return held_bytes((state, batch)) + memory.peak - memory.arguments
 
@@ -309,43 +276,3 @@ def _compile(setup: Setup, lower: Callable[[], Any]) -> tuple[Any, int | None]:
       if wanted is None:
         raise
       return None, wanted
-
-
-def wanted_bytes(message: str) -> int | None:
-  """How much memory the TPU compiler says a program that does not fit would need; None for another message."""
-  if not message.startswith('RESOURCE_EXHAUSTED'):
-    return None
-  # The first is what an estimate says before most of the work, the second what the finished program would need.
-  forms = (r'total memory required[^(]*\(([\d.]+)([KMGT])\) exceeds available HBM', r'Used ([\d.]+)([KMGT]) of \S+ hbm')
-  found = next(filter(None, (re.search(form, message) for form in forms)), None)
-  if found is None:
-    return None
-  return int(float(found.group(1)) * 1024 ** (1 + 'KMGT'.index(found.group(2))))
-
-
-def _memory(compiled: Any, wanted: int | None, arguments: int, topology: Topology) -> Memory:
-  available = available_bytes(topology)
-  if wanted is not None:
-    return Memory(arguments, None, {'step': wanted}, available)
-  found = compiled.memory_analysis()
-  arguments, program = found.argument_size_in_bytes, found.generated_code_size_in_bytes
-  if topology.chip is not None:
-    # Not the sum of the sizes: on TPUs temporaries also lie where donated arguments were, and are counted twice then.
-    peak = found.peak_memory_in_bytes
-    return Memory(arguments, peak - arguments, {'step': peak + program}, available)
-  # On CPUs the peak is that of the temporaries alone.
-  temporaries = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-  return Memory(arguments, temporaries, {'step': arguments + temporaries + program}, available)
-
-
-def held_bytes(tree: Any) -> int:
-  """Bytes of the part of abstract arrays that one device holds."""
-  shards = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)]
-  return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in shards)
-
-
-def available_bytes(topology: Topology) -> int:
-  """Memory of a device; of a simulated one its share of this machine's."""
-  if topology.chip is not None:
-    return topology.chip.hbm_bytes
-  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // topology.num_devices

@@ -6,15 +6,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from janus_jax.planning import (
-  Setup,
-  StagePlan,
-  abstract_state,
-  available_bytes,
-  held_bytes,
-  make_setup,
-  plan_stage,
-)
+from janus_jax.planning import Setup, StagePlan, abstract_state, make_setup, plan_stage
+from janus_jax.planning_memory import available_bytes, held_bytes
 from janus_jax.training.stages import Stage
 
 GRADIENT_BYTES = 4  # Of a parameter that trains.

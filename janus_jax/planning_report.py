@@ -63,22 +63,23 @@ def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
   return {
     'stage': stage.name,
     'topology': plan.setup.topology.name,
-    'chips': plan.setup.mesh.size,
+    'chips': plan.setup.topology.num_chips,
+    'devices': plan.setup.topology.num_devices,
     'mesh': dict(plan.setup.mesh.shape),
     'batch_size': stage.batch_size,
     'sequence_length': plan.setup.run.sequence_length,
     **settings(plan.setup),
     'fits': memory.fits,
-    'peak_bytes_per_chip': memory.peak,
+    'peak_bytes_per_device': memory.peak,
     'peak_moment': memory.worst,
-    'peak_bytes_per_chip_by_moment': dict(memory.peaks),
-    'hbm_bytes_per_chip': memory.available,
-    'argument_bytes_per_chip': memory.arguments,
-    'temporary_bytes_per_chip': memory.temporaries,
+    'peak_bytes_per_device_by_moment': dict(memory.peaks),
+    'hbm_bytes_per_device': memory.available,
+    'argument_bytes_per_device': memory.arguments,
+    'temporary_bytes_per_device': memory.temporaries,
     'flops_per_step': found.flops.total,
     'decoder_flops_per_step': found.flops.decoder,
     'executed_flops_per_step': found.executed_flops,
-    'collective_bytes_per_chip': None if plan.received is None else dict(plan.received),
+    'collective_bytes_per_device': None if plan.received is None else dict(plan.received),
     'compute_seconds': found.bound and found.bound.compute,
     'memory_seconds': found.bound and found.bound.memory,
     'network_seconds': found.bound and found.bound.network,
@@ -89,7 +90,7 @@ def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
     'days_at_mfu_percent': dict(found.days),
     'compile_seconds': round(plan.compile_seconds, 1),
     'options_to_fit': list(options) if fitting else None,
-    'peak_bytes_per_chip_with_options': fitting and fitting.memory.peak,
+    'peak_bytes_per_device_with_options': fitting and fitting.memory.peak,
   }
 
 
@@ -103,7 +104,7 @@ def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
     parts.append(f'temporaries {_gib(memory.temporaries)}')
   moments = ', '.join(f'{moment} {_gib(size)}' for moment, size in memory.peaks.items())
   lines = [
-    ('memory per chip', f'{_gib(memory.peak)} of {_gib(memory.available)} GiB at most, in: {memory.worst}'),
+    ('memory per device', f'{_gib(memory.peak)} of {_gib(memory.available)} GiB at most, in: {memory.worst}'),
     ('GiB by moment', moments),
     ('in a step', ', '.join(parts)),
     ('batch', f'{stage.batch_size} rows of {setup.run.sequence_length} positions'),
@@ -111,7 +112,7 @@ def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
     ('FLOPs per step', f'{found.flops.total:.3g}, {found.executed_flops:.3g} with what is computed twice'),
   ]
   if plan.received is not None:
-    lines.append(('received per chip', _received(plan.received)))
+    lines.append(('received per device', _received(plan.received)))
   if found.bound:
     bound = found.bound
     limits = f'compute {bound.compute:.3g}, memory {bound.memory:.3g}, network {bound.network:.3g}'
@@ -120,8 +121,11 @@ def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
   lines.append(('whole stage', f'{found.tokens:.4g} tokens in {stage.steps} steps{": " if days else ""}{days}'))
   if fitting:
     lines.append(('would fit with', f'{" ".join(options)} ({_gib(fitting.memory.peak)} GiB)'))
-  title = f'{stage.name} on {setup.topology.name} ({mesh}): {verdict}'
-  return '\n'.join([title, *(f'  {name:18} {value}' for name, value in lines)])
+  topology = setup.topology
+  # Of a kind whose chip is two devices.
+  chips = f' on {topology.num_chips} chips' if topology.num_chips < topology.num_devices else ''
+  title = f'{stage.name} on {topology.name} ({mesh}{chips}): {verdict}'
+  return '\n'.join([title, *(f'  {name:19} {value}' for name, value in lines)])
 
 
 def _gib(size: int) -> str:

@@ -7,6 +7,7 @@ The first is a training workdir, the second what `janus_jax.evaluate --out` wrot
 
 import logging
 import os
+import zipfile
 
 import numpy as np
 from absl import flags
@@ -26,6 +27,15 @@ _OUT = cli.define_path('out', None, 'HTML file to write; replaced if there.', re
 _TITLE = flags.DEFINE_string('title', None, 'Of the page; default: the name of the workdir.')
 _PATHS = flags.DEFINE_multi_string('path', [], 'NAME=PATH to list on the page; may be given several times.')
 _SECONDS = flags.DEFINE_multi_string('seconds', [], 'PART=SECONDS to list on the page; may be given several times.')
+
+# What the page shows of each entry of a list in scores.json.
+SCORE_FIELDS = {
+  'goals': ('name', 'percent', 'right', 'total', 'goal', 'met', 'control_percent'),
+  'questions': ('name', 'group', 'percent', 'total', 'control'),
+  'drawings': ('name', 'group', 'percent', 'total', 'control'),
+  'question_cases': ('subject', 'group', 'image', 'question', 'answer', 'expected', 'right'),
+  'drawing_cases': ('skill', 'group', 'prompt', 'right', 'reason'),
+}
 
 
 def _pairs(flag: str, values: list[str]) -> dict[str, str]:
@@ -49,12 +59,33 @@ def _read_text(path: str) -> str:
     return file.read().strip()
 
 
-def _read_scores(directory: str | None) -> tuple[dict, np.ndarray, np.ndarray]:
-  if directory is None:
-    return {}, np.zeros(0), np.zeros(0)
-  scores = read_json(os.path.join(directory, 'scores.json'))
-  with np.load(os.path.join(directory, 'pictures.npz')) as pictures:
-    return scores, pictures['drawings'], pictures['questions']
+def read_scores(directory: str) -> tuple[dict, np.ndarray, np.ndarray]:
+  """What `janus_jax.evaluate --out` wrote: scores.json; the drawings and the scenes of its cases, uint8[n, h, w, 3].
+
+  Raises:
+    InputError: scores.json or pictures.npz is missing, damaged, or without what the page shows.
+  """
+  path, pictures = os.path.join(directory, 'scores.json'), os.path.join(directory, 'pictures.npz')
+  scores = read_json(path)
+  for name, fields in SCORE_FIELDS.items():
+    entries = scores.get(name)
+    if not isinstance(entries, list) or not entries:
+      raise InputError(f'{path}: {name} is missing or empty: expected what janus_jax.evaluate --out writes')
+    for number, entry in enumerate(entries):
+      if missing := [field for field in fields if not isinstance(entry, dict) or field not in entry]:
+        raise InputError(f'{path}: {name}: entry {number} has no {missing[0]}: expected what janus_jax.evaluate writes')
+  try:
+    with np.load(pictures) as file:
+      drawings, scenes = file['drawings'], file['questions']
+  except (ValueError, EOFError, LookupError, zipfile.BadZipFile) as error:
+    raise InputError(f'{pictures}: {" ".join(str(error).split())}: expected what janus_jax.evaluate writes') from None
+  asked = 1 + max(case['image'] for case in scores['question_cases'])
+  if len(drawings) != len(scores['drawing_cases']) or len(scenes) < asked:
+    raise InputError(
+      f'{pictures}: {len(drawings)} drawings and {len(scenes)} scenes: expected {len(scores["drawing_cases"])} and '
+      f'{asked}, those of {path}'
+    )
+  return scores, drawings, scenes
 
 
 def main() -> None:
@@ -63,7 +94,8 @@ def main() -> None:
   metrics = os.path.join(workdir, METRICS_FILE)
   if not os.path.exists(metrics):
     raise InputError(f'{metrics}: no such file: expected a training workdir')
-  scores, drawings, scenes = _read_scores(_SCORES.value)
+  found = read_scores(_SCORES.value) if _SCORES.value is not None else ({}, np.zeros(0), np.zeros(0))
+  scores, drawings, scenes = found
   page = report.render(
     report.Run(
       title=_TITLE.value or f'Janus run {os.path.basename(absolute(_WORKDIR.value))}',

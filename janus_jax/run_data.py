@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from janus_jax.conversion.checkpoint import Checkpoint
+from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.load import load_params
 from janus_jax.data.examples import KINDS
 from janus_jax.data.resizing import find_resize
@@ -24,7 +25,7 @@ from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
 from janus_jax.evaluation.embedded import build_drawings, build_questions
 from janus_jax.models.config import JanusConfig
-from janus_jax.stored_codes import image_encoder, stored_codes
+from janus_jax.stored_codes import image_encoder, only_codes, stored_codes
 from janus_jax.training.loop import Sources
 
 
@@ -99,7 +100,7 @@ def open_data(
   """
   directory = os.path.expanduser(config.data.directory) or os.path.join(workdir, 'data')
   if config.data.name == 'embedded':
-    return _open_world(config, model, workdir, directory, open_start, num_samples)
+    return _open_world(config, model, workdir, directory, open_start, num_samples, is_new)
   specs = build.read_specs(config.data.sources)
   sizes = ImageSizes(model.image_size, model.vq.image_size, find_resize(config.data.resize))
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
@@ -124,10 +125,19 @@ def _check_manifests(specs: Mapping[str, SourceSpec], model: JanusConfig, open_s
   coded = {os.path.dirname(path) for spec in specs.values() if spec.fields.codes for path in spec.path}
   if not coded:
     return
-  tokenizer = {path: leaf[...] for path, leaf in open_start().params.items() if path.startswith('vq/')}
-  vq_hash = manifest.parameters_hash(tokenizer)
+  vq_hash = manifest.parameters_hash({path: leaf[...] for path, leaf in vq_params(open_start()).items()})
   for directory in sorted(coded):
     manifest.check_manifest(manifest.read_manifest(directory), vq_hash, model.vq.image_size, model.vq.codebook_size)
+
+
+def vq_params(start: Checkpoint) -> dict[str, LazyArray]:
+  """Those parameters of a checkpoint that make codes."""
+  return {path: leaf for path, leaf in start.params.items() if path.startswith('vq/')}
+
+
+def vq_digest(start: Checkpoint) -> str:
+  """16 digits that change with the VQ of a checkpoint."""
+  return manifest.parameters_hash({path: leaf[...] for path, leaf in vq_params(start).items()})[:16]
 
 
 def _samples(held_out: Sources, count: int) -> Samples:
@@ -156,12 +166,13 @@ def _open_world(
   directory: str,
   open_start: Callable[[], Checkpoint],
   num_samples: int,
+  is_new: bool,
 ) -> RunData:
   world = read_world(config, model)
   embedded.prepare(world, directory)
   codes = dict.fromkeys(('train', 'test'))
   if config.data.precompute_codes:
-    codes = {split: _drawn_codes(world, directory, split, workdir, open_start) for split in codes}
+    codes = {split: _drawn_codes(world, directory, split, workdir, open_start, is_new) for split in codes}
   sources = {split: _embedded_sources(world, directory, split, config.seed, codes[split]) for split in codes}
   prompts = [case.prompt for case in _spread(build_drawings(1, config.seed), num_samples)]
   asked = _spread(build_questions(world, 1, config.seed), num_samples) if num_samples else []
@@ -197,21 +208,29 @@ def _embedded_sources(
 
 
 def _drawn_codes(
-  world: World, directory: str, split: str, workdir: str, open_start: Callable[[], Checkpoint]
+  world: World, directory: str, split: str, workdir: str, open_start: Callable[[], Checkpoint], is_new: bool
 ) -> dict[str, np.ndarray]:
-  """int32[n, P] of the stored images of each embedded source, encoded by the VQ that the run starts from."""
+  """int32[n, P] of the stored images of each embedded source, encoded by the VQ that the run starts from.
+
+  A run that goes on needs no VQ: its codes are those that it began with.
+  """
+
+  @functools.cache
+  def tokenizer() -> Checkpoint:
+    start = open_start()
+    return dataclasses.replace(start, params=vq_params(start))
 
   @functools.cache
   def encoder() -> Callable[[np.ndarray], jax.Array]:
-    start = open_start()
-    tokenizer = {path: leaf for path, leaf in start.params.items() if path.startswith('vq/')}
-    params = load_params(dataclasses.replace(start, params=tokenizer), None)
-    return image_encoder(start.config.vq, params['vq'])
+    return image_encoder(tokenizer().config.vq, load_params(tokenizer(), None)['vq'])
 
   codes = {}
   for name in embedded.NAMES:
     source = embedded.data_source(name, world, directory, split)
     read = lambda source=source: [source[index]['image'] for index in range(len(source))]  # noqa: E731
-    stem = f'{name}-{split}-{embedded.name_of(world)}'
-    codes[name] = stored_codes(workdir, stem, read, lambda pixels: encoder()(pixels))
+    stem = f'{name}-{split}-{embedded.name_of(world)}-{embedded.BUILDERS[name].VERSION}'
+    kept = None if is_new else only_codes(workdir, stem)
+    codes[name] = stored_codes(
+      workdir, kept or f'{stem}-{vq_digest(tokenizer())}', read, lambda pixels: encoder()(pixels)
+    )
   return codes

@@ -4,6 +4,7 @@ The VQ never trains, so an image has the same codes in every epoch: encoding it 
 step. Files that are there are used as they are, so a run that is taken up again needs no encoder.
 """
 
+import glob
 import os
 from collections.abc import Callable, Sequence
 
@@ -26,7 +27,8 @@ def stored_codes(
 
   Args:
     workdir: of the run.
-    name: of the images, 'shapes-train' for instance.
+    name: of the images and of the VQ, so that another one's codes are never taken for its own:
+      'shapes-train-64px-0f1e2d3c' for instance.
     read: gives the images, uint8[size, size, 3] each; called only if their codes are not stored.
     encode: uint8[B, size, size, 3] -> int32[B, P].
 
@@ -50,6 +52,12 @@ def stored_codes(
     np.save(file, np.concatenate(codes))
   os.replace(f'{path}.partial', path)
   return np.concatenate(codes)
+
+
+def only_codes(workdir: str, stem: str) -> str | None:
+  """The name of the codes in a workdir that begins so; None if there are none, or those of several VQs."""
+  found = glob.glob(f'{glob.escape(os.path.join(workdir, DIRECTORY, stem))}-*.npy')
+  return os.path.basename(found[0]).removesuffix('.npy') if len(found) == 1 else None
 
 
 def image_encoder(config: VQConfig, params: dict) -> Callable[[np.ndarray], jax.Array]:

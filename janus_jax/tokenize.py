@@ -3,30 +3,35 @@
     python -m janus_jax.tokenize --input=DATASET --checkpoint=PATH --output=DIR
                                  [--records_per_shard=8192 --shard=0/1 --batch_size=16 --max_bad_share=0.01]
 
-DATASET is a folder of images with captions beside them (`cat.jpg`, `cat.txt`), or CONFIG.py:NAME, the generation source
-of that name in a config's `data.sources`. DIR gets ArrayRecord shards and a manifest.json
+DATASET is a folder of images with captions beside them (`cat.jpg`, `cat.txt`), or RECIPE.py:SOURCE, the generation
+source of that name in a recipe's `data.sources`, or RECIPE.py:ARGUMENT:SOURCE of a recipe that takes an argument
+(`configs/janus_pro_1b.py:ROOT:SOURCE`). DIR gets ArrayRecord shards and a manifest.json
 that says which VQ made them. Called again after an interruption it goes on where it stood. On n hosts that share DIR,
 host i runs it with --shard=i/n.
 """
 
-import importlib.util
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from janus_jax import cli, tokenizing
 from janus_jax.data.resizing import RESIZES
-from janus_jax.data.sources.build import items, read_specs
+from janus_jax.data.sources.build import FILE_NAMES, SourceSpec, items, read_specs
+from janus_jax.data.sources.files import find_files
 from janus_jax.data.sources.folder import ImageFolder
+from janus_jax.data.sources.identity import files_digest, folder_digest
 from janus_jax.data.sources.records import ToEncode
 from janus_jax.errors import InputError
+from janus_jax.training.recipes import read_recipe
 from janus_jax.training.value_checks import Integer, Number
 
-_INPUT = cli.define_path('input', None, 'Folder of images with .txt captions, or CONFIG.py:NAME.', required=True)
+_INPUT = cli.define_path(
+  'input', None, 'Folder of images with .txt captions, or RECIPE.py[:ARGUMENT]:SOURCE.', required=True
+)
 _CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
 _OUTPUT = cli.define_path('output', None, 'Directory for the shards.', required=True)
 _NAME = flags.DEFINE_string('name', 'codes', 'What the files of shards begin with.')
@@ -39,34 +44,68 @@ _RESIZE = flags.DEFINE_enum('resize', 'fast', sorted(RESIZES), 'As config.data.r
 _MAX_BAD_SHARE = cli.define_number('max_bad_share', 0.01, 'A larger share of bad records stops the run.', Number(0, 1))
 
 
+def find_source(text: str) -> SourceSpec | None:
+  """The source that --input names; None where it is a folder.
+
+  Args:
+    text: a folder, RECIPE.py:SOURCE, or RECIPE.py:ARGUMENT:SOURCE, where the argument of the recipe may have colons.
+
+  Raises:
+    InputError: no such recipe or source, or one that is not of images to generate.
+  """
+  recipe, separator, rest = text.partition('.py:')
+  if text.endswith('.py'):
+    recipe, separator = text.removesuffix('.py'), '.py:'
+  if not separator or os.path.isdir(text):
+    return None
+  argument, colon, name = rest.rpartition(':')
+  found = _image_sources(f'{recipe}.py{colon}{argument}')
+  if name not in found:
+    if rest and not colon:  # Perhaps it is the argument.
+      with contextlib.suppress(InputError):
+        found = _image_sources(f'{recipe}.py:{rest}') or found
+    known = f'expected one of {sorted(found)}' if found else 'the recipe has none'
+    form = ' (--input=RECIPE.py:SOURCE, or RECIPE.py:ARGUMENT:SOURCE for a recipe that takes an argument)'
+    raise InputError(f'{text}: no generation source of images {name!r}: {known}{form}')
+  return found[name]
+
+
+def _image_sources(recipe: str) -> dict[str, SourceSpec]:
+  config = read_recipe(recipe)
+  if config.get('data') is None or config.data.get('sources') is None:
+    raise InputError(f'{recipe}: no data.sources: expected the recipe of a training run')
+  specs = read_specs(config.data.sources)
+  return {name: spec for name, spec in specs.items() if spec.kind == 'generation' and not spec.fields.codes}
+
+
 def open_input(text: str, index_directory: str) -> Sequence[Mapping[str, Any]]:
   """The records that --input names, as `tokenizing.tokenize` takes them.
 
   Args:
-    text: a folder, or CONFIG.py:NAME.
+    text: see `find_source`.
     index_directory: where indices are kept.
 
   Raises:
-    InputError: no such folder, config or source, or one that is not to be drawn.
+    InputError: see `find_source`; no such folder, or files that cannot be read.
   """
-  config, separator, name = text.rpartition('.py:')
-  if not separator:
+  spec = find_source(text)
+  if spec is None:
     return ImageFolder(text, index_directory)
-  specs = read_specs(_read_config(f'{config}.py').data.sources)
-  drawn = {name: spec for name, spec in specs.items() if spec.kind == 'generation' and not spec.fields.codes}
-  if name not in drawn:
-    raise InputError(f'{text}: no generation source of images {name!r}: expected one of {sorted(drawn)}')
-  return ToEncode(items(drawn[name], index_directory), drawn[name].fields)
+  return ToEncode(items(spec, index_directory), spec.fields)
 
 
-def _read_config(path: str) -> ConfigDict:
-  spec = importlib.util.spec_from_file_location('recipe', path)
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-  except FileNotFoundError:
-    raise InputError(f'{path}: no such file: expected a recipe') from None
-  return module.get_config()
+def input_digest(text: str) -> str:
+  """A digest of the files that --input names; of a TFDS builder of its name and split alone.
+
+  Raises:
+    InputError: see `open_input`.
+  """
+  spec = find_source(text)
+  if spec is None or spec.format == 'folder':
+    return folder_digest(text if spec is None else spec.path[0])
+  if spec.format == 'tfds':
+    return f'{spec.path[0]} {spec.split}'
+  return files_digest([*find_files(spec.path, FILE_NAMES[spec.format]), *filter(None, [spec.fields.names])])
 
 
 def main() -> None:
@@ -80,6 +119,7 @@ def main() -> None:
     batch_size=_BATCH_SIZE.value,
     max_bad_share=_MAX_BAD_SHARE.value,
     resize=_RESIZE.value,
+    files=input_digest(_INPUT.value),
   )
   count = manifest.settings.num_shards
   logging.info('%s: %d of %d shards are finished', manifest.path, len(manifest.shards), count)

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import logging
 import os
@@ -26,6 +27,7 @@ from janus_jax.data.reading import reason_of
 from janus_jax.data.resizing import find_resize
 from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.sources.array_record import ShardWriter, encode_example
+from janus_jax.data.sources.identity import records_digest
 from janus_jax.data.sources.manifest import (
   Manifest,
   Settings,
@@ -69,6 +71,7 @@ def tokenize(
   batch_size: int,
   max_bad_share: float,
   resize: str = 'fast',
+  files: str = '',
 ) -> Manifest:
   """Encodes images with the frozen VQ, in float32, on all devices of this host.
 
@@ -88,6 +91,8 @@ def tokenize(
     batch_size: images at a time on each device.
     max_bad_share: of bad records: more than it stops the run, once 1000 were read and at the end. So do 100 in a row.
     resize: one of `resizing.RESIZES`; training on pixels should use the same.
+    files: a digest of the files that the records are read from. With one of the records themselves it is what tells the
+      dataset from others.
 
   Returns:
     The manifest, with the shards that are finished by now, those of other hosts included.
@@ -107,6 +112,7 @@ def tokenize(
     crop=CROP.format(resize),
     codes_per_image=config.num_tokens,
     codebook_size=config.codebook_size,
+    dataset=hashlib.sha256(f'{records_digest(records)} {files}'.encode()).hexdigest()[:32],
   )
   os.makedirs(output, exist_ok=True)
   start_manifest(output, settings)

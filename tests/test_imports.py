@@ -15,7 +15,7 @@ ALLOWED = {
   'data': set(),
   'inference': {'models'},
   'training': {'models', 'sharding', 'data'},
-  'conversion': {'models'},
+  'conversion': {'models', 'data'},
   'evaluation': {'inference', 'data'},
   'benchmarking': {
     *('models', 'sharding', 'data', 'training', 'conversion', 'inference'),

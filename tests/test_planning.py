@@ -9,7 +9,7 @@ from recipes import recipe
 from small_checkpoint import CONFIG, write
 from training import batches
 
-from janus_jax import planning, planning_hints, planning_report
+from janus_jax import planning, planning_hints, planning_memory, planning_report
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
@@ -19,11 +19,11 @@ from janus_jax.planning import (
   abstract_batch,
   abstract_state,
   find_start,
-  held_bytes,
   make_setup,
   plan_stage,
   start_bytes,
 )
+from janus_jax.planning_memory import held_bytes, memory_of, wanted_bytes
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.sharding.topologies import parse_topology
 from janus_jax.training.state import flatten, start_stage, start_state
@@ -127,6 +127,11 @@ def test_plan_of_a_stage(monkeypatch):
   assert plan.received['all-gather'] > 0
   found = planning_report.to_json(plan, [], None)
   assert found['stage'] == 'stage3'
+  assert found['chips'] == found['devices'] == 8
+  halves = dataclasses.replace(plan, setup=dataclasses.replace(plan.setup, topology=parse_topology('tpu7x-8')))
+  found = planning_report.to_json(halves, [], None)
+  assert (found['chips'], found['devices'], found['peak_bytes_per_device']) == (4, 8, plan.memory.peak)
+  assert 'stage3 on tpu7x-8 (fsdp 8 on 4 chips): fits' in planning_report.to_text(halves, [], None)
   assert found['tokens'] == tiny().stages.stage3.steps * 8 * 104
   assert found['mfu_bound'] is None  # A CPU has no known peak.
   assert 'stage3 on cpu-8 (fsdp 8): fits' in planning_report.to_text(plan, [], None)
@@ -153,9 +158,9 @@ def test_a_tpus_peak_is_not_the_sum_of_its_sizes():
     'peak_memory_in_bytes': 14721,
   }
   compiled = types.SimpleNamespace(memory_analysis=lambda: types.SimpleNamespace(**sizes))
-  memory = planning._memory(compiled, None, 0, parse_topology('v5e-8'))
+  memory = memory_of(compiled, None, 0, parse_topology('v5e-8'))
   assert (memory.arguments, memory.temporaries, memory.peak) == (7186, 14721 - 7186, 14721 + 56)
-  on_cpu = planning._memory(compiled, None, 0, CPU_8)
+  on_cpu = memory_of(compiled, None, 0, CPU_8)
   assert (on_cpu.arguments, on_cpu.temporaries, on_cpu.peak) == (7186, 11486, 7186 + 11486 + 56)
 
 
@@ -164,15 +169,15 @@ def test_the_compilers_word_on_what_does_not_fit():
     'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO '
     'temporaries (16.48G) exceeds available HBM (15.75G). HLO module: jit_train_step.\nSee https://openxla.org'
   )
-  assert planning.wanted_bytes(message) == int(16.48 * GIB)
-  assert planning.wanted_bytes(message.replace('16.48G', '900.00M')) == 900 * 2**20
+  assert wanted_bytes(message) == int(16.48 * GIB)
+  assert wanted_bytes(message.replace('16.48G', '900.00M')) == 900 * 2**20
   late = (
     'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: XLA:TPU compile permanent error. Ran out of memory in memory space '
     'hbm. Used 15.80G of 15.75G hbm. Exceeded hbm capacity by 53.19M.\n\nTotal hbm usage >= 16.05G:\n'
   )
-  assert planning.wanted_bytes(late) == int(15.80 * GIB)
-  assert planning.wanted_bytes('RESOURCE_EXHAUSTED: out of threads') is None
-  assert planning.wanted_bytes(message.replace('RESOURCE_EXHAUSTED', 'INTERNAL')) is None
+  assert wanted_bytes(late) == int(15.80 * GIB)
+  assert wanted_bytes('RESOURCE_EXHAUSTED: out of threads') is None
+  assert wanted_bytes(message.replace('RESOURCE_EXHAUSTED', 'INTERNAL')) is None
 
 
 def test_hints_name_the_first_settings_that_fit(monkeypatch):
@@ -190,7 +195,7 @@ def test_hints_name_the_first_settings_that_fit(monkeypatch):
   sharded = {'mesh/data': 1, 'mesh/fsdp': -1}
   twice, accumulated = (plan(**sharded, accumulation=count).memory.peak for count in (2, 4))
   assert accumulated < twice < plan(**sharded).memory.peak
-  monkeypatch.setattr(planning, 'available_bytes', lambda _: accumulated)
+  monkeypatch.setattr(planning_memory, 'available_bytes', lambda _: accumulated)
   monkeypatch.setattr(planning_hints, 'available_bytes', lambda _: accumulated)
   options, found = planning_hints.find_fitting(config, 1, failed)
   assert options == ['--config.mesh.data=1', '--config.mesh.fsdp=-1', '--config.accumulation=4']

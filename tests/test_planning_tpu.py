@@ -48,17 +48,18 @@ def test_it_fits(preset, topology, stage, accumulation, options):
   found = plan(preset, topology, stage, f'--config.accumulation={accumulation}', '--nohints', *options)
   assert (found['stage'], found['topology'], found['sequence_length']) == (stage, topology, 4096)
   assert found['fits']
-  assert found['argument_bytes_per_chip'] < found['peak_bytes_per_chip'] <= found['hbm_bytes_per_chip']
+  assert found['argument_bytes_per_device'] < found['peak_bytes_per_device'] <= found['hbm_bytes_per_device']
   assert found['attention'] == found['vision_attention'] == 'splash'
   assert 0 < found['mfu_bound'] < 1
   # Every microbatch gathers the other chips' shares of the decoder's weights, in bfloat16, twice at least. (Rings of
   # permutes are one way to gather.)
   decoder = {'janus_pro_7b': 6.5e9, 'janus_pro_1b': 1.5e9}[preset]
-  assert sum(found['collective_bytes_per_chip'].values()) > accumulation * 2 * 2 * decoder * (1 - 1 / found['chips'])
+  gathered = sum(found['collective_bytes_per_device'].values())
+  assert gathered > accumulation * 2 * 2 * decoder * (1 - 1 / found['devices'])
 
 
 def test_what_does_not_fit_is_told_with_what_would():
   found = plan('janus_pro_7b', 'v5e-16', 'stage1')
   assert not found['fits']
   assert found['options_to_fit'] in (['--config.accumulation=2'], ['--config.accumulation=4'])
-  assert found['peak_bytes_per_chip_with_options'] <= found['hbm_bytes_per_chip'] < found['peak_bytes_per_chip']
+  assert found['peak_bytes_per_device_with_options'] <= found['hbm_bytes_per_device'] < found['peak_bytes_per_device']

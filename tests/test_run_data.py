@@ -12,8 +12,11 @@ pytest.importorskip('transformers')
 from data.photographs import cuts, encoded
 from ml_collections import ConfigDict
 
-from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax import run_data
+from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
+from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data.sources import manifest
+from janus_jax.data.worlds.shapes import World
 from janus_jax.errors import InputError
 from janus_jax.run_data import check_data, open_data
 from janus_jax.tokenizing import load_vq, tokenize
@@ -79,6 +82,23 @@ def test_a_raw_source_has_no_questions_to_look_at(tmp_path):
   data = open_data(config_of({'raw': raw}), MODEL, str(tmp_path), lambda: None, 2)
   assert data.held_out['understanding']['raw'][0]['text'] == 'Roofs.'
   assert data.samples.questions == []
+
+
+def test_stored_codes_are_those_of_the_vq_that_a_run_starts_from(tmp_path, monkeypatch):
+  """A run that was killed before it began leaves codes; the next one in the workdir may start from another VQ."""
+  monkeypatch.setattr(run_data.embedded, 'data_source', lambda *_: [{'image': np.zeros((24, 24, 3), np.uint8)}] * 2)
+  monkeypatch.setattr(run_data, 'load_params', lambda start, _: {'vq': start.params['vq/x'][...]})
+  monkeypatch.setattr(run_data, 'image_encoder', lambda _, params: lambda x: np.full((len(x), 4), int(params[0])))
+
+  def codes_of(value: int | None, is_new: bool) -> int:
+    checkpoint = value and Checkpoint(MODEL, {'vq/x': from_numpy(np.full(3, value, np.float32), 'x')}, {}, {}, ())
+    found = run_data._drawn_codes(World(), 'data', 'train', str(tmp_path), lambda: checkpoint, is_new)
+    return found['shapes'][1, 3]
+
+  assert codes_of(1, is_new=True) == 1
+  assert codes_of(None, is_new=False) == 1  # It goes on without what it started from.
+  assert codes_of(2, is_new=True) == 2
+  assert codes_of(1, is_new=False) == 1  # Of two the right one.
 
 
 def test_codes_of_another_vq_are_refused_where_a_run_begins(tmp_path):

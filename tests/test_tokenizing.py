@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -142,6 +143,7 @@ def test_the_manifest(single):
     'crop': 'middle square, bicubic (fast)',
     'codes_per_image': 16,
     'codebook_size': 64,
+    'dataset': read_manifest(str(single)).settings.dataset,
     'complete': True,
     'shards': shards,
   }
@@ -151,14 +153,15 @@ def test_the_manifest(single):
 
 
 class Interrupted(list):
-  """Records, reading one of which ends the process."""
+  """Records, reading one of which to encode it, not for their digest, ends the process."""
 
   def __init__(self, records, last):
     super().__init__(records)
-    self.last = last
+    self.last, self.reads = last, 0
 
   def __getitem__(self, index):
-    if index == self.last:
+    self.reads += index == self.last
+    if self.reads == 2:
       raise KeyboardInterrupt
     return super().__getitem__(index)
 
@@ -309,6 +312,29 @@ def test_other_settings_are_refused(single, tmp_path, monkeypatch):
   with pytest.raises(InputError, match=r'image_size is 8: expected 16 as in this run'):
     run(dataset(20), single)
   assert files(single) == before
+
+
+@pytest.mark.parametrize('change', [{'prompt': 'another'}, {'key': 'x.png'}, {'image': np.zeros((8, 12, 3), np.uint8)}])
+def test_another_dataset_of_as_many_records_is_refused(single, change):
+  before = files(single)
+  records = dataset(20)
+  records[13] |= change
+  with pytest.raises(InputError, match=r'manifest.json: codes of another dataset with as many records: expected'):
+    run(records, single)
+  with pytest.raises(InputError, match=r'manifest.json: codes of another dataset with as many records: expected'):
+    run(dataset(20), single, files='of another file')
+  assert files(single) == before
+  assert run(dataset(20), single).complete
+
+
+def test_codes_of_an_unknown_dataset_train_and_are_not_gone_on_with(single, tmp_path):
+  directory = shutil.copytree(single, tmp_path / 'old')
+  values = json.loads((directory / 'manifest.json').read_text())
+  del values['dataset']
+  (directory / 'manifest.json').write_text(json.dumps(values))
+  check_manifest(read_manifest(str(directory)), parameters_hash(parameters()), 8, 64)
+  with pytest.raises(InputError, match='codes of an unknown dataset: expected'):
+    run(dataset(20), directory)
 
 
 def test_hosts_that_disagree_find_out(tmp_path):

@@ -90,7 +90,7 @@ def _text(value: Any) -> str:
 
 def _head(content: Content) -> str:
   baseline = next(summary.variant for summary in content.summaries if summary.is_baseline)
-  problems = [summary for summary in content.summaries if summary.failed or summary.missing]
+  problems = [summary for summary in content.summaries if not summary.is_whole]
   items = ''.join(f'<li><b>{_text(item.variant)}</b>: {_text(tables.status(item))}</li>' for item in problems)
   seeds = ', '.join(map(str, content.seeds))
   return (
@@ -113,7 +113,7 @@ def _metric_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
 
 def _cell(summary: Summary, metric: str) -> str:
   mean, difference = tables.mean_text(summary, metric), tables.difference_text(summary, metric)
-  if mean == tables.FAILED:
+  if mean in (tables.FAILED, tables.NOTHING):
     return f'<td class="failed">{mean}</td>'
   clear = ' clear' if difference.endswith('*') else ''
   below = f'<span class="difference{clear}">{_text(difference)}</span>' if difference else ''

@@ -14,12 +14,19 @@ Scale = Callable[[float], float]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A variant in a chart of intervals: its mean and interval over seeds, and the value of each seed."""
+  """A variant in a chart of intervals: its mean and interval over seeds, the value of each seed, and of how many there
+  is none.
+  """
 
   name: str
   estimate: Estimate | None
   values: tuple[float, ...]
   style: Style
+  left_out: str = ''
+
+  @property
+  def label(self) -> str:
+    return self.name + self.left_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +50,7 @@ def interval_chart(title: str, rows: Sequence[Row], baseline: str) -> Drawing:
   """A line per variant: the mean as a mark, its 95 % interval as a bar, seeds as strokes; the baseline's mean runs
   through all of them.
   """
-  left, right, top = 20 + CHARACTER * max(len(row.name) for row in rows), WIDTH - 90, 40
+  left, right, top = 20 + CHARACTER * max(len(row.label) for row in rows), WIDTH - 90, 40
   bottom = top + ROW * len(rows)
   reach = [value for row in rows for value in (*row.values, *_ends(row.estimate))]
   low, high = _widened(min(reach, default=0.0), max(reach, default=1.0))
@@ -59,7 +66,7 @@ def interval_chart(title: str, rows: Sequence[Row], baseline: str) -> Drawing:
       things.append(Line(((x(row.estimate.mean), top - 6), (x(row.estimate.mean), bottom)), FAINT, 1, (4, 3)))
   for number, row in enumerate(rows):
     y = top + ROW * (number + 0.5)
-    things.append(Text((left - 12, y + 4), row.name, 'end', INK, row.name == baseline))
+    things.append(Text((left - 12, y + 4), row.label, 'end', INK, row.name == baseline))
     if row.estimate is None:
       things.append(Text((left + 4, y + 4), 'no value', colour=FAINT))
       continue

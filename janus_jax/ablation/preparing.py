@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from janus_jax import embedded_parts, workdirs
 from janus_jax.ablation.places import Places
-from janus_jax.ablation.variants import PlannedRun, parts_config, shared_stages
+from janus_jax.ablation.variants import PlannedRun, digest, parts_config, shared_stages
 from janus_jax.conversion.export import published
 from janus_jax.conversion.workdir import check_data
 from janus_jax.data.sources import embedded
@@ -64,7 +64,7 @@ def give_codes(places: Places, run: PlannedRun) -> None:
 
 
 def _codes_of(places: Places, run: PlannedRun) -> str:
-  return places.of('codes', run.parts or run.config.init_from.replace('/', '_'))
+  return places.of('codes', run.parts or digest(run.config.init_from))
 
 
 def _copy_files(source: str, target: str) -> None:

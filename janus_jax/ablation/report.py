@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,13 @@ def write(
 def rows(summaries: Sequence[Summary], metric: str) -> list[Row]:
   """Of the chart of a metric."""
   return [
-    Row(item.variant, item.estimate(metric), tuple(item.values.get(metric, {}).values()), style_of(number))
+    Row(
+      item.variant,
+      item.estimate(metric),
+      tuple(item.values.get(metric, {}).values()),
+      style_of(number),
+      tables.left_out_text(item, metric),
+    )
     for number, item in enumerate(summaries)
   ]
 
@@ -104,10 +111,13 @@ def loss_charts(
 
 
 def mean_losses(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> tuple[tuple[int, float], ...]:
-  """(step, mean over runs of the mean over the last SMOOTHED lines of the stage), at the steps that all runs have."""
+  """(step, mean over runs of the mean over the last SMOOTHED lines of the stage), at the steps where all runs have one
+  that is finite.
+  """
   found = [_smoothed([line for line in lines if line.get(key) is not None], key) for lines in runs]
   steps = [step for step in found[0] if all(step in other for other in found)]
-  return tuple((step, statistics.fmean(of[step] for of in found)) for step in steps)
+  points = ((step, statistics.fmean(of[step] for of in found)) for step in steps)
+  return tuple(point for point in points if math.isfinite(point[1]))
 
 
 def _smoothed(lines: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
@@ -126,7 +136,7 @@ def _held_out(runs: Sequence[Sequence[Mapping[str, Any]]], kind: str) -> tuple[t
   for stages in zip(*runs):
     if all(kind in stage['held_out'] for stage in stages):
       points.append((stages[0]['end'], statistics.fmean(stage['held_out'][kind] for stage in stages)))
-  return tuple(points)
+  return tuple(point for point in points if math.isfinite(point[1]))
 
 
 def stage_rows(runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ from janus_jax.errors import InputError
 
 # A variant's name becomes part of directory names and of the report.
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
+LONGEST_NAME = 150  # Letters: with seed, hash and what writing adds it is to stay within the 255 of a file name.
 # What a report compares first, where a config says nothing; patterns as of fnmatch over names of metrics.
 METRICS = ('goals/*', 'questions/all', 'drawings/all', 'held_out/*')
 
@@ -141,12 +142,17 @@ def read_ablation(config: ConfigDict) -> Ablation:
   for name in variants:
     if not NAME.fullmatch(name):
       raise InputError(f'variants: {name!r} is no name: expected letters, digits and any of _ . + -')
+    if len(name) > LONGEST_NAME:
+      raise InputError(f'variants: {name!r} has {len(name)} letters: expected at most {LONGEST_NAME}')
   known = ', '.join(variants)
   if config.baseline not in variants:
     raise InputError(f'baseline is {config.baseline!r}: expected one of the variants, {known}')
   for name in config.equal_flops:
     if name not in variants or name == config.baseline:
       raise InputError(f'equal_flops: {name!r}: expected a variant other than the baseline: {known}')
+  for name, stages in config.equal_flops.items():
+    if isinstance(stages, str):
+      raise InputError(f'equal_flops.{name} is {stages!r}: expected a tuple of names of stages')
   if config.evaluation.scores and config.base.data.name != 'embedded':
     raise InputError('evaluation.scores is True: expected False, as only the embedded world can be scored')
   return Ablation(

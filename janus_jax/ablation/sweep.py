@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from janus_jax import training_run
 from janus_jax.ablation import compute, measuring, report
+from janus_jax.ablation.checks import check_sweep
 from janus_jax.ablation.places import Places
 from janus_jax.ablation.preparing import find_source, fork, give_codes, prepare, runnable, take_codes
 from janus_jax.ablation.settings import Ablation
@@ -87,6 +88,7 @@ def ablate(
     OSError: the directory cannot be written.
   """
   configs = variant_configs(ablation)
+  check_sweep(ablation, configs)
   all_runs(ablation, configs)  # What is wrong with one shows before anything is written.
   places = Places(workdir)
   os.makedirs(places.root, exist_ok=True)

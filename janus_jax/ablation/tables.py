@@ -14,7 +14,10 @@ from janus_jax.ablation.variants import PlannedRun
 
 PERCENTAGES = ('questions/', 'drawings/', 'goals/')
 COSTS = ('cost/teraflops', 'cost/tokens', 'cost/seconds', 'cost/compile_seconds', 'cost/tokens_per_second')
-FAILED, MISSING, NOTHING = 'failed', 'not run yet', 'no finite value'
+# Depend on what ran on the machine before: the runs that come later find programs compiled and files in memory.
+CLOCKED = ('cost/seconds', 'cost/compile_seconds', 'cost/tokens_per_second')
+FAILED, MISSING, NOTHING, NOT_FINITE = 'failed', 'not run yet', 'no finite value', 'not finite'
+METRICS_NAMED = 3  # That are not finite of a seed, in its status.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,29 +26,51 @@ class Summary:
 
   Attributes:
     variant: its name.
-    is_baseline: whether it is what the others are compared with.
     values: metric -> {seed: number} of the runs that are done, where it is finite.
-    baseline: the same of the baseline.
+    not_finite: metric -> {seed: number} of the runs that are done, where it is not.
     failed: {seed: reason}.
     missing: seeds that have not run yet.
+    baseline: of the baseline; None of the baseline itself.
   """
 
   variant: str
-  is_baseline: bool
   values: Mapping[str, Mapping[int, float]]
-  baseline: Mapping[str, Mapping[int, float]]
+  not_finite: Mapping[str, Mapping[int, float]]
   failed: Mapping[int, str]
   missing: tuple[int, ...]
+  baseline: 'Summary | None'
+
+  @property
+  def is_baseline(self) -> bool:
+    return self.baseline is None
+
+  @property
+  def is_whole(self) -> bool:
+    """Whether every seed has a finite value of everything."""
+    return not (self.failed or self.missing or self.not_finite)
+
+  def left_out(self, metric: str) -> dict[str, int]:
+    """Why seeds are no part of `estimate` -> how many."""
+    counts = {NOT_FINITE: len(self.not_finite.get(metric, {})), FAILED: len(self.failed), MISSING: len(self.missing)}
+    return {reason: count for reason, count in counts.items() if count}
 
   def estimate(self, metric: str) -> Estimate | None:
     """None where there is no value."""
     return estimate(list(self.values.get(metric, {}).values()))
 
   def difference(self, metric: str) -> Estimate | None:
-    """To the baseline, over the seeds that both have; None for the baseline itself."""
-    if self.is_baseline:
+    """To the baseline, over the seeds that both have; None for the baseline itself, and of wall time."""
+    if self.baseline is None or metric in CLOCKED:
       return None
-    return paired_difference(self.values.get(metric, {}), self.baseline.get(metric, {}))
+    return paired_difference(self.values.get(metric, {}), self.baseline.values.get(metric, {}))
+
+  def is_clear(self, metric: str) -> bool:
+    """Whether the interval of the difference leaves out 0, and no seed of either failed or is not finite: of those
+    that are left nothing follows for all.
+    """
+    found = self.difference(metric)
+    lost = {*self.left_out(metric), *(self.baseline.left_out(metric) if self.baseline else ())} - {MISSING}
+    return found is not None and found.leaves_out_zero and not lost
 
 
 def summarise(runs: Sequence[PlannedRun], results: Mapping[str, Mapping[str, Any]], baseline: str) -> list[Summary]:
@@ -56,30 +81,28 @@ def summarise(runs: Sequence[PlannedRun], results: Mapping[str, Mapping[str, Any
     results: run name -> its record; those without one are missing.
     baseline: a variant.
   """
-  values = {name: _values(runs, results, name) for name in dict.fromkeys(run.variant for run in runs)}
-  summaries = []
-  for name in values:
-    of = {run.seed: results.get(run.name, {}) for run in runs if run.variant == name}
-    failed = {seed: result['reason'] for seed, result in of.items() if result.get('status') == 'failed'}
-    missing = tuple(seed for seed, result in of.items() if result.get('status') not in ('done', 'failed'))
-    summaries.append(Summary(name, name == baseline, values[name], values[baseline], failed, missing))
-  return summaries
+  own = _summary(runs, results, baseline, None)
+  names = dict.fromkeys(run.variant for run in runs)
+  return [own if name == baseline else _summary(runs, results, name, own) for name in names]
 
 
-def _values(
-  runs: Sequence[PlannedRun], results: Mapping[str, Mapping[str, Any]], variant: str
-) -> dict[str, dict[int, float]]:
-  found: dict[str, dict[int, float]] = {}
-  for run in runs:
-    if run.variant == variant and results.get(run.name, {}).get('status') == 'done':
-      for metric, value in results[run.name]['metrics'].items():
-        if math.isfinite(value):
-          found.setdefault(metric, {})[run.seed] = value
-  return found
+def _summary(
+  runs: Sequence[PlannedRun], results: Mapping[str, Mapping[str, Any]], variant: str, baseline: Summary | None
+) -> Summary:
+  of = {run.seed: results.get(run.name, {}) for run in runs if run.variant == variant}
+  done = {seed: result['metrics'] for seed, result in of.items() if result.get('status') == 'done'}
+  failed = {seed: result['reason'] for seed, result in of.items() if result.get('status') == 'failed'}
+  missing = tuple(seed for seed in of if seed not in done and seed not in failed)
+  values: dict[str, dict[int, float]] = {}
+  not_finite: dict[str, dict[int, float]] = {}
+  for seed, metrics in done.items():
+    for metric, value in metrics.items():
+      (values if math.isfinite(value) else not_finite).setdefault(metric, {})[seed] = value
+  return Summary(variant, values, not_finite, failed, missing, baseline)
 
 
 def all_metrics(summaries: Sequence[Summary]) -> list[str]:
-  return list(dict.fromkeys(metric for summary in summaries for metric in summary.values))
+  return list(dict.fromkeys(metric for item in summaries for metric in (*item.values, *item.not_finite)))
 
 
 def chosen_metrics(summaries: Sequence[Summary], patterns: Sequence[str]) -> list[str]:
@@ -102,11 +125,19 @@ def decimals(metric: str, found: Estimate) -> int:
 
 
 def mean_text(summary: Summary, metric: str) -> str:
-  """'93.1 ± 2.0', or why there is none."""
+  """'93.1 ± 2.0', '93.1 ± 2.0 (1 of 3 not finite)', or why there is none."""
   found = summary.estimate(metric)
   if found is None:
-    return FAILED if summary.failed else MISSING if summary.missing else NOTHING
-  return _with_half(metric, found)
+    reasons = summary.left_out(metric)
+    return NOTHING if NOT_FINITE in reasons else FAILED if FAILED in reasons else MISSING if reasons else NOTHING
+  return _with_half(metric, found) + left_out_text(summary, metric)
+
+
+def left_out_text(summary: Summary, metric: str) -> str:
+  """' (1 of 3 not finite, 1 of 3 failed)': seeds that a mean does not hold; '' if it holds all."""
+  reasons = summary.left_out(metric)
+  total = sum(reasons.values()) + len(summary.values.get(metric, {}))
+  return f' ({", ".join(f"{count} of {total} {reason}" for reason, count in reasons.items())})' if reasons else ''
 
 
 def difference_text(summary: Summary, metric: str) -> str:
@@ -114,7 +145,7 @@ def difference_text(summary: Summary, metric: str) -> str:
   found = summary.difference(metric)
   if found is None:
     return ''
-  return _with_half(metric, found, sign=True) + (' *' if found.leaves_out_zero else '')
+  return _with_half(metric, found, sign=True) + (' *' if summary.is_clear(metric) else '')
 
 
 def _with_half(metric: str, found: Estimate, sign: bool = False) -> str:
@@ -124,19 +155,24 @@ def _with_half(metric: str, found: Estimate, sign: bool = False) -> str:
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
-  """A line per variant and metric: the mean, its interval, the difference, its interval, and each seed's value."""
-  seeds = sorted({seed for summary in summaries for values in summary.values.values() for seed in values})
+  """A line per variant and metric: the mean, its interval, the difference, its interval, and each seed's value. Seeds
+  whose value is 'nan' or 'inf' are counted in a column of their own, and in nothing else.
+  """
+  found = [values for summary in summaries for part in (summary.values, summary.not_finite) for values in part.values()]
+  seeds = sorted({seed for values in found for seed in values})
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
   ends = ('mean', 'low', 'high', 'difference', 'difference_low', 'difference_high')
-  writer.writerow(['variant', 'status', 'metric', 'seeds', *ends, *(f'seed {seed}' for seed in seeds)])
+  writer.writerow(['variant', 'status', 'metric', 'seeds', 'not finite', *ends, *(f'seed {seed}' for seed in seeds)])
   for summary in summaries:
-    if not summary.values:
-      writer.writerow([summary.variant, status(summary), *[''] * (len(ends) + len(seeds) + 2)])
-    for metric, values in summary.values.items():
+    metrics = all_metrics([summary])
+    if not metrics:
+      writer.writerow([summary.variant, status(summary), *[''] * (len(ends) + len(seeds) + 3)])
+    for metric in metrics:
+      values, others = summary.values.get(metric, {}), summary.not_finite.get(metric, {})
       cells = (*_interval(summary.estimate(metric)), *_interval(summary.difference(metric)))
-      own = [values.get(seed, '') for seed in seeds]
-      writer.writerow([summary.variant, status(summary), metric, len(values), *cells, *own])
+      own = [{**values, **others}.get(seed, '') for seed in seeds]
+      writer.writerow([summary.variant, status(summary), metric, len(values), len(others), *cells, *own])
   return buffer.getvalue()
 
 
@@ -150,7 +186,20 @@ def status(summary: Summary) -> str:
   """'done', or what is wrong with which seeds."""
   parts = [f'{FAILED}: seed {seed}: {reason}' for seed, reason in summary.failed.items()]
   parts += [f'{MISSING}: seed {", ".join(map(str, summary.missing))}'] if summary.missing else []
+  parts += [f'{NOT_FINITE}: seed {seed}: {", ".join(names)}' for seed, names in _not_finite_names(summary).items()]
   return '; '.join(parts) or 'done'
+
+
+def _not_finite_names(summary: Summary) -> dict[int, list[str]]:
+  """Seed -> the metrics that are not finite, the first few."""
+  found: dict[int, list[str]] = {}
+  for metric, values in summary.not_finite.items():
+    for seed in values:
+      found.setdefault(seed, []).append(metric)
+  return {
+    seed: names[:METRICS_NAMED] + ([f'and {len(names) - METRICS_NAMED} more'] if len(names) > METRICS_NAMED else [])
+    for seed, names in sorted(found.items())
+  }
 
 
 def to_markdown(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
@@ -159,7 +208,7 @@ def to_markdown(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
   lines = [f'| | {" | ".join(names)} |', f'|---|{"---|" * len(summaries)}']
   for metric in (*metrics, *(cost for cost in COSTS if cost in all_metrics(summaries))):
     lines.append(f'| {metric} | {" | ".join(_cell(summary, metric) for summary in summaries)} |')
-  notes = [f'- {summary.variant}: {status(summary)}' for summary in summaries if summary.failed or summary.missing]
+  notes = [f'- {summary.variant}: {status(summary)}' for summary in summaries if not summary.is_whole]
   return '\n'.join([*lines, '', LEGEND, *notes, ''])
 
 
@@ -171,6 +220,8 @@ def _cell(summary: Summary, metric: str) -> str:
 LEGEND = (
   'Mean over seeds ± half of its 95 % interval (Student t); then the difference to the baseline, paired by seed. '
   r'\*: the interval of the difference leaves out 0. Not corrected for the number of comparisons. ± 0: all seeds gave '
-  'the same, which says little of how they vary. Intervals cover seeds only, not the choice of questions and '
+  'the same, which says little of how they vary. Seeds that failed or are not finite are no part of a mean and stand '
+  'beside it; where there are any, of either variant, no difference has a star. Nothing is said of differences in wall '
+  'time: runs that come later find programs compiled. Intervals cover seeds only, not the choice of questions and '
   "prompts, which all runs share: for that see the intervals in each run's scores.json."
 )

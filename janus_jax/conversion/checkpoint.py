@@ -22,11 +22,13 @@ from janus_jax.conversion.buckets import is_url, local_files, normalized
 from janus_jax.conversion.companions import companions_for, find_companions
 from janus_jax.conversion.lazy import LazyArray, from_numpy
 from janus_jax.conversion.orbax_files import read_orbax, write_orbax
+from janus_jax.conversion.recognition import check_is_checkpoint, found_weights
 from janus_jax.conversion.safetensors_files import read_safetensors, read_sharded, write_safetensors
 from janus_jax.conversion.special_tokens import SpecialTokens, special_token_ids
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
 from janus_jax.conversion.workdir import is_workdir, read_newest, split_ema
+from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
@@ -64,8 +66,10 @@ class Checkpoint:
 def read_json(path: str) -> dict:
   """A JSON object from a file; InputError names the file where it is not one."""
   try:
-    with open(path, encoding='utf-8-sig') as file:
-      value = json.load(file)
+    with open(path, 'rb') as file:
+      content = file.read()
+    check_content(content, path)
+    value = json.loads(content.decode('utf-8-sig'))
   except FileNotFoundError:
     raise InputError(f'{path}: no such file') from None
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -87,7 +91,8 @@ def read_tensors(directory: str) -> dict[str, LazyArray]:
     path = os.path.join(directory, name)
     if os.path.exists(path):
       return reader(path)
-  raise InputError(f'{directory}: no weights found: expected one of {", ".join(name for name, _ in readers)}')
+  expected = ', '.join(name for name, _ in readers)
+  raise InputError(f'{directory}: no weights found: expected one of {expected}; {found_weights(directory)}')
 
 
 def _is_unused(name: str) -> bool:
@@ -103,23 +108,24 @@ def open_checkpoint(path: str) -> Checkpoint:
   """
   path, averaged = split_ema(path)
   source = normalized(path)
-  if not is_url(source) and not os.path.isdir(source):
-    raise InputError(f'{source}: {"not a directory" if os.path.exists(source) else "no such directory"}')
+  if not is_url(source):
+    check_is_checkpoint(source, source)
   if averaged and not is_workdir(source):
     raise InputError(f'{source}: no training workdir: nothing but a run with optimizer.ema_decay has averages (@ema)')
   path = local_files(source)
+  check_is_checkpoint(path, source)
   if os.path.exists(os.path.join(path, CONFIG_FILE)):
     return _open_orbax(path, source, averaged)
   config_path = os.path.join(path, 'config.json')
-  if not os.path.exists(config_path):
-    raise InputError(f'{source}: not a checkpoint: expected {CONFIG_FILE} (ours) or config.json (PyTorch)')
   values = read_json(config_path)
   model_type = values.get('model_type')
   if model_type == 'janus':
     return _open_huggingface(path, values, config_path)
   if model_type == 'multi_modality':
     return _open_deepseek(path, values, config_path)
-  raise InputError(f'{config_path}: model_type is {model_type!r}: expected "janus" or "multi_modality"')
+  is_diffusers = model_type is None and '_diffusers_version' in values
+  found = 'a diffusers model' if is_diffusers else f'model_type is {model_type!r}'
+  raise InputError(f'{config_path}: {found}: expected "janus" or "multi_modality"')
 
 
 def _open_unused(path: str) -> dict[str, LazyArray]:
@@ -130,8 +136,9 @@ def _open_unused(path: str) -> dict[str, LazyArray]:
 def _open_orbax(path: str, source: str, averaged: bool) -> Checkpoint:
   """The files are those of `path`; the parameters lie under `source`, whose copy it may be."""
   config_path = os.path.join(path, CONFIG_FILE)
+  values = read_json(config_path)
   try:
-    config = model_config.from_dict(read_json(config_path))
+    config = model_config.from_dict(values)
   except InputError as error:
     raise InputError(f'{config_path}: {error}') from None
   if is_workdir(source):

@@ -25,6 +25,7 @@ from janus_jax.conversion.special_tokens import (
   present_tokens,
   special_token_ids,
 )
+from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig
 
@@ -64,13 +65,14 @@ _DEFAULT_IMAGE_TOKENS = 576  # Of both processors' classes.
 
 
 def find_companions(directory: str) -> dict[str, bytes]:
-  """Reads those companion files that a checkpoint directory has: name -> content."""
+  """Reads those companion files that a checkpoint directory has: name -> content. InputError: a Git-LFS pointer."""
   found = {}
   for name in COMPANION_FILES:
     path = os.path.join(directory, name)
     if os.path.isfile(path):
       with open(path, 'rb') as file:
         found[name] = file.read()
+      check_content(found[name], path)
   return found
 
 

@@ -28,6 +28,7 @@ from orbax.checkpoint import type_handlers
 
 from janus_jax.conversion.buckets import ORBAX_PROTOCOL, absolute, is_url, reaching
 from janus_jax.conversion.lazy import Index, LazyArray
+from janus_jax.data.pointers import check_files
 from janus_jax.errors import InputError
 
 SLICE_BYTES = 128 * 2**20  # Read from the source, and handed to the writer, at once; one row where a row is larger.
@@ -75,10 +76,11 @@ def read_orbax(directory: str) -> dict[str, LazyArray]:
     where data is missing or damaged.
 
   Raises:
-    InputError: no Orbax checkpoint, several trees in one, or a damaged one.
+    InputError: no Orbax checkpoint, several trees in one, a damaged one, or one of Git-LFS pointers.
   """
   if is_url(directory) and not directory.startswith(ORBAX_PROTOCOL):
     raise InputError(f'{directory}: expected a local copy or {ORBAX_PROTOCOL}BUCKET/..., all that Orbax reads from')
+  check_files([os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names])
   with reaching(directory, 'an Orbax checkpoint that can be read'):
     path = _tree_directory(epath.Path(absolute(directory)))
   checkpointer = _checkpointer(

@@ -18,6 +18,7 @@ from janus_jax.conversion.config_section import ConfigSection
 from janus_jax.conversion.deepseek_config import vq_from_deepseek
 from janus_jax.conversion.lazy import Index, LazyArray
 from janus_jax.conversion.llama_config import read_llama
+from janus_jax.conversion.recognition import check_is_checkpoint
 from janus_jax.conversion.safetensors_files import read_safetensors
 from janus_jax.conversion.special_tokens import SpecialTokens, extend_tokenizer, special_token_ids
 from janus_jax.conversion.torch_files import read_torch
@@ -41,8 +42,7 @@ def _part_shapes(config: JanusConfig, *parts: str) -> dict[str, tuple[int, ...]]
 
 
 def _read_config(directory: str) -> ConfigSection:
-  if not os.path.isdir(directory):
-    raise InputError(f'{directory}: no such directory')
+  check_is_checkpoint(directory, directory)
   path = os.path.join(directory, 'config.json')
   return ConfigSection(read_json(path), path)
 

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from janus_jax.conversion.lazy import Index, LazyArray
+from janus_jax.data.pointers import check_files
 from janus_jax.errors import InputError
 
 _MAX_HEADER_BYTES = 100_000_000  # The official library's limit.
@@ -171,11 +172,12 @@ def stored_array(
 
 
 def check_is_file(path: str) -> None:
-  """Raises InputError unless `path` is a regular file with something in it."""
+  """Raises InputError unless `path` is a regular file with something in it, and no pointer of Git LFS."""
   if not os.path.isfile(path):
-    raise InputError(f'{path}: no such file')
+    raise InputError(f'{path}: no such file{": it is a directory" if os.path.isdir(path) else ""}')
   if not os.path.getsize(path):
     raise InputError(f'{path}: the file is empty')
+  check_files([path])
 
 
 def _leading_rows(index: Index, length: int) -> tuple[range, Index]:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from janus_jax.data import pointers
 from janus_jax.data.image_metadata import without_metadata
 from janus_jax.data.resizing import Resize, pillow
 from janus_jax.errors import InputError, RecordError
@@ -95,6 +96,7 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
   try:
     image = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
   except UnidentifiedImageError:
+    pointers.check_content(data[: pointers.HEAD], name)
     expected = f'expected an image ({", ".join(FORMATS)})'
     raise RecordError('image damaged', f'{name}: begins with {data[:16]!r}: {expected}') from None
   except Image.DecompressionBombError as error:  # Pillow's own limit, which lies above MAX_PIXELS.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import tokenizers
 
+from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
 
 FILE_NAME = 'tokenizer.json'
@@ -118,8 +119,10 @@ class StreamDecoder:
 
 def _read(path: str) -> tokenizers.Tokenizer:
   try:
-    with open(path, encoding='utf-8') as file:
-      text = file.read()
+    with open(path, 'rb') as file:
+      content = file.read()
+    check_content(content, path)
+    text = content.decode()
   except OSError as error:
     raise InputError(f'{path}: {error.strerror}: expected a tokenizer') from None
   except UnicodeDecodeError:

@@ -68,6 +68,21 @@ LIBTPU_ENVIRONMENT = {
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
+# What people call them besides: names of Google Cloud's accelerator types, of generations, of libtpu.
+ALIASES = {
+  'v5litepod': 'v5e',
+  'v5lite': 'v5e',
+  '5e': 'v5e',
+  '5p': 'v5p',
+  'v6': 'v6e',
+  '6e': 'v6e',
+  'v6lite': 'v6e',
+  'trillium': 'v6e',
+  '7x': 'tpu7x',
+  'v7': 'tpu7x',
+  'v7x': 'tpu7x',
+  'ironwood': 'tpu7x',
+}
 SMALLEST = {2: [2, 2], 3: [1, 2, 2]}  # Sides of the smallest grid of several chips, by dimensions.
 
 
@@ -88,8 +103,13 @@ class Topology:
   grid: tuple[int, ...]
 
   @property
+  def num_chips(self) -> int:
+    """Of all slices; a simulated device is one."""
+    return self.slices * math.prod(self.grid)
+
+  @property
   def num_devices(self) -> int:
-    return self.slices * math.prod(self.grid) * (self.chip.devices if self.chip else 1)
+    return self.num_chips * (self.chip.devices if self.chip else 1)
 
 
 def grids(chip: Chip) -> dict[int, tuple[int, ...]]:
@@ -107,19 +127,41 @@ def parse_topology(name: str) -> Topology:
   """'v5e-16': a slice; '2xv5e-256': two of them; 'cpu-8': simulated devices of this machine.
 
   Raises:
-    InputError: another name.
+    InputError: another name, with the one that may be meant.
   """
-  match = re.fullmatch(r'(?:([1-9]\d*)x)?([a-z0-9]+)-([1-9]\d*)', name)
+  match = re.fullmatch(r'(?:([1-9]\d{0,3})x)?([a-z0-9]+)-([1-9]\d{0,5})', name)
   slices, kind, number = match.groups() if match else (None, '', '0')
   if kind == 'cpu' and slices is None:
     return Topology(name, None, 1, (int(number),))
   if kind not in CHIPS:
     kinds = ', '.join(f'{kind}-N' for kind in CHIPS)
-    raise InputError(f'topology is {name!r}: expected one of {kinds}, with 2x before it for two slices; or cpu-N')
+    meant = _meant(name)
+    hint = f'; did you mean {meant}?' if meant else ''
+    raise InputError(f'topology is {name!r}: expected one of {kinds}, with 2x before it for two slices; or cpu-N{hint}')
   sizes = grids(CHIPS[kind])
   if int(number) not in sizes:
     raise InputError(f'topology is {name!r}: expected {kind}- and one of {", ".join(map(str, sizes))}')
   return Topology(name, CHIPS[kind], int(slices or 1), sizes[int(number)])
+
+
+def _meant(name: str) -> str | None:
+  """The topology that another spelling may stand for: 'V5E-16', 'v5litepod-16', '8xv5e', 'v5e-4x4', '2xcpu-8'."""
+  kinds = '|'.join(sorted((*CHIPS, *ALIASES, 'cpu'), key=len, reverse=True))
+  form = rf'(?:(\d{{1,4}})x-?)?(?:tpu-?)??({kinds})(?:-?(\d{{1,6}}(?:x\d{{1,4}})*))?'
+  match = re.fullmatch(form, re.sub(r'[\s_:]+', '-', name.strip().lower()))
+  if not match:
+    return None
+  slices, kind, size = match.groups()
+  kind = ALIASES.get(kind, kind)
+  counted = CHIPS[kind].counted if kind in CHIPS else 1
+  sides = [int(side) for side in (size or '').split('x') if side]
+  number = sides[0] if len(sides) == 1 else math.prod(sides) * counted  # '4x4' are chips.
+  if not size or kind == 'cpu':  # Not slices, but so many chips or devices: '8xv5e', '2xcpu-8'.
+    number, slices = int(slices or bool(size)) * (number if size else counted), None
+  before = f'{int(slices)}x' if slices and int(slices) > 1 else ''
+  if number < 1 or (kind in CHIPS and number not in grids(CHIPS[kind])):
+    return None
+  return f'{before}{kind}-{number}'
 
 
 def abstract_devices(topology: Topology) -> Sequence[jax.Device]:

@@ -74,6 +74,64 @@ def test_what_is_not_finite_is_no_number():
   assert tables.mean_text(base, 'held_out/text') == 'no finite value'
 
 
+def diverged(metric='questions/all', variant='better', value=float('nan')) -> dict:
+  found = results(runs())
+  next(found[run.name] for run in runs() if (run.variant, run.seed) == (variant, 1))['metrics'][metric] = value
+  return found
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), float('-inf')])
+def test_a_seed_that_is_not_finite_is_counted_wherever_its_variant_is_shown(value):
+  summaries = tables.summarise(runs(), diverged(value=value), 'base')
+  text = '85.0 ± 38.1 (1 of 3 not finite)'
+  lines = tables.to_markdown(summaries, ['questions/all']).splitlines()
+  assert f'| {text} (+2.5 ± 6.4) |' in lines[2]
+  assert '- better: not finite: seed 1: questions/all' in lines
+  row = next(row for row in csv.DictReader(io.StringIO(tables.to_csv(summaries))) if row['variant'] == 'better')
+  assert (row['metric'], row['seeds'], row['not finite'], row['seed 1']) == ('questions/all', '2', '1', str(value))
+  assert row['status'] == 'not finite: seed 1: questions/all'
+  (_, better, *_) = report.rows(summaries, 'questions/all')
+  assert better.label == 'better (1 of 3 not finite)'
+  shown = page.render(page.Content('t', summaries, ['questions/all'], [], [], None, [], {}, {}, (0, 1, 2), 12, 6, 0))
+  assert text in shown
+  assert '<li><b>better</b>: not finite: seed 1: questions/all</li>' in shown
+
+
+@pytest.mark.parametrize('variant', ['base', 'better'])
+def test_no_star_where_a_seed_of_either_is_lost(variant, summaries):
+  assert tables.difference_text(summaries[1], 'held_out/text').endswith(' *')
+  found = diverged('held_out/text', variant)
+  for run in runs():  # The difference of the seeds that are left is as clear as can be.
+    if run.variant == 'better' and run.seed != 1:
+      found[run.name]['metrics']['held_out/text'] = VALUES['base'][run.seed] / 100 + 5 + run.seed / 1e6
+  better = tables.summarise(runs(), found, 'base')[1]
+  assert better.difference('held_out/text').leaves_out_zero
+  assert '*' not in tables.difference_text(better, 'held_out/text')
+  failed = next(run.name for run in runs() if (run.variant, run.seed) == (variant, 1))
+  found[failed] = {'status': 'failed', 'reason': 'loss is not finite'}
+  base, better, *_ = tables.summarise(runs(), found, 'base')
+  assert better.difference('held_out/text').leaves_out_zero
+  assert '*' not in tables.difference_text(better, 'held_out/text')
+  assert tables.mean_text({'base': base, 'better': better}[variant], 'held_out/text').endswith(' (1 of 3 failed)')
+
+
+@pytest.mark.parametrize('metric', ['cost/seconds', 'cost/tokens_per_second', 'cost/compile_seconds'])
+def test_no_difference_is_claimed_of_wall_time(metric):
+  found = results(runs())
+  for run in runs():
+    if run.variant in VALUES:
+      found[run.name]['metrics'] |= {
+        metric: 10.0 + 5 * (run.variant == 'better') + run.seed / 100,
+        'cost/teraflops': 10.0 + 5 * (run.variant == 'better') + run.seed**2 / 100,
+      }
+  summaries = tables.summarise(runs(), found, 'base')
+  assert tables.mean_text(summaries[1], metric).startswith('15.0')
+  assert tables.difference_text(summaries[1], metric) == ''
+  rows = [row for row in csv.DictReader(io.StringIO(tables.to_csv(summaries))) if row['metric'] == metric]
+  assert {row['difference'] for row in rows} == {''}
+  assert tables.difference_text(summaries[1], 'cost/teraflops') == '+5.000 ± 0.000'
+
+
 def test_one_seed_has_no_interval():
   chosen = [run for run in runs() if run.seed == 0 and run.variant in VALUES]
   one = tables.summarise(chosen, results(chosen), 'base')
@@ -161,6 +219,12 @@ def test_learning_curves_are_means_over_seeds_smoothed_within_a_stage():
   one = [{'step': step, 'stage': 'a' if step < 3 else 'b', 'loss/text': float(step)} for step in (1, 2, 3, 4)]
   two = [{**line, 'loss/text': line['loss/text'] + 2} for line in one] + [{'step': 5, 'stage': 'b', 'loss/text': None}]
   assert report.mean_losses([one, two], 'loss/text') == ((1, 2.0), (2, 2.5), (3, 4.0), (4, 4.5))
+
+
+def test_curves_end_where_a_seed_is_not_finite():
+  lines = [{'step': step, 'stage': 'a', 'x': 1.0} for step in (1, 2, 3)]
+  lost = [{**line, 'x': float('nan')} if line['step'] == 3 else line for line in lines]
+  assert report.mean_losses([lines, lost], 'x') == ((1, 1.0), (2, 1.0))
 
 
 def test_styles_of_up_to_two_hundred_variants_differ():

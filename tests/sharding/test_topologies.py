@@ -31,13 +31,36 @@ def test_names_of_topologies(name, grid, slices, devices):
 
 
 @pytest.mark.parametrize(
-  'name', ['v5e', 'v5e-', 'v4-8', '5e-16', 'v5e-016', '0xv5e-8', 'x2v5e-8', '2xcpu-8', 'cpu-0', '']
+  ('name', 'meant'),
+  [
+    *[(name, None) for name in ('v5e', 'v5e-', 'v4-8', 'x2v5e-8', 'cpu-0', '', '8xh100', 'V6E-12', 'v5e-3x5', '0xv5e')],
+    ('2xcpu-8', 'cpu-16'),
+    ('CPU-8', 'cpu-8'),
+    ('V5E-16', 'v5e-16'),
+    ('5e-16', 'v5e-16'),
+    ('v5e16', 'v5e-16'),
+    ('v5e-016', 'v5e-16'),
+    ('v5litepod-16', 'v5e-16'),
+    ('2xv5litepod-256', '2xv5e-256'),
+    ('8xv5e', 'v5e-8'),
+    ('8xv5p', 'v5p-16'),
+    ('v5e-4x4', 'v5e-16'),
+    ('v5p-2x2x2', 'v5p-16'),
+    ('0xv5e-8', 'v5e-8'),
+    ('TPU v6e 8', 'v6e-8'),
+    ('ironwood-8', 'tpu7x-8'),
+  ],
 )
-def test_other_names_are_refused(name):
+def test_other_names_are_refused_with_what_may_be_meant(name, meant):
   with pytest.raises(InputError) as error:
     parse_topology(name)
   kinds = 'expected one of v5e-N, v5p-N, v6e-N, tpu7x-N, with 2x before it for two slices; or cpu-N'
-  assert str(error.value) == f'topology is {name!r}: {kinds}'
+  assert str(error.value) == f'topology is {name!r}: {kinds}' + (f'; did you mean {meant}?' if meant else '')
+
+
+@pytest.mark.parametrize(('name', 'chips'), [('tpu7x-8', 4), ('2xtpu7x-16', 16), ('v5p-8', 4), ('v5e-8', 8)])
+def test_chips_are_not_devices(name, chips):
+  assert parse_topology(name).num_chips == chips
 
 
 def test_sizes_that_are_not_sold_are_refused():

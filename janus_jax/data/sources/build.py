@@ -9,6 +9,7 @@ from typing import Any
 import grain
 
 from janus_jax.data.examples import KINDS
+from janus_jax.data.pointers import check_files
 from janus_jax.data.resizing import Resize, pillow
 from janus_jax.data.sources import held_out, records
 from janus_jax.data.sources.array_record import ArrayRecordExamples
@@ -200,6 +201,7 @@ def items(spec: SourceSpec, index_directory: str) -> Any:
     case 'folder':
       return ImageFolder(spec.path[0], index_directory)
   paths = find_files(spec.path, FILE_NAMES[spec.format])
+  check_files(paths)
   match spec.format:
     case 'array_record':
       return ArrayRecordExamples([local_copy(path, copies) for path in paths])

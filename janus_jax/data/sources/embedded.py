@@ -82,6 +82,9 @@ class JanusDigits(tfds.core.GeneratorBasedBuilder):
       yield index, {'image': image, 'label': label}
 
 
+BUILDERS = {'shapes': JanusShapes, 'digits': JanusDigits}
+
+
 def _builder(kind: type[tfds.core.GeneratorBasedBuilder], world: World, directory: str | os.PathLike):
   # TFDS warns of every config that is not on a builder's list. Not `set_verbosity`, which would overrule the program's.
   logger = logging.getLogger('absl')
@@ -105,7 +108,7 @@ def prepare(world: World, directory: str | os.PathLike) -> None:
   try:
     # TFDS prints that it downloads, which is not so.
     with contextlib.redirect_stdout(io.StringIO()):
-      for kind in (JanusShapes, JanusDigits):
+      for kind in BUILDERS.values():
         _builder(kind, world, directory).download_and_prepare()
   except OSError as error:
     raise InputError(f'{directory}: {error.strerror or error}: expected a directory to write to') from None
@@ -117,7 +120,7 @@ def data_source(name: str, world: World, directory: str | os.PathLike, split: st
   Raises:
     InputError: `prepare` has not run there.
   """
-  builder = _builder({'shapes': JanusShapes, 'digits': JanusDigits}[name], world, directory)
+  builder = _builder(BUILDERS[name], world, directory)
   if not builder.is_prepared():
     raise InputError(f'{directory}: no {name} of {world}: expected after `prepare`')
   return builder.as_data_source(split)

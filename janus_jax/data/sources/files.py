@@ -137,7 +137,8 @@ def local_copy(path: str, directory: str) -> str:
 
   Args:
     path: with a protocol, or local.
-    directory: where copies are kept. One that is there is used as it is, and appears whole or not at all.
+    directory: where copies are kept. One appears whole or not at all, and is made anew where what the bucket says of
+      the file (size, checksum, generation, time) is no longer what it said; it stays if the bucket has it no more.
 
   Raises:
     InputError: it cannot be read, or not be written.
@@ -146,7 +147,16 @@ def local_copy(path: str, directory: str) -> str:
     return path
   name = os.path.basename(path.rstrip('/'))
   target = os.path.join(directory, hashlib.sha256(path.encode()).hexdigest()[:16], name)
-  if os.path.exists(target):
+  noted = f'{target}.state'
+  try:
+    system, inside = fsspec.url_to_fs(path)
+    state = _state(system, inside)
+  except (OSError, ImportError, ValueError) as error:
+    if os.path.exists(target):
+      logging.warning('%s: %s: its copy is used', path, ' '.join(str(error).split()))
+      return target
+    raise InputError(f'{path}: {error}: expected a file or folder to copy to {target}') from None
+  if os.path.exists(target) and _read(noted) == state:
     return target
   logging.info('copying %s to %s', path, target)
   partial = f'{target}.partial'
@@ -154,9 +164,12 @@ def local_copy(path: str, directory: str) -> str:
     if os.path.isdir(partial):
       shutil.rmtree(partial)
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    system, inside = fsspec.url_to_fs(path)
     system.get(inside, partial, recursive=system.isdir(inside))
+    if os.path.isdir(target):
+      shutil.rmtree(target)
     os.replace(partial, target)
+    with open(noted, 'w', encoding='utf-8') as file:
+      file.write(state)
   except (OSError, ImportError, ValueError) as error:
     raise InputError(f'{path}: {error}: expected a file or folder to copy to {target}') from None
   return target
@@ -170,3 +183,19 @@ def read_text(path: str) -> str:
   """
   with open_file(path) as file:
     return decode_text(file.read(), path)
+
+
+def _state(system: fsspec.AbstractFileSystem, path: str) -> str:
+  """A digest of what a bucket says of a file, or of all files below a folder; it changes when one of them does."""
+  system.invalidate_cache()
+  found = system.find(path, detail=True) if system.isdir(path) else {path: system.info(path)}
+  said = [(name, sorted(info.items(), key=str)) for name, info in sorted(found.items())]
+  return hashlib.sha256(str(said).encode(errors='surrogateescape')).hexdigest()
+
+
+def _read(path: str) -> str | None:
+  try:
+    with open(path, encoding='utf-8') as file:
+      return file.read()
+  except FileNotFoundError:
+    return None

@@ -34,6 +34,7 @@ class Settings:
     crop: how an image became that square.
     codes_per_image: P.
     codebook_size: codes are 0 to this - 1.
+    dataset: a digest of what was encoded (`sources/identity.py`); '' in older manifests.
     format_version: of manifest and records.
   """
 
@@ -45,6 +46,7 @@ class Settings:
   crop: str
   codes_per_image: int
   codebook_size: int
+  dataset: str = ''
   format_version: int = FORMAT_VERSION
 
   @property
@@ -222,11 +224,15 @@ def _read_counts(directory: str, settings: Settings, shard: int) -> ShardCounts 
 def _check_same(path: str, found: Settings, expected: Settings) -> None:
   for name, value in _flat(expected).items():
     if (there := getattr(found, name)) != value:
+      if name == 'dataset':
+        of = 'codes of an unknown dataset' if there == '' else 'codes of another dataset with as many records'
+        raise InputError(f'{path}: {of}: expected those of --input as it is now; choose another --output')
       raise InputError(f'{path}: {name} is {there!r}: expected {value!r} as in this run; choose another --output')
 
 
 def _settings(values: Mapping[str, Any]) -> Settings:
-  return Settings(**{field.name: values[field.name] for field in dataclasses.fields(Settings)})
+  known = {'dataset': '', **values}
+  return Settings(**{field.name: known[field.name] for field in dataclasses.fields(Settings)})
 
 
 def _flat(settings: Settings) -> dict[str, Any]:

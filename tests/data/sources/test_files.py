@@ -123,6 +123,27 @@ def test_files_of_one_name_are_kept_apart_and_copied_once(tmp_path):
   assert local_copy('memory://bucket/a/x', str(tmp_path)) == first
 
 
+def test_a_copy_is_made_anew_where_its_file_has_changed(tmp_path):
+  def write(name: str, content: bytes) -> None:
+    with fsspec.open(f'memory://bucket/{name}', 'wb') as file:
+      file.write(content)
+
+  write('z', b'one')
+  copy = local_copy('memory://bucket/z', str(tmp_path))
+  before = os.stat(copy)
+  assert os.stat(local_copy('memory://bucket/z', str(tmp_path))).st_ino == before.st_ino
+  write('z', b'two')  # As long as it was.
+  assert pathlib.Path(local_copy('memory://bucket/z', str(tmp_path))).read_bytes() == b'two'
+  for name in ('a', 'b'):
+    write(f'folder/{name}', b'one')
+  folder = pathlib.Path(local_copy('memory://bucket/folder', str(tmp_path)))
+  assert (folder / 'b').read_bytes() == b'one'
+  write('folder/b', b'two')
+  fsspec.filesystem('memory').rm('memory://bucket/folder/a')
+  assert local_copy('memory://bucket/folder', str(tmp_path)) == str(folder)
+  assert {path.name: path.read_bytes() for path in folder.iterdir()} == {'b': b'two'}
+
+
 def test_a_copy_that_was_cut_short_is_made_anew(tmp_path):
   with fsspec.open('memory://bucket/y', 'wb') as file:
     file.write(b'whole')

@@ -1,0 +1,124 @@
+"""What can be found wrong with a sweep before any of its runs begins: all variants are checked first."""
+
+import fnmatch
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from janus_jax.ablation.settings import Ablation
+from janus_jax.ablation.tables import COSTS
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data.sources.build import FILE_NAMES, read_specs
+from janus_jax.data.sources.files import find_files, open_file
+from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS, JanusConfig
+from janus_jax.run_data import check_data
+from janus_jax.sharding.mesh import make_mesh
+from janus_jax.training.config_checks import check_config, check_parts
+from janus_jax.training.run_config import check_batches
+from janus_jax.training.stages import check_carried, read_stages
+from janus_jax.training.state import Placement
+from janus_jax.training_run import as_trained, check_room, check_trainable, open_start, read_step
+
+# Fields that a sweep sets in each run -> what to set in their place.
+SET_BY_SWEEP = {
+  'seed': '`seeds`',
+  'held_out_batches': '`evaluation.held_out_batches`',
+  'observe_every': 'nothing: finished runs are measured, and the ends of their stages',
+  'sampling.num_images': '`evaluation.drawings_per_group`',
+}
+
+
+def check_sweep(ablation: Ablation, configs: Mapping[str, ConfigDict]) -> None:
+  """Checks every variant of a sweep as training would, and that there will be something to compare.
+
+  Args:
+    ablation: the sweep.
+    configs: variant -> its config (`sweep.variant_configs`).
+
+  Raises:
+    InputError: of the first thing that is wrong, with the name of the variant.
+  """
+  for name, overrides in ablation.variants.items():
+    for field, value in overrides.items():
+      _check_override(f'variant {name}', field, value, configs[name])
+
+  @functools.cache
+  def model_of(init_from: str, template: str) -> JanusConfig:
+    same = (other for other in configs.values() if (other.init_from, other.template) == (init_from, template))
+    return open_start(next(same)).config
+
+  for name, config in configs.items():
+    check_config(config, f'variant {name}: ')
+    try:
+      _check_run(config, model_of)
+    except InputError as error:
+      raise InputError(f'variant {name}: {error}') from None
+  for name, stages in ablation.equal_flops.items():
+    if unknown := [stage for stage in stages if stage not in configs[name].run]:
+      expected = ', '.join(configs[name].run)
+      raise InputError(f'equal_flops.{name}: {unknown[0]!r}: expected stages that run, of {expected}')
+  _check_measured(ablation, configs[ablation.baseline])
+
+
+def _check_override(where: str, field: str, value: object, config: ConfigDict) -> None:
+  for own, instead in SET_BY_SWEEP.items():
+    parent, _, last = own.rpartition('.')
+    if field == own or (field == parent and isinstance(value, Mapping) and last in value):
+      raise InputError(f'{where}: {own!r} is set by the sweep, in all runs alike: expected {instead}')
+  if field.partition('.')[0] == 'pretraining' and config.init_from:
+    raise InputError(f'{where}: {field!r} has no effect: expected an empty init_from, which is {config.init_from!r}')
+
+
+def _check_run(config: ConfigDict, model_of: Callable[[str, str], JanusConfig]) -> None:
+  """What `training_run.train` checks before it writes anything."""
+  if config.init_from:
+    model = as_trained(model_of(config.init_from, config.template), config)
+  else:
+    check_parts(config)
+    model = as_trained(PRESETS[config.pretraining.model], config)
+  _check_stages(config, model)
+  check_data(config, model)
+  if config.data.name == 'files':
+    _check_files(config)
+
+
+def _check_stages(config: ConfigDict, model: JanusConfig) -> None:
+  stages, mesh = read_stages(config), make_mesh(config.mesh.to_dict())
+  placement = Placement.of(mesh, parameter_shapes(model))
+  read_step(config, model, placement)
+  check_batches(stages, mesh, config.accumulation, config.streams)
+  check_trainable(stages, model, placement.params)
+  check_carried(stages, placement.params)
+  check_room(stages, model, config.sequence_length)
+
+
+def _check_files(config: ConfigDict) -> None:
+  """Raises InputError for a source whose files are not there; what is in them shows as a run opens them."""
+  for spec in read_specs(config.data.sources).values():
+    if spec.format == 'folder' and '://' not in spec.path[0] and not os.path.isdir(spec.path[0]):
+      raise InputError(f'data.sources.{spec.name}.path: {spec.path[0]}: no such folder')
+    if spec.format not in ('folder', 'tfds'):
+      find_files(spec.path, FILE_NAMES[spec.format])
+    if spec.fields.names:
+      open_file(spec.fields.names).close()
+
+
+def _check_measured(ablation: Ablation, baseline: ConfigDict) -> None:
+  """Says where no loss on held-out data can be measured; raises InputError where nothing else is compared."""
+  if baseline.data.name != 'files':
+    return
+  stage = read_stages(baseline)[-1]
+  names = sorted({name for kind in stage.sources.values() for name in kind})
+  specs = read_specs(baseline.data.sources)
+  if any(specs[name].held_out for name in names if name in specs):
+    return
+  if not any(fnmatch.filter(COSTS, pattern) for pattern in ablation.metrics):
+    raise InputError(
+      f'base.data.sources: none of {", ".join(names)}, the sources of the last stage, has held_out: expected some, as '
+      'the loss on held-out records is what runs on own files are compared by (or costs alone: metrics=("cost/*",))'
+    )
+  logging.info('no loss on held-out data: none of %s has held_out', ', '.join(names))

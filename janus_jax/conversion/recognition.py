@@ -1,0 +1,125 @@
+"""What a path is that cannot be opened as a checkpoint, in words: archives, adapters, files of other programs."""
+
+import json
+import os
+
+from janus_jax.data.pointers import check_content
+from janus_jax.errors import InputError
+from janus_jax.models.files import CONFIG_FILE
+
+# Which files make a directory one that can be opened, ours or PyTorch's.
+CONFIG_FILES = (CONFIG_FILE, 'config.json')
+EXPECTED = f'{CONFIG_FILE} (ours) or config.json (PyTorch)'
+# First bytes of a file -> what it is. Of a tar they stand at offset 257.
+_MAGIC = (
+  (b'GGUF', 'a GGUF file (llama.cpp), whose weights are quantized'),
+  (b'PK\x03\x04', 'a zip archive'),
+  (b'\x1f\x8b', 'a compressed archive (gzip)'),
+  (b'\xfd7zXZ\x00', 'a compressed archive (xz)'),
+  (b'BZh', 'a compressed archive (bzip2)'),
+  (b'\x28\xb5\x2f\xfd', 'a compressed archive (zstd)'),
+  (b'7z\xbc\xaf\x27\x1c', 'a 7z archive'),
+  (b'\x89HDF\r\n\x1a\n', 'an HDF5 file (Keras)'),
+)
+# How the name of a file ends -> what it is.
+_ENDINGS = (
+  (('.gguf', '.ggml'), 'a GGUF file (llama.cpp), whose weights are quantized'),
+  (('.onnx', '.onnx_data'), 'an ONNX model'),
+  (('.safetensors',), 'a file of weights (safetensors)'),
+  (('.bin', '.pt', '.pth', '.ckpt'), 'a file of weights (PyTorch)'),
+  (('.msgpack',), 'a file of weights (Flax)'),
+  (('.h5', '.keras'), 'a file of weights (Keras)'),
+  (('.tar', '.tar.gz', '.tgz', '.zip', '.7z', '.tar.xz', '.tar.bz2', '.tar.zst'), 'an archive'),
+  (('.json',), 'a JSON file'),
+)
+_WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.msgpack', '.h5', '.gguf', '.onnx', '.distcp')
+
+
+def check_is_checkpoint(path: str, name: str) -> None:
+  """Checks that a directory may be a checkpoint, which a config file makes it.
+
+  Args:
+    path: local.
+    name: what the message calls it, where `path` is its copy.
+
+  Raises:
+    InputError: says what it is instead.
+  """
+  if not os.path.exists(path):
+    raise InputError(f'{name}: no such directory')
+  if not os.path.isdir(path):
+    raise InputError(_file_text(path, name))
+  found = sorted(os.listdir(path))
+  has_config = any(file in found for file in CONFIG_FILES)
+  is_whole = has_config and any(file.startswith(('model', 'pytorch_model')) for file in found)
+  if not is_whole and (adapter := _adapter_text(path, found)):
+    raise InputError(f'{name}: {adapter}')
+  if 'model_index.json' in found:
+    raise InputError(f'{name}: a diffusers pipeline, not a Janus: expected {EXPECTED}')
+  if not has_config:
+    raise InputError(f'{name}: {_directory_text(path, found)}')
+
+
+def found_weights(directory: str) -> str:
+  """'found model.gguf, ...': what a directory has that looks like weights, at most five of them."""
+  files = [file for file in sorted(os.listdir(directory)) if file.endswith(_WEIGHTS)]
+  return f'found {", ".join(files[:5])}{", ..." if len(files) > 5 else ""}' if files else 'found none'
+
+
+def _file_text(path: str, name: str) -> str:
+  with open(path, 'rb') as file:
+    head = file.read(512)
+  check_content(head, name)
+  kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
+  kind = 'a tar archive' if head[257:262] == b'ustar' else kind
+  ending = next((text for endings, text in _ENDINGS if path.lower().endswith(endings)), None)
+  if kind is None or (ending and 'PyTorch' in ending):  # What torch.save writes is a zip archive.
+    kind = ending or 'a file'
+  if 'archive' in kind:
+    return f'{name}: {kind}, not a directory: expected one with {EXPECTED}; unpack it first'
+  beside = os.path.dirname(path)
+  hint = f'; did you mean {os.path.dirname(name) or "."}?' if _is_checkpoint(beside or '.') else ''
+  return f'{name}: {kind}, not a directory: expected one with {EXPECTED}{hint}'
+
+
+def _adapter_text(path: str, found: list[str]) -> str | None:
+  if not any(file.startswith(('adapter_config.json', 'adapter_model.')) for file in found):
+    return None
+  try:
+    with open(os.path.join(path, 'adapter_config.json'), encoding='utf-8') as file:
+      base = json.load(file)['base_model_name_or_path']
+  except (OSError, ValueError, LookupError, TypeError):
+    base = None
+  return (
+    f'a LoRA (PEFT) adapter{f" of {base}" if base else ""}, not a whole model: expected {EXPECTED}; merge the adapter '
+    'into its base first (peft: merge_and_unload, then save_pretrained)'
+  )
+
+
+def _directory_text(path: str, found: list[str]) -> str:
+  """Of a directory without a config."""
+  above = path
+  for _ in range(3):  # Up to WORKDIR from WORKDIR/checkpoints/STEP/params.
+    above = os.path.dirname(os.path.abspath(above))
+    if _is_checkpoint(above):
+      return f'a part of the checkpoint {above}: expected {EXPECTED}; did you mean {above}?'
+  below = [folder for folder in found if _is_checkpoint(os.path.join(path, folder))]
+  # As huggingface_hub lays out its cache: models--ORGANISATION--NAME/snapshots/REVISION.
+  snapshots = os.path.join(path, 'snapshots')
+  if os.path.isdir(snapshots):
+    revisions = sorted(os.listdir(snapshots))
+    below += [f'snapshots/{name}' for name in revisions if _is_checkpoint(os.path.join(snapshots, name))]
+  if below:
+    meant = ' or '.join(os.path.join(path, folder) for folder in below[:3])
+    return f'not a checkpoint, but a directory of such: expected {EXPECTED}; did you mean {meant}?'
+  if not found:
+    return f'an empty directory: expected {EXPECTED}'
+  kinds = [(file, text) for file in found for endings, text in _ENDINGS[:-1] if file.lower().endswith(endings)]
+  if kinds:
+    file, text = kinds[0]
+    return f'not a checkpoint: expected {EXPECTED}; {file} is {text}'
+  return f'not a checkpoint: expected {EXPECTED}'
+
+
+def _is_checkpoint(directory: str) -> bool:
+  return any(os.path.isfile(os.path.join(directory, file)) for file in CONFIG_FILES)
