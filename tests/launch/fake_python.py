@@ -55,7 +55,7 @@ class Tree:
 
   def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
     command = command or ('launch/install.sh', 'gcs')
-    own = {**inherited(), 'PATH': self.path, **environment}
+    own = {**inherited(), 'PATH': self.path, 'TMPDIR': str(self.programs), **environment}
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
     # In a group of its own, which `kill -KILL 0` ends.
     return subprocess.Popen(['bash', *command], cwd=self.root, env=own, start_new_session=True, **pipes)
