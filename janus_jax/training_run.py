@@ -91,6 +91,8 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
       spec = example_spec(config, model, tokenizer, template, data.holds_codes)
       mixtures = [(stage.ratio, stage.sources) for stage in run_config.stages]
       means = mean_sizes(data.train, mixtures, spec, config.seed)
+      if is_first:
+        files.upload()  # Codes, which the others then do not compute.
     run_identity.check_same_data(config, data, checkpoint)
     held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, rows_split(mesh), config.held_out_batches)
     sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)
