@@ -312,7 +312,8 @@ def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
   config.stages.stage2.ratio, config.stages.stage2.steps = (0, 1, 0), 1
   config.stages.stage2.sources = ConfigDict({'text': {'books': 1}})
   with pytest.raises(
-    InputError, match=r'source text/books: none of its first \d+ records can be used: .*data\.sources\.books\.long'
+    InputError,
+    match=r'source text/books: none of its first \d+ records can be used\. The last: .*data\.sources\.books\.long',
   ):
     training_run.train(config, str(tmp_path / 'run'))
   # The index of the file is kept for the next start.
