@@ -1,7 +1,10 @@
 """Settings of every test run: CPU, eight simulated devices, exact matrix products."""
 
 import os
+import signal
 
+# Tests that are started in the background ignore Ctrl-C, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 # Tests compile a lot and run little: LLVM's costly passes would be most of the suite's time.

@@ -202,6 +202,10 @@ LEGAL_TEXTS = {
 @contextlib.contextmanager
 def defined(verb: str) -> Iterator[set[str]]:
   """The flags of a command, by name; they can be defined only once in a process, so they go afterwards."""
+  # Other tests may have imported commands.
+  others = {name: flags.FLAGS[name] for name in flags.FLAGS if _is_ours(name)}
+  for name in others:
+    delattr(flags.FLAGS, name)
   before = set(flags.FLAGS)
   sys.modules.pop(f'janus_jax.{verb}', None)
   cli.CHECKS.clear()
@@ -211,8 +215,15 @@ def defined(verb: str) -> Iterator[set[str]]:
   finally:
     for name in set(flags.FLAGS) - before:
       delattr(flags.FLAGS, name)
+    for name, flag in others.items():
+      flags.FLAGS[name] = flag
     cli.CHECKS.clear()
     sys.modules.pop(f'janus_jax.{verb}')
+
+
+def _is_ours(name: str) -> bool:
+  """Flags that were put back belong to no module."""
+  return flags.FLAGS.find_module_defining_flag(name, default='janus_jax').startswith('janus_jax')
 
 
 def parse(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
