@@ -268,7 +268,8 @@ esac
 
 def test_the_script_runs_every_part_and_can_be_called_again(tmp_path):
   (tmp_path / 'launch').mkdir()
-  shutil.copy(ROOT / 'launch' / 'quickstart.sh', tmp_path / 'launch' / 'quickstart.sh')
+  for name in ('quickstart.sh', 'usage.sh'):
+    shutil.copy(ROOT / 'launch' / name, tmp_path / 'launch' / name)
   (tmp_path / 'launch' / 'venv.sh').write_text('make_venv() { .venv/bin/python -m pip install; }\n')
   python = tmp_path / '.venv' / 'bin' / 'python'
   python.parent.mkdir(parents=True)
