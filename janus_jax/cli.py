@@ -136,7 +136,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _wrong_field(argv: list[str]) -> str | None:
-  """What is wrong with the first `--config.FIELD` of a command line that names no field of its config."""
+  """Describes the first `--config.FIELD` of a command line that names no field of its config."""
   config = flags.FLAGS['config'].parser.config if 'config' in flags.FLAGS else None
   if config is None:
     return None

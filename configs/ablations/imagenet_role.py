@@ -12,9 +12,10 @@ With :0.1 after the name of the file all stages are a tenth as long. A further -
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, read_recipe, scaled, times
+from janus_jax.ablation.settings import ablation_config, scaled, times
+from janus_jax.training.recipes import read_recipe
 
-TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
+TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
 
 
 def get_config(scale: str = '1'):

@@ -11,9 +11,10 @@ With :1 after the name of the file all stages are whole. A further --config.seed
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, read_recipe, scaled
+from janus_jax.ablation.settings import ablation_config, scaled
+from janus_jax.training.recipes import read_recipe
 
-TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
+TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
 
 
 def get_config(scale: str = '0.2'):

@@ -1,4 +1,4 @@
-"""What can be found wrong with a sweep before any of its runs begins: all variants are checked first."""
+"""Checks of a sweep before any of its runs begins: those of all variants come first."""
 
 import fnmatch
 import functools
@@ -74,7 +74,7 @@ def _check_override(where: str, field: str, value: object, config: ConfigDict) -
 
 
 def _check_run(config: ConfigDict, model_of: Callable[[str, str], JanusConfig]) -> None:
-  """What `training_run.train` checks before it writes anything."""
+  """Checks what `training_run.train` checks before it writes anything."""
   if config.init_from:
     model = as_trained(model_of(config.init_from, config.template), config)
   else:

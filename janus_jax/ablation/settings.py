@@ -1,8 +1,6 @@
 """What an ablation is: a base config, variants of it, seeds, what is compared; read from configs/ablations/*.py."""
 
 import dataclasses
-import importlib.util
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -119,14 +117,6 @@ def unshared(config: ConfigDict) -> ConfigDict:
 def times(steps: int, factor: float) -> int:
   """Steps times a factor, at least one."""
   return max(round(steps * factor), 1)
-
-
-def read_recipe(path: str | os.PathLike) -> ConfigDict:
-  """What `get_config()` of a file gives: for a config that starts from another one's."""
-  spec = importlib.util.spec_from_file_location('recipe', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config()
 
 
 def read_ablation(config: ConfigDict) -> Ablation:

@@ -46,7 +46,7 @@ class Summary:
 
   @property
   def is_whole(self) -> bool:
-    """Whether every seed has a finite value of everything."""
+    """True where every seed has a finite value of everything."""
     return not (self.failed or self.missing or self.not_finite)
 
   def left_out(self, metric: str) -> dict[str, int]:
@@ -65,7 +65,7 @@ class Summary:
     return paired_difference(self.values.get(metric, {}), self.baseline.values.get(metric, {}))
 
   def is_clear(self, metric: str) -> bool:
-    """Whether the interval of the difference leaves out 0, and no seed of either failed or is not finite: of those
+    """True where the interval of the difference leaves out 0, and no seed of either failed or is not finite: of those
     that are left nothing follows for all.
     """
     found = self.difference(metric)

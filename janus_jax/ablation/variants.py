@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from janus_jax.ablation.settings import unshared
 from janus_jax.errors import InputError
 from janus_jax.training.defaults import STAGE_DEFAULTS
+from janus_jax.training.recipes import field_names
 from janus_jax.workdirs import config_dict
 
 # Fields that neither parameters nor metrics of a run depend on, or that say where it finds what is the same anyway.
@@ -77,17 +78,8 @@ def _may_be_new(parents: Sequence[str], last: str) -> bool:
 
 
 def _suggestion(name: str, config: ConfigDict) -> str:
-  close = difflib.get_close_matches(name, _field_names(config.to_dict()), 1)
+  close = difflib.get_close_matches(name, field_names(config.to_dict()), 1)
   return f': did you mean {close[0]!r}?' if close else ''
-
-
-def _field_names(values: Mapping[str, Any], before: str = '') -> list[str]:
-  names = []
-  for key, value in values.items():
-    names.append(f'{before}{key}')
-    if isinstance(value, Mapping):
-      names += _field_names(value, f'{before}{key}.')
-  return names
 
 
 def parts_config(config: ConfigDict, seed: int, per_seed: bool) -> ConfigDict | None:

@@ -27,7 +27,7 @@ def is_url(path: str | os.PathLike) -> bool:
 
 
 def normalized(path: str) -> str:
-  """As `os.path.normpath`, which would take a slash out of 'gs://'; ~ is the home directory."""
+  """Normalizes a path as `os.path.normpath` does, which would take a slash out of 'gs://'; ~ is the home directory."""
   return path.rstrip('/') if is_url(path) else os.path.normpath(os.path.expanduser(path))
 
 

@@ -18,7 +18,7 @@ MODULE = 'recipe'
 
 
 def read_recipe(path: str) -> ConfigDict:
-  """What `get_config()` of a file returns; of FILE:ARGUMENT, what `get_config(ARGUMENT)` does.
+  """Reads the config that `get_config()` of a file returns; of FILE:ARGUMENT, `get_config(ARGUMENT)`.
 
   Raises:
     InputError: no such file, one that fails (with its line, where that is known), or that returns no config.
@@ -63,7 +63,7 @@ def _line_of(path: str, error: Exception) -> int | None:
 
 
 def unknown_field(config: ConfigDict, name: str) -> str | None:
-  """What is wrong with the dotted name of a field; None where the config has it."""
+  """Describes a dotted name of a field that the config lacks; None where it has it."""
   node, path = config, ''
   for part in name.split('.'):
     if not isinstance(node, ConfigDict):
