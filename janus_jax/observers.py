@@ -8,8 +8,9 @@ from PIL import Image
 
 from janus_jax.answering import answer
 from janus_jax.data.examples import KINDS, ExampleSpec
+from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape
-from janus_jax.data.pipeline import batches, mean_sizes
+from janus_jax.data.pipeline import batches
 from janus_jax.data.prompts import Template
 from janus_jax.data.shares import all_shares
 from janus_jax.data.tokenizer import Tokenizer

@@ -20,7 +20,7 @@ from janus_jax.conversion.load import load_params
 from janus_jax.conversion.parts import compose
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import ExampleSpec
-from janus_jax.data.pipeline import mean_sizes
+from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.prompts import Template
 from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.tokenizer import Tokenizer

@@ -3,8 +3,9 @@
 import os
 import signal
 
-# Tests that are started in the background ignore Ctrl-C, and so would all that they start.
+# Tests that are started in the background or by nohup ignore these, and so would all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 # Tests compile a lot and run little: LLVM's costly passes would be most of the suite's time.

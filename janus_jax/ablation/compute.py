@@ -10,8 +10,8 @@ from janus_jax.ablation.settings import times
 from janus_jax.api import load_tokenizer
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data import pipeline
+from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape
-from janus_jax.data.pipeline import mean_sizes
 from janus_jax.data.shares import all_shares
 from janus_jax.errors import InputError
 from janus_jax.run_data import open_data

@@ -4,6 +4,7 @@ All of it is index arithmetic over exact periodic patterns. What has to be remem
 and one per stage.
 """
 
+import collections
 import dataclasses
 import math
 import zlib
@@ -101,3 +102,13 @@ def shuffled(source: Any, seed: int, name: str) -> Any:
   if not len(source):
     raise InputError(f'source {name}: empty: expected at least one record')
   return source.shuffle(seed=source_seed(seed, name)).repeat()
+
+
+def source_shares(mixture: Mixture) -> dict[str, float]:
+  """Fractions of the examples of a mixture by 'kind/name'."""
+  kinds = collections.Counter(mixture.kinds)
+  return {
+    f'{kind}/{name}': kinds[kind] / len(mixture.kinds) * count / len(cycle)
+    for kind, cycle in mixture.sources.items()
+    for name, count in sorted(collections.Counter(cycle).items())
+  }

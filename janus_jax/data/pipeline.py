@@ -1,12 +1,8 @@
 """Sources of records to batches: one endless iterator per stage, whose state is a few integers."""
 
-import collections
-import concurrent.futures
 import copy
 import dataclasses
-import functools
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +12,8 @@ import numpy as np
 from janus_jax.data import mixture as mixture_lib
 from janus_jax.data.examples import Example, ExampleSpec
 from janus_jax.data.mixture import Mixture
-from janus_jax.data.packing import LONG, BatchShape, MeanSize, check_fits, fill_batch, fits, make_batch, size_of
-from janus_jax.data.reading import TASK, Reader, Reading, Workers, reason_of
+from janus_jax.data.packing import LONG, BatchShape, check_fits, fill_batch, fits, make_batch, size_of
+from janus_jax.data.reading import Reader, Reading, Workers, reason_of
 from janus_jax.data.shares import WHOLE, Place, Share, after, first_place, position, records_read, unused_parts
 from janus_jax.data.skipping import FEW, SkipLimit, check_skipped
 from janus_jax.data.sources.blocks import BlockDataset
@@ -25,8 +21,6 @@ from janus_jax.errors import InputError
 
 # Bad records of a source that are logged, per reason; all are counted.
 LOGGED = 5
-# Records from which the mean size of a mixture's examples is measured, and of each of its sources at least.
-MEASURED, MEASURED_PER_SOURCE = 512, 64
 
 
 def batches(
@@ -73,7 +67,7 @@ def batches(
       source. Later, from `next`: too many bad records.
   """
   mixture = mixture_lib.make_mixture(ratio, weights)
-  reading = Reading(_views(_source_shares(mixture), sources, seed), spec, seed, guidance_dropout)
+  reading = Reading(open_views(mixture_lib.source_shares(mixture), sources, seed), spec, seed, guidance_dropout)
   runs = {source: _run_length(sources, source) for source in reading.views}
   stages = [_Stage(mixture, reading, shape, skip_limit, share, runs) for share in shares]
   dataset = _BatchDataset(stages, states or [NEW] * len(stages), workers)
@@ -106,9 +100,10 @@ class _Stage:
   run_lengths: Mapping[str, int]
 
 
-def _views(
+def open_views(
   keys: Iterable[str], sources: Mapping[str, Mapping[str, grain.MapDataset]], seed: int
 ) -> dict[str, grain.MapDataset]:
+  """The shuffled sources by 'kind/name', of which `sources` must have all."""
   views = {}
   for key in keys:
     kind, name = key.split('/', 1)
@@ -116,52 +111,6 @@ def _views(
       raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(sources.get(kind, {}))}')
     views[key] = mixture_lib.shuffled(sources[kind][name], seed, key)
   return views
-
-
-def mean_sizes(
-  sources: Mapping[str, Mapping[str, grain.MapDataset]],
-  mixtures: Sequence[tuple[Sequence[int], Mapping[str, Mapping[str, int]]]],
-  spec: ExampleSpec,
-  seed: int,
-) -> list[MeanSize]:
-  """Measures the mean size of the examples of mixtures, each source once, on its first records.
-
-  Args:
-    sources: as in `batches`.
-    mixtures: ratio and weights of each, as in `batches`.
-    spec: how records become examples.
-    seed: of the order.
-
-  Raises:
-    InputError: as `batches`; a source of which none of those records can be used.
-  """
-  shares = [_source_shares(mixture_lib.make_mixture(ratio, weights)) for ratio, weights in mixtures]
-  counts = {key: 0 for found in shares for key in found}
-  for found in shares:
-    for key, share in found.items():
-      counts[key] = max(counts[key], math.ceil(MEASURED * share), MEASURED_PER_SOURCE)
-  reading = Reading(_views(counts, sources, seed), spec, seed, guidance_dropout=0.0)
-  with concurrent.futures.ThreadPoolExecutor(TASK) as threads:
-    means = {key: _mean_of_source(reading, key, count, threads) for key, count in counts.items()}
-  return [MeanSize(*map(float, sum(share * means[key] for key, share in found.items()))) for found in shares]
-
-
-def _source_shares(mixture: Mixture) -> dict[str, float]:
-  """Fractions of the examples of a mixture by 'kind/name'."""
-  kinds = collections.Counter(mixture.kinds)
-  return {
-    _key(kind, name): kinds[kind] / len(mixture.kinds) * count / len(cycle)
-    for kind, cycle in mixture.sources.items()
-    for name, count in sorted(collections.Counter(cycle).items())
-  }
-
-
-def _mean_of_source(reading: Reading, key: str, count: int, threads: concurrent.futures.Executor) -> np.ndarray:
-  found = list(threads.map(functools.partial(reading.try_examples, key), range(count)))
-  sizes = [size_of(example) for examples in found if isinstance(examples, list) for example in examples]
-  if not sizes:
-    raise InputError(f'source {key}: none of its first {count} records can be used. The last: {found[-1]}')
-  return np.mean(sizes, axis=0)
 
 
 def _run_length(sources: Mapping[str, Mapping[str, grain.MapDataset]], key: str) -> int:

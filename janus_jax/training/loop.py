@@ -81,7 +81,7 @@ class Run:
       step_config: what the step is compiled for.
       spec: how records become examples.
       sources: per kind, records by name.
-      means: what examples hold on average, of each stage (`pipeline.mean_sizes`).
+      means: what examples hold on average, of each stage (`mean_sizes`).
       placement: mesh and shardings.
       workdir: existing local directory, for all that a run leaves but its checkpoints.
       url: where the checkpoints go: the same, or gs://BUCKET/...

@@ -12,6 +12,7 @@ from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
 from janus_jax.data import packing, pipeline, prompts, reading
 from janus_jax.data.examples import CODE, GENERATION_LOSS, TEXT_LOSS, UNDERSTANDING_LOSS, ExampleSpec, make_examples
+from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import batches, next_stage
@@ -313,7 +314,7 @@ def test_parts_of_a_record_are_consecutive_examples_each_seen_once(spec, monkeyp
 
 
 def test_the_mean_size_of_a_mixture_is_that_of_what_is_read(spec):
-  (mean,) = pipeline.mean_sizes(make_sources(), [((2, 3, 5), WEIGHTS)], spec, 0)
+  (mean,) = mean_sizes(make_sources(), [((2, 3, 5), WEIGHTS)], spec, 0)
   stream, totals = start(spec), np.zeros(3)
   for _ in range(100):
     batch = next(stream)
@@ -323,7 +324,7 @@ def test_the_mean_size_of_a_mixture_is_that_of_what_is_read(spec):
   with pytest.raises(
     InputError, match=r'source text/c: none of its first \d+ records can be used\. The last: the record is a None'
   ):
-    pipeline.mean_sizes(make_sources([('text/c', i) for i in range(29)]), [((2, 3, 5), WEIGHTS)], spec, 0)
+    mean_sizes(make_sources([('text/c', i) for i in range(29)]), [((2, 3, 5), WEIGHTS)], spec, 0)
 
 
 def test_guidance_dropout_is_drawn_per_record_and_epoch(spec):

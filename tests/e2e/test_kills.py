@@ -28,7 +28,7 @@ from e2e.small_run import ROOT
 
 from janus_jax.training.metrics import read_metrics
 
-KILLS = int(os.environ.get('JANUS_JAX_KILLS', '4'))
+KILLS = int(os.environ.get('JANUS_JAX_KILLS', '3'))
 STAGES = 3
 # A stage. Every other step saves, so that there are steps to lose.
 STEPS, SAVE_EVERY = 8, 2

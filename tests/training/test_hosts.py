@@ -83,12 +83,20 @@ def test_two_processes_agree_and_fail_together():
     (('flags', '127.0.0.1:1', 2, -1), r'process_id is -1: expected 0 to 1'),
     (('flags', '127.0.0.1:1', 0, 0), r'num_processes is 0: expected 1 or more'),
     (('flags', 'localhost', 2, 0), r"coordinator_address is 'localhost': expected HOST:PORT of process 0"),
-    (('auto', None, None, None), r"distributed is 'auto' and no cluster was recognised .*: leave the flag out for a"),
   ],
 )
 def test_flags_that_do_not_go_together(flags, message):
   with pytest.raises(InputError, match=f'^{message}'):
     hosts.start(*flags, dead_after=100)
+
+
+def test_at_home_there_is_no_cluster():
+  """In a process of its own: jax wants to be asked before anything is computed."""
+  code = "from janus_jax.training import hosts; hosts.start('auto', None, None, None, dead_after=100)"
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=240)
+  assert result.returncode == 1
+  message = "janus_jax.errors.InputError: distributed is 'auto' and no cluster was recognised"
+  assert result.stderr.splitlines()[-1].startswith(message)
 
 
 @pytest.mark.parametrize('name', ['dead_after', 'patience'])
