@@ -1,6 +1,7 @@
 """Settings of every test run: CPU, eight simulated devices, exact matrix products."""
 
 import os
+import pathlib
 import signal
 
 # Tests that are started in the background or by nohup ignore these, and so would all that they start.
@@ -11,6 +12,10 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 # Tests compile a lot and run little: LLVM's costly passes would be most of the suite's time.
 FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 os.environ['XLA_FLAGS'] = f'{FAST_COMPILE} {os.environ.get("XLA_FLAGS", "")}'
+# What one process has compiled the others find, and the next run of the suite, which takes half the time then.
+COMPILED = pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'compiled'
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(COMPILED))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 import jax  # noqa: E402
 

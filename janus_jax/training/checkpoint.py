@@ -61,6 +61,11 @@ class Restored(NamedTuple):
   metadata: dict[str, Any]
 
 
+# Bytes. Where parameters have replicas, each device saves a slice of them: of small ones slicing takes longer than the
+# copy. 9 saves of 285 small arrays on 8 simulated devices: 17.4 s with slices of any size, 4.7 s so (under a profiler).
+REPLICA_SLICE = 1 << 20
+
+
 class Checkpoints:
   """The checkpoints of one workdir.
 
@@ -108,8 +113,10 @@ class Checkpoints:
     with self._system_errors(), self._filter.silence():
       self.directory.mkdir(parents=True, exist_ok=True)
       self._remove_unfinished()
+      saving = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=REPLICA_SLICE)
       self._checkpointer = ocp.training.Checkpointer(
         self.directory,
+        context=ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)),
         save_decision_policy=policies.AnySavePolicy(
           [policies.FixedIntervalPolicy(save_every), policies.SpecificStepsPolicy(tuple(keep_steps))]
         ),

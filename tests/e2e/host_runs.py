@@ -46,11 +46,10 @@ def launch(
     if count > 1:
       command += ['--distributed=flags', f'--coordinator_address=127.0.0.1:{port}']
       command += [f'--num_processes={count}', f'--process_id={index}', '--dead_after=30']
-    cache = {'JAX_COMPILATION_CACHE_DIR': str(start / 'cache'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
     command += last if index == count - 1 else ()
     log = open(f'{workdir}.{count}.{index}.log', 'w')  # noqa: SIM115
     processes.append(
-      subprocess.Popen([*command, *flags], cwd=ROOT, env=os.environ | cpu | cache, stdout=log, stderr=subprocess.STDOUT)
+      subprocess.Popen([*command, *flags], cwd=ROOT, env=os.environ | cpu, stdout=log, stderr=subprocess.STDOUT)
     )
   return processes
 

@@ -60,12 +60,11 @@ def get_config():
 
 
 def popen(start: pathlib.Path, command: list[str], log: pathlib.Path, **settings: str) -> subprocess.Popen:
-  cache = {'JAX_COMPILATION_CACHE_DIR': str(start / 'cache'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
   cpu = {'XLA_FLAGS': FAST_COMPILE, 'JAX_PLATFORMS': 'cpu'}
   return subprocess.Popen(
     [sys.executable, '-m', *command],
     cwd=ROOT,
-    env=os.environ | cpu | cache | settings,
+    env=os.environ | cpu | settings,
     stdout=log.open('w'),
     stderr=subprocess.STDOUT,
   )

@@ -63,10 +63,9 @@ class Driver:
 
   def __init__(self, start: pathlib.Path):
     self._command = [f'--config={start / "config.py"}', *FLAGS]
-    cache = {'JAX_COMPILATION_CACHE_DIR': str(start / 'cache'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
     cpu = {'XLA_FLAGS': FAST_COMPILE, 'JAX_PLATFORMS': 'cpu'}
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True, 'bufsize': 1}
-    self._process = subprocess.Popen([sys.executable, '-c', DRIVER], cwd=ROOT, env=os.environ | cpu | cache, **pipes)
+    self._process = subprocess.Popen([sys.executable, '-c', DRIVER], cwd=ROOT, env=os.environ | cpu, **pipes)
 
   def start(self, workdir: pathlib.Path) -> int:
     """Process id; it is of nobody else before `wait` has returned."""
