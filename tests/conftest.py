@@ -1,5 +1,6 @@
 """Settings of every test run: CPU, eight simulated devices, exact matrix products."""
 
+import importlib.metadata
 import os
 import pathlib
 import signal
@@ -9,8 +10,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
-# Tests compile a lot and run little: LLVM's costly passes would be most of the suite's time.
+# Tests compile a lot and run little: LLVM's costly passes would be most of the suite's time. Half of the rest is the
+# newer emitter of fused loops, where jaxlib has two.
 FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  FAST_COMPILE += ' --xla_cpu_use_fusion_emitters=false'
 os.environ['XLA_FLAGS'] = f'{FAST_COMPILE} {os.environ.get("XLA_FLAGS", "")}'
 # What one process has compiled the others find, and the next run of the suite, which takes half the time then.
 COMPILED = pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'compiled'
