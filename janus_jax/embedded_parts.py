@@ -22,7 +22,7 @@ from janus_jax.data import tokenizer_training
 from janus_jax.data.sources import embedded
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.worlds.crowds import crowds
-from janus_jax.data.worlds.shapes import World
+from janus_jax.data.worlds.shapes import World, sized_world
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
@@ -72,7 +72,7 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
     architecture, parameters, content of tokenizer.json.
   """
   settings, model = config.pretraining, PRESETS[config.pretraining.model]
-  world = World(size=model.vq.image_size, grid=model.vq.grid, num_train=config.data.num_train, seed=config.seed)
+  world = sized_world(model.vq.image_size, model.vq.grid, config.data.num_train, config.seed)
   embedded.prepare(world, data)
   path = os.path.join(scratch, 'tokenizer.json')
   tokenizer_training.train(tokenizer_training.embedded_texts(world), path, model.language_model.vocab_size)

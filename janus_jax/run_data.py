@@ -21,7 +21,7 @@ from janus_jax.data.resizing import find_resize
 from janus_jax.data.sources import build, embedded, manifest
 from janus_jax.data.sources.build import ImageSizes, SourceSpec
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
-from janus_jax.data.worlds.shapes import World
+from janus_jax.data.worlds.shapes import World, sized_world
 from janus_jax.errors import InputError
 from janus_jax.evaluation.embedded import build_drawings, build_questions
 from janus_jax.models.config import JanusConfig
@@ -192,7 +192,7 @@ def read_world(config: ConfigDict, model: JanusConfig) -> World:
   size = model.vq.image_size
   # A grid step of 4 px fits the codes of the tiny model; larger pictures show the same world, larger.
   grid = config.data.world_grid or min(size // 4, 8)
-  return World(size=size, grid=grid, num_train=config.data.num_train, seed=config.seed)
+  return sized_world(size, grid, config.data.num_train, config.seed)
 
 
 def _embedded_sources(

@@ -49,7 +49,7 @@ class Prompts:
 
 def make_decoder(subject: Subject, dtype: str, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
   """The subject's weights in `dtype`, or rounded from that, ready to draw and answer (`api.decoder_for`)."""
-  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), subject.params)
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), subject.make_params())
   return decoder_for(subject.model, params, weights, cache_dtype)
 
 

@@ -44,6 +44,11 @@ class PeerProcess:
     self._ours.send((method, arguments))
     return self._answer()
 
+  def close(self) -> None:
+    """Ends it; its memory is free afterwards."""
+    self._ours.close()
+    self._process.join()
+
   def _answer(self) -> Any:
     try:
       failed, value = self._ours.recv()

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from janus_jax.benchmarking import accuracy, inference
+from janus_jax.benchmarking.operations import longest_operations
 from janus_jax.benchmarking.peer_process import PeerProcess
 from janus_jax.benchmarking.report import environment
 from janus_jax.benchmarking.scaling import Cost, decode_costs, train_costs
@@ -36,34 +37,52 @@ def train(subject: Subject, stage: str | None, settings: Settings) -> dict[str, 
     InputError: no such stage, the mesh does not divide its batch, or the peer computes something else.
   """
   work = make_work(subject, find_stage(subject, stage), hold_codes(subject.config))
+  about, theirs, other, runs = {}, [], None, []
+  if settings.peer:
+    about, other = _train_peer(work, settings)
+    logging.info('the peer: two steps')
+    theirs = [other.call('run', 1) for _ in range(2)]
+    runs = [functools.partial(other.call, 'run', settings.steps)]
+  in_turn = jax.default_backend() == 'cpu'
+  if other and not in_turn:  # A card does not hold both.
+    logging.info('the peer: %d runs of %d steps', settings.repeats, settings.steps)
+    peer_timings = time_in_turn(runs, settings.repeats)
+    other.close()
+    runs = []
   trainer = Trainer(work)
   logging.info('%s: compiling', work.stage.name)
   compiling, first = timed(lambda: trainer.run(1))
-  losses = first, trainer.run(1)
+  losses = [first, trainer.run(1)]
+  for ours, its in zip(losses, theirs):
+    check_same_loss(ours, its, LOSS_TOLERANCE[work.step.compute.dtype])
   memory = _memory()
-  runs: list[Run] = [lambda: trainer.run(settings.steps)]
-  about = {} if not settings.peer else _train_peer(work, settings, losses, runs)
-  _profile(runs[0], settings)
+  runs.insert(0, lambda: trainer.run(settings.steps))
+  kernels = _profile(lambda: trainer.run(1), settings)
   logging.info('%d runs of %d steps', settings.repeats, settings.steps)
-  timings = [timing.per(settings.steps) for timing in time_in_turn(runs, settings.repeats)]
+  timings = time_in_turn(runs, settings.repeats)
+  if other and not in_turn:
+    timings += peer_timings
+  timings = [timing.per(settings.steps) for timing in timings]
   compute = work.step.compute
   found = {'mode': 'train', 'stage': work.stage.name, 'compile_seconds': compiling}
-  found |= {'attention': compute.attention, 'compute_dtype': compute.dtype, **figures(work, timings[0])}
+  found |= {'attention': compute.attention, 'remat': compute.remat, 'compute_dtype': compute.dtype}
+  found |= {'rows': work.stage.batch_size, **figures(work, timings[0])}
   if settings.peer:
-    found |= about | _beside('step_seconds', timings[0], timings[1])
+    found |= about | {'second_loss': losses[-1], 'peer_second_loss': theirs[-1]}
+    found |= _beside('step_seconds', timings[0], timings[1])
     found['peer_tokens_per_second'] = work.counts.tokens / timings[1].median
-  return found | memory | environment()
+  return found | memory | kernels | environment()
 
 
-def _train_peer(work: Work, settings: Settings, losses: Sequence[float], runs: list[Run]) -> dict[str, Any]:
-  """Adds the peer's run to `runs`, once its first two losses are ours; what there is to say of it."""
+def _train_peer(work: Work, settings: Settings) -> tuple[dict[str, Any], PeerProcess]:
+  """What there is to say of the peer, and the peer itself."""
   from janus_jax.benchmarking import peer, peer_train
 
   peer.check_peer()
   compiled, dtype = peer.should_compile(settings.compile_peer), work.step.compute.dtype
   todo = peer_train.PeerWork(
     model=work.subject.model,
-    params=work.subject.params,
+    params=_on_host(work.subject),
     batch=work.batch,
     trained=work.trained,
     stage=work.stage,
@@ -71,18 +90,15 @@ def _train_peer(work: Work, settings: Settings, losses: Sequence[float], runs: l
     optimizer=work.step.optimizer,
     dtype=dtype,
   )
-  logging.info('comparing the losses of two steps')
-  other = PeerProcess(functools.partial(peer_train.PeerTrainer, todo, compiled))
-  for ours in losses:
-    theirs = other.call('run', 1)
-    check_same_loss(ours, theirs, LOSS_TOLERANCE[dtype])
-  runs.append(functools.partial(other.call, 'run', settings.steps))
   how = f'{peer_train.HOW}, {"causal" if todo.one_example else "block-diagonal"} attention'
-  return {
-    'peer': peer.described(dtype, compiled, how),
-    'second_loss': losses[-1],
-    'peer_second_loss': theirs,
-  }
+  return {'peer': peer.described(dtype, compiled, how)}, PeerProcess(
+    functools.partial(peer_train.PeerTrainer, todo, compiled)
+  )
+
+
+def _on_host(subject: Subject) -> Any:
+  """The parameters as numpy arrays, for another process."""
+  return jax.tree.map(np.asarray, subject.make_params())
 
 
 def check_same_loss(ours: float, theirs: float, rtol: float) -> None:
@@ -128,7 +144,7 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
       lambda decoder: inference.draw_codes(decoder, asked[first], guidance, Sampling(temperature=0.0)),
       lambda peer: peer.call('draw_codes', asked[first], first, guidance, 0.0),
     )
-  _profile(lambda: draw(request.batches[0]), settings)
+  kernels = _profile(lambda: draw(request.batches[0]), settings)
 
   def row(batch: int) -> dict[str, Any]:
     runs: list[Run] = [functools.partial(draw, batch), functools.partial(decode, batch)]
@@ -157,7 +173,9 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
     return found
 
   found = {'mode': 'generate', **request.described(), 'guidance': guidance, 'prompt_tokens': request.words}
-  return found | about | rounding | {'images': [row(batch) for batch in request.batches]} | memory | environment()
+  return (
+    found | about | rounding | {'images': [row(batch) for batch in request.batches]} | memory | kernels | environment()
+  )
 
 
 def understand(subject: Subject, request: Request, settings: Settings) -> dict[str, Any]:
@@ -191,7 +209,7 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
       lambda decoder: inference.answer_tokens(decoder, asked[first], request.answer)[0],
       lambda peer: peer.call('answer_tokens', asked[first], request.answer),
     )
-  _profile(lambda: say(request.batches[0], request.answer), settings)
+  kernels = _profile(lambda: say(request.batches[0], request.answer), settings)
 
   def row(batch: int) -> dict[str, Any]:
     rest: list[float] = []
@@ -219,7 +237,9 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
 
   found = {'mode': 'understand', **request.described()}
   found |= {'prompt_tokens': request.words, 'answer_tokens': request.answer}
-  return found | about | rounding | {'answers': [row(batch) for batch in request.batches]} | memory | environment()
+  return (
+    found | about | rounding | {'answers': [row(batch) for batch in request.batches]} | memory | kernels | environment()
+  )
 
 
 def scale_training(subject: Subject, stage: str | None, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
@@ -258,7 +278,7 @@ def _inference_peer(
   peer.check_peer()
   logging.info('comparing greedy choices in float32')
   compiled = peer.should_compile(settings.compile_peer)
-  make = functools.partial(PeerInference, subject.model, subject.params)
+  make = functools.partial(PeerInference, subject.model, _on_host(subject))
   exact = PeerProcess(functools.partial(make, 'float32', compiled=False))
   agreement = check_same_choices(ours(inference.make_decoder(subject, 'float32')), theirs(exact))
   how = "transformers' generate, static cache for images (on a GPU for answers too)"
@@ -291,10 +311,13 @@ def _share(bytes_read: float, seconds: float) -> float | None:
   return inference.roofline_share(bytes_read, seconds, jax.devices()[0].device_kind)
 
 
-def _profile(run: Run, settings: Settings) -> None:
-  if settings.profile:
-    with jax.profiler.trace(settings.profile):
-      run()
+def _profile(run: Run, settings: Settings) -> dict[str, Any]:
+  """A trace of one run, and the operations of it that took longest; nothing where no trace is asked for."""
+  if not settings.profile:
+    return {}
+  with jax.profiler.trace(settings.profile):
+    run()
+  return {'longest_operations': longest_operations(settings.profile)}
 
 
 def _memory() -> dict[str, Any]:

@@ -1,22 +1,23 @@
 """What is benchmarked: a config's model with weights, on the config's mesh."""
 
 import dataclasses
+import functools
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import JanusConfig
-from janus_jax.models.initialization import initial_params
+from janus_jax.models.initialization import sample_on_devices
 from janus_jax.planning import find_start
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.config_checks import check_config
-from janus_jax.training.state import Placement, flatten, unflatten
+from janus_jax.training.state import Placement, flatten
 from janus_jax.training_run import open_start
 
 
@@ -27,13 +28,14 @@ class Subject:
   Attributes:
     config: of a run.
     model: architecture.
-    params: numpy arrays, in what a run of the config begins with.
+    make_params: gives the parameters, in what a run of the config begins with: numpy arrays of a checkpoint, or
+      random ones made on the mesh, anew for each call, so that whoever asks may give them up.
     placement: mesh and shardings.
   """
 
   config: ConfigDict
   model: JanusConfig
-  params: Any
+  make_params: Callable[[], Any]
   placement: Placement
 
 
@@ -50,12 +52,15 @@ def read_subject(config: ConfigDict, recipe: str) -> Subject:
   check_config(config)
   start = find_start(config, recipe)
   placement = Placement.of(make_mesh(config.mesh.to_dict()), parameter_shapes(start.model))
+  make_params = _sampling(start.model, config.seed, start.dtypes, placement)
   if config.init_from:
     params = jax.tree.map(np.asarray, load_params(open_start(config), None))
-  else:
-    flat = flatten(initial_params(start.model, config.seed))
-    params = unflatten({path: leaf.astype(jnp.dtype(start.dtypes[path])) for path, leaf in flat.items()})
-  return Subject(config, start.model, params, placement)
+    make_params = lambda: params  # noqa: E731
+  return Subject(config, start.model, make_params, placement)
+
+
+def _sampling(model: JanusConfig, seed: int, dtypes: Mapping[str, str], placement: Placement) -> Callable[[], Any]:
+  return functools.partial(sample_on_devices, model, seed, dtypes, placement.params)
 
 
 def peak_memory() -> tuple[str, int]:
@@ -83,8 +88,7 @@ def resized(subject: Subject, length: int, depth: int) -> Subject:
     return dataclasses.replace(subject, config=config)
   decoder = dataclasses.replace(subject.model.language_model, depth=depth)
   model = dataclasses.replace(subject.model, language_model=decoder)
-  dtypes = {path: leaf.dtype for path, leaf in flatten(subject.params).items()}
-  flat = flatten(initial_params(model, config.seed))
-  params = unflatten({path: leaf.astype(dtypes[path]) for path, leaf in flat.items()})
+  shapes = flatten(jax.eval_shape(subject.make_params))
+  dtypes = {path: leaf.dtype.name for path, leaf in shapes.items()}
   placement = Placement.of(subject.placement.mesh, parameter_shapes(model))
-  return Subject(config, model, params, placement)
+  return Subject(config, model, _sampling(model, config.seed, dtypes, placement), placement)

@@ -101,7 +101,7 @@ class Trainer:
     stage = work.stage
     self._values = StageValues(*map(np.float32, (work.rate, stage.weight_decay, stage.loss_weights)))
     self._work, self._step = work, jit_train_step('static')
-    self._state = start_state(work.subject.params, work.trained, work.step.optimizer, work.subject.placement)
+    self._state = start_state(work.subject.make_params(), work.trained, work.step.optimizer, work.subject.placement)
     self._batch = place_batch(work.batch, work.subject.placement.mesh)
 
   def run(self, steps: int) -> float:

@@ -1,7 +1,6 @@
 """The command in its own process: beside the peer, and what it says to mistakes. The rest is in test_running.py."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -21,9 +20,8 @@ def recipe(tmp_path_factory) -> str:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
   command = [sys.executable, '-m', 'janus_jax.benchmark', *arguments]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
 def test_beside_the_peer(recipe, tmp_path):

@@ -44,7 +44,7 @@ def subject() -> Subject:
   set_stages(config, stages)
   config.run = ('packed', 'single')
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  return Subject(config, CONFIG, params(), placement)
+  return Subject(config, CONFIG, params, placement)
 
 
 def printed(found: dict) -> list[str]:
@@ -185,7 +185,7 @@ def test_a_decode_step_reads_weights_and_cache(subject):
   heads = {
     'lm_head': llama.width * llama.vocab_size,
     'gen_head': sum(
-      leaf.size for name in ('gen_head', 'gen_aligner') for leaf in jax.tree.leaves(subject.params[name])
+      leaf.size for name in ('gen_head', 'gen_aligner') for leaf in jax.tree.leaves(subject.make_params()[name])
     ),
   }
   for head, parameters in heads.items():
@@ -241,8 +241,8 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(subject):
 def test_sizes_change_what_is_measured(subject):
   longer = resized(subject, 192, CONFIG.language_model.depth)
   assert make_work(longer, find_stage(longer, None), True).counts.tokens == 2 * 192
-  assert longer.params is subject.params
+  assert longer.make_params is subject.make_params
   deeper = resized(subject, 96, 3)
-  kernels = deeper.params['language_model']['layers']['attn']['q']['kernel']
+  kernels = deeper.make_params()['language_model']['layers']['attn']['q']['kernel']
   assert len(kernels) == 3
   assert subject.config.sequence_length == 96

@@ -94,7 +94,7 @@ def test_one_size_grows_at_a_time(monkeypatch):
   set_stages(config, {'stage': {**fields, 'sources': sources}})
   config.run = ('stage',)
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  subject = Subject(config, CONFIG, params(), placement)
+  subject = Subject(config, CONFIG, params, placement)
   costs = scaling.train_costs(subject, find_stage(subject, None), steps=2, repeats=1)
   assert [cost.axis for cost in costs] == ['length', 'batch', 'depth']
   lengths, batches, depths = [8, 16, 32, 64], [1, 2, 4], [1, 2]

@@ -12,7 +12,7 @@ import pytest
 
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig, from_dict, to_dict
-from janus_jax.models.initialization import initial_params, initial_std
+from janus_jax.models.initialization import initial_params, initial_std, sample_on_devices
 from janus_jax.models.janus import Janus, abstract_params
 from janus_jax.models.layers import Linear, input_first
 from janus_jax.models.llama import Llama, LlamaBlock
@@ -133,6 +133,28 @@ def test_a_kernel_that_lies_input_first_gives_the_same_product(rows, dtype, feat
   np.testing.assert_allclose(result, linear.apply({'params': {'kernel': kernel}}, x), rtol=1e-5, atol=1e-4)
   rounded, matrix = (np.asarray(a.astype(dtype), np.float64).reshape(-1, 192) for a in (x, kernel))
   np.testing.assert_allclose(result.reshape(rows, 40), rounded @ matrix.T, rtol=1e-5, atol=1e-4)
+
+
+def test_parameters_sampled_on_the_device_have_the_scales_of_those_on_the_host():
+  shapes = flax.traverse_util.flatten_dict(abstract_params(CONFIG, COMPUTE), sep='/')
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+  dtypes = {path: 'bfloat16' if path.startswith('language_model/') else 'float32' for path in shapes}
+  make = functools.partial(sample_on_devices, CONFIG, dtypes=dtypes, shardings=dict.fromkeys(shapes, place))
+  first, again, other = (flax.traverse_util.flatten_dict(make(seed), sep='/') for seed in (0, 0, 1))
+  assert {path: (leaf.shape, leaf.dtype.name, leaf.sharding) for path, leaf in first.items()} == {
+    path: (leaf.shape, dtypes[path], place) for path, leaf in shapes.items()
+  }
+  for path, leaf in first.items():
+    values, std = np.asarray(leaf, np.float64), initial_std(path, leaf.shape)
+    np.testing.assert_array_equal(leaf, again[path], err_msg=path)
+    if std == 0:
+      assert (values == path.endswith('/scale')).all(), path
+    else:
+      assert (values != np.asarray(other[path], np.float64)).any(), path
+      np.testing.assert_allclose(values.std(), std, rtol=5 / values.size**0.5, err_msg=path)
+      np.testing.assert_allclose(values.mean(), 0, atol=5 * std / values.size**0.5, err_msg=path)
+  alike = [path for path in first if path.startswith('language_model/layers/mlp/') and path.endswith('kernel')]
+  assert len({np.asarray(first[path], np.float32).sum() for path in alike}) == len(alike)
 
 
 def test_codes_are_the_same_whatever_the_compute_dtype():

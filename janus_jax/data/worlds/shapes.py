@@ -90,6 +90,12 @@ class World:
     return self.size / self.grid * (self.small if size == 'small' else self.large)
 
 
+def sized_world(size: int, grid: int, num_train: int, seed: int) -> World:
+  """The world of a run: of few scenes to train on, no more to test on."""
+  num_test, num_held_out = min(World.num_test, num_train), min(World.num_held_out, num_train)
+  return World(size=size, grid=grid, num_train=num_train, num_test=num_test, num_held_out=num_held_out, seed=seed)
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class Object:
   """One thing in a scene. x grows to the right and y downwards, in grid steps."""

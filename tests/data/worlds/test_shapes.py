@@ -85,6 +85,11 @@ def test_scenes_do_not_depend_on_the_order_of_objects():
   assert len({Scene((first, second)), Scene((second, first))}) == 1
 
 
+def test_a_world_of_few_scenes_is_tested_on_few():
+  assert shapes.sized_world(24, 6, 8000, 3) == World(seed=3)
+  assert shapes.sized_world(24, 6, 700, 0) == World(num_train=700, num_test=700)
+
+
 def test_worlds_without_room_are_refused():
   with pytest.raises(InputError, match='a grid of 4 has 3 positions a side: expected 4 or more'):
     World(grid=4)
