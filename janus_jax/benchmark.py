@@ -1,8 +1,9 @@
-"""Measures speed, on any device: of training steps, of drawing, of answering, of data.
+"""Measures speed, on any device: of training steps, of drawing, of answering, of data; and whether the device is right.
 
     python -m janus_jax.benchmark --config=FILE --mode=train [--stage=NAME --steps=10 --repeats=5]
     python -m janus_jax.benchmark --config=FILE --mode=generate [--batch=1,16 --prompt_tokens=32]
     python -m janus_jax.benchmark --config=FILE --mode=understand [--batch=1 --prompt_tokens=32 --answer_tokens=128]
+    python -m janus_jax.benchmark --config=FILE --mode=check
     python -m janus_jax.benchmark --config=FILE --mode=data --config.init_from=PATH [--seconds=20 --step_seconds=0]
 
 Options of drawing and answering: `--share=8` gives each prompt 8 images, or each image 8 questions, which we run the
@@ -13,10 +14,14 @@ in full (`rounding`). Random weights say little of that: name trained ones.
 The model is what a run of the config would start from, with random weights where `config.init_from` names none: a
 preset of the file's name, or `pretraining.model`. Drawing and answering compute in `config.compute.dtype`.
 
-`--peer=transformers` does the same work with the same weights through torch, in turn with ours, after a check that both
-compute the same. `--scaling` (with train or understand) gives cost against size. `--profile=DIR` writes a trace of our
-side for TensorBoard or Perfetto. `--json` prints one JSON object. `--out=DIR` keeps results.json and table.md, and of
-`--scaling` a chart for each size.
+`--mode=check` compares every attention kernel that the device can run with the plain one, and two train steps, greedy
+codes and answers of the config's model, which should be small, with the CPU's; what differs is an error.
+
+`--peer=transformers` does the same work with the same weights through torch, in turn with ours (training on an
+accelerator: before ours, which then has the memory), after a check that both compute the same. `--scaling` (with train
+or understand) gives cost against size. `--profile=DIR` writes a trace of our side for TensorBoard or Perfetto, and
+lists the ten operations of it that took longest. `--json` prints one JSON object. `--out=DIR` keeps results.json and
+table.md, and of `--scaling` a chart for each size.
 
 Of data, `--step_seconds` stands for the device: so long each batch is "trained on" while the next ones are made; what
 is left is the time a step waits.
@@ -36,12 +41,15 @@ from janus_jax import cli
 from janus_jax.benchmarking import data, report, running, settings
 from janus_jax.benchmarking.scaling import Cost
 from janus_jax.benchmarking.subject import read_subject
+from janus_jax.errors import InputError
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
 from janus_jax.training.value_checks import Integer, Number
 
 _CONFIG = cli.define_config()
-_MODE = flags.DEFINE_enum('mode', None, ['train', 'generate', 'understand', 'data'], 'What is measured.', required=True)
+_MODE = flags.DEFINE_enum(
+  'mode', None, ['train', 'generate', 'understand', 'data', 'check'], 'What is measured.', required=True
+)
 _PEER = flags.DEFINE_enum('peer', None, ['transformers'], 'Who does the same work beside.')
 _COMPILE_PEER = flags.DEFINE_bool('compile_peer', None, 'Whether the peer uses torch.compile; default: on a GPU.')
 _STAGE = flags.DEFINE_string('stage', None, 'Of the config; default: its last one.')
@@ -74,7 +82,9 @@ def main() -> None:
   found = report.rounded({**found, 'load_average_before': load})
   if _OUT.value:
     report.write(_OUT.value, found, costs)
-  print(json.dumps(found) if _JSON.value else report.to_text(found))
+  print(json.dumps(found) if _JSON.value else report.to_text(found), flush=True)
+  if wrong := [check['check'] for check in found.get('checks', ()) if not check['ok']]:
+    raise InputError(f'wrong on this device: {"; ".join(wrong)}')
 
 
 def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
@@ -96,6 +106,8 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
     _CACHE_DTYPE.value,
     _SHARE.value,
   )
+  if mode == 'check':
+    return running.check(subject), ()
   if mode != 'train':
     settings.check_positions(mode, request, subject.model)
   if _SCALING.value:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from janus_jax.benchmarking import accuracy, inference
+from janus_jax.benchmarking.checks import check_device
 from janus_jax.benchmarking.operations import longest_operations
 from janus_jax.benchmarking.peer_process import PeerProcess
 from janus_jax.benchmarking.report import environment
@@ -99,6 +100,14 @@ def _train_peer(work: Work, settings: Settings) -> tuple[dict[str, Any], PeerPro
 def _on_host(subject: Subject) -> Any:
   """The parameters as numpy arrays, for another process."""
   return jax.tree.map(np.asarray, subject.make_params())
+
+
+def check(subject: Subject) -> dict[str, Any]:
+  """Whether the first device computes what it should (`checks.check_device`), in float32."""
+  config = subject.config.copy_and_resolve_references()
+  config.compute.dtype = 'float32'
+  checks = [found.to_dict() for found in check_device(config, subject)]
+  return {'mode': 'check', 'checks': checks} | environment()
 
 
 def check_same_loss(ours: float, theirs: float, rtol: float) -> None:
