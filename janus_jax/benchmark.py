@@ -38,7 +38,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from janus_jax import cli
-from janus_jax.benchmarking import data, report, running, settings
+from janus_jax.benchmarking import data, measured_table, report, running, settings
 from janus_jax.benchmarking.scaling import Cost
 from janus_jax.benchmarking.subject import read_subject
 from janus_jax.errors import InputError
@@ -67,8 +67,6 @@ _OUT = cli.define_path('out', '', 'Directory for results, a table and charts.')
 _SECONDS = cli.define_number('seconds', 20.0, 'How long data is measured.', Number(0.1))
 _STEP_SECONDS = cli.define_number('step_seconds', 0.0, 'What a training step takes.', Number())
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
-# Load average, above which a comparison is worth little.
-BUSY = 0.5
 
 
 def main() -> None:
@@ -76,7 +74,7 @@ def main() -> None:
   settings.check_flags(_MODE.value, [flag.name for flag in named if flag.value != flag.default])
   load = os.getloadavg()[0]
   found, costs = _measured()
-  if _PEER.value and load > BUSY:
+  if _PEER.value and load > measured_table.BUSY:
     # torch's threads wait for each other all the time: answers took it eight times as long on a busy machine.
     logging.warning('load average was %.1f before: something else runs here, which distorts the comparison', load)
   found = report.rounded({**found, 'load_average_before': load})

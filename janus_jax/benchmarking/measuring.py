@@ -1,0 +1,193 @@
+"""Runs parts one after another, each in a process of its own and within a time; every figure is kept at once."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from janus_jax.benchmarking.machine import Machine
+from janus_jax.benchmarking.measured_table import to_markdown
+from janus_jax.benchmarking.parts import Part
+from janus_jax.errors import InputError
+from janus_jax.sharding.accelerators import GIB
+
+MEASURED, FAILED, LEFT_OUT = 'measured', 'failed', 'left out'
+# Of the memory that is sold; the rest is the runtime's.
+USABLE = 0.95
+BREATH = 10.0  # Seconds between lines of progress.
+_OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'out of memory', 'OutOfMemory', 'Out of memory', 'killed by signal 9')
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What came of a part.
+
+  Attributes:
+    part: its name.
+    title: for people.
+    status: one of MEASURED, FAILED and LEFT_OUT.
+    command: that was run last, or would have been run.
+    seconds: that it took in all.
+    figures: what it printed; None without any.
+    error: why it failed or was left out, '' otherwise.
+  """
+
+  part: str
+  title: str
+  status: str
+  command: str
+  seconds: float
+  figures: dict[str, Any] | None
+  error: str = ''
+
+
+def measure(parts: Sequence[Part], machine: Machine, minutes: float, out: pathlib.Path) -> list[Result]:
+  """Runs the parts in order; figures.json, table.md and a log for each part are in `out` after each of them.
+
+  Args:
+    parts: to run.
+    machine: where.
+    minutes: for all of them; the one that runs then is ended.
+    out: directory, made if missing; what an earlier call measured of other parts is kept.
+
+  Returns:
+    what came of each part.
+
+  Raises:
+    OSError: `out` cannot be written, before anything runs.
+    KeyboardInterrupt: Ctrl-C; figures so far are kept.
+  """
+  out.mkdir(parents=True, exist_ok=True)
+  end = time.monotonic() + 60 * minutes
+  results: list[Result] = []
+  earlier = _earlier(out, machine, {part.name for part in parts})
+  _write(out, machine, earlier)
+  for index, part in enumerate(parts):
+    logging.info('%d of %d: %s', index + 1, len(parts), part.title)
+    result = _run_part(part, machine, end, out / f'{part.name}.log')
+    logging.info('  %s in %.0f s%s', result.status, result.seconds, f': {result.error}' if result.error else '')
+    results.append(result)
+    _write(out, machine, earlier + results)
+  return results
+
+
+def _earlier(out: pathlib.Path, machine: Machine, names: set[str]) -> list[Result]:
+  """What was measured on the same machine of parts that are not among `names`."""
+  try:
+    found = json.loads((out / 'figures.json').read_text())
+    same = found['machine'] == dataclasses.asdict(machine)
+    return [Result(**part) for part in found['parts'] if part['part'] not in names] if same else []
+  except FileNotFoundError:
+    return []
+  except (ValueError, KeyError, TypeError):
+    raise InputError(f'{out}/figures.json: expected what an earlier call has written, or no such file') from None
+
+
+def _run_part(part: Part, machine: Machine, end: float, log: pathlib.Path) -> Result:
+  """Tries its commands until one fits the memory."""
+  left = end - time.monotonic()
+  shown = lambda command: ' '.join('python' if word == sys.executable else word for word in command)  # noqa: E731
+  result = Result(part.name, part.title, LEFT_OUT, shown(part.commands[0]), 0, None)
+  if part.memory > USABLE * machine.memory:
+    need = f'needs {part.memory / GIB:.0f} GiB of memory: there are {machine.memory / GIB:.0f}'
+    return dataclasses.replace(result, error=need)
+  if left < part.seconds:
+    return dataclasses.replace(result, error=f'takes about {part.seconds:.0f} s: {max(left, 0):.0f} s are left')
+  began = time.monotonic()
+  for command in part.commands:
+    limit = min(part.limit, end - time.monotonic())
+    code, printed = _run(command, limit, log)
+    figures, error = _figures(printed), _error(code, limit, log)
+    status = FAILED if error or figures is None else MEASURED
+    error = error or ('' if figures else 'printed no figures')
+    result = Result(part.name, part.title, status, shown(command), time.monotonic() - began, figures, error)
+    enough = end - time.monotonic() > part.seconds
+    if status == MEASURED or not enough or not any(words in error for words in _OUT_OF_MEMORY):
+      break
+    logging.info('  does not fit the memory')
+  return result
+
+
+def _run(command: Sequence[str], limit: float, log: pathlib.Path) -> tuple[int | None, str]:
+  """Exit code, None if it was ended at the limit, and its stdout. Whatever it started ends with it."""
+  with open(log, 'w') as errors:
+    process = subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True, stdin=subprocess.DEVNULL
+    )
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(log, stop), daemon=True)
+    beat.start()
+    try:
+      printed, _ = process.communicate(timeout=limit)
+      return process.returncode, printed
+    except subprocess.TimeoutExpired:
+      return None, ''
+    finally:
+      stop.set()
+      _end(process)
+
+
+def _beat(log: pathlib.Path, stop: threading.Event) -> None:
+  """Repeats now and then what the part said last, so that a long one is seen to work."""
+  began, said = time.monotonic(), ''
+  while not stop.wait(BREATH):
+    line = _last_line(log)
+    logging.info('  %.0f s%s', time.monotonic() - began, f': {line[:100]}' if line != said else '')
+    said = line
+
+
+def _end(process: subprocess.Popen) -> None:
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
+
+
+def _figures(printed: str) -> dict[str, Any] | None:
+  """The JSON object in the last line, None if there is none."""
+  try:
+    found = json.loads(printed.strip().rpartition('\n')[2])
+  except ValueError:
+    return None
+  return found if isinstance(found, dict) else None
+
+
+def _error(code: int | None, limit: float, log: pathlib.Path) -> str:
+  """What a part failed with: the reason for its memory if it says so, else its last line; '' if it did not fail."""
+  if code == 0:
+    return ''
+  if code is None:
+    return f'ended after {limit:.0f} s'
+  if code < 0 or code > 128:
+    signals = {number.value: number.name for number in signal.Signals}
+    number = -code if code < 0 else code - 128
+    return f'killed by signal {number} ({signals.get(number, "unknown")})'
+  lines = log.read_text(errors='replace').splitlines()
+  full = next((line for line in lines if any(words in line for words in _OUT_OF_MEMORY)), None)
+  return (full or _last_line(log) or f'exit code {code}').removeprefix('error: ').strip()[:300]
+
+
+def _last_line(log: pathlib.Path) -> str:
+  text = log.read_text(errors='replace').strip()
+  return text.replace('\r', '\n').rpartition('\n')[2].strip()
+
+
+def _write(out: pathlib.Path, machine: Machine, results: Sequence[Result]) -> None:
+  found = {
+    'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
+    'machine': dataclasses.asdict(machine),
+    'parts': [dataclasses.asdict(result) for result in results],
+  }
+  for name, text in (('figures.json', json.dumps(found, indent=2)), ('table.md', to_markdown(found))):
+    partial = out / f'.{name}.partial'
+    partial.write_text(f'{text}\n')
+    partial.replace(out / name)
