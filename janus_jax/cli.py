@@ -80,8 +80,12 @@ class _ConfigParser(flags.ArgumentParser):
   config: ConfigDict | None = None
 
   def parse(self, path: str) -> ConfigDict:
+    from janus_jax.training.config_checks import set_floats  # Commands without a recipe need none of what it imports.
+
     try:
-      self.config = read_recipe(path).lock()
+      config = read_recipe(path)
+      set_floats(config)
+      self.config = config.lock()
     except InputError as error:
       raise _ConfigError(str(error)) from None
     return self.config

@@ -1,4 +1,4 @@
-"""What all commands do with Ctrl-C."""
+"""What all commands do with Ctrl-C, and with numbers in recipes."""
 
 import pathlib
 import subprocess
@@ -45,3 +45,30 @@ def test_ctrl_c_ends_a_command_whose_modules_still_load():
   """What is raised in a module that others import may be lost there, too."""
   result = subprocess.run([sys.executable, '-c', LOADING], capture_output=True, text=True, cwd=ROOT, timeout=50)
   assert (result.returncode, result.stdout, result.stderr) == (130, '', 'interrupted\n')
+
+
+WHOLE = """
+from janus_jax.training.defaults import default_config, set_stages
+
+def get_config():
+  config = default_config()
+  config.optimizer.max_grad_norm = 1
+  common = {'learning_rate': 1, 'steps': 3, 'batch_size': 1, 'ratio': (0, 1, 0), 'sources': {'text': {'captions': 1}}}
+  set_stages(config, {'stage': {**common, 'trainable': ('gen_head',), 'weight_decay': 0}})
+  config.run = ('stage',)
+  return config
+"""
+SHOW = """
+from janus_jax import cli
+
+config = cli.define_config()
+cli.run(lambda: print([config.value.stages.stage[name] for name in ('weight_decay', 'learning_rate', 'steps')]))
+"""
+
+
+def test_whole_numbers_of_a_recipe_may_become_fractions_on_the_command_line(tmp_path):
+  """ml_collections keeps to the type that a field has."""
+  (tmp_path / 'recipe.py').write_text(WHOLE)
+  flags = [f'--config={tmp_path}/recipe.py', '--config.stages.stage.weight_decay=0.1']
+  result = subprocess.run([sys.executable, '-c', SHOW, *flags], capture_output=True, text=True, cwd=ROOT, timeout=50)
+  assert (result.returncode, result.stdout) == (0, '[0.1, 1.0, 3]\n'), result.stderr

@@ -150,6 +150,23 @@ def check_config(config: ConfigDict, where: str = '') -> None:
     raise InputError(f'{where}{error}') from None
 
 
+def set_floats(config: ConfigDict, table: Table = FIELDS) -> None:
+  """Makes floats of the integers in fields for numbers: `weight_decay = 0` in a recipe, then 0.1 on a command line,
+  which ml_collections would refuse.
+
+  Args:
+    config: of a run, or its part that the table describes; changed in place.
+    table: what each field may be.
+  """
+  with config.ignore_type():
+    for name, value in config.items():
+      check = table.get(name, table.get('*'))
+      if isinstance(value, ConfigDict) and isinstance(check, Mapping):
+        set_floats(value, check)
+      elif isinstance(check, Number) and type(value) is int:
+        config[name] = float(value)
+
+
 def check_parts(config: ConfigDict) -> None:
   """Raises InputError, naming the field, where a config does not say how all parts are pretrained."""
   sections = {name: {} for name, check in PRETRAINING.items() if isinstance(check, Mapping)}
