@@ -9,7 +9,13 @@ SHOWN, LONGEST = 160, 600
 
 
 class InputError(ValueError):
-  """Something the user gave is wrong. The message is one line: what is wrong, where, what was expected."""
+  """Something the user gave is wrong. The message is one line: what is wrong, where, what was expected.
+
+  Names of files, keys of records and the like stand in it as they are, but for what would steer a terminal.
+  """
+
+  def __init__(self, message: str):
+    super().__init__(''.join(map(_visible, message)))
 
 
 class RecordError(InputError):
@@ -32,6 +38,11 @@ class RecordError(InputError):
   def at(self, where: str) -> 'RecordError':
     """The error with where the record comes from in front, unless it says so already."""
     return self if str(self).startswith(where) else type(self)(self.reason, f'{where}: {self}')
+
+
+def _visible(character: str) -> str:
+  is_plain = character.isprintable() or character.isspace()
+  return character if is_plain else character.encode('unicode_escape').decode()
 
 
 def shown(value: object) -> str:
