@@ -7,8 +7,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from janus_jax.data.sources.files import open_file
 from janus_jax.errors import InputError, RecordError
 
@@ -91,7 +89,7 @@ class ParquetRows:
     path, number, _ = self._groups[group]
     with open_file(path) as file:
       try:
-        return pq.ParquetFile(file).read_row_group(number, columns=list(self._columns))
+        return _parquet_file(file).read_row_group(number, columns=list(self._columns))
       except (OSError, ValueError, NotImplementedError) as error:  # The last: over 2 GiB in a nested column.
         raise RecordError('damaged', f'row group {number}: {error}') from None
 
@@ -100,10 +98,17 @@ def _footer(path: str, columns: Sequence[str]) -> list[int]:
   """Rows of each row group."""
   with open_file(path) as file:
     try:
-      found = pq.ParquetFile(file)
+      found = _parquet_file(file)
     except (OSError, ValueError) as error:
       raise InputError(f'{path}: {error}: expected a parquet file') from None
     names = found.schema_arrow.names
     if missing := [name for name in columns if name not in names]:
       raise InputError(f'{path}: no column {missing[0]!r}: expected one of {", ".join(names)}')
     return [found.metadata.row_group(group).num_rows for group in range(found.num_row_groups)]
+
+
+def _parquet_file(file: Any) -> Any:
+  """pyarrow is 150 MB, which whoever has no such data need not have in memory."""
+  import pyarrow.parquet
+
+  return pyarrow.parquet.ParquetFile(file)
