@@ -7,9 +7,12 @@ import sys
 from janus_jax.benchmarking.machine import Machine
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import PRESETS, JanusConfig
+from janus_jax.sharding.accelerators import GIB
 
-# Of 4,096 positions on a device, the most first. The peer keeps all activations.
-ROWS, PEER_ROWS = (8, 4, 2, 1), (2, 1)
+# Rows of 4,096 positions on a device, tried in turn: so many that the backward pass is handed what products and
+# attention gave (training/rematerialisation.py), by GiB of memory; of the 7B, and of the peer, which keeps everything.
+ROWS = ((120, (8, 4, 2, 1)), (70, (4, 2, 1)), (44, (2, 1)), (0, (1,)))
+LARGE_ROWS = PEER_ROWS = (2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +99,15 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
     )
     return Part(name, title, commands, seconds, 3 * seconds, least / machine.devices)
 
+  many = next(rows for least, rows in ROWS if machine.memory >= least * GIB)
   steps, traced = ('--steps=5', '--repeats=3'), f'--profile={profiles}'
   parts = [
     _check(machine),
     training(
-      'train_1b_stage2', 'Train 1B, Stage II', 'janus_pro_1b', 'stage2', ROWS, 60, training_bytes(small, 4), *steps
+      'train_1b_stage2', 'Train 1B, Stage II', 'janus_pro_1b', 'stage2', many, 60, training_bytes(small, 4), *steps
     ),
     training(
-      'train_1b_stage3', 'Train 1B, Stage III', 'janus_pro_1b', 'stage3', ROWS, 65, training_bytes(small, 4), *steps,
+      'train_1b_stage3', 'Train 1B, Stage III', 'janus_pro_1b', 'stage3', many, 65, training_bytes(small, 4), *steps,
       f'{traced}/train_1b_stage3',
     ),
     images(
@@ -124,7 +128,9 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
   command = tuple('--mode=understand' if word == '--mode=generate' else word for word in answers.commands[0])
   parts.append(dataclasses.replace(answers, commands=(command,)))
   least = training_bytes(large, 2)
-  parts.append(training('train_7b', 'Train 7B, Stage III', 'janus_pro_7b', 'stage3', ROWS, 90, least, *steps, *lean))
+  parts.append(
+    training('train_7b', 'Train 7B, Stage III', 'janus_pro_7b', 'stage3', LARGE_ROWS, 90, least, *steps, *lean)
+  )
   return parts
 
 
