@@ -30,8 +30,9 @@ LOSS_TOLERANCE = 1e-4
 # So many greedy choices of each row; with random weights two can be as likely but for rounding.
 LEADING = 16
 PROMPT, ANSWER = 12, 24  # Tokens.
-# Rows of several examples and padding, as training packs them; the length is no power of two.
-PACKED, IMAGES = AttentionShape(768, 64, True, True, 'bfloat16'), AttentionShape(576, 64, False, False, 'bfloat16')
+# Heads as Janus-Pro has them. Rows of several examples and padding, as training packs them; their length is no power of
+# two.
+PACKED, IMAGES = AttentionShape(768, 128, True, True, 'bfloat16'), AttentionShape(576, 64, False, False, 'bfloat16')
 ROWS, HEADS = 2, 4
 
 
