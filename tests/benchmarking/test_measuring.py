@@ -223,6 +223,11 @@ def test_the_script_says_what_is_wrong(tmp_path):
     assert result.stderr.splitlines()[-1].startswith(said)
   assert not (tmp_path / 'out').exists()
   assert 'nowhere has no jax: expected .venv' in run(out, PYTHON='nowhere').stderr
-  result = run('--minutes=0.01', out)
+  card = tmp_path / 'bin' / 'nvidia-smi'  # A card whose driver is too old for jax, or of which jax has no plugin.
+  card.parent.mkdir()
+  card.write_text('#!/bin/sh\necho 390.1\n')
+  card.chmod(0o755)
+  result = run('--minutes=0.01', out, PATH=f'{card.parent}:{os.environ["PATH"]}')
   assert result.returncode == 0, result.stderr
+  assert '390.1 (driver 390.1) is here, but jax does not see it: no CUDA plugin of jax is installed' in result.stderr
   assert result.stdout.count('left out: takes about') == len(parts_for(MACHINE, '')) == 8
