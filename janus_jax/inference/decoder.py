@@ -32,6 +32,10 @@ Params = dict[str, Any]
 # to be faster and which cost more accuracy.
 WEIGHTS = ('full', 'int8', 'int8_products')
 
+# XLA's GPU compiler joins products of one input (of q, k and v, gate and up) where their weights are below 32 MB, as
+# the 1B's are. For that it copies all of these weights in each step, which takes longer than the step itself.
+COMPILER_OPTIONS = {'xla_gpu_dot_merger_threshold_mb': 0}
+
 
 @flax.struct.dataclass
 class Decoder:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.inference.cache import KVCache
-from janus_jax.inference.decoder import Decoder, prompt_positions
+from janus_jax.inference.decoder import COMPILER_OPTIONS, Decoder, prompt_positions
 from janus_jax.inference.sampling import Sampling, sample
 
 # The loop over codes is cut into this many loops, one per block of the cache, each reading the blocks filled so far.
@@ -51,7 +51,7 @@ def guided_logits(logits: jax.Array, guidance: float) -> jax.Array:
   return unconditional + guidance * (conditional - unconditional)
 
 
-@functools.partial(jax.jit, static_argnames=('guidance', 'sampling'))
+@functools.partial(jax.jit, static_argnames=('guidance', 'sampling'), compiler_options=COMPILER_OPTIONS)
 def generate_codes(
   decoder: Decoder,
   tokens: jax.Array,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from janus_jax.inference.cache import KVCache
-from janus_jax.inference.decoder import Decoder, prompt_positions
+from janus_jax.inference.decoder import COMPILER_OPTIONS, Decoder, prompt_positions
 from janus_jax.inference.sampling import Sampling, sample
 
 CHUNK = 32  # Steps per compiled call.
@@ -43,7 +43,7 @@ class TextState:
   step: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=('max_new_tokens', 'sampling'))
+@functools.partial(jax.jit, static_argnames=('max_new_tokens', 'sampling'), compiler_options=COMPILER_OPTIONS)
 def prefill(
   decoder: Decoder,
   tokens: jax.Array,
@@ -89,7 +89,9 @@ def prefill(
   return TextState(cache, token, after[:, 0], token == eos_id, jnp.ones((), jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnames=('steps', 'sampling'), donate_argnames=('state',))
+@functools.partial(
+  jax.jit, static_argnames=('steps', 'sampling'), donate_argnames=('state',), compiler_options=COMPILER_OPTIONS
+)
 def decode_chunk(
   decoder: Decoder, state: TextState, keys: jax.Array, eos_id: jax.Array, *, steps: int, sampling: Sampling
 ) -> tuple[TextState, jax.Array]:

@@ -244,8 +244,8 @@ def test_generation_keeps_its_cache_in_int8():
   assert state.cache.layers[0][0].k.values.dtype == jnp.int8
   chunks = generate_text(decoder, tokens, mask, None, keys, eos_id=0, max_new_tokens=3, sampling=GREEDY)
   assert np.concatenate(list(chunks), axis=1)[0, 0] == state.token[0]
-  draw = functools.partial(generate_codes, guidance=1.0, sampling=GREEDY)
-  program, llama = str(jax.make_jaxpr(draw)(decoder, tokens, mask, keys)), TINY.language_model
+  traced = generate_codes.trace(decoder, tokens, mask, keys, guidance=1.0, sampling=GREEDY)
+  program, llama = str(traced.jaxpr), TINY.language_model
   buffer = rf'i8\[1,{llama.num_kv_heads},(\d+),{llama.head_dim}\] = broadcast_in_dim'
   # The prompt, then 15 fed codes in four blocks; keys and values.
   sizes = [3, 3, 4, 4, 4] * 2 * llama.depth

@@ -187,8 +187,7 @@ def test_what_is_shared_is_stored_once_and_never_repeated(decoder, dtype):
         assert buffer.values.shape == (held, llama.num_kv_heads, slots, llama.head_dim)
         assert buffer.scale is None or buffer.scale.shape == (held, llama.num_kv_heads, slots)
   state = state.replace(cache=state.cache.writing(2))
-  draw = functools.partial(decode_chunk, steps=3, sampling=GREEDY)
-  program = str(jax.make_jaxpr(draw)(decoder, state, keys(B), eos))
+  program = str(decode_chunk.trace(decoder, state, keys(B), eos, steps=3, sampling=GREEDY).jaxpr)
   shapes = [list(map(int, found.split(','))) for found in re.findall(r'\w\[([\d,]+)\]', program)]
   of_keys = [np.prod(shape) for shape in shapes if 63 in shape and llama.head_dim in shape]
   assert set(of_keys) == {U * llama.num_kv_heads * 63 * llama.head_dim}
@@ -229,8 +228,8 @@ def test_pictures_of_one_prompt_are_those_of_its_copies(decoder, guidance, sampl
 
 def test_the_prompt_of_pictures_is_stored_once(decoder):
   tokens, mask = np.ones((4, 23), np.int32), np.ones((4, 23), bool)
-  draw = functools.partial(generate_codes, guidance=5.0, sampling=SAMPLED)
-  program, llama = str(jax.make_jaxpr(draw)(decoder, tokens, mask, keys(B))), TINY.language_model
+  traced = generate_codes.trace(decoder, tokens, mask, keys(B), guidance=5.0, sampling=SAMPLED)
+  program, llama = str(traced.jaxpr), TINY.language_model
   buffer = rf'f32\[(\d+),{llama.num_kv_heads},(\d+),{llama.head_dim}\] = broadcast_in_dim'
   # Two prompts with guidance; 6 pictures with guidance; keys and values.
   sizes = [(4, 23), (12, 3), (12, 4), (12, 4), (12, 4)] * 2 * llama.depth
