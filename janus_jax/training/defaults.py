@@ -62,8 +62,9 @@ def default_config() -> ConfigDict:
   config.streams = 0
   config.max_bad_record_share = 0.01
 
-  # Numerics and memory (models.config.ComputeConfig). Attention 'auto': splash on TPUs, cuDNN's on GPUs, else chunked
-  # for long rows and xla for short ones.
+  # Numerics and memory (models.config.ComputeConfig). Attention 'auto': splash on TPUs; on GPUs tokamax where it is
+  # installed and the card is Hopper or Blackwell, else pallas, and cuDNN's for images; else chunked for long rows and
+  # xla for short ones.
   config.compute = ConfigDict(
     {
       'dtype': 'bfloat16',
