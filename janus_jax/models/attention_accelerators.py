@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
-from janus_jax.models.attention_kernels import attention_mask
+from janus_jax.models.attention_kernels import RESULTS, attention_mask
 
 LANES = 128  # Of a TPU's vector unit: splash works on blocks of multiples of it, and the Pallas kernel divides by it.
 MAX_BLOCK = 640  # Queries or keys of a block: with more, its scores and their gradients crowd a TPU's fast memory.
@@ -56,7 +56,8 @@ def splash_kernel(heads: int, queries: int, keys: int, *, causal: bool, parts: i
   )
   mask = splash.CausalMask(shape) if causal else splash.FullMask(shape)
   masks = splash.MultiHeadMask([mask] * heads)
-  return splash.make_splash_mha(masks, block_sizes=sizes, head_shards=1, q_seq_shards=parts, interpret=interpret)
+  options = {'head_shards': 1, 'q_seq_shards': parts, 'residual_checkpoint_name': RESULTS, 'interpret': interpret}
+  return splash.make_splash_mha(masks, block_sizes=sizes, **options)
 
 
 def splash_attention(

@@ -64,12 +64,13 @@ def default_config() -> ConfigDict:
 
   # Numerics and memory (models.config.ComputeConfig). Attention 'auto': splash on TPUs; on GPUs tokamax where it is
   # installed and the card is Hopper or Blackwell, else pallas, and cuDNN's for images; else chunked for long rows and
-  # xla for short ones.
+  # xla for short ones. Rematerialisation 'auto': 'dots' where its formula says that it fits the accelerator
+  # (training/rematerialisation.py), else 'full'.
   config.compute = ConfigDict(
     {
       'dtype': 'bfloat16',
       'vq_dtype': 'float32',
-      'remat': 'full',
+      'remat': 'auto',
       'unroll': 1,
       'attention': 'auto',
       'vision_attention': 'auto',

@@ -50,12 +50,12 @@ def test_a_segment_starts_where_its_first_position_lies():
 
 
 @functools.cache
-def lowered_for_cuda(implementation: str, card: str) -> str:
-  """The text of the gradient of a decoder's layers, rematerialised, over packed rows."""
+def lowered_for_cuda(implementation: str, card: str, remat: str = 'full') -> str:
+  """The text of the gradient of a decoder's layers over packed rows."""
   config = LlamaConfig(
     vocab_size=64, width=64, mlp_dim=64, depth=2, num_heads=2, num_kv_heads=1, head_dim=64, max_positions=LENGTH
   )
-  model = Llama(config, ComputeConfig(dtype='bfloat16', remat='full', attention=implementation))
+  model = Llama(config, ComputeConfig(dtype='bfloat16', remat=remat, attention=implementation))
   x, rows = jax.ShapeDtypeStruct((2, LENGTH, 64), 'bfloat16'), jax.ShapeDtypeStruct((2, LENGTH), 'int32')
   params = jax.eval_shape(Llama(config, ComputeConfig()).init, jax.random.key(0), rows, rows)
 
@@ -73,10 +73,11 @@ def test_scores_of_all_positions_would_be_seen():
 
 
 def test_lowered_for_cuda_the_pallas_kernel_holds_no_scores_of_all_positions():
-  text = lowered_for_cuda('pallas', 'sm90')
-  assert SCORES not in text
   # Forward, forward again for the backward pass, its preparation and itself.
-  assert text.count('custom_call @__gpu$xla.gpu.triton') == 4
+  for remat, kernels in (('full', 4), ('dots', 3)):
+    text = lowered_for_cuda('pallas', 'sm90', remat)
+    assert SCORES not in text
+    assert text.count('custom_call @__gpu$xla.gpu.triton') == kernels
 
 
 @pytest.fixture
@@ -99,14 +100,14 @@ def test_what_tokamax_is_asked_for_is_the_same_attention(monkeypatch):
     results(*arrays, segments, causal=False, implementation='tokamax')
 
 
-@pytest.mark.parametrize('card', CARDS)
-def test_lowered_for_cuda_tokamax_holds_no_scores_of_all_positions(card, tokamax, monkeypatch):
+# Forward, forward again for the backward pass where it is not kept, and one kernel each for dq, and dk and dv.
+@pytest.mark.parametrize(('card', 'remat', 'kernels'), [('sm90', 'full', 4), ('sm90', 'dots', 3), ('sm100', 'full', 4)])
+def test_lowered_for_cuda_tokamax_holds_no_scores_of_all_positions(card, remat, kernels, tokamax, monkeypatch):
   kind, capability = CARDS[card]
   # It chooses a kernel by the default device.
   device = types.SimpleNamespace(platform='gpu', device_kind=kind, compute_capability=capability, core_count=132)
   monkeypatch.setattr('jax.extend.backend.get_default_device', lambda: device)
   with tokamax.config.cross_compile(True):
-    text = lowered_for_cuda('tokamax', card)
+    text = lowered_for_cuda('tokamax', card, remat)
   assert SCORES not in text
-  # Forward, forward again for the backward pass, and one kernel each for dq, and dk and dv.
-  assert text.count('custom_call @mosaic_gpu') == 4
+  assert text.count('custom_call @mosaic_gpu') == kernels
