@@ -130,13 +130,14 @@ def test_what_takes_less_memory(changes):
 
 
 def test_the_state_is_that_of_a_run():
-  """Parameters and moments; beside them a gradient of what trains, and a copy of all in the compute dtype."""
+  """Parameters and moments; beside them gradients, and copies in bfloat16 of what no loop over layers reads."""
   step, stages, placement, shapes, _ = run_of(devices=1, **{'compute/dtype': 'bfloat16', 'optimizer/ema_decay': 0.9})
   trained = trained_paths(stages[2], placement.params)
   params = unflatten({path: jax.ShapeDtypeStruct(shape, 'float32') for path, shape in shapes.items()})
   state = jax.eval_shape(lambda params: new_state(params, trained, step.optimizer), params)
   size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
-  beside = size(state.ema) + size(params) // 2
+  copies = [jax.ShapeDtypeStruct(shape, 'bfloat16') for path, shape in shapes.items() if '/layers/' not in path]
+  beside = size(state.ema) + size(copies)  # A gradient is as large as an average.
   counters = 4 * 4
   assert state_bytes(step, trained, placement, shapes) == size(state) - counters + beside
 
@@ -155,7 +156,7 @@ def test_memory_of_a_device(monkeypatch):
   assert usable_bytes(device('NVIDIA H100 80GB HBM3', 'gpu')) == pytest.approx(0.9 * 0.9 * 80 * GIB)
 
 
-@pytest.mark.parametrize(('rows', 'fits'), [(1, True), (4, True), (8, False)])
+@pytest.mark.parametrize(('rows', 'fits'), [(1, True), (4, True), (16, False)])
 def test_rows_of_the_1b_on_an_h100(rows, fits, monkeypatch):
   """Stage III, a microbatch of so many rows of 4,096 positions."""
   monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.9')
