@@ -82,7 +82,12 @@ setup(
     's3': ['s3fs'],
     # Also what plans for TPUs where there is none: the compiler of the very version that goes with jax.
     'tpu': ['jax[tpu]>=0.10'],
-    'gpu': ['jax[cuda12]>=0.10'],
+    # tokamax has the attention kernels for Hopper and Blackwell, and imports jax_triton beside them.
+    'gpu': [
+      'jax[cuda12]>=0.10',
+      'tokamax>=0.0.17; python_version >= "3.12"',
+      'jax-triton; python_version >= "3.12"',
+    ],
     'test': TEST,
   },
 )

@@ -156,12 +156,11 @@ def recomputed_flops(work: Work, counts: TokenCounts) -> float:
   """Matrix products that the backward pass does a second time: logits always, layers as `remat` says."""
   llama = work.model.language_model
   logits = 2 * llama.width * (llama.vocab_size * counts.text_targets + work.model.vq.codebook_size * counts.generation)
-  if work.remat == 'none' or not work.trained - {'gen_head'}:
+  if not work.trained - {'gen_head'}:
     return float(logits)
-  layers = 2 * llama.depth * llama.num_heads * llama.head_dim * work.shape.length
-  if work.remat == 'full':
-    layers += 2 * trunk_parameters(llama)
-  flops = logits + counts.tokens * layers
+  # Below 'full', products and attention are kept.
+  layers = 2 * trunk_parameters(llama) + 2 * llama.depth * llama.num_heads * llama.head_dim * work.shape.length
+  flops = logits + (counts.tokens * layers if work.remat == 'full' else 0)
   if 'vision_encoder' in work.trained:
     # Once by layers, and once more where images are encoded a group at a time, before the microbatches.
     again = (work.remat == 'full') + (work.accumulation > 1)

@@ -35,6 +35,7 @@ from janus_jax.training import hosts
 from janus_jax.training.config_checks import check_config
 from janus_jax.training.loop import Run
 from janus_jax.training.optimizer import OptimizerConfig, check_rules
+from janus_jax.training.rematerialisation import with_remat
 from janus_jax.training.run_config import RunConfig, check_batches
 from janus_jax.training.stages import Stage, check_carried, read_stages, trained_groups, trained_paths
 from janus_jax.training.state import Placement
@@ -115,9 +116,9 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
       before_save=files.upload,
       observers=(held_out, sampler),
     )
-    kernels = step_config.compute.attention, step_config.compute.vision_attention
-    described = files.url, mesh.size, dict(mesh.shape), *kernels
-    logging.info('%s: %d devices, mesh %s; attention %s, of images %s', *described)
+    compute = step_config.compute
+    described = files.url, mesh.size, dict(mesh.shape), compute.attention, compute.vision_attention, compute.remat
+    logging.info('%s: %d devices, mesh %s; attention %s, of images %s; rematerialisation %s', *described)
     with jax.set_mesh(mesh):
       return run.train(lambda: load_params(start(), placement.params))
 
@@ -218,7 +219,7 @@ def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> S
     config.sequence_length,
     mesh.shape['context'],
   )
-  return StepConfig(
+  step = StepConfig(
     model,
     compute,
     OptimizerConfig(**optimizer),
@@ -226,6 +227,7 @@ def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> S
     config.loss_chunk,
     tuple(sorted(placement.params.items(), key=lambda item: item[0])),
   )
+  return with_remat(step, read_stages(config), placement, parameter_shapes(model), config.sequence_length)
 
 
 def open_start(config: ConfigDict) -> Checkpoint:

@@ -61,7 +61,7 @@ class Decoder:
 
   def empty_cache(self, prompt_masks: Sequence[jax.Array], rows: int, blocks: Sequence[int]) -> KVCache:
     """`cache.init_cache` for this decoder; where attention is 'auto', with the kernel for prompts of this length."""
-    shape = of_text(self.config, prompt_masks[0].shape[1], self.compute.dtype)
+    shape = of_text(self.config, prompt_masks[0].shape[1], self.compute.dtype, trained=False)
     kernel = choose(self.compute.attention, platform_of(jax.devices()[0]), shape)
     return init_cache(self.config.language_model, prompt_masks, rows, blocks, self.cache_dtype, kernel)
 

@@ -10,13 +10,21 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.errors import InputError
-from janus_jax.models.attention_accelerators import cudnn_attention, splash_attention, splash_kernel
+from janus_jax.models.attention_accelerators import (
+  cudnn_attention,
+  pallas_attention,
+  splash_attention,
+  splash_kernel,
+  tokamax_attention,
+)
 from janus_jax.models.attention_kernels import chunked_attention, masked_attention, plain_attention
 from janus_jax.models.config import Layout
 
 __all__ = ['IMPLEMENTATIONS', 'KeyValueStore', 'attention', 'masked_attention']
 
-IMPLEMENTATIONS = ('xla', 'chunked', 'splash', 'cudnn')
+# Of a TPU: splash. Of NVIDIA's GPUs, whole sequences only: the last three.
+WHOLE = ('cudnn', 'pallas', 'tokamax')
+IMPLEMENTATIONS = ('xla', 'chunked', 'splash', *WHOLE)
 
 
 class KeyValueStore(Protocol):
@@ -50,12 +58,13 @@ def attention(
     q: [B, T, N, H].
     k: [B, T, K, H].
     v: [B, T, K, H].
-    segments: int32[B, T], not negative; positions attend only within their own segment. None: one segment.
+    segments: int32[B, T], not negative, each lying together; positions attend only within their own segment. None: one
+      segment.
     causal: whether a position attends only to itself and earlier ones.
     implementation: one of IMPLEMENTATIONS; `attention_choice.choose` knows which fit.
     layout: where q, k and v lie; None for one device, or to leave it to XLA.
     names: of the layout, for q (and the result), and for k and v.
-    interpret: whether to interpret a TPU's kernel, on any device: slow, for tests.
+    interpret: whether to interpret splash or the Pallas kernel, on any device: slow, for tests.
 
   Returns:
     [B, T, N, H] in q's dtype.
@@ -67,7 +76,7 @@ def attention(
     raise InputError(f'attention is {implementation!r}: expected one of {", ".join(IMPLEMENTATIONS)}')
   if layout is None or layout.mesh.size == 1:
     plan = _plan(implementation, q.shape[2], q.shape[1], causal, 1, interpret)
-    return _on_one_device(implementation, plan, q, k, v, segments, segments, causal, None)
+    return _on_one_device(implementation, plan, q, k, v, segments, segments, causal, None, interpret)
   mesh, query_spec, key_spec = layout.mesh, layout.spec(names[0], q.shape), layout.spec(names[1], k.shape)
   _, held, heads, _ = NamedSharding(mesh, query_spec).shard_shape(q.shape)
   axis, parts = query_spec[1], q.shape[1] // held
@@ -75,7 +84,7 @@ def attention(
 
   def on_its_device(plan, q, k, v, query_segments, key_segments):
     offset = None if parts == 1 else jax.lax.axis_index(axis) * held
-    return _on_one_device(implementation, plan, q, k, v, query_segments, key_segments, causal, offset)
+    return _on_one_device(implementation, plan, q, k, v, query_segments, key_segments, causal, offset, interpret)
 
   specs = (query_spec, key_spec, key_spec, PartitionSpec(*query_spec[:2]), PartitionSpec(*key_spec[:2]))
   plan_spec = None if plan is None else plan.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, axis)))
@@ -101,14 +110,19 @@ def _on_one_device(
   key_segments: jax.Array | None,
   causal: bool,
   offset: jax.Array | None,
+  interpret: bool,
 ) -> jax.Array:
   """For the queries that a device holds; `offset` is the index of the first, None if it holds all of its rows."""
   operands = (q, k, v, query_segments, key_segments)
   if implementation == 'splash':
     return splash_attention(*operands, kernel=plan)
-  if implementation == 'cudnn':
+  if implementation in WHOLE:
     if offset is not None:
-      raise InputError("attention is 'cudnn': expected another where a mesh splits the sequence")
-    return cudnn_attention(*operands, causal=causal)
+      raise InputError(f'attention is {implementation!r}: expected another where a mesh splits the sequence')
+    if implementation == 'cudnn':
+      return cudnn_attention(*operands, causal=causal)
+    if implementation == 'pallas':
+      return pallas_attention(q, k, v, query_segments, causal=causal, interpret=interpret)
+    return tokamax_attention(q, k, v, query_segments, causal=causal)
   kernel = chunked_attention if implementation == 'chunked' else plain_attention
   return kernel(*operands, causal=causal, offset=offset)

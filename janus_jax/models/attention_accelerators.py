@@ -1,19 +1,28 @@
-"""Attention by kernels that are written for one kind of accelerator: splash for TPUs, cuDNN's for NVIDIA GPUs."""
+"""Attention by kernels that are written for one kind of accelerator: splash for TPUs, three for NVIDIA GPUs.
 
+By formula, for 8 packed rows of 4,096 positions in a layer of the 1B (16 heads of 128 dimensions, bfloat16): the
+forward pass multiplies 2 B T² N H = 0.55 TFLOP below the diagonal and moves at least 4 B T N H elements, 0.54 GB; the
+backward pass multiplies 1.37 TFLOP, or 1.92 in kernels that compute dq apart from dk and dv, as both Pallas ones do.
+cuDNN takes segments as a mask of B T² elements that it adds to the scores: 0.27 GB written, and read in both passes by
+each head, and 0.27 GB of its gradient, which nobody wants, written in the backward one.
+"""
+
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from janus_jax.models.attention_kernels import attention_mask
+from janus_jax.errors import InputError
+from janus_jax.models.attention_kernels import RESULTS, attention_mask
 
-LANES = 128  # Of a TPU's vector unit: splash works on blocks of multiples of it.
+LANES = 128  # Of a TPU's vector unit: splash works on blocks of multiples of it, and the Pallas kernel divides by it.
 MAX_BLOCK = 640  # Queries or keys of a block: with more, its scores and their gradients crowd a TPU's fast memory.
 PADDING_SEGMENT = -1  # Of positions that only fill a block up.
 
 
 def padded_length(length: int) -> int:
-  """The number of positions that splash takes for so many."""
+  """The number of positions that splash and the Pallas kernel take for so many."""
   return -(-length // LANES) * LANES
 
 
@@ -47,7 +56,8 @@ def splash_kernel(heads: int, queries: int, keys: int, *, causal: bool, parts: i
   )
   mask = splash.CausalMask(shape) if causal else splash.FullMask(shape)
   masks = splash.MultiHeadMask([mask] * heads)
-  return splash.make_splash_mha(masks, block_sizes=sizes, head_shards=1, q_seq_shards=parts, interpret=interpret)
+  options = {'head_shards': 1, 'q_seq_shards': parts, 'residual_checkpoint_name': RESULTS, 'interpret': interpret}
+  return splash.make_splash_mha(masks, block_sizes=sizes, **options)
 
 
 def splash_attention(
@@ -122,3 +132,83 @@ def cudnn_attention(
   if query_segments is not None:
     mask = attention_mask(query_segments, key_segments, causal=False)[:, None]
   return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation='cudnn')
+
+
+def pallas_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  segments: jax.Array | None,
+  *,
+  causal: bool,
+  interpret: bool = False,
+) -> jax.Array:
+  """softmax(q kᵀ / sqrt(H)) v by JAX's Triton kernel (jax.experimental.pallas.ops.gpu.attention).
+
+  Segments are compared within a block of scores, so nothing of T x T elements exists. Blocks above the diagonal are
+  left out.
+
+  Args:
+    q: [B, T, N, H], float16 or bfloat16.
+    k: [B, T, K, H], K dividing N.
+    v: [B, T, K, H].
+    segments: int32[B, T], not negative; attention stays within equal segments. None: one segment.
+    causal: whether a query attends only to keys up to its own index.
+    interpret: whether to interpret the kernel, on any device: slow, for tests.
+
+  Returns:
+    [B, T, N, H] in q's dtype.
+  """
+  from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
+
+  (B, T, N, H), K = q.shape, k.shape[2]
+  if segments is None:
+    segments = jnp.zeros((B, T), jnp.int32)
+  # It knows no grouped queries.
+  k, v = (jnp.repeat(x, N // K, axis=2) for x in (k, v))
+  q, k, v = (_padded(x, 1, 0) for x in (q, k, v))
+  # Two stages of 64 keys and values fit the shared memory of any card (64 KB for heads of 128). The sums that a block
+  # of 64 keys keeps in the backward pass fill half of its warps' registers; of 128, all.
+  sizes = BlockSizes(block_q=128, block_k=64, block_q_dkv=32, block_kv_dkv=64, block_q_dq=64, block_kv_dq=32)
+  mixed = mha(q, k, v, _padded(segments, 1, PADDING_SEGMENT), H**-0.5, causal, sizes, interpret=interpret)
+  return mixed[:, :T]
+
+
+def segment_starts(segments: jax.Array) -> jax.Array:
+  """int32[B, T] -> int32[B, T]: the index at which the segment of each position begins; a segment lies together."""
+  index = jnp.arange(segments.shape[1], dtype=jnp.int32)
+  begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+  return jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
+
+
+def tokamax_attention(
+  q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, *, causal: bool
+) -> jax.Array:
+  """softmax(q kᵀ / sqrt(H)) v by tokamax's flash attention for Hopper and Blackwell (warp-specialised, in Mosaic).
+
+  A query is told the first key that it may attend to. Both passes leave out blocks above the diagonal; the forward one
+  also blocks of keys that come before all that a block of queries may attend to.
+
+  Args:
+    q: [B, T, N, H], float16 or bfloat16.
+    k: [B, T, K, H], K dividing N.
+    v: [B, T, K, H].
+    segments: int32[B, T], each lying together; attention stays within equal segments. None: one segment.
+    causal: whether a query attends only to keys up to its own index.
+
+  Returns:
+    [B, T, N, H] in q's dtype.
+
+  Raises:
+    InputError: segments, and not causal.
+  """
+  from tokamax.ops.gpu import PallasMosaicFlashAttention
+
+  kernel = PallasMosaicFlashAttention()
+  # tokamax has no public name for its masks: this one says only that it is causal, or nothing.
+  mask = kernel.bind(q, k, v, is_causal=causal).arguments['mask']
+  if segments is not None:
+    if not causal:
+      raise InputError("attention is 'tokamax': expected another for segments without causality")
+    mask = dataclasses.replace(mask, k_start=segment_starts(segments)[:, None])
+  return kernel(q, k, v, mask=mask)

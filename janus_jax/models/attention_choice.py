@@ -1,17 +1,22 @@
 """Which attention kernel runs: said in the config, or chosen for the device and the shapes, once, before compiling."""
 
 import dataclasses
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
-from janus_jax.models.attention import IMPLEMENTATIONS
+from janus_jax.models.attention import IMPLEMENTATIONS, WHOLE
 from janus_jax.models.attention_accelerators import LANES
 from janus_jax.models.config import ComputeConfig, JanusConfig
 
-PLATFORMS = ('cpu', 'gpu', 'tpu', 'other')
-CUDNN_SINCE = 8  # Compute capability of Ampere, before which cuDNN has no fused attention.
+# NVIDIA's GPUs: 'sm90' is Hopper, 'sm100' Blackwell for data centres, 'gpu' what else there is since Ampere.
+GPUS = ('gpu', 'sm90', 'sm100')
+PLATFORMS = ('cpu', *GPUS, 'tpu', 'other')
+AMPERE = 8  # Its compute capability: before, cuDNN and Triton have no fused attention.
+# What tokamax's kernels for GPUs are imported from; they need the second as well.
+TOKAMAX_MODULES = ('tokamax', 'jax_triton')
 # From this many positions on, leaving out what is above the diagonal saves more time than the loops over chunks cost.
 # On a CPU, forward and backward, they are as fast at 128, 1.3 times as fast at 256, twice at 640. Without causality
 # chunks save memory only.
@@ -29,6 +34,7 @@ class AttentionShape:
     packed: whether segments restrict who attends to whom.
     dtype: of queries, keys and values.
     parts: into how many parts a mesh splits the positions.
+    trained: whether gradients flow through it.
   """
 
   length: int
@@ -37,13 +43,16 @@ class AttentionShape:
   packed: bool
   dtype: str
   parts: int = 1
+  trained: bool = True
 
 
 def platform_of(device: jax.Device) -> str:
   """One of PLATFORMS: 'other' for what no kernel is written for, as GPUs of AMD and those older than Ampere."""
   if device.platform == 'gpu':
     major, *_ = str(device.compute_capability).split('.')
-    return 'gpu' if major.isdecimal() and int(major) >= CUDNN_SINCE else 'other'
+    if not major.isdecimal() or int(major) < AMPERE:
+      return 'other'
+    return {'9': 'sm90', '10': 'sm100'}.get(major, 'gpu')
   return device.platform if device.platform in PLATFORMS else 'other'
 
 
@@ -54,17 +63,24 @@ def objection(implementation: str, platform: str, shape: AttentionShape) -> str 
       return f'runs on a TPU only: the platform is {platform}'
     if shape.parts > 1 and shape.length % (shape.parts * LANES):
       return f'wants {shape.parts} parts of a multiple of {LANES} positions: there are {shape.length} in all'
-  if implementation == 'cudnn':
-    if platform != 'gpu':
+  if implementation in WHOLE:
+    if platform not in GPUS:
       return f"runs on NVIDIA's GPUs since Ampere only: the platform is {platform}"
     if shape.dtype not in ('bfloat16', 'float16'):
       return f'wants bfloat16 or float16: the dtype is {shape.dtype}'
-    if shape.head_dim > 128 or shape.head_dim % 8:
-      return f'wants heads of a multiple of 8 up to 128 dimensions: they have {shape.head_dim}'
-    if shape.packed and shape.length % 2:
-      return f'wants an even number of positions: there are {shape.length}'
+    if not 16 <= shape.head_dim <= 128 or shape.head_dim % 8:
+      return f'wants heads of a multiple of 8 from 16 to 128 dimensions: they have {shape.head_dim}'
     if shape.parts > 1:
       return f'wants whole sequences: the mesh splits them into {shape.parts} parts'
+  if implementation == 'cudnn' and shape.packed and shape.length % 2:
+    return f'wants an even number of positions: there are {shape.length}'
+  if implementation == 'tokamax':
+    if platform == 'gpu':
+      return "runs on Hopper and on data centres' Blackwell (sm90, sm100) only: the GPU is another"
+    if missing := [name for name in TOKAMAX_MODULES if importlib.util.find_spec(name) is None]:
+      return f'wants {" and ".join(missing)}: expected `pip install janus_jax[gpu]` on Python 3.12 or newer'
+    if shape.packed and not shape.causal:
+      return 'wants causality where rows are packed'
   return None
 
 
@@ -72,7 +88,7 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
   """One of IMPLEMENTATIONS.
 
   Args:
-    requested: one of IMPLEMENTATIONS, or 'auto': the kernel written for the platform where it can be used, else
+    requested: one of IMPLEMENTATIONS, or 'auto': a kernel written for the platform where one can be used, else
       'chunked' for long causal sequences and 'xla' for others.
     platform: one of PLATFORMS (`platform_of`).
     shape: of what attends.
@@ -88,15 +104,27 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
     if why := objection(requested, platform, shape):
       raise InputError(f'attention {requested!r} {why}')
     return requested
-  best = {'tpu': 'splash', 'gpu': 'cudnn'}.get(platform)
-  if best and objection(best, platform, shape) is None:
-    return best
+  for written in _written_for(platform, shape):
+    if objection(written, platform, shape) is None:
+      return written
   return 'chunked' if shape.causal and shape.length >= LONG else 'xla'
 
 
-def of_text(model: JanusConfig, length: int, dtype: str, parts: int = 1) -> AttentionShape:
-  """What the decoder's attention is like over rows of `length` positions, packed or padded."""
-  return AttentionShape(length, model.language_model.head_dim, causal=True, packed=True, dtype=dtype, parts=parts)
+def _written_for(platform: str, shape: AttentionShape) -> tuple[str, ...]:
+  """The kernels that are written for a platform, the best first."""
+  if platform == 'tpu':
+    return ('splash',)
+  if platform not in GPUS:
+    return ()
+  # cuDNN takes segments only as a mask of all positions by all, whose gradient it computes as well. For the prompts of
+  # a decoder, which are short and have no gradient, that costs nothing.
+  return ('tokamax', 'pallas', 'cudnn') if shape.packed and shape.trained else ('cudnn',)
+
+
+def of_text(model: JanusConfig, length: int, dtype: str, parts: int = 1, trained: bool = True) -> AttentionShape:
+  """What the decoder's attention is like over rows of `length` positions: packed, or padded prompts (not `trained`)."""
+  head_dim = model.language_model.head_dim
+  return AttentionShape(length, head_dim, causal=True, packed=True, dtype=dtype, parts=parts, trained=trained)
 
 
 def of_images(model: JanusConfig, dtype: str) -> AttentionShape:

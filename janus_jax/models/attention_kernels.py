@@ -10,9 +10,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 BLOCK = 128  # Queries or keys of a block: fewer do not fill a matrix product, more leave the caches of a core.
 MAX_BLOCKS = 16  # Longer sequences have longer blocks. With 16, 6 % of the work is above the diagonal.
+RESULTS = 'attention'  # The name of what a forward pass hands to the backward one besides its operands, for `remat`.
 MASKED = -1e30  # A score that weighs nothing; the difference of two is no NaN.
 
 
@@ -174,7 +176,7 @@ def _forward(blocks, q, k, v, query_segments, key_segments, offset):
     return (mixed / total).astype(q.dtype), largest + jnp.log(total)
 
   parts = jax.lax.map(of_queries, jnp.arange(T // blocks.queries))
-  output, log_sum = (_joined(part) for part in parts)
+  output, log_sum = (checkpoint_name(_joined(part), RESULTS) for part in parts)
   return output, (q, k, v, query_segments, key_segments, offset, output, log_sum)
 
 

@@ -141,7 +141,8 @@ class ComputeConfig:
     param_dtype: what freshly initialised parameters are stored in.
     vq_dtype: as `dtype`, for the VQ decoder. The VQ encoder always runs in float32: in bfloat16 up to 6 % of the
       codes change.
-    remat: which activations of a layer are kept for the backward pass; a key of `layers.REMAT_POLICIES`.
+    remat: which activations of a layer are kept for the backward pass; a key of `layers.REMAT_POLICIES`; or 'auto', for
+      `training.rematerialisation.with_remat` to replace by one.
     unroll: how many layers one iteration of the layer loop holds (compile time against scheduling freedom).
     attention: the decoder's attention kernel, a key of `attention.IMPLEMENTATIONS`; or 'auto', for
       `attention_choice.choose` to replace by one.

@@ -13,14 +13,28 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from janus_jax.errors import InputError
+from janus_jax.models.attention_kernels import RESULTS
 from janus_jax.models.config import ComputeConfig
 from janus_jax.models.quantization import integer_product, weight_only_product
 
+# Of attention kernels that give their results no name (`attention_kernels.RESULTS`) the primitive whose results their
+# backward pass takes: of 'pallas', 'tokamax' and 'cudnn'.
+ATTENTION_PRIMITIVES = ('custom_vjp_call', 'remat_opt', 'dot_product_attention_fwd_wrapper')
+
+
+def _is_product(primitive: Any, *args: Any, **params: Any) -> bool:
+  """Whether results are those of matrix products without batch dimensions, or of attention's kernel."""
+  saveable = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(RESULTS)
+  )
+  return primitive.name in ATTENTION_PRIMITIVES or bool(saveable(primitive, *args, **params))
+
+
 # What the backward pass keeps of a layer, by name. 'none' keeps everything that XLA wants (no rematerialisation),
-# 'dots' the matrix products without batch dimensions (attention scores are recomputed), 'full' only layer inputs.
+# 'dots' what matrix products and attention's kernel give, 'full' only layer inputs.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
   'none': None,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': _is_product,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -94,7 +94,7 @@ FIELDS: Table = {
   'compute': {
     'dtype': COMPUTE_DTYPES,
     'vq_dtype': COMPUTE_DTYPES,
-    'remat': OneOf(tuple(REMAT_POLICIES)),
+    'remat': OneOf(('auto', *REMAT_POLICIES)),
     'unroll': Integer(1),
     'attention': KERNELS,
     'vision_attention': KERNELS,

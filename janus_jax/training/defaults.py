@@ -62,13 +62,15 @@ def default_config() -> ConfigDict:
   config.streams = 0
   config.max_bad_record_share = 0.01
 
-  # Numerics and memory (models.config.ComputeConfig). Attention 'auto': splash on TPUs, cuDNN's on GPUs, else chunked
-  # for long rows and xla for short ones.
+  # Numerics and memory (models.config.ComputeConfig). Attention 'auto': splash on TPUs; on GPUs tokamax where it is
+  # installed and the card is Hopper or Blackwell, else pallas, and cuDNN's for images; else chunked for long rows and
+  # xla for short ones. Rematerialisation 'auto': 'dots' where its formula says that it fits the accelerator
+  # (training/rematerialisation.py), else 'full'.
   config.compute = ConfigDict(
     {
       'dtype': 'bfloat16',
       'vq_dtype': 'float32',
-      'remat': 'full',
+      'remat': 'auto',
       'unroll': 1,
       'attention': 'auto',
       'vision_attention': 'auto',

@@ -1,5 +1,6 @@
 """Weights prepared for decoding: what rounding them to int8 saves and costs."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
+from janus_jax.inference import decoder as decoding
 from janus_jax.inference.cache import init_cache
 from janus_jax.inference.decoder import WEIGHTS, Decoder, make_decoder, prompt_positions
+from janus_jax.inference.image import NUM_BLOCKS, generate_codes
+from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params
 
@@ -73,3 +77,23 @@ def test_every_kernel_of_a_step_has_a_byte_per_weight(weights, dtype):
 def test_other_names_are_refused():
   with pytest.raises(InputError, match=f"weights are 'int4': expected one of {', '.join(WEIGHTS)}"):
     decoder('int4')
+
+
+def test_prompts_on_a_gpu_are_left_to_cudnn(monkeypatch):
+  """They are short and have no gradient, so that its mask costs nothing."""
+  monkeypatch.setattr(decoding, 'platform_of', lambda device: 'sm90')
+  compute = ComputeConfig(dtype='bfloat16', attention='auto')
+  asked = dataclasses.replace(decoder('full'), compute=compute)
+  assert asked.empty_cache((jnp.ones((2, LENGTH), bool),), 2, ()).kernel == 'cudnn'
+
+
+def test_codes_are_drawn_by_one_program_whose_loops_have_known_lengths():
+  """Whose host has nothing to read or to compute between steps, and which a GPU can run as CUDA graphs."""
+  mask = jnp.ones((2, LENGTH), bool)
+  arguments = decoder('full'), jnp.ones(mask.shape, jnp.int32), mask, jax.random.split(jax.random.key(0), 1)
+  traced = generate_codes.trace(*arguments, guidance=5.0, sampling=Sampling())
+  text = traced.lower(lowering_platforms=('cuda',)).as_text()
+  assert text.count('stablehlo.while') == NUM_BLOCKS
+  assert 'custom_call' not in text
+  compiled = traced.lower().compile().as_text()
+  assert compiled.count(' while(') == compiled.count('known_trip_count') >= NUM_BLOCKS

@@ -38,6 +38,14 @@ def test_no_flag_is_given_twice(path):
   assert len(flags) == len(set(flags))
 
 
+@pytest.mark.parametrize('accelerator', ACCELERATORS)
+def test_nothing_is_taken_out_of_cuda_graphs(accelerator):
+  """A list without + replaces XLA's own: what it leaves out cuts the graph of a decode step."""
+  name = '--xla_gpu_enable_command_buffer='
+  lists = [flag.removeprefix(name) for flag in values(accelerator, 'XLA_FLAGS') if flag.startswith(name)]
+  assert all(kind.startswith('+') for kinds in lists for kind in kinds.split(','))
+
+
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
   return subprocess.run(
     [sys.executable, '-c', code, *arguments],

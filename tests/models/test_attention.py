@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.models import attention_accelerators
-from janus_jax.models.attention import attention
+from janus_jax.models import attention_accelerators, attention_choice
+from janus_jax.models.attention import WHOLE, attention
 from janus_jax.models.attention_choice import AttentionShape, choose, platform_of, with_attention
 from janus_jax.models.attention_kernels import BLOCK, MAX_BLOCKS, Blocks, block_size, chunked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig
@@ -171,10 +171,12 @@ def test_images_are_whole_on_each_device(implementation):
   assert found[0].sharding.shard_shape(found[0].shape) == (1, 36, 2, 16)
 
 
-def test_cudnn_refuses_a_split_sequence():
+@pytest.mark.parametrize('implementation', WHOLE)
+def test_kernels_of_gpus_refuse_a_split_sequence(implementation):
   layout = ActivationLayout(make_mesh(MESH))
-  with pytest.raises(InputError, match="attention is 'cudnn': expected another where a mesh splits the sequence"):
-    results(*operands(256), None, causal=True, implementation='cudnn', layout=layout, names=DECODER)
+  message = f"attention is '{implementation}': expected another where a mesh splits the sequence"
+  with pytest.raises(InputError, match=message):
+    results(*operands(256), None, causal=True, implementation=implementation, layout=layout, names=DECODER)
 
 
 def test_a_part_of_the_queries_may_begin_anywhere():
@@ -214,6 +216,18 @@ def test_what_cudnn_is_asked_for_is_the_same_attention(packed, monkeypatch):
 LLAMA = AttentionShape(4096, 128, causal=True, packed=True, dtype='bfloat16')
 
 
+PROMPT = {'trained': False}
+IMAGES = {'length': 577, 'causal': False, 'packed': False}
+
+
+@pytest.fixture
+def tokamax(monkeypatch, request):
+  """Says whether tokamax is installed (parameter: what of it is), whatever is."""
+  installed = getattr(request, 'param', attention_choice.TOKAMAX_MODULES)
+  find = lambda name: types.SimpleNamespace() if name in installed else None  # noqa: E731
+  monkeypatch.setattr(attention_choice.importlib.util, 'find_spec', find)
+
+
 @pytest.mark.parametrize(
   ('platform', 'changes', 'expected'),
   [
@@ -221,36 +235,58 @@ LLAMA = AttentionShape(4096, 128, causal=True, packed=True, dtype='bfloat16')
     ('tpu', {'head_dim': 64, 'length': 576, 'causal': False, 'packed': False}, 'splash'),
     ('tpu', {'parts': 4}, 'splash'),
     ('tpu', {'parts': 4, 'length': 4352}, 'chunked'),  # Parts of 1088 positions: eight blocks of 128 and a half.
-    ('gpu', {}, 'cudnn'),
+    ('sm90', {}, 'tokamax'),
+    ('sm100', {'length': 4095}, 'tokamax'),
+    ('gpu', {}, 'pallas'),
+    ('gpu', {'length': 4095}, 'pallas'),
+    ('gpu', PROMPT, 'cudnn'),
+    ('sm90', PROMPT, 'cudnn'),
+    ('sm90', {**PROMPT, 'length': 601}, 'chunked'),
     ('gpu', {'dtype': 'float32'}, 'chunked'),
-    ('gpu', {'head_dim': 192}, 'chunked'),
+    ('sm90', {'dtype': 'float32'}, 'chunked'),
+    ('sm90', {'head_dim': 192}, 'chunked'),
     ('gpu', {'head_dim': 36, 'length': 80}, 'xla'),
-    ('gpu', {'length': 4095}, 'chunked'),
-    ('gpu', {'length': 577, 'causal': False, 'packed': False}, 'cudnn'),
-    ('gpu', {'parts': 2}, 'chunked'),
+    ('gpu', {'head_dim': 8}, 'chunked'),
+    ('gpu', IMAGES, 'cudnn'),
+    ('sm100', IMAGES, 'cudnn'),
+    ('sm90', {'parts': 2}, 'chunked'),
     ('cpu', {}, 'chunked'),
     ('cpu', {'length': 80}, 'xla'),
     ('cpu', {'length': 576, 'causal': False, 'packed': False}, 'xla'),
   ],
 )
+@pytest.mark.usefixtures('tokamax')
 def test_automatic_choice(platform, changes, expected):
   assert choose('auto', platform, dataclasses.replace(LLAMA, **changes)) == expected
+
+
+@pytest.mark.parametrize('tokamax', [(), ('tokamax',), ('jax_triton',)], indirect=True)
+@pytest.mark.usefixtures('tokamax')
+def test_without_tokamax_packed_rows_get_the_pallas_kernel():
+  assert choose('auto', 'sm90', LLAMA) == 'pallas'
+  with pytest.raises(InputError, match=r"attention 'tokamax' wants .*: expected `pip install janus_jax\[gpu\]`"):
+    choose('tokamax', 'sm90', LLAMA)
 
 
 @pytest.mark.parametrize(
   ('requested', 'platform', 'changes', 'message'),
   [
-    ('flash', 'tpu', {}, "attention is 'flash': expected one of auto, xla, chunked, splash, cudnn"),
-    ('xla', 'cuda', {}, "platform is 'cuda': expected one of cpu, gpu, tpu"),
+    ('flash', 'tpu', {}, "attention is 'flash': expected one of auto, xla, chunked, splash, cudnn, pallas, tokamax"),
+    ('xla', 'cuda', {}, "platform is 'cuda': expected one of cpu, gpu, sm90, sm100, tpu"),
     ('splash', 'cpu', {}, "attention 'splash' runs on a TPU only: the platform is cpu"),
     ('splash', 'tpu', {'parts': 4, 'length': 4352}, '4 parts of a multiple of 128 positions: there are 4352 in all'),
     ('cudnn', 'tpu', {}, "attention 'cudnn' runs on NVIDIA's GPUs since Ampere only: the platform is tpu"),
+    ('pallas', 'cpu', {}, "attention 'pallas' runs on NVIDIA's GPUs since Ampere only: the platform is cpu"),
+    ('tokamax', 'other', {}, "attention 'tokamax' runs on NVIDIA's GPUs since Ampere only: the platform is other"),
     ('cudnn', 'gpu', {'dtype': 'float32'}, 'wants bfloat16 or float16: the dtype is float32'),
-    ('cudnn', 'gpu', {'head_dim': 36}, 'wants heads of a multiple of 8 up to 128 dimensions: they have 36'),
+    ('pallas', 'gpu', {'head_dim': 36}, 'wants heads of a multiple of 8 from 16 to 128 dimensions: they have 36'),
     ('cudnn', 'gpu', {'length': 4095}, 'wants an even number of positions: there are 4095'),
-    ('cudnn', 'gpu', {'parts': 2}, 'wants whole sequences: the mesh splits them into 2 parts'),
+    ('tokamax', 'sm90', {'parts': 2}, 'wants whole sequences: the mesh splits them into 2 parts'),
+    ('tokamax', 'gpu', {}, r"runs on Hopper and on data centres' Blackwell \(sm90, sm100\) only: the GPU is another"),
+    ('tokamax', 'sm90', {'causal': False}, 'wants causality where rows are packed'),
   ],
 )  # fmt: skip
+@pytest.mark.usefixtures('tokamax')
 def test_a_forced_choice_that_cannot_be_is_an_error(requested, platform, changes, message):
   with pytest.raises(InputError, match=message):
     choose(requested, platform, dataclasses.replace(LLAMA, **changes))
@@ -258,7 +294,7 @@ def test_a_forced_choice_that_cannot_be_is_an_error(requested, platform, changes
 
 @pytest.mark.parametrize('requested', ['xla', 'chunked'])
 def test_a_forced_choice_is_kept(requested):
-  for platform in ('cpu', 'gpu', 'tpu'):
+  for platform in ('cpu', 'gpu', 'sm90', 'tpu'):
     assert choose(requested, platform, LLAMA) == requested
 
 
@@ -267,18 +303,22 @@ def test_a_forced_choice_is_kept(requested):
   [
     ({'platform': 'cpu'}, 'cpu'),
     ({'platform': 'tpu'}, 'tpu'),
-    ({'platform': 'gpu', 'compute_capability': '9.0'}, 'gpu'),
-    ({'platform': 'gpu', 'compute_capability': '10.0'}, 'gpu'),
+    ({'platform': 'gpu', 'compute_capability': '8.0'}, 'gpu'),
+    ({'platform': 'gpu', 'compute_capability': '9.0'}, 'sm90'),
+    ({'platform': 'gpu', 'compute_capability': '10.3'}, 'sm100'),
+    ({'platform': 'gpu', 'compute_capability': '12.0'}, 'gpu'),
     ({'platform': 'gpu', 'compute_capability': '7.5'}, 'other'),
     ({'platform': 'gpu', 'compute_capability': 'gfx942'}, 'other'),
     ({'platform': 'METAL'}, 'other'),
   ],
 )
-def test_gpus_without_fused_attention_in_cudnn_get_plain_kernels(device, expected):
+@pytest.mark.usefixtures('tokamax')
+def test_gpus_without_fused_attention_get_plain_kernels(device, expected):
   platform = platform_of(types.SimpleNamespace(**device))
   assert platform == expected
   shape = AttentionShape(512, 64, causal=True, packed=True, dtype='bfloat16')
-  assert choose('auto', platform, shape) == {'gpu': 'cudnn', 'tpu': 'splash'}.get(platform, 'chunked')
+  written = {'gpu': 'pallas', 'sm90': 'tokamax', 'sm100': 'tokamax', 'tpu': 'splash'}
+  assert choose('auto', platform, shape) == written.get(platform, 'chunked')
 
 
 def test_each_tower_has_its_own_choice():
@@ -294,5 +334,7 @@ def test_each_tower_has_its_own_choice():
 
 
 def test_an_implementation_that_nobody_chose_is_an_error():
-  with pytest.raises(InputError, match="attention is 'auto': expected one of xla, chunked, splash, cudnn"):
+  with pytest.raises(
+    InputError, match="attention is 'auto': expected one of xla, chunked, splash, cudnn, pallas, tokamax"
+  ):
     attention(*operands(8)[:3], segments=None, causal=True, implementation='auto')
