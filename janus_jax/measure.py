@@ -13,6 +13,7 @@ import json
 import logging
 import pathlib
 
+import jax
 from absl import flags
 
 from janus_jax import cli
@@ -29,6 +30,8 @@ _PARTS = flags.DEFINE_list('parts', [], 'Names of those to measure; default: all
 
 
 def main() -> None:
+  # Only this process, which shapes of parameters are asked of: it must leave the device to its parts.
+  jax.config.update('jax_platforms', 'cpu')
   out = pathlib.Path(_OUT.value)
   machine = read_machine()
   parts = parts_for(machine, str(out / 'profiles'))

@@ -98,6 +98,19 @@ def _words(shape: AttentionShape) -> str:
 
 def _attention(name: str, shape: AttentionShape) -> Iterator[Check]:
   """Forward and gradients of a kernel, against the plain one with the same rounded inputs."""
+  named = zip(('forward', 'dq', 'dk', 'dv'), _results(name, shape, shape.dtype), _exact(shape), strict=True)
+  for what, found, exact in named:
+    difference = np.abs(found - exact).max() / np.abs(exact).max()
+    yield Check(f'attention {name}, {_words(shape)}, {what}', float(difference), KERNEL_TOLERANCE)
+
+
+@functools.cache
+def _exact(shape: AttentionShape) -> list[np.ndarray]:
+  return _results('xla', shape, 'float32')
+
+
+def _results(name: str, shape: AttentionShape, dtype: str) -> list[np.ndarray]:
+  """What a kernel gives for inputs that are rounded to the shape's dtype, and the gradients of q, k and v."""
   keys = jax.random.split(jax.random.key(0), 4)
   size = (ROWS, shape.length, HEADS, shape.head_dim)
   *inputs, weights = (jax.random.normal(key, size, jnp.float32).astype(shape.dtype) for key in keys)
@@ -105,20 +118,14 @@ def _attention(name: str, shape: AttentionShape) -> Iterator[Check]:
   real = np.ones((ROWS, shape.length), bool) if segments is None else np.asarray(segments) > 0
   weights = weights * real[..., None, None]  # Nobody reads what padding attends to.
 
-  def run(implementation: str, dtype: str) -> list[np.ndarray]:
-    @jax.jit
-    def outputs(q, k, v):
-      call = functools.partial(attention, segments=segments, causal=shape.causal, implementation=implementation)
-      mixed, pull = jax.vjp(call, q, k, v)
-      return [mixed * real[..., None, None], *pull(weights.astype(mixed.dtype))]
+  @jax.jit
+  def outputs(q, k, v):
+    call = functools.partial(attention, segments=segments, causal=shape.causal, implementation=name)
+    mixed, pull = jax.vjp(call, q, k, v)
+    return [mixed * real[..., None, None], *pull(weights.astype(mixed.dtype))]
 
-    with jax.default_matmul_precision('highest'):
-      return [np.asarray(x, np.float64) for x in outputs(*(x.astype(dtype) for x in inputs))]
-
-  named = zip(('forward', 'dq', 'dk', 'dv'), run(name, shape.dtype), run('xla', 'float32'), strict=True)
-  for what, found, exact in named:
-    difference = np.abs(found - exact).max() / np.abs(exact).max()
-    yield Check(f'attention {name}, {_words(shape)}, {what}', float(difference), KERNEL_TOLERANCE)
+  with jax.default_matmul_precision('highest'):
+    return [np.asarray(x, np.float64) for x in outputs(*(x.astype(dtype) for x in inputs))]
 
 
 def _segments(length: int) -> jax.Array:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ MEASURED, FAILED, LEFT_OUT = 'measured', 'failed', 'left out'
 # Of the memory that is sold; the rest is the runtime's.
 USABLE = 0.95
 BREATH = 10.0  # Seconds between lines of progress.
+LONGEST = 300  # Characters of an error.
 _OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'out of memory', 'OutOfMemory', 'Out of memory', 'killed by signal 9')
 
 
@@ -162,18 +164,22 @@ def _figures(printed: str) -> dict[str, Any] | None:
 
 
 def _error(code: int | None, limit: float, log: pathlib.Path) -> str:
-  """What a part failed with: the reason for its memory if it says so, else its last line; '' if it did not fail."""
+  """What a part failed with, '' if it did not fail: its own line, else the last of an exception, else its last one.
+
+  XLA's allocator tries less and less memory, and logs that, before a program runs: not a failure.
+  """
   if code == 0:
     return ''
   if code is None:
     return f'ended after {limit:.0f} s'
+  lines = log.read_text(errors='replace').splitlines()
   if code < 0 or code > 128:
     signals = {number.value: number.name for number in signal.Signals}
     number = -code if code < 0 else code - 128
-    return f'killed by signal {number} ({signals.get(number, "unknown")})'
-  lines = log.read_text(errors='replace').splitlines()
-  full = next((line for line in lines if any(words in line for words in _OUT_OF_MEMORY)), None)
-  return (full or _last_line(log) or f'exit code {code}').removeprefix('error: ').strip()[:300]
+    fatal = next((line for line in lines if re.match(r'F\d{4} |.*(Check failed|FATAL)', line)), '')
+    return f'killed by signal {number} ({signals.get(number, "unknown")}){f": {fatal}" if fatal else ""}'[:LONGEST]
+  named = [line for line in lines if re.match(r'error: |[\w.]*(Error|Exception)\b.*: ', line)]
+  return (named[-1] if named else _last_line(log) or f'exit code {code}').removeprefix('error: ').strip()[:LONGEST]
 
 
 def _last_line(log: pathlib.Path) -> str:
