@@ -128,6 +128,9 @@ class Layout(Protocol):
   def spec(self, name: str, shape: tuple[int, ...]) -> jax.sharding.PartitionSpec:
     """How the activation called `name` is split; an unknown name and a shape that does not divide are errors."""
 
+  def parameter(self, path: str) -> jax.sharding.PartitionSpec:
+    """How the parameter at a path is split."""
+
   def constrain(self, name: str, x: jax.Array) -> jax.Array:
     """The same values, split so."""
 

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.errors import InputError
-from janus_jax.sharding.rules import ACTIVATION_RULES, Rules, check_divides
+from janus_jax.sharding.rules import ACTIVATION_RULES, PARAMETER_RULES, Rules, check_divides, find_rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,10 @@ class ActivationLayout:
       raise InputError(f'activation {name!r} is covered by no sharding rule: expected one of {known}')
     check_divides(f'activation {name!r}', shape, found, self.mesh)
     return found
+
+  def parameter(self, path: str) -> PartitionSpec:
+    """How a parameter is split. Raises InputError if no rule covers it."""
+    return PARAMETER_RULES[find_rule(path, PARAMETER_RULES)][1]
 
   def constrain(self, name: str, x: jax.Array) -> jax.Array:
     """The same values, split as the rules say. Raises as `spec`."""

@@ -65,10 +65,17 @@ ACTIVATION_RULES: Rules = (
 )
 
 
-def ways(entry: str | tuple[str, ...] | None, mesh: jax.sharding.Mesh) -> int:
+Entry = str | tuple[str, ...] | None
+
+
+def mesh_axes(entry: Entry) -> tuple[str, ...]:
+  """The axes of a mesh that one entry of a PartitionSpec names."""
+  return (entry,) if isinstance(entry, str) else entry or ()
+
+
+def ways(entry: Entry, mesh: jax.sharding.Mesh) -> int:
   """Into how many parts one entry of a PartitionSpec splits its axis."""
-  names = (entry,) if isinstance(entry, str) else entry or ()
-  return math.prod(mesh.shape[name] for name in names)
+  return math.prod(mesh.shape[name] for name in mesh_axes(entry))
 
 
 def check_divides(what: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: jax.sharding.Mesh) -> None:
@@ -79,6 +86,14 @@ def check_divides(what: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: 
       raise InputError(
         f'{what} has {size} on axis {axis}: the mesh axis {name!r} of {ways(entry, mesh)} does not divide it'
       )
+
+
+def find_rule(path: str, rules: Rules) -> int:
+  """The index of the rule that decides about a parameter. Raises InputError if there is none."""
+  match = next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
+  if match is None:
+    raise InputError(f'parameter {path} is covered by no sharding rule')
+  return match
 
 
 def parameter_shardings(
@@ -94,9 +109,7 @@ def parameter_shardings(
   shardings = {}
   splits = mesh.shape['fsdp'] * mesh.shape['tensor'] > 1
   for path, shape in shapes.items():
-    match = next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
-    if match is None:
-      raise InputError(f'parameter {path} is covered by no sharding rule')
+    match = find_rule(path, rules)
     used.add(match)
     spec = rules[match][1]
     check_divides(f'parameter {path}', shape, spec, mesh)

@@ -4,21 +4,29 @@ Text is predicted by `lm_head`, codes by `gen_head`; begin-of-image predicts cod
 for a few positions at a time only, and only for those that count.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
-from janus_jax.models.config import ComputeConfig, JanusConfig, Layout
+from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
+from janus_jax.sharding.collectives import gather, over_axes, scatter
 from janus_jax.sharding.rules import ways
 from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels, take
+from janus_jax.training.state import flatten, unflatten
 
+Weights = Mapping[str, jax.Array]
+
+# Method of the model -> what its weights' paths begin with.
+HEADS = {'text_logits': 'language_model/lm_head/', 'image_logits': 'gen_head/'}
 _LOSSES = (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)
 
 
@@ -40,17 +48,65 @@ def kind_weights(batch: Batch) -> jax.Array:
   return jnp.stack([jnp.sum(batch['weights'] * (batch['losses'] == loss)) for loss in _LOSSES])
 
 
-LogitsOf = Callable[..., jax.Array]  # [B, t, D] -> float32[B, t, V].
+Head = Callable[[Weights, jax.Array], jax.Array]  # Weights and [B, t, D] -> float32[B, t, V].
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """Devices over which the loss of a head is spread: each has its own positions, and meanwhile whole weights.
+
+  Attributes:
+    mesh: of all devices.
+    rows: what splits rows, an entry of a PartitionSpec.
+    positions: what splits the positions of a row.
+    weights: (path, how it is split) of the head's weights.
+  """
+
+  mesh: jax.sharding.Mesh
+  rows: tuple[str, ...]
+  positions: str
+  weights: tuple[tuple[str, PartitionSpec], ...]
+
+  @property
+  def axes(self) -> tuple[str, ...]:
+    """Those of the mesh; what is split over others (`tensor`) is left to XLA."""
+    return (*self.rows, self.positions)
+
+  @property
+  def place(self) -> PartitionSpec:
+    """Where [R, C, ...] lies."""
+    return PartitionSpec(self.rows, self.positions)
+
+  def specs(self, paths: Iterable[str]) -> dict[str, PartitionSpec]:
+    """How weights are split over `axes`."""
+    specs = dict(self.weights)
+    return {path: over_axes(specs[path], self.axes) for path in paths}
+
+  def over(self, function: Callable[..., Any], arrays: int, weights: Iterable[str], results: Any) -> Callable[..., Any]:
+    """A function of a number, so many arrays [R, C, ...] and weights, run by each device for what it holds of them."""
+    places = (PartitionSpec(), *(self.place,) * arrays, self.specs(weights))
+    axes = set(self.axes)
+    return jax.shard_map(function, mesh=self.mesh, in_specs=places, out_specs=results, axis_names=axes, check_vma=False)
+
+  def gather(self, weights: Weights, dtype: jnp.dtype) -> dict[str, jax.Array]:
+    """On a device: whole weights of its parts, those that are split in the dtype that they are multiplied in."""
+    specs = self.specs(weights)
+    return {path: gather(x.astype(dtype) if any(specs[path]) else x, specs[path]) for path, x in weights.items()}
+
+  def scatter(self, sums: Weights) -> dict[str, jax.Array]:
+    """On a device: its parts of the sums over all devices."""
+    return {path: scatter(x, spec, self.axes) for (path, spec), x in zip(self.specs(sums).items(), sums.values())}
 
 
 def cross_entropy(
-  logits_of: LogitsOf,
+  head: Head,
+  weights: Weights,
   hidden: jax.Array,
   targets: jax.Array,
   wanted: jax.Array,
   scales: jax.Array,
   chunk: int,
-  parts: tuple[int, int] = (1, 1),
+  spread: Spread | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """-log softmax(logits)[target] of each position that is wanted, and their scaled sum, which has a gradient.
 
@@ -58,68 +114,69 @@ def cross_entropy(
   others are never computed. Those of a chunk are made once, and its gradients on the spot: the sum is linear in them.
 
   Args:
-    logits_of: the head.
+    head: logits, from weights and hidden states.
+    weights: path -> array, of the head.
     hidden: [B, T, D].
     targets: int32[B, T].
     wanted: bool[B, T].
     scales: float32[B, T]; they have no gradient.
     chunk: positions of a row whose logits exist together. From T on all logits are computed, at once.
-    parts: into how many parts a mesh splits rows and positions.
+    spread: over which devices; None for one, or to leave it to XLA.
 
   Returns:
     float32[B, T], 0 where it is not wanted, without a gradient; float32[], the sum of scales * losses.
   """
   B, T = targets.shape
   if chunk >= T:
-    losses = jnp.where(wanted, _losses(logits_of, hidden, targets), 0.0)
+    losses = jnp.where(wanted, _losses(head, weights, hidden, targets), 0.0)
     return jax.lax.stop_gradient(losses), jnp.sum(scales * losses)
   # [B, T, ...] -> [R, C, L, ...]: what each of R x C devices holds lies along L.
-  R, C = parts
+  R, C = (1, 1) if spread is None else (ways(entry, spread.mesh) for entry in (spread.rows, spread.positions))
   chunks = -(-T // chunk)
   L = B * T // (R * C)
   size = -(-L // chunks)
 
-  def spread(x: jax.Array) -> jax.Array:
+  def split(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(R, B // R, C, T // C, *x.shape[2:]), 2, 1).reshape(R, C, L, *x.shape[2:])
 
-  order = jnp.argsort(~spread(wanted), axis=-1)
+  order = jnp.argsort(~split(wanted), axis=-1)
 
   def sorted_and_filled(x: jax.Array) -> jax.Array:
-    x = spread(x)
+    x = split(x)
     x = jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 3)), axis=2)
     return jnp.pad(x, [(0, chunks * size - L if axis == 2 else 0) for axis in range(x.ndim)])
 
-  needed = -(-jnp.max(jnp.sum(spread(wanted), axis=-1)) // size)
-  # What is differentiated has to be an argument; frozen weights are not, and get no gradient.
-  head, weights = jax.closure_convert(logits_of, jnp.zeros((R, C * size, hidden.shape[-1]), hidden.dtype))
+  needed = -(-jnp.max(jnp.sum(split(wanted), axis=-1)) // size)
   operands = [sorted_and_filled(x) for x in (hidden, targets, jnp.where(wanted, scales, 0.0))]
-  total, losses = _in_chunks(head, size, needed, *operands, weights)
+  total, losses = _in_chunks(head, size, spread, needed, *operands, weights)
   losses = jnp.take_along_axis(losses[:, :, :L], jnp.argsort(order, axis=-1), axis=2)
   losses = jnp.moveaxis(losses.reshape(R, C, B // R, T // C), 1, 2).reshape(B, T)
   return jax.lax.stop_gradient(jnp.where(wanted, losses, 0.0)), total
 
 
-def _losses(logits_of: LogitsOf, hidden: jax.Array, targets: jax.Array, *weights: jax.Array) -> jax.Array:
-  return optax.softmax_cross_entropy_with_integer_labels(logits_of(hidden, *weights), targets)
+def _losses(head: Head, weights: Weights, hidden: jax.Array, targets: jax.Array) -> jax.Array:
+  return optax.softmax_cross_entropy_with_integer_labels(head(weights, hidden), targets)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _in_chunks(
-  head: LogitsOf,
+  head: Head,
   size: int,
+  spread: Spread | None,
   needed: jax.Array,
   hidden: jax.Array,
   targets: jax.Array,
   scales: jax.Array,
-  weights: Sequence[jax.Array],
+  weights: Weights,
 ) -> tuple[jax.Array, jax.Array]:
   """The first `needed` chunks of `size` positions of each device: sum of scaled losses, and losses float32[R, C, L].
 
   A loop of as many turns as are needed has no gradient of its own: hence the rule below.
 
   Args:
-    head: its logits, from [R, C * size, D] and `weights`.
+    head: its logits, from `weights` and [1, size, D].
     size: positions of a chunk.
+    spread: over which devices.
     needed: int32, chunks.
     hidden: [R, C, L, D], L a multiple of `size`.
     targets: int32[R, C, L].
@@ -127,42 +184,60 @@ def _in_chunks(
     weights: of the head.
   """
 
-  def fill(i: jax.Array, found: jax.Array) -> jax.Array:
-    losses = _losses(head, _chunk(hidden, i, size), _chunk(targets, i, size), *weights)
-    return _with_chunk(found, losses, i, size)
+  def of_device(needed: jax.Array, hidden: jax.Array, targets: jax.Array, weights: Weights) -> jax.Array:
+    whole = weights if spread is None else spread.gather(weights, hidden.dtype)
 
-  found = jax.lax.fori_loop(0, needed, fill, jnp.zeros(targets.shape))
+    def fill(i: jax.Array, found: jax.Array) -> jax.Array:
+      losses = _losses(head, whole, _chunk(hidden, i, size), _chunk(targets, i, size))
+      return _with_chunk(found, losses, i, size)
+
+    return jax.lax.fori_loop(0, needed, fill, jnp.zeros(targets.shape))
+
+  if spread is not None:
+    of_device = spread.over(of_device, 2, weights, spread.place)
+  found = of_device(needed, hidden, targets, weights)
   return jnp.sum(scales * found), found
 
 
-def _in_chunks_forward(head, size, needed, hidden, targets, scales, weights):
-  def fill(i, carry):
-    found, dhidden, sums = carry
-    of_chunk = lambda h, *w: _losses(head, h, _chunk(targets, i, size), *w)  # noqa: E731
-    losses, pull = jax.vjp(of_chunk, _chunk(hidden, i, size), *weights)
-    more, *parts = pull(_chunk(scales, i, size))
-    sums = [total + part for total, part in zip(sums, parts)]
-    return _with_chunk(found, losses, i, size), _with_chunk(dhidden, more, i, size), sums
+def _in_chunks_forward(head, size, spread, needed, hidden, targets, scales, weights):
+  # A frozen weight gets no gradient.
+  trained = {path for path, weight in weights.items() if weight.perturbed}
+  needed, hidden, targets, scales = needed.value, hidden.value, targets.value, scales.value
+  weights = {path: weight.value for path, weight in weights.items()}
 
-  start = (jnp.zeros(targets.shape), jnp.zeros_like(hidden), [jnp.zeros(w.shape, jnp.float32) for w in weights])
-  found, dhidden, sums = jax.lax.fori_loop(0, needed, fill, start)
-  sums = [total.astype(w.dtype) for total, w in zip(sums, weights)]
-  return (jnp.sum(scales * found), found), (dhidden, sums)
+  def of_device(needed, hidden, targets, scales, weights):
+    whole = weights if spread is None else spread.gather(weights, hidden.dtype)
+    frozen = {path: weight for path, weight in whole.items() if path not in trained}
+    variables = {path: weight for path, weight in whole.items() if path in trained}
+
+    def fill(i, carry):
+      found, dhidden, sums = carry
+      of_chunk = lambda h, w: _losses(head, {**frozen, **w}, h, _chunk(targets, i, size))  # noqa: E731
+      losses, pull = jax.vjp(of_chunk, _chunk(hidden, i, size), variables)
+      more, parts = pull(_chunk(scales, i, size))
+      sums = {path: total + parts[path] for path, total in sums.items()}
+      return _with_chunk(found, losses, i, size), _with_chunk(dhidden, more, i, size), sums
+
+    sums = {path: jnp.zeros(weight.shape, jnp.float32) for path, weight in variables.items()}
+    start = (jnp.zeros(targets.shape), jnp.zeros_like(hidden), sums)
+    found, dhidden, sums = jax.lax.fori_loop(0, needed, fill, start)
+    # Over devices they are summed up once, after all chunks.
+    return found, dhidden, sums if spread is None else spread.scatter(sums)
+
+  if spread is not None:
+    of_device = spread.over(of_device, 3, weights, (spread.place, spread.place, spread.specs(trained)))
+  found, dhidden, sums = of_device(needed, hidden, targets, scales, weights)
+  sums = {path: total.astype(weights[path].dtype) for path, total in sums.items()}
+  return (jnp.sum(scales * found), found), (dhidden, {path: sums.get(path) for path in weights})
 
 
-def _in_chunks_backward(head, size, gradients, cotangents):
-  dhidden, sums = gradients
+def _in_chunks_backward(head, size, spread, gradients, cotangents):
   factor, _ = cotangents
-  return (
-    None,
-    dhidden * factor.astype(dhidden.dtype),
-    None,
-    None,
-    [total * factor.astype(total.dtype) for total in sums],
-  )
+  dhidden, sums = jax.tree.map(lambda x: x * factor.astype(x.dtype), gradients)
+  return None, dhidden, None, None, sums
 
 
-_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward, symbolic_zeros=True)
 
 
 def _chunk(x: jax.Array, i: jax.Array, size: int) -> jax.Array:
@@ -233,12 +308,11 @@ def row_losses(
   targets, losses, weights = batch['targets'], batch['losses'], batch['weights']
   is_code, counts = losses == GENERATION_LOSS, weights != 0
   scales = weights * sum(loss_weights[kind] * (losses == loss) for kind, loss in enumerate(_LOSSES))
-  parts = (1, 1) if compute.layout is None else _parts(compute.layout, targets.shape)
-  each = functools.partial(cross_entropy, hidden=hidden, scales=scales, chunk=chunk, parts=parts)
+  each = functools.partial(_head_loss, params, config, compute, hidden=hidden, scales=scales, chunk=chunk)
   # The other head's targets may lie outside of this one's vocabulary.
   of_text, of_codes = jnp.where(is_code, 0, targets), jnp.where(is_code, targets, 0)
-  text, text_sum = each(lambda h: apply(h, method='text_logits'), targets=of_text, wanted=counts & ~is_code)
-  codes, code_sum = each(lambda h: apply(h, method='image_logits'), targets=of_codes, wanted=counts & is_code)
+  text, text_sum = each('text_logits', targets=of_text, wanted=counts & ~is_code)
+  codes, code_sum = each('image_logits', targets=of_codes, wanted=counts & is_code)
   weighted = weights * (text + codes)
   sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
   return text_sum + code_sum, KindLosses(sums, kind_weights(batch))
@@ -267,7 +341,26 @@ def batch_losses(
   return jax.tree.map(lambda x: x.sum(0), jax.lax.map(losses_of, microbatches(rows, accumulation)))
 
 
-def _parts(layout: Layout, shape: tuple[int, int]) -> tuple[int, int]:
-  """Into how many parts the mesh splits rows and positions of logits."""
-  rows, positions, _ = layout.spec('logits', (*shape, 0))
-  return ways(rows, layout.mesh), ways(positions, layout.mesh)
+def _head_loss(
+  params: Any,
+  config: JanusConfig,
+  compute: ComputeConfig,
+  method: str,
+  *,
+  targets: jax.Array,
+  chunk: int,
+  **kwargs: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """`cross_entropy` of one of the model's heads."""
+  flat = flatten(params)
+  weights = {path: flat[path] for path in flat if path.startswith(HEADS[method])}
+  spread = None
+  if compute.layout is not None and compute.layout.mesh.size > 1 and chunk < targets.shape[1]:
+    rows, positions, _ = compute.layout.spec('logits', (*targets.shape, 0))
+    specs = tuple((path, compute.layout.parameter(path)) for path in sorted(weights))
+    spread = Spread(compute.layout.mesh, rows, positions, specs)
+    # Each device works for itself.
+    compute = dataclasses.replace(compute, layout=None)
+  model = Janus(config, compute)
+  head = lambda weights, h: model.apply({'params': unflatten(weights)}, h, method=method)  # noqa: E731
+  return cross_entropy(head, weights, targets=targets, chunk=chunk, spread=spread, **kwargs)

@@ -20,7 +20,7 @@ from janus_jax.models.config import ComputeConfig
 from janus_jax.planning_collectives import received_bytes
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import ROW_AXES, make_mesh
-from janus_jax.training.losses import cross_entropy
+from janus_jax.training.losses import Spread, cross_entropy
 from janus_jax.training.state import Placement, flatten, new_state, place_batch, start_state
 from janus_jax.training.step import jit_train_step
 
@@ -82,24 +82,28 @@ def test_losses_are_those_of_one_device(sizes, attention, loss_chunk, batch, on_
   np.testing.assert_allclose(found, on_one_device, rtol=1e-5)
 
 
-def test_what_counts_is_put_first_without_moving_it_between_devices():
-  """Sums over devices (of the head's gradient, of what counts) are all that a head's loss sends."""
+@pytest.mark.parametrize('chunk', [16, 4])
+def test_a_head_sends_its_weights_once_and_their_gradient_once_however_many_chunks(chunk):
   mesh = make_mesh({'fsdp': 4, 'context': 2})
-  layout = ActivationLayout(mesh)
   B, T, D, V = 8, 64, 16, 96
+  split = PartitionSpec(None, 'fsdp')
+  spread = Spread(mesh, ROW_AXES, 'context', (('kernel', split),))
 
-  def total(hidden, kernel, targets, wanted, scales):
-    logits_of = lambda h: layout.constrain('logits', h @ kernel.T)  # noqa: E731
-    return cross_entropy(logits_of, hidden, targets, wanted, scales, 16, (4, 2))[1]
+  def total(hidden, weights, targets, wanted, scales):
+    head = lambda weights, h: h @ weights['kernel'].T  # noqa: E731
+    return cross_entropy(head, weights, hidden, targets, wanted, scales, chunk, spread)[1]
 
   def given(spec, dtype, *shape):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
   rows = functools.partial(given, PartitionSpec(ROW_AXES, 'context'))
-  arguments = rows(jnp.float32, B, T, D), given(PartitionSpec(), jnp.float32, V, D)
+  arguments = rows(jnp.float32, B, T, D), {'kernel': given(split, jnp.float32, V, D)}
   arguments += rows(jnp.int32, B, T), rows(jnp.bool_, B, T), rows(jnp.float32, B, T)
   with jax.set_mesh(mesh):
     program = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*arguments).compile().as_text()
-  received = received_bytes(program)
-  assert received['all-reduce'] > 0
-  assert not any(size for kind, size in received.items() if kind != 'all-reduce')
+  received = received_bytes(program, turns=T // chunk)
+  size = 4 * V * D
+  assert received.pop('all-gather') == received.pop('reduce-scatter') == size * 3 // 4
+  # Of the part that a device keeps, over `context`; and how many chunks are needed.
+  assert size // 4 <= received.pop('all-reduce') < size // 4 + 100
+  assert not any(received.values())

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 from training import batches
 from training.batches import CONFIG
 
@@ -14,8 +16,9 @@ from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT
 from janus_jax.data.packing import make_batch
 from janus_jax.models.config import ComputeConfig
 from janus_jax.models.janus import Janus
+from janus_jax.sharding.mesh import ROW_AXES, make_mesh
 from janus_jax.training.image_encoding import image_features, split_pixels, with_codes, with_understood_codes
-from janus_jax.training.losses import batch_losses, cross_entropy, embed
+from janus_jax.training.losses import Spread, batch_losses, cross_entropy, embed
 
 B, T, D, V = 2, 23, 8, 50
 ALL = np.ones((B, T), bool)
@@ -28,8 +31,12 @@ def head_inputs(T=T):
   return hidden, kernel, rng.integers(0, V, (B, T)).astype(np.int32), rng.normal(size=(B, T)).astype(np.float32)
 
 
+def head(weights, hidden):
+  return hidden @ weights['kernel'].T
+
+
 def weighted_loss(hidden, kernel, targets, weights, chunk):
-  return cross_entropy(lambda h: h @ kernel.T, hidden, targets, ALL, weights, chunk)[1]
+  return cross_entropy(head, {'kernel': kernel}, hidden, targets, ALL, weights, chunk)[1]
 
 
 def test_cross_entropy_is_minus_log_softmax_at_the_target():
@@ -37,7 +44,7 @@ def test_cross_entropy_is_minus_log_softmax_at_the_target():
   logits = hidden.astype(np.float64) @ kernel.T.astype(np.float64)
   expected = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
   for chunk in (T, 5):
-    found, total = cross_entropy(lambda h: h @ kernel.T, hidden, targets, ALL, weights, chunk)
+    found, total = cross_entropy(head, {'kernel': kernel}, hidden, targets, ALL, weights, chunk)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(total, np.sum(weights * expected), rtol=1e-5)
 
@@ -73,13 +80,18 @@ def test_logits_of_all_positions_never_exist_together():
 
 
 @pytest.mark.parametrize('share', [0.0, 0.1, 0.6])
-@pytest.mark.parametrize(('chunk', 'parts'), [(1, (1, 1)), (5, (2, 1)), (6, (1, 2)), (7, (2, 2)), (24, (1, 1))])
-def test_only_what_is_wanted_is_summed_and_learned_from(share, chunk, parts):
+@pytest.mark.parametrize(
+  ('chunk', 'sizes'), [(1, {}), (5, {'fsdp': 2}), (6, {'context': 2}), (7, {'data': 2, 'context': 2}), (24, {})]
+)
+def test_only_what_is_wanted_is_summed_and_learned_from(share, chunk, sizes):
   hidden, kernel, targets, weights = head_inputs(24)
   wanted = np.random.default_rng(1).random(targets.shape) < share
 
+  mesh = make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])
+  spread = Spread(mesh, ROW_AXES, 'context', (('kernel', PartitionSpec(None, 'fsdp')),)) if sizes else None
+
   def summed(hidden, kernel):
-    found, total = cross_entropy(lambda h: h @ kernel.T, hidden, targets, wanted, weights, chunk, parts)
+    found, total = cross_entropy(head, {'kernel': kernel}, hidden, targets, wanted, weights, chunk, spread)
     # Twice: the gradient of the sum is not always asked for as it is.
     return 2 * total, found
 
@@ -102,12 +114,12 @@ def test_chunks_in_which_nothing_is_wanted_are_never_computed():
   wanted[0, 3:8] = wanted[1, -4:] = True  # 9 of 46, in 12 chunks of 4.
   calls = []
 
-  def logits_of(h):
+  def counted(weights, hidden):
     jax.debug.callback(lambda: calls.append(1))
-    return h @ kernel.T
+    return head(weights, hidden)
 
   def summed(hidden):
-    return cross_entropy(logits_of, hidden, targets, wanted, weights, 2)[1]
+    return cross_entropy(counted, {'kernel': kernel}, hidden, targets, wanted, weights, 2)[1]
 
   jax.block_until_ready(jax.jit(jax.grad(summed))(hidden))
   jax.effects_barrier()
