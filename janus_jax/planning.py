@@ -23,6 +23,7 @@ from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.observers import held_out_losses, static_arguments
 from janus_jax.planning_collectives import received_bytes
 from janus_jax.planning_figures import Figures, Work, figures
+from janus_jax.planning_ideal import ideal_bytes
 from janus_jax.planning_memory import Memory, held_bytes, memory_of, wanted_bytes
 from janus_jax.sharding.mesh import ROW_AXES, make_mesh, rows_split
 from janus_jax.sharding.topologies import Topology, abstract_devices
@@ -85,6 +86,7 @@ class StagePlan:
     setup: what it was compiled with.
     memory: of a device.
     received: bytes a device gets from others in a step, by kind of collective; None where it does not fit.
+    ideal: bytes that it would have to get at least (planning_ideal.py).
     figures: what follows from sizes.
     compile_seconds: on this machine.
   """
@@ -93,6 +95,7 @@ class StagePlan:
   setup: Setup
   memory: Memory
   received: Mapping[str, int] | None
+  ideal: int
   figures: Figures
   compile_seconds: float
 
@@ -222,7 +225,10 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     accumulation=setup.step.accumulation,
     state_bytes=held_bytes(state),
   )
-  return StagePlan(stage, setup, memory, received, figures(work, setup.topology, setup.mesh, received), seconds)
+  itemsize = jnp.dtype(setup.step.compute.dtype).itemsize
+  ideal = ideal_bytes(work, parameter_shapes(setup.start.model), setup.placement.params, trained, itemsize)
+  found = figures(work, setup.topology, setup.mesh, received)
+  return StagePlan(stage, setup, memory, received, ideal, found, seconds)
 
 
 def start_bytes(setup: Setup, index: int) -> int:

@@ -14,6 +14,8 @@ KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective
 # What a reduce-scatter is to the TPU compiler: a fusion of this name with an all-reduce, of which each device keeps its
 # part. Nothing but that part is sent to it.
 SCATTERED = 'all-reduce-scatter'
+# What two texts of one collective have in common, beside kind and result.
+SAME = r'channel_id=\d+|replica_groups=\S+(?: \{[^}]*\})?|op_name="[^"]*"'
 DTYPE_BITS = {'token': 0, 'pred': 8, 's4': 4, 'u4': 4, 'bf16': 16, 'f16': 16, 'f32': 32, 'f64': 64}
 
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
@@ -59,12 +61,13 @@ def received_bytes(hlo: str, turns: int = 1) -> dict[str, int]:
     kind = _kind(instruction)
     if kind is None:
       continue
-    # A TPU spreads one collective over several fusions, each of which has it in its text.
-    channel = re.search(r'channel_id=(\d+)', instruction.rest)
-    if channel and (kind, channel.group(1)) in seen:
-      continue
-    if channel:
-      seen.add((kind, channel.group(1)))
+    # A TPU spreads one collective over several fusions, each of which has it in its text. The channel alone does not
+    # tell collectives apart: all that come of one `shard_map` may have the same.
+    if 'channel_id=' in instruction.rest:
+      same = (kind, instruction.shape, *re.findall(SAME, instruction.rest))
+      if same in seen:
+        continue
+      seen.add(same)
     received = times * _received(kind, instruction)
     if kind == 'all-reduce' and computation.startswith(SCATTERED):
       totals['reduce-scatter'] += received // 2

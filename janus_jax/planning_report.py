@@ -80,6 +80,7 @@ def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
     'decoder_flops_per_step': found.flops.decoder,
     'executed_flops_per_step': found.executed_flops,
     'collective_bytes_per_device': None if plan.received is None else dict(plan.received),
+    'ideal_collective_bytes_per_device': plan.ideal,
     'compute_seconds': found.bound and found.bound.compute,
     'memory_seconds': found.bound and found.bound.memory,
     'network_seconds': found.bound and found.bound.network,
@@ -112,7 +113,7 @@ def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
     ('FLOPs per step', f'{found.flops.total:.3g}, {found.executed_flops:.3g} with what is computed twice'),
   ]
   if plan.received is not None:
-    lines.append(('received per device', _received(plan.received)))
+    lines.append(('received per device', _received(plan.received, plan.ideal)))
   if found.bound:
     bound = found.bound
     limits = f'compute {bound.compute:.3g}, memory {bound.memory:.3g}, network {bound.network:.3g}'
@@ -132,6 +133,6 @@ def _gib(size: int) -> str:
   return f'{size / GIB:.2f}'
 
 
-def _received(received: Mapping[str, int]) -> str:
+def _received(received: Mapping[str, int], ideal: int) -> str:
   kinds = ', '.join(f'{kind} {size / 1e9:.1f}' for kind, size in received.items() if size)
-  return f'{sum(received.values()) / 1e9:.1f} GB{": " if kinds else ""}{kinds}'
+  return f'{sum(received.values()) / 1e9:.1f} GB (ideal {ideal / 1e9:.1f}){": " if kinds else ""}{kinds}'

@@ -127,6 +127,9 @@ def test_plan_of_a_stage(monkeypatch):
   assert plan.received['all-gather'] > 0
   found = planning_report.to_json(plan, [], None)
   assert found['stage'] == 'stage3'
+  assert found['ideal_collective_bytes_per_device'] == plan.ideal
+  ideal = f'GB (ideal {plan.ideal / 1e9:.1f}): '
+  assert ideal in planning_report.to_text(plan, [], None)
   assert found['chips'] == found['devices'] == 8
   halves = dataclasses.replace(plan, setup=dataclasses.replace(plan.setup, topology=parse_topology('tpu7x-8')))
   found = planning_report.to_json(halves, [], None)

@@ -86,3 +86,18 @@ def test_a_tpus_reduce_scatter_is_counted_as_one():
   assert received_bytes(SCATTERED) == nothing | {'reduce-scatter': 4096 * 7 // 8}
   alone = SCATTERED.replace('%all-reduce-scatter.3', '%fused_computation.3')
   assert received_bytes(alone) == nothing | {'all-reduce': 2 * 4096 * 7 // 8}
+
+
+def test_collectives_of_one_channel_are_told_apart_and_two_texts_of_one_are_not():
+  """All that come of one `shard_map` have the same channel."""
+  given = "f32[256] all-gather(%x), channel_id=1, replica_groups=mesh['a'=2,'b'=4] {'a'}, dimensions={0}"
+  across = given.replace("] {'a'}", "] {'b'}")
+  lines = (
+    '  %x = f32[128] parameter(0)',
+    f'  %one = {given}, metadata={{op_name="gather"}}',
+    f'  %again = {given}, metadata={{op_name="gather"}}',
+    f'  %other = {across}, metadata={{op_name="gather"}}',
+    f'  ROOT %third = {given}, metadata={{op_name="another"}}',
+  )
+  program = '\n'.join(('ENTRY %main (x: f32[128]) -> f32[256] {', *lines, '}'))
+  assert received_bytes(program)['all-gather'] == 2 * 1024 // 2 + 1024 * 3 // 4
