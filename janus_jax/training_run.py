@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -200,8 +200,16 @@ def read_run(config: ConfigDict) -> RunConfig:
   )
 
 
-def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> StepConfig:
-  """What the step is compiled for.
+def read_step(
+  config: ConfigDict, model: JanusConfig, placement: Placement, stages: Sequence[Stage] | None = None
+) -> StepConfig:
+  """The settings that the step is compiled for.
+
+  Args:
+    config: of a run.
+    model: architecture.
+    placement: mesh, and where parameters lie.
+    stages: that it is to fit the memory in; None: all of the run.
 
   Raises:
     InputError: rules that match nothing, a kernel that cannot be used, rows longer than the model's positions.
@@ -227,7 +235,8 @@ def read_step(config: ConfigDict, model: JanusConfig, placement: Placement) -> S
     config.loss_chunk,
     tuple(sorted(placement.params.items(), key=lambda item: item[0])),
   )
-  return with_remat(step, read_stages(config), placement, parameter_shapes(model), config.sequence_length)
+  stages = read_stages(config) if stages is None else stages
+  return with_remat(step, stages, placement, parameter_shapes(model), config.sequence_length)
 
 
 def open_start(config: ConfigDict) -> Checkpoint:

@@ -55,7 +55,7 @@ def _benchmark(machine: Machine, config: str, mode: str, *flags: str) -> tuple[s
 def _check(machine: Machine) -> Part:
   flags = ('--config.pretraining.model=tiny', '--config.sequence_length=512')
   command = _benchmark(machine, 'benchmarks/cpu', 'check', *flags)
-  return Part('check', 'Correct here', (command,), 40, 180)
+  return Part('check', 'Correct here', (command,), 40 if machine.platform == 'cpu' else 120, 240)
 
 
 def _small_parts(machine: Machine, profiles: str) -> list[Part]:
@@ -87,7 +87,7 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
   def images(name: str, title: str, config: str, model: JanusConfig, seconds: float, *flags: str) -> Part:
     command = _benchmark(machine, config, 'generate', *flags)
     # Weights exist twice while they are prepared.
-    return Part(name, title, (command,), seconds, 3 * seconds, 2 * stored_bytes(model))
+    return Part(name, title, (command,), seconds, 2 * seconds, 2 * stored_bytes(model))
 
   def training(
     name: str, title: str, config: str, stage: str, rows: tuple[int, ...], seconds: float, least: float, *flags: str
@@ -97,39 +97,39 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
       _benchmark(machine, config, 'train', f'--stage={stage}', f'{setting}={count * machine.devices}', *flags)
       for count in rows
     )
-    return Part(name, title, commands, seconds, 3 * seconds, least / machine.devices)
+    return Part(name, title, commands, seconds, 2 * seconds, least / machine.devices)
 
   many = next(rows for least, rows in ROWS if machine.memory >= least * GIB)
   steps, traced = ('--steps=5', '--repeats=3'), f'--profile={profiles}'
   parts = [
     _check(machine),
     training(
-      'train_1b_stage2', 'Train 1B, Stage II', 'janus_pro_1b', 'stage2', many, 60, training_bytes(small, 4), *steps
+      'train_1b_stage2', 'Train 1B, Stage II', 'janus_pro_1b', 'stage2', many, 110, training_bytes(small, 4), *steps
     ),
     training(
-      'train_1b_stage3', 'Train 1B, Stage III', 'janus_pro_1b', 'stage3', many, 65, training_bytes(small, 4), *steps,
+      'train_1b_stage3', 'Train 1B, Stage III', 'janus_pro_1b', 'stage3', many, 120, training_bytes(small, 4), *steps,
       f'{traced}/train_1b_stage3',
     ),
     images(
-      'images_1b', 'Images, 1B', 'janus_pro_1b', small, 45, *decoding, '--batch=1,16', f'{traced}/images_1b'
+      'images_1b', 'Images, 1B', 'janus_pro_1b', small, 120, *decoding, '--batch=1,16', f'{traced}/images_1b'
     ),
-    images('images_7b', 'Images, 7B', 'janus_pro_7b', large, 60, *decoding, '--batch=1,16'),
-    images('images_7b_int8', 'Images, 7B, int8', 'janus_pro_7b', large, 50, *decoding, '--batch=1', '--weights=int8'),
+    images('images_7b', 'Images, 7B', 'janus_pro_7b', large, 150, *decoding, '--batch=1,16'),
+    images('images_7b_int8', 'Images, 7B, int8', 'janus_pro_7b', large, 100, *decoding, '--batch=1', '--weights=int8'),
   ]  # fmt: skip
   if machine.platform == 'gpu' and machine.devices == 1:
     parts += [
-      images('peer_images_1b', 'Images beside transformers, 1B', 'janus_pro_1b', small, 80, *peer, '--batch=1'),
+      images('peer_images_1b', 'Images beside transformers, 1B', 'janus_pro_1b', small, 120, *peer, '--batch=1'),
       training(
-        'peer_train_1b', 'Train beside transformers, 1B', 'janus_pro_1b', 'stage2', PEER_ROWS, 60,
+        'peer_train_1b', 'Train beside transformers, 1B', 'janus_pro_1b', 'stage2', PEER_ROWS, 120,
         training_bytes(small, 4), *peer, '--steps=3',
       ),
     ]  # fmt: skip
-  answers = images('answers_1b', 'Answers, 1B', 'janus_pro_1b', small, 40, '--repeats=3')
+  answers = images('answers_1b', 'Answers, 1B', 'janus_pro_1b', small, 80, '--repeats=3')
   command = tuple('--mode=understand' if word == '--mode=generate' else word for word in answers.commands[0])
   parts.append(dataclasses.replace(answers, commands=(command,)))
   least = training_bytes(large, 2)
   parts.append(
-    training('train_7b', 'Train 7B, Stage III', 'janus_pro_7b', 'stage3', LARGE_ROWS, 90, least, *steps, *lean)
+    training('train_7b', 'Train 7B, Stage III', 'janus_pro_7b', 'stage3', LARGE_ROWS, 130, least, *steps, *lean)
   )
   return parts
 

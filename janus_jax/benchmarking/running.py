@@ -58,9 +58,9 @@ def train(subject: Subject, stage: str | None, settings: Settings) -> dict[str, 
     check_same_loss(ours, its, LOSS_TOLERANCE[work.step.compute.dtype])
   memory = _memory()
   runs.insert(0, lambda: trainer.run(settings.steps))
-  kernels = _profile(lambda: trainer.run(1), settings)
   logging.info('%d runs of %d steps', settings.repeats, settings.steps)
   timings = time_in_turn(runs, settings.repeats)
+  kernels = _profile(lambda: trainer.run(1), settings)
   if other and not in_turn:
     timings += peer_timings
   timings = [timing.per(settings.steps) for timing in timings]
@@ -153,7 +153,6 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
       lambda decoder: inference.draw_codes(decoder, asked[first], guidance, Sampling(temperature=0.0)),
       lambda peer: peer.call('draw_codes', asked[first], first, guidance, 0.0),
     )
-  kernels = _profile(lambda: draw(request.batches[0]), settings)
 
   def row(batch: int) -> dict[str, Any]:
     runs: list[Run] = [functools.partial(draw, batch), functools.partial(decode, batch)]
@@ -182,9 +181,8 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
     return found
 
   found = {'mode': 'generate', **request.described(), 'guidance': guidance, 'prompt_tokens': request.words}
-  return (
-    found | about | rounding | {'images': [row(batch) for batch in request.batches]} | memory | kernels | environment()
-  )
+  found |= about | rounding | {'images': [row(batch) for batch in request.batches]}
+  return found | memory | _profile(lambda: draw(request.batches[0]), settings) | environment()
 
 
 def understand(subject: Subject, request: Request, settings: Settings) -> dict[str, Any]:
@@ -218,7 +216,6 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
       lambda decoder: inference.answer_tokens(decoder, asked[first], request.answer)[0],
       lambda peer: peer.call('answer_tokens', asked[first], request.answer),
     )
-  kernels = _profile(lambda: say(request.batches[0], request.answer), settings)
 
   def row(batch: int) -> dict[str, Any]:
     rest: list[float] = []
@@ -246,9 +243,8 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
 
   found = {'mode': 'understand', **request.described()}
   found |= {'prompt_tokens': request.words, 'answer_tokens': request.answer}
-  return (
-    found | about | rounding | {'answers': [row(batch) for batch in request.batches]} | memory | kernels | environment()
-  )
+  found |= about | rounding | {'answers': [row(batch) for batch in request.batches]}
+  return found | memory | _profile(lambda: say(request.batches[0], request.answer), settings) | environment()
 
 
 def scale_training(subject: Subject, stage: str | None, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
@@ -321,7 +317,10 @@ def _share(bytes_read: float, seconds: float) -> float | None:
 
 
 def _profile(run: Run, settings: Settings) -> dict[str, Any]:
-  """A trace of one run, and the operations of it that took longest; nothing where no trace is asked for."""
+  """A trace of one run, and the operations of it that took longest; nothing where no trace is asked for.
+
+  After everything else: on an H100 (jax 0.11.2) CUDA graphs failed to launch once a trace had been taken.
+  """
   if not settings.profile:
     return {}
   with jax.profiler.trace(settings.profile):

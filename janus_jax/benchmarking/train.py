@@ -86,7 +86,7 @@ def make_work(subject: Subject, stage: Stage, holds_codes: bool) -> Work:
     subject=subject,
     stage=stage,
     rate=float(max(rates)),
-    step=read_step(config, model, subject.placement),
+    step=read_step(config, model, subject.placement, (stage,)),
     batch=batch,
     trained=trained,
     counts=window.counts,

@@ -92,7 +92,10 @@ def step_bytes(
   length: int,
   remat: str,
 ) -> int:
-  """Bytes of a device at the worst moment of the largest step of a run, with the state of all that ever trains."""
+  """Bytes of a device at the worst moment of the largest step of a run, with the state of all that ever trains.
+
+  The gradient of `lm_head` is summed over chunks of logits in float32, whole on each device (losses.py).
+  """
   mesh, model, dtype = placement.mesh, step.model, step.compute.dtype
   decoder, encoder = kept_bytes(model, dtype, remat, mesh.shape['tensor'])
   trained, largest = frozenset(), 0.0
@@ -104,7 +107,8 @@ def step_bytes(
     patches = seen * encoder if any(path.startswith('vision_encoder/') for path in paths) else 0.0
     positions = stage.batch_size * length / (rows_split(mesh) * step.accumulation * mesh.shape['context'])
     largest = max(largest, positions * (decoder + patches + working_bytes(model, dtype)))
-  return state_bytes(step, trained, placement, shapes) + math.ceil(largest)
+  heads = 4 * model.language_model.vocab_size * model.language_model.width // mesh.shape['tensor']
+  return state_bytes(step, trained, placement, shapes) + heads + math.ceil(largest)
 
 
 def with_remat(
