@@ -142,6 +142,7 @@ class _Meeting:
     self._began = self._said = time.monotonic()
     self._lines: dict[socket.socket, _Lines] = {}
     self._there: dict[socket.socket, dict[str, Any]] = {}
+    self._wrong = ''
     server.setblocking(False)
 
   def __enter__(self) -> '_Meeting':
@@ -160,8 +161,10 @@ class _Meeting:
         self._hear(ready)
     missing = sorted(set(range(self._count)) - {hello['process'] for hello in self._there.values()})
     now = time.monotonic()
-    if wrong := self._what_is_wrong():
-      self._tell(error=wrong)
+    # Kept: those it is wrong with leave as soon as they know.
+    self._wrong = self._wrong or self._what_is_wrong()
+    if self._wrong:
+      self._tell(error=self._wrong)
     elif not missing:
       self._tell(met=True)
     elif now > self._began + self._patience:

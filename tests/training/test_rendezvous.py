@@ -53,6 +53,25 @@ def test_an_id_that_is_given_twice_ends_all(address, twice):
   assert re.match(rf'process_id {twice} is given twice \(on .*\): expected each of 0 to 2 once$', found)
 
 
+def test_who_comes_after_the_two_of_one_id_have_left_hears_of_them(address):
+  def say(index: int, key: str) -> socket.socket:
+    connection = socket.create_connection(parse_address(address), timeout=10)
+    connection.sendall(rendezvous._line({'process': index, 'count': 3, 'host': 'here', 'key': key}))
+    return connection
+
+  with rendezvous._Meeting(rendezvous._listen(parse_address(address)[1], 3), 3, patience=60) as meeting:
+    for others in (('a', 'b'), ()):
+      two = [say(2, key) for key in others]
+      late = say(1, 'c')
+      for _ in range(10):
+        meeting.serve()
+      for connection in (*two, late):
+        assert b'process_id 2 is given twice' in connection.recv(1000)
+        connection.close()
+      for _ in range(10):
+        meeting.serve()  # It notices that they have left.
+
+
 def test_another_number_of_processes_ends_all(address):
   (found,) = set(outcomes(address, (0, 2), (1, 3)))
   assert re.match(r'process 1 on .* has --num_processes=3: expected 2 as on process 0$', found)
