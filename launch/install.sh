@@ -6,12 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/usage.sh
 source launch/venv.sh
-case ${1:-} in
-  --help | -h)
-    usage
-    exit
-    ;;
-esac
+answer_help "$@"
 known=$(sed --quiet "s/^    '\([a-z0-9]*\)': .*/\1/p" setup.py)
 if [ $# != 1 ]; then
   wrong 'expected EXTRA[,EXTRA ...], e.g. tpu,gcs or gpu,gcs'

@@ -6,12 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/usage.sh
-case ${1:-} in
-  --help | -h)
-    usage
-    exit
-    ;;
-esac
+answer_help "$@"
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=.venv/bin/python
   [ -x "$PYTHON" ] || PYTHON=python3

@@ -4,12 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/usage.sh
-case ${1:-} in
-  --help | -h)
-    usage
-    exit
-    ;;
-esac
+answer_help "$@"
 source launch/venv.sh
 make_venv test
 

@@ -110,7 +110,7 @@ def _exact(shape: AttentionShape) -> list[np.ndarray]:
 
 
 def _results(name: str, shape: AttentionShape, dtype: str) -> list[np.ndarray]:
-  """What a kernel gives for inputs that are rounded to the shape's dtype, and the gradients of q, k and v."""
+  """Output of a kernel for inputs that are rounded to the shape's dtype, and gradients of q, k and v."""
   keys = jax.random.split(jax.random.key(0), 4)
   size = (ROWS, shape.length, HEADS, shape.head_dim)
   *inputs, weights = (jax.random.normal(key, size, jnp.float32).astype(shape.dtype) for key in keys)
@@ -137,7 +137,7 @@ def _segments(length: int) -> jax.Array:
 
 
 def _on(subject: Subject, config: ConfigDict, params: Any, device: jax.Device) -> Subject:
-  """The same model and parameters on one device."""
+  """Places the model, with these parameters, on one device."""
   placement = Placement.of(make_mesh({}, [device]), parameter_shapes(subject.model))
   return dataclasses.replace(subject, config=config, make_params=lambda: params, placement=placement)
 

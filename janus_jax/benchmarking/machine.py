@@ -32,7 +32,7 @@ FLAGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """Where parts run.
+  """Machine that parts run on.
 
   Attributes:
     platform: 'gpu', 'tpu', 'cpu' or another of jax's.

@@ -24,7 +24,7 @@ def to_text(found: Found) -> str:
 
 
 def to_markdown(found: Found) -> str:
-  """The same as a table, with the commands, and the longest operations of each trace.
+  """Markdown of the same table, of the commands, and of the longest operations of each trace.
 
   Args:
     found: content of figures.json.

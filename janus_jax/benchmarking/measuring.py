@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'out of memory', 'OutOfMemory', 'Out of 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What came of a part.
+  """Result of a part.
 
   Attributes:
     part: its name.
@@ -63,7 +63,7 @@ def measure(parts: Sequence[Part], machine: Machine, minutes: float, out: pathli
     out: directory, made if missing; what an earlier call measured of other parts is kept.
 
   Returns:
-    what came of each part.
+    the result of each part.
 
   Raises:
     OSError: `out` cannot be written, before anything runs.
@@ -84,7 +84,7 @@ def measure(parts: Sequence[Part], machine: Machine, minutes: float, out: pathli
 
 
 def _earlier(out: pathlib.Path, machine: Machine, names: set[str]) -> list[Result]:
-  """What was measured on the same machine of parts that are not among `names`."""
+  """Reads the results on the same machine of parts that are not among `names`."""
   try:
     found = json.loads((out / 'figures.json').read_text())
     same = found['machine'] == dataclasses.asdict(machine)

@@ -1,11 +1,63 @@
 """Parts of an array put together, and sums taken apart, by each device for itself (inside of `jax.shard_map`)."""
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from janus_jax.sharding.rules import mesh_axes
+
+Weights = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """Devices over which the loss of a head is spread: each has its own positions, and meanwhile whole weights.
+
+  Attributes:
+    mesh: of all devices.
+    rows: what splits rows, an entry of a PartitionSpec.
+    positions: what splits the positions of a row.
+    weights: (path, how it is split) of the head's weights.
+  """
+
+  mesh: jax.sharding.Mesh
+  rows: tuple[str, ...]
+  positions: str
+  weights: tuple[tuple[str, PartitionSpec], ...]
+
+  @property
+  def axes(self) -> tuple[str, ...]:
+    """Those of the mesh; what is split over others (`tensor`) is left to XLA."""
+    return (*self.rows, self.positions)
+
+  @property
+  def place(self) -> PartitionSpec:
+    """Where [R, C, ...] lies."""
+    return PartitionSpec(self.rows, self.positions)
+
+  def specs(self, paths: Iterable[str]) -> dict[str, PartitionSpec]:
+    """How weights are split over `axes`."""
+    specs = dict(self.weights)
+    return {path: over_axes(specs[path], self.axes) for path in paths}
+
+  def over(self, function: Callable[..., Any], arrays: int, weights: Iterable[str], results: Any) -> Callable[..., Any]:
+    """A function of a number, so many arrays [R, C, ...] and weights, run by each device for what it holds of them."""
+    places = (PartitionSpec(), *(self.place,) * arrays, self.specs(weights))
+    axes = set(self.axes)
+    return jax.shard_map(function, mesh=self.mesh, in_specs=places, out_specs=results, axis_names=axes, check_vma=False)
+
+  def gather(self, weights: Weights, dtype: jnp.dtype) -> dict[str, jax.Array]:
+    """On a device: whole weights of its parts, those that are split in the dtype that they are multiplied in."""
+    specs = self.specs(weights)
+    return {path: gather(x.astype(dtype) if any(specs[path]) else x, specs[path]) for path, x in weights.items()}
+
+  def scatter(self, sums: Weights) -> dict[str, jax.Array]:
+    """On a device: its parts of the sums over all devices."""
+    return {path: scatter(x, spec, self.axes) for (path, spec), x in zip(self.specs(sums).items(), sums.values())}
 
 
 def over_axes(spec: PartitionSpec, axes: Collection[str]) -> PartitionSpec:

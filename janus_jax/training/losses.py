@@ -6,24 +6,21 @@ for a few positions at a time only, and only for those that count.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
 
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
-from janus_jax.sharding.collectives import gather, over_axes, scatter
+from janus_jax.sharding.collectives import Spread, Weights
 from janus_jax.sharding.rules import ways
 from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels, take
 from janus_jax.training.state import flatten, unflatten
-
-Weights = Mapping[str, jax.Array]
 
 # Method of the model -> what its weights' paths begin with.
 HEADS = {'text_logits': 'language_model/lm_head/', 'image_logits': 'gen_head/'}
@@ -49,53 +46,6 @@ def kind_weights(batch: Batch) -> jax.Array:
 
 
 Head = Callable[[Weights, jax.Array], jax.Array]  # Weights and [B, t, D] -> float32[B, t, V].
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-  """Devices over which the loss of a head is spread: each has its own positions, and meanwhile whole weights.
-
-  Attributes:
-    mesh: of all devices.
-    rows: what splits rows, an entry of a PartitionSpec.
-    positions: what splits the positions of a row.
-    weights: (path, how it is split) of the head's weights.
-  """
-
-  mesh: jax.sharding.Mesh
-  rows: tuple[str, ...]
-  positions: str
-  weights: tuple[tuple[str, PartitionSpec], ...]
-
-  @property
-  def axes(self) -> tuple[str, ...]:
-    """Those of the mesh; what is split over others (`tensor`) is left to XLA."""
-    return (*self.rows, self.positions)
-
-  @property
-  def place(self) -> PartitionSpec:
-    """Where [R, C, ...] lies."""
-    return PartitionSpec(self.rows, self.positions)
-
-  def specs(self, paths: Iterable[str]) -> dict[str, PartitionSpec]:
-    """How weights are split over `axes`."""
-    specs = dict(self.weights)
-    return {path: over_axes(specs[path], self.axes) for path in paths}
-
-  def over(self, function: Callable[..., Any], arrays: int, weights: Iterable[str], results: Any) -> Callable[..., Any]:
-    """A function of a number, so many arrays [R, C, ...] and weights, run by each device for what it holds of them."""
-    places = (PartitionSpec(), *(self.place,) * arrays, self.specs(weights))
-    axes = set(self.axes)
-    return jax.shard_map(function, mesh=self.mesh, in_specs=places, out_specs=results, axis_names=axes, check_vma=False)
-
-  def gather(self, weights: Weights, dtype: jnp.dtype) -> dict[str, jax.Array]:
-    """On a device: whole weights of its parts, those that are split in the dtype that they are multiplied in."""
-    specs = self.specs(weights)
-    return {path: gather(x.astype(dtype) if any(specs[path]) else x, specs[path]) for path, x in weights.items()}
-
-  def scatter(self, sums: Weights) -> dict[str, jax.Array]:
-    """On a device: its parts of the sums over all devices."""
-    return {path: scatter(x, spec, self.axes) for (path, spec), x in zip(self.specs(sums).items(), sums.values())}
 
 
 def cross_entropy(

@@ -192,6 +192,21 @@ def test_what_a_check_found_wrong_stands_in_the_table():
   assert '| Correct here, greedy codes | wrong: ValueError: no |' in to_markdown(found)
 
 
+def test_whoever_starts_the_parts_leaves_the_device_to_them(tmp_path):
+  """On an H100 it once held 59 of 80 GB. Here jax would fail on a platform that is not there."""
+  code = """
+from benchmarking.test_measuring import H100
+from janus_jax import cli, measure
+measure.read_machine = lambda: H100
+cli.run(measure.main)
+"""
+  environment = os.environ | {'JAX_PLATFORMS': 'cuda', 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tests"}'}
+  command = [*python(code), '--minutes=0.001', f'--out={tmp_path}']
+  result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.count('left out: ') == len(parts_for(H100, ''))
+
+
 @pytest.mark.parametrize('machine', [MACHINE, H100, Machine('tpu', 'TPU v5 lite', 8, 16 * GIB, 'v', '')])
 def test_commands_of_parts_name_files_and_stages_that_exist(machine):
   parts = parts_for(machine, 'out/profiles')

@@ -15,8 +15,10 @@ from janus_jax.benchmarking.train import find_stage, make_work
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import make_mesh
+from janus_jax.training import rematerialisation
 from janus_jax.training.defaults import default_config, set_stages
 from janus_jax.training.state import Placement
+from janus_jax.training_run import read_step
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 SETTINGS = Settings(repeats=2, steps=1, peer=True)
@@ -236,6 +238,15 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(subject):
   placement = Placement.of(make_mesh({'data': 4}, jax.devices()[:4]), parameter_shapes(CONFIG))
   with pytest.raises(InputError, match=r'stages.packed.batch_size is 2: expected a multiple of 4'):
     running.train(dataclasses.replace(subject, placement=placement), 'packed', SETTINGS)
+
+
+def test_the_stage_that_is_measured_decides_alone_what_its_backward_pass_is_handed(subject, monkeypatch):
+  config = subject.config.copy_and_resolve_references()
+  config.compute.remat, config.stages.single.batch_size = 'auto', 10**6
+  both = dataclasses.replace(subject, config=config)
+  monkeypatch.setattr(rematerialisation, 'usable_bytes', lambda device: 10**9)
+  assert make_work(both, find_stage(both, 'packed'), True).step.compute.remat == 'dots'
+  assert read_step(config, CONFIG, subject.placement).compute.remat == 'full'
 
 
 def test_sizes_change_what_is_measured(subject):
