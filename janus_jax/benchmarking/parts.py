@@ -84,8 +84,8 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
   peer = ('--peer=transformers', '--nocompile_peer', '--repeats=1')
   lean = ('--config.optimizer.moment_dtype=bfloat16', '--config.optimizer.gradient_sum_dtype=bfloat16')
 
-  def images(name: str, title: str, config: str, model: JanusConfig, seconds: float, *flags: str) -> Part:
-    command = _benchmark(machine, config, 'generate', *flags)
+  def inference(name: str, title: str, mode: str, config: str, seconds: float, *flags: str) -> Part:
+    command, model = _benchmark(machine, config, mode, *flags), PRESETS[config]
     # Weights exist twice while they are prepared.
     return Part(name, title, (command,), seconds, 2 * seconds, 2 * stored_bytes(model))
 
@@ -110,28 +110,30 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
       'train_1b_stage3', 'Train 1B, Stage III', 'janus_pro_1b', 'stage3', many, 120, training_bytes(small, 4), *steps,
       f'{traced}/train_1b_stage3',
     ),
-    images(
-      'images_1b', 'Images, 1B', 'janus_pro_1b', small, 120, *decoding, '--batch=1,16', f'{traced}/images_1b'
+    inference(
+      'images_1b', 'Images, 1B', 'generate', 'janus_pro_1b', 120, *decoding, '--batch=1,16', f'{traced}/images_1b'
     ),
-    images('images_7b', 'Images, 7B', 'janus_pro_7b', large, 150, *decoding, '--batch=1,16'),
-    images('images_7b_int8', 'Images, 7B, int8', 'janus_pro_7b', large, 100, *decoding, '--batch=1', '--weights=int8'),
+    inference('images_7b', 'Images, 7B', 'generate', 'janus_pro_7b', 150, *decoding, '--batch=1,16'),
+    inference(
+      'images_7b_int8', 'Images, 7B, int8', 'generate', 'janus_pro_7b', 100, *decoding, '--batch=1', '--weights=int8'
+    ),
   ]  # fmt: skip
   if machine.platform == 'gpu' and machine.devices == 1:
     parts += [
-      images('peer_images_1b', 'Images beside transformers, 1B', 'janus_pro_1b', small, 120, *peer, '--batch=1'),
+      inference(
+        'peer_images_1b', 'Images beside transformers, 1B', 'generate', 'janus_pro_1b', 120, *peer, '--batch=1'
+      ),
       training(
         'peer_train_1b', 'Train beside transformers, 1B', 'janus_pro_1b', 'stage2', PEER_ROWS, 120,
         training_bytes(small, 4), *peer, '--steps=3',
       ),
     ]  # fmt: skip
-  answers = images('answers_1b', 'Answers, 1B', 'janus_pro_1b', small, 80, '--repeats=3')
-  command = tuple('--mode=understand' if word == '--mode=generate' else word for word in answers.commands[0])
-  parts.append(dataclasses.replace(answers, commands=(command,)))
   least = training_bytes(large, 2)
-  parts.append(
-    training('train_7b', 'Train 7B, Stage III', 'janus_pro_7b', 'stage3', LARGE_ROWS, 130, least, *steps, *lean)
-  )
-  return parts
+  return [
+    *parts,
+    inference('answers_1b', 'Answers, 1B', 'understand', 'janus_pro_1b', 80, '--repeats=3'),
+    training('train_7b', 'Train 7B, Stage III', 'janus_pro_7b', 'stage3', LARGE_ROWS, 130, least, *steps, *lean),
+  ]
 
 
 def stored_bytes(model: JanusConfig) -> float:
