@@ -53,9 +53,8 @@ def _rows(found: Found) -> Iterator[tuple[str, str]]:
     if figures:
       for detail, value in _DESCRIBED[figures['mode']](figures):
         yield f'{part["title"]}{detail}', value
-      load = figures.get('load_average_before', 0)
-      if load > BUSY and found['machine']['platform'] == 'cpu' and figures['mode'] != 'check':
-        yield f'{part["title"]}, busy machine', f'load average {load:.1f} before: not to be compared with anything'
+      if part['load'] > BUSY and found['machine']['platform'] == 'cpu' and figures['mode'] != 'check':
+        yield f'{part["title"]}, busy machine', f'load average {part["load"]:.1f} before: not to be compared'
 
 
 def _of_check(figures: Found) -> Iterator[tuple[str, str]]:

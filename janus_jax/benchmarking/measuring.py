@@ -41,6 +41,7 @@ class Result:
     command: that was run last, or would have been run.
     seconds: that it took in all.
     figures: what it printed; None without any.
+    load: average of the machine before the first part of the call, which is others' work.
     error: why it failed or was left out, '' otherwise.
   """
 
@@ -50,6 +51,7 @@ class Result:
   command: str
   seconds: float
   figures: dict[str, Any] | None
+  load: float
   error: str = ''
 
 
@@ -74,9 +76,10 @@ def measure(parts: Sequence[Part], machine: Machine, minutes: float, out: pathli
   results: list[Result] = []
   earlier = _earlier(out, machine, {part.name for part in parts})
   _write(out, machine, earlier)
+  load = os.getloadavg()[0]
   for index, part in enumerate(parts):
     logging.info('%d of %d: %s', index + 1, len(parts), part.title)
-    result = _run_part(part, machine, end, out / f'{part.name}.log')
+    result = _run_part(part, machine, end, load, out / f'{part.name}.log')
     logging.info('  %s in %.0f s%s', result.status, result.seconds, f': {result.error}' if result.error else '')
     results.append(result)
     _write(out, machine, earlier + results)
@@ -95,11 +98,11 @@ def _earlier(out: pathlib.Path, machine: Machine, names: set[str]) -> list[Resul
     raise InputError(f'{out}/figures.json: expected what an earlier call has written, or no such file') from None
 
 
-def _run_part(part: Part, machine: Machine, end: float, log: pathlib.Path) -> Result:
+def _run_part(part: Part, machine: Machine, end: float, load: float, log: pathlib.Path) -> Result:
   """Tries its commands until one fits the memory."""
   left = end - time.monotonic()
   shown = lambda command: ' '.join('python' if word == sys.executable else word for word in command)  # noqa: E731
-  result = Result(part.name, part.title, LEFT_OUT, shown(part.commands[0]), 0, None)
+  result = Result(part.name, part.title, LEFT_OUT, shown(part.commands[0]), 0, None, load)
   if part.memory > USABLE * machine.memory:
     need = f'needs {part.memory / GIB:.0f} GiB of memory: there are {machine.memory / GIB:.0f}'
     return dataclasses.replace(result, error=need)
@@ -112,7 +115,7 @@ def _run_part(part: Part, machine: Machine, end: float, log: pathlib.Path) -> Re
     figures, error = _figures(printed), _error(code, limit, log)
     status = FAILED if error or figures is None else MEASURED
     error = error or ('' if figures else 'printed no figures')
-    result = Result(part.name, part.title, status, shown(command), time.monotonic() - began, figures, error)
+    result = Result(part.name, part.title, status, shown(command), time.monotonic() - began, figures, load, error)
     enough = end - time.monotonic() > part.seconds
     if status == MEASURED or not enough or not any(words in error for words in _OUT_OF_MEMORY):
       break

@@ -65,16 +65,16 @@ def _small_parts(machine: Machine, profiles: str) -> list[Part]:
   peer = '--peer=transformers'
   return [
     _check(machine),
-    part('train_stage2', 'Train, Stage II', 25, 'train', '--stage=stage2', '--steps=1', '--repeats=3'),
+    part('train_stage2', 'Train, Stage II', 35, 'train', '--stage=stage2', '--steps=1', '--repeats=2'),
     part(
-      'train_stage3', 'Train, Stage III', 30, 'train', '--stage=stage3', '--steps=1', '--repeats=3',
+      'train_stage3', 'Train, Stage III', 45, 'train', '--stage=stage3', '--steps=1', '--repeats=2',
       f'--profile={profiles}/train_stage3',
     ),
-    part('images', 'Images', 30, 'generate', '--batch=1,4', '--repeats=1', f'--profile={profiles}/images'),
-    part('images_int8', 'Images, int8 weights', 40, 'generate', '--weights=int8_products', '--batch=1', '--repeats=1'),
-    part('peer_images', 'Images beside transformers', 60, 'generate', peer, '--batch=1', '--repeats=1'),
-    part('peer_train', 'Train beside transformers', 45, 'train', peer, '--stage=stage2', '--steps=1', '--repeats=2'),
+    part('images', 'Images', 60, 'generate', '--batch=1', '--repeats=2', f'--profile={profiles}/images'),
+    part('images_int8', 'Images, int8 weights', 45, 'generate', '--weights=int8_products', '--batch=1', '--repeats=1'),
     part('answers', 'Answers', 30, 'understand', '--batch=1', '--answer_tokens=64', '--repeats=2'),
+    part('peer_images', 'Images beside transformers', 80, 'generate', peer, '--batch=1', '--repeats=1'),
+    part('peer_train', 'Train beside transformers', 45, 'train', peer, '--stage=stage2', '--steps=1', '--repeats=2'),
   ]  # fmt: skip
 
 

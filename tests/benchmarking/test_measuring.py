@@ -27,6 +27,11 @@ ANSWERS = {
 SAYS = f'print({json.dumps(ANSWERS)!r})'
 
 
+@pytest.fixture(autouse=True)
+def idle(monkeypatch) -> None:
+  monkeypatch.setattr(os, 'getloadavg', lambda: (0.0, 0.0, 0.0))
+
+
 def python(code: str) -> tuple[str, ...]:
   return sys.executable, '-c', code
 
@@ -83,7 +88,10 @@ def test_parts_measured_earlier_on_this_machine_are_kept(tmp_path):
   measure([part(SAYS, name='first'), part('1/0', name='second')], MACHINE, 5, tmp_path)
   measure([part(SAYS, name='second')], MACHINE, 5, tmp_path)
   assert 'failed' not in table(tmp_path)
-  assert [line.split(',')[0].strip() for line in table(tmp_path).splitlines()[1:]] == ['first', 'second']
+  assert [line.split(',')[0].strip() for line in table(tmp_path).splitlines()[1:]] == [
+    'first',
+    'second',
+  ]
   measure([part(SAYS, name='second')], H100, 5, tmp_path)
   assert [line.split(',')[0].strip() for line in table(tmp_path).splitlines()[1:]] == ['second']
 
@@ -162,9 +170,11 @@ def test_real_commands_give_a_table(tmp_path):
   assert f'| {longest[0]["operation"]} | {longest[0]["seconds"]:.4g} | {longest[0]["calls"]} |' in markdown
 
 
-def test_times_of_a_busy_cpu_are_marked(tmp_path):
-  measure([part(SAYS.replace('"mode"', '"load_average_before": 2.25, "mode"'))], MACHINE, 5, tmp_path)
-  assert '  answers, busy machine  load average 2.2 before: not to be compared with anything' in table(tmp_path)
+def test_times_of_a_busy_cpu_are_marked(tmp_path, monkeypatch):
+  for load in (0.1, 2.25):
+    monkeypatch.setattr(os, 'getloadavg', lambda load=load: (load, 0, 0))
+    measure([part(SAYS)], MACHINE, 5, tmp_path)
+    assert ('answers, busy machine  load average 2.2 before: not to be compared' in table(tmp_path)) == (load > 1)
 
 
 def test_what_a_check_found_wrong_stands_in_the_table():
@@ -173,7 +183,13 @@ def test_what_a_check_found_wrong_stands_in_the_table():
     {'check': 'attention cudnn, images, dk', 'difference': 0.3, 'tolerance': 0.02, 'ok': False},
     {'check': 'greedy codes', 'difference': None, 'tolerance': 0.0, 'ok': False, 'error': 'ValueError: no'},
   ]
-  result = {'part': 'check', 'title': 'Correct here', 'command': 'x', 'figures': {'mode': 'check', 'checks': checks}}
+  result = {
+    'part': 'check',
+    'title': 'Correct here',
+    'command': 'x',
+    'load': 3.0,
+    'figures': {'mode': 'check', 'checks': checks},
+  }
   machine = {'platform': 'gpu', 'kind': 'H', 'devices': 2, 'memory': GIB, 'versions': 'v', 'note': 'a card is not seen'}
   found = {
     'date': 'today',
