@@ -23,7 +23,7 @@ from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.prompts import Template, find_template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.inference.decoder import Decoder, make_decoder
+from janus_jax.inference.decoder import Decoder, is_spread, make_decoder
 from janus_jax.inference.sampling import row_key
 from janus_jax.models.attention_choice import choose, of_images, platform_of
 from janus_jax.models.config import ComputeConfig, JanusConfig
@@ -92,8 +92,7 @@ def decoder_for(config: JanusConfig, params: dict, weights: str = 'full', cache_
   """`make_decoder` computing in the dtype that the decoder's parameters are stored in, with the device's kernels."""
   dtype = params['language_model']['final_norm']['scale'].dtype.name
   # XLA cannot split a TPU's kernel over the devices that the parameters lie on.
-  spread = any(isinstance(leaf, jax.Array) and len(leaf.devices()) > 1 for leaf in jax.tree.leaves(params))
-  requested = 'xla' if spread else 'auto'
+  requested = 'xla' if is_spread(params) else 'auto'
   kernel = choose(requested, platform_of(jax.devices()[0]), of_images(config, dtype))
   compute = ComputeConfig(dtype=dtype, attention=requested, vision_attention=kernel)
   return make_decoder(config, compute, params, weights, cache_dtype)

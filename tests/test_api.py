@@ -116,7 +116,7 @@ def test_what_is_rounded_reaches_the_decoder(model, text, monkeypatch):
   for (decoder, *_), _ in (*drawn, *said):
     assert decoder.cache_dtype == 'int8'
     assert decoder.compute.integer_products
-    assert decoder.layers[0]['attn']['q']['int8'].dtype == 'int8'
+    assert decoder.layers[0]['attn']['q_k_v']['int8'].dtype == 'int8'
   assert len(drawn) == len(said) == 1
   with pytest.raises(InputError, match="weights are 'int4': expected one of full"):
     janus_jax.generate_images(*model, [SHORT], weights='int4', **text)
@@ -144,11 +144,13 @@ def test_guidance_goes_from_the_unconditional_to_the_conditional_row(model, text
 
 
 def test_kernels_are_those_of_the_device_where_parameters_lie_on_one(checkpoint, model, monkeypatch):
-  """Of several devices, those that XLA can split."""
+  """Of several devices, those that XLA can split; and kernels are not joined, which would have to move then."""
   monkeypatch.setattr(api, 'platform_of', lambda device: 'tpu')
   spread = janus_jax.load(checkpoint, mesh=api.parse_mesh('fsdp=-1'))
-  found = [api.decoder_for(*either).compute for either in (model, spread)]
-  assert [(compute.attention, compute.vision_attention) for compute in found] == [('auto', 'splash'), ('xla', 'xla')]
+  found = [api.decoder_for(*either) for either in (model, spread)]
+  kernels = [(decoder.compute.attention, decoder.compute.vision_attention) for decoder in found]
+  assert kernels == [('auto', 'splash'), ('xla', 'xla')]
+  assert [set(decoder.layers[0]['attn']) for decoder in found] == [{'q_k_v', 'o'}, {'q', 'k', 'v', 'o'}]
 
 
 def test_a_mesh_draws_the_same(checkpoint, model, text):

@@ -2,7 +2,8 @@
 
 In training the layers are one stacked array that a loop slices. A decode step reads every weight once, so slicing would
 cost as much as the step itself; here each layer has its own arrays, and its kernels are prepared: laid out input first
-(`models.layers.input_first`), or rounded to int8 (`models.quantization`).
+(`models.layers.input_first`), or rounded to int8 (`models.quantization`), those of one input joined
+(`models.layers.linears`).
 
 A decode step takes as long as reading the weights does, so int8 pays in time what it saves in bytes: half of bfloat16.
 What it costs in accuracy, `benchmark --weights=int8` measures.
@@ -22,7 +23,7 @@ from janus_jax.inference.cache import KVCache, init_cache
 from janus_jax.models.attention_choice import choose, of_text, platform_of
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
-from janus_jax.models.layers import RMSNorm, input_first, rotary_tables
+from janus_jax.models.layers import RMSNorm, input_first, joined_name, rotary_tables
 from janus_jax.models.llama import LlamaBlock
 from janus_jax.models.quantization import quantize
 
@@ -35,6 +36,9 @@ WEIGHTS = ('full', 'int8', 'int8_products')
 # XLA's GPU compiler joins products of one input (of q, k and v, gate and up) where their weights are below 32 MB, as
 # the 1B's are. For that it copies all of these weights in each step, which takes longer than the step itself.
 COMPILER_OPTIONS = {'xla_gpu_dot_merger_threshold_mb': 0}
+
+# Module of a layer, and those of its kernels that multiply the same input.
+JOINED = (('attn', 'q', 'k', 'v'), ('mlp', 'gate', 'up'))
 
 
 @flax.struct.dataclass
@@ -77,8 +81,16 @@ class Decoder:
     return norm.apply({'params': self.rest['language_model']['final_norm']}, x), cache.advance(steps)
 
 
-def _prepared(params: Params, rounded: bool) -> Params:
-  """The same tree with what `Linear` takes in place of each kernel: `input_first`, or `int8` and `scale`."""
+def is_spread(params: Params) -> bool:
+  """Whether parameters lie on several devices."""
+  return any(isinstance(leaf, jax.Array) and len(leaf.devices()) > 1 for leaf in jax.tree.leaves(params))
+
+
+def _prepared(params: Params, rounded: bool, joined: bool = False) -> Params:
+  """The same tree with what `Linear` takes in place of each kernel: `input_first`, or `int8` and `scale`.
+
+  Where they are joined, those of a layer's JOINED become one.
+  """
   flat = {}
   for path, leaf in flax.traverse_util.flatten_dict(params).items():
     if path[-1] != 'kernel':
@@ -90,6 +102,10 @@ def _prepared(params: Params, rounded: bool) -> Params:
       flat[*path[:-1], 'int8'], flat[*path[:-1], 'scale'] = quantize(matrix.T)
     else:
       flat[*path[:-1], 'input_first'] = matrix
+  for parent, *names in JOINED if joined else ():
+    for leaf, axis in (('int8', 0), ('scale', 0)) if rounded else (('input_first', 1),):
+      parts = [flat.pop((parent, name, leaf)) for name in names]
+      flat[parent, joined_name(names), leaf] = jnp.concatenate(parts, axis)
   return flax.traverse_util.unflatten_dict(flat)
 
 
@@ -113,7 +129,9 @@ def make_decoder(
   rounded, depth = weights != 'full', config.language_model.depth
   language_model = dict(params['language_model'])
   stacked = language_model.pop('layers')
-  layers = tuple(_prepared(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), rounded) for i in range(depth))
+  # Joined, kernels that are split along their features would have to move in each step.
+  joined = not is_spread(params)
+  layers = tuple(_prepared(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), rounded, joined) for i in range(depth))
   language_model['lm_head'] = _prepared(language_model['lm_head'], rounded)
   rest = {**params, 'language_model': language_model, 'gen_head': _prepared(params['gen_head'], rounded)}
   compute = dataclasses.replace(compute, integer_products=weights == 'int8_products')

@@ -4,8 +4,9 @@ Axis letters: B batch, T query, S key, D model, F hidden, N heads, K kv heads, H
 Every module takes a `ComputeConfig`: parameters are created in `param_dtype` and used in `dtype`.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -123,6 +124,37 @@ class Linear(nn.Module):
 def dense(inputs: int, features: int, compute: ComputeConfig, **kwargs) -> Linear:
   """[..., inputs] -> [..., features]."""
   return Linear((features,), (inputs,), compute, **kwargs)
+
+
+def linears(
+  parent: nn.Module, x: jax.Array, features: dict[str, tuple[int, ...]], compute: ComputeConfig
+) -> list[jax.Array]:
+  """Products of one input with several kernels, without biases; to be called in `parent.__call__`.
+
+  A tree that is prepared for decoding may hold all of them as one `Linear` (`joined_name`): a decode step reads a large
+  kernel nearer to the memory's bandwidth than several small ones.
+
+  Args:
+    parent: the module that holds the kernels.
+    x: [..., D].
+    features: name of each `Linear` -> its features.
+    compute: dtypes.
+
+  Returns:
+    [..., *features] of each.
+  """
+  inputs = x.shape[-1:]
+  if not parent.has_variable('params', joined_name(features)):
+    return [Linear(shape, inputs, compute, use_bias=False, name=name)(x) for name, shape in features.items()]
+  sizes = [math.prod(shape) for shape in features.values()]
+  y = Linear((sum(sizes),), inputs, compute, use_bias=False, name=joined_name(features))(x)
+  parts = jnp.split(y, list(itertools.accumulate(sizes))[:-1], axis=-1)
+  return [part.reshape(*x.shape[:-1], *shape) for part, shape in zip(parts, features.values())]
+
+
+def joined_name(names: Iterable[str]) -> str:
+  """Name of the one `Linear` that stands for several: 'q_k_v'."""
+  return '_'.join(names)
 
 
 class RMSNorm(nn.Module):

@@ -22,9 +22,7 @@ class LlamaAttention(nn.Module):
   @nn.compact
   def __call__(self, x, rotary, segments, store: KeyValueStore | None, layer):
     D, N, K, H = self.config.width, self.config.num_heads, self.config.num_kv_heads, self.config.head_dim
-    q = layers.Linear((N, H), (D,), self.compute, use_bias=False, name='q')(x)
-    k = layers.Linear((K, H), (D,), self.compute, use_bias=False, name='k')(x)
-    v = layers.Linear((K, H), (D,), self.compute, use_bias=False, name='v')(x)
+    q, k, v = layers.linears(self, x, {'q': (N, H), 'k': (K, H), 'v': (K, H)}, self.compute)
     q, k = layers.rotate(q, rotary), layers.rotate(k, rotary)
     if store is None:
       kernel, layout = self.compute.attention, self.compute.layout
@@ -44,8 +42,7 @@ class LlamaMLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     D, F = self.config.width, self.config.mlp_dim
-    gate = layers.dense(D, F, self.compute, use_bias=False, name='gate')(x)
-    up = layers.dense(D, F, self.compute, use_bias=False, name='up')(x)
+    gate, up = layers.linears(self, x, {'gate': (F,), 'up': (F,)}, self.compute)
     hidden = self.compute.constrain('mlp', jax.nn.silu(gate) * up)
     return layers.dense(F, D, self.compute, use_bias=False, name='down')(hidden)
 

@@ -68,7 +68,7 @@ def kernels(decoder: Decoder) -> dict[str, jax.Array]:
 @pytest.mark.parametrize('weights', ['int8', 'int8_products'])
 def test_every_kernel_of_a_step_has_a_byte_per_weight(weights, dtype):
   full, rounded = (kernels(decoder(name, dtype)) for name in ('full', weights))
-  assert len(full) == len(rounded) == 7 * TINY.language_model.depth + 3  # q k v o gate up down; lm_head, fc1, fc2.
+  assert len(full) == len(rounded) == 4 * TINY.language_model.depth + 3  # q_k_v o gate_up down; lm_head, fc1, fc2.
   size = sum(leaf.size for leaf in full.values())
   assert sum(leaf.nbytes for leaf in rounded.values()) == size
   assert sum(leaf.nbytes for leaf in full.values()) == size * jnp.dtype(dtype).itemsize
