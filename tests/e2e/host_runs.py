@@ -8,6 +8,8 @@ import sys
 import time
 
 from conftest import FAST_COMPILE
+from e2e import forks
+from e2e.forks import Process
 from e2e.small_run import ROOT, write_start
 
 STREAMS = 4
@@ -34,7 +36,7 @@ def get_config():
 
 def launch(
   start: pathlib.Path, workdir: pathlib.Path, count: int, *flags: str, last: tuple[str, ...] = ()
-) -> list[subprocess.Popen]:
+) -> list[Process]:
   """As many processes of one run, each with one device; `last` are flags of the last one alone."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -49,7 +51,7 @@ def launch(
     command += last if index == count - 1 else ()
     log = open(f'{workdir}.{count}.{index}.log', 'w')  # noqa: SIM115
     processes.append(
-      subprocess.Popen([*command, *flags], cwd=ROOT, env=os.environ | cpu, stdout=log, stderr=subprocess.STDOUT)
+      forks.start([*command, *flags], cwd=ROOT, env=os.environ | cpu, stdout=log, stderr=subprocess.STDOUT)
     )
   return processes
 
@@ -58,12 +60,12 @@ def said(workdir: pathlib.Path, count: int, index: int) -> str:
   return pathlib.Path(f'{workdir}.{count}.{index}.log').read_text()
 
 
-def wait(workdir: pathlib.Path, processes: list[subprocess.Popen], code: int = 0) -> None:
+def wait(workdir: pathlib.Path, processes: list[Process], code: int = 0) -> None:
   for index, process in enumerate(processes):
     assert process.wait(PATIENCE) == code, said(workdir, len(processes), index)
 
 
-def wait_for_step(workdir: pathlib.Path, processes: list[subprocess.Popen], step: int) -> None:
+def wait_for_step(workdir: pathlib.Path, processes: list[Process], step: int) -> None:
   end = time.monotonic() + PATIENCE
   while not (workdir / 'checkpoints' / str(step)).exists():
     assert time.monotonic() < end

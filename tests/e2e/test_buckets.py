@@ -18,6 +18,8 @@ pytest.importorskip('sklearn')
 
 from bucket_server import INSTALLED, environment, free_port, serving
 from conftest import FAST_COMPILE
+from e2e import forks
+from e2e.forks import Process
 from e2e.small_run import ROOT, leaves, recipe, write_start
 
 import janus_jax
@@ -48,6 +50,8 @@ def start(bucket, tmp_path_factory) -> pathlib.Path:
   (directory / 'config.py').write_text(f"""
 import sys
 sys.path.insert(0, {str(ROOT / 'tests')!r})
+from e2e import forks
+from e2e.forks import Process
 from e2e.small_run import recipe
 
 def get_config():
@@ -59,9 +63,9 @@ def get_config():
   return directory
 
 
-def popen(start: pathlib.Path, command: list[str], log: pathlib.Path, **settings: str) -> subprocess.Popen:
+def popen(start: pathlib.Path, command: list[str], log: pathlib.Path, **settings: str) -> Process:
   cpu = {'XLA_FLAGS': FAST_COMPILE, 'JAX_PLATFORMS': 'cpu'}
-  return subprocess.Popen(
+  return forks.start(
     [sys.executable, '-m', *command],
     cwd=ROOT,
     env=os.environ | cpu | settings,
@@ -70,7 +74,7 @@ def popen(start: pathlib.Path, command: list[str], log: pathlib.Path, **settings
   )
 
 
-def train(start: pathlib.Path, workdir: str, log: pathlib.Path, *flags: str, **settings: str) -> subprocess.Popen:
+def train(start: pathlib.Path, workdir: str, log: pathlib.Path, *flags: str, **settings: str) -> Process:
   command = ['janus_jax.train', f'--config={start / "config.py"}', f'--workdir={workdir}', *flags]
   return popen(start, command, log, **settings)
 
@@ -202,7 +206,7 @@ def forbidden():
     server.shutdown()
 
 
-def assert_one_line(process: subprocess.Popen, log: pathlib.Path, *parts: str) -> None:
+def assert_one_line(process: Process | subprocess.Popen, log: pathlib.Path, *parts: str) -> None:
   assert process.wait(PATIENCE) == 1, log.read_text()
   (line,) = log.read_text().splitlines()
   for part in ('error: ', *parts):
@@ -212,7 +216,10 @@ def assert_one_line(process: subprocess.Popen, log: pathlib.Path, *parts: str) -
 def test_faults_are_one_line(bucket, start, forbidden, tmp_path):
   (tmp_path / 'blocked').mkdir()
   (tmp_path / 'blocked' / 'gcsfs.py').write_text('raise ImportError("not here")\n')
-  driver = train(start, f'{bucket}/new', tmp_path / 'driver', PYTHONPATH=str(tmp_path / 'blocked'))
+  blocked = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(tmp_path / 'blocked')}
+  command = [sys.executable, '-m', 'janus_jax.train', f'--config={start / "config.py"}', f'--workdir={bucket}/new']
+  with (tmp_path / 'driver').open('w') as log:
+    driver = subprocess.Popen(command, cwd=ROOT, env=blocked, stdout=log, stderr=subprocess.STDOUT)
   denied = train(start, f'{bucket}/new', tmp_path / 'denied', **forbidden)
   assert_one_line(driver, tmp_path / 'driver', f'{bucket}/new: ', 'pip install gcsfs')
   assert_one_line(denied, tmp_path / 'denied', f'{bucket}/new: ', 'no storage.objects.list access')

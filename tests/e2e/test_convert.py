@@ -14,6 +14,7 @@ pytest.importorskip('torch')
 pytest.importorskip('transformers')
 
 from conversion.checkpoints import assert_same_bits, huggingface_directory, state_dict
+from e2e import forks
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
-  return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, **options)
+  return forks.run(command(*arguments), cwd=ROOT, **options)
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import small_checkpoint
+from e2e import forks
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -93,7 +94,7 @@ def config_of(parts: dict[str, dict]) -> ConfigDict:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-  return subprocess.run([sys.executable, '-m', *arguments], capture_output=True, text=True)
+  return forks.run([sys.executable, '-m', *arguments])
 
 
 def test_a_look_at_the_data(entries, checkpoint, tmp_path):

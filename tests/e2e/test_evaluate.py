@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from e2e import forks
 
 from janus_jax import run_data, scoring
 from janus_jax.answering import Answer
@@ -46,7 +47,7 @@ WORLD = World()
 
 def run(verb: str, *arguments: str) -> subprocess.CompletedProcess:
   command = [sys.executable, '-m', f'janus_jax.{verb}', *arguments]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  return forks.run(command, cwd=ROOT)
 
 
 def write_random(directory: pathlib.Path, config=CONFIG) -> str:

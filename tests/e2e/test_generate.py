@@ -15,6 +15,7 @@ transformers = pytest.importorskip('transformers')
 
 import reference  # noqa: E402
 import small_checkpoint  # noqa: E402
+from e2e import forks  # noqa: E402
 
 from janus_jax import api, drawing, pictures  # noqa: E402
 from janus_jax.errors import InputError  # noqa: E402
@@ -25,7 +26,7 @@ PROMPTS = ['three red circles', 'a square']
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
   command = [sys.executable, '-m', 'janus_jax.generate', *arguments]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  return forks.run(command, cwd=ROOT)
 
 
 @pytest.fixture(scope='module')

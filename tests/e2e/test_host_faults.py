@@ -2,13 +2,13 @@
 
 import pathlib
 import resource
-import subprocess
 
 import numpy as np
 import pytest
 
 pytest.importorskip('sklearn')
 
+from e2e.forks import Process
 from e2e.host_runs import launch, said, wait, wait_for_step, write_recipe
 
 from janus_jax.training.metrics import read_metrics
@@ -54,7 +54,7 @@ def test_batches_without_a_finite_loss_are_skipped_and_counted(alone):
     assert (line['param_norm'] == lines[line['step'] - 2]['param_norm']) == (line['step'] in POISONED_STEPS)
 
 
-def fill_disk(workdir: pathlib.Path, processes: list[subprocess.Popen], index: int) -> None:
+def fill_disk(workdir: pathlib.Path, processes: list[Process], index: int) -> None:
   """From now on this process cannot make files grow. All are to end, and one of them for another's reason."""
   resource.prlimit(processes[index].pid, resource.RLIMIT_FSIZE, (ALMOST_NOTHING, ALMOST_NOTHING))
   wait(workdir, processes, 1)

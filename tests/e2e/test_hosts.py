@@ -18,7 +18,10 @@ from janus_jax.training.ownership import owned
 
 # A stage less than a run has: each process compiles each of them.
 STAGES = ('stage1', 'stage3')
-FLAG = f'--config.run={STAGES}'
+# Enough for a process to be stopped in the first stage, and for another to be lost in the second.
+LAST_STEPS = 3 * STEPS
+TOTAL = STEPS + LAST_STEPS
+FLAGS = (f'--config.run={STAGES}', f'--config.stages.stage3.steps={LAST_STEPS}')
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +42,7 @@ def counted(workdir: pathlib.Path) -> list[dict]:
 @pytest.fixture(scope='module')
 def alone(start, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('runs') / 'alone'
-  wait(workdir, launch(start, workdir, 1, FLAG))
+  wait(workdir, launch(start, workdir, 1, *FLAGS))
   return workdir
 
 
@@ -55,37 +58,45 @@ def assert_same_run(workdir: pathlib.Path, alone: pathlib.Path) -> None:
     np.testing.assert_allclose(found[path], leaf, atol=2e-3, err_msg=path)
 
 
-def test_two_processes_one_of_which_dies_and_four_go_on(start, alone, tmp_path):
-  """The other ends with the reason, and what any number of processes makes of the checkpoint is the same run."""
-  workdir = tmp_path / 'run'
-  processes = launch(start, workdir, 2, FLAG)
-  wait_for_step(workdir, processes, STEPS + 1)
-  processes[1].kill()
-  assert processes[0].wait(PATIENCE) == 1
-  lines = said(workdir, 2, 0).splitlines()
-  assert any('error: process 0 of 2: a process of the run has died' in line for line in lines), lines[-5:]
-  assert len(losses(workdir)) < len(STAGES) * STEPS
-  wait(workdir, launch(start, workdir, 4, FLAG))
-  assert 'resuming after step' in said(workdir, 4, 0)
-  assert_same_run(workdir, alone)
-
-
-def test_a_sigterm_to_one_of_them_stops_all_after_the_same_step(start, alone, tmp_path):
-  workdir = tmp_path / 'run'
-  processes = launch(start, workdir, 2, FLAG)
+def stop_by_sigterm(start: pathlib.Path, workdir: pathlib.Path) -> int:
+  """Two processes, one of which gets a SIGTERM: both end well, after the same step, which is returned."""
+  processes = launch(start, workdir, 2, *FLAGS)
   wait_for_step(workdir, processes, 1)
   processes[1].send_signal(signal.SIGTERM)
   wait(workdir, processes)
   stopped = losses(workdir)[-1][0]
-  assert stopped < len(STAGES) * STEPS
+  assert stopped < TOTAL - STEPS
   assert (workdir / 'checkpoints' / str(stopped)).exists()
-  wait(workdir, launch(start, workdir, 1, FLAG))
+  return stopped
+
+
+def lose_one(start: pathlib.Path, workdir: pathlib.Path, step: int) -> None:
+  """Four processes, one of which dies once a step is saved: the others end with the reason."""
+  processes = launch(start, workdir, 4, *FLAGS)
+  wait_for_step(workdir, processes, step)
+  processes[1].kill()
+  assert processes[0].wait(PATIENCE) == 1
+  for process in processes[2:]:
+    assert process.wait(PATIENCE) != 0
+  lines = said(workdir, 4, 0).splitlines()
+  assert any('error: process 0 of 4: a process of the run has died' in line for line in lines), lines[-5:]
+  assert any('resuming after step' in line for line in lines)
+  assert len(losses(workdir)) < TOTAL
+
+
+def test_a_run_of_two_processes_then_four_then_one_is_the_run_of_one(start, alone, tmp_path):
+  """Whatever ended the ones before."""
+  workdir = tmp_path / 'run'
+  stopped = stop_by_sigterm(start, workdir)
+  lose_one(start, workdir, max(stopped, STEPS) + 1)
+  wait(workdir, launch(start, workdir, 1, *FLAGS))
+  assert 'resuming after step' in said(workdir, 1, 0)
   assert_same_run(workdir, alone)
 
 
 def test_processes_with_other_settings_do_not_begin(start, tmp_path):
   workdir = tmp_path / 'run'
-  wait(workdir, launch(start, workdir, 2, FLAG, last=('--config.stages.stage1.learning_rate=0.003',)), 1)
+  wait(workdir, launch(start, workdir, 2, *FLAGS, last=('--config.stages.stage1.learning_rate=0.003',)), 1)
   reason = 'process 1 has another config: stages.stage1.learning_rate is 0.003: expected 0.002 as on process 0'
   for index in range(2):
     log = said(workdir, 2, index)
@@ -98,7 +109,7 @@ def test_what_one_process_refuses_none_begins(start, tmp_path):
   """Process 0 alone looks at who owns a workdir."""
   workdir = tmp_path / 'run'
   with owned(str(workdir)):
-    wait(workdir, launch(start, workdir, 2, FLAG), 1)
+    wait(workdir, launch(start, workdir, 2, *FLAGS), 1)
     reason = f'{workdir}: in use by pid {os.getpid()} on host'
     assert said(workdir, 2, 0).splitlines()[-1].startswith(f'error: process 0 of 2: {reason}')
     assert said(workdir, 2, 1).splitlines()[-1].startswith(f'error: process 1 of 2: process 0: {reason}')

@@ -1,13 +1,14 @@
 """The pretrained parts of the embedded world, from the command to a checkpoint that training can start from."""
 
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 pytest.importorskip('sklearn')
+
+from e2e import forks
 
 import janus_jax
 from janus_jax.data.tokenizer import Tokenizer
@@ -38,7 +39,7 @@ def test_the_parts_and_only_they_are_trained(tmp_path):
   recipe, output = tmp_path / 'short.py', tmp_path / 'parts'
   recipe.write_text(RECIPE)
   command = [sys.executable, '-m', 'janus_jax.pretrain', f'--config={recipe}', f'--output={output}']
-  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+  result = forks.run(command, cwd=ROOT, timeout=300)
   assert result.returncode == 0, result.stderr
   assert f'wrote {output} in ' in result.stderr
   config, params = janus_jax.load(str(output))

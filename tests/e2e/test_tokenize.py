@@ -15,6 +15,7 @@ pytest.importorskip('torch')
 pytest.importorskip('transformers')
 
 import small_checkpoint
+from e2e import forks
 from PIL import Image
 
 import janus_jax
@@ -37,7 +38,7 @@ def command(*arguments: str) -> list[str]:
 def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
   flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
   environment = {**os.environ, 'XLA_FLAGS': flags}
-  return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment)
+  return forks.run(command(*arguments), cwd=ROOT, env=environment)
 
 
 @pytest.fixture(scope='module')

@@ -20,6 +20,7 @@ pytest.importorskip('transformers')
 
 import reference  # noqa: E402
 import small_checkpoint  # noqa: E402
+from e2e import forks  # noqa: E402
 
 from janus_jax import answering, api  # noqa: E402
 from janus_jax.data.images import load_image  # noqa: E402
@@ -34,7 +35,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-  return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT)
+  return forks.run(command(*arguments), cwd=ROOT)
 
 
 @pytest.fixture(scope='module')
