@@ -5,12 +5,12 @@
 
 The paper's hardware: 16 nodes of 8 A100-40GB for 7 days. Not run here. Every number is from Table 1 of the Janus paper
 (arXiv 2410.13848) unless a comment says otherwise; README.md has what is assumed. ROOT holds the data
-(training/report_data.py); without `:ROOT` the embedded world stands in for it, digits for ImageNet and shapes for
+(runs/report_data.py); without `:ROOT` the embedded world stands in for it, digits for ImageNet and shapes for
 captioned images.
 """
 
+from janus_jax.runs.report_data import JANUS, use_report_data
 from janus_jax.training.defaults import default_config, set_stages
-from janus_jax.training.report_data import JANUS, use_report_data
 
 
 def get_config(root: str = ''):

@@ -4,12 +4,12 @@
         --config.init_from=vision_encoder=siglip-large-patch16-384,vq=vq_ds16_t2i.pt,language_model=deepseek-llm-7b-base
 
 The report's hardware: 32 nodes of 8 A100-40GB for 14 days. Not run here. Differs from the 1B in the length of Stage III
-(Table 2 of arXiv 2501.17811). ROOT holds the data (training/report_data.py); without `:ROOT` the embedded world stands
+(Table 2 of arXiv 2501.17811). ROOT holds the data (runs/report_data.py); without `:ROOT` the embedded world stands
 in for it.
 """
 
+from janus_jax.runs.report_data import JANUS_PRO, use_report_data
 from janus_jax.training.defaults import default_config, set_stages
-from janus_jax.training.report_data import JANUS_PRO, use_report_data
 
 
 def get_config(root: str = ''):

@@ -7,10 +7,10 @@ __version__ = '0.1.0'
 __all__ = ['__version__', 'answer', 'generate_images', 'load', 'load_tokenizer']
 
 _HOMES = {
-  'load': 'janus_jax.api',
-  'load_tokenizer': 'janus_jax.api',
-  'generate_images': 'janus_jax.drawing',
-  'answer': 'janus_jax.answering',
+  'load': 'janus_jax.runs.loading',
+  'load_tokenizer': 'janus_jax.runs.loading',
+  'generate_images': 'janus_jax.inference.generation',
+  'answer': 'janus_jax.inference.answering',
 }
 
 

@@ -14,7 +14,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from janus_jax.errors import InputError
-from janus_jax.training.recipes import read_recipe, unknown_field
+from janus_jax.runs.recipes import read_recipe, unknown_field
 from janus_jax.training.value_checks import Integer, Number, check_value
 
 INPUT_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
@@ -80,7 +80,7 @@ class _ConfigParser(flags.ArgumentParser):
   config: ConfigDict | None = None
 
   def parse(self, path: str) -> ConfigDict:
-    from janus_jax.training.config_checks import set_floats  # Commands without a recipe need none of what it imports.
+    from janus_jax.runs.config_checks import set_floats  # Commands without a recipe need none of what it imports.
 
     try:
       config = read_recipe(path)

@@ -7,7 +7,8 @@ Writes a contact sheet of examples as training sees them, and prints what each s
 
 from absl import flags
 
-from janus_jax import cli, data_checking
+from janus_jax import cli
+from janus_jax.runs import data_checking
 from janus_jax.training.value_checks import Integer
 
 _CONFIG = cli.define_config()

@@ -6,7 +6,7 @@
 
 PATH is a training workdir (its newest checkpoint is scored; WORKDIR@ema: its averages) or a checkpoint of any layout,
 of a model that was trained on the embedded world. Every answer and every generated image is right or wrong;
-percentages come with 95 % intervals that count prompts and images, not cases (evaluation/intervals.py). DIR gets
+percentages come with 95 % intervals that count prompts and images, not cases (reporting/intervals.py). DIR gets
 scores.txt (what is printed), scores.json (all scores and all cases), drawings.png (every generated image, framed green
 where it is right), pictures.npz.
 """
@@ -17,11 +17,15 @@ import time
 
 from absl import flags
 
-from janus_jax import api, cli, pictures, scoring
+from janus_jax import cli
 from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.inference import image_files
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.inference.requests import check_tokenizer
+from janus_jax.runs import loading
+from janus_jax.toy import scoring
 from janus_jax.training.value_checks import SEED, Integer, Number
 
 _CHECKPOINT = cli.define_path('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
@@ -62,12 +66,12 @@ def main() -> None:
   config = open_checkpoint(checkpoint).config
   run_config = scoring.read_run_config(checkpoint)
   settings = _settings(run_config.sampling)
-  tokenizer, template = api.load_tokenizer(checkpoint)
-  api.check_tokenizer(config, tokenizer)
+  tokenizer, template = loading.load_tokenizer(checkpoint)
+  check_tokenizer(config, tokenizer)
   if _OUT.value:
-    pictures.prepare_directory(_OUT.value)
+    image_files.prepare_directory(_OUT.value)
   start = time.perf_counter()
-  config, params = api.load(checkpoint, 'float32')
+  config, params = loading.load(checkpoint, 'float32')
   scored = scoring.score(config, params, run_config, tokenizer=tokenizer, template=template, **settings)
   seconds = time.perf_counter() - start
   found = {'checkpoint': absolute(checkpoint), 'settings': settings, **scoring.to_dict(scored)}

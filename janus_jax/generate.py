@@ -19,12 +19,16 @@ import jax
 import tqdm
 from absl import flags
 
-from janus_jax import api, cli, drawing, pictures, workdirs
+from janus_jax import cli
 from janus_jax.conversion.buckets import normalized
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import DTYPES
+from janus_jax.inference import generation, image_files
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.inference.requests import decoder_for
+from janus_jax.runs import loading, workdirs
+from janus_jax.sharding.mesh import parse_mesh
 from janus_jax.training.value_checks import SEED, Integer, Number
 
 _CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
@@ -63,7 +67,7 @@ _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per picture on s
 def _prompts() -> list[str]:
   if bool(_PROMPT.value) == bool(_PROMPTS_FILE.value):
     raise flags.Error('expected either --prompt or --prompts_file')
-  return _PROMPT.value or pictures.read_prompts(_PROMPTS_FILE.value)
+  return _PROMPT.value or image_files.read_prompts(_PROMPTS_FILE.value)
 
 
 @functools.cache  # A workdir may lie in a bucket, and every picture asks.
@@ -107,14 +111,14 @@ def main() -> None:
   prompts = _prompts()
   # Opening is quick; the weights are read once prompts and directory are known to be good.
   config = open_checkpoint(_CHECKPOINT.value).config
-  tokenizer, template = api.load_tokenizer(_CHECKPOINT.value)
-  rows = drawing.generation_rows(config, prompts, tokenizer, template)
-  mesh = api.parse_mesh(_MESH.value)
-  pictures.prepare_directory(_OUT.value)
+  tokenizer, template = loading.load_tokenizer(_CHECKPOINT.value)
+  rows = generation.generation_rows(config, prompts, tokenizer, template)
+  mesh = parse_mesh(_MESH.value)
+  image_files.prepare_directory(_OUT.value)
   report = _reporter(prompts)
   pairs = [(prompt, image) for prompt in range(len(prompts)) for image in range(_NUM_IMAGES.value)]
   finished = {
-    pair: pictures.finished_codes(_path(*pair), _settings(prompts, *pair), _OVERWRITE.value) for pair in pairs
+    pair: image_files.finished_codes(_path(*pair), _settings(prompts, *pair), _OVERWRITE.value) for pair in pairs
   }
   wanted = [pair for pair in pairs if finished[pair] is None]
   for pair in pairs:
@@ -122,7 +126,7 @@ def main() -> None:
       report(*pair, finished[pair])
   if wanted:
     _draw(prompts, rows, wanted, mesh, tokenizer.special.pad, report)
-  pictures.write_sheet(_OUT.value, [_path(*pair) for pair in pairs], _NUM_IMAGES.value)
+  image_files.write_sheet(_OUT.value, [_path(*pair) for pair in pairs], _NUM_IMAGES.value)
   logging.info('%s: %d pictures drawn, %d kept', _OUT.value, len(wanted), len(pairs) - len(wanted))
 
 
@@ -134,9 +138,9 @@ def _draw(
   pad_id: int,
   report: Callable[[int, int, list[int]], None],
 ) -> None:
-  loaded = api.load(_CHECKPOINT.value, _DTYPE.value, mesh)
-  images = drawing.stream_images(
-    api.decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value),
+  loaded = loading.load(_CHECKPOINT.value, _DTYPE.value, mesh)
+  images = generation.stream_images(
+    decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value),
     rows,
     wanted,
     pad_id=pad_id,
@@ -147,7 +151,7 @@ def _draw(
   with tqdm.tqdm(total=len(wanted), desc='drawing', unit='image', dynamic_ncols=True) as bar:
     for image in images:
       pair, codes = (image.prompt_index, image.image_index), image.codes.tolist()
-      pictures.save_picture(_path(*pair), image.pixels, codes, _settings(prompts, *pair))
+      image_files.save_picture(_path(*pair), image.pixels, codes, _settings(prompts, *pair))
       report(*pair, codes)
       bar.update()
 

@@ -12,8 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from janus_jax import cli
-from janus_jax.planning_report import plan_and_print
-from janus_jax.sharding.topologies import parse_topology, prepare_process
+from janus_jax.planning.report import plan_and_print
+from janus_jax.planning.topologies import parse_topology, prepare_process
 
 _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'Where, such as v5e-16.', required=True)

@@ -7,7 +7,9 @@ A real run takes these parts from others (`--config.init_from`, README). DIR bec
 
 from absl import flags
 
-from janus_jax import cli, embedded_parts
+from janus_jax import cli
+from janus_jax.runs.config_checks import check_config, check_parts
+from janus_jax.toy import parts
 
 _CONFIG = cli.define_config('Recipe with a `pretraining` section.')
 _OUTPUT = cli.define_path('output', None, 'Checkpoint directory to write.', required=True)
@@ -15,7 +17,9 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoi
 
 
 def main() -> None:
-  embedded_parts.write(_CONFIG.value, _OUTPUT.value, _OVERWRITE.value)
+  check_config(_CONFIG.value)
+  check_parts(_CONFIG.value)
+  parts.write(_CONFIG.value, _OUTPUT.value, _OVERWRITE.value)
 
 
 if __name__ == '__main__':

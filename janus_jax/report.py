@@ -16,10 +16,10 @@ from janus_jax import cli
 from janus_jax.conversion.buckets import absolute, local_files
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.errors import InputError
-from janus_jax.evaluation import report
-from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE, RUN_CONFIG_FILE
+from janus_jax.runs.workdirs import REVISION_FILE
+from janus_jax.toy import run_page
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
-from janus_jax.workdirs import REVISION_FILE, RUN_CONFIG_FILE
 
 _WORKDIR = cli.define_path('workdir', None, 'Training workdir.', required=True)
 _SCORES = cli.define_path('scores', None, 'Directory that janus_jax.evaluate wrote; none: a page without scores.')
@@ -96,8 +96,8 @@ def main() -> None:
     raise InputError(f'{metrics}: no such file: expected a training workdir')
   found = read_scores(_SCORES.value) if _SCORES.value is not None else ({}, np.zeros(0), np.zeros(0))
   scores, drawings, scenes = found
-  page = report.render(
-    report.Run(
+  page = run_page.render(
+    run_page.Run(
       title=_TITLE.value or f'Janus run {os.path.basename(absolute(_WORKDIR.value))}',
       metrics=read_metrics(metrics),
       scores=scores,

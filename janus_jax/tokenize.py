@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from janus_jax import cli, tokenizing
+from janus_jax import cli
 from janus_jax.data.resizing import RESIZES
 from janus_jax.data.sources.build import FILE_NAMES, SourceSpec, items, read_specs
 from janus_jax.data.sources.files import find_files
@@ -26,7 +26,8 @@ from janus_jax.data.sources.folder import ImageFolder
 from janus_jax.data.sources.identity import files_digest, folder_digest
 from janus_jax.data.sources.records import ToEncode
 from janus_jax.errors import InputError
-from janus_jax.training.recipes import read_recipe
+from janus_jax.runs import tokenizing
+from janus_jax.runs.recipes import read_recipe
 from janus_jax.training.value_checks import Integer, Number
 
 _INPUT = cli.define_path(

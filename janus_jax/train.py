@@ -5,12 +5,13 @@
 The same command again goes on where the newest checkpoint in DIR left off. The step is in training/step.py.
 
 On several hosts every one of them runs the command, with --distributed=auto; DIR and the data are theirs in common. DIR
-may be gs://BUCKET/...: see workdir_mirror.py.
+may be gs://BUCKET/...: see runs/workdir_mirror.py.
 """
 
 from absl import flags
 
-from janus_jax import cli, training_run
+from janus_jax import cli
+from janus_jax.runs import setup
 from janus_jax.training import hosts
 from janus_jax.training.value_checks import Integer
 
@@ -33,7 +34,7 @@ def main() -> None:
   which = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   hosts.start(_DISTRIBUTED.value, *which, dead_after=_DEAD_AFTER.value, patience=_WAIT.value)
   with hosts.ending_alone():
-    training_run.train(_CONFIG.value, _WORKDIR.value, force=_FORCE.value)
+    setup.train(_CONFIG.value, _WORKDIR.value, force=_FORCE.value)
 
 
 if __name__ == '__main__':

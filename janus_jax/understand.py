@@ -17,13 +17,17 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from janus_jax import answering, api, cli
+from janus_jax import cli
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import DTYPES
 from janus_jax.data.images import load_image
 from janus_jax.data.tokenizer import StreamDecoder, Tokenizer
+from janus_jax.inference import answering
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.inference.requests import decoder_for
+from janus_jax.runs import loading
+from janus_jax.sharding.mesh import parse_mesh
 from janus_jax.training.value_checks import SEED, Integer, Number
 
 _CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
@@ -67,12 +71,12 @@ def show(chunks: Iterator[list[int]], tokenizer: Tokenizer) -> list[int]:
 def main() -> None:
   # Opening is quick; the weights are read once the questions are known to be good.
   config = open_checkpoint(_CHECKPOINT.value).config
-  tokenizer, template = api.load_tokenizer(_CHECKPOINT.value)
+  tokenizer, template = loading.load_tokenizer(_CHECKPOINT.value)
   images = [load_image(path) for path in _IMAGE.value]
   texts = _QUESTION.value
   questions = answering.prepare_questions(config, [images] * len(texts), texts, tokenizer, template)
-  loaded = api.load(_CHECKPOINT.value, _DTYPE.value, api.parse_mesh(_MESH.value))
-  decoder = api.decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value)
+  loaded = loading.load(_CHECKPOINT.value, _DTYPE.value, parse_mesh(_MESH.value))
+  decoder = decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value)
   start = time.perf_counter()
   if len(questions) == 1 and sys.stdout.isatty() and not _JSON.value:
     special = tokenizer.special

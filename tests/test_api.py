@@ -16,10 +16,12 @@ import small_checkpoint
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
 import janus_jax
-from janus_jax import answering, api, drawing
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
+from janus_jax.inference import answering, generation, requests
 from janus_jax.inference.batching import device_batch_size
+from janus_jax.inference.requests import decoder_for
+from janus_jax.sharding.mesh import parse_mesh
 
 SHORT, LONG = 'three red circles', 'There are three, and a blue square. ' * 3
 
@@ -51,7 +53,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, name: st
   return calls
 
 
-def codes(images: list[list[drawing.GeneratedImage]]) -> np.ndarray:
+def codes(images: list[list[generation.GeneratedImage]]) -> np.ndarray:
   return np.array([[image.codes for image in row] for row in images])
 
 
@@ -90,16 +92,16 @@ def test_pictures_of_one_prompt_share_it_and_stay_as_they_are(model, text, monke
   """One prompt is given twice; resumed runs want any subset."""
   prompts, options = [SHORT, 'blue', SHORT], {'temperature': 1.0, 'num_images': 2, **text}
   alone = codes(janus_jax.generate_images(*model, prompts, batch_size=1, **options))
-  drawn = recorded(monkeypatch, drawing, 'generate_codes')
+  drawn = recorded(monkeypatch, generation, 'generate_codes')
   together = codes(janus_jax.generate_images(*model, prompts, batch_size=6, **options))
   np.testing.assert_array_equal(together, alone)
   # Two pictures of each of three prompts, though two are the same: two batches would take more steps.
   assert [(len(tokens), len(keys)) for (_, tokens, _, keys), _ in drawn] == [(6, 6)]
   assert len(np.unique(alone.reshape(6, -1), axis=0)) == 6
-  rows = drawing.generation_rows(model[0], prompts, **text)
+  rows = generation.generation_rows(model[0], prompts, **text)
   wanted = [(1, 0), (2, 1), (0, 0)]  # The row after the first is a copy of it.
-  stream = drawing.stream_images(
-    api.decoder_for(*model), rows, wanted, pad_id=text['tokenizer'].special.pad, temperature=1.0, batch_size=4
+  stream = generation.stream_images(
+    decoder_for(*model), rows, wanted, pad_id=text['tokenizer'].special.pad, temperature=1.0, batch_size=4
   )
   found = {(image.prompt_index, image.image_index): image.codes for image in stream}
   assert set(found) == set(wanted)
@@ -110,7 +112,7 @@ def test_pictures_of_one_prompt_share_it_and_stay_as_they_are(model, text, monke
 def test_what_is_rounded_reaches_the_decoder(model, text, monkeypatch):
   """And is what the same decoder draws and says; both calls end in functions that `decoder_for` feeds."""
   options = {'weights': 'int8_products', 'cache_dtype': 'int8'}
-  drawn, said = recorded(monkeypatch, drawing, 'generate_codes'), recorded(monkeypatch, answering, 'generate_text')
+  drawn, said = recorded(monkeypatch, generation, 'generate_codes'), recorded(monkeypatch, answering, 'generate_text')
   janus_jax.generate_images(*model, [SHORT], num_images=1, **options, **text)
   janus_jax.answer(*model, [[picture(0)]], ['What?'], max_new_tokens=2, **options, **text)
   for (decoder, *_), _ in (*drawn, *said):
@@ -127,8 +129,8 @@ def test_what_is_rounded_reaches_the_decoder(model, text, monkeypatch):
 def test_guidance_goes_from_the_unconditional_to_the_conditional_row(model, text, monkeypatch):
   """Weight 0 ignores the prompt (of equal length), weight 1 is none; either runs one row an image."""
   prompts = ['a red cube', 'a tan cube']
-  assert len({len(row) for row in drawing.generation_rows(model[0], prompts, **text)}) == 1
-  calls = recorded(monkeypatch, drawing, 'generate_codes')
+  assert len({len(row) for row in generation.generation_rows(model[0], prompts, **text)}) == 1
+  calls = recorded(monkeypatch, generation, 'generate_codes')
 
   def generated(prompt: str, weight: float) -> list[int]:
     images = janus_jax.generate_images(*model, [prompt], num_images=1, cfg_weight=weight, **text)
@@ -145,16 +147,16 @@ def test_guidance_goes_from_the_unconditional_to_the_conditional_row(model, text
 
 def test_kernels_are_those_of_the_device_where_parameters_lie_on_one(checkpoint, model, monkeypatch):
   """Of several devices, those that XLA can split; and kernels are not joined, which would have to move then."""
-  monkeypatch.setattr(api, 'platform_of', lambda device: 'tpu')
-  spread = janus_jax.load(checkpoint, mesh=api.parse_mesh('fsdp=-1'))
-  found = [api.decoder_for(*either) for either in (model, spread)]
+  monkeypatch.setattr(requests, 'platform_of', lambda device: 'tpu')
+  spread = janus_jax.load(checkpoint, mesh=parse_mesh('fsdp=-1'))
+  found = [decoder_for(*either) for either in (model, spread)]
   kernels = [(decoder.compute.attention, decoder.compute.vision_attention) for decoder in found]
   assert kernels == [('auto', 'splash'), ('xla', 'xla')]
   assert [set(decoder.layers[0]['attn']) for decoder in found] == [{'q_k_v', 'o'}, {'q', 'k', 'v', 'o'}]
 
 
 def test_a_mesh_draws_the_same(checkpoint, model, text):
-  spread = janus_jax.load(checkpoint, mesh=api.parse_mesh('tensor=2,fsdp=2,data=-1'))
+  spread = janus_jax.load(checkpoint, mesh=parse_mesh('tensor=2,fsdp=2,data=-1'))
   kernel = spread[1]['language_model']['lm_head']['kernel']
   assert kernel.addressable_shards[0].data.size == kernel.size // 4
   expected = janus_jax.generate_images(*model, [SHORT], num_images=1, **text)
@@ -238,7 +240,7 @@ def test_a_shared_encoder_is_asked_at_the_size_and_length_of_drawings(model, tex
 
 def test_an_answer_ends_before_the_end_token(model, text):
   special = text['tokenizer'].special
-  decoder = api.decoder_for(*model)
+  decoder = decoder_for(*model)
   questions = [answering.prepare_question(model[0], [], question, **text) for question in ('How many?', SHORT)]
 
   def answers(eos_id: int) -> list[list[int]]:
@@ -278,7 +280,7 @@ def test_float32_is_exact_only_inside_the_call(model, text):
   question = answering.prepare_question(model[0], [], SHORT, **text)
   with jax.default_matmul_precision('bfloat16'):
     stream = answering.stream_tokens(
-      api.decoder_for(*model), [question], [0], pad_id=special.pad, eos_id=special.eos, max_new_tokens=5
+      decoder_for(*model), [question], [0], pad_id=special.pad, eos_id=special.eos, max_new_tokens=5
     )
     next(stream)
     assert jax.config.jax_default_matmul_precision == 'bfloat16'
@@ -336,8 +338,8 @@ def test_the_tokenizer_of_another_checkpoint_is_refused(model, text, tmp_path):
 
 
 def test_mesh_text():
-  assert api.parse_mesh(None) is None
-  assert dict(api.parse_mesh('tensor=2,data=-1').shape) == {'data': 4, 'fsdp': 1, 'tensor': 2, 'context': 1}
+  assert parse_mesh(None) is None
+  assert dict(parse_mesh('tensor=2,data=-1').shape) == {'data': 4, 'fsdp': 1, 'tensor': 2, 'context': 1}
   for wrong in ('tensor', 'tensor=x', 'tensor=2,'):
     with pytest.raises(InputError, match='expected axis=number'):
-      api.parse_mesh(wrong)
+      parse_mesh(wrong)

@@ -9,35 +9,23 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / 'janus_jax'
+# Of each package, the others that it may import.
 ALLOWED = {
   'models': set(),
   'sharding': set(),
   'data': set(),
-  'inference': {'models'},
-  'training': {'models', 'sharding', 'data'},
-  'conversion': {'models', 'data'},
-  'evaluation': {'inference', 'data'},
-  'benchmarking': {
-    *('models', 'sharding', 'data', 'training', 'conversion', 'inference'),
-    *('ablation', 'evaluation'),  # Of both, what draws charts.
-    *('api', 'planning', 'revision', 'run_data', 'training_run', 'workdirs'),
-  },
-  # Puts whole runs together, as entry points do.
-  'ablation': {
-    *('models', 'sharding', 'data', 'training', 'conversion', 'evaluation'),
-    *(
-      'api',
-      'embedded_parts',
-      'observers',
-      'pictures',
-      'run_data',
-      'scoring',
-      'stored_codes',
-      'training_run',
-      'workdirs',
-    ),
-  },
+  'reporting': set(),
+  'conversion': {'models', 'sharding', 'data'},
+  'inference': {'models', 'data'},
+  'training': {'models', 'sharding', 'data', 'inference'},
 }
+CORE = set(ALLOWED)
+ALLOWED['toy'] = CORE
+ALLOWED['runs'] = {*CORE, 'toy'}
+# Never one another.
+ALLOWED |= {package: {*CORE, 'toy', 'runs'} for package in ('planning', 'ablation', 'benchmarking')}
+# The modules of `runs` that know of the toy world: where its data is opened, and where its fields are checked.
+KNOW_THE_TOY = {'datasets.py', 'config_checks.py'}
 # torch and transformers only inside functions that need them.
 NEVER_AT_TOP = {'torch', 'transformers', 'tensorflow'}
 
@@ -68,6 +56,25 @@ def test_packages_import_only_what_the_design_allows(package):
     modules = imported_modules(ast.parse(path.read_text()))
     packages = {package_of(module) for module in modules} - {None, package}
     assert packages <= ALLOWED[package], f'{path} imports {packages - ALLOWED[package]}'
+
+
+def test_few_modules_of_runs_know_the_toy_world():
+  found = {
+    path.name
+    for path in (ROOT / 'runs').glob('*.py')
+    if 'toy' in map(package_of, imported_modules(ast.parse(path.read_text())))
+  }
+  assert found == KNOW_THE_TOY
+
+
+def test_verbs_stand_alone_at_the_root():
+  """With the package's own module, `cli` and `errors`; nobody imports a verb."""
+  names = {path.stem for path in ROOT.glob('*.py')}
+  assert len(names) <= 18
+  verbs = names - {'__init__', 'cli', 'errors'}
+  for path in ROOT.rglob('*.py'):
+    imported = imported_modules(ast.parse(path.read_text()))
+    assert not {f'janus_jax.{verb}' for verb in verbs} & imported, path
 
 
 def test_every_package_has_a_rule():
@@ -123,7 +130,7 @@ def test_data_never_imports_jax():
 def test_data_without_grain_loads_no_jax():
   # Grain itself imports jax, so what needs grain cannot be held to this.
   light = [name for name in DATA if not needs_grain(name)]
-  assert {'janus_jax.data.images', 'janus_jax.data.packing', 'janus_jax.data.worlds.scenes'} <= set(light)
+  assert {'janus_jax.data.images', 'janus_jax.data.packing', 'janus_jax.data.prompts'} <= set(light)
   assert not modules_after('import ' + ', '.join(light)) & {'jax', 'jaxlib', 'flax'}
 
 

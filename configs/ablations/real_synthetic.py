@@ -12,7 +12,7 @@ With :0.1 after the name of the file all stages are a tenth as long. A further -
 import pathlib
 
 from janus_jax.ablation.settings import ablation_config, scaled
-from janus_jax.training.recipes import read_recipe
+from janus_jax.runs.recipes import read_recipe
 
 TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
 

@@ -12,7 +12,7 @@ With :1 after the name of the file all stages are whole. A further --config.seed
 import pathlib
 
 from janus_jax.ablation.settings import ablation_config, scaled
-from janus_jax.training.recipes import read_recipe
+from janus_jax.runs.recipes import read_recipe
 
 TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
 

@@ -15,13 +15,14 @@ from janus_jax.data.sources.build import FILE_NAMES, read_specs
 from janus_jax.data.sources.files import find_files, open_file
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig
-from janus_jax.run_data import check_data
+from janus_jax.runs.config_checks import check_config, check_parts
+from janus_jax.runs.datasets import check_data
+from janus_jax.runs.setup import check_room, check_trainable, read_step
+from janus_jax.runs.start import as_trained, open_start
 from janus_jax.sharding.mesh import make_mesh
-from janus_jax.training.config_checks import check_config, check_parts
 from janus_jax.training.run_config import check_batches
 from janus_jax.training.stages import check_carried, read_stages
 from janus_jax.training.state import Placement
-from janus_jax.training_run import as_trained, check_room, check_trainable, open_start, read_step
 
 # Fields that a sweep sets in each run -> what to set in their place.
 SET_BY_SWEEP = {
@@ -74,7 +75,7 @@ def _check_override(where: str, field: str, value: object, config: ConfigDict) -
 
 
 def _check_run(config: ConfigDict, model_of: Callable[[str, str], JanusConfig]) -> None:
-  """Checks what `training_run.train` checks before it writes anything."""
+  """Checks what `runs.setup.train` checks before it writes anything."""
   if config.init_from:
     model = as_trained(model_of(config.init_from, config.template), config)
   else:

@@ -5,21 +5,22 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from janus_jax import workdirs
 from janus_jax.ablation.settings import times
-from janus_jax.api import load_tokenizer
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data import pipeline
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape
 from janus_jax.data.shares import all_shares
 from janus_jax.errors import InputError
-from janus_jax.run_data import open_data
+from janus_jax.runs import workdirs
+from janus_jax.runs.datasets import open_data
+from janus_jax.runs.loading import load_tokenizer
+from janus_jax.runs.setup import example_spec
+from janus_jax.runs.start import open_start
 from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training.stages import read_stages, trained_groups, trained_paths
 from janus_jax.training.throughput import step_flops
 from janus_jax.training.window import Window
-from janus_jax.training_run import example_spec, open_start
 
 # Batches of a stage that are made to see what a step costs; their mean is good to less than 1 %.
 BATCHES = 64

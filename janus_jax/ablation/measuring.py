@@ -18,7 +18,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from janus_jax import api, scoring
 from janus_jax.ablation.costs import StageCost, stage_costs
 from janus_jax.ablation.places import Places
 from janus_jax.ablation.preparing import runnable
@@ -28,17 +27,20 @@ from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.conversion.workdir import EMA_SUFFIX, read_params
-from janus_jax.evaluation.embedded import JUDGES
-from janus_jax.evaluation.scores import percent
+from janus_jax.inference.image_files import prepare_directory
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY
-from janus_jax.observers import HeldOutLoss
-from janus_jax.pictures import prepare_directory
-from janus_jax.run_data import open_data
+from janus_jax.runs import loading
+from janus_jax.runs.callbacks import HeldOutLoss
+from janus_jax.runs.datasets import open_data
+from janus_jax.runs.setup import example_spec, read_run, read_step
+from janus_jax.runs.start import open_start
+from janus_jax.runs.workdirs import config_dict, read_sampling
 from janus_jax.sharding.mesh import make_mesh, rows_split
+from janus_jax.toy import scoring
+from janus_jax.toy.scores import percent
+from janus_jax.toy.test_set import JUDGES
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 from janus_jax.training.state import Placement
-from janus_jax.training_run import example_spec, open_start, read_run, read_step
-from janus_jax.workdirs import config_dict, read_sampling
 
 
 def ruler(evaluation: Evaluation, baseline: ConfigDict) -> str:
@@ -102,7 +104,7 @@ def _held_out_losses(workdir: str, run: PlannedRun, config: ConfigDict, num_batc
   mesh = make_mesh(config.mesh.to_dict())
   placement = Placement.of(mesh, parameter_shapes(checkpoint.config))
   data = open_data(config, checkpoint.config, workdir, lambda: open_start(config), 0, is_new=False)
-  spec = example_spec(config, checkpoint.config, *api.load_tokenizer(workdir), data.holds_codes)
+  spec = example_spec(config, checkpoint.config, *loading.load_tokenizer(workdir), data.holds_codes)
   step_config = read_step(config, checkpoint.config, placement)
   held_out = HeldOutLoss(data.held_out, spec, read_run(config), step_config, rows_split(mesh), num_batches)
   losses = []
@@ -123,8 +125,8 @@ def _scores(places: Places, run: PlannedRun, evaluation: Evaluation) -> dict[str
   workdir, directory = places.of('runs', run.name), places.of('scores', run.name)
   prepare_directory(directory)
   checkpoint = f'{workdir}{EMA_SUFFIX}' if _is_averaged(run) else workdir
-  config, params = api.load(checkpoint, 'float32')
-  tokenizer, template = api.load_tokenizer(workdir)
+  config, params = loading.load(checkpoint, 'float32')
+  tokenizer, template = loading.load_tokenizer(workdir)
   settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'drawings_per_group', 'seed')}
   settings |= read_sampling(workdir)
   scored = scoring.score(

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from janus_jax.ablation import tables
-from janus_jax.ablation.drawing import Drawing, to_svg
 from janus_jax.ablation.sheets import Picture, Sheet
 from janus_jax.ablation.tables import Summary
-from janus_jax.evaluation.report import STYLE, png_uri
+from janus_jax.reporting.drawing import Drawing, to_svg
+from janus_jax.toy.run_page import STYLE, png_uri
 
 OWN_STYLE = """
 .charts { grid-template-columns: repeat(auto-fit, minmax(520px, 1fr)); } .charts svg { height: auto; }

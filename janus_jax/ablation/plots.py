@@ -4,9 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from janus_jax.ablation.drawing import FAINT, INK, LIGHT, Drawing, Line, Mark, Style, Text
-from janus_jax.ablation.statistics import Estimate
-from janus_jax.evaluation.charts import log_ticks, short, ticks
+from janus_jax.reporting.charts import log_ticks, short, ticks
+from janus_jax.reporting.drawing import FAINT, INK, LIGHT, Drawing, Line, Mark, Style, Text
+from janus_jax.reporting.statistics import Estimate
 
 WIDTH, ROW, CHARACTER = 640, 26, 6.6
 Scale = Callable[[float], float]

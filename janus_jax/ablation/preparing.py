@@ -8,19 +8,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from janus_jax import embedded_parts, workdirs
 from janus_jax.ablation.places import Places
 from janus_jax.ablation.variants import PlannedRun, digest, parts_config, shared_stages
 from janus_jax.conversion.export import published
 from janus_jax.conversion.workdir import check_data
-from janus_jax.data.sources import embedded
 from janus_jax.data.sources.files import expand_home
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE, PARAMS_DIRECTORY
-from janus_jax.run_data import read_world
-from janus_jax.stored_codes import DIRECTORY as CODES_DIRECTORY
+from janus_jax.runs import workdirs
+from janus_jax.runs.image_codes import DIRECTORY as CODES_DIRECTORY
+from janus_jax.runs.start import open_start
+from janus_jax.toy import dataset, parts
+from janus_jax.toy.dataset import read_world
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
-from janus_jax.training_run import open_start
 
 
 def runnable(places: Places, run: PlannedRun, config: ConfigDict | None = None) -> ConfigDict:
@@ -46,11 +46,11 @@ def prepare(places: Places, run: PlannedRun, parts_per_seed: bool) -> None:
         logging.info('pretraining the parts that the runs start from')
         making = parts_config(run.config, run.seed, parts_per_seed)
         making.data.directory = config.data.directory
-        embedded_parts.write(making, config.init_from)
+        parts.write(making, config.init_from)
   if config.data.name == 'embedded':
     world = read_world(config, open_start(config).config)
     with places.alone('data'):
-      embedded.prepare(world, config.data.directory)
+      dataset.prepare(world, config.data.directory)
 
 
 def take_codes(places: Places, run: PlannedRun) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from janus_jax.ablation import page, tables
-from janus_jax.ablation.drawing import Drawing, style_of, to_pixels
 from janus_jax.ablation.places import Places
 from janus_jax.ablation.plots import Curve, Row, interval_chart, loss_chart
 from janus_jax.ablation.settings import Ablation
@@ -20,8 +19,9 @@ from janus_jax.ablation.tables import Summary
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.data.examples import KINDS
 from janus_jax.data.images import save_png
+from janus_jax.reporting.drawing import Drawing, style_of, to_pixels
+from janus_jax.runs.workdirs import config_dict, differences
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
-from janus_jax.workdirs import config_dict, differences
 
 # The loss of a line of metrics is that of one batch.
 SMOOTHED = 5

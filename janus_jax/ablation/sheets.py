@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from janus_jax.ablation.places import Places
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.conversion.checkpoint import read_json
-from janus_jax.scoring import RIGHT, WRONG
+from janus_jax.toy.scoring import RIGHT, WRONG
 
 # Of each skill, from the group of prompts in new wordings where it has one; and seeds of a variant.
 PROMPTS_SHOWN, SEEDS_SHOWN = 2, 3

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from janus_jax import training_run
 from janus_jax.ablation import compute, measuring, report
 from janus_jax.ablation.checks import check_sweep
 from janus_jax.ablation.places import Places
@@ -26,7 +25,8 @@ from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, overridden, planned, steps_to_train
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY
-from janus_jax.workdirs import config_dict, is_begun
+from janus_jax.runs import setup
+from janus_jax.runs.workdirs import config_dict, is_begun
 
 WHOLE = (0, 1)
 
@@ -229,7 +229,7 @@ class _Sweep:
     if self._ablation.fresh_compilation:
       jax.clear_caches()
     began = time.perf_counter()
-    training_run.train(runnable(self._places, run), workdir)
+    setup.train(runnable(self._places, run), workdir)
     give_codes(self._places, run)
     if not is_finished(self._places, run):
       raise StoppedError

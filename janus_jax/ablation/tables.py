@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from janus_jax.ablation.statistics import Estimate, estimate, paired_difference
 from janus_jax.ablation.variants import PlannedRun
+from janus_jax.reporting.statistics import Estimate, estimate, paired_difference
 
 PERCENTAGES = ('questions/', 'drawings/', 'goals/')
 COSTS = ('cost/teraflops', 'cost/tokens', 'cost/seconds', 'cost/compile_seconds', 'cost/tokens_per_second')

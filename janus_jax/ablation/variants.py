@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from janus_jax.ablation.settings import unshared
 from janus_jax.errors import InputError
+from janus_jax.runs.recipes import field_names
+from janus_jax.runs.workdirs import config_dict
 from janus_jax.training.defaults import STAGE_DEFAULTS
-from janus_jax.training.recipes import field_names
-from janus_jax.workdirs import config_dict
 
 # Fields that neither parameters nor metrics of a run depend on, or that say where it finds what is the same anyway.
 WITHOUT_EFFECT = ('sampling', 'keep_last', 'keep_every', 'watchdog_factor', 'wandb_project', 'prefetch', 'workers')

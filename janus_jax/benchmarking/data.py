@@ -7,14 +7,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from janus_jax.api import load_tokenizer
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape, statistics
 from janus_jax.data.pipeline import batches
 from janus_jax.errors import InputError
-from janus_jax.run_data import check_data, open_data
-from janus_jax.training.config_checks import check_config
-from janus_jax.training_run import example_spec, open_start, read_run
+from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.datasets import check_data, open_data
+from janus_jax.runs.loading import load_tokenizer
+from janus_jax.runs.setup import example_spec, read_run
+from janus_jax.runs.start import open_start
 
 
 def measure(

@@ -2,9 +2,9 @@
 
 import math
 
-from janus_jax.ablation.drawing import FAINT, LIGHT, Drawing, Line, Mark, Text, style_of
 from janus_jax.benchmarking.scaling import Cost
-from janus_jax.evaluation.charts import log_ticks, short
+from janus_jax.reporting.charts import log_ticks, short
+from janus_jax.reporting.drawing import FAINT, LIGHT, Drawing, Line, Mark, Text, style_of
 
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 44, 44  # Around the plotted area.

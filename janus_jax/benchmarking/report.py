@@ -10,10 +10,10 @@ from typing import Any
 import jax
 from PIL import Image
 
-from janus_jax.ablation.drawing import to_pixels
 from janus_jax.benchmarking.plots import cost_chart
 from janus_jax.benchmarking.scaling import Cost
-from janus_jax.revision import revision
+from janus_jax.reporting.drawing import to_pixels
+from janus_jax.runs.revision import revision
 
 
 def environment() -> dict[str, str | int]:

@@ -21,7 +21,7 @@ from janus_jax.benchmarking.train import Trainer, Work, figures, find_stage, mak
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.sampling import Sampling
-from janus_jax.planning import hold_codes
+from janus_jax.runs.datasets import hold_codes
 
 # Of the losses of the first two steps. In bfloat16 each side rounds in its own order.
 LOSS_TOLERANCE = {'float32': 1e-3, 'bfloat16': 2e-2}

@@ -14,11 +14,10 @@ from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.initialization import sample_on_devices
-from janus_jax.planning import find_start
+from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.start import find_start, open_start
 from janus_jax.sharding.mesh import make_mesh
-from janus_jax.training.config_checks import check_config
 from janus_jax.training.state import Placement, flatten
-from janus_jax.training_run import open_start
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

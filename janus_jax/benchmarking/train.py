@@ -11,6 +11,7 @@ from janus_jax.benchmarking.subject import Subject
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE
 from janus_jax.errors import InputError
+from janus_jax.runs.setup import check_trainable, read_run, read_step
 from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
@@ -19,7 +20,6 @@ from janus_jax.training.state import place_batch, start_state
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 from janus_jax.training.throughput import StepFlops, TokenCounts, step_flops, throughput
 from janus_jax.training.window import Window
-from janus_jax.training_run import check_trainable, read_run, read_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,10 +2,11 @@
 
 A checkpoint directory holds CONFIG_FILE, PARAMS_DIRECTORY and the companion files (tokenizer.json, ...). A training
 workdir holds the same, except that the parameters are in CHECKPOINTS_DIRECTORY/<step>/PARAMS_DIRECTORY, for each
-checkpoint beside the rest of its state in TRAIN_DIRECTORY.
+checkpoint beside the rest of its state in TRAIN_DIRECTORY, and that RUN_CONFIG_FILE says how the run was configured.
 """
 
 CONFIG_FILE = 'janus_config.json'
 PARAMS_DIRECTORY = 'params'
 TRAIN_DIRECTORY = 'train'
 CHECKPOINTS_DIRECTORY = 'checkpoints'
+RUN_CONFIG_FILE = 'config.json'

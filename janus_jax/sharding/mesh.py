@@ -116,3 +116,16 @@ def row_shares(mesh: jax.sharding.Mesh, process: int | None = None) -> tuple[int
       'multiple of them'
     )
   return shares.index(tuple(sorted(held[process]))), len(shares)
+
+
+def parse_mesh(text: str | None) -> jax.sharding.Mesh | None:
+  """'tensor=2,fsdp=-1' -> a mesh over all devices (`make_mesh`); None or '' -> None."""
+  if not text:
+    return None
+  sizes = {}
+  for part in text.split(','):
+    axis, _, size = part.partition('=')
+    if not size.removeprefix('-').isdecimal():
+      raise InputError(f'mesh {text!r}: {part!r}: expected axis=number, as in tensor=2,fsdp=-1')
+    sizes[axis.strip()] = int(size)
+  return make_mesh(sizes)

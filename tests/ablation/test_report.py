@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from janus_jax.ablation import page, report, tables
-from janus_jax.ablation.drawing import style_of
 from janus_jax.ablation.plots import interval_chart
 from janus_jax.ablation.sheets import Picture, Sheet, to_image
 from janus_jax.ablation.variants import planned
-from janus_jax.scoring import RIGHT, WRONG
+from janus_jax.reporting.drawing import style_of
+from janus_jax.toy.scoring import RIGHT, WRONG
 from janus_jax.training.defaults import default_config
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from training.batches import CONFIG, params
 
-from janus_jax.api import decoder_for
 from janus_jax.benchmarking import accuracy, inference
 from janus_jax.benchmarking.inference import Prompts
 from janus_jax.inference.decoder import Decoder
+from janus_jax.inference.requests import decoder_for
 from janus_jax.inference.sampling import Sampling
 
 GREEDY = Sampling(temperature=0.0)

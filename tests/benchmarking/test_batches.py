@@ -11,7 +11,7 @@ from janus_jax.benchmarking.batches import synthetic_batch
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
 from janus_jax.data.packing import WAITING, BatchShape, batch_shape
 from janus_jax.models.config import ComputeConfig
-from janus_jax.planning import abstract_batch
+from janus_jax.planning.compile import abstract_batch
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.run_config import expected_mean

@@ -14,11 +14,11 @@ from janus_jax.benchmarking.subject import Subject, resized
 from janus_jax.benchmarking.train import find_stage, make_work
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
+from janus_jax.runs.setup import read_step
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import rematerialisation
 from janus_jax.training.defaults import default_config, set_stages
 from janus_jax.training.state import Placement
-from janus_jax.training_run import read_step
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 SETTINGS = Settings(repeats=2, steps=1, peer=True)

@@ -22,7 +22,6 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-from janus_jax.data import tokenizer_training
 from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import batches
@@ -30,7 +29,8 @@ from janus_jax.data.prompts import TEMPLATES
 from janus_jax.data.resizing import fast
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.data.worlds.shapes import World
+from janus_jax.toy import tokenizer_training
+from janus_jax.toy.shapes import World
 
 SIZE, TOKENS = 384, 576
 SHAPE = BatchShape(8, 4096, 48, 0)

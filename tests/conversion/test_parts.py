@@ -31,7 +31,6 @@ from conversion.pretrained import (  # noqa: E402
   vq_state,
 )
 
-from janus_jax.api import load_tokenizer  # noqa: E402
 from janus_jax.conversion.checkpoint import write_checkpoint  # noqa: E402
 from janus_jax.conversion.companions import companions_for  # noqa: E402
 from janus_jax.conversion.export import exporting  # noqa: E402
@@ -40,6 +39,7 @@ from janus_jax.conversion.parts import TEMPLATES  # noqa: E402
 from janus_jax.data import prompts  # noqa: E402
 from janus_jax.models.config import JanusConfig  # noqa: E402
 from janus_jax.models.janus import Janus  # noqa: E402
+from janus_jax.runs.loading import load_tokenizer  # noqa: E402
 
 TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]], np.int32)
 

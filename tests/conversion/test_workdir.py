@@ -13,12 +13,12 @@ from conversion.fixtures import write_files
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from janus_jax import workdirs
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, to_dict
+from janus_jax.runs import workdirs
 
 CONFIG = PRESETS['tiny']
 

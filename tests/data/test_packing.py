@@ -9,7 +9,7 @@ from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, KINDS, TEXT, E
 from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import BatchShape, MeanSize, batch_shape, fill_batch, fill_row, make_batch, size_of
 from janus_jax.errors import RecordError
-from janus_jax.training import report_data
+from janus_jax.runs import report_data
 
 NUM_CODES, SIZE, GENERATION_SIZE = 4, 3, 2
 FIELDS = ('tokens', 'kinds', 'targets', 'losses', 'weights')
@@ -249,7 +249,7 @@ def test_packing_beside_grains(ratio, rows, length, lengths, gain):
 
 
 # The spread of the lengths of the text in examples of the reports' sources (standard deviation of their logarithm), to
-# the means that recipes assume (training/report_data.py): long tails of documents and conversations, short class names.
+# the means that recipes assume (runs/report_data.py): long tails of documents and conversations, short class names.
 SPREADS = {'imagenet': 0.4, 'sharegpt4v': 0.4, 'captions': 0.4, 'interleaved': 0.8, 'text': 1.2}
 SPREADS |= {'sft': 0.9, 'sft_text': 0.9}
 IMAGES = {'understanding': (1, report_data.UNDERSTOOD), 'text': (0, 0), 'generation': (1, report_data.GENERATED)}

@@ -19,9 +19,9 @@ FORMS = {
     ('utf-16-le', codecs.BOM_UTF16_LE), ('utf-16-be', codecs.BOM_UTF16_BE),
     ('utf-32-le', codecs.BOM_UTF32_LE), ('utf-32-be', codecs.BOM_UTF32_BE),
   )},
-  'gzip': gzip.compress(TEXT.encode()),
-  'gzip twice': gzip.compress(TEXT[:100].encode()) + gzip.compress(TEXT[100:].encode()),
-  'gzip of utf-16': gzip.compress(TEXT.encode('utf-16')),
+  'gzip': gzip.compress(TEXT.encode(), mtime=0),
+  'gzip twice': gzip.compress(TEXT[:100].encode(), mtime=0) + gzip.compress(TEXT[100:].encode(), mtime=0),
+  'gzip of utf-16': gzip.compress(TEXT.encode('utf-16'), mtime=0),
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_text_is_read_whatever_its_form(form, chunk, monkeypatch):
   assert copied.getvalue().removeprefix(codecs.BOM_UTF8).decode() == TEXT
 
 
-@pytest.mark.parametrize('content', [b'', codecs.BOM_UTF8, codecs.BOM_UTF16_LE, gzip.compress(b'')])
+@pytest.mark.parametrize('content', [b'', codecs.BOM_UTF8, codecs.BOM_UTF16_LE, gzip.compress(b'', mtime=0)])
 def test_nothing_is_empty_text(content):
   assert decode_text(content, 'x') == ''
 
@@ -48,9 +48,9 @@ def test_nothing_is_empty_text(content):
     ('ab'.encode('utf-16-le'), r'^x: byte 0x00 at offset 1: expected text in UTF-8$'),
     (codecs.BOM_UTF16_LE + b'a\0\0\xdcb\0', r'^x: byte 0x00 at offset 4: expected UTF-16-LE, as its byte order mark'),
     (codecs.BOM_UTF16_BE + b'\0a\0', r'^x: byte 0x00 at offset 4: expected UTF-16-BE, as its byte order mark says$'),
-    (gzip.compress(TEXT.encode())[:-20], r'^x: Compressed file ended .*: expected a whole gzip file$'),
-    (gzip.compress(TEXT.encode())[:12] + b'\xff' * 50, r'^x: .*: expected a whole gzip file$'),
-    (gzip.compress(b'\xff'), r'^x: byte 0xff at offset 0: expected UTF-8$'),
+    (gzip.compress(TEXT.encode(), mtime=0)[:-20], r'^x: Compressed file ended .*: expected a whole gzip file$'),
+    (gzip.compress(TEXT.encode(), mtime=0)[:12] + b'\xff' * 50, r'^x: .*: expected a whole gzip file$'),
+    (gzip.compress(b'\xff', mtime=0), r'^x: byte 0xff at offset 0: expected UTF-8$'),
     (b'\x28\xb5\x2f\xfd and more', r'^x: compressed by zstd: expected text or gzip; decompress it \(zstd -d\)$'),
     (bz2.compress(b'a'), r'^x: compressed by bzip2: '),
     (lzma.compress(b'a'), r'^x: compressed by xz: '),

@@ -154,7 +154,7 @@ def _import_everything() -> None:
       name = f'janus_jax.{package.name}'
       for module in pkgutil.walk_packages(importlib.import_module(name).__path__, f'{name}.'):
         importlib.import_module(module.name)
-  for name in ('sklearn.datasets', 'sklearn.svm', 'tqdm', 'janus_jax.training_run', 'janus_jax.scoring'):
+  for name in ('sklearn.datasets', 'sklearn.svm', 'tqdm'):
     importlib.import_module(name)
   gc.freeze()
 

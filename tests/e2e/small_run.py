@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
 from janus_jax.conversion.lazy import from_numpy
-from janus_jax.data import tokenizer_training
 from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.data.worlds.shapes import World
 from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
 from janus_jax.models.initialization import initial_params
+from janus_jax.toy import tokenizer_training
+from janus_jax.toy.shapes import World
 from janus_jax.training.state import flatten
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -16,13 +16,13 @@ pytest.importorskip('sklearn')
 from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
-from janus_jax import training_run
 from janus_jax.ablation import compute, measuring, preparing, settings, sweep, tables
 from janus_jax.ablation.places import Places
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order
 from janus_jax.conversion.orbax_files import read_orbax
 from janus_jax.errors import InputError
+from janus_jax.runs import setup
 from janus_jax.training import loop
 
 VARIANTS = {
@@ -111,7 +111,7 @@ def test_what_variants_share_is_trained_once(swept, ablation):
 def test_a_forked_run_is_the_run_trained_whole(swept, ablation, tmp_path):
   run = planned(ablation)['ratio', 1]
   forked = swept[0] / 'runs' / run.name
-  params = leaves(training_run.train(preparing.runnable(Places(str(swept[0])), run), str(tmp_path)))
+  params = leaves(setup.train(preparing.runnable(Places(str(swept[0])), run), str(tmp_path)))
   assert losses(forked) == losses(tmp_path)
   for path, leaf in leaves(janus_jax.load(str(forked))[1]).items():
     np.testing.assert_array_equal(leaf, params[path], err_msg=path)

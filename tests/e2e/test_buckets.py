@@ -23,8 +23,8 @@ from e2e.forks import Process
 from e2e.small_run import ROOT, leaves, recipe, write_start
 
 import janus_jax
-from janus_jax import training_run
 from janus_jax.errors import InputError
+from janus_jax.runs import setup
 
 if not INSTALLED:
   pytest.skip('needs gcsfs and gcp-storage-emulator', allow_module_level=True)
@@ -235,7 +235,7 @@ def test_faults_are_one_line(bucket, start, forbidden, tmp_path):
 )
 def test_other_workdirs(workdir, message, bucket):
   with pytest.raises(InputError, match=f'^{message}'):
-    training_run.train(recipe('nowhere', ''), workdir)
+    setup.train(recipe('nowhere', ''), workdir)
 
 
 def test_no_such_checkpoint(bucket):

@@ -21,12 +21,12 @@ pytest.importorskip('transformers')
 from data import datasets
 from data.datasets import ITEMS, NAMES
 
-from janus_jax import api, training_run
 from janus_jax.data.packing import WAITING
 from janus_jax.data.resizing import fast
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
-from janus_jax.stored_codes import image_encoder
-from janus_jax.tokenizing import load_vq
+from janus_jax.runs import loading, setup
+from janus_jax.runs.image_codes import image_encoder
+from janus_jax.runs.tokenizing import load_vq
 from janus_jax.training import loop
 from janus_jax.training.defaults import default_config
 
@@ -133,7 +133,7 @@ def test_codes_of_a_source_train_in_place_of_its_images(entries, checkpoint, tmp
   }
   specs = read_specs({'web': entries['web'], 'codes': coded})
   sources = open_sources(specs, ImageSizes(24, vq.image_size, fast), 0, str(tmp_path / 'index'))['train']['generation']
-  encode = image_encoder(vq, api.load(checkpoint, 'float32')[1]['vq'])
+  encode = image_encoder(vq, loading.load(checkpoint, 'float32')[1]['vq'])
   for index in range(ITEMS):
     pixels, codes = sources['web'][index], sources['codes'][index]
     assert pixels['prompt'] == codes['prompt']
@@ -153,7 +153,7 @@ def test_a_run_on_every_format_stops_and_goes_on(entries, checkpoint, tmp_path, 
   config.workers = 2
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
   with caplog.at_level(logging.INFO):
-    training_run.train(config, str(whole))
+    setup.train(config, str(whole))
   said = [record.getMessage() for record in caplog.records]
   workers = []
 
@@ -164,10 +164,10 @@ def test_a_run_on_every_format_stops_and_goes_on(entries, checkpoint, tmp_path, 
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Progress, 'update', interrupted)
-    training_run.train(config, str(stopped))
+    setup.train(config, str(stopped))
   assert workers == [2, 2]
   config.workers = 0
-  training_run.train(config, str(stopped), force=True)
+  setup.train(config, str(stopped), force=True)
   lines = {path: list(map(json.loads, (path / 'metrics.jsonl').read_text().splitlines())) for path in (whole, stopped)}
   first, second = ([(line['step'], line['loss']) for line in found if 'loss' in line] for found in lines.values())
   assert len(first) == STEPS

@@ -13,20 +13,17 @@ import numpy as np
 import pytest
 from e2e import forks
 
-from janus_jax import run_data, scoring
-from janus_jax.answering import Answer
 from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
 from janus_jax.conversion.lazy import from_numpy
-from janus_jax.data import tokenizer_training
 from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.data.worlds import captions, digits, scenes, shapes
-from janus_jax.data.worlds.captions import Description
-from janus_jax.data.worlds.shapes import Scene, World
-from janus_jax.drawing import GeneratedImage
-from janus_jax.evaluation import embedded, scores
-from janus_jax.evaluation.digits import DigitJudge
+from janus_jax.inference.answering import Answer
+from janus_jax.inference.generation import GeneratedImage
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
+from janus_jax.toy import captions, dataset, digits, scenes, scores, scoring, shapes, test_set, tokenizer_training
+from janus_jax.toy.captions import Description
+from janus_jax.toy.digit_judge import DigitJudge
+from janus_jax.toy.shapes import Scene, World
 from janus_jax.training.state import flatten
 
 pytest.importorskip('sklearn')
@@ -97,11 +94,11 @@ def test_what_the_command_writes(checkpoint, evaluated):
   }
   assert found['settings'] == settings
   assert found['goals'][0]['total'] == 6
-  cases = embedded.build_questions(WORLD, 2, seed=5)
+  cases = test_set.build_questions(WORLD, 2, seed=5)
   assert [(case['question'], tuple(case['expected'])) for case in found['question_cases']] == [
     (case.text, case.answers) for case in cases
   ]
-  assert [case['prompt'] for case in found['drawing_cases']] == [c.prompt for c in embedded.build_drawings(1, seed=5)]
+  assert [case['prompt'] for case in found['drawing_cases']] == [c.prompt for c in test_set.build_drawings(1, seed=5)]
   for name, key in (('questions', 'question_cases'), ('drawings', 'drawing_cases')):
     assert sum(score['total'] for score in found[name]) == len(found[key])
     assert sum(score['right'] for score in found[name]) == sum(case['right'] for case in found[key])
@@ -118,10 +115,10 @@ def test_pictures_belong_to_their_cases(evaluated):
   found = json.loads((out / 'scores.json').read_text())
   with np.load(out / 'pictures.npz') as pictures:
     drawn, asked = pictures['drawings'], pictures['questions']
-  cases = embedded.build_questions(WORLD, 2, seed=5)
+  cases = test_set.build_questions(WORLD, 2, seed=5)
   for written, case in zip(found['question_cases'], cases, strict=True):
     np.testing.assert_array_equal(asked[written['image']], case.image)
-  verdicts = embedded.judge_drawings(WORLD, DigitJudge.fit(24), embedded.build_drawings(1, seed=5), drawn)
+  verdicts = test_set.judge_drawings(WORLD, DigitJudge.fit(24), test_set.build_drawings(1, seed=5), drawn)
   assert [(case['right'], case['reason']) for case in found['drawing_cases']] == [
     (verdict.passed, verdict.reason) for verdict in verdicts
   ]
@@ -150,7 +147,7 @@ def picture_of(expected: Description | int, rng: np.random.Generator) -> np.ndar
 def perfect():
   """The scores of a model that is always right, one wrong answer and one wrong drawing excepted."""
   rng = np.random.default_rng(0)
-  questions, drawings = embedded.build_questions(WORLD, 6), embedded.build_drawings(6)
+  questions, drawings = test_set.build_questions(WORLD, 6), test_set.build_drawings(6)
   wrong_answer = next(
     i for i, case in enumerate(questions) if scores.question_key(case) == ('one', 'shape', 'new_scene')
   )
@@ -218,7 +215,7 @@ def test_the_config_of_a_run_decides_how_is_drawn_and_what_the_world_is(tmp_path
   (tmp_path / 'checkpoints').mkdir()
   found = scoring.read_run_config(str(tmp_path))
   assert (found.sampling.cfg_weight, found.sampling.temperature) == (3.0, 0.8)
-  assert run_data.read_world(scoring.read_run_config('/nowhere'), CONFIG).grid == 6
+  assert dataset.read_world(scoring.read_run_config('/nowhere'), CONFIG).grid == 6
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ import reference  # noqa: E402
 import small_checkpoint  # noqa: E402
 from e2e import forks  # noqa: E402
 
-from janus_jax import api, drawing, pictures  # noqa: E402
 from janus_jax.errors import InputError  # noqa: E402
+from janus_jax.inference import generation, image_files  # noqa: E402
+from janus_jax.runs import loading  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = ['three red circles', 'a square']
@@ -44,9 +45,9 @@ def drawn(checkpoint, tmp_path_factory):
 
 
 def transformers_codes(checkpoint: str) -> np.ndarray:
-  tokenizer, template = api.load_tokenizer(checkpoint)
+  tokenizer, template = loading.load_tokenizer(checkpoint)
   special = tokenizer.special
-  rows = drawing.generation_rows(small_checkpoint.CONFIG, PROMPTS, tokenizer, template)
+  rows = generation.generation_rows(small_checkpoint.CONFIG, PROMPTS, tokenizer, template)
   length = max(map(len, rows))
   ids = torch.tensor([[special.pad] * (length - len(row)) + row for row in rows])
   mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
@@ -122,10 +123,10 @@ def test_pictures_of_rounded_weights_say_so(checkpoint, drawn, tmp_path):
   arguments, _, _ = drawn
   process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8')
   assert process.returncode == 0, process.stderr
-  tokenizer, template = api.load_tokenizer(checkpoint)
+  tokenizer, template = loading.load_tokenizer(checkpoint)
   options = {'num_images': 1, 'temperature': 0, 'weights': 'int8_products', 'cache_dtype': 'int8'}
-  loaded = api.load(checkpoint, 'float32')
-  expected = drawing.generate_images(*loaded, PROMPTS, tokenizer=tokenizer, template=template, **options)
+  loaded = loading.load(checkpoint, 'float32')
+  expected = generation.generate_images(*loaded, PROMPTS, tokenizer=tokenizer, template=template, **options)
   for result, (picture,) in zip(map(json.loads, process.stdout.splitlines()), expected, strict=True):
     assert result['codes'] == picture.codes.tolist()
     with Image.open(result['path']) as image:
@@ -163,16 +164,16 @@ def test_wrong_input_is_one_line_and_an_exit_code(checkpoint, tmp_path, argument
 def test_prompts_files(tmp_path):
   text, lines = tmp_path / 'prompts.txt', tmp_path / 'prompts.jsonl'
   text.write_bytes(b'\xef\xbb\xbfa cat\r\n\n  two dogs \xc3\xa9\n')
-  assert pictures.read_prompts(str(text)) == ['a cat', 'two dogs é']
+  assert image_files.read_prompts(str(text)) == ['a cat', 'two dogs é']
   text.write_bytes('ein Kätzchen\r \r\nzwei\x85\n'.encode('utf-16'))
-  assert pictures.read_prompts(str(text)) == ['ein Kätzchen', 'zwei']
+  assert image_files.read_prompts(str(text)) == ['ein Kätzchen', 'zwei']
   lines.write_text('{"prompt": "a cat", "id": 3}\n\n{"prompt": "line\\nbreak"}')
-  assert pictures.read_prompts(str(lines)) == ['a cat', 'line\nbreak']
+  assert image_files.read_prompts(str(lines)) == ['a cat', 'line\nbreak']
   (tmp_path / 'B.JSONL').write_bytes(b'\xef\xbb\xbf' + lines.read_bytes())
-  assert pictures.read_prompts(str(tmp_path / 'B.JSONL')) == ['a cat', 'line\nbreak']
+  assert image_files.read_prompts(str(tmp_path / 'B.JSONL')) == ['a cat', 'line\nbreak']
   for name in ('a.json', 'A.Json'):
     (tmp_path / name).write_text('\n[\n  "a cat",\n  {"prompt": "two dogs"}\n]')
-    assert pictures.read_prompts(str(tmp_path / name)) == ['a cat', 'two dogs']
+    assert image_files.read_prompts(str(tmp_path / name)) == ['a cat', 'two dogs']
 
 
 @pytest.mark.parametrize(
@@ -195,35 +196,35 @@ def test_prompts_files(tmp_path):
 def test_bad_prompts_files(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(InputError, match=rf'{name}.*{message}'):
-    pictures.read_prompts(str(tmp_path / name))
+    image_files.read_prompts(str(tmp_path / name))
 
 
 def test_finished_pictures(tmp_path):
   path, settings = str(tmp_path / 'a.png'), {'prompt': 'ein Kätzchen 猫', 'seed': '1'}
-  assert pictures.finished_codes(path, settings, overwrite=False) is None
-  pictures.save_picture(path, np.zeros((4, 4, 3), np.uint8), [3, 1, 2], settings)
-  assert pictures.finished_codes(path, settings, overwrite=False) == [3, 1, 2]
+  assert image_files.finished_codes(path, settings, overwrite=False) is None
+  image_files.save_picture(path, np.zeros((4, 4, 3), np.uint8), [3, 1, 2], settings)
+  assert image_files.finished_codes(path, settings, overwrite=False) == [3, 1, 2]
   with pytest.raises(InputError, match=r"a\.png: has seed '1': expected '2'; --overwrite replaces it"):
-    pictures.finished_codes(path, {**settings, 'seed': '2'}, overwrite=False)
-  assert pictures.finished_codes(path, {**settings, 'seed': '2'}, overwrite=True) is None
+    image_files.finished_codes(path, {**settings, 'seed': '2'}, overwrite=False)
+  assert image_files.finished_codes(path, {**settings, 'seed': '2'}, overwrite=True) is None
   whole = pathlib.Path(path).read_bytes()
   for damaged in (b'', whole[:5], whole[:60], whole[:-20], whole[:-30] + bytes(18) + whole[-12:]):
     pathlib.Path(path).write_bytes(damaged)
-    assert pictures.finished_codes(path, settings, overwrite=False) is None, damaged
+    assert image_files.finished_codes(path, settings, overwrite=False) is None, damaged
   Image.new('RGB', (4, 4)).save(path)
   with pytest.raises(InputError, match=r'a\.png: has prompt None: expected'):
-    pictures.finished_codes(path, settings, overwrite=False)
+    image_files.finished_codes(path, settings, overwrite=False)
   pathlib.Path(path).write_bytes(b'not a picture')
   with pytest.raises(InputError, match=r'a\.png: cannot be read as PNG'):
-    pictures.finished_codes(path, settings, overwrite=False)
-  assert pictures.finished_codes(path, settings, overwrite=True) is None
+    image_files.finished_codes(path, settings, overwrite=False)
+  assert image_files.finished_codes(path, settings, overwrite=True) is None
 
 
 def test_the_sheet_has_a_row_per_prompt(tmp_path):
   paths = [str(tmp_path / f'{index}.png') for index in range(6)]
   for index, path in enumerate(paths):
-    pictures.save_picture(path, np.full((4, 4, 3), index, np.uint8), [], {})
-  pictures.write_sheet(str(tmp_path), paths, num_images=2)
+    image_files.save_picture(path, np.full((4, 4, 3), index, np.uint8), [], {})
+  image_files.write_sheet(str(tmp_path), paths, num_images=2)
   with Image.open(tmp_path / 'sheet.png') as sheet:
     assert sheet.size == (2 * 4 + 8, 3 * 4 + 2 * 8)
     assert np.asarray(sheet)[12, 0, 0] == 2

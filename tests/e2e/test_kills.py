@@ -44,7 +44,7 @@ SECONDS = 0.2
 DRIVER = """
 import os, runpy, sys
 import sklearn.datasets
-import janus_jax.cli, janus_jax.training_run
+import janus_jax.cli, janus_jax.runs.setup
 for line in sys.stdin:
   process = os.fork()
   if not process:

@@ -23,8 +23,8 @@ from janus_jax.data.images import generation_pixels, load_image
 from janus_jax.data.sources.array_record import ArrayRecordExamples
 from janus_jax.data.sources.files import find_files
 from janus_jax.data.sources.manifest import check_manifest, parameters_hash, read_manifest
-from janus_jax.stored_codes import image_encoder
-from janus_jax.tokenizing import load_vq
+from janus_jax.runs.image_codes import image_encoder
+from janus_jax.runs.tokenizing import load_vq
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNT = 160

@@ -23,13 +23,13 @@ from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 from ml_collections import ConfigDict
 
 import janus_jax
-from janus_jax import run_data, scoring, training_run
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.companions import companions_for
 from janus_jax.conversion.workdir import read_params
-from janus_jax.data.sources import embedded
 from janus_jax.errors import InputError
-from janus_jax.observers import HeldOutLoss, Sampler
+from janus_jax.runs import datasets, setup
+from janus_jax.runs.callbacks import HeldOutLoss, Sampler
+from janus_jax.toy import dataset, scoring
 from janus_jax.training import loop
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.optimizer import learning_rates
@@ -51,7 +51,7 @@ def data(tmp_path_factory) -> str:
 @pytest.fixture(scope='module')
 def uninterrupted(start, data, tmp_path_factory) -> tuple[pathlib.Path, dict]:
   workdir = tmp_path_factory.mktemp('uninterrupted')
-  return workdir, leaves(training_run.train(recipe(start, data), str(workdir)))
+  return workdir, leaves(setup.train(recipe(start, data), str(workdir)))
 
 
 def test_a_run_goes_through_its_stages(uninterrupted, start):
@@ -82,13 +82,13 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
 def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
   """The recipe computes codes before the first step; here the step does."""
   config = recipe(start, data)
-  world = embedded.name_of(run_data.read_world(config, janus_jax.load(start)[0]))
+  world = dataset.name_of(dataset.read_world(config, janus_jax.load(start)[0]))
   # Then the version of the images, and a digest of the VQ.
   stored = sorted(path.name.rsplit('-', 2)[0] for path in (uninterrupted[0] / 'codes').iterdir())
   assert stored == [f'{name}-{split}-{world}' for name in ('digits', 'shapes') for split in ('test', 'train')]
   config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
   config.stages.stage1.drawings_per_row = 3  # As many as a row holds: codes need no room, which decides what is packed.
-  training_run.train(config, str(tmp_path))
+  setup.train(config, str(tmp_path))
   assert not (tmp_path / 'codes').exists()
   np.testing.assert_allclose(
     [line[2:] for line in losses(tmp_path)], [line[2:] for line in losses(uninterrupted[0])[:STEPS]], rtol=1e-5
@@ -107,7 +107,7 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(start, data, tmp_pat
   line = loop.Window.line
   monkeypatch.setattr(loop, 'jit_train_step', dispatched)
   monkeypatch.setattr(loop.Window, 'line', lambda *arguments: events.append('read') or line(*arguments))
-  training_run.train(config, str(tmp_path))
+  setup.train(config, str(tmp_path))
   assert events == ['dispatch', 'dispatch', 'read', 'dispatch', 'read', 'read']
   assert [line[0] for line in losses(tmp_path)] == [1, 2, 3]
 
@@ -115,7 +115,7 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(start, data, tmp_pat
 def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
   """The parameters of a run through the observer itself; the runs above do without, it compiles for long."""
   config, params = janus_jax.load(str(uninterrupted[0]))
-  samples = run_data.open_data(recipe(start, data), config, str(tmp_path), lambda: open_checkpoint(start), 2).samples
+  samples = datasets.open_data(recipe(start, data), config, str(tmp_path), lambda: open_checkpoint(start), 2).samples
   words = janus_jax.load_tokenizer(str(uninterrupted[0]))
   sampling = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 3}
   with MetricWriter(str(tmp_path)) as writer:
@@ -144,7 +144,7 @@ def test_averages_are_evaluated_and_exported(start, data, tmp_path, monkeypatch)
   )
   config.keep_every = 1
   workdir = tmp_path / 'run'
-  training_run.train(config, str(workdir))
+  setup.train(config, str(workdir))
   first = leaves(janus_jax.load(start)[1])
   average = first
   for step in range(1, STEPS + 1):
@@ -164,7 +164,7 @@ def test_averages_are_evaluated_and_exported(start, data, tmp_path, monkeypatch)
   assert janus_jax.load_tokenizer(f'{workdir}@ema')[0].special == janus_jax.load_tokenizer(start)[0].special
   assert scoring.read_run_config(f'{workdir}@ema').sampling.cfg_weight == config.sampling.cfg_weight
   config.init_from = f'{workdir}@ema'
-  assert training_run.open_start(config).params.keys() == first.keys()
+  assert setup.open_start(config).params.keys() == first.keys()
   exported = leaves(janus_jax.load(str(tmp_path / 'average'))[1])
   for path, leaf in leaves(janus_jax.load(f'{workdir}@ema')[1]).items():
     np.testing.assert_array_equal(leaf, kept[STEPS][path], err_msg=path)
@@ -182,9 +182,9 @@ def test_ctrl_c_saves_and_ends_the_run(uninterrupted, start, data, tmp_path, mon
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Progress, 'update', interrupted)
-    training_run.train(config, str(tmp_path))
+    setup.train(config, str(tmp_path))
   assert losses(tmp_path) == losses(uninterrupted[0])[: STEPS + 1]
-  params = leaves(training_run.train(config, str(tmp_path)))
+  params = leaves(setup.train(config, str(tmp_path)))
   for path, leaf in uninterrupted[1].items():
     np.testing.assert_array_equal(params[path], leaf, err_msg=path)
 
@@ -199,7 +199,7 @@ def test_a_refused_force_leaves_the_workdir_as_it_was(uninterrupted, start, data
   ):
     config.run, config.stages.stage3.steps = run, steps
     with pytest.raises(InputError, match=rf'{reason}: expected .*--config\.init_from={workdir} --workdir=NEW$'):
-      training_run.train(config, str(workdir), force=True)
+      setup.train(config, str(workdir), force=True)
     assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
 
 
@@ -208,7 +208,7 @@ def test_a_workdir_in_use_is_left_alone(start, data, tmp_path):
   saving = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp-1'
   saving.mkdir(parents=True)
   with owned(str(tmp_path)), pytest.raises(InputError, match=rf'^{tmp_path}: in use by pid {os.getpid()} on host'):
-    training_run.train(recipe(start, data), str(tmp_path))
+    setup.train(recipe(start, data), str(tmp_path))
   assert saving.exists()
 
 
@@ -226,8 +226,8 @@ def test_a_run_taken_up_again_is_bit_identical(uninterrupted, start, data, tmp_p
   with monkeypatch.context() as patch:
     patch.setattr(loop.Progress, 'update', cut_short)
     with pytest.raises(KilledError):
-      training_run.train(recipe(start, data), str(tmp_path))
-  params = leaves(training_run.train(recipe(start, data), str(tmp_path)))
+      setup.train(recipe(start, data), str(tmp_path))
+  params = leaves(setup.train(recipe(start, data), str(tmp_path)))
   workdir, expected = uninterrupted
   assert losses(tmp_path) == losses(workdir)
   for path, leaf in expected.items():
@@ -237,13 +237,13 @@ def test_a_run_taken_up_again_is_bit_identical(uninterrupted, start, data, tmp_p
 def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
   config = recipe(start, data)
   config.run = ('stage1',)
-  training_run.train(config, str(tmp_path))
+  setup.train(config, str(tmp_path))
   config.run = ('stage1', 'stage2')
   config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, 2, 1
   with pytest.raises(InputError, match=r'mesh sizes .* need 2 devices: there are 8'):
-    training_run.train(config, str(tmp_path), force=True)
+    setup.train(config, str(tmp_path), force=True)
   config.mesh.data, config.mesh.fsdp = 8, 1
-  training_run.train(config, str(tmp_path), force=True)
+  setup.train(config, str(tmp_path), force=True)
   for ours, theirs in zip(losses(tmp_path), losses(uninterrupted[0]), strict=False):
     assert ours[:2] == theirs[:2]
     np.testing.assert_allclose(ours[2:], theirs[2:], rtol=1e-3)
@@ -273,14 +273,14 @@ def test_a_wrong_config_leaves_no_workdir(start, data, tmp_path, field, value, m
   config.stages.stage1.carry_moments = config.stages.stage2.carry_moments = False
   config.update_from_flattened_dict({field: value})
   with pytest.raises(InputError, match=message):
-    training_run.train(config, str(tmp_path / 'run'))
+    setup.train(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
 def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_path):
   """They were embedded as NaN, and answered with garbage; a table with more rows than tokens is as it was."""
   model = open_checkpoint(start).config
-  spec = functools.partial(training_run.example_spec, recipe(start, data), holds_codes=True)
+  spec = functools.partial(setup.example_spec, recipe(start, data), holds_codes=True)
   tokenizer, template = janus_jax.load_tokenizer(start)
   rows = tokenizer.largest_id + 1
   for vocab_size in (rows, rows + 100):
@@ -293,7 +293,7 @@ def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_pat
   backend.save(str(broken / 'tokenizer.json'))
   message = r'tokenizer\.json: has a token with id 712: expected ids below .*384'
   with pytest.raises(InputError, match=message):
-    training_run.train(recipe(str(broken), data), str(tmp_path / 'run'))
+    setup.train(recipe(str(broken), data), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
   tokenizer, template = janus_jax.load_tokenizer(str(broken))
   with pytest.raises(InputError, match=message):
@@ -315,11 +315,11 @@ def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
     InputError,
     match=r'source text/books: none of its first \d+ records can be used\. The last: .*data\.sources\.books\.long',
   ):
-    training_run.train(config, str(tmp_path / 'run'))
+    setup.train(config, str(tmp_path / 'run'))
   # The index of the file is kept for the next start.
   assert {path.name for path in (tmp_path / 'run').iterdir()} <= {'data'}
   config.data.sources.books.long = 'split'
-  training_run.train(config, str(tmp_path / 'run'))
+  setup.train(config, str(tmp_path / 'run'))
   assert len(losses(tmp_path / 'run')) == 1
 
 

@@ -17,7 +17,7 @@ from training.batches import params
 from training.steps import STAGE_1, STAGE_2, STAGE_3, STEP, stage_values
 
 from janus_jax.models.config import ComputeConfig
-from janus_jax.planning_collectives import received_bytes
+from janus_jax.planning.hlo import received_bytes
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import ROW_AXES, make_mesh
 from janus_jax.training.losses import Spread, cross_entropy

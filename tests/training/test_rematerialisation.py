@@ -12,13 +12,13 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import PRESETS, ComputeConfig, LlamaConfig, SiglipConfig
 from janus_jax.models.llama import Llama
 from janus_jax.models.siglip import Siglip
+from janus_jax.runs.setup import read_step
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import rematerialisation
 from janus_jax.training.rematerialisation import kept_bytes, state_bytes, step_bytes, usable_bytes, with_remat
 from janus_jax.training.stages import read_stages, trained_paths
 from janus_jax.training.state import Placement, new_state, unflatten
-from janus_jax.training_run import read_step
 
 LENGTH = 384
 MODEL = dataclasses.replace(

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
+from janus_jax.runs.setup import read_run
 from janus_jax.training.stages import Stage, read_stages, stage_ends, trained_groups, trained_paths
-from janus_jax.training_run import read_run
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
 SHAPES = parameter_shapes(PRESETS['tiny'])

@@ -22,7 +22,7 @@ from janus_jax.data.sources.build import ImageSizes, items, open_sources, read_s
 from janus_jax.data.sources.records import Fields, GenerationRecord, Numbered, ToEncode
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.tokenizing import read_picture
+from janus_jax.runs.tokenizing import read_picture
 
 FILES, ITEMS = 2, 4  # Each file has so many items, of which one is bad.
 BAD = (1, 2)  # Its file and its place there.

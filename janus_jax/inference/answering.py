@@ -1,0 +1,287 @@
+"""Answers questions about images: whole requests, cut into batches. Re-exported: `janus_jax.answer`.
+
+Questions that begin alike, up to the end of the same images, have that beginning run once for all of them.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from janus_jax.data import prompts as prompts_lib
+from janus_jax.data.images import understanding_pixels
+from janus_jax.data.prompts import Template, left_pad
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.errors import InputError
+from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
+from janus_jax.inference.decoder import Decoder
+from janus_jax.inference.requests import check_positive, check_tokenizer, decoder_for, full_precision, request_keys
+from janus_jax.inference.sampling import Sampling
+from janus_jax.inference.text import CHUNK, generate_text
+from janus_jax.models.config import JanusConfig
+
+Turns = str | Sequence[str]  # A question, or question, answer, question, ..., question.
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """An answer.
+
+  Attributes:
+    text: decoded.
+    token_ids: without the end token; there was none if the answer was cut at its longest.
+  """
+
+  text: str
+  token_ids: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A conversation as the decoder takes it.
+
+  Attributes:
+    ids: of the whole prompt.
+    pixels: uint8[I, size, size, 3] in the order they are mentioned.
+    seen: how many of the ids there are up to the last image, that included; 0 without images.
+  """
+
+  ids: list[int]
+  pixels: np.ndarray
+  seen: int
+
+
+def prepare_question(
+  config: JanusConfig, images: Sequence[Image.Image], turns: Turns, tokenizer: Tokenizer, template: Template
+) -> Question:
+  """Renders a question and resizes its images.
+
+  Args:
+    config: architecture.
+    images: RGB, of the whole conversation (`data.images.load_image`); may be none.
+    turns: a question, or question, answer, ..., question. `data.prompts.place_images` says where the images go; LLaVA's
+      `<image>` is as good as Janus's placeholder, as in training.
+    tokenizer: of the checkpoint.
+    template: of the checkpoint.
+
+  Raises:
+    InputError: an empty question, placeholders that do not match the images, longer than the decoder's positions, or a
+      tokenizer of another checkpoint.
+  """
+  check_tokenizer(config, tokenizer)
+  ids = prompts_lib.understanding_ids(
+    tokenizer,
+    template,
+    [prompts_lib.with_placeholders(turn) for turn in ([turns] if isinstance(turns, str) else turns)],
+    num_images=len(images),
+    num_image_tokens=config.num_image_tokens,
+    max_length=config.language_model.max_positions,
+  )
+  size = config.image_size
+  pixels = [understanding_pixels(image, size) for image in images]
+  seen = max((i + 1 for i, token in enumerate(ids) if token == config.image_token_id), default=0)
+  return Question(ids, np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8), seen)
+
+
+def prepare_questions(
+  config: JanusConfig,
+  images: Sequence[Sequence[Image.Image]],
+  questions: Sequence[Turns],
+  tokenizer: Tokenizer,
+  template: Template,
+) -> list[Question]:
+  """`prepare_question` of each question and its images.
+
+  Raises:
+    InputError: not one list of images per question, or what `prepare_question` raises, with the question's number.
+  """
+  if len(images) != len(questions):
+    raise InputError(f'{len(images)} lists of images for {len(questions)} questions: expected one for each')
+  prepared = []
+  for number, pair in enumerate(zip(images, questions), start=1):
+    try:
+      prepared.append(prepare_question(config, *pair, tokenizer, template))
+    except InputError as error:
+      raise InputError(f'question {number} of {len(questions)}: {error}') from None
+  return prepared
+
+
+def group_questions(questions: Sequence[Question]) -> list[Group]:
+  """Questions by what they begin with: the same ids up to the end of the same images. Without images, each alone."""
+  members: dict[tuple, list[int]] = {}
+  for index, question in enumerate(questions):
+    alike = (tuple(question.ids[: question.seen]), question.pixels.tobytes()) if question.seen else (index,)
+    members.setdefault(alike, []).append(index)
+  groups = []
+  for indices in members.values():
+    found = [questions[i] for i in indices]
+    images, longest = len(found[0].pixels), max(len(question.ids) for question in found)
+    if len(found) == 1:
+      sizes = {'shared': bucket_length(longest)}
+    else:
+      seen = found[0].seen
+      sizes = {'shared': bucket_length(seen), 'rest': bucket_length(longest - seen)}
+    groups.append(Group(tuple(indices), **sizes, images=images))
+  return groups
+
+
+def stream_tokens(
+  decoder: Decoder,
+  questions: Sequence[Question],
+  indices: Sequence[int],
+  *,
+  share: int = 1,
+  pad_id: int,
+  eos_id: int,
+  max_new_tokens: int = 512,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  seed: int = 0,
+) -> Iterator[list[list[int]]]:
+  """Answers questions of one shape as one batch, a few tokens at a time.
+
+  Args:
+    decoder: weights (`decoder_for`).
+    questions: with equally many images each.
+    indices: of the questions in the whole request; with the seed they decide what is drawn.
+    share: each so many consecutive questions begin alike (`group_questions`), with images; 1 where they do not.
+    pad_id: of the tokenizer.
+    eos_id: of the tokenizer.
+    max_new_tokens: the longest answer; less where the decoder's positions end before.
+    temperature: divides the logits; 0 takes the most likely token.
+    top_p: only the most likely tokens that together reach this probability.
+    seed: 0 to 2^32 - 1.
+
+  Yields:
+    per question, the ids that its answer goes on with; none once it has ended. No end tokens.
+
+  Raises:
+    InputError: a setting out of range.
+  """
+  check_positive('max_new_tokens', max_new_tokens)
+  ids = [question.ids for question in questions]
+  # The last token is drawn but never fed.
+  limits = [min(max_new_tokens, decoder.config.language_model.max_positions - len(row) + 1) for row in ids]
+  heads, rest = questions[::share], None
+  if share == 1:
+    tokens, mask = _padded(ids, pad_id)
+  else:
+    tokens, mask = _padded([question.ids[: question.seen] for question in heads], pad_id)
+    rest = _padded([question.ids[question.seen :] for question in questions], pad_id)
+  pixels = np.concatenate([question.pixels for question in heads])
+  keys = request_keys(seed, [(index,) for index in indices])
+  sampling = Sampling(temperature, top_p=top_p)
+  chunks = generate_text(
+    decoder,
+    tokens,
+    mask,
+    pixels if len(pixels) else None,
+    keys,
+    eos_id=eos_id,
+    max_new_tokens=max(limits),
+    sampling=sampling,
+    rest=rest,
+  )
+  ended = [False] * len(ids)
+  for chunk in _in_full_precision(decoder, chunks):
+    drawn = [row[:limit] for row, limit in zip(chunk.tolist(), limits)]
+    yield [[] if done else _until(eos_id, row) for row, done in zip(drawn, ended)]
+    limits = [max(limit - chunk.shape[1], 0) for limit in limits]
+    ended = [done or eos_id in row for row, done in zip(drawn, ended)]
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+  """`left_pad` to the bucket of the longest."""
+  return left_pad(rows, pad_id, bucket_length(max(map(len, rows))))
+
+
+def _in_full_precision(decoder: Decoder, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+  """The chunks, each computed under `full_precision`; whoever reads them is not."""
+  while True:
+    with full_precision(decoder):
+      chunk = next(chunks, None)
+    if chunk is None:
+      return
+    yield chunk
+
+
+def _until(end: int, ids: list[int]) -> list[int]:
+  return ids[: ids.index(end)] if end in ids else ids
+
+
+def answer_questions(
+  decoder: Decoder,
+  questions: Sequence[Question],
+  tokenizer: Tokenizer,
+  *,
+  max_new_tokens: int = 512,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  seed: int = 0,
+  batch_size: int | None = None,
+) -> list[Answer]:
+  """`answer` where the questions are prepared and the weights are in place (`decoder_for`)."""
+  groups = group_questions(questions)
+  if batch_size is None:
+    slots = max((group.shared + group.rest for group in groups), default=0) + max_new_tokens
+    batch_size = device_batch_size(decoder.config.language_model, rows=1, slots=slots, dtype=decoder.cache_dtype)
+  check_positive('batch_size', batch_size)
+  special = tokenizer.special
+  settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
+  settings |= {'pad_id': special.pad, 'eos_id': special.eos}
+  answers: list[list[int]] = [[] for _ in questions]
+  # Nobody knows how long answers get; most end within a chunk.
+  for batch in plan_batches(groups, batch_size, output=min(max_new_tokens, CHUNK)):
+    rows = [questions[i] for i in batch.rows]
+    for new in stream_tokens(decoder, rows, batch.rows, share=batch.share, **settings):
+      for index, row in batch.places.items():
+        answers[index] += new[row]
+  return [Answer(tokenizer.decode(ids), ids) for ids in answers]
+
+
+def answer(
+  config: JanusConfig,
+  params: dict,
+  images: Sequence[Sequence[Image.Image]],
+  questions: Sequence[Turns],
+  *,
+  tokenizer: Tokenizer,
+  template: Template,
+  max_new_tokens: int = 512,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  seed: int = 0,
+  batch_size: int | None = None,
+  weights: str = 'full',
+  cache_dtype: str | None = None,
+) -> list[Answer]:
+  """Answers questions, each about its own images. An answer does not depend on what else is asked.
+
+  Questions about the same images are cheap together: the images are run once for all of them, or once per batch.
+
+  Args:
+    config: from `load`.
+    params: from `load`; what they are stored in is computed in.
+    images: per question, its images (RGB, `data.images.load_image`), none or several.
+    questions: each a text, or turns: question, answer, question, ..., question.
+    tokenizer: from `load_tokenizer`.
+    template: from `load_tokenizer`.
+    max_new_tokens: the longest answer; less where the decoder's positions end before.
+    temperature: divides the logits; 0 takes the most likely token.
+    top_p: only the most likely tokens that together reach this probability.
+    seed: 0 to 2^32 - 1.
+    batch_size: questions at a time; None takes what fits the device.
+    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
+    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
+
+  Returns:
+    per question.
+
+  Raises:
+    InputError: what `prepare_questions` and `stream_tokens` raise.
+  """
+  prepared = prepare_questions(config, images, questions, tokenizer, template)
+  settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
+  decoder = decoder_for(config, params, weights, cache_dtype)
+  return answer_questions(decoder, prepared, tokenizer, batch_size=batch_size, **settings)

@@ -1,0 +1,232 @@
+"""Whether a run fits on devices that are not there, and how fast it can be on them: the step of each stage, compiled.
+
+Nothing is allocated: parameters, moments and batches are shapes. What is compiled is `training.step.train_step` with
+the arguments that the loop gives it.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data.packing import BatchShape, batch_shape
+from janus_jax.errors import InputError
+from janus_jax.planning.hlo import received_bytes
+from janus_jax.planning.ideal import ideal_bytes
+from janus_jax.planning.memory import Memory, held_bytes, memory_of, wanted_bytes
+from janus_jax.planning.roofline import Figures, Work, figures
+from janus_jax.planning.topologies import Topology, abstract_devices
+from janus_jax.runs.callbacks import held_out_losses, static_arguments
+from janus_jax.runs.datasets import hold_codes
+from janus_jax.runs.setup import read_run, read_step
+from janus_jax.runs.start import Start
+from janus_jax.sharding.mesh import ROW_AXES, make_mesh, rows_split
+from janus_jax.training.run_config import RunConfig, check_batches, expected_mean, stage_shape
+from janus_jax.training.stages import Stage, trained_groups, trained_paths
+from janus_jax.training.state import Placement, TrainState, abstract, flatten, new_state, unflatten
+from janus_jax.training.step import StageValues, StepConfig, jit_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """A config on a topology, as far as compiling its steps needs it.
+
+  Attributes:
+    topology: where.
+    start: from what.
+    run: the loop's part of the config.
+    step: what the step is compiled for.
+    placement: mesh, and where parameters lie.
+    holds_codes: whether images to generate come as codes, so that the VQ encoder is not part of the step.
+    held_out: whether the loss on held-out data is measured along the way.
+  """
+
+  topology: Topology
+  start: Start
+  run: RunConfig
+  step: StepConfig
+  placement: Placement
+  holds_codes: bool
+  held_out: bool
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    return self.placement.mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+  """One stage on a topology.
+
+  Attributes:
+    stage: the stage.
+    setup: what it was compiled with.
+    memory: of a device.
+    received: bytes a device gets from others in a step, by kind of collective; None where it does not fit.
+    ideal: bytes that it would have to get at least (planning_ideal.py).
+    figures: what follows from sizes.
+    compile_seconds: on this machine.
+  """
+
+  stage: Stage
+  setup: Setup
+  memory: Memory
+  received: Mapping[str, int] | None
+  ideal: int
+  figures: Figures
+  compile_seconds: float
+
+
+def make_setup(config: ConfigDict, start: Start, topology: Topology) -> Setup:
+  """Raises InputError for what is wrong with the config, or with the mesh on this topology."""
+  mesh = make_mesh(config.mesh.to_dict(), abstract_devices(topology))
+  placement = Placement.of(mesh, parameter_shapes(start.model))
+  step = read_step(config, start.model, placement)
+  return Setup(topology, start, read_run(config), step, placement, hold_codes(config), config.held_out_batches > 0)
+
+
+def find_stage(setup: Setup, name: str) -> int:
+  """The index of a stage in the run. Raises InputError if there is none of that name."""
+  names = [stage.name for stage in setup.run.stages]
+  if name not in names:
+    raise InputError(f'stage is {name!r}: expected one of {", ".join(names)}')
+  return names.index(name)
+
+
+def moments(setup: Setup, index: int) -> frozenset[str]:
+  """The parameters with moments in a stage (training/step.py)."""
+  trained = [trained_paths(stage, setup.placement.params) for stage in setup.run.stages]
+  return trained[index] if setup.run.stage_masks == 'static' else frozenset().union(*trained)
+
+
+def abstract_state(setup: Setup, index: int) -> TrainState:
+  """The state in a stage of the run: what trained in an earlier one stays float32."""
+  params = _stored_params(setup)
+  for earlier in range(index + 1):
+    trained = moments(setup, earlier)
+    make = lambda params, trained=trained: new_state(params, trained, setup.step.optimizer)  # noqa: E731
+    state = jax.eval_shape(make, params)
+    params = state.params
+  return abstract(state, setup.placement)
+
+
+def _stored_params(setup: Setup) -> Any:
+  """Those that the run starts from, where they lie."""
+  shapes, dtypes, shardings = parameter_shapes(setup.start.model), setup.start.dtypes, setup.placement.params
+  leaves = {path: jax.ShapeDtypeStruct(shapes[path], dtypes[path], sharding=shardings[path]) for path in shapes}
+  return unflatten(leaves)
+
+
+def abstract_batch(setup: Setup, shape: BatchShape, streams: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """The arrays of so many streams of `data.packing.make_batch`, placed as `training.state.place_batch` does it."""
+  B, T, model = shape.rows * streams, shape.length, setup.start.model
+  rows = NamedSharding(setup.mesh, PartitionSpec(ROW_AXES))
+
+  def images(count: int, size: int) -> tuple[tuple[int, ...], Any]:
+    return (streams, count, size, size, 3), jnp.uint8
+
+  arrays = dict.fromkeys(('tokens', 'positions', 'segments', 'targets'), ((B, T), jnp.int32))
+  arrays |= dict.fromkeys(('kinds', 'losses'), ((B, T), jnp.uint8))
+  arrays |= {'weights': ((B, T), jnp.float32), 'pixels': images(shape.images, model.image_size)}
+  if not setup.holds_codes:
+    arrays['generation_pixels'] = images(shape.drawings, model.vq.image_size)
+  return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
+
+
+def plan_stage(setup: Setup, index: int) -> StagePlan:
+  """Compiles the step of a stage: minutes for a real model.
+
+  Raises:
+    InputError: the mesh or the accumulation does not divide the batch; a pattern of the stage matches nothing.
+  """
+  stage = setup.run.stages[index]
+  check_batches([stage], setup.mesh, setup.step.accumulation, setup.run.streams)
+  trained = trained_paths(stage, setup.placement.params)
+  streams = setup.run.streams or rows_split(setup.mesh)
+  means = [expected_mean(one, setup.run.sequence_length, setup.holds_codes) for one in setup.run.stages]
+  shape = stage_shape(setup.run, means, index, streams)
+  state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
+  began = time.perf_counter()
+  compiled, wanted = _compile_step(setup, trained, moments(setup, index), state, batch)
+  memory = memory_of(compiled, wanted, held_bytes((state, batch)), setup.topology)
+  memory.peaks['start'] = start_bytes(setup, index)
+  if setup.held_out and memory.fits:
+    memory.peaks['held-out'] = _held_out_bytes(setup, state)
+  seconds = time.perf_counter() - began
+  # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.
+  turns = (-(-setup.run.sequence_length // setup.step.loss_chunk) + 1) // 2
+  received = received_bytes(compiled.as_text(), turns) if compiled else None
+  work = Work(
+    stage=stage,
+    model=setup.start.model,
+    shape=shape,
+    streams=streams,
+    mean=means[index],
+    trained=frozenset(trained_groups(trained)),
+    remat=setup.step.compute.remat,
+    accumulation=setup.step.accumulation,
+    state_bytes=held_bytes(state),
+  )
+  itemsize = jnp.dtype(setup.step.compute.dtype).itemsize
+  ideal = ideal_bytes(work, parameter_shapes(setup.start.model), setup.placement.params, trained, itemsize)
+  found = figures(work, setup.topology, setup.mesh, received)
+  return StagePlan(stage, setup, memory, received, ideal, found, seconds)
+
+
+def start_bytes(setup: Setup, index: int) -> int:
+  """Bytes of a device while a stage's state is made (`training.state.start_state`).
+
+  Moments of the stage before are gone by then; a parameter that begins to train exists twice, stored and in float32.
+  """
+  state = abstract_state(setup, index)
+  stored = abstract_state(setup, index - 1).params if index else _stored_params(setup)
+  new, old = flatten(state.params), flatten(stored)
+  cast = [held_bytes(leaf) for path, leaf in old.items() if leaf.dtype != new[path].dtype]
+  return held_bytes(state) + max(cast, default=0)
+
+
+def _held_out_bytes(setup: Setup, state: TrainState) -> int:
+  """Bytes of a device while the loss on held-out data is measured, with the whole state beside it."""
+  stage, parts = setup.run.stages[-1], rows_split(setup.mesh)
+  mean = expected_mean(stage, setup.run.sequence_length, setup.holds_codes)
+  batch = abstract_batch(setup, batch_shape(stage.batch_size // parts, setup.run.sequence_length, mean), parts)
+  weights = jax.ShapeDtypeStruct((3,), jnp.float32)
+  compiled, wanted = _compile(
+    setup, lambda: held_out_losses.lower(state.params, batch, weights, **static_arguments(setup.step))
+  )
+  memory = memory_of(compiled, wanted, held_bytes((state.params, batch)), setup.topology)
+  # Parameters that the loss does not need are no arguments of its program, but are there.
+  return held_bytes((state, batch)) + memory.peak - memory.arguments
+
+
+def _compile_step(
+  setup: Setup, trained: frozenset[str], with_moments: frozenset[str], state: TrainState, batch: Mapping[str, Any]
+) -> tuple[Any, int | None]:
+  """As `_compile`."""
+  masks: Any = trained
+  if setup.run.stage_masks == 'traced':
+    masks = {path: jax.ShapeDtypeStruct((), jnp.bool_) for path in sorted(with_moments)}
+  scalar = jax.ShapeDtypeStruct((), jnp.float32)
+  values = StageValues(scalar, scalar, jax.ShapeDtypeStruct((3,), jnp.float32))
+  step = jit_train_step(setup.run.stage_masks)
+  return _compile(setup, lambda: step.lower(state, batch, values, masks=masks, config=setup.step))
+
+
+def _compile(setup: Setup, lower: Callable[[], Any]) -> tuple[Any, int | None]:
+  """The compiled program and None; or None and the bytes of a device that it would have needed."""
+  # Only compiling may happen in here: nothing can be computed on a mesh of devices that are not there.
+  with jax.set_mesh(setup.mesh):
+    lowered = lower()
+    try:
+      return lowered.compile(), None
+    except jax.errors.JaxRuntimeError as error:
+      wanted = wanted_bytes(str(error))
+      if wanted is None:
+        raise
+      return None, wanted

@@ -1,0 +1,139 @@
+"""Plans every stage that is asked about, and says what was found: a paragraph or a JSON object for each."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from janus_jax.planning.compile import Setup, StagePlan, find_stage, make_setup, plan_stage
+from janus_jax.planning.suggest import find_fitting
+from janus_jax.planning.topologies import Topology
+from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.start import find_start
+from janus_jax.sharding.accelerators import GIB
+
+NO_SETTING = 'none that was tried'
+
+
+def plan_and_print(
+  config: ConfigDict, recipe: str, topology: Topology, stage: str | None, hints: bool, as_json: bool
+) -> None:
+  """Prints on stdout as each stage is done.
+
+  Args:
+    config: of a run.
+    recipe: path of its file.
+    topology: where.
+    stage: of the run; None for all.
+    hints: whether to look for settings that make fit what does not.
+    as_json: one object per stage, in a line.
+
+  Raises:
+    InputError: something in the config is wrong, or does not go with the topology.
+  """
+  check_config(config)
+  start = find_start(config, recipe)
+  setup = make_setup(config, start, topology)
+  indices = range(len(setup.run.stages)) if stage is None else [find_stage(setup, stage)]
+  for index in indices:
+    logging.info('compiling %s for %s', setup.run.stages[index].name, topology.name)
+    plan = plan_stage(setup, index)
+    options, fitting = find_fitting(config, index, plan) if hints and not plan.memory.fits else ([], None)
+    print(json.dumps(to_json(plan, options, fitting)) if as_json else to_text(plan, options, fitting), flush=True)
+
+
+def settings(setup: Setup) -> dict[str, Any]:
+  """What a person can change to use more or less memory."""
+  step = setup.step
+  return {
+    'accumulation': step.accumulation,
+    'loss_chunk': step.loss_chunk,
+    'remat': step.compute.remat,
+    'attention': step.compute.attention,
+    'vision_attention': step.compute.vision_attention,
+    'moment_dtype': step.optimizer.moment_dtype,
+    'gradient_sum_dtype': step.optimizer.gradient_sum_dtype,
+  }
+
+
+def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> dict[str, Any]:
+  """All that is known, by name; bytes and FLOPs are plain numbers, times seconds or days."""
+  memory, found, stage = plan.memory, plan.figures, plan.stage
+  return {
+    'stage': stage.name,
+    'topology': plan.setup.topology.name,
+    'chips': plan.setup.topology.num_chips,
+    'devices': plan.setup.topology.num_devices,
+    'mesh': dict(plan.setup.mesh.shape),
+    'batch_size': stage.batch_size,
+    'sequence_length': plan.setup.run.sequence_length,
+    **settings(plan.setup),
+    'fits': memory.fits,
+    'peak_bytes_per_device': memory.peak,
+    'peak_moment': memory.worst,
+    'peak_bytes_per_device_by_moment': dict(memory.peaks),
+    'hbm_bytes_per_device': memory.available,
+    'argument_bytes_per_device': memory.arguments,
+    'temporary_bytes_per_device': memory.temporaries,
+    'flops_per_step': found.flops.total,
+    'decoder_flops_per_step': found.flops.decoder,
+    'executed_flops_per_step': found.executed_flops,
+    'collective_bytes_per_device': None if plan.received is None else dict(plan.received),
+    'ideal_collective_bytes_per_device': plan.ideal,
+    'compute_seconds': found.bound and found.bound.compute,
+    'memory_seconds': found.bound and found.bound.memory,
+    'network_seconds': found.bound and found.bound.network,
+    'step_seconds_bound': found.bound and found.bound.seconds,
+    'mfu_bound': found.mfu_bound,
+    'steps': stage.steps,
+    'tokens': found.tokens,
+    'days_at_mfu_percent': dict(found.days),
+    'compile_seconds': round(plan.compile_seconds, 1),
+    'options_to_fit': list(options) if fitting else None,
+    'peak_bytes_per_device_with_options': fitting and fitting.memory.peak,
+  }
+
+
+def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> str:
+  """The same for a person."""
+  memory, found, setup, stage = plan.memory, plan.figures, plan.setup, plan.stage
+  mesh = ' x '.join(f'{axis} {size}' for axis, size in setup.mesh.shape.items() if size > 1) or 'one device'
+  verdict = 'fits' if memory.fits else 'does not fit'
+  parts = [f'arguments {_gib(memory.arguments)}']
+  if memory.temporaries is not None:
+    parts.append(f'temporaries {_gib(memory.temporaries)}')
+  moments = ', '.join(f'{moment} {_gib(size)}' for moment, size in memory.peaks.items())
+  lines = [
+    ('memory per device', f'{_gib(memory.peak)} of {_gib(memory.available)} GiB at most, in: {memory.worst}'),
+    ('GiB by moment', moments),
+    ('in a step', ', '.join(parts)),
+    ('batch', f'{stage.batch_size} rows of {setup.run.sequence_length} positions'),
+    ('settings', ', '.join(f'{name} {value}' for name, value in settings(setup).items())),
+    ('FLOPs per step', f'{found.flops.total:.3g}, {found.executed_flops:.3g} with what is computed twice'),
+  ]
+  if plan.received is not None:
+    lines.append(('received per device', _received(plan.received, plan.ideal)))
+  if found.bound:
+    bound = found.bound
+    limits = f'compute {bound.compute:.3g}, memory {bound.memory:.3g}, network {bound.network:.3g}'
+    lines.append(('seconds per step', f'at least {bound.seconds:.3g} ({limits}), so MFU at most {found.mfu_bound:.0%}'))
+  days = ', '.join(f'{days:.3g} days at {mfu} % MFU' for mfu, days in found.days.items())
+  lines.append(('whole stage', f'{found.tokens:.4g} tokens in {stage.steps} steps{": " if days else ""}{days}'))
+  if fitting:
+    lines.append(('would fit with', f'{" ".join(options)} ({_gib(fitting.memory.peak)} GiB)'))
+  topology = setup.topology
+  # Of a kind whose chip is two devices.
+  chips = f' on {topology.num_chips} chips' if topology.num_chips < topology.num_devices else ''
+  title = f'{stage.name} on {topology.name} ({mesh}{chips}): {verdict}'
+  return '\n'.join([title, *(f'  {name:19} {value}' for name, value in lines)])
+
+
+def _gib(size: int) -> str:
+  return f'{size / GIB:.2f}'
+
+
+def _received(received: Mapping[str, int], ideal: int) -> str:
+  kinds = ', '.join(f'{kind} {size / 1e9:.1f}' for kind, size in received.items() if size)
+  return f'{sum(received.values()) / 1e9:.1f} GB (ideal {ideal / 1e9:.1f}){": " if kinds else ""}{kinds}'

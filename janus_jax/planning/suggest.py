@@ -1,0 +1,83 @@
+"""Which settings make a step fit that does not: found by compiling with them, cheapest first."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from janus_jax.planning.compile import Setup, StagePlan, abstract_state, make_setup, plan_stage
+from janus_jax.planning.memory import available_bytes, held_bytes
+from janus_jax.training.stages import Stage
+
+GRADIENT_BYTES = 4  # Of a parameter that trains.
+
+
+def find_fitting(config: ConfigDict, index: int, failed: StagePlan) -> tuple[list[str], StagePlan | None]:
+  """Settings with which a stage that does not fit would.
+
+  Args:
+    config: with which it does not fit.
+    index: of the stage in the run.
+    failed: its plan with `config`.
+
+  Returns:
+    What to add to the command, and the plan with it; ([], None) if nothing was found.
+
+  Raises:
+    InputError: see `planning.plan_stage`.
+  """
+  start, topology = failed.setup.start, failed.setup.topology
+  changed = ConfigDict(config.to_dict())
+  options: dict[str, str] = {}
+  for change in changes(failed.setup, failed.stage):
+    changed.update_from_flattened_dict(change)
+    options |= {name: f'--config.{name}={value}' for name, value in change.items()}
+    shown = ' '.join(options.values())
+    candidate = make_setup(changed, start, topology)
+    if least_bytes(candidate, index, failed) > available_bytes(topology):
+      logging.info('%s on %s: %s cannot be enough', failed.stage.name, topology.name, shown)
+      continue
+    logging.info('%s on %s: trying %s', failed.stage.name, topology.name, shown)
+    plan = plan_stage(candidate, index)
+    if plan.memory.fits:
+      return list(options.values()), plan
+    failed = plan
+  return [], None
+
+
+def changes(setup: Setup, stage: Stage) -> Iterator[dict[str, str | int]]:
+  """Fields and values, each tried on top of those before it: what costs nothing, then time, then precision."""
+  mesh, slices = setup.mesh.shape, setup.topology.slices
+  if mesh['data'] > slices:  # Each slice holds a whole state; within one it need not be held twice.
+    yield {'mesh.data': slices, 'mesh.fsdp': -1}
+  rows, rest = divmod(stage.batch_size, mesh['data'] * mesh['fsdp'])
+  if not rest:
+    # The fewest that fit: sharded weights are gathered anew for each.
+    for count in range(setup.step.accumulation + 1, rows + 1):
+      if rows % count == 0:
+        yield {'accumulation': count}
+  if setup.step.compute.remat != 'full':
+    yield {'compute.remat': 'full'}
+  if setup.step.optimizer.moment_dtype != 'bfloat16':
+    yield {'optimizer.moment_dtype': 'bfloat16'}
+  if setup.step.optimizer.gradient_sum_dtype != 'bfloat16':  # Of use as gradients are summed up by now.
+    yield {'optimizer.gradient_sum_dtype': 'bfloat16'}
+
+
+def least_bytes(setup: Setup, index: int, failed: StagePlan) -> int:
+  """What a device must hold whatever the compiler does.
+
+  That is the state, and a gradient for each parameter that trains. Where nothing but the accumulation has grown since
+  `failed`, it is also the state and what `failed` held beside its own, if all of that were to shrink as rows do.
+  """
+  state = abstract_state(setup, index)
+  gradients = sum(
+    held_bytes(moment) // moment.dtype.itemsize * GRADIENT_BYTES for moment in state.opt_state.mu.values()
+  )
+  rest = gradients
+  before = failed.setup.step
+  if setup.mesh == failed.setup.mesh and dataclasses.replace(setup.step, accumulation=before.accumulation) == before:
+    temporaries = failed.memory.peaks['step'] - failed.memory.arguments
+    rest = max(rest, temporaries * before.accumulation // setup.step.accumulation)
+  return held_bytes(state) + rest

@@ -1,0 +1,141 @@
+"""What is looked at while a run goes on: losses on data it never trains on, pictures, answers."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from janus_jax.data.examples import KINDS, ExampleSpec
+from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.packing import batch_shape
+from janus_jax.data.pipeline import batches
+from janus_jax.data.prompts import Template
+from janus_jax.data.shares import all_shares
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.inference.answering import answer
+from janus_jax.inference.generation import generate_images
+from janus_jax.models.config import JanusConfig
+from janus_jax.runs.datasets import Samples
+from janus_jax.training.loop import Sources
+from janus_jax.training.losses import batch_losses
+from janus_jax.training.metrics import MetricWriter
+from janus_jax.training.run_config import RunConfig
+from janus_jax.training.state import place_whole_batch
+from janus_jax.training.step import StepConfig
+
+ANSWER_TOKENS = 32
+
+held_out_losses = jax.jit(batch_losses, static_argnames=('config', 'compute', 'chunk', 'accumulation'))
+
+
+def static_arguments(step: StepConfig) -> dict[str, Any]:
+  """Static arguments of `held_out_losses`."""
+  return {
+    'config': step.model,
+    'compute': step.compute,
+    'chunk': step.loss_chunk,
+    'accumulation': step.accumulation,
+  }
+
+
+class HeldOutLoss:
+  """The loss of each kind on a few batches of held-out data, the same ones every time."""
+
+  def __init__(
+    self, sources: Sources, spec: ExampleSpec, run: RunConfig, step: StepConfig, rows_split: int, num_batches: int
+  ):
+    """
+    Args:
+      sources: held-out records by kind and name.
+      spec: how records become examples.
+      run: for the size of the batches and the mixture of the last stage.
+      step: what the model is computed in, and in how many microbatches.
+      rows_split: into how many parts the mesh splits the rows of a batch.
+      num_batches: 0 measures nothing.
+    """
+    stage = run.stages[-1]
+    self._batches: list[dict[str, np.ndarray]] = []
+    self._static = static_arguments(step)
+    weights = {
+      kind: {name: weight for name, weight in stage.sources.get(kind, {}).items() if name in sources[kind]}
+      for kind in KINDS
+    }
+    # Kinds of which nothing is held out are not measured.
+    ratio = [share if sum(weights[kind].values()) else 0 for kind, share in zip(KINDS, stage.ratio)]
+    if num_batches and any(ratio):
+      (mean,) = mean_sizes(sources, [(ratio, weights)], spec, run.seed)
+      shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
+      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shares': all_shares(rows_split)}
+      stream = batches(sources, ratio, weights, spec, shape, **options)
+      self._batches = [next(stream) for _ in range(num_batches)]
+
+  def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
+    if self._batches:
+      writer.write(step, stage, {f'held_out/{kind}': value for kind, value in self.measure(params).items()})
+
+  def measure(self, params: Any) -> dict[str, float]:
+    """The mean loss per target of each kind of which anything is held out; of parameters on a mesh."""
+    if not self._batches:
+      return {}
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    ones = np.ones(len(KINDS), np.float32)
+    found = [
+      held_out_losses(params, place_whole_batch(batch, mesh), ones, **self._static)[1] for batch in self._batches
+    ]
+    sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
+    return {kind: float(total / weight) for kind, total, weight in zip(KINDS, sums, weights) if weight}
+
+
+class Sampler:
+  """Draws pictures and answers questions, a few of each, always the same ones."""
+
+  def __init__(
+    self,
+    config: JanusConfig,
+    tokenizer: Tokenizer,
+    template: Template,
+    samples: Samples,
+    sampling: dict[str, Any],
+    seed: int,
+  ):
+    """
+    Args:
+      config: architecture.
+      tokenizer: of the run.
+      template: of the run.
+      samples: what is drawn and asked.
+      sampling: `cfg_weight`, `temperature`, `top_k`.
+      seed: of what is drawn.
+    """
+    self._config, self._sampling, self._seed = config, sampling, seed
+    self._words = {'tokenizer': tokenizer, 'template': template}
+    self._samples = samples
+
+  def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
+    if self._samples.prompts:
+      self._draw(step, params, writer)
+    if self._samples.questions:
+      self._ask(step, params, writer)
+
+  def _draw(self, step: int, params: Any, writer: MetricWriter) -> None:
+    prompts = self._samples.prompts
+    settings = {name: self._sampling[name] for name in ('cfg_weight', 'temperature', 'top_k')}
+    drawn = generate_images(
+      self._config, params, prompts, num_images=1, seed=self._seed, batch_size=64, **settings, **self._words
+    )
+    writer.write_images(step, 'drawing', [images[0].pixels for images in drawn], prompts)
+
+  def _ask(self, step: int, params: Any, writer: MetricWriter) -> None:
+    questions = self._samples.questions
+    answers = answer(
+      self._config,
+      params,
+      [[Image.fromarray(image)] for image, _ in questions],
+      [text for _, text in questions],
+      max_new_tokens=ANSWER_TOKENS,
+      batch_size=64,
+      **self._words,
+    )
+    texts = [f'{text} {found.text.strip()}' for (_, text), found in zip(questions, answers)]
+    writer.write_texts(step, 'answers', texts)

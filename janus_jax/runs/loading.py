@@ -1,0 +1,64 @@
+"""Opens checkpoints for use from Python: `janus_jax.load` and `janus_jax.load_tokenizer`.
+
+config, params = janus_jax.load('Janus-Pro-1B', dtype='bfloat16')
+tokenizer, template = janus_jax.load_tokenizer('Janus-Pro-1B')
+images = janus_jax.generate_images(config, params, ['a red cube'], tokenizer=tokenizer, template=template)
+answers = janus_jax.answer(config, params, [[image]], ['What is it?'], tokenizer=tokenizer, template=template)
+"""
+
+import jax
+
+from janus_jax.conversion.buckets import local_files
+from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.export import cast_params
+from janus_jax.conversion.load import load_params
+from janus_jax.conversion.resample import resize_images
+from janus_jax.conversion.workdir import split_ema
+from janus_jax.data.prompts import Template, find_template
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.models.config import JanusConfig
+from janus_jax.sharding.rules import parameter_shardings
+
+
+def load(
+  path: str,
+  dtype: str | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  image_size: int | None = None,
+) -> tuple[JanusConfig, dict]:
+  """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's. It tells which by looking.
+
+  Args:
+    path: directory, local or in a bucket (gs://BUCKET/...); WORKDIR@ema for the averages of a run with
+      `optimizer.ema_decay`.
+    dtype: 'float32', 'bfloat16' or 'float16'; None keeps what is stored.
+    mesh: devices to spread the parameters over, by `sharding/rules.py`; None puts them on the default device.
+    image_size: pixels; another size than the checkpoint's resamples the table of patch positions.
+
+  Returns:
+    The architecture, and the parameters for `models.janus.Janus(config).apply({'params': params}, ...)`.
+
+  Raises:
+    InputError: no checkpoint there, damaged files, or tensors that are not a Janus's.
+  """
+  checkpoint = cast_params(open_checkpoint(path), dtype)
+  if image_size is not None:
+    checkpoint = resize_images(checkpoint, image_size)
+  shardings = None
+  if mesh is not None:
+    shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)
+  return checkpoint.config, load_params(checkpoint, shardings)
+
+
+def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:
+  """The tokenizer of a checkpoint directory, and the names it was taught for who speaks.
+
+  Both belong to the one checkpoint: ids and names differ between the released ones, and the wrong ones are accepted by
+  the model and ruin what it makes.
+
+  Raises:
+    InputError: no tokenizer there, or not a Janus's.
+  """
+  path = local_files(split_ema(path)[0])
+  tokenizer = Tokenizer.from_directory(path)
+  return tokenizer, find_template(path, tokenizer)

@@ -1,0 +1,236 @@
+"""Puts a training run together from its config: model, data, devices, observers. The loop is in training/loop.py."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.checkpoint import Checkpoint
+from janus_jax.conversion.load import load_params
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.prompts import Template
+from janus_jax.data.skipping import SkipLimit
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.errors import InputError
+from janus_jax.inference.requests import check_tokenizer
+from janus_jax.models.attention_choice import platform_of, with_attention
+from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.runs import identity, workdir_mirror, workdirs
+from janus_jax.runs.callbacks import HeldOutLoss, Sampler
+from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.datasets import check_data, open_data
+from janus_jax.runs.loading import load_tokenizer
+from janus_jax.runs.start import open_start
+from janus_jax.sharding.layout import ActivationLayout
+from janus_jax.sharding.mesh import make_mesh, rows_split
+from janus_jax.training import hosts
+from janus_jax.training.loop import Run
+from janus_jax.training.optimizer import OptimizerConfig, check_rules
+from janus_jax.training.rematerialisation import with_remat
+from janus_jax.training.run_config import RunConfig, check_batches
+from janus_jax.training.stages import Stage, check_carried, read_stages, trained_groups, trained_paths
+from janus_jax.training.state import Placement
+from janus_jax.training.step import StepConfig
+
+
+def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
+  """Trains until the last stage is over, or a signal asks to save and stop; returns the parameters.
+
+  Args:
+    config: see training/defaults.py.
+    workdir: local or gs://BUCKET/...; made if missing; a run in it is taken up again.
+    force: also where it was begun with another config.
+
+  Raises:
+    InputError: something in the config, the data or the workdir is wrong, or the workdir is in use.
+    OSError: the workdir cannot be written.
+  """
+  # In this order: agree on the settings, own the workdir, read and check, agree on the data, begin, train. What is
+  # wrong shows before anything is written: a workdir remembers its config.
+  identity.check_same_run(config, workdir, force)
+  check_config(config)
+  run_config = read_run(config)
+  with contextlib.ExitStack() as stack:
+    with hosts.together():
+      files = stack.enter_context(workdir_mirror.opened(workdir))
+    return _train(config, run_config, files, force)
+
+
+def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.LocalWorkdir, force: bool) -> Any:
+  workdir, is_new = files.path, not hosts.from_first(workdirs.is_begun(files.path))
+  with hosts.together():
+    checkpoint = open_start(config) if is_new else None
+    model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
+    mesh = make_mesh(config.mesh.to_dict())
+    placement = Placement.of(mesh, parameter_shapes(model))
+    step_config = read_step(config, model, placement)
+    check_data(config, model)
+    check_batches(run_config.stages, mesh, config.accumulation, config.streams)
+    check_trainable(run_config.stages, model, placement.params)
+    check_carried(run_config.stages, placement.params)
+    check_room(run_config.stages, model, config.sequence_length)
+    if not is_new:
+      workdirs.check_config(workdir, config, force)
+  start = functools.cache(lambda: checkpoint or open_start(config))
+  with _tokenizer_directory(workdir, checkpoint) as directory:
+    with hosts.first_alone() as is_first:
+      if not is_first:
+        files.download()
+      data = open_data(config, model, workdir, start, config.sampling.num_images, is_new)
+      tokenizer, template = load_tokenizer(directory)
+      spec = example_spec(config, model, tokenizer, template, data.holds_codes)
+      mixtures = [(stage.ratio, stage.sources) for stage in run_config.stages]
+      means = mean_sizes(data.train, mixtures, spec, config.seed)
+      if is_first:
+        files.upload()  # Codes, which the others then do not compute.
+    identity.check_same_data(config, data, checkpoint)
+    held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, rows_split(mesh), config.held_out_batches)
+    sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)
+
+    def begin() -> None:
+      workdirs.begin(workdir, config, checkpoint)
+      files.upload()
+
+    run = Run(
+      run_config,
+      step_config,
+      spec,
+      data.train,
+      means,
+      placement,
+      workdir,
+      files.url,
+      {'config': workdirs.config_dict(config), 'versions': {'jax': jax.__version__}},
+      begin=begin,
+      before_save=files.upload,
+      observers=(held_out, sampler),
+    )
+    compute = step_config.compute
+    described = files.url, mesh.size, dict(mesh.shape), compute.attention, compute.vision_attention, compute.remat
+    logging.info('%s: %d devices, mesh %s; attention %s, of images %s; rematerialisation %s', *described)
+    with jax.set_mesh(mesh):
+      return run.train(lambda: load_params(start(), placement.params))
+
+
+@contextlib.contextmanager
+def _tokenizer_directory(workdir: str, checkpoint: Checkpoint | None) -> Iterator[str]:
+  """Where the tokenizer of a run can be read: its workdir, or as long as that is not begun, a temporary directory."""
+  if checkpoint is None:
+    yield workdir
+    return
+  with tempfile.TemporaryDirectory(prefix='janus_jax-tokenizer-') as directory:
+    workdirs.write_tokenizer(directory, checkpoint)
+    yield directory
+
+
+def example_spec(
+  config: ConfigDict, model: JanusConfig, tokenizer: Tokenizer, template: Template, holds_codes: bool
+) -> ExampleSpec:
+  """How the records of a run become examples; `holds_codes` says whether images to draw are codes.
+
+  Raises:
+    InputError: a tokenizer with other ids than the model's, rows longer than the model's positions.
+  """
+  check_tokenizer(model, tokenizer)
+  check_length(config.sequence_length, model)
+  return ExampleSpec(
+    tokenizer=tokenizer,
+    template=template,
+    num_image_tokens=model.num_image_tokens,
+    num_codes=model.vq.num_tokens,
+    image_size=model.image_size,
+    generation_size=None if holds_codes else model.vq.image_size,
+    max_length=config.sequence_length,
+    num_code_ids=model.vq.codebook_size,
+  )
+
+
+def check_trainable(stages: Iterable[Stage], model: JanusConfig, paths: Collection[str]) -> None:
+  """Raises InputError for a pattern that matches nothing, and for parts without use that would train."""
+  for stage in stages:
+    unused = trained_groups(trained_paths(stage, paths)) & {'vision_encoder', 'vision_aligner'}
+    if model.shared_encoder and unused:
+      raise InputError(
+        f'stages.{stage.name}.trainable has {" and ".join(sorted(unused))}: expected neither with shared_encoder'
+      )
+
+
+def check_room(stages: Iterable[Stage], model: JanusConfig, sequence_length: int) -> None:
+  """Raises InputError where a row is too short for an image of a kind that a stage trains on."""
+  for stage in stages:
+    for share, tokens, what in (
+      # An image stands between two marks and is asked about; one to generate has a prompt before it.
+      (stage.ratio[0], model.num_image_tokens + 3, 'an image to understand'),
+      (stage.ratio[2], model.vq.num_tokens + 1, 'an image to generate'),
+    ):
+      if share and sequence_length < tokens:
+        raise InputError(
+          f'sequence_length is {sequence_length}: expected at least {tokens}, as {what} takes in stages.{stage.name}'
+        )
+
+
+def check_length(sequence_length: int, model: JanusConfig) -> None:
+  """Raises InputError where a row has more positions than the model."""
+  positions = model.language_model.max_positions
+  if sequence_length > positions:
+    raise InputError(f'sequence_length is {sequence_length}: expected at most {positions}, the positions of the model')
+
+
+def read_run(config: ConfigDict) -> RunConfig:
+  """The part of the config that the loop needs."""
+  return RunConfig(
+    stages=read_stages(config),
+    skip_limit=SkipLimit(share=config.max_bad_record_share),
+    **{
+      field.name: config[field.name]
+      for field in dataclasses.fields(RunConfig)
+      if field.name not in ('stages', 'skip_limit')
+    },
+  )
+
+
+def read_step(
+  config: ConfigDict, model: JanusConfig, placement: Placement, stages: Sequence[Stage] | None = None
+) -> StepConfig:
+  """The settings that the step is compiled for.
+
+  Args:
+    config: of a run.
+    model: architecture.
+    placement: mesh, and where parameters lie.
+    stages: that it is to fit the memory in; None: all of the run.
+
+  Raises:
+    InputError: rules that match nothing, a kernel that cannot be used, rows longer than the model's positions.
+  """
+  check_length(config.sequence_length, model)
+  optimizer = config.optimizer.to_dict()
+  for name in ('learning_rate_rules', 'weight_decay_rules'):
+    optimizer[name] = tuple((pattern, float(factor)) for pattern, factor in optimizer[name])
+    check_rules(f'optimizer.{name}', optimizer[name], placement.params)
+  mesh = placement.mesh
+  compute = with_attention(
+    ComputeConfig(**config.compute.to_dict(), layout=ActivationLayout(mesh)),
+    model,
+    platform_of(mesh.devices.flat[0]),
+    config.sequence_length,
+    mesh.shape['context'],
+  )
+  step = StepConfig(
+    model,
+    compute,
+    OptimizerConfig(**optimizer),
+    config.accumulation,
+    config.loss_chunk,
+    tuple(sorted(placement.params.items(), key=lambda item: item[0])),
+  )
+  stages = read_stages(config) if stages is None else stages
+  return with_remat(step, stages, placement, parameter_shapes(model), config.sequence_length)

@@ -1,0 +1,88 @@
+"""What a run starts from: the checkpoint that its config names, or the parts that it composes."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
+from janus_jax.conversion.companions import special_tokens_of
+from janus_jax.conversion.parts import compose
+from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS, JanusConfig
+from janus_jax.runs import workdirs
+
+# What the parts of a real run are stored in (DeepSeek-LLM, SigLIP, LlamaGen's VQ); new parts are float32.
+PART_DTYPES = (('language_model/', 'bfloat16'), ('', 'float32'))
+PARTS = ('vision_encoder', 'vq', 'language_model')  # That `init_from` may name.
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """What a run starts from.
+
+  Attributes:
+    model: architecture.
+    dtypes: path -> dtype name that the parameter is stored in.
+  """
+
+  model: JanusConfig
+  dtypes: Mapping[str, str]
+
+
+def find_start(config: ConfigDict, recipe: str) -> Start:
+  """What a run would start from: the checkpoint it names; if it names none, the released model of the recipe's name.
+
+  Args:
+    config: of the run.
+    recipe: path of its file.
+
+  Raises:
+    InputError: it names none, and no released model has the name.
+  """
+  if config.init_from:
+    checkpoint = open_start(config)
+    return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
+  if 'pretraining' in config:  # Its parts are made, in float32.
+    model = as_trained(PRESETS[config.pretraining.model], config)
+    return Start(model, dict.fromkeys(parameter_shapes(model), 'float32'))
+  name = os.path.basename(recipe).partition('.')[0]
+  if name not in PRESETS:
+    raise InputError(
+      f'{recipe}: which model? init_from is empty: expected a checkpoint in it, or a file called as one of '
+      f'{", ".join(PRESETS)}'
+    )
+  model = as_trained(PRESETS[name], config)
+  paths = parameter_shapes(model)
+  dtypes = {path: next(dtype for part, dtype in PART_DTYPES if path.startswith(part)) for path in paths}
+  return Start(model, dtypes)
+
+
+def open_start(config: ConfigDict) -> Checkpoint:
+  """The checkpoint a run starts from, as the architecture that it trains.
+
+  Raises:
+    InputError: `init_from` names none, or it is not one; another tokenizer than the model's.
+  """
+  checkpoint = _open(config.init_from, config.template)
+  workdirs.check_template(config, checkpoint)
+  special_tokens_of(checkpoint.companions, checkpoint.config)
+  return dataclasses.replace(checkpoint, config=as_trained(checkpoint.config, config))
+
+
+def as_trained(model: JanusConfig, config: ConfigDict) -> JanusConfig:
+  """The architecture that a run makes of the one that it starts from."""
+  return dataclasses.replace(model, shared_encoder=model.shared_encoder or config.shared_encoder)
+
+
+def _open(init_from: str, template: str) -> Checkpoint:
+  if not init_from:
+    raise InputError('init_from is empty: expected a checkpoint, or vision_encoder=PATH,vq=FILE,language_model=PATH')
+  if '=' not in init_from:
+    return open_checkpoint(init_from)
+  parts = {name: os.path.expanduser(path) for name, _, path in (part.partition('=') for part in init_from.split(','))}
+  if sorted(parts) != sorted(PARTS):
+    raise InputError(f'init_from names {", ".join(parts)}: expected all of {", ".join(PARTS)}')
+  return compose(**parts, gen_embed='codebook', seed=0, template=template or 'deepseek')

@@ -1,0 +1,173 @@
+"""A workdir in a bucket. Orbax writes the checkpoints there by itself; all else is small, and written as local files.
+
+Every process of a run has a local directory of its own (hosts of a pod share no disk), which begins with what the
+bucket has; process 0 uploads what it changes. Data that a run generates or indexes stays local.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+
+import fsspec
+import jax
+
+from janus_jax.conversion.buckets import ORBAX_PROTOCOL, fetch, is_url, normalized, own_files, reaching
+from janus_jax.errors import InputError
+from janus_jax.models.files import CONFIG_FILE
+from janus_jax.runs import workdirs
+from janus_jax.runs.image_codes import DIRECTORY as CODES_DIRECTORY
+from janus_jax.training.metrics import SAMPLES_DIRECTORY, TENSORBOARD_DIRECTORY
+from janus_jax.training.ownership import owned
+
+EVERY = 30.0  # Seconds between uploads along the way.
+UPLOADED = (CODES_DIRECTORY, SAMPLES_DIRECTORY, TENSORBOARD_DIRECTORY)
+
+
+class LocalWorkdir:
+  """A workdir that needs no mirror.
+
+  Attributes:
+    path: local directory for everything but checkpoints.
+    url: where the checkpoints go.
+  """
+
+  def __init__(self, path: str, url: str):
+    self.path, self.url = path, url
+
+  def download(self) -> None:
+    """Brings what the bucket has."""
+
+  def upload(self) -> None:
+    """Returns when the bucket has what the directory has."""
+
+
+class MirroredWorkdir(LocalWorkdir):
+  """A workdir in a bucket, and the local directory that stands for it."""
+
+  def __init__(self, path: str, url: str):
+    super().__init__(path, url)
+    self._uploaded: dict[str, tuple[int, int]] = {}
+    self._one_at_a_time = threading.Lock()
+    self._stopping = threading.Event()
+    self._thread: threading.Thread | None = None
+
+  def download(self) -> None:
+    """Brings what a run needs to go on: the files of the workdir itself, and the codes of images.
+
+    Raises:
+      InputError: no such bucket, no permission, or no driver.
+    """
+    for directory in ('', CODES_DIRECTORY):
+      url = os.path.join(self.url, directory).rstrip('/')
+      for name in own_files(url):
+        fetch(url, name, os.path.join(self.path, directory))
+        self._uploaded[os.path.join(directory, name)] = self._state(os.path.join(directory, name))
+
+  def upload(self) -> None:
+    """Uploads what has changed; from the first call on that also happens in the background, in process 0.
+
+    Raises:
+      InputError: the bucket cannot be written to.
+    """
+    if jax.process_index():
+      return
+    self._upload()
+    if self._thread is None:
+      self._thread = threading.Thread(target=self._keep_up, name='workdir mirror', daemon=True)
+      self._thread.start()
+
+  def close(self) -> None:
+    """Uploads for the last time, if that ever began; raises as `upload`."""
+    if self._thread is None:
+      return
+    self._stopping.set()
+    self._thread.join()
+    self._upload()
+
+  def _keep_up(self) -> None:
+    while not self._stopping.wait(EVERY):
+      try:
+        self._upload()
+      except Exception as error:  # Whatever it is, the next save or the end of the run meets it again, and says so.
+        logging.warning('%s; it is tried again', error)
+
+  def _upload(self) -> None:
+    with self._one_at_a_time:
+      # Before it is read: what is written meanwhile makes the file another one.
+      changed = {name: state for name in self._names() if (state := self._state(name)) != self._uploaded.get(name)}
+      # Last: the file that says that the workdir is begun.
+      for names in (changed.keys() - {CONFIG_FILE}, changed.keys() & {CONFIG_FILE}):
+        contents = {name: self._read(name) for name in names}
+        with reaching(self.url, 'a bucket that can be written to'):
+          system, path = fsspec.url_to_fs(self.url)
+          system.pipe({f'{path}/{name}': content for name, content in contents.items()})
+        self._uploaded |= {name: changed[name] for name in names}
+
+  def _names(self) -> list[str]:
+    roots = [self.path, *(os.path.join(self.path, name) for name in UPLOADED)]
+    walks = [os.walk(root) if root != self.path else [next(os.walk(root))] for root in roots]
+    paths = [os.path.join(folder, name) for walk in walks for folder, _, names in walk for name in names]
+    # The others are on their way to a name of their own.
+    whole = [path for path in paths if not path.endswith('.partial') and not os.path.basename(path).startswith('.')]
+    return [os.path.relpath(path, self.path) for path in whole]
+
+  def _state(self, name: str) -> tuple[int, int]:
+    found = os.stat(os.path.join(self.path, name))
+    return found.st_mtime_ns, found.st_size
+
+  def _read(self, name: str) -> bytes:
+    with open(os.path.join(self.path, name), 'rb') as file:
+      return file.read()
+
+
+@contextlib.contextmanager
+def opened(workdir: str) -> Iterator[LocalWorkdir]:
+  """The workdir of a run, local or 'gs://BUCKET/...'; however the block ends, the bucket has its files afterwards.
+
+  Process 0 owns it for the block.
+
+  Raises:
+    InputError: in use by another process, another kind of URL, no such bucket, no permission, no driver.
+    OSError: it cannot be written to; the last upload failed; says where the files are kept.
+  """
+  if not is_url(workdir):
+    with _owned(workdir):
+      try:
+        yield LocalWorkdir(workdir, workdir)
+      finally:
+        workdirs.remove_empty(workdir)
+    return
+  if not workdir.startswith(ORBAX_PROTOCOL):
+    raise InputError(f'{workdir}: expected a local directory or {ORBAX_PROTOCOL}BUCKET/..., all that Orbax writes to')
+  own_files(workdir)  # Says what is wrong with the bucket, if anything is.
+  with _owned(normalized(workdir)), _mirrored(workdir) as mirrored:
+    yield mirrored
+
+
+def _owned(workdir: str) -> contextlib.AbstractContextManager:
+  return contextlib.nullcontext() if jax.process_index() else owned(workdir)
+
+
+@contextlib.contextmanager
+def _mirrored(workdir: str) -> Iterator[MirroredWorkdir]:
+  local = tempfile.mkdtemp(prefix='janus_jax-workdir-')
+  mirrored = MirroredWorkdir(local, normalized(workdir))
+  failed = True
+  try:
+    mirrored.download()
+    yield mirrored
+    failed = False
+  finally:
+    try:
+      mirrored.close()
+    except InputError as error:
+      line = f'{error}; what it does not have is kept in {local}'
+      if not failed:
+        raise OSError(line) from error
+      logging.warning('%s', line)  # The reason why the run ends is on its way up already.
+    else:
+      shutil.rmtree(local)

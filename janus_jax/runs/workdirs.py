@@ -1,0 +1,155 @@
+"""What lies in a training workdir beside checkpoints and metrics: the model's description, the config, the revision.
+
+A workdir can be opened like a checkpoint directory (`conversion/workdir.py`), so it holds the same files at its root.
+These functions write to local directories; `runs/workdir_mirror.py` has workdirs in buckets.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.buckets import local_files
+from janus_jax.conversion.checkpoint import Checkpoint, read_json
+from janus_jax.conversion.companions import companions_for, template_of
+from janus_jax.conversion.special_tokens import special_token_ids
+from janus_jax.conversion.workdir import split_ema
+from janus_jax.errors import InputError
+from janus_jax.models import config as model_config
+from janus_jax.models.config import JanusConfig
+from janus_jax.models.files import CONFIG_FILE, RUN_CONFIG_FILE
+from janus_jax.runs.revision import revision
+from janus_jax.training.defaults import STAGE_DEFAULTS, default_config
+
+# What the original's `generation_inference.py` draws with.
+SAMPLING = {'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0}
+REVISION_FILE = 'revision.txt'
+
+
+def config_dict(config: ConfigDict) -> dict[str, Any]:
+  """The config as JSON reads it back (tuples become lists)."""
+  return json.loads(config.to_json())
+
+
+def is_begun(workdir: str) -> bool:
+  return os.path.exists(os.path.join(workdir, CONFIG_FILE))
+
+
+def check_template(config: ConfigDict, checkpoint: Checkpoint) -> None:
+  """Raises InputError where the config names another template than that of the checkpoint a run starts from."""
+  if not config.template or 'tokenizer.json' not in checkpoint.companions:
+    return
+  own = template_of(checkpoint.companions, special_token_ids(checkpoint.companions['tokenizer.json']))
+  if config.template != own:
+    raise InputError(
+      f'template is {config.template!r}: expected {own!r} or nothing, as {config.init_from} was trained with that'
+    )
+
+
+def check_config(workdir: str, config: ConfigDict, force: bool) -> None:
+  """Checks that a begun workdir belongs to this config.
+
+  Args:
+    workdir: begun.
+    config: of the run.
+    force: go on with another config, which is described in the log.
+
+  Raises:
+    InputError: a run of another config, which is described.
+  """
+  path = os.path.join(workdir, RUN_CONFIG_FILE)
+  if os.path.exists(path):
+    _check_same(read_json(path), config_dict(config), path, force)
+
+
+def begin(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None) -> None:
+  """Writes config, revision and, of a new workdir, tokenizer and model: once all that can be checked has been.
+
+  Args:
+    workdir: made if missing.
+    config: of the run.
+    checkpoint: what a new run starts from; None where the workdir is begun.
+
+  Raises:
+    OSError: nothing can be written there.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  if checkpoint is not None:
+    write_tokenizer(workdir, checkpoint)
+  _write_json(os.path.join(workdir, RUN_CONFIG_FILE), config_dict(config))
+  with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
+    file.write(f'{revision()}\n')
+  if checkpoint is not None:
+    # It says that the workdir is begun.
+    _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
+
+
+def write_tokenizer(directory: str, checkpoint: Checkpoint) -> None:
+  """Writes the tokenizer of a checkpoint, and what goes with it, as a workdir has them."""
+  for name, content in companions_for('orbax', checkpoint.companions, checkpoint.config).items():
+    with open(os.path.join(directory, name), 'wb') as file:
+      file.write(content)
+
+
+def remove_empty(workdir: str) -> None:
+  """Removes the empty directories in a workdir that was not begun: those in which a refused run wrote nothing."""
+  if is_begun(workdir):
+    return
+  for folder, _, _ in os.walk(workdir, topdown=False):
+    if folder != workdir:
+      with contextlib.suppress(OSError):
+        os.rmdir(folder)
+
+
+def read_model(workdir: str) -> JanusConfig:
+  """The architecture of a begun workdir."""
+  return model_config.from_dict(read_json(os.path.join(workdir, CONFIG_FILE)))
+
+
+def read_sampling(path: str) -> dict[str, float | int]:
+  """How pictures are drawn: as a workdir's config says, else as `SAMPLING` does, as for any other checkpoint."""
+  path = local_files(split_ema(path)[0])
+  config = os.path.join(path, RUN_CONFIG_FILE)
+  # PyTorch layouts have a config.json too, of another kind.
+  stored = read_json(config).get('sampling', {}) if is_begun(path) and os.path.exists(config) else {}
+  # A config may say 5 where it means 5.0; what is stored with a picture is to be the same.
+  return {name: type(default)(stored.get(name, default)) for name, default in SAMPLING.items()}
+
+
+def differences(old: Any, new: Any, name: str = '') -> list[str]:
+  """What two configs differ in, a line each: 'stages.stage1.steps: 100 -> 200'."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = [*old, *(key for key in new if key not in old)]
+    found = [differences(old.get(key), new.get(key), f'{name}.{key}' if name else key) for key in keys]
+    return [line for lines in found for line in lines]
+  return [] if old == new else [f'{name}: {json.dumps(old)} -> {json.dumps(new)}']
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any], path: str, force: bool) -> None:
+  # A config of before may lack fields that have come since: it meant their defaults.
+  defaults = config_dict(default_config())
+  defaults['stages'] = {name: json.loads(json.dumps(STAGE_DEFAULTS)) for name in {**old['stages'], **new['stages']}}
+  lines = differences(_filled(old, defaults), _filled(new, defaults))
+  if not lines:
+    return
+  if not force:
+    raise InputError(f'{path}: a run with another config ({"; ".join(lines)}): --force goes on with the new one')
+  logging.warning('going on with another config: %s', '; '.join(lines))
+
+
+def _filled(values: Any, defaults: Any) -> Any:
+  """A config with what it lacks."""
+  if not isinstance(values, dict) or not isinstance(defaults, dict):
+    return values
+  found = {key: _filled(value, defaults.get(key)) for key, value in values.items()}
+  return found | {key: value for key, value in defaults.items() if key not in values}
+
+
+def _write_json(path: str, value: Any) -> None:
+  partial = f'{path}.partial'
+  with open(partial, 'w') as file:
+    json.dump(value, file, indent=2)
+  os.replace(partial, path)

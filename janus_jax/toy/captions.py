@@ -1,0 +1,76 @@
+"""What can truly be said about a scene, and in which words."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from janus_jax.toy import scenes
+from janus_jax.toy.shapes import Object, Scene
+
+NUMBERS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+WORDINGS = ('{}', 'a picture of {}', 'an image of {}', 'draw {}')
+# How much is said of each object.
+DETAILS = ('shape', 'colour', 'size')
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """`count` objects of one shape. A colour or a size of None is not mentioned, and may be any."""
+
+  count: int
+  shape: str
+  colour: str | None = None
+  size: str | None = None
+
+  @property
+  def text(self) -> str:
+    """'a large red circle', 'three crosses'."""
+    words = ' '.join(filter(None, (self.size, self.colour, self.shape)))
+    if self.count == 1:
+      return ('an ' if words[0] in 'aeiou' else 'a ') + words
+    return f'{NUMBERS[self.count]} {plural(words)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """A claim about a whole scene: these objects and no others, the first in `relation` to the second if there is one."""
+
+  parts: tuple[Part, ...]
+  relation: str | None = None
+
+  @property
+  def text(self) -> str:
+    return f' {self.relation or "and"} '.join(part.text for part in self.parts)
+
+
+def plural(noun: str) -> str:
+  return noun + ('es' if noun.endswith('ss') else 's')
+
+
+def descriptions(scene: Scene) -> list[Description]:
+  """Everything true that captions say about a scene; the last is the densest."""
+  if scenes.kind(scene) != 'two':
+    first = scene.objects[0]
+    return [Description((_part(first, detail, len(scene.objects)),)) for detail in DETAILS]
+  found = []
+  for detail, (first, second) in itertools.product(DETAILS, itertools.permutations(scene.objects)):
+    parts = (_part(first, detail), _part(second, detail))
+    found += [Description(parts), Description(parts, scenes.relation(first, second))]
+  return found
+
+
+def _part(item: Object, detail: str, count: int = 1) -> Part:
+  colour = None if detail == 'shape' else item.colour
+  return Part(count, item.shape, colour, item.size if detail == 'size' else None)
+
+
+def held_out_wording(phrase: str) -> int:
+  """Index of the wording in which training never says `phrase`: never the plain one, so that every phrase is said."""
+  return 1 + scenes.stable_hash(phrase) % (len(WORDINGS) - 1)
+
+
+def draw_prompt(phrase: str, rng: np.random.Generator) -> str:
+  """`phrase` in a wording that training may use."""
+  allowed = [wording for index, wording in enumerate(WORDINGS) if index != held_out_wording(phrase)]
+  return allowed[rng.integers(len(allowed))].format(phrase)

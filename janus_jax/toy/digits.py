@@ -1,0 +1,67 @@
+"""scikit-learn's handwritten digits: 1797 real scans of 8 x 8 pixels that come with the package."""
+
+import numpy as np
+from PIL import Image
+
+from janus_jax.errors import InputError
+from janus_jax.toy.captions import NUMBERS
+from janus_jax.toy.shapes import GROUND
+
+# Scans in the training split; the other 360 are never trained on.
+NUM_TRAIN = 1437
+INK = 30
+# Where the digit stands in the image, leaving a margin of one cell in 6 at left and right or at top and bottom.
+MARGIN = 1 / 12
+# Of the permutation that splits the scans. Not a setting: a judge and a world that disagree on it would leak.
+PERMUTATION_SEED = 0
+SPLITS = ('train', 'test')
+
+
+def import_sklearn(module: str):
+  """A module of scikit-learn.
+
+  Raises:
+    InputError: scikit-learn is not installed.
+  """
+  import importlib
+
+  try:
+    return importlib.import_module(f'sklearn.{module}')
+  except ImportError:
+    raise InputError('the embedded digits need scikit-learn: expected after `pip install scikit-learn`') from None
+
+
+def load(size: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+  """The digits of a split, dark on the ground of the shapes.
+
+  Args:
+    size: side of the images in pixels.
+    split: 'train' (1437 scans) or 'test' (360), apart by one fixed permutation.
+
+  Returns:
+    uint8[n, size, size, 3], int64[n] labels 0..9.
+
+  Raises:
+    InputError: scikit-learn is not installed.
+  """
+  scans = import_sklearn('datasets').load_digits()
+  order = np.random.default_rng(PERMUTATION_SEED).permutation(len(scans.target))
+  chosen = order[:NUM_TRAIN] if split == 'train' else order[NUM_TRAIN:]
+  return draw_scans(scans.images[chosen], size), scans.target[chosen]
+
+
+def draw_scans(scans: np.ndarray, size: int) -> np.ndarray:
+  """Scans float[n, 8, 8] of ink from 0 to 16 as pictures uint8[n, size, size, 3]."""
+  margin = round(size * MARGIN)
+  inner = size - 2 * margin
+  ink = np.zeros((len(scans), size, size), np.float32)
+  for target, scan in zip(ink, scans, strict=True):
+    image = Image.fromarray((scan / 16).astype(np.float32)).resize((inner, inner), Image.Resampling.BICUBIC)
+    target[margin : margin + inner, margin : margin + inner] = image
+  pixels = np.rint(GROUND + (INK - GROUND) * ink.clip(0, 1)).astype(np.uint8)
+  return np.repeat(pixels[..., None], 3, axis=-1)
+
+
+def phrase(digit: int) -> str:
+  """What a prompt calls the digit: 'the digit seven'."""
+  return f'the digit {NUMBERS[digit]}'

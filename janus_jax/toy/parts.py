@@ -1,0 +1,187 @@
+"""The parts of a small Janus, pretrained on the embedded world by the objectives that real parts are pretrained by."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
+from janus_jax.conversion.export import published
+from janus_jax.conversion.lazy import from_numpy
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
+from janus_jax.models.initialization import initial_params
+from janus_jax.toy import dataset, tokenizer_training
+from janus_jax.toy.crowds import crowds
+from janus_jax.toy.pretraining import Optimization, pretrain_decoder
+from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision
+from janus_jax.toy.pretraining_vq import Quantisation, pretrain_vq
+from janus_jax.toy.shapes import World, sized_world
+from janus_jax.training.state import flatten
+
+TEXT_LENGTH = 128  # Positions of a packed row of text.
+TEXT_EXAMPLES = 20000
+DIGIT_REPEATS = 3  # Among the images of the understanding encoder.
+
+
+def write(config: ConfigDict, output: str, overwrite: bool = False) -> None:
+  """Pretrains the parts and writes them as a checkpoint to start from, which appears whole or not at all.
+
+  Args:
+    config: see `pretrain`; checked by `runs.config_checks`. Without `data.directory` the world is rendered into data/
+      beside the output.
+    output: directory of the checkpoint.
+    overwrite: replace one that is there.
+
+  Raises:
+    InputError: the output exists or cannot be written.
+  """
+  began = time.perf_counter()
+  with published(output, overwrite, needed=0) as directory:
+    data = os.path.expanduser(config.data.directory) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
+    model, params, tokenizer = pretrain(config, data, directory)
+    arrays = {path: from_numpy(np.asarray(leaf), path) for path, leaf in flatten(jax.device_get(params)).items()}
+    checkpoint = Checkpoint(model, arrays, {'tokenizer.json': tokenizer}, {}, ())
+    write_checkpoint(checkpoint, directory, 'orbax', lambda _: None)
+  logging.info('wrote %s in %.0f s', output, time.perf_counter() - began)
+
+
+def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, dict[str, Any], bytes]:
+  """Trains the tokenizer, then VQ, understanding encoder and decoder side by side.
+
+  Args:
+    config: `model` names a preset; `pretraining` says how long each part trains.
+    data: directory of the embedded world, made if missing.
+    scratch: existing directory for the tokenizer's file.
+
+  Returns:
+    architecture, parameters, content of tokenizer.json.
+  """
+  settings, model = config.pretraining, PRESETS[config.pretraining.model]
+  world = sized_world(model.vq.image_size, model.vq.grid, config.data.num_train, config.seed)
+  dataset.prepare(world, data)
+  path = os.path.join(scratch, 'tokenizer.json')
+  tokenizer_training.train(tokenizer_training.embedded_texts(world), path, model.language_model.vocab_size)
+  tokenizer = Tokenizer(path)
+  params = initial_params(model, config.seed)
+  # Unrolled: these towers are shallow, and a loop costs more than it saves.
+  compute, seed = ComputeConfig(unroll=4), config.seed
+  elements = {name: dataset.data_source(name, world, data, 'train') for name in ('shapes', 'digits')}
+  elements = {name: [source[i] for i in range(len(source))] for name, source in elements.items()}
+
+  stopping = threading.Event()
+
+  def train_vq() -> Any:
+    images = _tokenizer_images(world, elements, np.random.default_rng(seed))
+    optimization, quantisation = Optimization(**settings.vq), Quantisation(**settings.quantisation)
+    with _bar('VQ', optimization, 0, stopping) as progress:
+      return pretrain_vq(model, compute, params['vq'], images, optimization, quantisation, seed, progress)
+
+  def train_vision_encoder() -> Any:
+    # Scanned digits are few, and harder to tell apart than shapes.
+    shown = [*elements['shapes'], *(elements['digits'] * DIGIT_REPEATS)]
+    captions, true_of = _captions(shown, tokenizer)
+    pictures = np.stack([element['image'] for element in shown])
+    optimization, contrast = Optimization(**settings.vision), Contrast(**settings.contrast)
+    before = params['vision_encoder']
+    with _bar('SigLIP', optimization, 1, stopping) as progress:
+      return pretrain_vision(
+        model, compute, before, pictures, captions, true_of, optimization, contrast, seed, progress
+      )
+
+  def train_decoder() -> Any:
+    rows = _text_rows(dataset.sources(world, data, 'train', seed)['captions_text'], tokenizer)
+    optimization, before = Optimization(**settings.decoder), params['language_model']
+    with _bar('decoder', optimization, 2, stopping) as progress:
+      return pretrain_decoder(model, compute, before, *rows, optimization, seed, progress)
+
+  # At once: one alone is made of operations too small to keep even two cores busy. None depends on another.
+  trainers = {'vq': train_vq, 'vision_encoder': train_vision_encoder, 'language_model': train_decoder}
+  pool = concurrent.futures.ThreadPoolExecutor(len(trainers))
+  try:
+    trained = {name: pool.submit(train) for name, train in trainers.items()}
+    params |= {name: part.result() for name, part in trained.items()}
+  finally:  # Ctrl-C comes to this thread, which would otherwise wait for the others to the end.
+    stopping.set()
+    pool.shutdown(wait=False)
+  # As the released table is close to its codebook (MODEL_FACTS 1.3).
+  codebook = np.asarray(params['vq']['codebook'])
+  params['gen_embed'] = {'table': codebook / np.linalg.norm(codebook, axis=-1, keepdims=True)}
+  with open(path, 'rb') as file:
+    content = file.read()
+  model = dataclasses.replace(model, image_token_id=tokenizer.special.image_placeholder)
+  return model, jax.tree.map(np.asarray, params), content
+
+
+def _tokenizer_images(world: World, elements: dict[str, list[dict]], rng: np.random.Generator) -> np.ndarray:
+  """Half crowds, a quarter scenes, a quarter digits (which repeat): uint8[N, size, size, 3]."""
+  scenes, digits = (np.stack([element['image'] for element in elements[name]]) for name in ('shapes', 'digits'))
+  quarter = len(scenes) // 2
+  parts = [crowds(world, 2 * quarter, rng), scenes[:quarter], digits[rng.integers(len(digits), size=quarter)]]
+  return np.concatenate(parts)
+
+
+def _captions(elements: list[dict], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+  """Distinct dense captions as ids int32[C, L] padded with -1, and bool[N, C]: which is true of which element.
+
+  With sparse captions among them few batches tell a small object from a large one: its size is then 2 % of the
+  variance of the features, not 10 %, and the decoder often never learns to read it.
+  """
+  texts = [dataset.true_captions(element)[-1] for element in elements]
+  index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+  ids = [tokenizer.encode(text, add_bos=False) for text in index]
+  captions = np.full((len(ids), max(map(len, ids))), -1, np.int32)
+  for row, words in zip(captions, ids):
+    row[: len(words)] = words
+  true_of = np.zeros((len(elements), len(index)), bool)
+  true_of[np.arange(len(elements)), [index[text] for text in texts]] = True
+  return captions, true_of
+
+
+def _text_rows(source: Any, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """tokens, segments and positions int32[N, TEXT_LENGTH] of texts packed in order."""
+  view = source.seed(0).shuffle().repeat()
+  rows, row = [], []
+  for i in range(TEXT_EXAMPLES):
+    ids = [*tokenizer.encode(view[i]['text']), tokenizer.special.eos][:TEXT_LENGTH]
+    if sum(map(len, row)) + len(ids) > TEXT_LENGTH:
+      rows, row = [*rows, row], []
+    row.append(ids)
+  arrays = [np.zeros((len(rows), TEXT_LENGTH), np.int32) for _ in range(3)]
+  for r, row in enumerate(rows):
+    start = 0
+    for number, ids in enumerate(row, start=1):
+      here = slice(start, start + len(ids))
+      arrays[0][r, here], arrays[1][r, here], arrays[2][r, here] = ids, number, np.arange(len(ids))
+      start += len(ids)
+  return tuple(arrays)
+
+
+@contextlib.contextmanager
+def _bar(name: str, optimization: Optimization, line: int, stopping: threading.Event) -> Iterator[Any]:
+  """A progress bar over the steps of a part, on a line of its own; says its last loss. Ends what it is called by when
+  another part has ended early.
+  """
+  last = {}
+  described = {'desc': f'pretraining {name}', 'unit': 'step', 'dynamic_ncols': True, 'position': line}
+  with tqdm.tqdm(total=optimization.steps, **described) as bar:
+
+    def progress(step: int, loss: jax.Array) -> None:
+      if stopping.is_set():
+        raise InputError(f'{name}: another part has ended early')
+      last['loss'] = loss
+      bar.update()
+
+    yield progress
+    logging.info('%s: loss %.4f after %d steps', name, float(last['loss']), optimization.steps)

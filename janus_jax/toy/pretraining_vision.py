@@ -1,0 +1,180 @@
+"""Short pretraining of the understanding encoder by SigLIP's sigmoid contrastive loss (arXiv 2303.15343).
+
+A small text tower reads captions; it is thrown away with both projections. Unlike SigLIP's, a batch has several
+positives per image: in a small world a caption drawn for one image is often true of another one, and calling that
+pair wrong would teach the encoder to look past what the caption says.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from janus_jax.errors import InputError
+from janus_jax.models import layers
+from janus_jax.models.config import ComputeConfig, JanusConfig, SiglipConfig
+from janus_jax.models.janus import normalize_pixels
+from janus_jax.models.siglip import Siglip, SiglipBlock
+from janus_jax.models.vq import l2_normalize
+from janus_jax.toy.pretraining import Optimization, Progress, draw_rows, no_progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+  """The text tower and the loss.
+
+  Attributes:
+    text_depth: transformer blocks of the text tower; width, heads and MLP are the encoder's.
+    temperature: what cosines are multiplied by at first (SigLIP: 10). Learned.
+    bias: what is then added at first (SigLIP: -10). Learned.
+  """
+
+  text_depth: int = 2
+  temperature: float = 10.0
+  bias: float = -10.0
+
+
+class _TextTower(nn.Module):
+  """Captions int32[B, L], padded with -1 -> [B, D]: blocks that read all words, mean over those that are none."""
+
+  vocab_size: int
+  config: SiglipConfig
+  depth: int
+  compute: ComputeConfig
+
+  @nn.compact
+  def __call__(self, captions: jax.Array) -> jax.Array:
+    D, is_word = self.config.width, (captions >= 0)[..., None]
+    x = layers.Embedding(self.vocab_size, D, self.compute, name='embed')(jnp.maximum(captions, 0))
+    # Tables start small; words and positions must reach the blocks at the size that their norms expect.
+    positions = self.param('positions', nn.initializers.normal(0.02), (captions.shape[1], D))
+    x = jnp.where(is_word, x + positions, 0.0)
+    x, _ = layers.stack_layers(SiglipBlock, self.depth, self.compute, in_axes=(), name='layers', config=self.config)(x)
+    x = layers.LayerNorm(self.config.norm_eps, self.compute, name='final_norm')(x)
+    return jnp.sum(x * is_word, axis=1) / jnp.maximum(jnp.sum(is_word, axis=1), 1)
+
+
+class _Pair(nn.Module):
+  """Both towers, their projections, and the two learned numbers of the loss."""
+
+  config: JanusConfig
+  contrast: Contrast
+  compute: ComputeConfig
+
+  @nn.compact
+  def __call__(self, pixels: jax.Array, captions: jax.Array) -> jax.Array:
+    """uint8[B, size, size, 3], int32[C, L] -> logits float32[B, C]."""
+    vision, vocab, D = (
+      self.config.vision_encoder,
+      self.config.language_model.vocab_size,
+      self.config.vision_encoder.width,
+    )
+    image = jnp.mean(Siglip(vision, self.compute, name='vision_encoder')(normalize_pixels(pixels)), axis=1)
+    text = _TextTower(vocab, vision, self.contrast.text_depth, self.compute, name='text_tower')(captions)
+    image = l2_normalize(layers.dense(D, D, self.compute, name='image_projection')(image))
+    text = l2_normalize(layers.dense(D, D, self.compute, name='text_projection')(text))
+    scale = self.param('log_temperature', nn.initializers.constant(np.log(self.contrast.temperature)), ())
+    bias = self.param('bias', nn.initializers.constant(self.contrast.bias), ())
+    return jnp.exp(scale) * (image @ text.T) + bias
+
+
+def sigmoid_loss(logits: jax.Array, is_true: jax.Array) -> jax.Array:
+  """SigLIP's loss: -log sigmoid(±logit), summed over the captions, mean over the images.
+
+  Args:
+    logits: float32[B, C].
+    is_true: bool[B, C], which captions are true of which images.
+
+  Returns:
+    float32.
+  """
+  return -jnp.mean(jnp.sum(jax.nn.log_sigmoid(jnp.where(is_true, logits, -logits)), axis=-1))
+
+
+def draw_captions(rng: np.random.Generator, rows: np.ndarray, true_of: np.ndarray) -> np.ndarray:
+  """One caption that is true of each image of `rows`: rows int[...], true_of bool[N, C] -> int64[...].
+
+  Raises:
+    InputError: an image has no true caption.
+  """
+  counts = true_of.sum(axis=1)
+  if not counts.all():
+    raise InputError(f'image {int(np.argmin(counts))} has 0 true captions: expected 1 or more')
+  _, captions = np.nonzero(true_of)  # In the order of the images.
+  first = np.cumsum(counts) - counts
+  return captions[first[rows] + rng.integers(counts[rows])]
+
+
+@flax.struct.dataclass
+class _Batch:
+  pixels: np.ndarray
+  captions: np.ndarray
+  is_true: np.ndarray
+
+
+def pretrain_vision(
+  config: JanusConfig,
+  compute: ComputeConfig,
+  params: Any,
+  images: np.ndarray,
+  captions: np.ndarray,
+  true_of: np.ndarray,
+  optimization: Optimization,
+  contrast: Contrast,
+  seed: int,
+  progress: Progress = no_progress,
+) -> Any:
+  """Trains the understanding encoder; each step sees some images and one true caption for each.
+
+  Args:
+    config: sizes; `vision_encoder` and the vocabulary are used.
+    compute: dtypes and loops.
+    params: tree of `vision_encoder`. It is not changed.
+    images: uint8[N, size, size, 3].
+    captions: int32[C, L], token ids, padded with -1; all distinct captions there are.
+    true_of: bool[N, C], which captions are true of which images.
+    optimization: steps, batch, rates.
+    contrast: the text tower and the loss.
+    seed: of the order of images, the choice of captions and the text tower's parameters.
+    progress: called after each step.
+
+  Returns:
+    The trained tree of `vision_encoder`, on the device.
+
+  Raises:
+    InputError: shapes do not fit each other, a token outside the vocabulary, an image without a true caption.
+  """
+  vocab = config.language_model.vocab_size
+  if true_of.shape != (len(images), len(captions)):
+    raise InputError(
+      f'true_of has shape {true_of.shape}: expected ({len(images)}, {len(captions)}), images by captions'
+    )
+  rng = np.random.default_rng(seed)
+  order = draw_rows(rng, len(images), optimization)
+  if captions.min() < -1 or captions.max() >= vocab:
+    raise InputError(f'captions hold {captions.min()}..{captions.max()}: expected -1 (padding) and 0..{vocab - 1}')
+  chosen = draw_captions(rng, order, true_of)
+  model, optimizer = _Pair(config, contrast, compute), optimization.optimizer()
+  init = jax.jit(model.init)(jax.random.key(seed), images[:1], captions[:1])['params']
+  params = {**init, 'vision_encoder': params}
+
+  @jax.jit
+  def step(params, state, batch):
+    def objective(params):
+      return sigmoid_loss(model.apply({'params': params}, batch.pixels, batch.captions), batch.is_true)
+
+    loss, gradients = jax.value_and_grad(objective)(params)
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state, loss
+
+  state = jax.jit(optimizer.init)(params)
+  for number, (rows, words) in enumerate(zip(order, chosen, strict=True), start=1):
+    batch = _Batch(images[rows], captions[words], true_of[np.ix_(rows, words)])
+    params, state, loss = step(params, state, batch)
+    progress(number, loss)
+  return params['vision_encoder']

@@ -1,0 +1,71 @@
+"""Questions about a scene that have exactly one right answer, of one or a few words."""
+
+import dataclasses
+
+import numpy as np
+
+from janus_jax.toy import captions, scenes
+from janus_jax.toy.shapes import Object, Scene
+
+DESCRIBE = 'Describe the image.'
+DIGIT = 'What digit is this?'
+# 'describe' has many right answers: any true description.
+TYPES = ('colour', 'shape', 'size', 'count', 'where', 'beside', 'digit', 'describe')
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A question with its right answers (one, but for 'describe'). `kind` is one of TYPES."""
+
+  kind: str
+  text: str
+  answers: tuple[str, ...]
+
+
+def ask(scene: Scene) -> list[Question]:
+  """Every question that the scene answers in one way."""
+  count = Question('count', 'How many objects are there?', (captions.NUMBERS[len(scene.objects)],))
+  describe = Question('describe', DESCRIBE, tuple(item.text for item in captions.descriptions(scene)))
+  first = scene.objects[0]
+  match scenes.kind(scene):
+    case 'one':
+      return [*_attributes('the object', first), count, describe]
+    case 'alike':
+      return [*_attributes('each object', first), count, describe]
+  a, b = scene.objects
+  return [*_ask_about(a, b), *_ask_about(b, a), count, describe]
+
+
+def _attributes(name: str, item: Object) -> list[Question]:
+  return [
+    Question('colour', f'What colour is {name}?', (item.colour,)),
+    Question('shape', f'What shape is {name}?', (item.shape,)),
+    Question('size', f'What size is {name}?', (item.size,)),
+  ]
+
+
+def _ask_about(item: Object, other: Object) -> list[Question]:
+  """Questions about one of two objects. Their shapes and their colours differ, so that each word finds one of them."""
+  relation = scenes.relation(item, other)
+  return [
+    Question('colour', f'What colour is the {item.shape}?', (item.colour,)),
+    Question('shape', f'What shape is the {item.colour} object?', (item.shape,)),
+    Question('size', f'What size is the {item.shape}?', (item.size,)),
+    Question('where', f'Where is the {item.shape}?', (relation.removesuffix(' of'),)),
+    Question('beside', f'What is {relation} the {other.shape}?', (f'{item.colour} {item.shape}',)),
+  ]
+
+
+def ask_digit(digit: int) -> list[Question]:
+  """The questions about a picture of a digit."""
+  name = captions.NUMBERS[digit]
+  return [Question('digit', DIGIT, (name,)), Question('describe', DESCRIBE, (f'the digit {name}',))]
+
+
+def draw_turns(questions: list[Question], rng: np.random.Generator, count: int = 3) -> list[str]:
+  """Question, answer, question, answer, ...: up to `count` of them in random order, none twice."""
+  turns = []
+  for index in rng.permutation(len(questions))[:count]:
+    question = questions[index]
+    turns += [question.text, question.answers[rng.integers(len(question.answers))]]
+  return turns

@@ -1,0 +1,258 @@
+"""Scores a model on the embedded world: has it draw all prompts, asks it all questions, judges both exactly."""
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from janus_jax.conversion.buckets import local_files
+from janus_jax.conversion.checkpoint import read_json
+from janus_jax.conversion.workdir import is_workdir, split_ema
+from janus_jax.data.images import save_png
+from janus_jax.data.prompts import Template
+from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.inference.answering import answer
+from janus_jax.inference.generation import generate_images
+from janus_jax.models.config import JanusConfig
+from janus_jax.models.files import RUN_CONFIG_FILE
+from janus_jax.toy import scores, test_set
+from janus_jax.toy.dataset import read_world
+from janus_jax.toy.digit_judge import DigitJudge
+from janus_jax.toy.scores import Score
+from janus_jax.toy.shape_judge import Verdict
+from janus_jax.toy.shapes import World
+from janus_jax.toy.test_set import DrawingCase, QuestionCase
+from janus_jax.training.defaults import default_config
+
+# The longest right answer, 'a small orange triangle right of a large purple square', has ten words of a token each.
+ANSWER_TOKENS = 24
+BATCH_SIZE = 64
+# What fits models as small as the embedded world's, where the run's config says nothing.
+SAMPLING = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 0}
+RIGHT, WRONG = (40, 160, 60), (220, 30, 40)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+  """What a model was asked and what it made of it.
+
+  Attributes:
+    questions: in the order asked.
+    answers: one per question.
+    answer_control: one per question: whether the answer to another one of its subject, kind and group is right for it.
+    drawings: in the order drawn.
+    pictures: uint8[n, size, size, 3], one per drawing.
+    verdicts: one per drawing.
+    controls: one per drawing: the verdict on the picture of another prompt of its skill and group.
+    seconds: how long drawing, answering and judging took.
+  """
+
+  questions: list[QuestionCase]
+  answers: list[str]
+  answer_control: list[bool]
+  drawings: list[DrawingCase]
+  pictures: np.ndarray
+  verdicts: list[Verdict]
+  controls: list[Verdict]
+  seconds: dict[str, float]
+
+  @property
+  def question_scores(self) -> list[Score]:
+    right = [case.is_right(text) for case, text in zip(self.questions, self.answers)]
+    return scores.count_questions(self.questions, right, self.answer_control)
+
+  @property
+  def drawing_scores(self) -> list[Score]:
+    passed, control = ([verdict.passed for verdict in found] for found in (self.verdicts, self.controls))
+    return scores.count_drawings(self.drawings, passed, control)
+
+  def tables(self) -> str:
+    """What a person reads."""
+    questions, drawings = self.question_scores, self.drawing_scores
+    return scores.tables(scores.goals(questions, drawings), questions, drawings)
+
+
+def read_run_config(checkpoint: str) -> ConfigDict:
+  """The config of a training workdir; for any other checkpoint the defaults with `SAMPLING`."""
+  config = default_config()
+  config.sampling.update(SAMPLING)
+  checkpoint, _ = split_ema(checkpoint)
+  path = os.path.join(local_files(checkpoint), RUN_CONFIG_FILE)
+  if is_workdir(checkpoint) and os.path.exists(path):
+    stored = read_json(path)
+    for name in ('data', 'sampling'):
+      config[name].update(stored.get(name, {}))
+  return config
+
+
+def score(
+  config: JanusConfig,
+  params: dict,
+  run_config: ConfigDict,
+  *,
+  tokenizer: Tokenizer,
+  template: Template,
+  questions_per_kind: int = 40,
+  drawings_per_group: int = 20,
+  cfg_weight: float = 1.5,
+  temperature: float = 0.8,
+  top_k: int = 0,
+  seed: int = 0,
+  weights: str = 'full',
+  cache_dtype: str | None = None,
+) -> Scored:
+  """Draws, asks (greedily) and judges.
+
+  Args:
+    config: from `janus_jax.load`.
+    params: from `janus_jax.load`, of float32: what they are stored in is computed in.
+    run_config: from `read_run_config`; says how the world looks.
+    tokenizer: from `janus_jax.load_tokenizer`.
+    template: from `janus_jax.load_tokenizer`.
+    questions_per_kind: `evaluation.embedded.build_questions`.
+    drawings_per_group: `evaluation.embedded.build_drawings`.
+    cfg_weight: of classifier-free guidance; 1 means none, 0 leaves the prompt out.
+    temperature: of drawing.
+    top_k: only the k most likely codes are drawn; 0 keeps all.
+    seed: of the choice of cases and of drawing.
+    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
+    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
+
+  Raises:
+    InputError: the encoders' image sizes differ, a setting out of range, scikit-learn is not installed.
+  """
+  world = read_world(run_config, config)
+  judge = DigitJudge.fit(world.size)
+  questions = test_set.build_questions(world, questions_per_kind, seed)
+  drawings = test_set.build_drawings(drawings_per_group, seed)
+  words = {'tokenizer': tokenizer, 'template': template, 'batch_size': BATCH_SIZE}
+  words |= {'weights': weights, 'cache_dtype': cache_dtype}
+  start = time.perf_counter()
+  # Drawing first: a wrong setting of it then shows at once.
+  images = generate_images(
+    config,
+    params,
+    [case.prompt for case in drawings],
+    num_images=1,
+    cfg_weight=cfg_weight,
+    temperature=temperature,
+    top_k=top_k,
+    seed=seed,
+    **words,
+  )
+  drawn = time.perf_counter()
+  logging.info('%d prompts drawn in %.0f s; asking %d questions', len(drawings), drawn - start, len(questions))
+  answers = answer(
+    config,
+    params,
+    [[Image.fromarray(case.image)] for case in questions],
+    [case.text for case in questions],
+    max_new_tokens=ANSWER_TOKENS,
+    **words,
+  )
+  asked = time.perf_counter()
+  texts, pictures = [found.text.strip() for found in answers], np.stack([found[0].pixels for found in images])
+  verdicts, controls = judge_with_control(world, judge, drawings, pictures, seed)
+  others = scores.swap_within([scores.question_key(case) for case in questions], seed)
+  return Scored(
+    questions,
+    texts,
+    [case.is_right(texts[other]) for case, other in zip(questions, others)],
+    drawings,
+    pictures,
+    verdicts,
+    controls,
+    {'drawing': drawn - start, 'answering': asked - drawn, 'judging': time.perf_counter() - asked},
+  )
+
+
+def judge_with_control(
+  world: World, judge: DigitJudge, cases: Sequence[DrawingCase], pictures: np.ndarray, seed: int
+) -> tuple[list[Verdict], list[Verdict]]:
+  """Verdicts on the pictures (uint8[n, size, size, 3], one per case), and with the pictures of each skill and group
+  swapped among its prompts.
+  """
+  others = scores.swap_within([scores.drawing_key(case) for case in cases], seed)
+  verdicts = test_set.judge_drawings(world, judge, cases, pictures)
+  return verdicts, test_set.judge_drawings(world, judge, cases, pictures[others])
+
+
+def to_dict(scored: Scored) -> dict[str, Any]:
+  """JSON-ready: goals, scores, seconds, and every case. Images are numbered as in `question_images`."""
+  question_scores, drawing_scores = scored.question_scores, scored.drawing_scores
+  _, numbers = question_images(scored.questions)
+  return {
+    'goals': [scores.score_dict(goal) for goal in scores.goals(question_scores, drawing_scores)],
+    'questions': [scores.score_dict(item) for item in question_scores],
+    'drawings': [scores.score_dict(item) for item in drawing_scores],
+    'seconds': scored.seconds,
+    'question_cases': list(map(scores.question_dict, scored.questions, scored.answers, numbers)),
+    'drawing_cases': list(map(scores.drawing_dict, scored.drawings, scored.verdicts)),
+  }
+
+
+def question_images(questions: Sequence[QuestionCase]) -> tuple[np.ndarray, list[int]]:
+  """The different images that are asked about, uint8[n, size, size, 3], and per question which one."""
+  found: dict[bytes, int] = {}
+  numbers = [found.setdefault(case.image.tobytes(), len(found)) for case in questions]
+  return np.stack([questions[numbers.index(number)].image for number in range(len(found))]), numbers
+
+
+def drawing_sheet(
+  cases: Sequence[DrawingCase], pictures: np.ndarray, verdicts: Sequence[Verdict], height: int = 64
+) -> np.ndarray:
+  """All drawings, a row per skill and group with how many are right; right ones framed green, wrong ones red.
+
+  Args:
+    cases: n of them, those of one skill and group together.
+    pictures: uint8[n, size, size, 3].
+    verdicts: one per case.
+    height: of a picture on the sheet is the multiple of its size that comes nearest to this, in pixels.
+
+  Returns:
+    uint8[rows, columns, 3].
+  """
+  border, gap, label = 3, 4, 260
+  scale = max(round(height / pictures.shape[1]), 1)
+  side = pictures.shape[1] * scale + 2 * border + gap
+  rows: dict[tuple[str, str], list[int]] = {}
+  for index, case in enumerate(cases):
+    rows.setdefault(scores.drawing_key(case), []).append(index)
+  columns = max(map(len, rows.values()))
+  sheet = Image.new('RGB', (label + columns * side, len(rows) * side), 'white')
+  draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+  for row, (key, members) in enumerate(rows.items()):
+    right = sum(verdicts[index].passed for index in members)
+    text = f'{" - ".join(key).replace("_", " ")}\n{right} of {len(members)} right'
+    draw.multiline_text((8, row * side + side // 2 - 18), text, 'black', font)
+    for column, index in enumerate(members):
+      large = Image.fromarray(pictures[index]).resize((side - gap - 2 * border,) * 2, Image.Resampling.NEAREST)
+      framed = Image.new('RGB', (side - gap,) * 2, RIGHT if verdicts[index].passed else WRONG)
+      framed.paste(large, (border, border))
+      sheet.paste(framed, (label + column * side, row * side))
+  return np.asarray(sheet)
+
+
+def write(directory: str, found: dict, scored: Scored) -> None:
+  """scores.txt, drawings.png, pictures.npz, and last scores.json: where it is there, the rest is too.
+
+  Args:
+    directory: existing.
+    found: what scores.json holds.
+    scored: what it was made of.
+  """
+  sheet = drawing_sheet(scored.drawings, scored.pictures, scored.verdicts)
+  save_png(os.path.join(directory, 'drawings.png'), sheet, {})
+  with open(os.path.join(directory, 'scores.txt'), 'w', encoding='utf-8') as file:
+    file.write(f'{scored.tables()}\n')
+  images, _ = question_images(scored.questions)
+  np.savez_compressed(os.path.join(directory, 'pictures.npz'), drawings=scored.pictures, questions=images)
+  with open(os.path.join(directory, 'scores.json'), 'w', encoding='utf-8') as file:
+    json.dump(found, file, indent=1)

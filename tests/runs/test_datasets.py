@@ -1,0 +1,120 @@
+"""What a run reads from files: what is refused before anything is written, and what is looked at along the way."""
+
+import json
+
+import numpy as np
+import pytest
+import small_checkpoint
+
+pytest.importorskip('sklearn')
+pytest.importorskip('transformers')
+
+from data.photographs import cuts, encoded
+from ml_collections import ConfigDict
+
+from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
+from janus_jax.conversion.lazy import from_numpy
+from janus_jax.data.sources import manifest
+from janus_jax.errors import InputError
+from janus_jax.runs import datasets
+from janus_jax.runs.datasets import check_data, open_data
+from janus_jax.runs.tokenizing import load_vq, tokenize
+from janus_jax.toy.shapes import World
+from janus_jax.training.defaults import default_config
+
+MODEL = small_checkpoint.CONFIG
+LLAVA = {'kind': 'understanding', 'format': 'json', 'path': 'x.json'}
+WEB = {'kind': 'generation', 'format': 'tars', 'path': 'x.tar'}
+CODES = {'kind': 'generation', 'format': 'array_record', 'path': 'x', 'codes': 'codes'}
+
+
+def config_of(sources: dict, **data) -> ConfigDict:
+  config = default_config()
+  config.data.update({'name': 'files', **data})
+  config.data.sources = sources
+  return config
+
+
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    (config_of({}), r"data.sources is empty.*'files'"),
+    (config_of({'a': WEB}, precompute_codes=True), r'data.precompute_codes is for the embedded world'),
+    (
+      config_of({'a': WEB, 'b': CODES, 'c': LLAVA}),
+      r'data.sources: b of 2 generation sources have codes: expected all',
+    ),
+    (config_of({'a': {**WEB, 'kind': 'x'}}), r"data.sources.a.kind is 'x'"),
+  ],
+)
+def test_a_wrong_config_is_refused(config, message):
+  with pytest.raises(InputError, match=message):
+    check_data(config, MODEL)
+
+
+def test_the_first_good_held_out_records_are_looked_at(tmp_path):
+  """One source has a bad record and one about two images, which no single question is about."""
+  for i, image in enumerate(cuts(3)):
+    (tmp_path / f'{i}.png').write_bytes(encoded(image, 1)[1])
+  turns = [{'from': 'human', 'value': '<image>\nWhat?'}, {'from': 'gpt', 'value': 'A.'}]
+  two = [{'from': 'human', 'value': 'Which?'}, {'from': 'gpt', 'value': 'A.'}]
+  items = [
+    {'image': '1.png', 'conversations': turns},
+    {'image': '2.png', 'conversations': two},
+    {'image': 'gone.png', 'conversations': turns},
+    {'image': '0.png', 'conversations': turns},  # Trained on: of the others, the third and the fifth come first.
+    {'image': ['1.png', '2.png'], 'conversations': two},
+  ]
+  (tmp_path / 'llava.json').write_text(json.dumps(items))
+  entry = {**LLAVA, 'path': str(tmp_path / 'llava.json'), 'image_folder': str(tmp_path), 'held_out': 4}
+  data = open_data(config_of({'llava': entry}), MODEL, str(tmp_path), lambda: None, 2)
+  assert [question for _, question in data.samples.questions] == ['Which?', 'What?']
+  assert data.samples.questions[1][0].shape == (MODEL.vision_encoder.image_size,) * 2 + (3,)
+  assert data.samples.prompts == []
+  assert not data.holds_codes
+
+
+def test_a_raw_source_has_no_questions_to_look_at(tmp_path):
+  (tmp_path / '0.png').write_bytes(encoded(cuts(1)[0], 1)[1])
+  (tmp_path / 'captions.json').write_text(json.dumps([{'image': '0.png', 'caption': 'Roofs.'}] * 2))
+  entry = {**LLAVA, 'path': str(tmp_path / 'captions.json'), 'image_folder': str(tmp_path), 'held_out': 1}
+  raw = entry | {'answer': 'caption', 'template': 'raw'}
+  data = open_data(config_of({'raw': raw}), MODEL, str(tmp_path), lambda: None, 2)
+  assert data.held_out['understanding']['raw'][0]['text'] == 'Roofs.'
+  assert data.samples.questions == []
+
+
+def test_stored_codes_are_those_of_the_vq_that_a_run_starts_from(tmp_path, monkeypatch):
+  """A run that was killed before it began leaves codes; the next one in the workdir may start from another VQ."""
+  monkeypatch.setattr(datasets.dataset, 'data_source', lambda *_: [{'image': np.zeros((24, 24, 3), np.uint8)}] * 2)
+  monkeypatch.setattr(datasets, 'load_params', lambda start, _: {'vq': start.params['vq/x'][...]})
+  monkeypatch.setattr(datasets, 'image_encoder', lambda _, params: lambda x: np.full((len(x), 4), int(params[0])))
+
+  def codes_of(value: int | None, is_new: bool) -> int:
+    checkpoint = value and Checkpoint(MODEL, {'vq/x': from_numpy(np.full(3, value, np.float32), 'x')}, {}, {}, ())
+    found = datasets._drawn_codes(World(), 'data', 'train', str(tmp_path), lambda: checkpoint, is_new)
+    return found['shapes'][1, 3]
+
+  assert codes_of(1, is_new=True) == 1
+  assert codes_of(None, is_new=False) == 1  # It goes on without what it started from.
+  assert codes_of(2, is_new=True) == 2
+  assert codes_of(1, is_new=False) == 1  # Of two the right one.
+
+
+def test_codes_of_another_vq_are_refused_where_a_run_begins(tmp_path):
+  checkpoint = small_checkpoint.write(tmp_path / 'checkpoint')
+  images = [np.asarray(image) for image in cuts(3)]
+  records = [{'prompt': f'{i}', 'image': image, 'key': f'{i}'} for i, image in enumerate(images)]
+  options = {'name': 'x', 'records_per_shard': 8, 'shard': (0, 1), 'batch_size': 4, 'max_bad_share': 0.0}
+  tokenize(records, checkpoint, str(tmp_path / 'codes'), **options)
+  config = config_of({'x': {**CODES, 'path': str(tmp_path / 'codes' / '*.array_record')}})
+  open_start = lambda: open_checkpoint(checkpoint)  # noqa: E731
+  data = open_data(config, MODEL, str(tmp_path), open_start, 0)
+  assert data.holds_codes
+  assert data.train['generation']['x'][2]['codes'].shape == (MODEL.vq.num_tokens,)
+  path = tmp_path / 'codes' / 'manifest.json'
+  right = manifest.parameters_hash(load_vq(checkpoint)[1])
+  path.write_text(path.read_text().replace(right, right[::-1]))
+  with pytest.raises(InputError, match=r'manifest\.json: vq_hash is '):
+    open_data(config, MODEL, str(tmp_path), open_start, 0)
+  open_data(config, MODEL, str(tmp_path), lambda: pytest.fail('the start was read'), 0, is_new=False)

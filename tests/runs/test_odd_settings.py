@@ -1,0 +1,345 @@
+"""Every setting with every odd value: refused by one line that names it, or on a list of what is legal. No files."""
+
+import contextlib
+import copy
+import dataclasses
+import importlib
+import math
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+from recipes import ROOT, recipe
+
+from janus_jax import cli
+from janus_jax.errors import InputError
+from janus_jax.runs.config_checks import FIELDS, PRETRAINING, check_config, check_parts
+from janus_jax.toy.pretraining import Optimization
+from janus_jax.toy.pretraining_vision import Contrast
+from janus_jax.toy.pretraining_vq import Quantisation
+from janus_jax.training.defaults import default_config
+from janus_jax.training.stages import STAGE, Stage
+
+RECIPES = sorted(path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.py'))
+ODD = (
+  0,
+  -1,
+  1.5,
+  math.nan,
+  math.inf,
+  -math.inf,
+  10**30,
+  True,
+  '',
+  'x',
+  None,
+  (),
+  (1,),
+  {},
+  [0],
+  b'x',
+  'a\nb',
+  object(),
+)
+# Odd values that make sense all the same: a value, and the fields that may have it.
+LEGAL = (
+  (
+    0,
+    r'data\.world_grid|guidance_dropout|held_out_batches|keep_every|max_bad_record_share|observe_every|prefetch|seed|'
+    r'optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
+    r'warmup_steps)|stages\.\w+\.(\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
+    r'sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
+  ),
+  (-1, r'mesh\.\w+'),
+  (
+    1.5,
+    r'optimizer\.(eps|max_grad_norm)|sampling\.(cfg_weight|temperature)|watchdog_factor|pretraining\.\w+\.learning_rate|'
+    r'stages\.\w+\.(\w+_per_row|learning_rate|weight_decay)',
+  ),
+  (True, r'data\.precompute_codes|shared_encoder|stages\.\w+\.carry_moments'),
+  ('', r'data\.directory|init_from|template|wandb_project|data\.sources\.\w+\.(answer|directory|names|prompt|split)'),
+  ('x', r'data\.directory|init_from|wandb_project|data\.sources\.\w+\.(answer|directory|names|path|prompt|split)'),
+  ('a\nb', r'data\.sources\.\w+\.(answer|directory|names|path|prompt|split)'),
+  ((), r'optimizer\.\w+_rules'),
+  # Sections that may be empty.
+  ({}, r'data\.sources|pretraining(\.(contrast|quantisation))?|stages\.stage1\.sources\.text'),
+)
+
+
+def is_legal(field: str, value: Any) -> bool:
+  return any(type(value) is type(odd) and value == odd and re.fullmatch(where, field) for odd, where in LEGAL)
+
+
+def leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+  for name, value in values.items():
+    yield (*path, name)
+    if isinstance(value, dict):
+      yield from leaves(value, (*path, name))
+
+
+def with_value(values: Mapping[str, Any], path: tuple[str, ...], value: Any) -> ConfigDict:
+  changed = copy.deepcopy(dict(values))
+  node = changed
+  for name in path[:-1]:
+    node = node[name]
+  node[path[-1]] = value
+  return ConfigDict(changed)
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=str)
+def test_the_table_has_every_field_of_every_recipe(path):
+  """A new field without a check is refused here as unknown."""
+  config = recipe(str(path.with_suffix('')))
+  if path.parent.name == 'ablations':
+    config = config.base
+    check_parts(config)
+  check_config(config)
+
+
+def test_the_table_has_no_field_that_nothing_reads():
+  known = {*default_config(), 'pretraining'}
+  assert set(FIELDS) == known
+  for name, section in default_config().to_dict().items():
+    if name not in ('stages',) and isinstance(section, dict):
+      assert set(FIELDS[name]) == set(section)
+  assert {'name', *STAGE} == {field.name for field in dataclasses.fields(Stage)}
+  for name, kind in (('vq', Optimization), ('quantisation', Quantisation), ('contrast', Contrast)):
+    assert set(PRETRAINING[name]) == {field.name for field in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize('name', ['tiny', 'data/tfds'])
+def test_odd_values_of_a_config_are_refused_by_name(name):
+  values = recipe(name).to_dict()
+  paths = [path for path in leaves(values) if name == 'tiny' or path[:2] == ('data', 'sources')]
+  wrong, refused = [], 0
+  for path in paths:
+    field = '.'.join(path)
+    for odd in ODD:
+      try:
+        check_config(with_value(values, path, odd), 'variant a: ')
+        if not is_legal(field, odd):
+          wrong.append(f'{field} = {odd!r} is accepted')
+      except InputError as error:
+        refused += 1
+        if is_legal(field, odd):
+          wrong.append(f'{field} = {odd!r} is refused: {error}')
+        named = path[0] if len(path) == 1 else '.'.join(path[:2])
+        if not str(error).startswith('variant a: ') or '\n' in str(error) or len(str(error)) > 400:
+          wrong.append(f'{field} = {odd!r}: {error}')
+        if named not in str(error) and (field, odd) != ('stages', {}):  # Then `run` names none that is there.
+          wrong.append(f'{field} = {odd!r} is not named: {error}')
+  assert not wrong, '\n'.join(wrong)
+  assert refused > (1000 if name == 'tiny' else 150)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'optimizer.b1': 1.5}, r'^optimizer\.b1 is 1\.5: expected a number from 0 to below 1$'),
+    ({'stages.stage2.steps': True}, r'^stages\.stage2\.steps is True: expected an integer, 1 or more$'),
+    ({'stages.stage2.steps': 10**9}, r'^stages\.stage2\.steps is 1000000000: expected at most 100000000$'),
+    ({'compute.dtype': 'bf16'}, r"^compute\.dtype is 'bf16': expected one of float32, bfloat16, float16$"),
+    ({'optimizer.moment_dtype': 'float8'}, r"^optimizer\.moment_dtype is 'float8': expected one of float32, bfloat16$"),
+    ({'sequence_lenght': 4}, r'^sequence_lenght is unknown: did you mean sequence_length\?$'),
+    ({'mesh.fsdp': 0}, r'^mesh\.fsdp is 0: expected 1 or more or -1$'),
+    ({'optimizer.learning_rate_rules': (('(', 1.0),)}, r"expected regular expressions, which '\(' is not$"),
+    ({'stages.stage2.sources.drawing': {}}, r'^stages\.stage2\.sources\.drawing is unknown: did you mean '),
+    ({'stages.stage2.warmup_steps': 4801}, r'^stages\.stage2\.warmup_steps is 4801: expected 0 to the 4800 steps'),
+    ({'pretraining.vision.warmup_steps': 1700}, r'^pretraining\.vision\.warmup_steps is 1700: .* steps \(1700\)$'),
+    ({'pretraining.quantisation.unquantised_steps': 1200}, r'^pretraining\.quantisation\.unquantised_steps is 1200:'),
+    ({'wandb_project': 'x' * 300 + '\n'}, r"^wandb_project is 'x{79}\.\.\.: expected text$"),
+  ],
+)
+def test_what_is_said_of_a_value(change, message):
+  config = recipe('tiny')
+  with config.unlocked(), config.ignore_type():
+    for name, value in change.items():
+      *parents, last = name.split('.')
+      node = config
+      for part in parents:
+        node = node[part]
+      node[last] = value
+  with pytest.raises(InputError, match=message):
+    check_config(config)
+
+
+def test_a_field_that_is_not_there_is_named():
+  config = recipe('tiny')
+  del config.optimizer['eps']
+  with pytest.raises(InputError, match=r'^optimizer\.eps is missing$'):
+    check_config(config)
+  config = recipe('tiny')
+  del config.pretraining['vision']
+  check_config(config)
+  with pytest.raises(InputError, match=r'^pretraining\.vision is missing$'):
+    check_parts(config)
+
+
+# Numeric flags of each command, and what it cannot be called without.
+COMMANDS = {
+  'benchmark': ['--config=configs/tiny.py', '--mode=train'],
+  'convert': ['--output=x', '--format=orbax'],
+  'data_check': ['--config=configs/tiny.py', '--out=x'],
+  'evaluate': ['--checkpoint=x'],
+  'generate': ['--checkpoint=x', '--out=x'],
+  'tokenize': ['--input=x', '--checkpoint=x', '--output=x'],
+  'train': ['--config=configs/tiny.py', '--workdir=x'],
+  'understand': ['--checkpoint=x', '--question=x'],
+}
+ODD_TEXTS = ('0', '-1', '1.5', 'nan', 'inf', '-inf', '1e40', '1' + '0' * 30, 'abc', '', 'True', '0x10', '1,2')
+LEGAL_TEXTS = {
+  '0': {'cfg_weight', 'temperature', 'top_k', 'seed', 'step_seconds', 'max_bad_share', 'process_id'},
+  '1.5': {'cfg_weight', 'temperature', 'seconds', 'step_seconds'},
+  '0x10': {'INTEGERS'},
+}
+
+
+@contextlib.contextmanager
+def defined(verb: str) -> Iterator[set[str]]:
+  """The flags of a command, by name; they can be defined only once in a process, so they go afterwards."""
+  # Other tests may have imported commands.
+  others = {name: flags.FLAGS[name] for name in flags.FLAGS if _is_ours(name)}
+  for name in others:
+    delattr(flags.FLAGS, name)
+  before = set(flags.FLAGS)
+  sys.modules.pop(f'janus_jax.{verb}', None)
+  cli.CHECKS.clear()
+  importlib.import_module(f'janus_jax.{verb}')
+  try:
+    yield set(flags.FLAGS) - before
+  finally:
+    for name in set(flags.FLAGS) - before:
+      delattr(flags.FLAGS, name)
+    for name, flag in others.items():
+      flags.FLAGS[name] = flag
+    cli.CHECKS.clear()
+    sys.modules.pop(f'janus_jax.{verb}')
+
+
+def _is_ours(name: str) -> bool:
+  """Flags that were put back belong to no module."""
+  return flags.FLAGS.find_module_defining_flag(name, default='janus_jax').startswith('janus_jax')
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+  monkeypatch.setattr(sys, 'argv', ['command', *arguments])  # Where ml_collections looks.
+  cli.parse(sys.argv)
+  cli.check_flags()
+
+
+@pytest.mark.parametrize('verb', COMMANDS)
+def test_odd_numbers_of_flags_are_refused_by_name(verb, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  wrong = []
+  with defined(verb) as names:
+    numbers = {name for name in names if flags.FLAGS[name].parser.flag_type() in ('int', 'float')}
+    assert numbers == set(cli.CHECKS), 'a flag for a number without a check'
+    for name in sorted(numbers):
+      for odd in ODD_TEXTS:
+        text = ''
+        try:
+          parse(monkeypatch, *COMMANDS[verb], f'--{name}={odd}')
+        except InputError as error:
+          text = str(error)
+        except SystemExit as error:
+          text = capsys.readouterr().err.strip() if error.code == 2 else 'another exit code'
+        flags.FLAGS[name].unparse()
+        integers = {'INTEGERS'} if flags.FLAGS[name].parser.flag_type() == 'int' else set()
+        legal = bool(LEGAL_TEXTS.get(odd, set()) & {name, *integers})
+        if legal == bool(text) or '\n' in text or (text and name not in text):
+          wrong.append(f'--{name}={odd}: {text or "accepted"}')
+  assert not wrong, '\n'.join(wrong)
+
+
+@pytest.mark.parametrize('verb', [*COMMANDS, 'ablate', 'plan', 'pretrain', 'report'])
+def test_flags_for_paths_know_the_home_directory(verb, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/somebody')
+  texts = {'prompt', 'question', 'mesh', 'batch', 'stage', 'shard', 'name', 'title', 'topology', 'coordinator_address'}
+  texts |= {'path', 'seconds'}  # NAME=VALUE, several.
+  with defined(verb) as names:
+    for name in names - texts - {'config'} - set(cli.CHECKS):
+      flag = flags.FLAGS[name]
+      if flag.parser.flag_type() != 'string' or getattr(flag.parser, 'enum_values', None):
+        continue
+      flag.parse('~/a b')
+      assert flag.value in ('/home/somebody/a b', ['/home/somebody/a b']), name
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ([], '--config is missing: expected --config=VALUE (Recipe, a file of configs/.); --workdir is missing: expected '),
+    (['--config=configs/tiny.py', '--workdir='], 'flag --workdir=: expected a path'),
+    (['TINY', '--config.sed=1'], 'config.sed is unknown: did you mean config.seed?'),
+    (['TINY', '--config.stages.stage2.steps=abc'], "--config.stages.stage2.steps is 'abc': expected an integer"),
+    (['TINY', '--config.stages.stage2.steps=1.5'], "--config.stages.stage2.steps is '1.5': expected an integer"),
+    (['TINY', '--config.optimizer.b1=x'], "--config.optimizer.b1 is 'x': expected a number"),
+    (['TINY', '--config.shared_encoder=maybe'], "--config.shared_encoder is 'maybe': expected true or false"),
+    (['TINY', '--config.seed.x=3'], 'config.seed.x is unknown: seed is a value without fields'),
+    (['TINY', '--config.optimizer.beta=1'], 'config.optimizer.beta is unknown: optimizer here: b1, b2, '),
+    (
+      ['--config=configs/data/text.py', '--workdir=x', '--config.stages.stage2.steps=3'],
+      'config.stages.stage2.steps is unknown: stages here: finetune; did you mean config.stages.finetune.steps?',
+    ),
+    (['TINY', 'x'], "unexpected argument 'x': every argument is a --flag"),
+    (['TINY', '--wrokdir=x'], "Unknown command line flag 'wrokdir'"),
+  ],
+)
+def test_wrong_usage_is_one_line_for_people(arguments, message, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  tiny = ['--config=configs/tiny.py', '--workdir=x']
+  with defined('train'), pytest.raises(SystemExit) as stopped:
+    parse(monkeypatch, *[part for argument in arguments for part in (tiny if argument == 'TINY' else [argument])])
+  said = capsys.readouterr().err
+  assert (stopped.value.code, said.count('\n')) == (2, 1)
+  assert said.startswith(message)
+
+
+@pytest.mark.parametrize(
+  ('content', 'argument', 'message'),
+  [
+    (None, '', 'FILE: no such file: expected a config file, such as configs/tiny.py'),
+    ('def get_config(', '', "FILE, line 1: SyntaxError: '(' was never closed"),
+    ('import os\nimport nothing_like_this\n', '', "FILE, line 2: ModuleNotFoundError: No module named 'nothing_like_"),
+    ('def get_config():\n  return 1 / 0\n', '', 'FILE, line 2: ZeroDivisionError: division by zero'),
+    ('def get_config():\n  pass\n', '', 'FILE: get_config returns NoneType: expected a ConfigDict'),
+    ('x = 1\n', '', 'FILE: no function get_config: expected one that returns a config'),
+    ('def get_config():\n  pass\n', ':root', "FILE: get_config cannot take the argument 'root' ("),
+    ('def get_config(root):\n  pass\n', '', 'FILE: get_config cannot take no argument ('),
+    (
+      'from janus_jax.training.defaults import default_config\n'
+      'def get_config():\n  c = default_config()\n  c.seed = "x"\n  return c\n',
+      '',
+      'FILE, line 4: TypeError: ',
+    ),
+    (
+      'from janus_jax.errors import InputError\ndef get_config():\n  raise InputError("no such world")\n',
+      '',
+      'FILE: no such world',
+    ),
+  ],
+)
+def test_a_config_file_that_fails_is_named_with_its_line(tmp_path, content, argument, message, monkeypatch, capsys):
+  file = tmp_path / 'mine.py'
+  if content is not None:
+    file.write_text(content)
+  with defined('train'), pytest.raises(SystemExit) as stopped:
+    parse(monkeypatch, '--workdir=x', f'--config={file}{argument}')
+  said = capsys.readouterr().err
+  assert (stopped.value.code, said.count('\n')) == (1, 1)
+  assert said.startswith(f'error: {message}'.replace('FILE', str(file)))
+
+
+def test_a_config_file_in_the_home_directory(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  content = pathlib.Path(ROOT / 'configs' / 'data' / 'text.py').read_text()
+  (tmp_path / 'mine.py').write_text(content)
+  with defined('train'):
+    parse(monkeypatch, '--workdir=~/run', '--config=~/mine.py', '--config.seed=3')
+    assert flags.FLAGS.config.seed == 3
+    assert flags.FLAGS.workdir == f'{tmp_path}/run'

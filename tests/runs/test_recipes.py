@@ -1,0 +1,139 @@
+"""The recipes that read files: every source that a stage names is described, and is of the kind wanted there."""
+
+import ast
+import importlib.util
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from janus_jax.data.examples import KINDS
+from janus_jax.data.sources.build import FORMATS, read_specs
+from janus_jax.runs.data_checking import stage_fractions
+from janus_jax.runs.report_data import TOKENS
+from janus_jax.training.stages import read_stages
+
+CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
+EXAMPLES = sorted(path.stem for path in (CONFIGS / 'data').glob('*.py'))
+
+
+def load(path: pathlib.Path, *arguments: str):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(*arguments)
+
+
+def check(config) -> None:
+  specs, used = read_specs(config.data.sources), set()
+  assert config.data.name == 'files'
+  for stage in read_stages(config):
+    for kind, share in zip(KINDS, stage.ratio):
+      names = {name for name, weight in stage.sources.get(kind, {}).items() if weight}
+      assert bool(names) >= bool(share), (stage.name, kind)
+      assert {specs[name].kind for name in names} <= {kind}
+      used |= names
+  assert used == set(specs)
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_examples_describe_what_they_train_on(name):
+  check(load(CONFIGS / 'data' / f'{name}.py'))
+
+
+def test_there_is_an_example_of_every_format():
+  found = {
+    spec.format for name in EXAMPLES for spec in read_specs(load(CONFIGS / 'data' / f'{name}.py').data.sources).values()
+  }
+  assert found == set(FORMATS)
+
+
+def test_the_readme_of_configs_has_entries_that_are_read():
+  text = (CONFIGS / 'README.md').read_text()
+  (code,) = re.findall(r'```python\nconfig\.data\.sources = (.*?)```', text, re.DOTALL)
+  specs = read_specs(ast.literal_eval(code))
+  assert {spec.format for spec in specs.values()} == set(FORMATS)
+  for name in EXAMPLES:
+    assert f'data/{name}.py' in text
+
+
+def test_the_readme_of_configs_counts_tokens_right():
+  text = ' '.join((CONFIGS / 'README.md').read_text().split())
+  stage = next(stage for stage in read_stages(load(CONFIGS / 'janus_pro_7b.py', '/data')) if stage.name == 'stage2')
+  assert stage.ratio == (2, 3, 5)
+  for lengths, said in (((800, 4096, 650), '9 : 72 : 19'), (stage.expected_tokens, '23 : 27 : 50')):
+    of_sources = {f'{kind}/{name}': n for kind, n in zip(KINDS, lengths) for name in stage.sources[kind]}
+    found = stage_fractions(stage, of_sources)
+    by_kind = [sum(tokens for name, (_, tokens) in found.items() if name.startswith(kind)) for kind in KINDS]
+    assert ' : '.join(f'{100 * part:.0f}' for part in by_kind) == said
+    assert f'it is {said}' in text or f'2 : 3 : 5 is {said}' in text
+
+
+REPORTS = ('janus_1_3b', 'janus_pro_1b', 'janus_pro_7b')
+
+
+@pytest.mark.parametrize('name', REPORTS)
+def test_the_reports_read_their_own_data(name):
+  check(load(CONFIGS / f'{name}.py', '/data'))
+
+
+def generated(config) -> list[set[tuple]]:
+  """What each stage generates: (where it lies, how often, template, part of the captions cut to a sentence)."""
+  specs = read_specs(config.data.sources)
+
+  def described(name: str, weight: int) -> tuple:
+    where = specs[name].path[0].removeprefix('/data/').removesuffix('/*.tar')
+    return where, weight, specs[name].template, specs[name].fields.first_sentence
+
+  stages = [config.stages[stage].sources.generation for stage in config.run]
+  return [{described(name, weight) for name, weight in weights.items()} for weights in stages]
+
+
+def test_janus_generates_what_its_paper_says():
+  """arXiv 2410.13848, section 4.1: ImageNet in Stage I and two thirds of Stage II, captions of which a quarter
+  is cut in the last third, nothing synthetic, all as `<caption><image>`; conversations in Stage III.
+  """
+  config = load(CONFIGS / 'janus_1_3b.py', '/data')
+  imagenet = ('imagenet2012', 1, 'raw', 0.0)
+  assert generated(config) == [{imagenet}, {imagenet}, {('real', 1, 'raw', 0.25)}, {('real', 1, 'chat', 0.0)}]
+  assert (
+    config.stages.stage2_imagenet.steps / (config.stages.stage2_imagenet.steps + config.stages.stage2.steps) == 2 / 3
+  )
+  assert config.template == 'deepseek_old'
+
+
+@pytest.mark.parametrize('name', ['janus_pro_1b', 'janus_pro_7b'])
+def test_janus_pro_generates_what_its_report_says(name):
+  """arXiv 2501.17811, sections 2.2 and 2.3: no ImageNet in Stage II, real : synthetic 1 : 1 there, dense captions."""
+  config = load(CONFIGS / f'{name}.py', '/data')
+  assert generated(config) == [
+    {('imagenet2012', 1, 'raw', 0.0)},
+    {('real', 1, 'raw', 0.0), ('synthetic', 1, 'raw', 0.0)},
+    {('real', 1, 'chat', 0.0)},
+  ]
+  assert config.template in ('', 'deepseek')
+
+
+@pytest.mark.parametrize('name', REPORTS)
+def test_pretraining_understands_without_roles(name):
+  """Janus paper: `<image><text>` in Stage I, `<image>Describe the image in detail.<caption>` in Stage II."""
+  config = load(CONFIGS / f'{name}.py', '/data')
+  specs = read_specs(config.data.sources)
+  assert {specs[source].fields.questions for source in config.stages.stage1.sources.understanding} == {('',)}
+  assert specs['captions'].fields.questions == ('Describe the image in detail.',)
+  for stage in config.run:
+    templates = {specs[source].template for source in config.stages[stage].sources.understanding}
+    assert templates == ({'chat'} if stage == 'stage3' else {'raw'})
+
+
+@pytest.mark.parametrize('name', REPORTS)
+def test_the_lengths_that_plan_assumes_are_those_of_the_stage_s_sources(name):
+  """With and without the data: `plan` reads none."""
+  with_data = read_stages(load(CONFIGS / f'{name}.py', '/data'))
+  for stage, other in zip(with_data, read_stages(load(CONFIGS / f'{name}.py'))):
+    assert stage.expected_tokens == other.expected_tokens
+    for kind, share, expected in zip(KINDS, stage.ratio, stage.expected_tokens):
+      lengths = {TOKENS[source]: weight for source, weight in stage.sources.get(kind, {}).items()}
+      if share:
+        assert expected == np.average(list(lengths), weights=list(lengths.values()))

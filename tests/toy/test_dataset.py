@@ -1,0 +1,186 @@
+"""The embedded world on disk. The world is small here; what is in it is tested in tests/data/worlds."""
+
+import pathlib
+import pickle
+import socket
+import subprocess
+import sys
+
+import grain
+import numpy as np
+import pytest
+
+from janus_jax.errors import InputError
+from janus_jax.toy import captions, dataset, digits, scenes, shapes
+from janus_jax.toy.shapes import World
+
+pytest.importorskip('sklearn')
+WORLD = World(num_train=120, num_test=40, num_held_out=20)
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+  path = tmp_path_factory.mktemp('world')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(socket.socket, 'connect', _no_network)
+    dataset.prepare(WORLD, path)
+  return path
+
+
+def _no_network(*args):
+  raise AssertionError('the network was asked')
+
+
+def _sources(directory, split='train', seed=0):
+  return dataset.sources(WORLD, directory, split, seed)
+
+
+def test_files_are_array_records_and_a_second_call_leaves_them(directory):
+  files = {path: path.stat().st_mtime_ns for path in pathlib.Path(directory).rglob('*') if path.is_file()}
+  records = [path for path in files if '.array_record' in path.name]
+  assert len(records) == 5
+  dataset.prepare(WORLD, directory)
+  assert files == {path: path.stat().st_mtime_ns for path in pathlib.Path(directory).rglob('*') if path.is_file()}
+
+
+def test_another_world_gets_its_own_files(directory, tmp_path):
+  other = World(num_train=3, num_test=2, num_held_out=1)
+  assert dataset.name_of(other) != dataset.name_of(WORLD)
+  dataset.prepare(other, tmp_path)
+  with pytest.raises(InputError, match='no shapes of World'):
+    dataset.data_source('shapes', WORLD, tmp_path, 'train')
+  dataset.prepare(World(num_train=3, num_test=2, num_held_out=1, seed=1), tmp_path)
+  assert len(dataset.data_source('shapes', other, tmp_path, 'train')) == 3
+
+
+def test_imports_no_tensorflow(directory):
+  code = (
+    'import sys\n'
+    'from janus_jax.toy import dataset\n'
+    'from janus_jax.toy.shapes import World\n'
+    'world = World(num_train=120, num_test=40, num_held_out=20)\n'
+    f'print(sorted(dataset.sources(world, {str(directory)!r}, "test", 0)["shapes_gen"][0]))\n'
+    'print("tensorflow" in sys.modules, "sklearn" in sys.modules)\n'
+  )
+  output = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+  assert output.splitlines() == ["['image', 'prompt']", 'False False']
+
+
+def test_stored_scenes_are_those_of_the_split_and_the_pictures_show_them(directory):
+  stored = {split: dataset.data_source('shapes', WORLD, directory, split) for split in scenes.SPLITS}
+  assert {split: len(source) for split, source in stored.items()} == {'train': 120, 'test': 40, 'held_out': 20}
+  for split, source in stored.items():
+    elements = [source[index] for index in range(len(source))]
+    found = [shapes.decode(element['scene']) for element in elements]
+    assert {scenes.split_of(scene) for scene in found} == {split}
+    assert (np.stack([element['image'] for element in elements]) == shapes.render(WORLD, found)).all()
+
+
+def test_stored_digits_are_those_of_the_split(directory):
+  for split in digits.SPLITS:
+    source = dataset.data_source('digits', WORLD, directory, split)
+    images, labels = digits.load(WORLD.size, split)
+    expected = sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+    elements = [source[index] for index in range(len(source))]
+    assert sorted((element['image'].tobytes(), int(element['label'])) for element in elements) == expected
+
+
+def test_records_keep_the_contract(directory):
+  train = _sources(directory)
+  assert list(train) == ['shapes_und', 'digits_und', 'shapes_gen', 'digits_gen', 'captions_text']
+  for name, source in train.items():
+    assert isinstance(source, grain.MapDataset)
+    record = source[7]
+    match name.rsplit('_', 1)[1]:
+      case 'und':
+        (image,) = record.pop('images')
+        assert list(record) == ['turns']
+        assert len(record['turns']) == (6 if name == 'shapes_und' else 4)
+        assert all(type(turn) is str and turn for turn in record['turns'])
+      case 'gen':
+        image = record.pop('image')
+        assert list(record) == ['prompt']
+        assert type(record['prompt']) is str
+      case 'text':
+        assert list(record) == ['text']
+        continue
+    assert image.shape == (24, 24, 3)
+    assert image.dtype == np.uint8
+  assert list(_sources(directory, 'held_out')) == ['shapes_und', 'shapes_gen', 'captions_text']
+
+
+def test_codes_stand_in_for_the_pixels_of_the_same_pictures(directory):
+  stored = {name: dataset.data_source(name, WORLD, directory, 'train') for name in dataset.NAMES}
+  codes = {name: np.arange(len(source))[:, None].repeat(36, axis=1) for name, source in stored.items()}
+  coded, plain = dataset.sources(WORLD, directory, 'train', 0, codes), _sources(directory)
+  for name, source in stored.items():
+    for index in (0, 7, len(source) - 1):
+      record, with_pixels = coded[f'{name}_gen'][index], plain[f'{name}_gen'][index]
+      assert sorted(record) == ['codes', 'prompt']
+      assert record['prompt'] == with_pixels['prompt']
+      np.testing.assert_array_equal(source[record['codes'][0]]['image'], with_pixels['image'])
+  assert coded['shapes_und'][3]['images'][0].shape == (24, 24, 3)
+
+
+def test_what_is_said_is_true_and_in_an_allowed_wording(directory):
+  elements = {
+    **{f'shapes_{kind}': dataset.data_source('shapes', WORLD, directory, 'train') for kind in ('und', 'gen')},
+    **{f'digits_{kind}': dataset.data_source('digits', WORLD, directory, 'train') for kind in ('und', 'gen')},
+  }
+  train = _sources(directory)
+  for name, source in elements.items():
+    for index in range(60):
+      record, element = train[name][index], source[index]
+      truths = dataset.true_captions(element)
+      if name.endswith('gen'):
+        said = {wording.format(text): text for text in truths for wording in captions.WORDINGS}
+        phrase = said[record['prompt']]
+        assert record['prompt'] != captions.WORDINGS[captions.held_out_wording(phrase)].format(phrase)
+      else:
+        answers = {question.text: question.answers for question in dataset.questions_about(element)}
+        assert all(a in answers[q] for q, a in zip(record['turns'][::2], record['turns'][1::2], strict=True))
+
+
+def test_half_of_the_prompts_to_draw_say_all_there_is_to_say(directory):
+  source, stored = (
+    _sources(directory)['shapes_gen'].repeat(5),
+    dataset.data_source('shapes', WORLD, directory, 'train'),
+  )
+  truths = [dataset.true_captions(element) for element in (stored[index] for index in range(len(stored)))]
+  dense = [source[index]['prompt'].endswith(truths[index % len(truths)][-1]) for index in range(len(source))]
+  # The other half draws among all that is true.
+  expected = 0.5 + 0.5 * np.mean([1 / len(found) for found in truths])
+  assert abs(np.mean(dense) - expected) < 0.06  # Three standard errors of 600 draws.
+
+
+def test_texts_are_of_both_worlds_and_differ_between_epochs(directory):
+  source = _sources(directory)['captions_text'].repeat(2)
+  once, again = ([source[epoch * len(source) // 2 + index]['text'] for index in range(1557)] for epoch in range(2))
+  assert len(source) == 2 * (120 + 1437)
+  assert sum(a != b for a, b in zip(once, again, strict=True)) > 700
+  digit = [text for text in once if 'digit' in text]
+  assert 1300 < len(digit) <= 1437
+  assert any(text.startswith('What') for text in once)
+
+
+def test_epochs_differ_and_the_seed_decides(directory):
+  once = _sources(directory)['shapes_gen'].repeat(2)
+  again = _sources(directory)['shapes_gen'].repeat(2)
+  other = _sources(directory, seed=1)['shapes_gen'].repeat(2)
+  prompts = [once[index]['prompt'] for index in range(240)]
+  assert prompts == [again[index]['prompt'] for index in range(240)]
+  assert prompts != [other[index]['prompt'] for index in range(240)]
+  assert sum(a != b for a, b in zip(prompts[:120], prompts[120:], strict=True)) > 60
+  assert (once[5]['image'] == once[125]['image']).all()
+
+
+def test_sources_can_be_sent_to_workers(directory):
+  source = _sources(directory)['shapes_und']
+  copy = pickle.loads(pickle.dumps(source))
+  assert copy[3]['turns'] == source[3]['turns']
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(InputError, match=r'file.*expected a directory to write to'):
+    dataset.prepare(WORLD, tmp_path / 'file')

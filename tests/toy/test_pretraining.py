@@ -1,0 +1,309 @@
+"""The short pretrainings: their losses against torch, and that they learn what they are shown."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from janus_jax.errors import InputError
+from janus_jax.models.config import ComputeConfig, JanusConfig, LlamaConfig, SiglipConfig, VQConfig
+from janus_jax.models.initialization import initial_params
+from janus_jax.models.vq import VQ
+from janus_jax.toy.pretraining import Optimization, next_token_loss, pretrain_decoder
+from janus_jax.toy.pretraining_vision import Contrast, draw_captions, pretrain_vision, sigmoid_loss
+from janus_jax.toy.pretraining_vq import (
+  Quantisation,
+  cells_of,
+  locality_loss,
+  pretrain_vq,
+  random_rectangles,
+  restart_dead,
+  spread_picks,
+  twins,
+  vq_losses,
+)
+
+SIZE = 8
+CONFIG = JanusConfig(
+  vision_encoder=SiglipConfig(image_size=SIZE, patch_size=4, width=32, mlp_dim=64, depth=1, num_heads=2),
+  vq=VQConfig(
+    image_size=SIZE,
+    codebook_size=16,
+    z_channels=32,
+    base_channels=32,
+    channel_multipliers=(1, 1),
+    num_res_blocks=1,
+  ),
+  language_model=LlamaConfig(
+    vocab_size=24, width=32, mlp_dim=64, depth=1, num_heads=2, num_kv_heads=2, head_dim=16, max_positions=64
+  ),
+  image_token_id=23,
+)
+
+COMPUTE = ComputeConfig()
+
+
+@pytest.fixture(scope='module')
+def params():
+  return initial_params(CONFIG, 0)
+
+
+def patchwork(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+  """Images of 2 x 2 fields of black, red, white or blue, and the fields' colours int[n, 4]."""
+  palette = np.array([(0, 0, 0), (255, 0, 0), (255, 255, 255), (0, 0, 255)], np.uint8)
+  colours = np.random.default_rng(seed).integers(4, size=(number, 2, 2))
+  return palette[colours].repeat(SIZE // 2, 1).repeat(SIZE // 2, 2), colours.reshape(number, 4)
+
+
+class Log:
+  def __init__(self):
+    self.losses = []
+
+  def __call__(self, step, loss):
+    assert step == len(self.losses) + 1
+    self.losses.append(float(loss))
+
+
+def test_vq_losses_and_where_their_gradients_stop_match_torch():
+  torch = pytest.importorskip('torch')
+  rng = np.random.default_rng(0)
+  z0, book0 = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 5, 8), (7, 8)))
+  target = rng.standard_normal(z0.shape).astype(np.float32)
+
+  class Bound:  # What `vq_losses` needs of a tokenizer, with nothing learned in it; the decoder is z -> 3 z.
+    def __init__(self, z, codebook):
+      self.z, self.codebook = z, codebook
+
+    def latents(self, _):
+      return self.z / jnp.linalg.norm(self.z, axis=-1, keepdims=True)
+
+    def nearest(self, z):
+      rows = self.codebook / jnp.linalg.norm(self.codebook, axis=-1, keepdims=True)
+      return jnp.argmax(z @ rows.T, axis=-1)
+
+    def decode_latents(self, z):
+      return 3 * z
+
+  def ours(z, codebook):
+    losses, _ = vq_losses(Bound(z, codebook), target, 1.0)
+    return losses.total(1.0, 0.25)
+
+  loss, gradients = jax.value_and_grad(ours, (0, 1))(z0, book0)
+
+  # MODEL_FACTS 1.4, as vq_model.py has it.
+  z_in, book_in = (torch.tensor(a, requires_grad=True) for a in (z0, book0))
+  z, rows = (torch.nn.functional.normalize(a, dim=-1) for a in (z_in, book_in))
+  distance = (z**2).sum(-1, keepdim=True) + (rows**2).sum(-1) - 2 * z @ rows.T
+  quantised = rows[distance.argmin(-1)]
+  codebook_loss = torch.mean((quantised - z.detach()) ** 2)
+  commitment = 0.25 * torch.mean((quantised.detach() - z) ** 2)
+  straight = z + (quantised - z).detach()
+  expected = torch.mean((3 * straight - torch.tensor(target)) ** 2) + codebook_loss + commitment
+  expected.backward()
+  np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
+  np.testing.assert_allclose(gradients[0], z_in.grad, atol=1e-6)
+  np.testing.assert_allclose(gradients[1], book_in.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize('labels', ['one positive', 'several'])
+def test_sigmoid_loss_matches_siglip(labels):
+  torch = pytest.importorskip('torch')
+  rng = np.random.default_rng(0)
+  logits = rng.standard_normal((6, 6)).astype(np.float32) * 4
+  is_true = np.eye(6, dtype=bool) if labels == 'one positive' else np.eye(6, dtype=bool) | (rng.random((6, 6)) < 0.3)
+  # SiglipModel.forward of transformers, with labels in the place of its 2 eye - 1.
+  signs = torch.tensor(2.0 * is_true - 1)
+  expected = -torch.nn.functional.logsigmoid(signs * torch.tensor(logits)).sum(dim=-1).mean()
+  np.testing.assert_allclose(sigmoid_loss(logits, is_true), expected.item(), rtol=1e-6)
+
+
+def test_next_token_loss_ignores_padding_and_the_seam_between_examples():
+  torch = pytest.importorskip('torch')
+  rng = np.random.default_rng(0)
+  tokens, logits = rng.integers(9, size=(2, 6)), rng.standard_normal((2, 6, 9)).astype(np.float32)
+  segments = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]])
+  scored = [(0, 0), (0, 1), (0, 3), (1, 0)]
+  picked = torch.tensor(np.stack([logits[i] for i in scored]))
+  expected = torch.nn.functional.cross_entropy(picked, torch.tensor([tokens[b, t + 1] for b, t in scored]))
+  np.testing.assert_allclose(next_token_loss(logits, tokens, segments), expected.item(), rtol=1e-6)
+
+
+def test_drawn_captions_are_true_and_all_of_them_come_up():
+  true_of = np.random.default_rng(0).random((20, 9)) < 0.4
+  true_of[:, 3] = True
+  rows = np.random.default_rng(1).integers(20, size=(300, 4))
+  drawn = draw_captions(np.random.default_rng(2), rows, true_of)
+  assert true_of[rows, drawn].all()
+  assert {*zip(rows.ravel(), drawn.ravel(), strict=True)} == {*zip(*np.nonzero(true_of), strict=True)}
+
+
+def test_picks_are_spread_out():
+  rng = np.random.default_rng(0)
+  corners = np.eye(8, dtype=np.float32)
+  patches = np.concatenate([np.repeat(corners[:1], 5000, 0), corners[1:]])  # One of them far more common.
+  picked = patches[spread_picks(patches, np.ones(len(patches)), 8, rng)]
+  assert (np.sort(picked.argmax(1)) == np.arange(8)).all()
+  distances = np.where(patches.argmax(1) < 3, 0, 1)  # Three are there already.
+  assert (np.sort(patches[spread_picks(patches, distances, 5, rng)].argmax(1)) == np.arange(3, 8)).all()
+
+
+def test_only_dead_rows_are_restarted_where_the_errors_are():
+  corners = np.eye(8, dtype=np.float32)
+  codebook = np.concatenate([2 * corners[:4], -corners[:2]])
+  dead, errors = np.array([0, 0, 0, 0, 1, 1], bool), np.array([0, 3, 0, 1])
+  restarted = restart_dead(codebook, dead, corners[4:], corners[:4], errors, np.random.default_rng(0))
+  np.testing.assert_array_equal(restarted[:4], codebook[:4])
+  assert sorted(restarted[4:].argmax(1)) == [5, 7]
+
+
+def test_twins_are_rows_of_one_look_and_the_most_chosen_stands_for_them():
+  white, grey, black = np.full(12, 1.0), np.full(12, 0.0), np.full(12, -1.0)
+  almost = np.full(12, 0.97)
+  looks = np.stack([white, almost, grey, white, black, grey])
+  # The last row was never chosen: what it looks like is unknown.
+  np.testing.assert_array_equal(twins(np.array([3, 9, 1, 5, 2, 0]), looks), [1, 1, 2, 1, 4, 5])
+
+
+class Cells:
+  """A tokenizer whose output for a cell is its mean colour, plus `leak` times that of the whole image."""
+
+  def __init__(self, leak: float):
+    self.leak = leak
+
+  def latents(self, pixels):
+    means = cells_of(pixels, 2).reshape(len(pixels), 4, -1, 3).mean(2)
+    return means + self.leak * means.mean(1, keepdims=True)
+
+
+def test_the_locality_loss_is_that_of_outputs_that_depend_on_other_cells():
+  pixels = patchwork(6)[0].astype(np.float32) / 127.5 - 1
+  mask = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]], bool)
+  loss = lambda leak: float(locality_loss(Cells(leak), pixels, Cells(leak).latents(pixels), mask))  # noqa: E731
+  assert loss(0.0) == 0
+  means = Cells(0.0).latents(pixels)
+  whole, before = means.mean(1, keepdims=True), np.roll(means.mean(1, keepdims=True), 1, 0)
+  pasted = np.where(mask[..., None], means, np.roll(means, 1, 0)).mean(1, keepdims=True)
+  np.testing.assert_allclose(loss(1.0), np.square(pasted - np.where(mask[..., None], whole, before)).mean(), rtol=1e-5)
+
+
+def test_rectangles_are_rectangles_of_every_size():
+  masks = random_rectangles(np.random.default_rng(0), 4000, 3).reshape(-1, 3, 3)
+  for mask in masks[:200]:
+    rows, columns = mask.any(1), mask.any(0)
+    np.testing.assert_array_equal(mask, rows[:, None] & columns)
+    assert all((np.diff(np.flatnonzero(line)) == 1).all() for line in (rows, columns))
+  assert {int(mask.sum()) for mask in masks} == {0, 1, 2, 3, 4, 6, 9}
+  assert (masks.mean(0) > 0.1).all()
+
+
+def test_a_tokenizer_trained_for_locality_gives_a_cell_one_code_in_every_image(params):
+  images, colours = patchwork(200)
+  spread = {}
+  for weight in (0.0, 10.0):
+    quantisation = Quantisation(locality_weight=weight, unquantised_steps=60, restart_every=20)
+    optimization = Optimization(120, 16, 3e-3, 10)
+    trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, optimization, quantisation, 0)
+    z = VQ(CONFIG.vq, COMPUTE).apply({'params': trained}, images / 127.5 - 1.0, method='latents')
+    z = np.asarray(z).reshape(len(images), 2, 2, 2, 2, -1)[:, :, 0, :, 0]  # The first of the codes of each field.
+    # Fields of one colour at one place: what differs is the rest of the image.
+    spread[weight] = np.mean(
+      [z.reshape(len(z), 4, -1)[:, i][colours[:, i] == c].var(0).sum() for i in range(4) for c in range(4)]
+    )
+  assert spread[10.0] < 0.5 * spread[0.0]
+
+
+def test_tokenizer_learns_and_uses_its_codes(params):
+  images, _ = patchwork(200)
+  log = Log()
+  quantisation = Quantisation(unquantised_steps=60, restart_every=20)
+  trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, Optimization(120, 16, 3e-3, 10), quantisation, 0, log)
+  assert np.mean(log.losses[-10:]) < 0.2 * np.mean(log.losses[:10])
+  model, unseen = VQ(CONFIG.vq, COMPUTE), patchwork(40, seed=1)[0].astype(np.float32) / 127.5 - 1
+
+  def there_and_back(vq, pixels):
+    codes = vq.encode(pixels)
+    return codes, vq.decode(codes)
+
+  codes, decoded = nn.apply(there_and_back, model)({'params': trained}, unseen)
+  assert len(np.unique(codes)) > CONFIG.vq.codebook_size / 2
+  assert np.mean(np.square(decoded - unseen)) < 0.2 * unseen.var()
+
+
+def test_codes_of_one_look_become_few_once_no_row_is_replaced_any_more(params):
+  black_or_white = 255 * np.random.default_rng(0).integers(2, size=(100, 1, 1, 1), dtype=np.uint8)
+  images, used = np.broadcast_to(black_or_white, (100, SIZE, SIZE, 3)), {}
+  for restart_until in (0.5, 1.0):
+    quantisation = Quantisation(unquantised_steps=60, restart_every=20, restart_until=restart_until)
+    trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, Optimization(250, 4, 3e-3, 10), quantisation, 0)
+    codes = VQ(CONFIG.vq, COMPUTE).apply({'params': trained}, images / np.float32(127.5) - 1, method='encode')
+    used[restart_until] = len(np.unique(codes))
+  assert used[0.5] < 0.5 * used[1.0]
+
+
+def test_encoder_learns(params):
+  images, colours = patchwork(120)
+  # Caption 4 f + c says 'field f is of colour c': two words and a pad.
+  captions = np.array([[f, 4 + c, -1] for f in range(4) for c in range(4)], np.int32)
+  true_of = np.stack([colours[:, f] == c for f in range(4) for c in range(4)], axis=1)
+  log, optimization = Log(), Optimization(200, 16, 3e-3, 10)
+  trained = pretrain_vision(
+    CONFIG, COMPUTE, params['vision_encoder'], images, captions, true_of, optimization, Contrast(text_depth=1), 0, log
+  )
+  assert np.mean(log.losses[-10:]) < 0.3 * np.mean(log.losses[:10])
+  assert jax.tree.map(np.shape, trained) == jax.tree.map(np.shape, params['vision_encoder'])
+
+
+def test_decoder_learns_text_in_packed_rows_the_same_way_every_time(params):
+  # Two examples a row, each counting up from some token: after the first token nothing is left to guess.
+  starts = np.random.default_rng(0).integers(8, size=(50, 2, 1))
+  tokens = (starts + np.arange(6)).reshape(50, 12).astype(np.int32)
+  segments = np.tile(np.repeat([1, 2], 6), (50, 1)).astype(np.int32)
+  positions = np.tile(np.arange(6), (50, 2)).astype(np.int32)
+  log, again = Log(), Log()
+  arguments = (
+    CONFIG,
+    COMPUTE,
+    params['language_model'],
+    tokens,
+    segments,
+    positions,
+    Optimization(120, 8, 3e-3, 10),
+    0,
+  )
+  pretrain_decoder(*arguments, log)
+  assert log.losses[0] > 2
+  assert log.losses[-1] < 0.05
+  pretrain_decoder(*arguments, again)
+  assert log.losses == again.losses
+
+
+def test_bad_input_is_refused(params):
+  fine = Optimization(5, 2, 1e-3, 1)
+  images = np.zeros((3, SIZE, SIZE, 3), np.uint8)
+  with pytest.raises(InputError, match='warmup_steps is 5'):
+    dataclasses.replace(fine, warmup_steps=5)
+  with pytest.raises(InputError, match='expected uint8'):
+    pretrain_vq(CONFIG, COMPUTE, params['vq'], images.astype(np.float32), fine, Quantisation(), 0)
+  with pytest.raises(InputError, match='unquantised_steps is 100'):
+    pretrain_vq(CONFIG, COMPUTE, params['vq'], images, fine, Quantisation(), 0)
+  row = np.full((1, 4), 24, np.int32)
+  with pytest.raises(InputError, match=r'expected 0\.\.23'):
+    pretrain_decoder(CONFIG, COMPUTE, params['language_model'], row, row, row, fine, 0)
+
+
+@pytest.mark.parametrize(
+  ('true_of', 'message'),
+  [([[True], [False], [True]], 'image 1 has 0 true captions'), ([[True], [True]], 'true_of has shape')],
+)
+def test_captions_that_do_not_fit_the_images_are_refused(params, true_of, message):
+  images, captions, fine = (
+    np.zeros((3, SIZE, SIZE, 3), np.uint8),
+    np.zeros((1, 2), np.int32),
+    Optimization(5, 2, 1e-3, 1),
+  )
+  encoder = params['vision_encoder']
+  with pytest.raises(InputError, match=message):
+    pretrain_vision(CONFIG, COMPUTE, encoder, images, captions, np.array(true_of), fine, Contrast(), 0)

@@ -1,0 +1,108 @@
+import collections
+
+import numpy as np
+import pytest
+
+from janus_jax.toy import captions, digits, scenes, shapes, test_set
+from janus_jax.toy.captions import Description
+from janus_jax.toy.digit_judge import DigitJudge
+from janus_jax.toy.shapes import World
+
+pytest.importorskip('sklearn')
+WORLD = World()
+
+
+@pytest.fixture(scope='module')
+def asked():
+  return test_set.build_questions(WORLD, 30)
+
+
+@pytest.fixture(scope='module')
+def prompts():
+  return test_set.build_drawings(20)
+
+
+def test_same_seed_same_test(asked, prompts):
+  again = test_set.build_questions(WORLD, 30)
+  assert [(case.text, case.answers, case.image.tobytes()) for case in asked] == [
+    (case.text, case.answers, case.image.tobytes()) for case in again
+  ]
+  assert test_set.build_drawings(20) == prompts
+  assert test_set.build_drawings(20, seed=1) != prompts
+
+
+def test_questions_cover_every_kind_once_per_scene(asked):
+  counts = collections.Counter((case.subject, case.kind, case.group) for case in asked)
+  assert set(counts.values()) == {30}
+  kinds = {subject: {kind for s, kind, _ in counts if s == subject} for subject in (*scenes.KINDS, 'digit')}
+  plain = {'colour', 'shape', 'size', 'count', 'describe'}
+  assert kinds == {'one': plain, 'alike': plain, 'two': plain | {'where', 'beside'}, 'digit': {'digit', 'describe'}}
+  for key in counts:
+    images = {case.image.tobytes() for case in asked if (case.subject, case.kind, case.group) == key}
+    assert len(images) == 30
+
+
+def test_questions_are_about_images_that_training_never_shows(asked):
+  train = {image.tobytes() for image in shapes.render(WORLD, [scenes.draw(WORLD, 'train', i) for i in range(6000)])}
+  train |= {image.tobytes() for image in digits.load(24, 'train')[0]}
+  assert not train & {case.image.tobytes() for case in asked}
+
+
+def test_prompts_of_each_group(prompts):
+  trained = {item.text for index in range(6000) for item in captions.descriptions(scenes.draw(WORLD, 'train', index))}
+  phrases = trained | {digits.phrase(digit) for digit in range(10)}
+  said = {
+    wording.format(phrase)
+    for phrase in phrases
+    for number, wording in enumerate(captions.WORDINGS)
+    if number != captions.held_out_wording(phrase)
+  }
+  counts = collections.Counter((case.skill, case.group) for case in prompts)
+  assert set(counts.values()) == {20}
+  assert {skill for skill, _ in counts} == set(test_set.SKILLS)
+  assert {skill for skill, group in counts if group == 'new_combination'} == {
+    'attributes',
+    'counting',
+    'position',
+    'colour_binding',
+  }
+  unseen = [case.prompt for case in prompts if case.group != 'seen']
+  assert not said & set(unseen)
+  seen = [case.prompt for case in prompts if case.group == 'seen' and case.skill != 'colour_binding']
+  assert set(seen) <= said
+
+
+def _scene_showing(description, group):
+  """A scene of the right split for which the description is true."""
+  split = 'held_out' if group == 'new_combination' else 'train'
+  many = 'alike' if description.parts[0].count > 1 else 'one'
+  kind = 'two' if len(description.parts) == 2 else many
+  for index in range(20000):
+    scene = scenes.draw(WORLD, split, index, kind)
+    if description in captions.descriptions(scene):
+      return scene
+  raise AssertionError(description)
+
+
+def test_right_drawings_pass_and_shuffled_ones_fail():
+  cases = [case for case in test_set.build_drawings(3) if case.skill != 'colour_binding']
+  test_images, test_labels = digits.load(24, 'test')
+  judge = DigitJudge.fit(24)
+  read = judge.predict(test_images)
+  images = np.stack(
+    [
+      shapes.render(WORLD, [_scene_showing(case.expected, case.group)])[0]
+      if isinstance(case.expected, Description)
+      else test_images[(test_labels == case.expected) & (read == case.expected)][0]
+      for case in cases
+    ]
+  )
+  verdicts = test_set.judge_drawings(WORLD, judge, cases, images)
+  assert all(verdict.passed for verdict in verdicts)
+  shuffled = test_set.judge_drawings(WORLD, judge, cases, np.roll(images, 7, axis=0))
+  assert sum(verdict.passed for verdict in shuffled) < 0.1 * len(cases)
+  assert all(verdict.passed == (verdict.reason == '') for verdict in shuffled)
+
+
+def test_tally():
+  assert test_set.tally(['a', 'b', 'a'], [True, False, False]) == {'a': (1, 2), 'b': (0, 1)}
