@@ -1,6 +1,7 @@
 """Kills (`kill -9`) at random moments of a whole run, half of them in the middle of a save: nothing shows afterwards.
 
-Twenty kills take minutes; by default there are four. All of them, with what each one hit:
+Twenty kills of a run of three stages take minutes; by default there are three, of two stages. All of them, with what
+each one hit:
 
     JANUS_JAX_KILLS=20 python -m pytest -n0 -s tests/e2e/test_kills.py
 """
@@ -29,13 +30,14 @@ from e2e.small_run import ROOT
 from janus_jax.training.metrics import read_metrics
 
 KILLS = int(os.environ.get('JANUS_JAX_KILLS', '3'))
-STAGES = 3
-# A stage. Every other step saves, so that there are steps to lose.
-STEPS, SAVE_EVERY = 8, 2
+# Steps of a stage. Every other step saves, so that there are steps to lose.
+(STAGES, STEPS), SAVE_EVERY = (3, 8) if KILLS > 3 else (2, 6), 2
+RUN = tuple(f'stage{i + 1}' for i in range(STAGES))
 FLAGS = [
+  f'--config.run={RUN}'.replace(' ', ''),
   f'--config.save_every={SAVE_EVERY}',
-  *(f'--config.stages.stage{i + 1}.steps={STEPS}' for i in range(STAGES)),
-  *(f'--config.stages.stage{i + 1}.batch_size=4' for i in range(STAGES)),
+  *(f'--config.stages.{stage}.steps={STEPS}' for stage in RUN),
+  *(f'--config.stages.{stage}.batch_size=4' for stage in RUN),
 ]
 # About a step's and a save's.
 SECONDS = 0.2
