@@ -81,19 +81,38 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
   return steps
 
 
-@pytest.fixture(scope='module')
-def swept(ablation, tmp_path_factory) -> tuple[pathlib.Path, int]:
-  """The directory, and how many steps were trained."""
-  workdir = tmp_path_factory.mktemp('swept')
-  with pytest.MonkeyPatch.context() as patch:
-    steps = counted(patch)
-    assert sweep.ablate(ablation, str(workdir))
-  return workdir, len(steps)
-
-
 def results(workdir: pathlib.Path) -> dict[tuple[str, int], dict]:
   found = [json.loads(path.read_text()) for path in (workdir / 'results').iterdir()]
   return {(result['variant'], result['seed']): result for result in found}
+
+
+@dataclasses.dataclass
+class OneSeed:
+  """What a sweep of seed 0 alone left: steps that were trained, when each result was written, the numbers."""
+
+  steps: int
+  written: dict[pathlib.Path, int]
+  numbers: dict
+  table: list[str]
+
+
+@pytest.fixture(scope='module')
+def sweeps(ablation, tmp_path_factory) -> tuple[pathlib.Path, int, OneSeed]:
+  """Of one seed, then of both: the directory, how many steps were trained in all, what there was in between."""
+  workdir = tmp_path_factory.mktemp('swept')
+  with pytest.MonkeyPatch.context() as patch:
+    steps = counted(patch)
+    assert sweep.ablate(dataclasses.replace(ablation, seeds=(0,)), str(workdir))
+    written = {path: path.stat().st_mtime_ns for path in (workdir / 'results').iterdir()}
+    first = OneSeed(len(steps), written, comparable(workdir), table(workdir))
+    assert sweep.ablate(ablation, str(workdir))
+  return workdir, len(steps), first
+
+
+@pytest.fixture(scope='module')
+def swept(sweeps) -> tuple[pathlib.Path, int]:
+  """The directory, and how many steps were trained."""
+  return sweeps[:2]
 
 
 def test_what_variants_share_is_trained_once(swept, ablation):
@@ -210,9 +229,10 @@ def take_codes(source: pathlib.Path, target: pathlib.Path) -> None:
   shutil.copytree(source / 'codes', target / 'codes')
 
 
-def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(swept, ablation, tmp_path, monkeypatch):
+def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(sweeps, ablation, tmp_path, monkeypatch):
   """In Stage I, while forking, in a fork's Stage III, and after training, before the result is written."""
-  take_codes(swept[0], tmp_path)
+  swept, _, uninterrupted = sweeps
+  take_codes(swept, tmp_path)
   ablation = dataclasses.replace(ablation, seeds=(0,))
 
   def killed_after(calls: int, module: object, name: str) -> None:
@@ -238,11 +258,8 @@ def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(swept, abla
   assert results(tmp_path)['ratio', 0]['status'] == 'started'
   killed_after(0, sweep.measuring, 'measure')
   assert sweep.ablate(ablation, str(tmp_path))
-  whole = tmp_path / 'whole'
-  shutil.copytree(swept[0], whole)
-  assert sweep.ablate(ablation, str(whole))
-  assert comparable(tmp_path) == {key: found for key, found in comparable(whole).items() if key[1] == 0}
-  assert table(tmp_path) == table(whole)
+  assert comparable(tmp_path) == uninterrupted.numbers
+  assert table(tmp_path) == uninterrupted.table
   assert not list((tmp_path / 'runs').glob('.*'))
 
 
@@ -261,23 +278,23 @@ def test_sigterm_ends_the_sweep(swept, ablation, tmp_path, monkeypatch):
   assert 'not run yet' in (tmp_path / 'table.md').read_text()
 
 
-def test_another_seed_runs_that_seed_alone_and_another_variant_that_variant(swept, ablation, tmp_path, monkeypatch):
+def test_another_seed_runs_that_seed_alone_and_another_variant_that_variant(sweeps, ablation, tmp_path, monkeypatch):
+  swept, trained, first = sweeps
+  assert first.steps == trained - first.steps == 3 * STEPS + STEPS
+  assert {path: path.stat().st_mtime_ns for path in first.written} == first.written
+  assert {seed for _, seed in first.numbers} == {0}
+  assert 'seed 1' in (swept / 'results.csv').read_text().splitlines()[0]
   workdir = tmp_path / 'copy'
-  shutil.copytree(swept[0], workdir)
+  shutil.copytree(swept, workdir)
   before = {path: path.stat().st_mtime_ns for path in (workdir / 'results').iterdir()}
   steps = counted(monkeypatch)
-  assert sweep.ablate(ablation, str(workdir))
-  assert len(steps) == 0
+  # Drawn otherwise, trained alike.
   variants = {**VARIANTS, 'unguided': {'sampling.cfg_weight': 1.0}}
-  assert sweep.ablate(dataclasses.replace(ablation, variants=variants), str(workdir))
-  assert len(steps) == 0  # Drawn otherwise, trained alike.
-  assert results(workdir)['unguided', 1]['forked']['step'] == 3 * STEPS
-  alone = dataclasses.replace(ablation, seeds=(0, 1, 2), variants={'base': {}})
-  assert sweep.ablate(alone, str(workdir))
-  assert len(steps) == 3 * STEPS
-  after = {path: path.stat().st_mtime_ns for path in (workdir / 'results').iterdir()}
-  assert {path: after[path] for path in before} == before
-  assert 'seed 2' in (workdir / 'results.csv').read_text().splitlines()[0]
+  assert sweep.ablate(dataclasses.replace(ablation, seeds=(0,), variants=variants), str(workdir))
+  assert len(steps) == 0
+  assert results(workdir)['unguided', 0]['forked']['step'] == 3 * STEPS
+  assert ('unguided', 1) not in results(workdir)
+  assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_shards_share_the_runs(ablation):

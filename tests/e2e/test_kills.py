@@ -1,6 +1,7 @@
 """Kills (`kill -9`) at random moments of a whole run, half of them in the middle of a save: nothing shows afterwards.
 
-Twenty kills take minutes; by default there are four. All of them, with what each one hit:
+Twenty kills of a run of three stages take minutes; by default there are three, of two stages. All of them, with what
+each one hit:
 
     JANUS_JAX_KILLS=20 python -m pytest -n0 -s tests/e2e/test_kills.py
 """
@@ -13,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -23,69 +23,42 @@ from orbax.checkpoint import v1 as ocp
 pytest.importorskip('sklearn')
 
 from conftest import FAST_COMPILE
+from e2e import forks
+from e2e.forks import Process
 from e2e.host_runs import PATIENCE, write_recipe
 from e2e.small_run import ROOT
 
 from janus_jax.training.metrics import read_metrics
 
 KILLS = int(os.environ.get('JANUS_JAX_KILLS', '3'))
-STAGES = 3
-# A stage. Every other step saves, so that there are steps to lose.
-STEPS, SAVE_EVERY = 8, 2
+# Steps of a stage. Every other step saves, so that there are steps to lose.
+(STAGES, STEPS), SAVE_EVERY = (3, 8) if KILLS > 3 else (2, 6), 2
+RUN = tuple(f'stage{i + 1}' for i in range(STAGES))
 FLAGS = [
+  f'--config.run={RUN}'.replace(' ', ''),
   f'--config.save_every={SAVE_EVERY}',
-  *(f'--config.stages.stage{i + 1}.steps={STEPS}' for i in range(STAGES)),
-  *(f'--config.stages.stage{i + 1}.batch_size=4' for i in range(STAGES)),
+  *(f'--config.stages.{stage}.steps={STEPS}' for stage in RUN),
+  *(f'--config.stages.{stage}.batch_size=4' for stage in RUN),
 ]
 # About a step's and a save's.
 SECONDS = 0.2
 
-# Runs the command again and again in processes that have everything imported: that would be most of the time.
-DRIVER = """
-import os, runpy, sys
-import sklearn.datasets
-import janus_jax.cli, janus_jax.runs.setup
-for line in sys.stdin:
-  process = os.fork()
-  if not process:
-    log, *sys.argv[1:] = line.split()
-    for stream in (1, 2):
-      os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    runpy.run_module('janus_jax.train', run_name='__main__')
-  print(process, flush=True)
-  sys.stdin.readline()
-  print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-"""
-
-
-class Driver:
-  """A process that starts the command, one at a time."""
-
-  def __init__(self, start: pathlib.Path):
-    self._command = [f'--config={start / "config.py"}', *FLAGS]
-    cpu = {'XLA_FLAGS': FAST_COMPILE, 'JAX_PLATFORMS': 'cpu'}
-    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True, 'bufsize': 1}
-    self._process = subprocess.Popen([sys.executable, '-c', DRIVER], cwd=ROOT, env=os.environ | cpu, **pipes)
-
-  def start(self, workdir: pathlib.Path) -> int:
-    """Process id; it is of nobody else before `wait` has returned."""
-    print(f'{workdir}.log', *self._command, f'--workdir={workdir}', file=self._process.stdin)
-    return int(self._process.stdout.readline())
-
-  def wait(self) -> int:
-    """The exit code."""
-    print(file=self._process.stdin)
-    return int(self._process.stdout.readline())
-
-  def close(self) -> None:
-    self._process.communicate()
-
 
 @pytest.fixture(scope='module')
-def driver(tmp_path_factory) -> Iterator[Driver]:
-  driver = Driver(write_recipe(tmp_path_factory.mktemp('start')))
-  yield driver
-  driver.close()
+def start(tmp_path_factory) -> pathlib.Path:
+  return write_recipe(tmp_path_factory.mktemp('start'))
+
+
+def train(start: pathlib.Path, workdir: pathlib.Path) -> Process:
+  """Starts the command, or goes on; what it says is in `workdir`.log."""
+  command = [sys.executable, '-m', 'janus_jax.train', f'--config={start / "config.py"}', f'--workdir={workdir}', *FLAGS]
+  cpu = {'XLA_FLAGS': FAST_COMPILE, 'JAX_PLATFORMS': 'cpu'}
+  with open(f'{workdir}.log', 'a') as log:
+    return forks.start(command, cwd=ROOT, env=os.environ | cpu, stdout=log, stderr=subprocess.STDOUT)
+
+
+def train_to_the_end(start: pathlib.Path, workdir: pathlib.Path) -> None:
+  assert train(start, workdir).wait(PATIENCE) == 0, pathlib.Path(f'{workdir}.log').read_text()
 
 
 def files(workdir: pathlib.Path, directory: str) -> list[str]:
@@ -107,14 +80,14 @@ def is_saving(workdir: pathlib.Path, step: int) -> bool:
   return any(name.startswith(f'{step}.orbax-checkpoint-tmp') for name in files(workdir, 'checkpoints'))
 
 
-def kill(driver: Driver, workdir: pathlib.Path, step: int, while_saving: bool, delay: float) -> tuple[int, bool]:
+def kill(start: pathlib.Path, workdir: pathlib.Path, step: int, while_saving: bool, delay: float) -> tuple[int, bool]:
   """Takes the run up and kills it on the way to the checkpoint of a step, or while that is saved.
 
   Returns:
     the last step that it wrote of, and whether a save was under way.
   """
   lives = len(files(workdir, 'tensorboard'))
-  process, end = driver.start(workdir), time.monotonic() + PATIENCE
+  process, end = train(start, workdir), time.monotonic() + PATIENCE
 
   def is_time() -> bool:
     # A life begins its own file once all that it does not go on from has been removed.
@@ -128,25 +101,23 @@ def kill(driver: Driver, workdir: pathlib.Path, step: int, while_saving: bool, d
     assert time.monotonic() < end, pathlib.Path(f'{workdir}.log').read_text()
     time.sleep(0.002)
   time.sleep(delay)
-  os.kill(process, signal.SIGKILL)
-  assert driver.wait() == -signal.SIGKILL, pathlib.Path(f'{workdir}.log').read_text()
+  process.kill()
+  assert process.wait() == -signal.SIGKILL, pathlib.Path(f'{workdir}.log').read_text()
   return last_step(workdir), any('tmp' in name for name in files(workdir, 'checkpoints'))
 
 
-def test_kills_leave_no_trace(driver, tmp_path):
+def test_kills_leave_no_trace(start, tmp_path):
   uninterrupted, killed = tmp_path / 'uninterrupted', tmp_path / 'killed'
-  driver.start(uninterrupted)
-  assert driver.wait() == 0, pathlib.Path(f'{uninterrupted}.log').read_text()
+  train_to_the_end(start, uninterrupted)
 
   rng, saves, hits = random.Random(0), STAGES * STEPS // SAVE_EVERY, []
   for number in range(KILLS):
     # Spread over the run, and beyond where the last life came to.
     step = max((number * saves // KILLS + 1) * SAVE_EVERY, max(whole(killed), default=0) + SAVE_EVERY)
     while_saving = number % 2 == 0
-    hits.append(kill(driver, killed, step, while_saving, rng.uniform(0, SECONDS / 4 if while_saving else SECONDS)))
+    hits.append(kill(start, killed, step, while_saving, rng.uniform(0, SECONDS / 4 if while_saving else SECONDS)))
     print(f'kill {number + 1}: aimed at step {step}, wrote of step {hits[-1][0]}, while saving: {hits[-1][1]}')
-  driver.start(killed)
-  assert driver.wait() == 0, pathlib.Path(f'{killed}.log').read_text()
+  train_to_the_end(start, killed)
 
   assert {(step - 1) // STEPS for step, _ in hits} == set(range(STAGES))
   assert sum(while_saving for _, while_saving in hits) >= KILLS // 3

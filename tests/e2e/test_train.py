@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 
 import jax
@@ -19,6 +18,7 @@ from PIL import Image
 
 pytest.importorskip('sklearn')
 
+from e2e import forks
 from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 from ml_collections import ConfigDict
 
@@ -52,6 +52,11 @@ def data(tmp_path_factory) -> str:
 def uninterrupted(start, data, tmp_path_factory) -> tuple[pathlib.Path, dict]:
   workdir = tmp_path_factory.mktemp('uninterrupted')
   return workdir, leaves(setup.train(recipe(start, data), str(workdir)))
+
+
+def take_codes(source: pathlib.Path, target: pathlib.Path) -> None:
+  """Of the same images: encoding them anew would be a quarter of a run."""
+  shutil.copytree(source / 'codes', target / 'codes')
 
 
 def test_a_run_goes_through_its_stages(uninterrupted, start):
@@ -95,7 +100,8 @@ def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
   )
 
 
-def test_metrics_are_read_after_the_next_step_is_dispatched(start, data, tmp_path, monkeypatch):
+def test_metrics_are_read_after_the_next_step_is_dispatched(uninterrupted, start, data, tmp_path, monkeypatch):
+  take_codes(uninterrupted[0], tmp_path)
   config = recipe(start, data)
   config.run, config.save_every, config.held_out_batches = ('stage1',), 1000, 0
   events = []
@@ -115,6 +121,7 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(start, data, tmp_pat
 def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
   """The parameters of a run through the observer itself; the runs above do without, it compiles for long."""
   config, params = janus_jax.load(str(uninterrupted[0]))
+  take_codes(uninterrupted[0], tmp_path)
   samples = datasets.open_data(recipe(start, data), config, str(tmp_path), lambda: open_checkpoint(start), 2).samples
   words = janus_jax.load_tokenizer(str(uninterrupted[0]))
   sampling = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 3}
@@ -134,7 +141,7 @@ def test_the_workdir_is_a_checkpoint(uninterrupted):
     np.testing.assert_array_equal(leaf, params[path])
 
 
-def test_averages_are_evaluated_and_exported(start, data, tmp_path, monkeypatch):
+def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_path, monkeypatch):
   """WORKDIR@ema against an average in numpy of what each step left."""
   decay, kept = 0.75, {}
   config = recipe(start, data)
@@ -144,6 +151,7 @@ def test_averages_are_evaluated_and_exported(start, data, tmp_path, monkeypatch)
   )
   config.keep_every = 1
   workdir = tmp_path / 'run'
+  take_codes(uninterrupted[0], workdir)
   setup.train(config, str(workdir))
   first = leaves(janus_jax.load(start)[1])
   average = first
@@ -158,7 +166,7 @@ def test_averages_are_evaluated_and_exported(start, data, tmp_path, monkeypatch)
   assert max(np.abs(average[path] - stepped[path]).max() for path in average) > 1e-3
   flags = [f'--input={workdir}@ema', f'--output={tmp_path / "average"}', '--format=orbax']
   command = [sys.executable, '-m', 'janus_jax.convert', *flags]
-  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+  result = forks.run(command, cwd=ROOT, timeout=120)
   assert result.returncode == 0, result.stderr
   # Whatever else takes a checkpoint takes this one.
   assert janus_jax.load_tokenizer(f'{workdir}@ema')[0].special == janus_jax.load_tokenizer(start)[0].special
@@ -169,24 +177,6 @@ def test_averages_are_evaluated_and_exported(start, data, tmp_path, monkeypatch)
   for path, leaf in leaves(janus_jax.load(f'{workdir}@ema')[1]).items():
     np.testing.assert_array_equal(leaf, kept[STEPS][path], err_msg=path)
     np.testing.assert_array_equal(exported[path], leaf, err_msg=path)
-
-
-def test_ctrl_c_saves_and_ends_the_run(uninterrupted, start, data, tmp_path, monkeypatch):
-  config = recipe(start, data)
-  config.save_every = 1000  # Only the signal saves.
-
-  def interrupted(self, label: str, steps: int = 1) -> None:
-    self.count = getattr(self, 'count', 0) + 1
-    if self.count == STEPS + 1:
-      signal.raise_signal(signal.SIGINT)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(loop.Progress, 'update', interrupted)
-    setup.train(config, str(tmp_path))
-  assert losses(tmp_path) == losses(uninterrupted[0])[: STEPS + 1]
-  params = leaves(setup.train(config, str(tmp_path)))
-  for path, leaf in uninterrupted[1].items():
-    np.testing.assert_array_equal(params[path], leaf, err_msg=path)
 
 
 def test_a_refused_force_leaves_the_workdir_as_it_was(uninterrupted, start, data):
@@ -212,39 +202,75 @@ def test_a_workdir_in_use_is_left_alone(start, data, tmp_path):
   assert saving.exists()
 
 
-# At a boundary, as the checkpoint of step 3 is the last one of Stage I, and within a stage after it.
-@pytest.mark.parametrize('stop', [STEPS, STEPS + 2])
-def test_a_run_taken_up_again_is_bit_identical(uninterrupted, start, data, tmp_path, monkeypatch, stop):
-  class KilledError(Exception):
-    pass
+class KilledError(Exception):
+  pass
 
-  def cut_short(self, label: str, steps: int = 1) -> None:
-    self.count = getattr(self, 'count', 0) + 1
-    if self.count > stop:
-      raise KilledError
+
+def test_a_run_cut_short_and_taken_up_again_and_again_is_bit_identical(
+  uninterrupted, start, data, tmp_path, monkeypatch
+):
+  """Killed at a boundary and within a stage, ended by Ctrl-C in the third stage, and taken up after each."""
+  workdir, expected = uninterrupted
+  take_codes(workdir, tmp_path)
+  config, written = recipe(start, data), losses(workdir)
+  config.save_every = 2
+
+  def dies_after(steps: int) -> None:
+    calls = []
+
+    def cut_short(self, label: str, steps_done: int = 1) -> None:
+      calls.append(label)
+      if len(calls) > steps:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+      patch.setattr(loop.Progress, 'update', cut_short)
+      with pytest.raises(KilledError):
+        setup.train(config, str(tmp_path))
+
+  def saved() -> int:
+    return max(int(path.name) for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdecimal())
+
+  dies_after(STEPS)
+  assert saved() == STEPS  # The last one of Stage I.
+  dies_after(2)
+  assert saved() == STEPS + 1  # The step after it is lost.
+
+  interrupted = []
+
+  def interrupt(self, label: str, steps: int = 1) -> None:
+    interrupted.append(label)
+    if label == 'stage3':
+      signal.raise_signal(signal.SIGINT)
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop.Progress, 'update', cut_short)
-    with pytest.raises(KilledError):
-      setup.train(recipe(start, data), str(tmp_path))
-  params = leaves(setup.train(recipe(start, data), str(tmp_path)))
-  workdir, expected = uninterrupted
-  assert losses(tmp_path) == losses(workdir)
+    patch.setattr(loop.Progress, 'update', interrupt)
+    setup.train(config, str(tmp_path))
+  assert interrupted == ['stage2', 'stage2', 'stage3']
+  assert saved() == 2 * STEPS + 1  # By the signal.
+  assert losses(tmp_path) == written[: 2 * STEPS + 1]
+  params = leaves(setup.train(config, str(tmp_path)))
+  assert losses(tmp_path) == written
   for path, leaf in expected.items():
     np.testing.assert_array_equal(params[path], leaf, err_msg=path)
 
 
 def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
+  shutil.copytree(uninterrupted[0], tmp_path, dirs_exist_ok=True)
+  for path in (tmp_path / 'checkpoints').iterdir():
+    if path.name != str(STEPS):
+      shutil.rmtree(path)
   config = recipe(start, data)
-  config.run = ('stage1',)
-  setup.train(config, str(tmp_path))
   config.run = ('stage1', 'stage2')
   config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, 2, 1
   with pytest.raises(InputError, match=r'mesh sizes .* need 2 devices: there are 8'):
     setup.train(config, str(tmp_path), force=True)
   config.mesh.data, config.mesh.fsdp = 8, 1
   setup.train(config, str(tmp_path), force=True)
-  for ours, theirs in zip(losses(tmp_path), losses(uninterrupted[0]), strict=False):
+  expected = losses(uninterrupted[0])
+  assert losses(tmp_path)[:STEPS] == expected[:STEPS]
+  assert losses(tmp_path)[STEPS:] != expected[STEPS : 2 * STEPS]  # Trained here, where sums are of another order.
+  for ours, theirs in zip(losses(tmp_path), expected[: 2 * STEPS], strict=True):
     assert ours[:2] == theirs[:2]
     np.testing.assert_allclose(ours[2:], theirs[2:], rtol=1e-3)
 
@@ -302,7 +328,7 @@ def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_pat
     companions_for('orbax', open_checkpoint(str(broken)).companions, model)
 
 
-def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
+def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path, monkeypatch):
   """It shows with the data open, and the corrected config begins in the same place."""
   (tmp_path / 'books.jsonl').write_text('\n'.join(json.dumps({'text': 'a red square ' * 200}) for _ in range(4)))
   entry = {'kind': 'text', 'format': 'json_lines', 'path': str(tmp_path / 'books.jsonl')}
@@ -319,35 +345,31 @@ def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path):
   # The index of the file is kept for the next start.
   assert {path.name for path in (tmp_path / 'run').iterdir()} <= {'data'}
   config.data.sources.books.long = 'split'
-  setup.train(config, str(tmp_path / 'run'))
-  assert len(losses(tmp_path / 'run')) == 1
+
+  def step(state, batch, *arguments, **options):
+    assert (np.asarray(batch['tokens']) != 0).any()
+    raise KilledError
+
+  monkeypatch.setattr(loop, 'jit_train_step', lambda mode: step)  # It gets a batch; nothing new would be compiled.
+  with pytest.raises(KilledError):
+    setup.train(config, str(tmp_path / 'run'))
 
 
-@pytest.mark.parametrize(
-  ('arguments', 'code', 'message'),
-  [
+def test_one_line_for_wrong_commands(tmp_path):
+  workdir = f'--workdir={tmp_path / "w"}'
+  tiny = [workdir, '--config=configs/tiny.py']
+  wrong = [
     ([], 2, '--workdir'),
-    (['--workdir=w'], 2, '--config is missing: expected --config=VALUE'),
-    (['--workdir=w', '--config=configs/tiny.py'], 1, 'init_from is empty'),
-    (
-      ['--workdir=w', '--config=configs/tiny.py', '--config.sed=1'],
-      2,
-      'config.sed is unknown: did you mean config.seed?',
-    ),
-    (
-      ['--workdir=w', '--config=configs/tiny.py', '--config.optimizer.eps=0'],
-      1,
-      'error: optimizer.eps is 0.0: expected',
-    ),
-    (['--workdir=w', '--config=configs/tiny.py', '--config.init_from=nowhere'], 1, 'nowhere: no such directory'),
-  ],
-)
-def test_one_line_for_wrong_commands(tmp_path, arguments, code, message):
-  arguments = [f'--workdir={tmp_path / "w"}' if argument == '--workdir=w' else argument for argument in arguments]
-  command = [sys.executable, '-m', 'janus_jax.train', *arguments]
-  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-  assert result.returncode == code, result.stderr
-  assert message in result.stderr
-  assert 'Traceback' not in result.stderr
+    ([workdir], 2, '--config is missing: expected --config=VALUE'),
+    (tiny, 1, 'init_from is empty'),
+    ([*tiny, '--config.sed=1'], 2, 'config.sed is unknown: did you mean config.seed?'),
+    ([*tiny, '--config.optimizer.eps=0'], 1, 'error: optimizer.eps is 0.0: expected'),
+    ([*tiny, '--config.init_from=nowhere'], 1, 'nowhere: no such directory'),
+  ]
+  for arguments, code, message in wrong:
+    result = forks.run([sys.executable, '-m', 'janus_jax.train', *arguments], cwd=ROOT, timeout=120)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr, arguments
+    assert 'Traceback' not in result.stderr, arguments
   assert not (tmp_path / 'w').exists()
   assert jax.device_count() == 8  # What the recipe above counts on.

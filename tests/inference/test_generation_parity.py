@@ -42,12 +42,11 @@ def keys(count: int) -> jax.Array:
   return jnp.stack([row_key(0, i) for i in range(count)])
 
 
-@pytest.mark.parametrize('guidance', [5.0, 2.0])
-def test_image_codes_of_unequal_prompts(decoder, model, guidance):
+def test_image_codes_of_unequal_prompts(decoder, model):
   prompts = [[BOS, 5, 17, 99, 3, BOI], [BOS, 42, BOI]]
   unconditional = [[BOS, *[PAD] * (len(row) - 2), BOI] for row in prompts]
   tokens, mask = left_padded([*prompts, *unconditional])
-  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=guidance, sampling=GREEDY)
+  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=5.0, sampling=GREEDY)
   ids, attention = left_padded(prompts)
   theirs = model.generate(
     input_ids=torch.from_numpy(ids).long(),
@@ -55,7 +54,7 @@ def test_image_codes_of_unequal_prompts(decoder, model, guidance):
     generation_mode='image',
     generation_config=transformers.GenerationConfig(
       do_sample=False,
-      guidance_scale=guidance,
+      guidance_scale=5.0,
       bos_token_id=BOS,
       pad_token_id=PAD,
       generation_kwargs={'boi_token_id': BOI},
@@ -65,9 +64,9 @@ def test_image_codes_of_unequal_prompts(decoder, model, guidance):
   assert len(np.unique(ours)) > 8
 
 
-@pytest.mark.parametrize('guidance', [0.0, 0.5, 1.0, 5.0])
+@pytest.mark.parametrize('guidance', [0.0, 0.5, 1.0])
 def test_image_codes_of_any_weight_of_guidance(decoder, model, guidance):
-  """The formula over whole sequences without a cache; transformers' own loop knows weights above 1 only."""
+  """The formula over whole sequences without a cache; transformers' own loop, above, knows weights above 1 only."""
   prompt = [BOS, 5, 17, 99, 3, BOI]
   kinds = [prompt], [[BOS, *[PAD] * (len(prompt) - 2), BOI]]
   tokens, mask = left_padded(guided_prompts(*kinds, guidance))
@@ -84,7 +83,7 @@ def test_image_codes_of_any_weight_of_guidance(decoder, model, guidance):
   assert ours[0].tolist() == theirs
 
 
-@pytest.mark.parametrize('images', [0, 1, 2])
+@pytest.mark.parametrize('images', [0, 2])
 def test_answers(decoder, model, images):
   P, size = CONFIG.vision_encoder.num_tokens, CONFIG.vision_encoder.image_size
   image = [CONFIG.image_token_id] * P
@@ -108,9 +107,9 @@ def test_answers(decoder, model, images):
   np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
 
 
-@pytest.mark.parametrize('images', [1, 2])
-def test_answers_about_the_same_images(decoder, model, images):
-  """Two times three questions, each of transformers' alone."""
+def test_answers_about_the_same_images(decoder, model):
+  """Two times three questions about two images, each of transformers' alone."""
+  images = 2
   P, size = CONFIG.vision_encoder.num_tokens, CONFIG.vision_encoder.image_size
   seen = [[BOS, *words, *[CONFIG.image_token_id] * P * images] for words in ([7, 8, 9], [5])]
   rest = [[11, 12, 13], [14], [21, 22], [31], [32, 33, 34, 35], [41, 42]]

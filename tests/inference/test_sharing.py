@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
@@ -64,10 +65,9 @@ def stored(x: jax.Array, dtype: str) -> Buffer:
   return Buffer(*quantize(x)) if dtype == 'int8' else Buffer(x.astype(dtype), None)
 
 
-@pytest.mark.parametrize('dtype', CACHE_DTYPES)
-@pytest.mark.parametrize('num_kv_heads', [1, 2, 4])
-@pytest.mark.parametrize('rows', [(2, 6), (1, 3, 6), (6, 2)])
-def test_attention_to_shared_blocks_is_attention_to_their_copies(dtype, num_kv_heads, rows):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def attended(dtype: str, num_kv_heads: int, rows: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+  """To shared blocks, and to copies of them for each row."""
   kq, kk, kv, km = jax.random.split(jax.random.key(3), 4)
   sizes = range(5, 5 + len(rows))
   q = jax.random.normal(kq, (B, 3, 4, 16))
@@ -83,9 +83,22 @@ def test_attention_to_shared_blocks_is_attention_to_their_copies(dtype, num_kv_h
     whole = [jnp.repeat(part.astype(jnp.float32), B // len(part), axis=0) for part in parts]
     return jnp.concatenate(whole, axis=2).swapaxes(1, 2)
 
-  k, v = blocks(kk), blocks(kv)
-  result = Readable(tuple(map(Block, k, v)), mask).attend(q)
-  np.testing.assert_allclose(result, masked_attention(q, copies(k), copies(v), mask), atol=1e-5)
+  # Stored before either reads them: a program of both must not see through the rounding.
+  q, k, v, mask = jax.lax.optimization_barrier((q, blocks(kk), blocks(kv), mask))
+  return Readable(tuple(map(Block, k, v)), mask).attend(q), masked_attention(q, copies(k), copies(v), mask)
+
+
+# Every dtype with every split of the rows, and every kind of grouping of heads.
+@pytest.mark.parametrize(
+  ('dtype', 'num_kv_heads', 'rows'),
+  [
+    *itertools.product(CACHE_DTYPES, [2], [(2, 6), (1, 3, 6), (6, 2)]),
+    *itertools.product(['float32', 'int8'], [1, 4], [(1, 3, 6)]),
+  ],
+)
+def test_attention_to_shared_blocks_is_attention_to_their_copies(dtype, num_kv_heads, rows):
+  result, expected = attended(dtype, num_kv_heads, rows)
+  np.testing.assert_allclose(result, expected, atol=1e-5)
   assert result.std() > 0.3
 
 
@@ -135,7 +148,8 @@ def test_decode_after_a_shared_prompt_equals_the_full_pass_of_each_row():
   assert np.std(result) > 0.3
 
 
-@pytest.mark.parametrize('dtype', CACHE_DTYPES)
+# float16 is stored as bfloat16 is, by a cast.
+@pytest.mark.parametrize('dtype', [dtype for dtype in CACHE_DTYPES if dtype != 'float16'])
 def test_a_shared_cache_equals_its_copies(decoder, dtype):
   one, copies = (real(hidden_states(decoder, held, dtype)) for held in (U, B))
   # A stored number may round the other way where float32 sums differ in their last bit.

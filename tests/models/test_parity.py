@@ -215,7 +215,14 @@ def test_whole_multimodal_prefill_with_two_images(model, params):
   assert np.abs(np.asarray(swapped - embeddings)).max() > 0.1
 
 
-def test_siglip_tower_at_full_size():
+@pytest.fixture
+def without_initialisation(monkeypatch):
+  """Torch's own random weights, which `randomize` overwrites, would take longer than running a full-size model."""
+  for name in ('kaiming_uniform_', 'uniform_', 'normal_', 'trunc_normal_', 'xavier_uniform_'):
+    monkeypatch.setattr(torch.nn.init, name, lambda tensor, *arguments, **options: tensor)
+
+
+def test_siglip_tower_at_full_size(without_initialisation):
   from transformers.models.janus import modeling_janus
 
   config = SiglipConfig()
@@ -229,7 +236,7 @@ def test_siglip_tower_at_full_size():
   assert reference.difference(ours, expected) < 1e-4
 
 
-def test_vq_decode_at_full_size():
+def test_vq_decode_at_full_size(without_initialisation):
   from transformers.models.janus import modeling_janus
 
   config = VQConfig()
