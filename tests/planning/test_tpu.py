@@ -1,6 +1,6 @@
 """Real models planned for real TPUs by their own compiler, where that is installed: minutes.
 
-What README says fits is what is tested here.
+What launch/README.md says fits is what is tested here.
 """
 
 import importlib.util
