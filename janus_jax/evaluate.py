@@ -66,13 +66,11 @@ def main() -> None:
   config = open_checkpoint(checkpoint).config
   run_config = scoring.read_run_config(checkpoint)
   settings = _settings(run_config.sampling)
-  tokenizer, template = loading.load_tokenizer(checkpoint)
-  check_tokenizer(config, tokenizer)
+  check_tokenizer(config, loading.load_tokenizer(checkpoint)[0])
   if _OUT.value:
     image_files.prepare_directory(_OUT.value)
   start = time.perf_counter()
-  config, params = loading.load(checkpoint, 'float32')
-  scored = scoring.score(config, params, run_config, tokenizer=tokenizer, template=template, **settings)
+  scored = scoring.score(loading.load(checkpoint, 'float32'), run_config, **settings)
   seconds = time.perf_counter() - start
   found = {'checkpoint': absolute(checkpoint), 'settings': settings, **scoring.to_dict(scored)}
   found['seconds']['all'] = seconds

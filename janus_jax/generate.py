@@ -15,7 +15,6 @@ import logging
 import os
 from collections.abc import Callable
 
-import jax
 import tqdm
 from absl import flags
 
@@ -26,7 +25,7 @@ from janus_jax.conversion.export import DTYPES
 from janus_jax.inference import generation, image_files
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
-from janus_jax.inference.requests import decoder_for
+from janus_jax.inference.requests import ImageSettings, check_tokenizer, decoder_for
 from janus_jax.runs import loading, workdirs
 from janus_jax.sharding.mesh import parse_mesh
 from janus_jax.training.value_checks import SEED, Integer, Number
@@ -112,7 +111,16 @@ def main() -> None:
   # Opening is quick; the weights are read once prompts and directory are known to be good.
   config = open_checkpoint(_CHECKPOINT.value).config
   tokenizer, template = loading.load_tokenizer(_CHECKPOINT.value)
-  rows = generation.generation_rows(config, prompts, tokenizer, template)
+  check_tokenizer(config, tokenizer)
+  rows = generation.prompt_rows(config, prompts, tokenizer, template)
+  settings = ImageSettings(
+    seed=_SEED.value,
+    batch_size=_BATCH_SIZE.value,
+    weights=_WEIGHTS.value,
+    cache_dtype=_CACHE_DTYPE.value,
+    num_images=_NUM_IMAGES.value,
+    **_sampling(),
+  )
   mesh = parse_mesh(_MESH.value)
   image_files.prepare_directory(_OUT.value)
   report = _reporter(prompts)
@@ -125,35 +133,17 @@ def main() -> None:
     if finished[pair] is not None:
       report(*pair, finished[pair])
   if wanted:
-    _draw(prompts, rows, wanted, mesh, tokenizer.special.pad, report)
+    janus = loading.load(_CHECKPOINT.value, _DTYPE.value, mesh)
+    decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
+    images = generation.stream_images(decoder, rows, wanted, tokenizer.special.pad, settings)
+    with tqdm.tqdm(total=len(wanted), desc='drawing', unit='image', dynamic_ncols=True) as bar:
+      for image in images:
+        pair, codes = (image.prompt_index, image.image_index), image.codes.tolist()
+        image_files.save_picture(_path(*pair), image.pixels, codes, _settings(prompts, *pair))
+        report(*pair, codes)
+        bar.update()
   image_files.write_sheet(_OUT.value, [_path(*pair) for pair in pairs], _NUM_IMAGES.value)
   logging.info('%s: %d pictures drawn, %d kept', _OUT.value, len(wanted), len(pairs) - len(wanted))
-
-
-def _draw(
-  prompts: list[str],
-  rows: list[list[int]],
-  wanted: list[tuple[int, int]],
-  mesh: jax.sharding.Mesh | None,
-  pad_id: int,
-  report: Callable[[int, int, list[int]], None],
-) -> None:
-  loaded = loading.load(_CHECKPOINT.value, _DTYPE.value, mesh)
-  images = generation.stream_images(
-    decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value),
-    rows,
-    wanted,
-    pad_id=pad_id,
-    **_sampling(),
-    seed=_SEED.value,
-    batch_size=_BATCH_SIZE.value,
-  )
-  with tqdm.tqdm(total=len(wanted), desc='drawing', unit='image', dynamic_ncols=True) as bar:
-    for image in images:
-      pair, codes = (image.prompt_index, image.image_index), image.codes.tolist()
-      image_files.save_picture(_path(*pair), image.pixels, codes, _settings(prompts, *pair))
-      report(*pair, codes)
-      bar.update()
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ from janus_jax.data.tokenizer import StreamDecoder, Tokenizer
 from janus_jax.inference import answering
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
-from janus_jax.inference.requests import decoder_for
+from janus_jax.inference.requests import AnswerSettings, check_tokenizer, decoder_for
 from janus_jax.runs import loading
 from janus_jax.sharding.mesh import parse_mesh
 from janus_jax.training.value_checks import SEED, Integer, Number
@@ -53,9 +53,15 @@ _MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per question on stdout.')
 
 
-def _settings() -> dict[str, float]:
-  flags_of_it = {'max_new_tokens': _MAX_NEW_TOKENS, 'temperature': _TEMPERATURE, 'top_p': _TOP_P, 'seed': _SEED}
-  return {name: flag.value for name, flag in flags_of_it.items()}
+def _settings() -> AnswerSettings:
+  return AnswerSettings(
+    seed=_SEED.value,
+    weights=_WEIGHTS.value,
+    cache_dtype=_CACHE_DTYPE.value,
+    max_new_tokens=_MAX_NEW_TOKENS.value,
+    temperature=_TEMPERATURE.value,
+    top_p=_TOP_P.value,
+  )
 
 
 def show(chunks: Iterator[list[int]], tokenizer: Tokenizer) -> list[int]:
@@ -72,18 +78,18 @@ def main() -> None:
   # Opening is quick; the weights are read once the questions are known to be good.
   config = open_checkpoint(_CHECKPOINT.value).config
   tokenizer, template = loading.load_tokenizer(_CHECKPOINT.value)
+  check_tokenizer(config, tokenizer)
   images = [load_image(path) for path in _IMAGE.value]
-  texts = _QUESTION.value
+  texts, settings = _QUESTION.value, _settings()
   questions = answering.prepare_questions(config, [images] * len(texts), texts, tokenizer, template)
-  loaded = loading.load(_CHECKPOINT.value, _DTYPE.value, parse_mesh(_MESH.value))
-  decoder = decoder_for(*loaded, _WEIGHTS.value, _CACHE_DTYPE.value)
+  janus = loading.load(_CHECKPOINT.value, _DTYPE.value, parse_mesh(_MESH.value))
+  decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
   start = time.perf_counter()
   if len(questions) == 1 and sys.stdout.isatty() and not _JSON.value:
-    special = tokenizer.special
-    stream = answering.stream_tokens(decoder, questions, [0], pad_id=special.pad, eos_id=special.eos, **_settings())
+    stream = answering.stream_tokens(decoder, questions, [0], tokenizer.special, settings)
     count = len(show((ids for (ids,) in stream), tokenizer))
   else:
-    answers = answering.answer_questions(decoder, questions, tokenizer, **_settings())
+    answers = answering.answer_questions(decoder, questions, tokenizer, settings)
     for text, answer in zip(texts, answers):
       values = {'images': _IMAGE.value, 'question': text, 'answer': answer.text, 'token_ids': answer.token_ids}
       print(json.dumps(values) if _JSON.value else answer.text)

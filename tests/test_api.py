@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 import types
 
 import jax
@@ -20,7 +21,7 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference import answering, generation, requests
 from janus_jax.inference.batching import device_batch_size
-from janus_jax.inference.requests import decoder_for
+from janus_jax.inference.requests import AnswerSettings, ImageSettings, decoder_for
 from janus_jax.sharding.mesh import parse_mesh
 
 SHORT, LONG = 'three red circles', 'There are three, and a blue square. ' * 3
@@ -34,12 +35,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope='module')
 def model(checkpoint):
   return janus_jax.load(checkpoint)
-
-
-@pytest.fixture(scope='module')
-def text(checkpoint):
-  tokenizer, template = janus_jax.load_tokenizer(checkpoint)
-  return {'tokenizer': tokenizer, 'template': template}
 
 
 def picture(seed: int) -> Image.Image:
@@ -59,14 +54,14 @@ def codes(images: list[list[generation.GeneratedImage]]) -> np.ndarray:
 
 def test_device_batch_size_where_memory_is_unknown(model):
   sizes = {'rows': 2, 'slots': 100, 'dtype': 'float32'}
-  assert device_batch_size(model[0].language_model, **sizes) >= 1
+  assert device_batch_size(model.config.language_model, **sizes) >= 1
 
 
-def test_pictures_do_not_depend_on_their_batch(model, text):
+def test_pictures_do_not_depend_on_their_batch(model):
   """Sampled, with guidance."""
   prompts = [SHORT, 'blue', 'a', 'a square', 'many images']
-  together = janus_jax.generate_images(*model, prompts, batch_size=5, num_images=1, **text)
-  alone = janus_jax.generate_images(*model, prompts, batch_size=1, num_images=1, **text)
+  together = janus_jax.generate_images(model, prompts, batch_size=5, num_images=1)
+  alone = janus_jax.generate_images(model, prompts, batch_size=1, num_images=1)
   np.testing.assert_array_equal(codes(together), codes(alone))
   assert len(np.unique(codes(together)[:, 0], axis=0)) == 5
   for (ours,), (theirs,) in zip(together, alone):
@@ -75,65 +70,64 @@ def test_pictures_do_not_depend_on_their_batch(model, text):
     assert np.ptp(ours.pixels) > 50
 
 
-def test_a_picture_belongs_to_its_seed_and_indices(model, text):
+def test_a_picture_belongs_to_its_seed_and_indices(model):
   """Also where prompts of other lengths run in between."""
-  one = janus_jax.generate_images(*model, [SHORT], num_images=1, batch_size=1, **text)
-  more = janus_jax.generate_images(*model, [SHORT, LONG, SHORT], num_images=2, batch_size=1, **text)
+  one = janus_jax.generate_images(model, [SHORT], num_images=1, batch_size=1)
+  more = janus_jax.generate_images(model, [SHORT, LONG, SHORT], num_images=2, batch_size=1)
   np.testing.assert_array_equal(codes(one)[0, 0], codes(more)[0, 0])
   assert len(np.unique(codes(more).reshape(6, -1), axis=0)) == 6
   assert [[(image.prompt_index, image.image_index) for image in row] for row in more] == [
     [(prompt, image) for image in range(2)] for prompt in range(3)
   ]
-  other_seed = janus_jax.generate_images(*model, [SHORT], num_images=1, seed=1, **text)
+  other_seed = janus_jax.generate_images(model, [SHORT], num_images=1, seed=1)
   assert (other_seed[0][0].codes != one[0][0].codes).any()
 
 
-def test_pictures_of_one_prompt_share_it_and_stay_as_they_are(model, text, monkeypatch):
+def test_pictures_of_one_prompt_share_it_and_stay_as_they_are(model, monkeypatch):
   """One prompt is given twice; resumed runs want any subset."""
-  prompts, options = [SHORT, 'blue', SHORT], {'temperature': 1.0, 'num_images': 2, **text}
-  alone = codes(janus_jax.generate_images(*model, prompts, batch_size=1, **options))
+  prompts, options = [SHORT, 'blue', SHORT], {'temperature': 1.0, 'num_images': 2}
+  alone = codes(janus_jax.generate_images(model, prompts, batch_size=1, **options))
   drawn = recorded(monkeypatch, generation, 'generate_codes')
-  together = codes(janus_jax.generate_images(*model, prompts, batch_size=6, **options))
+  together = codes(janus_jax.generate_images(model, prompts, batch_size=6, **options))
   np.testing.assert_array_equal(together, alone)
   # Two pictures of each of three prompts, though two are the same: two batches would take more steps.
   assert [(len(tokens), len(keys)) for (_, tokens, _, keys), _ in drawn] == [(6, 6)]
   assert len(np.unique(alone.reshape(6, -1), axis=0)) == 6
-  rows = generation.generation_rows(model[0], prompts, **text)
+  rows = generation.prompt_rows(model.config, prompts, *model.words())
   wanted = [(1, 0), (2, 1), (0, 0)]  # The row after the first is a copy of it.
-  stream = generation.stream_images(
-    decoder_for(*model), rows, wanted, pad_id=text['tokenizer'].special.pad, temperature=1.0, batch_size=4
-  )
+  settings = ImageSettings(temperature=1.0, batch_size=4)
+  stream = generation.stream_images(decoder_for(model), rows, wanted, model.tokenizer.special.pad, settings)
   found = {(image.prompt_index, image.image_index): image.codes for image in stream}
   assert set(found) == set(wanted)
   for pair in wanted:
     np.testing.assert_array_equal(found[pair], alone[pair])
 
 
-def test_what_is_rounded_reaches_the_decoder(model, text, monkeypatch):
+def test_what_is_rounded_reaches_the_decoder(model, monkeypatch):
   """And is what the same decoder draws and says; both calls end in functions that `decoder_for` feeds."""
   options = {'weights': 'int8_products', 'cache_dtype': 'int8'}
   drawn, said = recorded(monkeypatch, generation, 'generate_codes'), recorded(monkeypatch, answering, 'generate_text')
-  janus_jax.generate_images(*model, [SHORT], num_images=1, **options, **text)
-  janus_jax.answer(*model, [[picture(0)]], ['What?'], max_new_tokens=2, **options, **text)
+  janus_jax.generate_images(model, [SHORT], num_images=1, **options)
+  janus_jax.answer(model, [[picture(0)]], ['What?'], max_new_tokens=2, **options)
   for (decoder, *_), _ in (*drawn, *said):
     assert decoder.cache_dtype == 'int8'
     assert decoder.compute.integer_products
     assert decoder.layers[0]['attn']['q_k_v']['int8'].dtype == 'int8'
   assert len(drawn) == len(said) == 1
   with pytest.raises(InputError, match="weights are 'int4': expected one of full"):
-    janus_jax.generate_images(*model, [SHORT], weights='int4', **text)
+    janus_jax.generate_images(model, [SHORT], weights='int4')
   with pytest.raises(InputError, match=r"key/value cache is 'int4': expected one of float32"):
-    janus_jax.answer(*model, [[]], ['What?'], cache_dtype='int4', **text)
+    janus_jax.answer(model, [[]], ['What?'], cache_dtype='int4')
 
 
-def test_guidance_goes_from_the_unconditional_to_the_conditional_row(model, text, monkeypatch):
+def test_guidance_goes_from_the_unconditional_to_the_conditional_row(model, monkeypatch):
   """Weight 0 ignores the prompt (of equal length), weight 1 is none; either runs one row an image."""
   prompts = ['a red cube', 'a tan cube']
-  assert len({len(row) for row in generation.generation_rows(model[0], prompts, **text)}) == 1
+  assert len({len(row) for row in generation.prompt_rows(model.config, prompts, *model.words())}) == 1
   calls = recorded(monkeypatch, generation, 'generate_codes')
 
   def generated(prompt: str, weight: float) -> list[int]:
-    images = janus_jax.generate_images(*model, [prompt], num_images=1, cfg_weight=weight, **text)
+    images = janus_jax.generate_images(model, [prompt], num_images=1, cfg_weight=weight)
     return codes(images)[0, 0].tolist()
 
   (zero, almost_zero, almost_one, one, five), others = (
@@ -149,38 +143,36 @@ def test_kernels_are_those_of_the_device_where_parameters_lie_on_one(checkpoint,
   """Of several devices, those that XLA can split; and kernels are not joined, which would have to move then."""
   monkeypatch.setattr(requests, 'platform_of', lambda device: 'tpu')
   spread = janus_jax.load(checkpoint, mesh=parse_mesh('fsdp=-1'))
-  found = [decoder_for(*either) for either in (model, spread)]
+  found = [decoder_for(either) for either in (model, spread)]
   kernels = [(decoder.compute.attention, decoder.compute.vision_attention) for decoder in found]
   assert kernels == [('auto', 'splash'), ('xla', 'xla')]
   assert [set(decoder.layers[0]['attn']) for decoder in found] == [{'q_k_v', 'o'}, {'q', 'k', 'v', 'o'}]
 
 
-def test_a_mesh_draws_the_same(checkpoint, model, text):
+def test_a_mesh_draws_the_same(checkpoint, model):
   spread = janus_jax.load(checkpoint, mesh=parse_mesh('tensor=2,fsdp=2,data=-1'))
-  kernel = spread[1]['language_model']['lm_head']['kernel']
+  kernel = spread.params['language_model']['lm_head']['kernel']
   assert kernel.addressable_shards[0].data.size == kernel.size // 4
-  expected = janus_jax.generate_images(*model, [SHORT], num_images=1, **text)
-  np.testing.assert_array_equal(
-    codes(janus_jax.generate_images(*spread, [SHORT], num_images=1, **text)), codes(expected)
-  )
+  expected = janus_jax.generate_images(model, [SHORT], num_images=1)
+  np.testing.assert_array_equal(codes(janus_jax.generate_images(spread, [SHORT], num_images=1)), codes(expected))
 
 
-def test_answers_do_not_depend_on_their_batch(model, text):
+def test_answers_do_not_depend_on_their_batch(model):
   """Sampled; none, one and two images; an earlier turn."""
   images = [[], [picture(0)], [picture(1), picture(2)], [picture(3)], [picture(4)]]
   questions = ['How many?', 'Describe this image in detail.', 'Are they equal?', ['What?', 'A square.', 'Blue?'], SHORT]
-  options = {'max_new_tokens': 20, 'temperature': 1.0, 'top_p': 0.9, 'seed': 3, **text}
-  together = janus_jax.answer(*model, images, questions, batch_size=5, **options)
-  assert together == janus_jax.answer(*model, images, questions, batch_size=1, **options)
+  options = {'max_new_tokens': 20, 'temperature': 1.0, 'top_p': 0.9, 'seed': 3}
+  together = janus_jax.answer(model, images, questions, batch_size=5, **options)
+  assert together == janus_jax.answer(model, images, questions, batch_size=1, **options)
   assert len({tuple(answer.token_ids) for answer in together}) == 5
   for answer in together:
-    assert answer.text == text['tokenizer'].decode(answer.token_ids)
-  swapped = janus_jax.answer(*model, [images[0], [picture(9)]], questions[:2], **options)
+    assert answer.text == model.tokenizer.decode(answer.token_ids)
+  swapped = janus_jax.answer(model, [images[0], [picture(9)]], questions[:2], **options)
   assert swapped[0] == together[0]
   assert swapped[1] != together[1]
 
 
-def test_questions_about_one_image_share_it_and_are_answered_as_alone(model, text, monkeypatch):
+def test_questions_about_one_image_share_it_and_are_answered_as_alone(model, monkeypatch):
   """Among others: about another image, about none, about the same with words before it, about two."""
   first, other = picture(0), picture(1)
   asked = [
@@ -196,10 +188,10 @@ def test_questions_about_one_image_share_it_and_are_answered_as_alone(model, tex
     ([], 'How many?'),
   ]
   images, questions = zip(*asked)
-  options = {'max_new_tokens': 20, 'temperature': 1.0, 'seed': 3, **text}
-  alone = janus_jax.answer(*model, images, questions, batch_size=1, **options)
+  options = {'max_new_tokens': 20, 'temperature': 1.0, 'seed': 3}
+  alone = janus_jax.answer(model, images, questions, batch_size=1, **options)
   calls = recorded(monkeypatch, answering, 'generate_text')
-  together = janus_jax.answer(*model, images, questions, batch_size=8, **options)
+  together = janus_jax.answer(model, images, questions, batch_size=8, **options)
   assert together == alone
   prefilled = [
     (len(tokens), len(keys), len(pixels), options['rest'] is not None)
@@ -210,7 +202,7 @@ def test_questions_about_one_image_share_it_and_are_answered_as_alone(model, tex
   assert sorted(prefilled) == sorted([(2, 6, 2, True), (1, 1, 1, False), (1, 2, 2, True)])
 
 
-def test_what_questions_must_have_in_common_to_share(model, text):
+def test_what_questions_must_have_in_common_to_share(model):
   near = np.array(picture(0))
   near[5, 5, 2] ^= 1
   asked = [
@@ -224,28 +216,30 @@ def test_what_questions_must_have_in_common_to_share(model, text):
     ([], 'How many?'),
     ([picture(0)], 'How many?'),
   ]
-  prepared = answering.prepare_questions(model[0], *zip(*asked), **text)
+  prepared = answering.prepare_questions(model.config, *zip(*asked), *model.words())
   groups = [group.members for group in answering.group_questions(prepared)]
   assert groups == [(0, 2, 8), (1,), (3,), (4,), (5,), (6,), (7,)]
 
 
-def test_a_shared_encoder_is_asked_at_the_size_and_length_of_drawings(model, text):
-  vq = dataclasses.replace(model[0].vq, image_size=2 * model[0].vq.image_size)
-  shared = dataclasses.replace(model[0], vq=vq, shared_encoder=True)
-  question = answering.prepare_question(shared, [picture(9)], SHORT, **text)
+def test_a_shared_encoder_is_asked_at_the_size_and_length_of_drawings(model):
+  vq = dataclasses.replace(model.config.vq, image_size=2 * model.config.vq.image_size)
+  shared = dataclasses.replace(model.config, vq=vq, shared_encoder=True)
+  question = answering.prepare_question(shared, [picture(9)], SHORT, *model.words())
   assert question.pixels.shape == (1, vq.image_size, vq.image_size, 3)
   assert question.ids.count(shared.image_token_id) == vq.num_tokens
   assert vq.num_tokens != shared.vision_encoder.num_tokens
 
 
-def test_an_answer_ends_before_the_end_token(model, text):
-  special = text['tokenizer'].special
-  decoder = decoder_for(*model)
-  questions = [answering.prepare_question(model[0], [], question, **text) for question in ('How many?', SHORT)]
+def test_an_answer_ends_before_the_end_token(model):
+  special = model.tokenizer.special
+  decoder = decoder_for(model)
+  questions = [
+    answering.prepare_question(model.config, [], question, *model.words()) for question in ('How many?', SHORT)
+  ]
 
   def answers(eos_id: int) -> list[list[int]]:
-    options = {'pad_id': special.pad, 'eos_id': eos_id, 'max_new_tokens': 50}
-    parts = zip(*answering.stream_tokens(decoder, questions, [0, 1], **options))
+    ids, settings = dataclasses.replace(special, eos=eos_id), AnswerSettings(max_new_tokens=50)
+    parts = zip(*answering.stream_tokens(decoder, questions, [0, 1], ids, settings))
     return [list(itertools.chain(*row)) for row in parts]
 
   free = answers(special.eos)
@@ -255,18 +249,18 @@ def test_an_answer_ends_before_the_end_token(model, text):
   assert answers(end) == [free[0][: free[0].index(end)], free[1]]
 
 
-def test_an_answer_ends_with_the_positions(model, text):
-  config = model[0]
+def test_an_answer_ends_with_the_positions(model):
+  config = model.config
   limit = config.language_model.max_positions
 
   def length(question: str) -> int:
-    return len(answering.prepare_question(config, [], question, **text).ids)
+    return len(answering.prepare_question(config, [], question, *model.words()).ids)
 
   long = SHORT + ' ' * (limit - 20 - length(SHORT)) + '.'
   room = limit - length(long) + 1
   assert 10 < room < 40
   alone, beside = (
-    janus_jax.answer(*model, [[]] * len(questions), questions, max_new_tokens=512, **text)
+    janus_jax.answer(model, [[]] * len(questions), questions, max_new_tokens=512)
     for questions in ([long], [long, long + '!!'])
   )
   assert len(alone[0].token_ids) == room
@@ -274,14 +268,12 @@ def test_an_answer_ends_with_the_positions(model, text):
   assert len(beside[1].token_ids) < room
 
 
-def test_float32_is_exact_only_inside_the_call(model, text):
+def test_float32_is_exact_only_inside_the_call(model):
   """A setting of the process must not leak out of a stream that someone leaves half-read."""
-  special = text['tokenizer'].special
-  question = answering.prepare_question(model[0], [], SHORT, **text)
+  question = answering.prepare_question(model.config, [], SHORT, *model.words())
   with jax.default_matmul_precision('bfloat16'):
-    stream = answering.stream_tokens(
-      decoder_for(*model), [question], [0], pad_id=special.pad, eos_id=special.eos, max_new_tokens=5
-    )
+    settings = AnswerSettings(max_new_tokens=5)
+    stream = answering.stream_tokens(decoder_for(model), [question], [0], model.tokenizer.special, settings)
     next(stream)
     assert jax.config.jax_default_matmul_precision == 'bfloat16'
 
@@ -291,6 +283,7 @@ def test_float32_is_exact_only_inside_the_call(model, text):
   [
     ({'prompts': ['']}, 'prompt 1 of 1: the prompt is empty: expected text'),
     ({'prompts': [SHORT, ' \n']}, 'prompt 2 of 2: the prompt is empty: expected text'),
+    ({'prompts': SHORT}, f'prompts is the string {SHORT!r}: expected a list of strings'),
     ({'num_images': 0}, 'num_images is 0: expected 1 or more'),
     ({'batch_size': 0}, 'batch_size is 0: expected 1 or more'),
     ({'seed': 2**32}, f'seed is {2**32}: expected 0 to 2^32 - 1'),
@@ -298,43 +291,60 @@ def test_float32_is_exact_only_inside_the_call(model, text):
     ({'temperature': -1.0}, 'temperature is -1.0: expected 0 (greedy) or more, and finite'),
   ],
 )
-def test_bad_requests_for_pictures(model, text, options, message):
+def test_bad_requests_for_pictures(model, options, message):
   with pytest.raises(InputError) as error:
-    janus_jax.generate_images(*model, **{'prompts': [SHORT], **text, **options})
+    janus_jax.generate_images(model, **{'prompts': [SHORT], **options})
   assert str(error.value) == message
 
 
-def test_a_prompt_leaves_room_for_its_picture(model, text):
-  config = model[0]
+def test_a_prompt_leaves_room_for_its_picture(model):
+  config = model.config
   room = config.language_model.max_positions - config.vq.num_tokens + 1
   with pytest.raises(InputError, match=rf'^prompt 1 of 1: the prompt has \d+ tokens: expected at most {room}$'):
-    janus_jax.generate_images(*model, ['red ' * 600], **text)
+    janus_jax.generate_images(model, ['red ' * 600])
 
 
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
     ({'questions': [' ']}, 'question 1 of 1: question 1 of 1 is empty: expected text'),
+    ({'questions': 'What?'}, r"questions is the string 'What\?': expected a list"),
     ({'images': []}, '0 lists of images for 1 questions: expected one for each'),
     ({'questions': ['red ' * 600]}, r'question 1 of 1: the prompt has \d+ tokens: expected at most 512'),
     ({'max_new_tokens': 0}, 'max_new_tokens is 0: expected 1 or more'),
     ({'seed': -1}, r'seed is -1: expected 0 to 2\^32 - 1'),
   ],
 )
-def test_bad_questions(model, text, options, message):
+def test_bad_questions(model, options, message):
   with pytest.raises(InputError, match=f'^{message}$'):
-    janus_jax.answer(*model, **{'images': [[]], 'questions': ['What?'], **text, **options})
+    janus_jax.answer(model, **{'images': [[]], 'questions': ['What?'], **options})
 
 
-def test_the_tokenizer_of_another_checkpoint_is_refused(model, text, tmp_path):
+def test_the_tokenizer_of_another_checkpoint_is_refused(model, tmp_path):
   """Janus-Pro-1B's and 7B's differ in the pad id too, which only spoils guidance."""
   (tmp_path / 'tokenizer.json').write_bytes(make_tokenizer((BOS, EOS, '<other>', *JANUS_TOKENS)))
-  options = {**text, 'tokenizer': Tokenizer.from_directory(tmp_path)}
-  assert options['tokenizer'].special.pad != text['tokenizer'].special.pad
+  other = dataclasses.replace(model, tokenizer=Tokenizer.from_directory(tmp_path))
+  assert other.tokenizer.special.pad != model.tokenizer.special.pad
   with pytest.raises(InputError, match=r'tokenizer\.json: image placeholder is token \d+: expected \d+'):
-    janus_jax.generate_images(*model, [SHORT], **options)
+    janus_jax.generate_images(other, [SHORT])
   with pytest.raises(InputError, match='tokenizer of another checkpoint'):
-    janus_jax.answer(*model, [[]], ['What?'], **options)
+    janus_jax.answer(other, [[]], ['What?'])
+
+
+def test_weights_without_a_tokenizer_open_and_say_what_they_lack(checkpoint, tmp_path):
+  copy = shutil.copytree(checkpoint, tmp_path / 'copy')
+  (copy / 'tokenizer.json').unlink()
+  janus = janus_jax.load(str(copy))
+  assert janus.tokenizer is None
+  with pytest.raises(InputError, match=r'^the checkpoint has no tokenizer\.json'):
+    janus_jax.generate_images(janus, [SHORT])
+
+
+def test_what_the_package_offers_is_listed_and_there():
+  for name in dir(janus_jax):
+    assert getattr(janus_jax, name) is not None
+  with pytest.raises(AttributeError, match='nothing'):
+    janus_jax.nothing  # noqa: B018
 
 
 def test_mesh_text():

@@ -125,13 +125,9 @@ def _scores(places: Places, run: PlannedRun, evaluation: Evaluation) -> dict[str
   workdir, directory = places.of('runs', run.name), places.of('scores', run.name)
   prepare_directory(directory)
   checkpoint = f'{workdir}{EMA_SUFFIX}' if _is_averaged(run) else workdir
-  config, params = loading.load(checkpoint, 'float32')
-  tokenizer, template = loading.load_tokenizer(workdir)
   settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'drawings_per_group', 'seed')}
   settings |= read_sampling(workdir)
-  scored = scoring.score(
-    config, params, scoring.read_run_config(workdir), tokenizer=tokenizer, template=template, **settings
-  )
+  scored = scoring.score(loading.load(checkpoint, 'float32'), scoring.read_run_config(workdir), **settings)
   found = {'checkpoint': checkpoint, 'settings': settings, **scoring.to_dict(scored)}
   scoring.write(directory, found, scored)
   return score_metrics(found)

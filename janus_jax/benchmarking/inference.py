@@ -12,7 +12,7 @@ from janus_jax.benchmarking.subject import Subject
 from janus_jax.data.images import to_uint8
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
-from janus_jax.inference.requests import decoder_for, full_precision, request_keys
+from janus_jax.inference.requests import LoadedJanus, decoder_for, full_precision, request_keys
 from janus_jax.inference.sampling import Sampling
 from janus_jax.inference.text import generate_text
 from janus_jax.sharding.accelerators import ACCELERATORS
@@ -50,7 +50,7 @@ class Prompts:
 def make_decoder(subject: Subject, dtype: str, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
   """The subject's weights in `dtype`, or rounded from that, ready to draw and answer (`requests.decoder_for`)."""
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), subject.make_params())
-  return decoder_for(subject.model, params, weights, cache_dtype)
+  return decoder_for(LoadedJanus(subject.model, params), weights, cache_dtype)
 
 
 def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float, share: int = 1) -> Prompts:

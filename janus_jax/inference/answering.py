@@ -5,6 +5,7 @@ Questions that begin alike, up to the end of the same images, have that beginnin
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,11 +13,11 @@ from PIL import Image
 from janus_jax.data import prompts as prompts_lib
 from janus_jax.data.images import understanding_pixels
 from janus_jax.data.prompts import Template, left_pad
-from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.data.tokenizer import SpecialIds, Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.requests import check_positive, check_tokenizer, decoder_for, full_precision, request_keys
+from janus_jax.inference.requests import AnswerSettings, LoadedJanus, decoder_for, full_precision, request_keys
 from janus_jax.inference.sampling import Sampling
 from janus_jax.inference.text import CHUNK, generate_text
 from janus_jax.models.config import JanusConfig
@@ -66,10 +67,8 @@ def prepare_question(
     template: of the checkpoint.
 
   Raises:
-    InputError: an empty question, placeholders that do not match the images, longer than the decoder's positions, or a
-      tokenizer of another checkpoint.
+    InputError: an empty question, placeholders that do not match the images, longer than the decoder's positions.
   """
-  check_tokenizer(config, tokenizer)
   ids = prompts_lib.understanding_ids(
     tokenizer,
     template,
@@ -94,8 +93,11 @@ def prepare_questions(
   """`prepare_question` of each question and its images.
 
   Raises:
-    InputError: not one list of images per question, or what `prepare_question` raises, with the question's number.
+    InputError: one string in place of a list, not one list of images per question, or what `prepare_question` raises,
+      with the question's number.
   """
+  if isinstance(questions, str):
+    raise InputError(f'questions is the string {questions[:40]!r}: expected a list')
   if len(images) != len(questions):
     raise InputError(f'{len(images)} lists of images for {len(questions)} questions: expected one for each')
   prepared = []
@@ -130,55 +132,42 @@ def stream_tokens(
   decoder: Decoder,
   questions: Sequence[Question],
   indices: Sequence[int],
-  *,
+  special: SpecialIds,
+  settings: AnswerSettings,
   share: int = 1,
-  pad_id: int,
-  eos_id: int,
-  max_new_tokens: int = 512,
-  temperature: float = 0.0,
-  top_p: float = 1.0,
-  seed: int = 0,
 ) -> Iterator[list[list[int]]]:
   """Answers questions of one shape as one batch, a few tokens at a time.
 
   Args:
     decoder: weights (`decoder_for`).
     questions: with equally many images each.
-    indices: of the questions in the whole request; with the seed they decide what is drawn.
+    indices: of the questions in the whole request; with the seed they decide what is sampled.
+    special: ids of the tokenizer.
+    settings: all but `batch_size`, `weights` and `cache_dtype`.
     share: each so many consecutive questions begin alike (`group_questions`), with images; 1 where they do not.
-    pad_id: of the tokenizer.
-    eos_id: of the tokenizer.
-    max_new_tokens: the longest answer; less where the decoder's positions end before.
-    temperature: divides the logits; 0 takes the most likely token.
-    top_p: only the most likely tokens that together reach this probability.
-    seed: 0 to 2^32 - 1.
 
   Yields:
     per question, the ids that its answer goes on with; none once it has ended. No end tokens.
-
-  Raises:
-    InputError: a setting out of range.
   """
-  check_positive('max_new_tokens', max_new_tokens)
   ids = [question.ids for question in questions]
-  # The last token is drawn but never fed.
-  limits = [min(max_new_tokens, decoder.config.language_model.max_positions - len(row) + 1) for row in ids]
+  # The last token is sampled but never fed.
+  limits = [min(settings.max_new_tokens, decoder.config.language_model.max_positions - len(row) + 1) for row in ids]
   heads, rest = questions[::share], None
   if share == 1:
-    tokens, mask = _padded(ids, pad_id)
+    tokens, mask = _padded(ids, special.pad)
   else:
-    tokens, mask = _padded([question.ids[: question.seen] for question in heads], pad_id)
-    rest = _padded([question.ids[question.seen :] for question in questions], pad_id)
+    tokens, mask = _padded([question.ids[: question.seen] for question in heads], special.pad)
+    rest = _padded([question.ids[question.seen :] for question in questions], special.pad)
   pixels = np.concatenate([question.pixels for question in heads])
-  keys = request_keys(seed, [(index,) for index in indices])
-  sampling = Sampling(temperature, top_p=top_p)
+  keys = request_keys(settings.seed, [(index,) for index in indices])
+  sampling = Sampling(settings.temperature, top_p=settings.top_p)
   chunks = generate_text(
     decoder,
     tokens,
     mask,
     pixels if len(pixels) else None,
     keys,
-    eos_id=eos_id,
+    eos_id=special.eos,
     max_new_tokens=max(limits),
     sampling=sampling,
     rest=rest,
@@ -186,9 +175,9 @@ def stream_tokens(
   ended = [False] * len(ids)
   for chunk in _in_full_precision(decoder, chunks):
     drawn = [row[:limit] for row, limit in zip(chunk.tolist(), limits)]
-    yield [[] if done else _until(eos_id, row) for row, done in zip(drawn, ended)]
+    yield [[] if done else _until(special.eos, row) for row, done in zip(drawn, ended)]
     limits = [max(limit - chunk.shape[1], 0) for limit in limits]
-    ended = [done or eos_id in row for row, done in zip(drawn, ended)]
+    ended = [done or special.eos in row for row, done in zip(drawn, ended)]
 
 
 def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -211,77 +200,49 @@ def _until(end: int, ids: list[int]) -> list[int]:
 
 
 def answer_questions(
-  decoder: Decoder,
-  questions: Sequence[Question],
-  tokenizer: Tokenizer,
-  *,
-  max_new_tokens: int = 512,
-  temperature: float = 0.0,
-  top_p: float = 1.0,
-  seed: int = 0,
-  batch_size: int | None = None,
+  decoder: Decoder, questions: Sequence[Question], tokenizer: Tokenizer, settings: AnswerSettings
 ) -> list[Answer]:
   """`answer` where the questions are prepared and the weights are in place (`decoder_for`)."""
-  groups = group_questions(questions)
+  groups, batch_size, longest = group_questions(questions), settings.batch_size, settings.max_new_tokens
   if batch_size is None:
-    slots = max((group.shared + group.rest for group in groups), default=0) + max_new_tokens
+    slots = max((group.shared + group.rest for group in groups), default=0) + longest
     batch_size = device_batch_size(decoder.config.language_model, rows=1, slots=slots, dtype=decoder.cache_dtype)
-  check_positive('batch_size', batch_size)
-  special = tokenizer.special
-  settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
-  settings |= {'pad_id': special.pad, 'eos_id': special.eos}
   answers: list[list[int]] = [[] for _ in questions]
   # Nobody knows how long answers get; most end within a chunk.
-  for batch in plan_batches(groups, batch_size, output=min(max_new_tokens, CHUNK)):
+  for batch in plan_batches(groups, batch_size, output=min(longest, CHUNK)):
     rows = [questions[i] for i in batch.rows]
-    for new in stream_tokens(decoder, rows, batch.rows, share=batch.share, **settings):
+    for new in stream_tokens(decoder, rows, batch.rows, tokenizer.special, settings, share=batch.share):
       for index, row in batch.places.items():
         answers[index] += new[row]
   return [Answer(tokenizer.decode(ids), ids) for ids in answers]
 
 
 def answer(
-  config: JanusConfig,
-  params: dict,
+  janus: LoadedJanus,
   images: Sequence[Sequence[Image.Image]],
   questions: Sequence[Turns],
-  *,
-  tokenizer: Tokenizer,
-  template: Template,
-  max_new_tokens: int = 512,
-  temperature: float = 0.0,
-  top_p: float = 1.0,
-  seed: int = 0,
-  batch_size: int | None = None,
-  weights: str = 'full',
-  cache_dtype: str | None = None,
+  settings: AnswerSettings | None = None,
+  **changes: Any,
 ) -> list[Answer]:
   """Answers questions, each about its own images. An answer does not depend on what else is asked.
 
   Questions about the same images are cheap together: the images are run once for all of them, or once per batch.
 
   Args:
-    config: from `load`.
-    params: from `load`; what they are stored in is computed in.
+    janus: from `janus_jax.load`; what its parameters are stored in is computed in.
     images: per question, its images (RGB, `data.images.load_image`), none or several.
     questions: each a text, or turns: question, answer, question, ..., question.
-    tokenizer: from `load_tokenizer`.
-    template: from `load_tokenizer`.
-    max_new_tokens: the longest answer; less where the decoder's positions end before.
-    temperature: divides the logits; 0 takes the most likely token.
-    top_p: only the most likely tokens that together reach this probability.
-    seed: 0 to 2^32 - 1.
-    batch_size: questions at a time; None takes what fits the device.
-    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
-    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
+    settings: None takes the defaults.
+    **changes: fields of `AnswerSettings` that differ from `settings`.
 
   Returns:
     per question.
 
   Raises:
-    InputError: what `prepare_questions` and `stream_tokens` raise.
+    InputError: what `prepare_questions` raises, a setting out of range, a tokenizer of another checkpoint or none.
   """
-  prepared = prepare_questions(config, images, questions, tokenizer, template)
-  settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
-  decoder = decoder_for(config, params, weights, cache_dtype)
-  return answer_questions(decoder, prepared, tokenizer, batch_size=batch_size, **settings)
+  settings = dataclasses.replace(settings or AnswerSettings(), **changes)
+  tokenizer, template = janus.words()
+  prepared = prepare_questions(janus.config, images, questions, tokenizer, template)
+  decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
+  return answer_questions(decoder, prepared, tokenizer, settings)

@@ -1,21 +1,124 @@
 """Checks and settings that all requests share, for images and for answers."""
 
 import contextlib
+import dataclasses
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder, is_spread, make_decoder
-from janus_jax.inference.sampling import row_key
+from janus_jax.inference.sampling import Sampling, row_key
 from janus_jax.models.attention_choice import choose, of_images, platform_of
 from janus_jax.models.config import ComputeConfig, JanusConfig
 
 
-def decoder_for(config: JanusConfig, params: dict, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
+@dataclasses.dataclass(frozen=True)
+class LoadedJanus:
+  """A checkpoint opened for use (`janus_jax.load`).
+
+  Attributes:
+    config: architecture.
+    params: parameter tree for `models.janus.Janus(config).apply({'params': params}, ...)`.
+    tokenizer: of this checkpoint, None where it has none. Another one is accepted by the model and ruins what it makes.
+    template: names that this checkpoint was taught for who speaks, None without a tokenizer.
+  """
+
+  config: JanusConfig
+  params: dict[str, Any]
+  tokenizer: Tokenizer | None = None
+  template: Template | None = None
+
+  def words(self) -> tuple[Tokenizer, Template]:
+    """Tokenizer and template. Raises InputError where there are none, or they are another checkpoint's."""
+    if self.tokenizer is None or self.template is None:
+      raise InputError('the checkpoint has no tokenizer.json: expected one to read prompts and questions with')
+    check_tokenizer(self.config, self.tokenizer)
+    return self.tokenizer, self.template
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoding:
+  """How tokens of either kind are decoded.
+
+  Attributes:
+    seed: 0 to 2^32 - 1.
+    batch_size: images or questions at a time; None takes what fits the device.
+    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
+    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
+  """
+
+  seed: int = 0
+  batch_size: int | None = None
+  weights: str = 'full'
+  cache_dtype: str | None = None
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.seed < 2**32:
+      raise InputError(f'seed is {self.seed}: expected 0 to 2^32 - 1')
+    if self.batch_size is not None:
+      check_positive('batch_size', self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings(_Decoding):
+  """How images are generated; what `_Decoding` holds besides.
+
+  Attributes:
+    num_images: per prompt.
+    cfg_weight: of classifier-free guidance: unconditional + cfg_weight (conditional - unconditional) logits. 1 means
+      none; 0 leaves the prompt out.
+    temperature: divides the logits; 0 takes the most likely code.
+    top_k: only the k most likely codes; 0 keeps all.
+
+  Raises:
+    InputError: a setting out of range.
+  """
+
+  num_images: int = 4
+  cfg_weight: float = 5.0
+  temperature: float = 1.0
+  top_k: int = 0
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    check_positive('num_images', self.num_images)
+    if not math.isfinite(self.cfg_weight) or self.cfg_weight < 0:
+      raise InputError(f'cfg_weight is {self.cfg_weight}: expected 0 or more (1: no guidance)')
+    Sampling(self.temperature, self.top_k)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerSettings(_Decoding):
+  """How questions are answered; what `_Decoding` holds besides.
+
+  Attributes:
+    max_new_tokens: the longest answer; less where the decoder's positions end before.
+    temperature: divides the logits; 0 takes the most likely token.
+    top_p: only the most likely tokens that together reach this probability.
+
+  Raises:
+    InputError: a setting out of range.
+  """
+
+  max_new_tokens: int = 512
+  temperature: float = 0.0
+  top_p: float = 1.0
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    check_positive('max_new_tokens', self.max_new_tokens)
+    Sampling(self.temperature, top_p=self.top_p)
+
+
+def decoder_for(janus: LoadedJanus, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
   """`make_decoder` computing in the dtype that the decoder's parameters are stored in, with the device's kernels."""
+  config, params = janus.config, janus.params
   dtype = params['language_model']['final_norm']['scale'].dtype.name
   # XLA cannot split a TPU's kernel over the devices that the parameters lie on.
   requested = 'xla' if is_spread(params) else 'auto'
@@ -31,9 +134,7 @@ def full_precision(decoder: Decoder) -> contextlib.AbstractContextManager:
 
 
 def request_keys(seed: int, rows: Sequence[Sequence[int]]) -> jax.Array:
-  """key[B] of (seed, *indices) for each row; InputError where jax would silently wrap the seed."""
-  if not 0 <= seed < 2**32:
-    raise InputError(f'seed is {seed}: expected 0 to 2^32 - 1')
+  """key[B] of (seed, *indices) for each row."""
   return jnp.stack([row_key(seed, *indices) for indices in rows])
 
 

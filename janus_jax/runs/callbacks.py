@@ -1,5 +1,6 @@
 """What is looked at while a run goes on: losses on data it never trains on, pictures, answers."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from janus_jax.data.shares import all_shares
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.inference.answering import answer
 from janus_jax.inference.generation import generate_images
+from janus_jax.inference.requests import ImageSettings, LoadedJanus
 from janus_jax.models.config import JanusConfig
 from janus_jax.runs.datasets import Samples
 from janus_jax.training.loop import Sources
@@ -25,6 +27,7 @@ from janus_jax.training.state import place_whole_batch
 from janus_jax.training.step import StepConfig
 
 ANSWER_TOKENS = 32
+BATCH_SIZE = 64
 
 held_out_losses = jax.jit(batch_losses, static_argnames=('config', 'compute', 'chunk', 'accumulation'))
 
@@ -88,54 +91,31 @@ class HeldOutLoss:
 
 
 class Sampler:
-  """Draws pictures and answers questions, a few of each, always the same ones."""
+  """Generates images and answers questions, a few of each, always the same ones."""
 
   def __init__(
-    self,
-    config: JanusConfig,
-    tokenizer: Tokenizer,
-    template: Template,
-    samples: Samples,
-    sampling: dict[str, Any],
-    seed: int,
+    self, config: JanusConfig, tokenizer: Tokenizer, template: Template, samples: Samples, settings: ImageSettings
   ):
     """
     Args:
       config: architecture.
       tokenizer: of the run.
       template: of the run.
-      samples: what is drawn and asked.
-      sampling: `cfg_weight`, `temperature`, `top_k`.
-      seed: of what is drawn.
+      samples: prompts and questions.
+      settings: how images are generated, one for each prompt.
     """
-    self._config, self._sampling, self._seed = config, sampling, seed
-    self._words = {'tokenizer': tokenizer, 'template': template}
-    self._samples = samples
+    self._janus = LoadedJanus(config, {}, tokenizer, template)
+    self._samples, self._settings = samples, dataclasses.replace(settings, num_images=1, batch_size=BATCH_SIZE)
 
   def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
+    janus = dataclasses.replace(self._janus, params=params)
     if self._samples.prompts:
-      self._draw(step, params, writer)
+      prompts = self._samples.prompts
+      images = generate_images(janus, prompts, self._settings)
+      writer.write_images(step, 'drawing', [found[0].pixels for found in images], prompts)
     if self._samples.questions:
-      self._ask(step, params, writer)
-
-  def _draw(self, step: int, params: Any, writer: MetricWriter) -> None:
-    prompts = self._samples.prompts
-    settings = {name: self._sampling[name] for name in ('cfg_weight', 'temperature', 'top_k')}
-    drawn = generate_images(
-      self._config, params, prompts, num_images=1, seed=self._seed, batch_size=64, **settings, **self._words
-    )
-    writer.write_images(step, 'drawing', [images[0].pixels for images in drawn], prompts)
-
-  def _ask(self, step: int, params: Any, writer: MetricWriter) -> None:
-    questions = self._samples.questions
-    answers = answer(
-      self._config,
-      params,
-      [[Image.fromarray(image)] for image, _ in questions],
-      [text for _, text in questions],
-      max_new_tokens=ANSWER_TOKENS,
-      batch_size=64,
-      **self._words,
-    )
-    texts = [f'{text} {found.text.strip()}' for (_, text), found in zip(questions, answers)]
-    writer.write_texts(step, 'answers', texts)
+      pictures, texts = zip(*self._samples.questions)
+      images = [[Image.fromarray(picture)] for picture in pictures]
+      answers = answer(janus, images, texts, max_new_tokens=ANSWER_TOKENS, batch_size=BATCH_SIZE)
+      lines = [f'{text} {found.text.strip()}' for text, found in zip(texts, answers)]
+      writer.write_texts(step, 'answers', lines)

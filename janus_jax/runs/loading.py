@@ -1,9 +1,8 @@
-"""Opens checkpoints for use from Python: `janus_jax.load` and `janus_jax.load_tokenizer`.
+"""Opens a checkpoint for use from Python.
 
-config, params = janus_jax.load('Janus-Pro-1B', dtype='bfloat16')
-tokenizer, template = janus_jax.load_tokenizer('Janus-Pro-1B')
-images = janus_jax.generate_images(config, params, ['a red cube'], tokenizer=tokenizer, template=template)
-answers = janus_jax.answer(config, params, [[image]], ['What is it?'], tokenizer=tokenizer, template=template)
+janus = janus_jax.load('Janus-Pro-1B', dtype='bfloat16')
+images = janus_jax.generate_images(janus, ['a red cube'], num_images=4)
+answers = janus_jax.answer(janus, [[image]], ['What is it?'])
 """
 
 import jax
@@ -16,7 +15,7 @@ from janus_jax.conversion.resample import resize_images
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.prompts import Template, find_template
 from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.models.config import JanusConfig
+from janus_jax.inference.requests import LoadedJanus
 from janus_jax.sharding.rules import parameter_shardings
 
 
@@ -25,7 +24,7 @@ def load(
   dtype: str | None = None,
   mesh: jax.sharding.Mesh | None = None,
   image_size: int | None = None,
-) -> tuple[JanusConfig, dict]:
+) -> LoadedJanus:
   """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's. It tells which by looking.
 
   Args:
@@ -36,10 +35,10 @@ def load(
     image_size: pixels; another size than the checkpoint's resamples the table of patch positions.
 
   Returns:
-    The architecture, and the parameters for `models.janus.Janus(config).apply({'params': params}, ...)`.
+    All that `generate_images` and `answer` need. Weights alone, without a tokenizer.json, load too.
 
   Raises:
-    InputError: no checkpoint there, damaged files, or tensors that are not a Janus's.
+    InputError: no checkpoint there, damaged files, tensors that are not a Janus's, or a tokenizer that is not.
   """
   checkpoint = cast_params(open_checkpoint(path), dtype)
   if image_size is not None:
@@ -47,7 +46,8 @@ def load(
   shardings = None
   if mesh is not None:
     shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)
-  return checkpoint.config, load_params(checkpoint, shardings)
+  words = load_tokenizer(path) if 'tokenizer.json' in checkpoint.companions else (None, None)
+  return LoadedJanus(checkpoint.config, load_params(checkpoint, shardings), *words)
 
 
 def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:

@@ -20,7 +20,7 @@ from janus_jax.data.prompts import Template
 from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.inference.requests import check_tokenizer
+from janus_jax.inference.requests import ImageSettings, check_tokenizer
 from janus_jax.models.attention_choice import platform_of, with_attention
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.runs import identity, workdir_mirror, workdirs
@@ -93,7 +93,8 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
         files.upload()  # Codes, which the others then do not compute.
     identity.check_same_data(config, data, checkpoint)
     held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, rows_split(mesh), config.held_out_batches)
-    sampler = Sampler(model, tokenizer, template, data.samples, config.sampling.to_dict(), config.seed)
+    sampling = {name: config.sampling[name] for name in ('cfg_weight', 'temperature', 'top_k')}
+    sampler = Sampler(model, tokenizer, template, data.samples, ImageSettings(**sampling, seed=config.seed))
 
     def begin() -> None:
       workdirs.begin(workdir, config, checkpoint)

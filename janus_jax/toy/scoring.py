@@ -16,11 +16,9 @@ from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.conversion.workdir import is_workdir, split_ema
 from janus_jax.data.images import save_png
-from janus_jax.data.prompts import Template
-from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.inference.answering import answer
 from janus_jax.inference.generation import generate_images
-from janus_jax.models.config import JanusConfig
+from janus_jax.inference.requests import ImageSettings, LoadedJanus
 from janus_jax.models.files import RUN_CONFIG_FILE
 from janus_jax.toy import scores, test_set
 from janus_jax.toy.dataset import read_world
@@ -93,69 +91,39 @@ def read_run_config(checkpoint: str) -> ConfigDict:
 
 
 def score(
-  config: JanusConfig,
-  params: dict,
-  run_config: ConfigDict,
-  *,
-  tokenizer: Tokenizer,
-  template: Template,
-  questions_per_kind: int = 40,
-  drawings_per_group: int = 20,
-  cfg_weight: float = 1.5,
-  temperature: float = 0.8,
-  top_k: int = 0,
-  seed: int = 0,
-  weights: str = 'full',
-  cache_dtype: str | None = None,
+  janus: LoadedJanus, run_config: ConfigDict, questions_per_kind: int, drawings_per_group: int, **settings: Any
 ) -> Scored:
-  """Draws, asks (greedily) and judges.
+  """Generates images, asks (greedily) and judges.
 
   Args:
-    config: from `janus_jax.load`.
-    params: from `janus_jax.load`, of float32: what they are stored in is computed in.
+    janus: of float32: what its parameters are stored in is computed in.
     run_config: from `read_run_config`; says how the world looks.
-    tokenizer: from `janus_jax.load_tokenizer`.
-    template: from `janus_jax.load_tokenizer`.
-    questions_per_kind: `evaluation.embedded.build_questions`.
-    drawings_per_group: `evaluation.embedded.build_drawings`.
-    cfg_weight: of classifier-free guidance; 1 means none, 0 leaves the prompt out.
-    temperature: of drawing.
-    top_k: only the k most likely codes are drawn; 0 keeps all.
-    seed: of the choice of cases and of drawing.
-    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
-    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
+    questions_per_kind: `test_set.build_questions`.
+    drawings_per_group: `test_set.build_drawings`.
+    **settings: fields of `ImageSettings`: how images are generated, one for each prompt. The seed is also that of the
+      choice of cases, and answers are decoded with the same weights.
 
   Raises:
-    InputError: the encoders' image sizes differ, a setting out of range, scikit-learn is not installed.
+    InputError: the encoders' image sizes differ, a tokenizer of another checkpoint, scikit-learn is not installed.
   """
-  world = read_world(run_config, config)
+  how = ImageSettings(num_images=1, batch_size=BATCH_SIZE, **settings)
+  seed = how.seed
+  world = read_world(run_config, janus.config)
   judge = DigitJudge.fit(world.size)
   questions = test_set.build_questions(world, questions_per_kind, seed)
   drawings = test_set.build_drawings(drawings_per_group, seed)
-  words = {'tokenizer': tokenizer, 'template': template, 'batch_size': BATCH_SIZE}
-  words |= {'weights': weights, 'cache_dtype': cache_dtype}
   start = time.perf_counter()
-  # Drawing first: a wrong setting of it then shows at once.
-  images = generate_images(
-    config,
-    params,
-    [case.prompt for case in drawings],
-    num_images=1,
-    cfg_weight=cfg_weight,
-    temperature=temperature,
-    top_k=top_k,
-    seed=seed,
-    **words,
-  )
+  images = generate_images(janus, [case.prompt for case in drawings], how)
   drawn = time.perf_counter()
   logging.info('%d prompts drawn in %.0f s; asking %d questions', len(drawings), drawn - start, len(questions))
   answers = answer(
-    config,
-    params,
+    janus,
     [[Image.fromarray(case.image)] for case in questions],
     [case.text for case in questions],
     max_new_tokens=ANSWER_TOKENS,
-    **words,
+    batch_size=BATCH_SIZE,
+    weights=how.weights,
+    cache_dtype=how.cache_dtype,
   )
   asked = time.perf_counter()
   texts, pictures = [found.text.strip() for found in answers], np.stack([found[0].pixels for found in images])

@@ -163,7 +163,8 @@ def test_dtype_casts_on_the_way(tmp_path):
 
 def test_load_gives_the_model_that_transformers_runs(tmp_path):
   directory = huggingface_directory(tmp_path / 'source')
-  config, params = janus_jax.load(directory)
+  janus = janus_jax.load(directory)
+  config, params = janus.config, janus.params
   assert config == TINY
   tokens = np.array([[3, 1, 4, 1, 5]], np.int32)
   positions = np.arange(5)[None]
@@ -183,8 +184,7 @@ def test_load_onto_a_mesh(tmp_path, layout):
   source = huggingface_directory(tmp_path / 'source')
   directory = source if layout == 'huggingface' else convert(source, tmp_path / layout, layout)
   mesh = make_mesh({'fsdp': 4, 'tensor': 2})
-  _, whole = janus_jax.load(source)
-  _, sharded = janus_jax.load(directory, mesh=mesh)
+  whole, sharded = janus_jax.load(source).params, janus_jax.load(directory, mesh=mesh).params
   jax.tree.map(np.testing.assert_array_equal, whole, sharded)
   q = sharded['language_model']['layers']['attn']['q']['kernel']
   assert len(q.sharding.device_set) == 8

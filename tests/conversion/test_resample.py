@@ -36,11 +36,12 @@ def test_tower_on_another_image_size_is_transformers(tmp_path, size):
 
 def test_load_at_another_size(tmp_path):
   directory = huggingface_directory(tmp_path / 'source')
-  config, params = janus_jax.load(directory, image_size=64)
+  janus = janus_jax.load(directory, image_size=64)
+  config, params = janus.config, janus.params
   assert config.vision_encoder.image_size == config.vq.image_size == 64
   table = params['vision_encoder']['pos_embed']
   assert table.shape == (64, TINY.vision_encoder.width)
-  _, same = janus_jax.load(directory)
+  same = janus_jax.load(directory).params
   np.testing.assert_allclose(table, resample_positions(np.asarray(same['vision_encoder']['pos_embed']), 8), atol=1e-6)
   jax.tree.map(np.testing.assert_array_equal, params['language_model'], same['language_model'])
   with pytest.raises(InputError, match='image_size is 36: expected a multiple of 8'):

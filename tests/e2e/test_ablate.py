@@ -132,7 +132,7 @@ def test_a_forked_run_is_the_run_trained_whole(swept, ablation, tmp_path):
   forked = swept[0] / 'runs' / run.name
   params = leaves(setup.train(preparing.runnable(Places(str(swept[0])), run), str(tmp_path)))
   assert losses(forked) == losses(tmp_path)
-  for path, leaf in leaves(janus_jax.load(str(forked))[1]).items():
+  for path, leaf in leaves(janus_jax.load(str(forked)).params).items():
     np.testing.assert_array_equal(leaf, params[path], err_msg=path)
   for step in (STEPS, 2 * STEPS, 3 * STEPS):
     ours, whole = (directory / 'checkpoints' / str(step) for directory in (forked, tmp_path))
@@ -294,6 +294,8 @@ def test_another_seed_runs_that_seed_alone_and_another_variant_that_variant(swee
   assert len(steps) == 0
   assert results(workdir)['unguided', 0]['forked']['step'] == 3 * STEPS
   assert ('unguided', 1) not in results(workdir)
+  header, *_ = (workdir / 'results.csv').read_text().splitlines()
+  assert header.endswith(',seed 0')  # Of what the directory holds, what was asked for.
   assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

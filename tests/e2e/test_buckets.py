@@ -25,6 +25,7 @@ from e2e.small_run import ROOT, leaves, recipe, write_start
 import janus_jax
 from janus_jax.errors import InputError
 from janus_jax.runs import setup
+from janus_jax.runs.loading import load_tokenizer
 
 if not INSTALLED:
   pytest.skip('needs gcsfs and gcp-storage-emulator', allow_module_level=True)
@@ -125,8 +126,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(resumed, local):
   found = metrics(files.cat_file(f'{resumed}/metrics.jsonl').decode())
   assert found == metrics((local / 'metrics.jsonl').read_text())
   assert [line[0] for line in found if line[2] is not None] == list(range(1, STEPS + 1))
-  params = leaves(janus_jax.load(resumed)[1])
-  for path, leaf in leaves(janus_jax.load(str(local))[1]).items():
+  params = leaves(janus_jax.load(resumed).params)
+  for path, leaf in leaves(janus_jax.load(str(local)).params).items():
     np.testing.assert_array_equal(params[path], leaf, err_msg=path)
 
 
@@ -155,11 +156,12 @@ def test_commands_open_it(resumed, local, start, tmp_path):
   for process, command in zip(processes, commands):
     assert process.wait(PATIENCE) == 0, (tmp_path / command[0]).read_text()
   assert f'{resumed}/checkpoints' in page.read_text()
-  config, params = janus_jax.load(str(output))
-  assert config == janus_jax.load(str(local))[0]
-  for path, leaf in leaves(janus_jax.load(str(local))[1]).items():
+  janus = janus_jax.load(str(output))
+  config, params = janus.config, janus.params
+  assert config == janus_jax.load(str(local)).config
+  for path, leaf in leaves(janus_jax.load(str(local)).params).items():
     np.testing.assert_array_equal(leaves(params)[path], leaf, err_msg=path)
-  assert janus_jax.load_tokenizer(resumed)[0].special == janus_jax.load_tokenizer(str(local))[0].special
+  assert load_tokenizer(resumed)[0].special == load_tokenizer(str(local))[0].special
 
 
 def test_processes_without_a_common_disk(bucket, start, local, tmp_path):
@@ -178,7 +180,7 @@ def test_processes_without_a_common_disk(bucket, start, local, tmp_path):
   assert [line[:2] for line in found] == [line[:2] for line in expected]
   losses = [[line[2] for line in lines if line[2]] for lines in (found, expected)]
   np.testing.assert_allclose(*losses, rtol=2e-4)
-  assert janus_jax.load(f'{bucket}/two')[0] == janus_jax.load(str(local))[0]
+  assert janus_jax.load(f'{bucket}/two').config == janus_jax.load(str(local)).config
 
 
 class Forbidding(http.server.BaseHTTPRequestHandler):

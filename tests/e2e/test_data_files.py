@@ -133,7 +133,7 @@ def test_codes_of_a_source_train_in_place_of_its_images(entries, checkpoint, tmp
   }
   specs = read_specs({'web': entries['web'], 'codes': coded})
   sources = open_sources(specs, ImageSizes(24, vq.image_size, fast), 0, str(tmp_path / 'index'))['train']['generation']
-  encode = image_encoder(vq, loading.load(checkpoint, 'float32')[1]['vq'])
+  encode = image_encoder(vq, loading.load(checkpoint, 'float32').params['vq'])
   for index in range(ITEMS):
     pixels, codes = sources['web'][index], sources['codes'][index]
     assert pixels['prompt'] == codes['prompt']

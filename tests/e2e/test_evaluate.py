@@ -18,6 +18,7 @@ from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.inference.answering import Answer
 from janus_jax.inference.generation import GeneratedImage
+from janus_jax.inference.requests import LoadedJanus
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
 from janus_jax.toy import captions, dataset, digits, scenes, scores, scoring, shapes, test_set, tokenizer_training
@@ -154,16 +155,14 @@ def perfect():
   wrong_drawing = next(i for i, case in enumerate(drawings) if scores.drawing_key(case) == ('colours', 'new_wording'))
   settings = []
 
-  def answer(config, params, images, asked, **options):
+  def answer(janus, images, asked, **options):
     assert asked == [case.text for case in questions]
     assert [np.asarray(image).tolist() for (image,) in images] == [case.image.tolist() for case in questions]
     texts = [f' {case.answers[-1].capitalize()}.' for case in questions]
     return [Answer('blob' if i == wrong_answer else text, []) for i, text in enumerate(texts)]
 
-  def draw(config, params, prompts, **options):
-    settings.append(
-      (options['cfg_weight'], options['temperature'], options['top_k'], options['seed'], options['num_images'])
-    )
+  def draw(janus, prompts, how):
+    settings.append((how.cfg_weight, how.temperature, how.top_k, how.seed, how.num_images))
     assert prompts == [case.prompt for case in drawings]
     pictures = [picture_of(case.expected, rng) for case in drawings]
     pictures[wrong_drawing][:] = shapes.GROUND
@@ -172,10 +171,8 @@ def perfect():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(scoring, 'answer', answer)
     patch.setattr(scoring, 'generate_images', draw)
-    options = {'tokenizer': None, 'template': None, 'questions_per_kind': 6, 'drawings_per_group': 6}
-    found = scoring.score(
-      CONFIG, {}, scoring.read_run_config('/nowhere'), **options, cfg_weight=2.0, temperature=0.5, top_k=7
-    )
+    options = {'questions_per_kind': 6, 'drawings_per_group': 6, 'cfg_weight': 2.0, 'temperature': 0.5, 'top_k': 7}
+    found = scoring.score(LoadedJanus(CONFIG, {}), scoring.read_run_config('/nowhere'), **options)
   assert settings == [(2.0, 0.5, 7, 0, 1)]
   return found
 

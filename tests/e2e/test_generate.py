@@ -20,6 +20,7 @@ from e2e import forks  # noqa: E402
 from janus_jax.errors import InputError  # noqa: E402
 from janus_jax.inference import generation, image_files  # noqa: E402
 from janus_jax.runs import loading  # noqa: E402
+from janus_jax.runs.loading import load_tokenizer  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = ['three red circles', 'a square']
@@ -45,9 +46,9 @@ def drawn(checkpoint, tmp_path_factory):
 
 
 def transformers_codes(checkpoint: str) -> np.ndarray:
-  tokenizer, template = loading.load_tokenizer(checkpoint)
+  tokenizer, template = load_tokenizer(checkpoint)
   special = tokenizer.special
-  rows = generation.generation_rows(small_checkpoint.CONFIG, PROMPTS, tokenizer, template)
+  rows = generation.prompt_rows(small_checkpoint.CONFIG, PROMPTS, tokenizer, template)
   length = max(map(len, rows))
   ids = torch.tensor([[special.pad] * (length - len(row)) + row for row in rows])
   mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
@@ -123,10 +124,8 @@ def test_pictures_of_rounded_weights_say_so(checkpoint, drawn, tmp_path):
   arguments, _, _ = drawn
   process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8')
   assert process.returncode == 0, process.stderr
-  tokenizer, template = loading.load_tokenizer(checkpoint)
   options = {'num_images': 1, 'temperature': 0, 'weights': 'int8_products', 'cache_dtype': 'int8'}
-  loaded = loading.load(checkpoint, 'float32')
-  expected = generation.generate_images(*loaded, PROMPTS, tokenizer=tokenizer, template=template, **options)
+  expected = generation.generate_images(loading.load(checkpoint, 'float32'), PROMPTS, **options)
   for result, (picture,) in zip(map(json.loads, process.stdout.splitlines()), expected, strict=True):
     assert result['codes'] == picture.codes.tolist()
     with Image.open(result['path']) as image:

@@ -53,7 +53,7 @@ def assert_same_run(workdir: pathlib.Path, alone: pathlib.Path) -> None:
   np.testing.assert_allclose([line[2:] for line in found], [line[2:] for line in expected], rtol=2e-4)
   for its, others in zip(counted(workdir), counted(alone), strict=True):
     assert its == pytest.approx(others, abs=2e-6)
-  found, expected = (leaves(janus_jax.load(str(directory))[1]) for directory in (workdir, alone))
+  found, expected = (leaves(janus_jax.load(str(directory)).params) for directory in (workdir, alone))
   for path, leaf in expected.items():
     np.testing.assert_allclose(found[path], leaf, atol=2e-3, err_msg=path)
 

@@ -42,7 +42,8 @@ def test_the_parts_and_only_they_are_trained(tmp_path):
   result = forks.run(command, cwd=ROOT, timeout=300)
   assert result.returncode == 0, result.stderr
   assert f'wrote {output} in ' in result.stderr
-  config, params = janus_jax.load(str(output))
+  janus = janus_jax.load(str(output))
+  config, params = janus.config, janus.params
   special = Tokenizer.from_directory(output).special
   assert config.image_token_id == special.image_placeholder
   before, after = (flatten(tree) for tree in (initial_params(PRESETS['embedded'], 0), params))

@@ -78,7 +78,8 @@ def test_codes_are_those_of_each_image_alone(checkpoint, folder, done):
   assert 'image/s' in process.stderr
   assert '007.txt: No such file' in process.stderr
   assert '16 of 16 shards are finished' in process.stderr
-  config, params = janus_jax.load(checkpoint)
+  janus = janus_jax.load(checkpoint)
+  config, params = janus.config, janus.params
   encode = image_encoder(config.vq, params['vq'])
   found = ArrayRecordExamples(find_files(f'{output}/codes-*.array_record'))
   assert [example['key'] for example in found] == [b'%03d.png' % number for number in range(COUNT) if number != 7]

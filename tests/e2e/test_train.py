@@ -27,8 +27,10 @@ from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.companions import companions_for
 from janus_jax.conversion.workdir import read_params
 from janus_jax.errors import InputError
+from janus_jax.inference.requests import ImageSettings
 from janus_jax.runs import datasets, setup
 from janus_jax.runs.callbacks import HeldOutLoss, Sampler
+from janus_jax.runs.loading import load_tokenizer
 from janus_jax.toy import dataset, scoring
 from janus_jax.training import loop
 from janus_jax.training.metrics import MetricWriter
@@ -62,7 +64,7 @@ def take_codes(source: pathlib.Path, target: pathlib.Path) -> None:
 def test_a_run_goes_through_its_stages(uninterrupted, start):
   workdir, params = uninterrupted
   assert [line[:2] for line in losses(workdir)] == [(s + 1, f'stage{s // STEPS + 1}') for s in range(3 * STEPS)]
-  before = leaves(janus_jax.load(start)[1])
+  before = leaves(janus_jax.load(start).params)
   changed = {path.split('/')[0] for path in params if (params[path] != before[path]).any()}
   assert changed == {'vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'}
   held_out = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines() if 'held_out' in line]
@@ -87,7 +89,7 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
 def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
   """The recipe computes codes before the first step; here the step does."""
   config = recipe(start, data)
-  world = dataset.name_of(dataset.read_world(config, janus_jax.load(start)[0]))
+  world = dataset.name_of(dataset.read_world(config, janus_jax.load(start).config))
   # Then the version of the images, and a digest of the VQ.
   stored = sorted(path.name.rsplit('-', 2)[0] for path in (uninterrupted[0] / 'codes').iterdir())
   assert stored == [f'{name}-{split}-{world}' for name in ('digits', 'shapes') for split in ('test', 'train')]
@@ -120,13 +122,13 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(uninterrupted, start
 
 def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
   """The parameters of a run through the observer itself; the runs above do without, it compiles for long."""
-  config, params = janus_jax.load(str(uninterrupted[0]))
+  janus = janus_jax.load(str(uninterrupted[0]))
+  config, params = janus.config, janus.params
   take_codes(uninterrupted[0], tmp_path)
   samples = datasets.open_data(recipe(start, data), config, str(tmp_path), lambda: open_checkpoint(start), 2).samples
-  words = janus_jax.load_tokenizer(str(uninterrupted[0]))
-  sampling = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 3}
+  settings = ImageSettings(cfg_weight=1.5, temperature=0.8, top_k=3)
   with MetricWriter(str(tmp_path)) as writer:
-    Sampler(config, *words, samples, sampling, seed=0)(7, 'stage1', params, writer)
+    Sampler(config, *janus.words(), samples, settings)(7, 'stage1', params, writer)
   samples = tmp_path / 'samples' / '00000007'
   assert sorted(path.name for path in samples.iterdir()) == ['answers.txt', 'drawing_0.png', 'drawing_1.png']
   assert Image.open(samples / 'drawing_1.png').size == (24, 24)
@@ -135,7 +137,8 @@ def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
 
 def test_the_workdir_is_a_checkpoint(uninterrupted):
   workdir, params = uninterrupted
-  config, loaded = janus_jax.load(str(workdir))
+  janus = janus_jax.load(str(workdir))
+  config, loaded = janus.config, janus.params
   assert config.vq.codebook_size == 16
   for path, leaf in leaves(loaded).items():
     np.testing.assert_array_equal(leaf, params[path])
@@ -153,7 +156,7 @@ def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_pat
   workdir = tmp_path / 'run'
   take_codes(uninterrupted[0], workdir)
   setup.train(config, str(workdir))
-  first = leaves(janus_jax.load(start)[1])
+  first = leaves(janus_jax.load(start).params)
   average = first
   for step in range(1, STEPS + 1):
     stepped = {path: leaf[...] for path, leaf in read_params(str(workdir / 'checkpoints' / str(step))).items()}
@@ -169,12 +172,12 @@ def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_pat
   result = forks.run(command, cwd=ROOT, timeout=120)
   assert result.returncode == 0, result.stderr
   # Whatever else takes a checkpoint takes this one.
-  assert janus_jax.load_tokenizer(f'{workdir}@ema')[0].special == janus_jax.load_tokenizer(start)[0].special
+  assert load_tokenizer(f'{workdir}@ema')[0].special == load_tokenizer(start)[0].special
   assert scoring.read_run_config(f'{workdir}@ema').sampling.cfg_weight == config.sampling.cfg_weight
   config.init_from = f'{workdir}@ema'
   assert setup.open_start(config).params.keys() == first.keys()
-  exported = leaves(janus_jax.load(str(tmp_path / 'average'))[1])
-  for path, leaf in leaves(janus_jax.load(f'{workdir}@ema')[1]).items():
+  exported = leaves(janus_jax.load(str(tmp_path / 'average')).params)
+  for path, leaf in leaves(janus_jax.load(f'{workdir}@ema').params).items():
     np.testing.assert_array_equal(leaf, kept[STEPS][path], err_msg=path)
     np.testing.assert_array_equal(exported[path], leaf, err_msg=path)
 
@@ -307,7 +310,7 @@ def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_pat
   """They were embedded as NaN, and answered with garbage; a table with more rows than tokens is as it was."""
   model = open_checkpoint(start).config
   spec = functools.partial(setup.example_spec, recipe(start, data), holds_codes=True)
-  tokenizer, template = janus_jax.load_tokenizer(start)
+  tokenizer, template = load_tokenizer(start)
   rows = tokenizer.largest_id + 1
   for vocab_size in (rows, rows + 100):
     llama = dataclasses.replace(model.language_model, vocab_size=vocab_size)
@@ -321,9 +324,10 @@ def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_pat
   with pytest.raises(InputError, match=message):
     setup.train(recipe(str(broken), data), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
-  tokenizer, template = janus_jax.load_tokenizer(str(broken))
+  tokenizer, template = load_tokenizer(str(broken))
+  janus = dataclasses.replace(janus_jax.load(start), tokenizer=tokenizer, template=template)
   with pytest.raises(InputError, match=message):
-    janus_jax.answer(*janus_jax.load(start), [[]], ['What?'], tokenizer=tokenizer, template=template)
+    janus_jax.answer(janus, [[]], ['What?'])
   with pytest.raises(InputError, match=message):
     companions_for('orbax', open_checkpoint(str(broken)).companions, model)
 

@@ -26,6 +26,7 @@ from janus_jax.data.images import load_image  # noqa: E402
 from janus_jax.errors import InputError  # noqa: E402
 from janus_jax.inference import answering  # noqa: E402
 from janus_jax.runs import loading  # noqa: E402
+from janus_jax.runs.loading import load_tokenizer  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTION = 'How many red circles?'
@@ -57,7 +58,7 @@ def images(tmp_path_factory):
 
 def transformers_ids(checkpoint: str, paths: list[str], length: int, text: str = QUESTION) -> list[int]:
   """Greedy answer of transformers to our prompt ids, without the end token."""
-  tokenizer, template = loading.load_tokenizer(checkpoint)
+  tokenizer, template = load_tokenizer(checkpoint)
   question = answering.prepare_question(
     small_checkpoint.CONFIG, [load_image(path) for path in paths], text, tokenizer, template
   )
@@ -74,7 +75,7 @@ def transformers_ids(checkpoint: str, paths: list[str], length: int, text: str =
 
 def test_llavas_placeholder_is_one_of_ours(checkpoint, images):
   """As in training; and one for each image."""
-  tokenizer, template = loading.load_tokenizer(checkpoint)
+  tokenizer, template = load_tokenizer(checkpoint)
   pictures = [load_image(path) for path in images]
 
   def ids(text: str) -> list[int]:
@@ -103,7 +104,7 @@ def test_greedy_answers_are_those_of_transformers(checkpoint, images, count):
   assert result['question'] == QUESTION
   assert result['token_ids'] == transformers_ids(checkpoint, images[:count], 40)
   assert len(result['token_ids']) > 10
-  assert result['answer'] == loading.load_tokenizer(checkpoint)[0].decode(result['token_ids'])
+  assert result['answer'] == load_tokenizer(checkpoint)[0].decode(result['token_ids'])
   assert 'tokens/s' in process.stderr
 
 
@@ -119,10 +120,8 @@ def test_rounded_weights_answer_as_they_do_in_python(checkpoint, images):
     *(f'--{name}={value}' for name, value in options.items()),
   )
   assert process.returncode == 0, process.stderr
-  tokenizer, template = loading.load_tokenizer(checkpoint)
-  words = {'tokenizer': tokenizer, 'template': template, 'max_new_tokens': 20}
-  loaded, asked = loading.load(checkpoint, 'float32'), [[load_image(images[0])]]
-  (answer,) = answering.answer(*loaded, asked, [QUESTION], **options, **words)
+  janus, asked = loading.load(checkpoint, 'float32'), [[load_image(images[0])]]
+  (answer,) = answering.answer(janus, asked, [QUESTION], max_new_tokens=20, **options)
   assert json.loads(process.stdout)['token_ids'] == answer.token_ids
 
 
@@ -164,7 +163,7 @@ def test_on_a_terminal_the_answer_comes_in_pieces(checkpoint):
   os.close(reader)
   _, stderr = child.communicate()
   assert child.returncode == 0, stderr
-  expected = loading.load_tokenizer(checkpoint)[0].decode(transformers_ids(checkpoint, [], 70))
+  expected = load_tokenizer(checkpoint)[0].decode(transformers_ids(checkpoint, [], 70))
   assert len(pieces) > 1
   assert b''.join(pieces).decode().replace('\r\n', '\n') == expected.replace('\r\n', '\n') + '\n'
 
