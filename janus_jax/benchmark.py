@@ -39,8 +39,8 @@ from ml_collections import config_flags
 
 from janus_jax import cli
 from janus_jax.benchmarking import data, measured_table, report, running, settings
+from janus_jax.benchmarking.benchmark_model import read_subject
 from janus_jax.benchmarking.scaling import Cost
-from janus_jax.benchmarking.subject import read_subject
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS

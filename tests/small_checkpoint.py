@@ -7,7 +7,7 @@ import reference
 from conversion.checkpoints import TINY, TOKENIZER
 from conversion.fixtures import write_files
 
-from janus_jax.conversion.companions import companions_for
+from janus_jax.conversion.tokenizer_files import companions_for
 
 CONFIG = dataclasses.replace(
   TINY,

@@ -10,7 +10,7 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data import pipeline
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape
-from janus_jax.data.shares import all_shares
+from janus_jax.data.shard_state import all_shards
 from janus_jax.errors import InputError
 from janus_jax.runs import workdirs
 from janus_jax.runs.datasets import open_data
@@ -18,9 +18,9 @@ from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.mesh import make_mesh, rows_split
+from janus_jax.training.metric_window import Window
 from janus_jax.training.stages import read_stages, trained_groups, trained_paths
 from janus_jax.training.throughput import step_flops
-from janus_jax.training.window import Window
 
 # Batches of a stage that are made to see what a step costs; their mean is good to less than 1 %.
 BATCHES = 64
@@ -48,7 +48,7 @@ def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
   for stage, mean in zip(stages, mean_sizes(data.train, mixtures, spec, config.seed)):
     rooms = stage.images_per_row, stage.drawings_per_row
     shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
-    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shares': all_shares(streams)}
+    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shares': all_shards(streams)}
     batches = pipeline.batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
     window = Window(start.config, config.sequence_length, ())
     for _ in range(BATCHES):

@@ -19,7 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from janus_jax.ablation.costs import StageCost, stage_costs
-from janus_jax.ablation.places import Places
+from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.preparing import runnable
 from janus_jax.ablation.settings import Evaluation
 from janus_jax.ablation.variants import PlannedRun, digest
@@ -55,7 +55,7 @@ def ruler(evaluation: Evaluation, baseline: ConfigDict) -> str:
 
 
 def measure(
-  places: Places, run: PlannedRun, evaluation: Evaluation, baseline: ConfigDict, with_compiling: bool = False
+  places: SweepPaths, run: PlannedRun, evaluation: Evaluation, baseline: ConfigDict, with_compiling: bool = False
 ) -> dict[str, Any]:
   """Everything that is measured of a finished run.
 
@@ -120,7 +120,7 @@ def _is_averaged(run: PlannedRun) -> bool:
   return run.config.optimizer.ema_decay > 0
 
 
-def _scores(places: Places, run: PlannedRun, evaluation: Evaluation) -> dict[str, float]:
+def _scores(places: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict[str, float]:
   """As `janus_jax.evaluate` scores; writes what that writes."""
   workdir, directory = places.of('runs', run.name), places.of('scores', run.name)
   prepare_directory(directory)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from janus_jax.ablation.places import Places
+from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.variants import PlannedRun, digest, parts_config, shared_stages
 from janus_jax.conversion.export import published
 from janus_jax.conversion.workdir import check_data
@@ -23,7 +23,7 @@ from janus_jax.toy.dataset import read_world
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 
-def runnable(places: Places, run: PlannedRun, config: ConfigDict | None = None) -> ConfigDict:
+def runnable(places: SweepPaths, run: PlannedRun, config: ConfigDict | None = None) -> ConfigDict:
   """The config (default: the run's) with the sweep's own parts and data where it names none."""
   config = (config or run.config).copy_and_resolve_references()
   with config.unlocked():
@@ -33,7 +33,7 @@ def runnable(places: Places, run: PlannedRun, config: ConfigDict | None = None) 
   return config
 
 
-def prepare(places: Places, run: PlannedRun, parts_per_seed: bool) -> None:
+def prepare(places: SweepPaths, run: PlannedRun, parts_per_seed: bool) -> None:
   """Makes the parts and the world of a run where they are not there yet.
 
   Raises:
@@ -53,17 +53,17 @@ def prepare(places: Places, run: PlannedRun, parts_per_seed: bool) -> None:
       dataset.prepare(world, config.data.directory)
 
 
-def take_codes(places: Places, run: PlannedRun) -> None:
+def take_codes(places: SweepPaths, run: PlannedRun) -> None:
   """Codes of pictures that another run with the same parts has computed."""
   _copy_files(_codes_of(places, run), places.of('runs', run.name, CODES_DIRECTORY))
 
 
-def give_codes(places: Places, run: PlannedRun) -> None:
+def give_codes(places: SweepPaths, run: PlannedRun) -> None:
   """Leaves what the run computed to the others."""
   _copy_files(places.of('runs', run.name, CODES_DIRECTORY), _codes_of(places, run))
 
 
-def _codes_of(places: Places, run: PlannedRun) -> str:
+def _codes_of(places: SweepPaths, run: PlannedRun) -> str:
   return places.of('codes', run.parts or digest(run.config.init_from))
 
 
@@ -79,7 +79,7 @@ def _copy_files(source: str, target: str) -> None:
       os.replace(file.name, os.path.join(target, name))
 
 
-def find_source(places: Places, run: PlannedRun, results: dict[str, dict[str, Any]]) -> tuple[str, int] | None:
+def find_source(places: SweepPaths, run: PlannedRun, results: dict[str, dict[str, Any]]) -> tuple[str, int] | None:
   """The name of the run that has most stages in common with this one and still has the checkpoint at their end, and
   the step of that; None if there is none.
   """
@@ -106,7 +106,7 @@ def _is_whole(checkpoint: str) -> bool:
   return True
 
 
-def fork(places: Places, run: PlannedRun, source: str, step: int) -> None:
+def fork(places: SweepPaths, run: PlannedRun, source: str, step: int) -> None:
   """Makes the workdir of a run as if it had trained up to a step, out of that of another run.
 
   It has the checkpoints at the ends of the stages up to it, and the metrics of training: not held-out losses, which the
@@ -129,7 +129,7 @@ def fork(places: Places, run: PlannedRun, source: str, step: int) -> None:
     workdirs.begin(directory, config, open_start(config))
 
 
-def _remove_cut_short(places: Places, run: PlannedRun) -> None:
+def _remove_cut_short(places: SweepPaths, run: PlannedRun) -> None:
   """What forks that were killed have left."""
   directory = places.of('runs')
   for name in os.listdir(directory) if os.path.isdir(directory) else ():

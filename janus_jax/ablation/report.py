@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from janus_jax.ablation import page, tables
-from janus_jax.ablation.places import Places
+from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.plots import Curve, Row, interval_chart, loss_chart
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.sheets import Sheet, read_sheet, to_image
@@ -29,7 +29,7 @@ SMOOTHED = 5
 
 def write(
   ablation: Ablation,
-  places: Places,
+  places: SweepPaths,
   runs: Sequence[PlannedRun],
   results: Mapping[str, Mapping[str, Any]],
   directory: str,
@@ -88,7 +88,7 @@ def rows(summaries: Sequence[Summary], metric: str) -> list[Row]:
 
 
 def loss_charts(
-  places: Places, runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]
+  places: SweepPaths, runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Drawing]:
   """By name: of each kind the loss while training, and on held-out data at the ends of stages; means over seeds."""
   variants = list(dict.fromkeys(run.variant for run in runs))

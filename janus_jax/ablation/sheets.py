@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from janus_jax.ablation.places import Places
+from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.toy.scoring import RIGHT, WRONG
@@ -48,7 +48,7 @@ class Sheet:
   rows: tuple[tuple[str, str, Mapping[str, tuple[Picture, ...]]], ...]
 
 
-def read_sheet(places: Places, runs: Sequence[PlannedRun]) -> Sheet | None:
+def read_sheet(places: SweepPaths, runs: Sequence[PlannedRun]) -> Sheet | None:
   """What finished runs drew; None where nothing was.
 
   Args:

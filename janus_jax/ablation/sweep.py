@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from janus_jax.ablation import compute, measuring, report
 from janus_jax.ablation.checks import check_sweep
-from janus_jax.ablation.places import Places
+from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.preparing import find_source, fork, give_codes, prepare, runnable, take_codes
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, overridden, planned, steps_to_train
@@ -75,7 +75,7 @@ def ablate(
 
   Args:
     ablation: from `settings.read_ablation`.
-    workdir: of the sweep; see `places.Places`.
+    workdir: of the sweep; see `places.SweepPaths`.
     shard: (i, n): this is process i of n, which share the directory and the runs.
     retry_failed: runs that failed go on where they stopped.
     report_directory: default: `workdir`.
@@ -90,7 +90,7 @@ def ablate(
   configs = variant_configs(ablation)
   check_sweep(ablation, configs)
   all_runs(ablation, configs)  # What is wrong with one shows before anything is written.
-  places = Places(workdir)
+  places = SweepPaths(workdir)
   os.makedirs(places.root, exist_ok=True)
   if ablation.fresh_compilation:
     jax.config.update('jax_enable_compilation_cache', False)
@@ -109,7 +109,9 @@ def variant_configs(ablation: Ablation) -> dict[str, ConfigDict]:
   }
 
 
-def with_equal_compute(ablation: Ablation, configs: Mapping[str, ConfigDict], places: Places) -> dict[str, ConfigDict]:
+def with_equal_compute(
+  ablation: Ablation, configs: Mapping[str, ConfigDict], places: SweepPaths
+) -> dict[str, ConfigDict]:
   """The configs with the steps that `ablation.equal_flops` asks for. Makes the parts, whose tokenizer it needs."""
   if not ablation.equal_flops:
     return dict(configs)
@@ -138,7 +140,7 @@ def all_runs(ablation: Ablation, configs: Mapping[str, ConfigDict]) -> list[Plan
 class _Sweep:
   """What is done with runs."""
 
-  def __init__(self, ablation: Ablation, places: Places, runs: Sequence[PlannedRun]):
+  def __init__(self, ablation: Ablation, places: SweepPaths, runs: Sequence[PlannedRun]):
     self._ablation, self._places, self._runs = ablation, places, runs
     self._baselines = {run.seed: run.config for run in runs if run.variant == ablation.baseline}
 
@@ -238,7 +240,7 @@ class _Sweep:
     return forked
 
 
-def is_finished(places: Places, run: PlannedRun) -> bool:
+def is_finished(places: SweepPaths, run: PlannedRun) -> bool:
   """Whether a run has been trained to its end."""
   return os.path.isdir(places.of('runs', run.name, CHECKPOINTS_DIRECTORY, str(run.steps)))
 

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from janus_jax.benchmarking import inference
-from janus_jax.benchmarking.subject import Subject
+from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.train import Trainer, find_stage, make_work
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.inference.sampling import Sampling
@@ -61,7 +61,7 @@ class Check:
     return found | ({'error': self.error} if self.error else {})
 
 
-def check_device(config: ConfigDict, subject: Subject) -> list[Check]:
+def check_device(config: ConfigDict, subject: BenchmarkModel) -> list[Check]:
   """Everything, on the first device. A check that raises has failed; the others are made all the same.
 
   Args:
@@ -136,14 +136,14 @@ def _segments(length: int) -> jax.Array:
   return jnp.asarray(segments, jnp.int32)
 
 
-def _on(subject: Subject, config: ConfigDict, params: Any, device: jax.Device) -> Subject:
+def _on(subject: BenchmarkModel, config: ConfigDict, params: Any, device: jax.Device) -> BenchmarkModel:
   """Places the model, with these parameters, on one device."""
   placement = Placement.of(make_mesh({}, [device]), parameter_shapes(subject.model))
   return dataclasses.replace(subject, config=config, make_params=lambda: params, placement=placement)
 
 
-def _steps(here: Subject, there: Subject) -> Iterator[Check]:
-  def losses(subject: Subject) -> list[float]:
+def _steps(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
+  def losses(subject: BenchmarkModel) -> list[float]:
     device = subject.placement.mesh.devices.flat[0]
     with jax.default_device(device), jax.default_matmul_precision('highest'):
       trainer = Trainer(make_work(subject, find_stage(subject, None), holds_codes=False))
@@ -153,28 +153,30 @@ def _steps(here: Subject, there: Subject) -> Iterator[Check]:
     yield Check(f'loss of train step {index + 1}', abs(ours - exact) / abs(exact), LOSS_TOLERANCE)
 
 
-def _codes(here: Subject, there: Subject) -> Iterator[Check]:
+def _codes(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
   guidance = float(here.config.sampling.cfg_weight)
 
-  def codes(subject: Subject) -> np.ndarray:
+  def codes(subject: BenchmarkModel) -> np.ndarray:
     prompts = inference.drawing_prompts(subject, 2, PROMPT, guidance)
     return inference.draw_codes(_decoder(subject), prompts, guidance, Sampling(temperature=0.0))
 
   yield _same('greedy codes', codes, here, there)
 
 
-def _answers(here: Subject, there: Subject) -> Iterator[Check]:
-  def answers(subject: Subject) -> np.ndarray:
+def _answers(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
+  def answers(subject: BenchmarkModel) -> np.ndarray:
     return inference.answer_tokens(_decoder(subject), inference.questions(subject, 2, PROMPT), ANSWER)[0]
 
   yield _same('greedy answers', answers, here, there)
 
 
-def _decoder(subject: Subject) -> Any:
+def _decoder(subject: BenchmarkModel) -> Any:
   return inference.make_decoder(subject, 'float32')
 
 
-def _same(what: str, choices: Callable[[Subject], np.ndarray], here: Subject, there: Subject) -> Check:
+def _same(
+  what: str, choices: Callable[[BenchmarkModel], np.ndarray], here: BenchmarkModel, there: BenchmarkModel
+) -> Check:
   """Compares the first choices of each row int[R, n]."""
   found = []
   for subject in (here, there):

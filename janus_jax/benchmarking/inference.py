@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from janus_jax.benchmarking.subject import Subject
+from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.data.images import to_uint8
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
@@ -47,13 +47,13 @@ class Prompts:
     return rows * (length + position) - (rows - rows // self.share) * self.seen
 
 
-def make_decoder(subject: Subject, dtype: str, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
+def make_decoder(subject: BenchmarkModel, dtype: str, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
   """The subject's weights in `dtype`, or rounded from that, ready to draw and answer (`requests.decoder_for`)."""
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), subject.make_params())
   return decoder_for(LoadedJanus(subject.model, params), weights, cache_dtype)
 
 
-def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float, share: int = 1) -> Prompts:
+def drawing_prompts(subject: BenchmarkModel, batch: int, words: int, guidance: float, share: int = 1) -> Prompts:
   """Prompts of `words` tokens, each for `share` images, the last token begin-of-image (`image.guided_prompts`)."""
   tokens = _words(subject, batch // share, words, np.random.default_rng(subject.config.seed)).repeat(share, axis=0)
   tokens[:, -1] = BEGIN_OF_IMAGE
@@ -63,7 +63,7 @@ def drawing_prompts(subject: Subject, batch: int, words: int, guidance: float, s
   return Prompts(tokens, np.ones(tokens.shape, bool), None, share, words)
 
 
-def questions(subject: Subject, batch: int, words: int, share: int = 1) -> Prompts:
+def questions(subject: BenchmarkModel, batch: int, words: int, share: int = 1) -> Prompts:
   """An image, the same for `share` questions, and `words` tokens after it."""
   rng, model = np.random.default_rng(subject.config.seed), subject.model
   tokens = _words(subject, batch, 1 + model.num_image_tokens + words, rng)
@@ -72,13 +72,13 @@ def questions(subject: Subject, batch: int, words: int, share: int = 1) -> Promp
   return Prompts(tokens, np.ones(tokens.shape, bool), pixels.repeat(share, axis=0), share, 1 + model.num_image_tokens)
 
 
-def texts(subject: Subject, batch: int, words: int) -> Prompts:
+def texts(subject: BenchmarkModel, batch: int, words: int) -> Prompts:
   """`words` tokens without an image."""
   tokens = _words(subject, batch, words, np.random.default_rng(subject.config.seed))
   return Prompts(tokens, np.ones(tokens.shape, bool), None)
 
 
-def _words(subject: Subject, batch: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def _words(subject: BenchmarkModel, batch: int, count: int, rng: np.random.Generator) -> np.ndarray:
   """int32[batch, count]: begin-of-text, and then any tokens but special ones and the placeholder of images."""
   tokens = rng.integers(WORDS, subject.model.language_model.vocab_size - 1, (batch, count)).astype(np.int32)
   tokens += tokens >= subject.model.image_token_id

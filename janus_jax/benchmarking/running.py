@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from janus_jax.benchmarking import accuracy, inference
+from janus_jax.benchmarking.benchmark_model import BenchmarkModel, peak_memory
 from janus_jax.benchmarking.checks import check_device
 from janus_jax.benchmarking.operations import longest_operations
 from janus_jax.benchmarking.peer_process import PeerProcess
 from janus_jax.benchmarking.report import environment
 from janus_jax.benchmarking.scaling import Cost, decode_costs, train_costs
 from janus_jax.benchmarking.settings import Request, Settings
-from janus_jax.benchmarking.subject import Subject, peak_memory
 from janus_jax.benchmarking.timing import Timing, speedup, time_in_turn, timed
 from janus_jax.benchmarking.train import Trainer, Work, figures, find_stage, make_work
 from janus_jax.errors import InputError
@@ -31,7 +31,7 @@ LEADING = 8
 Run = Callable[[], Any]
 
 
-def train(subject: Subject, stage: str | None, settings: Settings) -> dict[str, Any]:
+def train(subject: BenchmarkModel, stage: str | None, settings: Settings) -> dict[str, Any]:
   """Training steps of a stage; None: the last one.
 
   Raises:
@@ -97,12 +97,12 @@ def _train_peer(work: Work, settings: Settings) -> tuple[dict[str, Any], PeerPro
   )
 
 
-def _on_host(subject: Subject) -> Any:
+def _on_host(subject: BenchmarkModel) -> Any:
   """The parameters as numpy arrays, for another process."""
   return jax.tree.map(np.asarray, subject.make_params())
 
 
-def check(subject: Subject) -> dict[str, Any]:
+def check(subject: BenchmarkModel) -> dict[str, Any]:
   """Whether the first device computes what it should (`checks.check_device`), in float32."""
   config = subject.config.copy_and_resolve_references()
   config.compute.dtype = 'float32'
@@ -116,7 +116,7 @@ def check_same_loss(ours: float, theirs: float, rtol: float) -> None:
     raise InputError(f'loss of ours {ours:.6f}, of the peer {theirs:.6f}: expected the same work, to {rtol:g}')
 
 
-def generate(subject: Subject, request: Request, settings: Settings) -> dict[str, Any]:
+def generate(subject: BenchmarkModel, request: Request, settings: Settings) -> dict[str, Any]:
   """Images, with guidance: their codes, and those made pixels.
 
   Raises:
@@ -185,7 +185,7 @@ def generate(subject: Subject, request: Request, settings: Settings) -> dict[str
   return found | memory | _profile(lambda: draw(request.batches[0]), settings) | environment()
 
 
-def understand(subject: Subject, request: Request, settings: Settings) -> dict[str, Any]:
+def understand(subject: BenchmarkModel, request: Request, settings: Settings) -> dict[str, Any]:
   """Answers of a fixed length, each about an image of its own.
 
   Raises:
@@ -247,14 +247,14 @@ def understand(subject: Subject, request: Request, settings: Settings) -> dict[s
   return found | memory | _profile(lambda: say(request.batches[0], request.answer), settings) | environment()
 
 
-def scale_training(subject: Subject, stage: str | None, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
+def scale_training(subject: BenchmarkModel, stage: str | None, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
   """The cost of a training step against several sizes (`scaling.train_costs`), for people and for charts."""
   found = find_stage(subject, stage)
   costs = train_costs(subject, found, settings.steps, settings.repeats)
   return {'mode': 'train', 'stage': found.name, **_costs(costs)}, costs
 
 
-def scale_decoding(subject: Subject, request: Request, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
+def scale_decoding(subject: BenchmarkModel, request: Request, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
   """The cost of a decoded token against several sizes (`scaling.decode_costs`), for people and for charts."""
   decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
   costs = decode_costs(subject, decoder, request.answer, settings.repeats)
@@ -267,7 +267,7 @@ def _costs(costs: Sequence[Cost]) -> dict[str, Any]:
 
 
 def _inference_peer(
-  subject: Subject,
+  subject: BenchmarkModel,
   request: Request,
   settings: Settings,
   ours: Callable[[Decoder], np.ndarray],

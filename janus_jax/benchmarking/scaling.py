@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from janus_jax.benchmarking import inference
-from janus_jax.benchmarking.subject import Subject, resized
+from janus_jax.benchmarking.benchmark_model import BenchmarkModel, resized
 from janus_jax.benchmarking.timing import Timing, time_in_turn
 from janus_jax.benchmarking.train import Trainer, make_work
 from janus_jax.errors import InputError
@@ -76,7 +76,7 @@ def sizes_around(size: int, multiple: int = 1) -> list[int]:
   return sorted({max(round(size * factor / multiple), 1) * multiple for factor in FACTORS})
 
 
-def train_costs(subject: Subject, stage: Stage, steps: int, repeats: int) -> list[Cost]:
+def train_costs(subject: BenchmarkModel, stage: Stage, steps: int, repeats: int) -> list[Cost]:
   """A training step against the length of rows, rows and depth of the decoder, the other two as configured.
 
   Rows are full of text, one example each: images would be whole or missing at other lengths, and the encoders cost
@@ -111,7 +111,7 @@ def train_costs(subject: Subject, stage: Stage, steps: int, repeats: int) -> lis
   ]
 
 
-def decode_costs(subject: Subject, decoder: Decoder, answer: int, repeats: int) -> list[Cost]:
+def decode_costs(subject: BenchmarkModel, decoder: Decoder, answer: int, repeats: int) -> list[Cost]:
   """A decoded token against the questions that are answered together, and against how much came before it.
 
   Questions are of text. Against the batch they have a quarter of the config's rows; against the position there is one.

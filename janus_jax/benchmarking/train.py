@@ -7,19 +7,19 @@ import jax
 import numpy as np
 
 from janus_jax.benchmarking.batches import synthetic_batch
-from janus_jax.benchmarking.subject import Subject
+from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE
 from janus_jax.errors import InputError
 from janus_jax.runs.setup import check_trainable, read_run, read_step
 from janus_jax.sharding.mesh import rows_split
+from janus_jax.training.metric_window import Window
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
 from janus_jax.training.stages import Stage, trained_groups, trained_paths
 from janus_jax.training.state import place_batch, start_state
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 from janus_jax.training.throughput import StepFlops, TokenCounts, step_flops, throughput
-from janus_jax.training.window import Window
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Work:
     flops: by formula.
   """
 
-  subject: Subject
+  subject: BenchmarkModel
   stage: Stage
   rate: float
   step: StepConfig
@@ -47,7 +47,7 @@ class Work:
   flops: StepFlops
 
 
-def find_stage(subject: Subject, name: str | None) -> Stage:
+def find_stage(subject: BenchmarkModel, name: str | None) -> Stage:
   """A stage of the config's run; None: its last one.
 
   Raises:
@@ -60,7 +60,7 @@ def find_stage(subject: Subject, name: str | None) -> Stage:
   return found
 
 
-def make_work(subject: Subject, stage: Stage, holds_codes: bool) -> Work:
+def make_work(subject: BenchmarkModel, stage: Stage, holds_codes: bool) -> Work:
   """A stage with a full batch.
 
   Args:

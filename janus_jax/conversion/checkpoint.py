@@ -19,12 +19,12 @@ import numpy as np
 
 from janus_jax.conversion import configs
 from janus_jax.conversion.buckets import is_url, local_files, normalized
-from janus_jax.conversion.companions import companions_for, find_companions
 from janus_jax.conversion.lazy import LazyArray, from_numpy
 from janus_jax.conversion.orbax_files import read_orbax, write_orbax
 from janus_jax.conversion.recognition import check_is_checkpoint, found_weights
 from janus_jax.conversion.safetensors_files import read_safetensors, read_sharded, write_safetensors
 from janus_jax.conversion.special_tokens import SpecialTokens, special_token_ids
+from janus_jax.conversion.tokenizer_files import companions_for, find_companions
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
 from janus_jax.conversion.workdir import is_workdir, read_newest, split_ema

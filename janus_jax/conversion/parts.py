@@ -13,7 +13,6 @@ import numpy as np
 
 from janus_jax.conversion.buckets import local_file, local_files
 from janus_jax.conversion.checkpoint import UNUSED_PREFIXES, Checkpoint, read_json, read_tensors
-from janus_jax.conversion.companions import find_companions
 from janus_jax.conversion.config_section import ConfigSection
 from janus_jax.conversion.deepseek_config import vq_from_deepseek
 from janus_jax.conversion.lazy import Index, LazyArray
@@ -21,6 +20,7 @@ from janus_jax.conversion.llama_config import read_llama
 from janus_jax.conversion.recognition import check_is_checkpoint
 from janus_jax.conversion.safetensors_files import read_safetensors
 from janus_jax.conversion.special_tokens import SpecialTokens, extend_tokenizer, special_token_ids
+from janus_jax.conversion.tokenizer_files import find_companions
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import parameter_shapes, params_from_tensors
 from janus_jax.errors import InputError

@@ -12,7 +12,7 @@ from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.mixture import make_mixture, source_shares
 from janus_jax.data.packing import MeanSize, size_of
 from janus_jax.data.pipeline import open_views
-from janus_jax.data.reading import TASK, Reading
+from janus_jax.data.workers import TASK, Reading
 from janus_jax.errors import InputError
 
 # Records from which the mean size of a mixture's examples is measured, and of each of its sources at least.

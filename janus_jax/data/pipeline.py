@@ -13,10 +13,19 @@ from janus_jax.data import mixture as mixture_lib
 from janus_jax.data.examples import Example, ExampleSpec
 from janus_jax.data.mixture import Mixture
 from janus_jax.data.packing import LONG, BatchShape, check_fits, fill_batch, fits, make_batch, size_of
-from janus_jax.data.reading import Reader, Reading, Workers, reason_of
-from janus_jax.data.shares import WHOLE, Place, Share, after, first_place, position, records_read, unused_parts
+from janus_jax.data.shard_state import (
+  WHOLE,
+  DataShard,
+  ReadPosition,
+  after,
+  first_position,
+  position,
+  records_read,
+  unused_parts,
+)
 from janus_jax.data.skipping import FEW, SkipLimit, check_skipped
 from janus_jax.data.sources.blocks import BlockDataset
+from janus_jax.data.workers import Reader, Reading, Workers, reason_of
 from janus_jax.errors import InputError
 
 # Bad records of a source that are logged, per reason; all are counted.
@@ -35,7 +44,7 @@ def batches(
   skip_limit: SkipLimit = FEW,
   prefetch: int = 0,
   workers: int = 0,
-  shares: Sequence[Share] = (WHOLE,),
+  shares: Sequence[DataShard] = (WHOLE,),
   states: Sequence[Mapping[str, Any]] | None = None,
 ) -> grain.DatasetIterator:
   """The batches of a stage, without end, as `packing.make_batch` gives them.
@@ -96,7 +105,7 @@ class _Stage:
   reading: Reading
   shape: BatchShape
   skip_limit: SkipLimit
-  share: Share
+  share: DataShard
   run_lengths: Mapping[str, int]
 
 
@@ -176,7 +185,7 @@ class Stream:
     examples  {'kind/source': examples in batches so far in the run}
     skipped   {'kind/source': {reason: records not used so far}}
     shortened {'kind/source': {'cut' or 'split': long records of which a part, or parts, were used so far}}
-    places    {'kind/source': the next record (shares.py)}
+    places    {'kind/source': the next record (shard_state.py)}
     rest      {'kind/source': [[record, first, stop], ...]}: parts of records read before that come next
     held      [['kind/source', record, part], ...]: examples read that no row has yet, the oldest first
   """
@@ -199,7 +208,7 @@ class Stream:
     self._state['records'] = records_read(self._state)
     self._state['rest'] = {source: [] for source in views} | self._state.get('rest', {})
     self._state['held'] = self._state.get('held', [])
-    first = {source: first_place(self._stage.share, run) for source, run in self._stage.run_lengths.items()}
+    first = {source: first_position(self._stage.share, run) for source, run in self._stage.run_lengths.items()}
     self._state['places'] = first | self._state['places']
     self._reader.close()
     self._records: dict[tuple[str, int], list[Example]] = {}
@@ -305,7 +314,7 @@ class _Requested:
   """How many records of a source have been requested or read, and the place after them."""
 
   count: int
-  place: Place
+  place: ReadPosition
 
 
 def count_examples(states: Sequence[Mapping[str, Any]]) -> dict[str, int]:

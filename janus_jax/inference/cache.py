@@ -57,13 +57,13 @@ class Buffer:
     products = jnp.einsum('urtkgh,uksh->urkgts', self._folded(q), keys, preferred_element_type=jnp.float32)
     return self._scaled(products).reshape(-1, *products.shape[2:])
 
-  def mixed(self, weights: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  def attended(self, weights: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Values by weight: float32[B, K, G, T, S] -> [B, T, K, G, H] in `dtype`."""
     weights = self._scaled(self._folded(weights)).astype(dtype)
     # Not an einsum: that puts the values first, and XLA's CPU backend then transposes them where there is one row.
     contracted, batch = ((5,), (2,)), ((0, 2), (0, 1))
-    mixed = jax.lax.dot_general(weights, self.values.astype(dtype), (contracted, batch))
-    return jnp.einsum('ukrgth->urtkgh', mixed).reshape(-1, *(mixed.shape[i] for i in (4, 1, 3, 5)))
+    attended = jax.lax.dot_general(weights, self.values.astype(dtype), (contracted, batch))
+    return jnp.einsum('ukrgth->urtkgh', attended).reshape(-1, *(attended.shape[i] for i in (4, 1, 3, 5)))
 
   def _folded(self, x: jax.Array) -> jax.Array:
     """[B, ...] -> [U, B / U, ...]."""
@@ -112,8 +112,8 @@ class Readable:
     scores = jnp.where(self.mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     bounds = list(itertools.accumulate(block.size for block in self.blocks))[:-1]
     weights = jnp.split(jax.nn.softmax(scores, axis=-1), bounds, axis=-1)
-    mixed = sum(block.v.mixed(part, q.dtype) for block, part in zip(self.blocks, weights))
-    return mixed.reshape(B, T, N, H)
+    attended = sum(block.v.attended(part, q.dtype) for block, part in zip(self.blocks, weights))
+    return attended.reshape(B, T, N, H)
 
 
 @flax.struct.dataclass

@@ -93,8 +93,8 @@ def splash_attention(
     segments = SegmentIds(*(_padded(x, 1, PADDING_SEGMENT) for x in (query_segments, key_segments)))
   # The kernel takes [heads, positions, H] and no scale.
   q, k, v = (_padded(x.swapaxes(1, 2), 2, 0) for x in ((q * H**-0.5).astype(q.dtype), k, v))
-  mixed = jax.vmap(kernel, in_axes=(0, 0, 0, None if segments is None else 0))(q, k, v, segments)
-  return mixed[:, :, :T].swapaxes(1, 2)
+  attended = jax.vmap(kernel, in_axes=(0, 0, 0, None if segments is None else 0))(q, k, v, segments)
+  return attended[:, :, :T].swapaxes(1, 2)
 
 
 def _padded(x: jax.Array, axis: int, value: int) -> jax.Array:
@@ -170,8 +170,8 @@ def pallas_attention(
   # Two stages of 64 keys and values fit the shared memory of any card (64 KB for heads of 128). The sums that a block
   # of 64 keys keeps in the backward pass fill half of its warps' registers; of 128, all.
   sizes = BlockSizes(block_q=128, block_k=64, block_q_dkv=32, block_kv_dkv=64, block_q_dq=64, block_kv_dq=32)
-  mixed = mha(q, k, v, _padded(segments, 1, PADDING_SEGMENT), H**-0.5, causal, sizes, interpret=interpret)
-  return mixed[:, :T]
+  attended = mha(q, k, v, _padded(segments, 1, PADDING_SEGMENT), H**-0.5, causal, sizes, interpret=interpret)
+  return attended[:, :T]
 
 
 def segment_starts(segments: jax.Array) -> jax.Array:

@@ -114,8 +114,8 @@ def chunked_attention(
   grouped = (q * H**-0.5).astype(q.dtype).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
   grouped = _filled(grouped, 3, blocks.queries, 0)
   k, v = (_filled(x.swapaxes(1, 2), 2, blocks.keys, 0) for x in (k, v))
-  mixed = _in_blocks(blocks, grouped, k, v, query_segments, key_segments, jnp.int32(0) if offset is None else offset)
-  return mixed[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+  attended = _in_blocks(blocks, grouped, k, v, query_segments, key_segments, jnp.int32(0) if offset is None else offset)
+  return attended[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,19 +161,19 @@ def _forward(blocks, q, k, v, query_segments, key_segments, offset):
     part = _block(q, i, blocks.queries, 3)
 
     def add_keys(j, carry):
-      largest, total, mixed = carry
+      largest, total, attended = carry
       scores = _product('bkgth,bksh->bkgts', part, _block(k, j, blocks.keys, 2))
       scores = jnp.where(blocks.mask(query_segments, key_segments, i, j, offset), scores, MASKED)
       new = jnp.maximum(largest, jnp.max(scores, axis=-1, keepdims=True))
       weights, shrink = jnp.exp(scores - new), jnp.exp(largest - new)
       more = _product('bkgts,bksh->bkgth', weights.astype(v.dtype), _block(v, j, blocks.keys, 2))
-      return new, total * shrink + jnp.sum(weights, axis=-1, keepdims=True), mixed * shrink + more
+      return new, total * shrink + jnp.sum(weights, axis=-1, keepdims=True), attended * shrink + more
 
     column = (B, K, G, blocks.queries, 1)
     # What a query has added up before it meets a key that it may attend to shrinks to nothing there.
     start = (jnp.full(column, MASKED), jnp.zeros(column), jnp.zeros((*column[:4], H)))
-    largest, total, mixed = jax.lax.fori_loop(0, blocks.reachable(i, offset, k.shape[2]), add_keys, start)
-    return (mixed / total).astype(q.dtype), largest + jnp.log(total)
+    largest, total, attended = jax.lax.fori_loop(0, blocks.reachable(i, offset, k.shape[2]), add_keys, start)
+    return (attended / total).astype(q.dtype), largest + jnp.log(total)
 
   parts = jax.lax.map(of_queries, jnp.arange(T // blocks.queries))
   output, log_sum = (checkpoint_name(_joined(part), RESULTS) for part in parts)

@@ -26,11 +26,11 @@ class LlamaAttention(nn.Module):
     q, k = layers.rotate(q, rotary), layers.rotate(k, rotary)
     if store is None:
       kernel, layout = self.compute.attention, self.compute.layout
-      mixed = attention(q, k, v, segments=segments, causal=True, implementation=kernel, layout=layout)
+      attended = attention(q, k, v, segments=segments, causal=True, implementation=kernel, layout=layout)
     else:
       store, readable = store.extend(layer, k, v)
-      mixed = readable.attend(q)
-    return layers.Linear((D,), (N, H), self.compute, use_bias=False, name='o')(mixed), store
+      attended = readable.attend(q)
+    return layers.Linear((D,), (N, H), self.compute, use_bias=False, name='o')(attended), store
 
 
 class LlamaMLP(nn.Module):
@@ -58,8 +58,8 @@ class LlamaBlock(nn.Module):
     x, store = carry
     eps = self.config.norm_eps
     normed = layers.RMSNorm(eps, self.compute, name='attn_norm')(x)
-    mixed, store = LlamaAttention(self.config, self.compute, name='attn')(normed, rotary, segments, store, layer)
-    x = self.compute.constrain('hidden', x + mixed)
+    attended, store = LlamaAttention(self.config, self.compute, name='attn')(normed, rotary, segments, store, layer)
+    x = self.compute.constrain('hidden', x + attended)
     x = x + LlamaMLP(self.config, self.compute, name='mlp')(layers.RMSNorm(eps, self.compute, name='mlp_norm')(x))
     return (self.compute.constrain('hidden', x), store), None
 

@@ -22,7 +22,7 @@ class SiglipAttention(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     D, N, H = self.config.width, self.config.num_heads, self.config.head_dim
     q, k, v = (layers.Linear((N, H), (D,), self.compute, name=name)(x) for name in ('q', 'k', 'v'))
-    mixed = attention(
+    attended = attention(
       q,
       k,
       v,
@@ -32,7 +32,7 @@ class SiglipAttention(nn.Module):
       layout=self.compute.layout,
       names=('patch_heads', 'patch_heads'),
     )
-    return layers.Linear((D,), (N, H), self.compute, name='o')(mixed)
+    return layers.Linear((D,), (N, H), self.compute, name='o')(attended)
 
 
 class SiglipMLP(nn.Module):

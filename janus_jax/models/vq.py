@@ -62,8 +62,8 @@ class AttnBlock(nn.Module):
     B, h, w, C = x.shape
     normed = _norm(self.compute, 'norm')(x).reshape(B, h * w, C)
     q, k, v = (dense(C, C, self.compute, name=name)(normed)[:, :, None, :] for name in ('q', 'k', 'v'))
-    mixed = masked_attention(q, k, v, mask=None).reshape(B, h, w, C)
-    return x + dense(C, C, self.compute, name='proj')(mixed)
+    attended = masked_attention(q, k, v, mask=None).reshape(B, h, w, C)
+    return x + dense(C, C, self.compute, name='proj')(attended)
 
 
 class Level(nn.Module):

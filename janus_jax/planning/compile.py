@@ -160,8 +160,8 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     memory.peaks['held-out'] = _held_out_bytes(setup, state)
   seconds = time.perf_counter() - began
   # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.
-  turns = (-(-setup.run.sequence_length // setup.step.loss_chunk) + 1) // 2
-  received = received_bytes(compiled.as_text(), turns) if compiled else None
+  trip_count = (-(-setup.run.sequence_length // setup.step.loss_chunk) + 1) // 2
+  received = received_bytes(compiled.as_text(), trip_count) if compiled else None
   work = Work(
     stage=stage,
     model=setup.start.model,

@@ -47,7 +47,7 @@ class Instruction:
 Computation = dict[str, Instruction]
 
 
-def received_bytes(hlo: str, turns: int = 1) -> dict[str, int]:
+def received_bytes(hlo: str, trip_count: int = 1) -> dict[str, int]:
   """Bytes that one device gets from others in one run of a program, by kind of collective; kinds without any are 0.
 
   Args:
@@ -57,7 +57,7 @@ def received_bytes(hlo: str, turns: int = 1) -> dict[str, int]:
   computations, entry = _parse(hlo)
   totals = dict.fromkeys(KINDS, 0)
   seen = set()
-  for times, computation, instruction in _executed(computations, entry, 1, turns):
+  for times, computation, instruction in _executed(computations, entry, 1, trip_count):
     kind = _kind(instruction)
     if kind is None:
       continue
@@ -91,29 +91,29 @@ def _parse(hlo: str) -> tuple[dict[str, Computation], str]:
 
 
 def _executed(
-  computations: Mapping[str, Computation], name: str, times: int, turns: int
+  computations: Mapping[str, Computation], name: str, times: int, trip_count: int
 ) -> Iterator[tuple[int, str, Instruction]]:
   """Every instruction below a computation that runs so many times: how often it runs, the computation it stands in."""
   for instruction in computations[name].values():
     yield times, name, instruction
-    loops = _iterations(computations, instruction, turns) if instruction.opcode == 'while' else 1
+    loops = _iterations(computations, instruction, trip_count) if instruction.opcode == 'while' else 1
     for names in _CALLED.findall(instruction.rest):
       for called in re.findall(r'[\w.\-]+', names):
         if called in computations:
-          yield from _executed(computations, called, times * loops, turns)
+          yield from _executed(computations, called, times * loops, trip_count)
 
 
-def _iterations(computations: Mapping[str, Computation], loop: Instruction, turns: int) -> int:
-  """Of a loop `for (i = 0; i < bound; i += step)`; `turns` where its text does not say."""
+def _iterations(computations: Mapping[str, Computation], loop: Instruction, trip_count: int) -> int:
+  """Of a loop `for (i = 0; i < bound; i += step)`; `trip_count` where its text does not say."""
   if known := _TRIPS.search(loop.rest):
     return int(known.group(1))
   condition, body = (computations[loop.attribute(name)] for name in ('condition', 'body'))
   compare = _root(condition)
   if compare.opcode != 'compare' or 'direction=LT' not in compare.rest:
-    return turns
+    return trip_count
   counter, bound = (condition.get(name) for name in compare.operands)
   if counter is None or bound is None or bound.opcode != 'constant':
-    return turns
+    return trip_count
   return -(-_value(bound) // _step(body, int(counter.attribute('index') or 0)))
 
 

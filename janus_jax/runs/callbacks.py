@@ -12,7 +12,7 @@ from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape
 from janus_jax.data.pipeline import batches
 from janus_jax.data.prompts import Template
-from janus_jax.data.shares import all_shares
+from janus_jax.data.shard_state import all_shards
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.inference.answering import answer
 from janus_jax.inference.generation import generate_images
@@ -69,7 +69,7 @@ class HeldOutLoss:
     if num_batches and any(ratio):
       (mean,) = mean_sizes(sources, [(ratio, weights)], spec, run.seed)
       shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
-      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shares': all_shares(rows_split)}
+      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shares': all_shards(rows_split)}
       stream = batches(sources, ratio, weights, spec, shape, **options)
       self._batches = [next(stream) for _ in range(num_batches)]
 

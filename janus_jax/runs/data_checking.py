@@ -17,15 +17,15 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from janus_jax.conversion.checkpoint import Checkpoint
-from janus_jax.conversion.companions import companions_for
+from janus_jax.conversion.tokenizer_files import companions_for
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE, KINDS, ExampleSpec, make_examples
 from janus_jax.data.images import contact_sheet, save_png
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import LONG, MeanSize, batch_shape, statistics
 from janus_jax.data.pipeline import batches
 from janus_jax.data.prompts import Template
-from janus_jax.data.reading import reason_of
 from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.data.workers import reason_of
 from janus_jax.errors import InputError
 from janus_jax.inference.image_files import prepare_directory
 from janus_jax.runs.config_checks import check_config

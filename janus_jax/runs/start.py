@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
-from janus_jax.conversion.companions import special_tokens_of
 from janus_jax.conversion.parts import compose
+from janus_jax.conversion.tokenizer_files import special_tokens_of
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig

@@ -22,7 +22,6 @@ import tqdm
 
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.data.pipeline import LOGGED
-from janus_jax.data.reading import reason_of
 from janus_jax.data.resizing import find_resize
 from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.sources.array_record import ShardWriter, encode_example
@@ -38,6 +37,7 @@ from janus_jax.data.sources.manifest import (
   write_counts,
 )
 from janus_jax.data.sources.records import Fields, GenerationRecord, Numbered
+from janus_jax.data.workers import reason_of
 from janus_jax.errors import InputError, RecordError
 from janus_jax.inference.requests import check_positive
 from janus_jax.models.config import VQConfig

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
-from janus_jax.conversion.companions import companions_for, template_of
 from janus_jax.conversion.special_tokens import special_token_ids
+from janus_jax.conversion.tokenizer_files import companions_for, template_of
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config

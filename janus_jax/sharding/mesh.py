@@ -84,7 +84,7 @@ def rows_split(mesh: jax.sharding.Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
-def row_shares(mesh: jax.sharding.Mesh, process: int | None = None) -> tuple[int, int]:
+def process_batch_shard(mesh: jax.sharding.Mesh, process: int | None = None) -> tuple[int, int]:
   """Which share of the rows of a global batch a process feeds.
 
   Rows are split over `data` and `fsdp` alone. Processes whose devices differ in `tensor` or `context` only hold the

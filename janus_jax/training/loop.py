@@ -20,13 +20,15 @@ from janus_jax.data import pipeline
 from janus_jax.data.examples import KINDS, ExampleSpec
 from janus_jax.data.packing import BatchShape, MeanSize
 from janus_jax.data.pipeline import next_stage
-from janus_jax.data.shares import Share, deal_states
+from janus_jax.data.shard_state import DataShard, deal_states
 from janus_jax.data.skipping import describe_shortened, describe_skipped
 from janus_jax.errors import InputError
-from janus_jax.sharding.mesh import row_shares, rows_split
+from janus_jax.sharding.mesh import process_batch_shard, rows_split
 from janus_jax.training import hosts
 from janus_jax.training.checkpoint import Checkpoints
+from janus_jax.training.goodput import Goodput, Watchdog
 from janus_jax.training.interrupts import StopRequest
+from janus_jax.training.metric_window import Report, Window
 from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.progress import Progress
@@ -45,8 +47,6 @@ from janus_jax.training.state import (
   unflatten,
 )
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
-from janus_jax.training.wall_time import WallTime, Watchdog
-from janus_jax.training.window import Report, Window
 
 Sources = Mapping[str, Mapping[str, grain.MapDataset]]
 # Seconds that a step takes before the watchdog reports it, however short the others are.
@@ -100,7 +100,7 @@ class Run:
     self._trained = [trained_paths(stage, placement.params) for stage in config.stages]
     self._ends = stage_ends(config.stages)
     self._step = jit_train_step(config.stage_masks)
-    self._host = Share(*row_shares(placement.mesh))
+    self._host = DataShard(*process_batch_shard(placement.mesh))
     self._num_streams = config.streams or rows_split(placement.mesh)
     self._stop, self._stopping = StopRequest(), False
     check_batches(config.stages, placement.mesh, step_config.accumulation, config.streams)
@@ -117,7 +117,7 @@ class Run:
       OSError: a checkpoint could not be written.
     """
     keep_every = self.config.keep_every or None
-    self._time = WallTime()
+    self._time = Goodput()
     with ExitStack() as stack:
       # Until the last save has ended, too.
       stack.enter_context(self._stop.listening())
@@ -217,10 +217,10 @@ class Run:
     self._num_streams = wanted
     return [states[share.index] for share in self._shares()]
 
-  def _shares(self) -> list[Share]:
+  def _shares(self) -> list[DataShard]:
     """Of the data, this host's."""
     own = self._num_streams // self._host.count
-    return [Share(self._host.index * own + place, self._num_streams) for place in range(own)]
+    return [DataShard(self._host.index * own + place, self._num_streams) for place in range(own)]
 
   def _run_stage(
     self,

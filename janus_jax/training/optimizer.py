@@ -123,7 +123,7 @@ def clip_factor(norm: jax.Array, max_norm: float) -> jax.Array:
   return jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-12))
 
 
-def updated(
+def apply_updates(
   params: Mapping[str, jax.Array],
   directions: Mapping[str, jax.Array],
   config: OptimizerConfig,

@@ -181,7 +181,7 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh, shares
   Args:
     batch: of this process, its share of the rows and streams.
     mesh: over the devices of all processes.
-    shares: of how many shares the whole batch consists (`mesh.row_shares`).
+    shares: of how many shares the whole batch consists (`mesh.process_batch_shard`).
   """
 
   def placed(array: np.ndarray) -> jax.Array:

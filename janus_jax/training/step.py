@@ -22,7 +22,7 @@ import optax
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels
 from janus_jax.training.losses import KindLosses, kind_weights, microbatches, row_losses
-from janus_jax.training.optimizer import OptimizerConfig, adam, clip_factor, updated
+from janus_jax.training.optimizer import OptimizerConfig, adam, apply_updates, clip_factor
 from janus_jax.training.state import Flat, TrainState, flatten, unflatten
 
 StaticMasks = frozenset[str]
@@ -100,7 +100,7 @@ def train_step(
   norm = optax.tree.norm(gradients)
   clipped = jax.tree.map(lambda g: g * clip_factor(norm, config.optimizer.max_grad_norm), gradients)
   directions, opt_state = adam(config.optimizer).update(clipped, state.opt_state)
-  new = updated(trained, directions, config.optimizer, values.learning_rate, values.weight_decay)
+  new = apply_updates(trained, directions, config.optimizer, values.learning_rate, values.weight_decay)
   finite = jnp.isfinite(norm) & jnp.isfinite(loss)
   changes = {path: finite & masks[path] if isinstance(masks, Mapping) else finite for path in trained}
   new = _where(changes, new, trained)
@@ -109,8 +109,8 @@ def train_step(
     mu=_where(changes, opt_state.mu, state.opt_state.mu),
     nu=_where(changes, opt_state.nu, state.opt_state.nu),
   )
-  ema = _averaged(state.ema, new, config.optimizer, finite)
-  new, opt_state, ema = _kept_in_place(new, opt_state, ema, config)
+  ema = _update_ema(state.ema, new, config.optimizer, finite)
+  new, opt_state, ema = _constrain_shardings(new, opt_state, ema, config)
 
   skipped = (~finite).astype(jnp.int32)
   in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
@@ -188,14 +188,16 @@ def _where(conditions: Flat, new: Flat, old: Flat) -> Flat:
   return {path: jnp.where(conditions[path], new[path], old[path]) for path in new}
 
 
-def _averaged(ema: Flat | None, params: Flat, config: OptimizerConfig, finite: jax.Array) -> Flat | None:
+def _update_ema(ema: Flat | None, params: Flat, config: OptimizerConfig, finite: jax.Array) -> Flat | None:
   if ema is None:
     return None
   rate = jnp.where(finite, 1 - config.ema_decay, 0.0)
   return {path: average + rate * (params[path] - average) for path, average in ema.items()}
 
 
-def _kept_in_place(new: Flat, opt_state: Any, ema: Flat | None, config: StepConfig) -> tuple[Flat, Any, Flat | None]:
+def _constrain_shardings(
+  new: Flat, opt_state: Any, ema: Flat | None, config: StepConfig
+) -> tuple[Flat, Any, Flat | None]:
   """Everything per parameter stays where the parameter lies; XLA is free to choose otherwise."""
   if not config.shardings:
     return new, opt_state, ema

@@ -14,8 +14,8 @@ from janus_jax.models.config import ComputeConfig
 from janus_jax.planning.compile import abstract_batch
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.losses import batch_losses
+from janus_jax.training.metric_window import Window
 from janus_jax.training.run_config import expected_mean
-from janus_jax.training.window import Window
 
 P, G = CONFIG.num_image_tokens, CONFIG.vq.num_tokens
 QUESTION, TEXT_LENGTH, DRAWING = P + 48, 40, G - 1 + 16

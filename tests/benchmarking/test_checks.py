@@ -8,7 +8,7 @@ import pytest
 from training.batches import CONFIG, params
 
 from janus_jax.benchmarking import checks
-from janus_jax.benchmarking.subject import Subject
+from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models import attention
 from janus_jax.sharding.mesh import make_mesh
@@ -17,7 +17,7 @@ from janus_jax.training.state import Placement
 
 
 @pytest.fixture(scope='module')
-def subject() -> Subject:
+def subject() -> BenchmarkModel:
   config = default_config()
   config.sequence_length, config.loss_chunk = 48, 48
   config.compute.dtype, config.compute.remat = 'float32', 'none'
@@ -26,10 +26,10 @@ def subject() -> Subject:
   set_stages(config, {'stage': {**fields, 'sources': sources, 'expected_tokens': (48, 8, 16)}})
   config.run = ('stage',)
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  return Subject(config, CONFIG, params, placement)
+  return BenchmarkModel(config, CONFIG, params, placement)
 
 
-def wrong(subject: Subject) -> list[str]:
+def wrong(subject: BenchmarkModel) -> list[str]:
   return [check.what for check in checks.check_device(subject.config, subject) if not check.ok]
 
 

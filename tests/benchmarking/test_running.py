@@ -9,8 +9,8 @@ import pytest
 from training.batches import CONFIG, params
 
 from janus_jax.benchmarking import inference, report, running, settings
+from janus_jax.benchmarking.benchmark_model import BenchmarkModel, resized
 from janus_jax.benchmarking.settings import Request, Settings
-from janus_jax.benchmarking.subject import Subject, resized
 from janus_jax.benchmarking.train import find_stage, make_work
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
@@ -25,7 +25,7 @@ SETTINGS = Settings(repeats=2, steps=1, peer=True)
 
 
 @pytest.fixture(scope='module')
-def subject() -> Subject:
+def subject() -> BenchmarkModel:
   config = default_config()
   config.data.precompute_codes = False
   config.sequence_length = 96
@@ -46,7 +46,7 @@ def subject() -> Subject:
   set_stages(config, stages)
   config.run = ('packed', 'single')
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  return Subject(config, CONFIG, params, placement)
+  return BenchmarkModel(config, CONFIG, params, placement)
 
 
 def printed(found: dict) -> list[str]:

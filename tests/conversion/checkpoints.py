@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, deepseek_companions, make_tokenizer, write_files
 
-from janus_jax.conversion.companions import companions_for
 from janus_jax.conversion.configs import janus_to_deepseek
 from janus_jax.conversion.special_tokens import special_token_ids
+from janus_jax.conversion.tokenizer_files import companions_for
 from janus_jax.models.config import PRESETS, JanusConfig
 
 TOKENIZER = make_tokenizer((BOS, EOS, *JANUS_TOKENS))

@@ -32,10 +32,10 @@ from conversion.pretrained import (  # noqa: E402
 )
 
 from janus_jax.conversion.checkpoint import write_checkpoint  # noqa: E402
-from janus_jax.conversion.companions import companions_for  # noqa: E402
 from janus_jax.conversion.export import exporting  # noqa: E402
 from janus_jax.conversion.load import load_params  # noqa: E402
 from janus_jax.conversion.parts import TEMPLATES  # noqa: E402
+from janus_jax.conversion.tokenizer_files import companions_for  # noqa: E402
 from janus_jax.data import prompts  # noqa: E402
 from janus_jax.models.config import JanusConfig  # noqa: E402
 from janus_jax.models.janus import Janus  # noqa: E402

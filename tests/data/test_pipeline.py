@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from conversion.fixtures import BOS, EOS, JANUS_TOKENS, make_tokenizer
 
-from janus_jax.data import packing, pipeline, prompts, reading
+from janus_jax.data import packing, pipeline, prompts, workers
 from janus_jax.data.examples import CODE, GENERATION_LOSS, TEXT_LOSS, UNDERSTANDING_LOSS, ExampleSpec, make_examples
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import batches, next_stage
-from janus_jax.data.reading import AHEAD, TASK
-from janus_jax.data.shares import unused_parts
+from janus_jax.data.shard_state import unused_parts
 from janus_jax.data.skipping import SkipLimit, describe_shortened, describe_skipped
 from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.data.workers import AHEAD, TASK
 from janus_jax.errors import InputError
 
 SIZE, GENERATION_SIZE = 4, 2
@@ -292,7 +292,7 @@ def test_parts_of_a_record_are_consecutive_examples_each_seen_once(spec, monkeyp
     texts = [f'number {number} part {part}' for part in range(40 if number == 7 else 2)]
     return [example for text in texts for example in make_examples('text', {'text': text}, spec, rng)]
 
-  monkeypatch.setattr(reading, 'make_examples', split)
+  monkeypatch.setattr(workers, 'make_examples', split)
   parts, state = [], None
   for _ in range(4):
     stream = start(spec, (0, 1, 0), state=state, shape=BatchShape(2, 60, 0, 0))
@@ -363,8 +363,8 @@ def test_the_stream_does_not_depend_on_workers_or_on_where_it_was_stopped(spec):
   alone = start(spec, **options)
   expected = [next(alone) for _ in range(12)]
   state = None
-  for workers, stop in ((2, 5), (1, 8), (0, 10), (3, 12)):
-    stream = start(spec, **options, workers=workers, state=state, prefetch=2)
+  for count, stop in ((2, 5), (1, 8), (0, 10), (3, 12)):
+    stream = start(spec, **options, workers=count, state=state, prefetch=2)
     for _ in range(stop - (12 - len(expected))):
       same(next(stream), expected.pop(0))
     state = state_of(stream)

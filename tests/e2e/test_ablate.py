@@ -17,7 +17,7 @@ from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
 from janus_jax.ablation import compute, measuring, preparing, settings, sweep, tables
-from janus_jax.ablation.places import Places
+from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order
 from janus_jax.conversion.orbax_files import read_orbax
@@ -130,7 +130,7 @@ def test_what_variants_share_is_trained_once(swept, ablation):
 def test_a_forked_run_is_the_run_trained_whole(swept, ablation, tmp_path):
   run = planned(ablation)['ratio', 1]
   forked = swept[0] / 'runs' / run.name
-  params = leaves(setup.train(preparing.runnable(Places(str(swept[0])), run), str(tmp_path)))
+  params = leaves(setup.train(preparing.runnable(SweepPaths(str(swept[0])), run), str(tmp_path)))
   assert losses(forked) == losses(tmp_path)
   for path, leaf in leaves(janus_jax.load(str(forked)).params).items():
     np.testing.assert_array_equal(leaf, params[path], err_msg=path)
@@ -178,7 +178,7 @@ def test_the_price_of_a_step_is_what_it_is_measured_to_cost(swept, ablation, mon
   stages = results(workdir)['base', 0]['stages']
   # The very batches of Stage I; later stages begin with other ones.
   monkeypatch.setattr(compute, 'BATCHES', STEPS)
-  prices = compute.step_prices(preparing.runnable(Places(str(workdir)), run), str(workdir / 'data'))
+  prices = compute.step_prices(preparing.runnable(SweepPaths(str(workdir)), run), str(workdir / 'data'))
   assert STEPS * prices['stage1'] == pytest.approx(stages[0]['flops'])
   for name, stage in zip(('stage2', 'stage3'), stages[1:]):
     assert STEPS * prices[name] == pytest.approx(stage['flops'], rel=0.2)
@@ -188,7 +188,7 @@ def test_of_a_run_that_averages_the_averages_are_measured(swept, ablation, monke
   workdir, run = swept[0], planned(ablation)['base', 0]
   scores = json.loads((workdir / 'scores' / run.name / 'scores.json').read_text())
   assert scores['checkpoint'] == f'{workdir / "runs" / run.name}@ema'
-  runnable = preparing.runnable(Places(str(workdir)), run)
+  runnable = preparing.runnable(SweepPaths(str(workdir)), run)
   measure = lambda: measuring._held_out_losses(str(workdir / 'runs' / run.name), run, runnable, 1)  # noqa: E731
   found = measure()
   assert found == [stage['held_out'] for stage in results(workdir)['base', 0]['stages']]

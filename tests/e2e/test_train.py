@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 import janus_jax
 from janus_jax.conversion.checkpoint import open_checkpoint
-from janus_jax.conversion.companions import companions_for
+from janus_jax.conversion.tokenizer_files import companions_for
 from janus_jax.conversion.workdir import read_params
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings

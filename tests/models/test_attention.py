@@ -40,8 +40,8 @@ def packed_segments(length: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=('causal', 'implementation', 'layout', 'names', 'interpret'))
 def results(q, k, v, gradient, segments, **options):
   """The output and the gradients of q, k and v."""
-  mixed, pull_back = jax.vjp(lambda q, k, v: attention(q, k, v, segments=segments, **options), q, k, v)
-  return mixed, *pull_back(gradient)
+  attended, pull_back = jax.vjp(lambda q, k, v: attention(q, k, v, segments=segments, **options), q, k, v)
+  return attended, *pull_back(gradient)
 
 
 def assert_same(found, expected, tolerance):

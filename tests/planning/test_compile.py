@@ -102,12 +102,12 @@ def test_a_checkpoint_says_what_a_run_starts_from(tmp_path):
 
 
 def test_plan_of_a_stage(monkeypatch):
-  turns = []
+  trip_count = []
   count = compile.received_bytes
-  monkeypatch.setattr(compile, 'received_bytes', lambda text, n: turns.append(n) or count(text, n))
+  monkeypatch.setattr(compile, 'received_bytes', lambda text, n: trip_count.append(n) or count(text, n))
   plan = plan_stage(setup_of(tiny(loss_chunk=16)), 2)
   # Rows of 104 are 7 chunks, which the loops over logits of text and of codes share.
-  assert turns == [4]
+  assert trip_count == [4]
   assert plan.memory.fits
   step, start, held_out = (plan.memory.peaks[moment] for moment in ('step', 'start', 'held-out'))
   assert step > plan.memory.arguments + plan.memory.temporaries - 1

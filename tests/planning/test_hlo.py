@@ -58,7 +58,7 @@ def test_a_loop_that_ends_when_the_data_says_counts_as_often_as_the_caller_says(
   mapped = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P('d'), P()), out_specs=P('d'), check_vma=False))
   text = mapped.lower(given, jax.ShapeDtypeStruct((), jnp.int32)).compile().as_text()
   assert received_bytes(text)['collective-permute'] == BYTES
-  assert received_bytes(text, turns=7)['collective-permute'] == 7 * BYTES
+  assert received_bytes(text, trip_count=7)['collective-permute'] == 7 * BYTES
 
 
 # As libtpu 0.0.50 writes it, shortened.

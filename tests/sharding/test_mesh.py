@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.sharding.mesh import AXES, make_mesh, row_shares
+from janus_jax.sharding.mesh import AXES, make_mesh, process_batch_shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def test_data_must_divide_over_tpu_slices():
 
 def shares(sizes, devices) -> list[tuple[int, int]]:
   mesh = make_mesh(sizes, devices)
-  return [row_shares(mesh, process) for process in range(devices[-1].process_index + 1)]
+  return [process_batch_shard(mesh, process) for process in range(devices[-1].process_index + 1)]
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,14 @@ def test_processes_with_the_same_rows_have_the_same_share(sizes, expected):
 
 
 def test_one_process_feeds_everything():
-  assert row_shares(make_mesh({'fsdp': 4, 'tensor': 2})) == (0, 1)
+  assert process_batch_shard(make_mesh({'fsdp': 4, 'tensor': 2})) == (0, 1)
 
 
 def test_shares_of_a_tpu_cover_all_rows_once():
   """Hosts are squares of four chips: with an axis of four along one side, two hosts hold each pair of rows."""
   devices = tpu_slices(2, 4)
   mesh = make_mesh({'data': 2, 'fsdp': 4, 'tensor': 4}, devices)
-  found = [row_shares(mesh, process) for process in range(8)]
+  found = [process_batch_shard(mesh, process) for process in range(8)]
   assert {count for _, count in found} == {4}
   rows: dict[int, list[set[int]]] = {}
   for process, (index, _) in enumerate(found):
@@ -147,4 +147,4 @@ def test_shares_of_a_tpu_cover_all_rows_once():
 def test_unequal_shares_are_refused(devices):
   mesh = make_mesh({'data': 3, 'tensor': 2}, devices)
   with pytest.raises(InputError, match='unequal shares of its 3 blocks of rows'):
-    row_shares(mesh, 0)
+    process_batch_shard(mesh, 0)

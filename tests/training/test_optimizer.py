@@ -31,7 +31,7 @@ def steps(config: OptimizerConfig, gradients: list, learning_rate: float, weight
   for g in gradients:
     factor = optimizer.clip_factor(optax.tree.norm(g), config.max_grad_norm)
     directions, state = optimizer.adam(config).update({path: factor * leaf for path, leaf in g.items()}, state)
-    params = optimizer.updated(params, directions, config, jnp.float32(learning_rate), jnp.float32(weight_decay))
+    params = optimizer.apply_updates(params, directions, config, jnp.float32(learning_rate), jnp.float32(weight_decay))
   return params
 
 
@@ -58,7 +58,7 @@ def test_steps_are_those_of_torch(size):
 def test_an_update_keeps_dtypes_and_computes_in_float32():
   params = {'a/kernel': jnp.ones(4, jnp.bfloat16), 'b/kernel': jnp.ones(4)}
   directions = {path: jnp.full(4, 0.5) for path in params}
-  new = optimizer.updated(params, directions, OptimizerConfig(), jnp.float32(0.125), jnp.float32(1.0))
+  new = optimizer.apply_updates(params, directions, OptimizerConfig(), jnp.float32(0.125), jnp.float32(1.0))
   assert [leaf.dtype for leaf in new.values()] == [jnp.bfloat16, jnp.float32]
   np.testing.assert_array_equal(new['a/kernel'].astype(np.float32), np.full(4, 1 - 0.125 * 1.5))
   np.testing.assert_array_equal(new['b/kernel'], np.full(4, 1 - 0.125 * 1.5))

@@ -16,11 +16,11 @@ from janus_jax.data import prompts
 from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape, check_fits, size_of
-from janus_jax.data.reading import Reading, reason_of
 from janus_jax.data.sources.array_record import ShardWriter, encode_example
 from janus_jax.data.sources.build import ImageSizes, items, open_sources, read_specs
 from janus_jax.data.sources.records import Fields, GenerationRecord, Numbered, ToEncode
 from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.data.workers import Reading, reason_of
 from janus_jax.errors import InputError
 from janus_jax.runs.tokenizing import read_picture
 

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from janus_jax.data.parcels import unwrap, wrap
+from janus_jax.data.worker_transfer import pack, unpack
 
 VALUE = [{'pixels': np.arange(24, dtype=np.uint8).reshape(2, 4, 3), 'words': ['a', 'b']}, ValueError('c'), np.zeros(0)]
 
@@ -23,15 +23,15 @@ def assert_is_the_value(found):
 
 def test_arrays_go_through_a_file_that_is_gone_afterwards(tmp_path):
   with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-    parcel = pool.submit(wrap, VALUE, str(tmp_path)).result()
-  assert os.listdir(tmp_path) == [os.path.basename(parcel.path)]
-  assert os.path.getsize(parcel.path) == 24
-  assert_is_the_value(unwrap(parcel))
+    transfer = pool.submit(pack, VALUE, str(tmp_path)).result()
+  assert os.listdir(tmp_path) == [os.path.basename(transfer.path)]
+  assert os.path.getsize(transfer.path) == 24
+  assert_is_the_value(unpack(transfer))
   assert os.listdir(tmp_path) == []
 
 
 def test_without_a_directory_they_go_with_the_rest(tmp_path):
-  assert_is_the_value(unwrap(wrap(VALUE, str(tmp_path / 'gone'))))
+  assert_is_the_value(unpack(pack(VALUE, str(tmp_path / 'gone'))))
 
 
 def test_on_a_full_disk_they_go_with_the_rest(tmp_path, monkeypatch):
@@ -39,18 +39,18 @@ def test_on_a_full_disk_they_go_with_the_rest(tmp_path, monkeypatch):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
   monkeypatch.setattr(os, 'fdopen', fail)
-  parcel = wrap(VALUE, str(tmp_path))
+  transfer = pack(VALUE, str(tmp_path))
   monkeypatch.undo()
   assert os.listdir(tmp_path) == []
-  assert_is_the_value(unwrap(parcel))
+  assert_is_the_value(unpack(transfer))
 
 
 def test_a_value_without_arrays(tmp_path):
-  assert unwrap(wrap(['a'], str(tmp_path))) == ['a']
+  assert unpack(pack(['a'], str(tmp_path))) == ['a']
 
 
 def test_a_parcel_is_unwrapped_once(tmp_path):
-  parcel = wrap(VALUE, str(tmp_path))
-  unwrap(parcel)
+  transfer = pack(VALUE, str(tmp_path))
+  unpack(transfer)
   with pytest.raises(FileNotFoundError):
-    unwrap(parcel)
+    unpack(transfer)

@@ -21,7 +21,7 @@ from data.test_pipeline import (  # noqa: F401
 from janus_jax.data.mixture import shuffled
 from janus_jax.data.packing import BatchShape
 from janus_jax.data.pipeline import NEW
-from janus_jax.data.shares import WHOLE, Share, after, deal, deal_states, first_place, position
+from janus_jax.data.shard_state import WHOLE, DataShard, after, deal, deal_states, first_position, position
 from janus_jax.data.skipping import SkipLimit, describe_shortened
 from janus_jax.data.sources.blocks import BlockDataset
 
@@ -36,25 +36,25 @@ def read(place, share, count):
 
 
 def test_one_host_reads_everything_in_order():
-  assert read(first_place(WHOLE, 1), WHOLE, 5)[0] == [0, 1, 2, 3, 4]
-  assert read(first_place(WHOLE, 3), WHOLE, 5)[0] == [0, 1, 2, 3, 4]
+  assert read(first_position(WHOLE, 1), WHOLE, 5)[0] == [0, 1, 2, 3, 4]
+  assert read(first_position(WHOLE, 3), WHOLE, 5)[0] == [0, 1, 2, 3, 4]
 
 
 def test_hosts_take_runs_in_turn():
-  shares = [Share(index, 3) for index in range(3)]
-  assert [read(first_place(share, 1), share, 3)[0] for share in shares] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
-  assert read(first_place(shares[1], 2), shares[1], 5)[0] == [2, 3, 8, 9, 14]
+  shares = [DataShard(index, 3) for index in range(3)]
+  assert [read(first_position(share, 1), share, 3)[0] for share in shares] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+  assert read(first_position(shares[1], 2), shares[1], 5)[0] == [2, 3, 8, 9, 14]
 
 
 @pytest.mark.parametrize('seed', range(30))
 def test_nothing_is_lost_or_read_twice_however_often_hosts_come_and_go(seed):
   rng = np.random.default_rng(seed)
   run, count = int(rng.choice([1, 2, 7])), int(rng.integers(1, 6))
-  places = [first_place(Share(index, count), run) for index in range(count)]
+  places = [first_position(DataShard(index, count), run) for index in range(count)]
   seen = []
   for _ in range(6):
     for index in range(count):  # Hosts drift apart: batches hold different numbers of examples.
-      found, places[index] = read(places[index], Share(index, count), int(rng.integers(0, 60)))
+      found, places[index] = read(places[index], DataShard(index, count), int(rng.integers(0, 60)))
       seen += found
     new = int(rng.integers(1, 6))
     places = json.loads(json.dumps(deal(places, new)))  # Through a checkpoint.
@@ -66,18 +66,21 @@ def test_nothing_is_lost_or_read_twice_however_often_hosts_come_and_go(seed):
     while position(place) < end or place['left']:
       if position(place) < end:
         seen.append(position(place))
-      place = after(place, Share(index, count))
+      place = after(place, DataShard(index, count))
   assert sorted(seen) == list(range(end))
 
 
 def test_dealing_to_as_many_hosts_keeps_what_nobody_has_begun():
-  places = [first_place(Share(index, 2), 5) for index in range(2)]
+  places = [first_position(DataShard(index, 2), 5) for index in range(2)]
   assert deal(places, 2) == places
 
 
 def test_what_one_host_left_behind_comes_first():
-  fast, slow = Share(0, 2), Share(1, 2)
-  places = [read(first_place(fast, 1), fast, 4)[1], read(first_place(slow, 1), slow, 1)[1]]  # Read: 0, 2, 4, 6 and 1.
+  fast, slow = DataShard(0, 2), DataShard(1, 2)
+  places = [
+    read(first_position(fast, 1), fast, 4)[1],
+    read(first_position(slow, 1), slow, 1)[1],
+  ]  # Read: 0, 2, 4, 6 and 1.
   (place,) = deal(places, 1)
   assert read(place, WHOLE, 5)[0] == [3, 5, 7, 8, 9]
 
@@ -97,7 +100,7 @@ def test_streams_of_changing_hosts_see_every_record_once_an_epoch(hosts, spec): 
   for count in hosts:
     states = deal_states(states, count) if states else [NEW] * count
     for index in range(count):
-      options = {'shares': [Share(index, count)], 'state': states[index], 'skip_limit': SkipLimit(share=0.9)}
+      options = {'shares': [DataShard(index, count)], 'state': states[index], 'skip_limit': SkipLimit(share=0.9)}
       stream = start(spec, (2, 9, 5), sources=sources, shape=BatchShape(2, 100, 6, 8), **options)
       for _ in range(3 + index):
         seen += contents(next(stream), spec)
@@ -120,16 +123,18 @@ def test_hosts_read_whole_blocks():
   parent = grain.MapDataset.source([{'text': f'number {number}'} for number in range(40)])
   source = BlockDataset(parent, [4] * 10)
   assert source.block_size == 4
-  share = Share(1, 2)
+  share = DataShard(1, 2)
   view = source.shuffle(seed=3).repeat()
-  found = [int(view[number]['text'].split()[1]) for number in read(first_place(share, source.block_size), share, 20)[0]]
+  found = [
+    int(view[number]['text'].split()[1]) for number in read(first_position(share, source.block_size), share, 20)[0]
+  ]
   assert len({number // 4 for number in found}) == 5
 
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_batch_is_the_rows_of_its_streams(workers, spec):  # noqa: F811
   """Two hosts of two streams each, and one host of all four, which shares its workers among them, see the same."""
-  shape, shares = BatchShape(1, 100, 3, 4), [Share(index, 4) for index in range(4)]
+  shape, shares = BatchShape(1, 100, 3, 4), [DataShard(index, 4) for index in range(4)]
   together = start(spec, shape=shape, shares=shares, workers=workers)
   apart = [start(spec, shape=shape, shares=shares[:2]), start(spec, shape=shape, shares=shares[2:])]
   for _ in range(3):
@@ -150,7 +155,7 @@ def test_parts_of_long_records_go_to_other_streams_once_each(count):
       'records': {'text/c': 4 + index},
       'skipped': {'text/c': {}},
       'shortened': {'text/c': {'split': 2 + index}},
-      'places': {'text/c': first_place(Share(index, 2), 1)},
+      'places': {'text/c': first_position(DataShard(index, 2), 1)},
       'rest': {'text/c': [[index, 3, 9]]},
       'held': [['text/c', 10 + index, 1]],
     }

@@ -16,37 +16,37 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Place = Mapping[str, Any]
+ReadPosition = Mapping[str, Any]
 Interval = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class DataShard:
   """The part of the data that a host reads: `index` of `count`, counted from 0."""
 
   index: int
   count: int
 
 
-WHOLE = Share(0, 1)
+WHOLE = DataShard(0, 1)
 
 
-def all_shares(count: int) -> list[Share]:
+def all_shards(count: int) -> list[DataShard]:
   """So many shares that are the whole together."""
-  return [Share(index, count) for index in range(count)]
+  return [DataShard(index, count) for index in range(count)]
 
 
-def first_place(share: Share, run: int) -> Place:
+def first_position(share: DataShard, run: int) -> ReadPosition:
   """Where a host starts in a source that nobody has read."""
   return {'run': run, 'left': [], 'next': share.index * run}
 
 
-def position(place: Place) -> int:
+def position(place: ReadPosition) -> int:
   """What is read next."""
   return place['left'][0][0] if place['left'] else place['next']
 
 
-def after(place: Place, share: Share) -> Place:
+def after(place: ReadPosition, share: DataShard) -> ReadPosition:
   """The place one record further on."""
   if place['left']:
     (start, stop), *rest = place['left']
@@ -57,7 +57,7 @@ def after(place: Place, share: Share) -> Place:
   return {**place, 'next': following}
 
 
-def deal(places: Sequence[Place], count: int) -> list[Place]:
+def deal(places: Sequence[ReadPosition], count: int) -> list[ReadPosition]:
   """What hosts have left to read, given to `count` other hosts: no position is lost, none is read again.
 
   Args:
@@ -125,13 +125,13 @@ def deal_states(states: Sequence[Mapping[str, Any]], count: int) -> list[dict[st
   ]
 
 
-def _last_touched(place: Place, count: int) -> int:
+def _last_touched(place: ReadPosition, count: int) -> int:
   """The last run of which a host has read something; negative if it has read nothing."""
   run, within = divmod(place['next'], place['run'])
   return run if within else run - count
 
 
-def _left(place: Place, count: int, frontier: int) -> Iterator[Interval]:
+def _left(place: ReadPosition, count: int, frontier: int) -> Iterator[Interval]:
   """What a host has not read of the runs before the frontier."""
   yield from map(tuple, place['left'])
   run, length = place['next'] // place['run'], place['run']

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from janus_jax.training.wall_time import WallTime, Watchdog
+from janus_jax.training.goodput import Goodput, Watchdog
 
 
 class Clock:
@@ -20,7 +20,7 @@ class Clock:
 
 def test_goodput_is_what_no_cause_takes():
   clock = Clock()
-  spent = WallTime(clock)
+  spent = Goodput(clock)
   with spent.on('compiling'):
     clock.now += 3
   clock.now += 6
@@ -31,7 +31,7 @@ def test_goodput_is_what_no_cause_takes():
 
 def test_time_counts_where_the_block_fails():
   clock = Clock()
-  spent = WallTime(clock)
+  spent = Goodput(clock)
   with contextlib.suppress(KeyError), spent.on('observing'):
     clock.now += 1
     raise KeyError
@@ -110,7 +110,7 @@ def test_one_line_is_logged_and_a_file_says_what_threads_are_doing_however_many_
   assert '\n' not in message
   text = stacks.read_text()
   assert 'a step has been under way for 100 s' in text
-  assert text.index('MainThread:') < text.index('test_wall_time.py') < text.index('reader 119:')
+  assert text.index('MainThread:') < text.index('test_goodput.py') < text.index('reader 119:')
 
 
 class Result:

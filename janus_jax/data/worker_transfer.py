@@ -13,7 +13,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Parcel:
+class Transfer:
   """A value on its way.
 
   Attributes:
@@ -27,7 +27,7 @@ class Parcel:
   path: str | None = None
 
 
-def wrap(value: Any, directory: str) -> Parcel:
+def pack(value: Any, directory: str) -> Transfer:
   """Makes a parcel, in the process that has the value; its file, if it can be written, lies in `directory`."""
   buffers: list[pickle.PickleBuffer] = []
   pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
@@ -41,15 +41,15 @@ def wrap(value: Any, directory: str) -> Parcel:
     if path is not None:
       with contextlib.suppress(OSError):
         os.remove(path)
-    return Parcel(pickle.dumps(value, protocol=5))
-  return Parcel(pickled, tuple(array.nbytes for array in arrays), path)
+    return Transfer(pickle.dumps(value, protocol=5))
+  return Transfer(pickled, tuple(array.nbytes for array in arrays), path)
 
 
-def unwrap(parcel: Parcel) -> Any:
+def unpack(transfer: Transfer) -> Any:
   """The value of a parcel, once: its file is removed."""
-  if parcel.path is None:
-    return pickle.loads(parcel.pickled)
-  with open(parcel.path, 'rb') as file:
-    arrays = [bytearray(file.read(size)) for size in parcel.sizes]
-  os.remove(parcel.path)
-  return pickle.loads(parcel.pickled, buffers=arrays)
+  if transfer.path is None:
+    return pickle.loads(transfer.pickled)
+  with open(transfer.path, 'rb') as file:
+    arrays = [bytearray(file.read(size)) for size in transfer.sizes]
+  os.remove(transfer.path)
+  return pickle.loads(transfer.pickled, buffers=arrays)

@@ -21,9 +21,9 @@ from conversion.fixtures import (
   write_files,
 )
 
-from janus_jax.conversion.companions import companions_for, find_companions
 from janus_jax.conversion.configs import janus_to_huggingface
 from janus_jax.conversion.special_tokens import SpecialTokens, extend_tokenizer, special_token_ids
+from janus_jax.conversion.tokenizer_files import companions_for, find_companions
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig
 

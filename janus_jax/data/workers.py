@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from janus_jax.data.examples import Example, ExampleSpec, make_examples
-from janus_jax.data.parcels import Parcel, unwrap, wrap
+from janus_jax.data.worker_transfer import Transfer, pack, unpack
 from janus_jax.errors import InputError, RecordError
 
 # 'kind/source', position there.
@@ -76,7 +76,7 @@ class Workers:
     self.reading, self.count = reading, count
     self._pool: concurrent.futures.ProcessPoolExecutor | None = None
 
-  def submit(self, task: Sequence[Key]) -> concurrent.futures.Future[Parcel]:
+  def submit(self, task: Sequence[Key]) -> concurrent.futures.Future[Transfer]:
     """Starts a task; a parcel of what each record becomes, or the InputError."""
     if self._pool is None:
       self._start()
@@ -144,7 +144,7 @@ class Reader:
     self._workers = workers
     self._ahead = max(AHEAD * TASK * workers.count // readers, TASK) if workers.count else 0
     # Of what has been requested: the task that it is part of, which gives a parcel, or what the parcel held.
-    self._tasks: dict[Key, concurrent.futures.Future[Parcel]] = {}
+    self._tasks: dict[Key, concurrent.futures.Future[Transfer]] = {}
     self._found: dict[Key, list[Example] | InputError] = {}
     self._next_task: list[Key] = []
     # What was in flight when a worker died. Which of them it died of shows when each is read alone.
@@ -190,7 +190,7 @@ class Reader:
     task = self._tasks[key]
     keys = [other for other, its_task in self._tasks.items() if its_task is task]
     try:
-      self._found |= zip(keys, unwrap(task.result()))
+      self._found |= zip(keys, unpack(task.result()))
     except BrokenProcessPool:
       self._suspects |= {*self._tasks, *self._next_task}
       self._tasks.clear()
@@ -229,9 +229,9 @@ def _end_with_parent(directory: str) -> None:
   os._exit(1)
 
 
-def _read_in_worker(task: Sequence[Key]) -> Parcel:
+def _read_in_worker(task: Sequence[Key]) -> Transfer:
   """Examples of each record, or its InputError."""
-  return wrap(list(_threads.map(_read_one, task)), _directory)
+  return pack(list(_threads.map(_read_one, task)), _directory)
 
 
 def _read_one(key: Key) -> list[Example] | InputError:

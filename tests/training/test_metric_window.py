@@ -5,8 +5,8 @@ from training import batches
 
 from janus_jax.data.examples import CODE, IMAGE, TEXT
 from janus_jax.training.losses import kind_weights
+from janus_jax.training.metric_window import Window
 from janus_jax.training.throughput import TokenCounts
-from janus_jax.training.window import Window
 
 
 def test_a_window_counts_tokens_by_what_they_cost(tmp_path):

@@ -21,7 +21,7 @@ from janus_jax.training.state import Placement, flatten
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
+class BenchmarkModel:
   """A model to measure.
 
   Attributes:
@@ -38,7 +38,7 @@ class Subject:
   placement: Placement
 
 
-def read_subject(config: ConfigDict, recipe: str) -> Subject:
+def read_subject(config: ConfigDict, recipe: str) -> BenchmarkModel:
   """The model that a run of the config would start from; with random weights where `init_from` names none.
 
   Args:
@@ -55,7 +55,7 @@ def read_subject(config: ConfigDict, recipe: str) -> Subject:
   if config.init_from:
     params = jax.tree.map(np.asarray, load_params(open_start(config), None))
     make_params = lambda: params  # noqa: E731
-  return Subject(config, start.model, make_params, placement)
+  return BenchmarkModel(config, start.model, make_params, placement)
 
 
 def _sampling(model: JanusConfig, seed: int, dtypes: Mapping[str, str], placement: Placement) -> Callable[[], Any]:
@@ -73,7 +73,7 @@ def peak_memory() -> tuple[str, int]:
   return 'peak_bytes_of_process', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def resized(subject: Subject, length: int, depth: int) -> Subject:
+def resized(subject: BenchmarkModel, length: int, depth: int) -> BenchmarkModel:
   """The same with rows of another length, or a decoder of another depth and then with random weights.
 
   Args:
@@ -90,4 +90,4 @@ def resized(subject: Subject, length: int, depth: int) -> Subject:
   shapes = flatten(jax.eval_shape(subject.make_params))
   dtypes = {path: leaf.dtype.name for path, leaf in shapes.items()}
   placement = Placement.of(subject.placement.mesh, parameter_shapes(model))
-  return Subject(config, model, _sampling(model, config.seed, dtypes, placement), placement)
+  return BenchmarkModel(config, model, _sampling(model, config.seed, dtypes, placement), placement)

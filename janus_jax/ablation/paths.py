@@ -10,7 +10,7 @@ from janus_jax.conversion.checkpoint import read_json
 from janus_jax.training.ownership import locked
 
 
-class Places:
+class SweepPaths:
   """The directory of a sweep.
 
   parts/HASH      pretrained parts, a checkpoint

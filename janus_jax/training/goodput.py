@@ -18,7 +18,7 @@ import jax
 CAUSES = ('starting', 'compiling', 'waiting for data', 'observing', 'saving')
 
 
-class WallTime:
+class Goodput:
   """Adds up what a process spends on what, from its start of training on."""
 
   def __init__(self, clock: Callable[[], float] = time.perf_counter):

@@ -10,7 +10,7 @@ import time
 PATIENCE = 240  # Seconds, for a machine that does much else.
 READ = """
 import multiprocessing, sys
-from janus_jax.data.reading import Reading, Workers
+from janus_jax.data.workers import Reading, Workers
 workers = Workers(Reading({}, None, 0, 0.0), 2)
 workers.submit(()).result()
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
