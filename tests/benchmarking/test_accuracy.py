@@ -7,7 +7,7 @@ from training.batches import CONFIG, params
 from janus_jax.benchmarking import accuracy, inference
 from janus_jax.benchmarking.inference import Prompts
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.requests import decoder_for
+from janus_jax.inference.requests import LoadedJanus, decoder_for
 from janus_jax.inference.sampling import Sampling
 
 GREEDY = Sampling(temperature=0.0)
@@ -15,7 +15,7 @@ GREEDY = Sampling(temperature=0.0)
 
 @pytest.fixture(scope='module')
 def decoder() -> Decoder:
-  return decoder_for(CONFIG, params())
+  return decoder_for(LoadedJanus(CONFIG, params()))
 
 
 def words(rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
