@@ -3,7 +3,7 @@
     python -m janus_jax.pretrain --config=configs/tiny.py --output=DIR/parts
     python -m janus_jax.train --config=configs/tiny.py --config.init_from=DIR/parts --workdir=DIR/run
 
-Rates and steps are for a model of a million parameters (TINY_WORLD study); the recipe's shape is Janus-Pro's. Guidance
+Rates and steps are for a model of a million parameters; the recipe's shape is Janus-Pro's. Guidance
 5 ruins drawings at this scale, 1.5 is right.
 """
 

@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN section 3), read off the source; and what importing must not pull in."""
+"""Which package may import which, read off the source; and what importing must not pull in."""
 
 import ast
 import os

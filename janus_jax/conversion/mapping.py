@@ -2,7 +2,7 @@
 
 A row says: parameters whose path matches `path` are the tensors named by the two templates, and the transforms say
 how an array of ours becomes a torch tensor. In templates `\\1` ... are the groups of `path`, and `{layer}` stands for
-every layer of a stack: our one array [L, ...] is L torch tensors. Names and shapes: MODEL_FACTS 2.1 and 2.2.
+every layer of a stack: our one array [L, ...] is L torch tensors. Names and shapes are those of the released files.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Composes a new Janus from the pretrained parts a real run starts from (Janus paper section 4.1, MODEL_FACTS 9).
+"""Composes a new Janus from the pretrained parts a real run starts from (Janus paper section 4.1).
 
 SigLIP becomes the understanding encoder, LlamaGen's VQ-16 the tokenizer, DeepSeek-LLM the decoder. Both adaptors, the
 image head and `gen_embed` are new.

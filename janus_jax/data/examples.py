@@ -1,6 +1,6 @@
 """Records to training examples: token ids, what each position holds, what it predicts, and in which loss.
 
-The layouts are Janus's (MODEL_FACTS 3.4 and 3.5). What inference would encode as a prompt is exactly a prefix of the
+The layouts are Janus's. What inference would encode as a prompt is exactly a prefix of the
 training ids, because prompt and answer are tokenised apart here: no token straddles the two.
 """
 

@@ -32,7 +32,7 @@ def normalize_pixels(pixels: jax.Array) -> jax.Array:
 
 
 class Janus(nn.Module):
-  """The whole model. Its parameter tree has the names of DESIGN section 4."""
+  """The whole model. The names of its parts are those of the parameter tree."""
 
   config: JanusConfig
   compute: ComputeConfig = ComputeConfig()

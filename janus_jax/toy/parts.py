@@ -115,7 +115,7 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
   finally:  # Ctrl-C comes to this thread, which would otherwise wait for the others to the end.
     stopping.set()
     pool.shutdown(wait=False)
-  # As the released table is close to its codebook (MODEL_FACTS 1.3).
+  # As the released table is close to its codebook.
   codebook = np.asarray(params['vq']['codebook'])
   params['gen_embed'] = {'table': codebook / np.linalg.norm(codebook, axis=-1, keepdims=True)}
   with open(path, 'rb') as file:

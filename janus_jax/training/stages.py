@@ -12,7 +12,7 @@ from janus_jax.training.defaults import STAGE_DEFAULTS
 from janus_jax.training.optimizer import SCHEDULES
 from janus_jax.training.value_checks import Bool, Integer, Names, Number, OneOf, PerKind, Table, check_fields
 
-# The vocabulary of DESIGN section 4; a pattern that names one of them alone means everything in it.
+# The first names of parameter paths; a pattern that names one of them alone means everything in it.
 GROUPS = ('vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
 
 # What each field of `config.stages.NAME` may be.

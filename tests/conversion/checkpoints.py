@@ -20,7 +20,7 @@ from janus_jax.models.config import PRESETS, JanusConfig
 TOKENIZER = make_tokenizer((BOS, EOS, *JANUS_TOKENS))
 TINY = dataclasses.replace(PRESETS['tiny'], image_token_id=special_token_ids(TOKENIZER).image_placeholder)
 
-# transformers' names as regular expressions over DeepSeek's: MODEL_FACTS 2.2, from transformers' conversion script.
+# transformers' names as regular expressions over DeepSeek's, as in transformers' conversion script.
 RENAMES = [
   (r'^vision_model\.vision_tower\.pos_embed$', 'model.vision_model.embeddings.position_embedding.weight'),
   (r'^vision_model\.vision_tower\.patch_embed\.proj\.', 'model.vision_model.embeddings.patch_embedding.'),

@@ -1,6 +1,6 @@
 """What a Janus checkpoint directory has beside its weights, made small: tokenizers, companion files, tensor shapes.
 
-Token strings are spelled out here (MODEL_FACTS 2.5), not imported, so that tests compare against the facts.
+Token strings are spelled out here as the released files have them, not imported, so that tests compare against those.
 """
 
 import json
@@ -48,7 +48,7 @@ def dump(values: Mapping) -> bytes:
 
 
 def deepseek_companions(tokenizer_json: bytes, config: JanusConfig, sft_format: str = 'deepseek') -> dict[str, bytes]:
-  """The files of a DeepSeek release (MODEL_FACTS 2.4, 2.5), sizes as in `config`."""
+  """The files of a DeepSeek release, sizes as in `config`."""
   return {
     'tokenizer.json': tokenizer_json,
     'tokenizer_config.json': dump(
@@ -101,7 +101,7 @@ def write_files(directory: pathlib.Path, files: Mapping[str, bytes]) -> str:
 
 
 def deepseek_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
-  """Names and shapes of those tensors of a DeepSeek checkpoint that tell sizes (MODEL_FACTS 2.1)."""
+  """Names and shapes of those tensors of a DeepSeek checkpoint that tell sizes."""
   vision, vq, llama = config.vision_encoder, config.vq, config.language_model
   shapes = {
     'vision_model.vision_tower.pos_embed': (1, vision.num_tokens, vision.width),
@@ -134,7 +134,7 @@ def deepseek_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
   return shapes
 
 
-# language_config as the released files write it (MODEL_FACTS 1.1, 2.4).
+# language_config as the released files write it.
 RELEASED_LANGUAGE = {
   'janus_pro_1b': {
     'hidden_size': 2048,
@@ -158,7 +158,7 @@ RELEASED_LANGUAGE = {
 
 
 def released_config(preset: str) -> dict:
-  """The released DeepSeek config.json, written down from MODEL_FACTS 2.4."""
+  """The released DeepSeek config.json."""
   width = PRESETS[preset].language_model.width
 
   def aligner(model_type: str, input_dim: int) -> dict:

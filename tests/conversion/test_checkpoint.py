@@ -114,7 +114,7 @@ def full_size_deepseek(preset: str) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize(('preset', 'entries'), [('janus_pro_1b', 882), ('janus_pro_7b', 936)])
 def test_deepseek_names_and_shapes_at_full_size(preset, entries):
-  """MODEL_FACTS 1.5 and 2.1; 14 entries (pooling head, usage buffer) are no parameters of ours."""
+  """Counts of the released files; 14 entries (pooling head, usage buffer) are no parameters of ours."""
   shapes = full_size_deepseek(preset)
   assert len(shapes) == entries - 14
   llama = PRESETS[preset].language_model

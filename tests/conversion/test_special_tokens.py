@@ -28,7 +28,7 @@ def large_base(num_added: int) -> bytes:
 
 @pytest.mark.parametrize(('num_added', 'shift'), [(13, 0), (0, -13)], ids=['7B', '1B'])
 def test_extension_gives_the_ids_of_the_releases(num_added, shift):
-  """MODEL_FACTS 2.5: the 7B's ids, and 13 less where the base lacks 13 added tokens."""
+  """The 7B's ids, and 13 less where the base lacks 13 added tokens."""
   extended = extend_tokenizer(large_base(num_added), 102400)
   expected = SpecialTokens(
     bos=100000,

@@ -176,7 +176,7 @@ def render(template: bytes, messages: list[dict], add_generation_prompt: bool) -
 
 
 def test_chat_template_renders_deepseeks_format(tokenizer_json):
-  """MODEL_FACTS 3.3. The default system prompt is not the template's, but JanusProcessor's."""
+  """The default system prompt is not the template's, but JanusProcessor's."""
   template = companions_for('huggingface', deepseek_companions(tokenizer_json, CONFIG), CONFIG)['chat_template.jinja']
   image = {'type': 'image'}
   turns = [user(' Q1 '), assistant('A1'), user('Q2')]

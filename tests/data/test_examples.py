@@ -51,7 +51,7 @@ def ids_of(spec, text):
 
 
 def test_a_conversation_by_hand(spec):
-  """MODEL_FACTS 3.4."""
+  """As the reference lays a conversation out."""
   turns = ['What is it?', ' A cat. ', 'And here?', '13 dogs']
   example = make('understanding', {'images': [image(7)], 'turns': turns}, spec)
   text = (
@@ -259,7 +259,7 @@ def test_a_document_with_images_in_it_by_hand(spec):
 
 @pytest.mark.parametrize('given', ['image', 'codes'])
 def test_a_drawing_by_hand(given, spec):
-  """MODEL_FACTS 3.5: begin-of-image predicts the first code; the last code is no input."""
+  """Begin-of-image predicts the first code; the last code is no input."""
   if given == 'codes':
     spec = dataclasses.replace(spec, generation_size=None)
     codes = np.array([9, 49, 0, 9, 3], np.uint16)

@@ -19,7 +19,7 @@ def window_counts(sequence, length):
 
 @pytest.mark.parametrize('ratio', [(1, 0, 3), (2, 3, 5), (5, 1, 4), (7, 3, 10), (1, 1, 1), (0, 0, 1), (10, 0, 30)])
 def test_every_window_of_a_cycle_holds_the_ratio(ratio):
-  """The reports' ratios among them (MODEL_FACTS 5.1)."""
+  """The reports' ratios among them."""
   plan = make_mixture(ratio, WEIGHTS)
   kinds = [plan.source_at(i)[0] for i in range(5 * sum(ratio))]
   expected = tuple(sorted((kind, share) for kind, share in zip(KINDS, ratio) if share))

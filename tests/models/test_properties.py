@@ -176,7 +176,7 @@ def test_wrong_number_of_placeholders_shows():
   assert np.isnan(result[:, P]).all()
 
 
-# MODEL_FACTS 1.5, measured on transformers' classes; the Hub states the 1B's total too.
+# Measured on transformers' classes; the Hub states the 1B's total too.
 COUNTS = {
   'janus_pro_1b': {
     'vision_aligner': 6_295_552,

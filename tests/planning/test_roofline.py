@@ -83,7 +83,7 @@ def test_days_and_bound_by_hand():
   exact = 5 * 16 * work.shape.drawings * vq_encoder_forward_flops(work.model.vq) / peak
   assert found.bound.seconds == found.bound.compute == pytest.approx(found.executed_flops / peak + exact)
   assert 0.9 < found.mfu_bound < 1
-  # 41 GFLOP a token for text alone, with attention (PEERS); logits of codes cost less, SigLIP and the VQ add some.
+  # 41 GFLOP a token for text alone, with attention; logits of codes cost less, SigLIP and the VQ add some.
   assert found.flops.decoder / (512 * 4096) == pytest.approx(40e9, rel=0.05)
 
 

@@ -32,11 +32,19 @@ FITTING = [
 ]
 
 
+# As in the tables of launch/README.md.
+AS_SAID = ('--config.data.precompute_codes=true', '--config.held_out_batches=0')
+
+
 def plan(preset: str, topology: str, stage: str, *options: str) -> dict:
   command = [sys.executable, '-m', 'janus_jax.plan', f'--config=configs/{preset}.py', f'--topology={topology}']
   environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_OPTIMIZATION_LEVEL': 'O1'}
   done = subprocess.run(
-    [*command, f'--stage={stage}', '--json', *options], cwd=ROOT, env=environment, capture_output=True, text=True
+    [*command, f'--stage={stage}', '--json', *AS_SAID, *options],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
   )
   assert done.returncode == 0, done.stderr[-2000:]
   (line,) = done.stdout.splitlines()

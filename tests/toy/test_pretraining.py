@@ -94,7 +94,7 @@ def test_vq_losses_and_where_their_gradients_stop_match_torch():
 
   loss, gradients = jax.value_and_grad(ours, (0, 1))(z0, book0)
 
-  # MODEL_FACTS 1.4, as vq_model.py has it.
+  # As LlamaGen's vq_model.py has it.
   z_in, book_in = (torch.tensor(a, requires_grad=True) for a in (z0, book0))
   z, rows = (torch.nn.functional.normalize(a, dim=-1) for a in (z_in, book_in))
   distance = (z**2).sum(-1, keepdim=True) + (rows**2).sum(-1) - 2 * z @ rows.T

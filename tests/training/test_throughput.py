@@ -60,7 +60,7 @@ def test_parameters_are_counted_as_in_the_tree(preset):
   ],
 )
 def test_flops_per_token_are_the_published_ones(config, kind, expected):
-  """PEERS.md: 6 N + 6 L d S at S = 4096."""
+  """6 N + 6 L d S at S = 4096."""
   assert step_flops(config, one_token(kind), 4096).total == pytest.approx(expected, rel=1e-3)
 
 
@@ -114,7 +114,7 @@ def test_text_that_is_not_predicted_meets_no_head():
 
 
 def test_mfu_of_a_published_run():
-  """PEERS.md 1.3: Janus-Pro-7B at 2,210 tokens/s per v5e chip is 46 %, image tokens and text at 41.0 G."""
+  """Janus-Pro-7B at 2,210 tokens/s per v5e chip is 46 %, image tokens and text at 41.0 G."""
   counts = TokenCounts(text=1105 * 256, text_targets=1105 * 256, generation=1105 * 256)
   flops = step_flops(PRO_7B, counts, 4096)
   values = throughput(counts, flops, seconds=1.0, device_kind='TPU v5 lite', num_devices=256)
