@@ -38,7 +38,7 @@ REQUIREMENTS = [
 # spite of weights_only.
 TORCH = ['torch>=2.11']
 
-# What the embedded world needs: real scanned digits and their judge.
+# What the toy world needs: real scanned digits and their judge.
 QUICKSTART = ['scikit-learn']
 
 # Buckets of Google: data, checkpoints and workdirs.

@@ -5,7 +5,7 @@
 
 The paper's hardware: 16 nodes of 8 A100-40GB for 7 days. Not run here. Every number is from Table 1 of the Janus paper
 (arXiv 2410.13848) unless a comment says otherwise; README.md has what is assumed. ROOT holds the data
-(runs/report_data.py); without `:ROOT` the embedded world stands in for it, digits for ImageNet and shapes for
+(runs/report_data.py); without `:ROOT` the toy world stands in for it, digits for ImageNet and shapes for
 captioned images.
 """
 

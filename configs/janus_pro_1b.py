@@ -5,7 +5,7 @@
 
 The report's hardware: 16 nodes of 8 A100-40GB for 9 days. Not run here. Every number is from Table 2 of the Janus-Pro
 report (arXiv 2501.17811) unless a comment says otherwise; README.md has what is assumed. ROOT holds the data
-(runs/report_data.py); without `:ROOT` the embedded world stands in for it.
+(runs/report_data.py); without `:ROOT` the toy world stands in for it.
 """
 
 from janus_jax.runs.report_data import JANUS_PRO, use_report_data

@@ -4,7 +4,7 @@
         --config.init_from=vision_encoder=siglip-large-patch16-384,vq=vq_ds16_t2i.pt,language_model=deepseek-llm-7b-base
 
 The report's hardware: 32 nodes of 8 A100-40GB for 14 days. Not run here. Differs from the 1B in the length of Stage III
-(Table 2 of arXiv 2501.17811). ROOT holds the data (runs/report_data.py); without `:ROOT` the embedded world stands
+(Table 2 of arXiv 2501.17811). ROOT holds the data (runs/report_data.py); without `:ROOT` the toy world stands
 in for it.
 """
 

@@ -1,4 +1,4 @@
-"""A tiny Janus on the embedded world, all three stages, on a CPU. `bash launch/quickstart.sh` runs this.
+"""A tiny Janus on the toy world, all three stages, on a CPU. `bash launch/quickstart.sh` runs this.
 
     python -m janus_jax.pretrain --config=configs/tiny.py --output=DIR/parts
     python -m janus_jax.train --config=configs/tiny.py --config.init_from=DIR/parts --workdir=DIR/run

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tqdm
@@ -124,9 +124,13 @@ def check_flags() -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Sets all flags from a command line; ends the process with one line on stderr where it is wrong."""
+  """Sets all flags from a command line; ends the process with help, or with one line on stderr where it is wrong."""
   try:
-    positional = flags.FLAGS(argv)[1:]
+    try:
+      positional = flags.FLAGS(argv)[1:]
+    except SystemExit:  # absl has printed help that was asked for, and ends with 1.
+      _print_fields(argv)
+      sys.exit()
   except _ConfigError as error:
     _fail(f'error: {error}', INPUT_ERROR)
   except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -137,6 +141,29 @@ def parse(argv: list[str]) -> list[str]:
   if positional:
     _fail(f'unexpected argument {positional[0]!r}: every argument is a --flag', USAGE_ERROR)
   return argv
+
+
+def _print_fields(argv: list[str]) -> None:
+  """Prints below the help of a command what `--config.FIELD` can change in the recipe that a command line names."""
+  if 'config' not in flags.FLAGS:
+    return
+  path = next((found.group(1) for found in (re.match(r'--?config=(.+)', argument) for argument in argv) if found), None)
+  if path is None:
+    print('\n--config=FILE --help lists the fields of that recipe too.')
+    return
+  config = flags.FLAGS['config'].parser.parse(path)
+  print(f'\nFields of {path}, with its values:')
+  for name, value in _flat(config.to_dict(), 'config'):
+    print(f'  --{name}={value!r}')
+
+
+def _flat(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+  """Dotted names and values of nested fields."""
+  for name, value in values.items():
+    if isinstance(value, Mapping) and value:
+      yield from _flat(value, f'{path}.{name}')
+    else:
+      yield f'{path}.{name}', value
 
 
 def _wrong_field(argv: list[str]) -> str | None:

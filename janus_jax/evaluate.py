@@ -1,11 +1,11 @@
-"""Scores a checkpoint on the embedded world: questions about images and prompts to draw that training never had.
+"""Scores a checkpoint on the toy world: questions about images and prompts to draw that training never had.
 
     python -m janus_jax.evaluate --checkpoint=PATH [--out=DIR --questions_per_kind=40 --drawings_per_group=20
                                  --cfg_weight=1.5 --temperature=0.8 --top_k=0 --seed=0 --json]
                                  [--weights=int8 --cache_dtype=int8]
 
 PATH is a training workdir (its newest checkpoint is scored; WORKDIR@ema: its averages) or a checkpoint of any layout,
-of a model that was trained on the embedded world. Every answer and every generated image is right or wrong;
+of a model that was trained on the toy world. Every answer and every generated image is right or wrong;
 percentages come with 95 % intervals that count prompts and images, not cases (reporting/intervals.py). DIR gets
 scores.txt (what is printed), scores.json (all scores and all cases), drawings.png (every generated image, framed green
 where it is right), pictures.npz.

@@ -1,4 +1,4 @@
-"""Makes the pretrained parts that a Janus starts from, for the embedded world: tokenizer, VQ, SigLIP, decoder.
+"""Makes the pretrained parts that a Janus starts from, for the toy world: tokenizer, VQ, SigLIP, decoder.
 
     python -m janus_jax.pretrain --config=configs/tiny.py --output=DIR
 

@@ -71,7 +71,7 @@ for name in installation pretraining training evaluation export; do
   seconds+=("--seconds=$name=$(cat "$directory/seconds/$name" 2>/dev/null || echo 0)")
 done
 part report janus report --workdir="$directory/run" --scores="$directory/scores" --out="$directory/report.html" \
-  --title='Janus on the embedded world' --path="PyTorch export=$directory/export" \
+  --title='Janus on the toy world' --path="PyTorch export=$directory/export" \
   --path="parts=$directory/parts" "${seconds[@]}"
 
 echo

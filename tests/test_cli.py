@@ -72,3 +72,18 @@ def test_whole_numbers_of_a_recipe_may_become_fractions_on_the_command_line(tmp_
   flags = [f'--config={tmp_path}/recipe.py', '--config.stages.stage.weight_decay=0.1']
   result = subprocess.run([sys.executable, '-c', SHOW, *flags], capture_output=True, text=True, cwd=ROOT, timeout=50)
   assert (result.returncode, result.stdout) == (0, '[0.1, 1.0, 3]\n'), result.stderr
+
+
+def test_help_lists_the_fields_of_a_recipe_wherever_it_is_named(tmp_path):
+  (tmp_path / 'recipe.py').write_text(WHOLE)
+  command, recipe = [sys.executable, '-c', SHOW], f'--config={tmp_path}/recipe.py'
+  options = {'capture_output': True, 'text': True, 'cwd': ROOT, 'timeout': 50}
+  before, after, without = (
+    subprocess.run([*command, *flags], **options) for flags in ([recipe, '--help'], ['--help', recipe], ['--help'])
+  )
+  assert [result.returncode for result in (before, after, without)] == [0, 0, 0], before.stderr
+  assert before.stdout == after.stdout
+  lines = before.stdout.splitlines()
+  for field in ('optimizer.max_grad_norm=1.0', 'stages.stage.steps=3', "run=('stage',)"):
+    assert f'  --config.{field}' in lines
+  assert '--config=FILE --help lists the fields' in without.stdout

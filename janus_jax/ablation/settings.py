@@ -22,7 +22,7 @@ class Evaluation:
 
   Attributes:
     scores: whether questions are asked and prompts drawn; the held-out loss is measured anyway.
-    questions_per_kind: of each kind, subject and group (`evaluation.embedded.build_questions`).
+    questions_per_kind: of each kind, subject and group (`toy.test_set.build_questions`).
     drawings_per_group: of each skill and group.
     seed: of the choice of questions and prompts, and of drawing: the same for all runs.
     held_out_batches: of the baseline's last stage; all variants are measured on the same ones.
@@ -144,7 +144,7 @@ def read_ablation(config: ConfigDict) -> Ablation:
     if isinstance(stages, str):
       raise InputError(f'equal_flops.{name} is {stages!r}: expected a tuple of names of stages')
   if config.evaluation.scores and config.base.data.name != 'embedded':
-    raise InputError('evaluation.scores is True: expected False, as only the embedded world can be scored')
+    raise InputError('evaluation.scores is True: expected False, as only the toy world can be scored')
   return Ablation(
     base=config.base,
     variants=variants,

@@ -258,7 +258,7 @@ PRESETS: dict[str, JanusConfig] = {
     ),
     image_token_id=8191,
   ),
-  # What the embedded world is trained with on a CPU: 24 px, 36 codes of 4 px, 9 patches of 8 px.
+  # What the toy world is trained with on a CPU: 24 px, 36 codes of 4 px, 9 patches of 8 px.
   'embedded': JanusConfig(
     vision_encoder=SiglipConfig(image_size=24, patch_size=8, width=128, mlp_dim=256, depth=3, num_heads=4),
     vq=VQConfig(

@@ -1,4 +1,4 @@
-"""What a run reads: the embedded world, or the files that its config names."""
+"""What a run reads: the toy world, or the files that its config names."""
 
 import contextlib
 import dataclasses
@@ -66,9 +66,7 @@ def check_data(config: ConfigDict, model: JanusConfig) -> None:
     dataset.read_world(config, model)
     return
   if config.data.precompute_codes:
-    raise InputError(
-      'data.precompute_codes is for the embedded world: expected False, and `janus_jax.tokenize` instead'
-    )
+    raise InputError('data.precompute_codes is for the toy world: expected False, and `janus_jax.tokenize` instead')
   find_resize(config.data.resize)
   specs = build.read_specs(config.data.sources)
   if not specs:
@@ -196,7 +194,7 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 def _embedded_sources(
   world: World, directory: str, split: str, seed: int, codes: Mapping[str, np.ndarray] | None = None
 ) -> Sources:
-  """The sources of the embedded world by kind, under the names that configs use; `codes` as `dataset.sources`."""
+  """The sources of the toy world by kind, under the names that configs use; `codes` as `dataset.sources`."""
   found = dataset.sources(world, directory, split, seed, codes)
   endings = dict(zip(KINDS, ('_und', '_text', '_gen')))
   return {

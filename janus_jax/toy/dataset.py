@@ -1,4 +1,4 @@
-"""The embedded world on disk: TFDS builders that write ArrayRecord, and the records that training reads from them.
+"""The toy world on disk: TFDS builders that write ArrayRecord, and the records that training reads from them.
 
 Nothing here needs TensorFlow or the network: images are stored as uint8 tensors (TFDS' Image feature would import
 TensorFlow), and both worlds are made on the spot.
@@ -28,9 +28,9 @@ TURNS = 3
 
 
 def read_world(config: ConfigDict, model: JanusConfig) -> World:
-  """The embedded world at the size of the model's images."""
+  """The toy world at the size of the model's images."""
   if model.image_size != model.vq.image_size:
-    raise InputError('the embedded world needs one image size for both encoders')
+    raise InputError('the toy world needs one image size for both encoders')
   size = model.vq.image_size
   # A grid step of 4 px fits the codes of the tiny model; larger pictures show the same world, larger.
   grid = config.data.world_grid or min(size // 4, 8)

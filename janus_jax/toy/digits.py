@@ -28,7 +28,7 @@ def import_sklearn(module: str):
   try:
     return importlib.import_module(f'sklearn.{module}')
   except ImportError:
-    raise InputError('the embedded digits need scikit-learn: expected after `pip install scikit-learn`') from None
+    raise InputError('the toy digits need scikit-learn: expected after `pip install scikit-learn`') from None
 
 
 def load(size: int, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The parts of a small Janus, pretrained on the embedded world by the objectives that real parts are pretrained by."""
+"""The parts of a small Janus, pretrained on the toy world by the objectives that real parts are pretrained by."""
 
 import concurrent.futures
 import contextlib
@@ -62,7 +62,7 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
 
   Args:
     config: `model` names a preset; `pretraining` says how long each part trains.
-    data: directory of the embedded world, made if missing.
+    data: directory of the toy world, made if missing.
     scratch: existing directory for the tokenizer's file.
 
   Returns:

@@ -1,7 +1,7 @@
 """Short pretraining of the decoder by next-token prediction, and what the short pretrainings share.
 
 A real run starts from parts that were trained on data of their own: a tokenizer, an understanding encoder, a language
-model. The embedded world has none to download, so `pretraining_vq`, `pretraining_vision` and this file train small
+model. The toy world has none to download, so `pretraining_vq`, `pretraining_vision` and this file train small
 ones by the same objectives. Numpy arrays in, a parameter tree out; one process, one device, nothing resumable.
 """
 

@@ -6,7 +6,7 @@ which need networks of their own: mean (x̂ - x)² + mean (e - sg(z))² + 0.25 m
 Two things are ours. Group norms and attention let every code depend on the whole image: the empty ground then has
 dozens of codes, and a small decoder spends itself on predicting which. So of two images a third one is pasted together,
 and its outputs are pulled towards theirs, cell by cell; and of several rows of the codebook that stand for one look,
-one is kept. In the embedded world an empty cell then has its usual code in 99 % of the scenes
+one is kept. In the toy world an empty cell then has its usual code in 99 % of the scenes
 of one object instead of 60 %.
 """
 

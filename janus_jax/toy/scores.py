@@ -1,4 +1,4 @@
-"""Scores of the embedded world: rows to count, the goals, a control by chance, and how they are printed."""
+"""Scores of the toy world: rows to count, the goals, a control by chance, and how they are printed."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Scores a model on the embedded world: has it draw all prompts, asks it all questions, judges both exactly."""
+"""Scores a model on the toy world: has it draw all prompts, asks it all questions, judges both exactly."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ from janus_jax.training.defaults import default_config
 # The longest right answer, 'a small orange triangle right of a large purple square', has ten words of a token each.
 ANSWER_TOKENS = 24
 BATCH_SIZE = 64
-# What fits models as small as the embedded world's, where the run's config says nothing.
+# What fits models as small as the toy world's, where the run's config says nothing.
 SAMPLING = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 0}
 RIGHT, WRONG = (40, 160, 60), (220, 30, 40)
 

@@ -1,4 +1,4 @@
-"""The test of the embedded world: questions about unseen images, and prompts to draw, by what they ask for."""
+"""The test of the toy world: questions about unseen images, and prompts to draw, by what they ask for."""
 
 import dataclasses
 import itertools

@@ -45,7 +45,7 @@ def default_config() -> ConfigDict:
   # 'static' compiles one step per stage, without the gradients of what is frozen; 'traced' one for all stages.
   config.stage_masks = 'static'
 
-  # Data: 'embedded' is the embedded world, 'files' what `data.sources` names. That is {name: entry}, an entry having
+  # Data: 'embedded' is the toy world, 'files' what `data.sources` names. That is {name: entry}, an entry having
   # `kind`, `format`, `path`, what its fields mean and what its records become (configs/README.md).
   config.data = ConfigDict({'name': 'embedded', 'directory': '', 'world_grid': 0, 'num_train': 8000})
   config.data.sources = ConfigDict()

@@ -49,7 +49,7 @@ def run(verb: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def write_random(directory: pathlib.Path, config=CONFIG) -> str:
-  """An Orbax checkpoint of random weights, with a tokenizer of the embedded world."""
+  """An Orbax checkpoint of random weights, with a tokenizer of the toy world."""
   directory.mkdir()
   path = directory / 'tokenizer.json'
   tokenizer_training.train(

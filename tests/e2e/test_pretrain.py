@@ -1,4 +1,4 @@
-"""The pretrained parts of the embedded world, from the command to a checkpoint that training can start from."""
+"""The pretrained parts of the toy world, from the command to a checkpoint that training can start from."""
 
 import pathlib
 import sys

@@ -39,7 +39,7 @@ def config_of(sources: dict, **data) -> ConfigDict:
   ('config', 'message'),
   [
     (config_of({}), r"data.sources is empty.*'files'"),
-    (config_of({'a': WEB}, precompute_codes=True), r'data.precompute_codes is for the embedded world'),
+    (config_of({'a': WEB}, precompute_codes=True), r'data.precompute_codes is for the toy world'),
     (
       config_of({'a': WEB, 'b': CODES, 'c': LLAVA}),
       r'data.sources: b of 2 generation sources have codes: expected all',

@@ -1,4 +1,4 @@
-"""The embedded world on disk. The world is small here; what is in it is tested in tests/data/worlds."""
+"""The toy world on disk. The world is small here; what is in it is tested in tests/data/worlds."""
 
 import pathlib
 import pickle
