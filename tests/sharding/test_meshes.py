@@ -101,7 +101,7 @@ def test_a_head_sends_its_weights_once_and_their_gradient_once_however_many_chun
   arguments += rows(jnp.int32, B, T), rows(jnp.bool_, B, T), rows(jnp.float32, B, T)
   with jax.set_mesh(mesh):
     program = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*arguments).compile().as_text()
-  received = received_bytes(program, turns=T // chunk)
+  received = received_bytes(program, trip_count=T // chunk)
   size = 4 * V * D
   assert received.pop('all-gather') == received.pop('reduce-scatter') == size * 3 // 4
   # Of the part that a device keeps, over `context`; and how many chunks are needed.
