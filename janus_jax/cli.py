@@ -147,12 +147,14 @@ def _print_fields(argv: list[str]) -> None:
   """Prints below the help of a command what `--config.FIELD` can change in the recipe that a command line names."""
   if 'config' not in flags.FLAGS:
     return
+  parser = flags.FLAGS['config'].parser
+  # absl stops at --help: a recipe that is named after it has not been read.
   path = next((found.group(1) for found in (re.match(r'--?config=(.+)', argument) for argument in argv) if found), None)
-  if path is None:
+  config = parser.config or (path and parser.parse(path))
+  if not config:
     print('\n--config=FILE --help lists the fields of that recipe too.')
     return
-  config = flags.FLAGS['config'].parser.parse(path)
-  print(f'\nFields of {path}, with its values:')
+  print('\nFields of the recipe, with its values:')
   for name, value in _flat(config.to_dict(), 'config'):
     print(f'  --{name}={value!r}')
 

@@ -93,7 +93,7 @@ def test_pictures_of_one_prompt_share_it_and_stay_as_they_are(model, monkeypatch
   # Two pictures of each of three prompts, though two are the same: two batches would take more steps.
   assert [(len(tokens), len(keys)) for (_, tokens, _, keys), _ in drawn] == [(6, 6)]
   assert len(np.unique(alone.reshape(6, -1), axis=0)) == 6
-  rows = generation.prompt_rows(model.config, prompts, *model.words())
+  rows = generation.prompt_rows(model.config, prompts, *model.tokenizer_and_template())
   wanted = [(1, 0), (2, 1), (0, 0)]  # The row after the first is a copy of it.
   settings = ImageSettings(temperature=1.0, batch_size=4)
   stream = generation.stream_images(decoder_for(model), rows, wanted, model.tokenizer.special.pad, settings)
@@ -123,7 +123,7 @@ def test_what_is_rounded_reaches_the_decoder(model, monkeypatch):
 def test_guidance_goes_from_the_unconditional_to_the_conditional_row(model, monkeypatch):
   """Weight 0 ignores the prompt (of equal length), weight 1 is none; either runs one row an image."""
   prompts = ['a red cube', 'a tan cube']
-  assert len({len(row) for row in generation.prompt_rows(model.config, prompts, *model.words())}) == 1
+  assert len({len(row) for row in generation.prompt_rows(model.config, prompts, *model.tokenizer_and_template())}) == 1
   calls = recorded(monkeypatch, generation, 'generate_codes')
 
   def generated(prompt: str, weight: float) -> list[int]:
@@ -216,7 +216,7 @@ def test_what_questions_must_have_in_common_to_share(model):
     ([], 'How many?'),
     ([picture(0)], 'How many?'),
   ]
-  prepared = answering.prepare_questions(model.config, *zip(*asked), *model.words())
+  prepared = answering.prepare_questions(model.config, *zip(*asked), *model.tokenizer_and_template())
   groups = [group.members for group in answering.group_questions(prepared)]
   assert groups == [(0, 2, 8), (1,), (3,), (4,), (5,), (6,), (7,)]
 
@@ -224,7 +224,7 @@ def test_what_questions_must_have_in_common_to_share(model):
 def test_a_shared_encoder_is_asked_at_the_size_and_length_of_drawings(model):
   vq = dataclasses.replace(model.config.vq, image_size=2 * model.config.vq.image_size)
   shared = dataclasses.replace(model.config, vq=vq, shared_encoder=True)
-  question = answering.prepare_question(shared, [picture(9)], SHORT, *model.words())
+  question = answering.prepare_question(shared, [picture(9)], SHORT, *model.tokenizer_and_template())
   assert question.pixels.shape == (1, vq.image_size, vq.image_size, 3)
   assert question.ids.count(shared.image_token_id) == vq.num_tokens
   assert vq.num_tokens != shared.vision_encoder.num_tokens
@@ -233,9 +233,8 @@ def test_a_shared_encoder_is_asked_at_the_size_and_length_of_drawings(model):
 def test_an_answer_ends_before_the_end_token(model):
   special = model.tokenizer.special
   decoder = decoder_for(model)
-  questions = [
-    answering.prepare_question(model.config, [], question, *model.words()) for question in ('How many?', SHORT)
-  ]
+  asked = [[], []], ['How many?', SHORT]
+  questions = answering.prepare_questions(model.config, *asked, *model.tokenizer_and_template())
 
   def answers(eos_id: int) -> list[list[int]]:
     ids, settings = dataclasses.replace(special, eos=eos_id), AnswerSettings(max_new_tokens=50)
@@ -254,7 +253,7 @@ def test_an_answer_ends_with_the_positions(model):
   limit = config.language_model.max_positions
 
   def length(question: str) -> int:
-    return len(answering.prepare_question(config, [], question, *model.words()).ids)
+    return len(answering.prepare_question(config, [], question, *model.tokenizer_and_template()).ids)
 
   long = SHORT + ' ' * (limit - 20 - length(SHORT)) + '.'
   room = limit - length(long) + 1
@@ -270,7 +269,7 @@ def test_an_answer_ends_with_the_positions(model):
 
 def test_float32_is_exact_only_inside_the_call(model):
   """A setting of the process must not leak out of a stream that someone leaves half-read."""
-  question = answering.prepare_question(model.config, [], SHORT, *model.words())
+  question = answering.prepare_question(model.config, [], SHORT, *model.tokenizer_and_template())
   with jax.default_matmul_precision('bfloat16'):
     settings = AnswerSettings(max_new_tokens=5)
     stream = answering.stream_tokens(decoder_for(model), [question], [0], model.tokenizer.special, settings)

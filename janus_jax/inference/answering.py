@@ -18,7 +18,6 @@ from janus_jax.errors import InputError
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.requests import AnswerSettings, LoadedJanus, decoder_for, full_precision, request_keys
-from janus_jax.inference.sampling import Sampling
 from janus_jax.inference.text import CHUNK, generate_text
 from janus_jax.models.config import JanusConfig
 
@@ -160,7 +159,6 @@ def stream_tokens(
     rest = _padded([question.ids[question.seen :] for question in questions], special.pad)
   pixels = np.concatenate([question.pixels for question in heads])
   keys = request_keys(settings.seed, [(index,) for index in indices])
-  sampling = Sampling(settings.temperature, top_p=settings.top_p)
   chunks = generate_text(
     decoder,
     tokens,
@@ -169,7 +167,7 @@ def stream_tokens(
     keys,
     eos_id=special.eos,
     max_new_tokens=max(limits),
-    sampling=sampling,
+    sampling=settings.sampling,
     rest=rest,
   )
   ended = [False] * len(ids)
@@ -242,7 +240,7 @@ def answer(
     InputError: what `prepare_questions` raises, a setting out of range, a tokenizer of another checkpoint or none.
   """
   settings = dataclasses.replace(settings or AnswerSettings(), **changes)
-  tokenizer, template = janus.words()
+  tokenizer, template = janus.tokenizer_and_template()
   prepared = prepare_questions(janus.config, images, questions, tokenizer, template)
   decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
   return answer_questions(decoder, prepared, tokenizer, settings)

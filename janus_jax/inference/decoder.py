@@ -82,12 +82,12 @@ class Decoder:
 
 
 def is_spread(params: Params) -> bool:
-  """Whether parameters lie on several devices."""
+  """Says whether parameters lie on several devices."""
   return any(isinstance(leaf, jax.Array) and len(leaf.devices()) > 1 for leaf in jax.tree.leaves(params))
 
 
 def _prepared(params: Params, rounded: bool, joined: bool = False) -> Params:
-  """The same tree with what `Linear` takes in place of each kernel: `input_first`, or `int8` and `scale`.
+  """Replaces each kernel of a tree by what `Linear` takes in its place: `input_first`, or `int8` and `scale`.
 
   Where they are joined, those of a layer's JOINED become one.
   """

@@ -16,7 +16,6 @@ from janus_jax.inference.batching import Group, bucket_length, device_batch_size
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.requests import ImageSettings, LoadedJanus, decoder_for, full_precision, request_keys
-from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import JanusConfig
 
 
@@ -97,8 +96,7 @@ def stream_images(
     pad_id: of the tokenizer.
     settings: all but `num_images`, `weights` and `cache_dtype`, which `wanted` and `decoder` have settled.
   """
-  config, sampling = decoder.config, Sampling(settings.temperature, settings.top_k)
-  cfg_weight, batch_size = settings.cfg_weight, settings.batch_size
+  config, cfg_weight, batch_size = decoder.config, settings.cfg_weight, settings.batch_size
   guided = has_guidance(cfg_weight)
   guidance = float(cfg_weight) if guided else 1.0  # One program for both weights that leave one kind of row.
   groups, P = _same_prompt(rows, wanted), config.vq.num_tokens
@@ -113,7 +111,7 @@ def stream_images(
     tokens, mask = left_pad(ids, pad_id, length)
     keys = request_keys(settings.seed, pairs)
     with full_precision(decoder):
-      codes = generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=sampling)
+      codes = generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=settings.sampling)
       codes = np.asarray(codes)[list(batch.places.values())]
       pixels = _pixels(decoder, codes)
     for index, row, picture in zip(batch.places, codes, pixels):
@@ -141,7 +139,7 @@ def generate_images(
     InputError: an empty or too long prompt, a setting out of range, a tokenizer of another checkpoint or none.
   """
   settings = dataclasses.replace(settings or ImageSettings(), **changes)
-  tokenizer, template = janus.words()
+  tokenizer, template = janus.tokenizer_and_template()
   rows = prompt_rows(janus.config, prompts, tokenizer, template)
   wanted = [(prompt, image) for prompt in range(len(prompts)) for image in range(settings.num_images)]
   decoder = decoder_for(janus, settings.weights, settings.cache_dtype)

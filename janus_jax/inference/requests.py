@@ -34,8 +34,8 @@ class LoadedJanus:
   tokenizer: Tokenizer | None = None
   template: Template | None = None
 
-  def words(self) -> tuple[Tokenizer, Template]:
-    """Tokenizer and template. Raises InputError where there are none, or they are another checkpoint's."""
+  def tokenizer_and_template(self) -> tuple[Tokenizer, Template]:
+    """Returns both. Raises InputError where there are none, or they are another checkpoint's."""
     if self.tokenizer is None or self.template is None:
       raise InputError('the checkpoint has no tokenizer.json: expected one to read prompts and questions with')
     check_tokenizer(self.config, self.tokenizer)
@@ -44,7 +44,7 @@ class LoadedJanus:
 
 @dataclasses.dataclass(frozen=True)
 class _Decoding:
-  """How tokens of either kind are decoded.
+  """Settings of decoding, whatever is decoded.
 
   Attributes:
     seed: 0 to 2^32 - 1.
@@ -67,7 +67,7 @@ class _Decoding:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings(_Decoding):
-  """How images are generated; what `_Decoding` holds besides.
+  """Settings of image generation, beside those of `_Decoding`.
 
   Attributes:
     num_images: per prompt.
@@ -90,12 +90,16 @@ class ImageSettings(_Decoding):
     check_positive('num_images', self.num_images)
     if not math.isfinite(self.cfg_weight) or self.cfg_weight < 0:
       raise InputError(f'cfg_weight is {self.cfg_weight}: expected 0 or more (1: no guidance)')
-    Sampling(self.temperature, self.top_k)
+    _ = self.sampling  # Checks its own fields.
+
+  @property
+  def sampling(self) -> Sampling:
+    return Sampling(self.temperature, self.top_k)
 
 
 @dataclasses.dataclass(frozen=True)
 class AnswerSettings(_Decoding):
-  """How questions are answered; what `_Decoding` holds besides.
+  """Settings of answers, beside those of `_Decoding`.
 
   Attributes:
     max_new_tokens: the longest answer; less where the decoder's positions end before.
@@ -113,7 +117,11 @@ class AnswerSettings(_Decoding):
   def __post_init__(self) -> None:
     super().__post_init__()
     check_positive('max_new_tokens', self.max_new_tokens)
-    Sampling(self.temperature, top_p=self.top_p)
+    _ = self.sampling  # Checks its own fields.
+
+  @property
+  def sampling(self) -> Sampling:
+    return Sampling(self.temperature, top_p=self.top_p)
 
 
 def decoder_for(janus: LoadedJanus, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
@@ -128,7 +136,7 @@ def decoder_for(janus: LoadedJanus, weights: str = 'full', cache_dtype: str | No
 
 
 def full_precision(decoder: Decoder) -> contextlib.AbstractContextManager:
-  """Where a float32 decoder runs: accelerators round the inputs of float32 products unless told not to."""
+  """Context to run a decoder in. Accelerators round the inputs of float32 products unless told not to."""
   exact = decoder.compute.dtype == 'float32'
   return jax.default_matmul_precision('highest') if exact else contextlib.nullcontext()
 

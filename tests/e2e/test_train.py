@@ -128,7 +128,7 @@ def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
   samples = datasets.open_data(recipe(start, data), config, str(tmp_path), lambda: open_checkpoint(start), 2).samples
   settings = ImageSettings(cfg_weight=1.5, temperature=0.8, top_k=3)
   with MetricWriter(str(tmp_path)) as writer:
-    Sampler(config, *janus.words(), samples, settings)(7, 'stage1', params, writer)
+    Sampler(config, *janus.tokenizer_and_template(), samples, settings)(7, 'stage1', params, writer)
   samples = tmp_path / 'samples' / '00000007'
   assert sorted(path.name for path in samples.iterdir()) == ['answers.txt', 'drawing_0.png', 'drawing_1.png']
   assert Image.open(samples / 'drawing_1.png').size == (24, 24)
