@@ -9,8 +9,8 @@ The paper's hardware: 16 nodes of 8 A100-40GB for 7 days. Not run here. Every nu
 captioned images.
 """
 
+from janus_jax.runs.config import default_config, set_stages
 from janus_jax.runs.report_data import JANUS, use_report_data
-from janus_jax.training.defaults import default_config, set_stages
 
 
 def get_config(root: str = ''):

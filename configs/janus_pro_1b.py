@@ -8,8 +8,8 @@ report (arXiv 2501.17811) unless a comment says otherwise; README.md has what is
 (runs/report_data.py); without `:ROOT` the toy world stands in for it.
 """
 
+from janus_jax.runs.config import default_config, set_stages
 from janus_jax.runs.report_data import JANUS_PRO, use_report_data
-from janus_jax.training.defaults import default_config, set_stages
 
 
 def get_config(root: str = ''):

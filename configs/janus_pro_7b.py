@@ -8,8 +8,8 @@ The report's hardware: 32 nodes of 8 A100-40GB for 14 days. Not run here. Differ
 in for it.
 """
 
+from janus_jax.runs.config import default_config, set_stages
 from janus_jax.runs.report_data import JANUS_PRO, use_report_data
-from janus_jax.training.defaults import default_config, set_stages
 
 
 def get_config(root: str = ''):

@@ -7,7 +7,7 @@ Rates and steps are for a model of a million parameters; the recipe's shape is J
 5 ruins drawings at this scale, 1.5 is right.
 """
 
-from janus_jax.training.defaults import default_config, set_stages
+from janus_jax.runs.config import default_config, set_stages
 
 SOURCES = {
   'understanding': {'shapes': 1, 'digits': 1},

@@ -44,7 +44,8 @@ from janus_jax.benchmarking.scaling import Cost
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
-from janus_jax.training.value_checks import Integer, Number
+from janus_jax.runs.config import parse
+from janus_jax.runs.value_checks import Integer, Number
 
 _CONFIG = cli.define_config()
 _MODE = flags.DEFINE_enum(
@@ -86,7 +87,7 @@ def main() -> None:
 
 
 def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
-  config, mode, stage = _CONFIG.value, _MODE.value, _STAGE.value
+  config, mode, stage = parse(_CONFIG.value), _MODE.value, _STAGE.value
   if mode == 'data':
     with tempfile.TemporaryDirectory() as scratch:
       return data.measure(config, stage, scratch, _SECONDS.value, _STEP_SECONDS.value), ()

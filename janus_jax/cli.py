@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from janus_jax.errors import InputError
 from janus_jax.runs.recipes import read_recipe, unknown_field
-from janus_jax.training.value_checks import Integer, Number, check_value
+from janus_jax.runs.value_checks import Integer, Number, check_value
 
 INPUT_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 # What flags for numbers may be, by name.

@@ -15,7 +15,7 @@ from janus_jax.conversion.checkpoint import FORMATS, Checkpoint, open_checkpoint
 from janus_jax.conversion.export import DTYPES, cast_params, export_bytes, exporting
 from janus_jax.conversion.parts import GEN_EMBED_CHOICES, TEMPLATES, compose
 from janus_jax.conversion.resample import resize_images
-from janus_jax.training.value_checks import SEED, Integer
+from janus_jax.runs.value_checks import SEED, Integer
 
 _INPUT = cli.define_path('input', None, 'Checkpoint directory of any layout.')
 _OUTPUT = cli.define_path('output', None, 'Directory to write.', required=True)

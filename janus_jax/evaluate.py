@@ -24,9 +24,11 @@ from janus_jax.inference import image_files
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
 from janus_jax.inference.requests import check_tokenizer
-from janus_jax.runs import loading
+from janus_jax.runs import loading, workdirs
+from janus_jax.runs.config import DataConfig
+from janus_jax.runs.value_checks import SEED, Integer, Number
 from janus_jax.toy import scoring
-from janus_jax.training.value_checks import SEED, Integer, Number
+from janus_jax.toy.dataset import world_for
 
 _CHECKPOINT = cli.define_path('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
 _OUT = cli.define_path('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
@@ -64,13 +66,14 @@ def main() -> None:
   checkpoint = _CHECKPOINT.value
   # Opening is quick; whatever is wrong with the arguments shows before the weights are read.
   config = open_checkpoint(checkpoint).config
-  run_config = scoring.read_run_config(checkpoint)
-  settings = _settings(run_config.sampling)
+  data = DataConfig(**workdirs.read_config(checkpoint).get('data', {}))
+  settings = _settings(workdirs.read_sampling(checkpoint, scoring.SAMPLING))
+  world = world_for(config, data.world_grid, data.num_train, seed=0)
   check_tokenizer(config, loading.load_tokenizer(checkpoint)[0])
   if _OUT.value:
     image_files.prepare_directory(_OUT.value)
   start = time.perf_counter()
-  scored = scoring.score(loading.load(checkpoint, 'float32'), run_config, **settings)
+  scored = scoring.score(loading.load(checkpoint, 'float32'), world, **settings)
   seconds = time.perf_counter() - start
   found = {'checkpoint': absolute(checkpoint), 'settings': settings, **scoring.to_dict(scored)}
   found['seconds']['all'] = seconds

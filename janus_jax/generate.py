@@ -27,8 +27,8 @@ from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
 from janus_jax.inference.requests import ImageSettings, check_tokenizer, decoder_for
 from janus_jax.runs import loading, workdirs
+from janus_jax.runs.value_checks import SEED, Integer, Number
 from janus_jax.sharding.mesh import parse_mesh
-from janus_jax.training.value_checks import SEED, Integer, Number
 
 _CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
 _PROMPT = flags.DEFINE_multi_string('prompt', [], 'What to draw; may be given several times.')

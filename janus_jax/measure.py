@@ -22,7 +22,7 @@ from janus_jax.benchmarking.measured_table import to_text
 from janus_jax.benchmarking.measuring import FAILED, measure
 from janus_jax.benchmarking.parts import parts_for
 from janus_jax.errors import InputError
-from janus_jax.training.value_checks import Number
+from janus_jax.runs.value_checks import Number
 
 _MINUTES = cli.define_number('minutes', 7.0, 'For all parts together.', Number(0, above=True))
 _OUT = cli.define_path('out', 'measured', 'Directory for figures, table, logs and traces.')

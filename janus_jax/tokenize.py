@@ -28,7 +28,7 @@ from janus_jax.data.sources.records import ToEncode
 from janus_jax.errors import InputError
 from janus_jax.runs import tokenizing
 from janus_jax.runs.recipes import read_recipe
-from janus_jax.training.value_checks import Integer, Number
+from janus_jax.runs.value_checks import Integer, Number
 
 _INPUT = cli.define_path(
   'input', None, 'Folder of images with .txt captions, or RECIPE.py[:ARGUMENT]:SOURCE.', required=True

@@ -12,8 +12,9 @@ from absl import flags
 
 from janus_jax import cli
 from janus_jax.runs import setup
+from janus_jax.runs.config import parse
+from janus_jax.runs.value_checks import Integer
 from janus_jax.training import hosts
-from janus_jax.training.value_checks import Integer
 
 _CONFIG = cli.define_config()
 _WORKDIR = cli.define_path('workdir', None, 'Where checkpoints, metrics and samples go.', required=True)
@@ -34,7 +35,9 @@ def main() -> None:
   which = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   hosts.start(_DISTRIBUTED.value, *which, dead_after=_DEAD_AFTER.value, patience=_WAIT.value)
   with hosts.ending_alone():
-    setup.train(_CONFIG.value, _WORKDIR.value, force=_FORCE.value)
+    with hosts.together():
+      config = parse(_CONFIG.value)
+    setup.train(config, _WORKDIR.value, force=_FORCE.value)
 
 
 if __name__ == '__main__':

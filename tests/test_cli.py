@@ -48,7 +48,7 @@ def test_ctrl_c_ends_a_command_whose_modules_still_load():
 
 
 WHOLE = """
-from janus_jax.training.defaults import default_config, set_stages
+from janus_jax.runs.config import default_config, set_stages
 
 def get_config():
   config = default_config()

@@ -24,8 +24,8 @@ ALLOWED['toy'] = CORE
 ALLOWED['runs'] = {*CORE, 'toy'}
 # Never one another.
 ALLOWED |= {package: {*CORE, 'toy', 'runs'} for package in ('planning', 'ablation', 'benchmarking')}
-# The modules of `runs` that know of the toy world: where its data is opened, and where its fields are checked.
-KNOW_THE_TOY = {'datasets.py', 'config_checks.py'}
+# The modules of `runs` that know of the toy world: where its data is opened, and where its config is parsed.
+KNOW_THE_TOY = {'datasets.py', 'config.py'}
 # torch and transformers only inside functions that need them.
 NEVER_AT_TOP = {'torch', 'transformers', 'tensorflow'}
 

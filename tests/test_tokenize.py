@@ -14,7 +14,7 @@ from janus_jax.data.sources.identity import files_digest, records_digest
 from janus_jax.errors import InputError
 
 RECIPE = """
-from janus_jax.training.defaults import default_config
+from janus_jax.runs.config import default_config
 
 def get_config(root: str = ''):
   config = default_config()

@@ -5,7 +5,7 @@
 `stage2` draws: rows are a prompt and an image's 576 codes. `stage3` has every kind, with SigLIP and its images.
 """
 
-from janus_jax.training.defaults import default_config, set_stages
+from janus_jax.runs.config import default_config, set_stages
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 

@@ -1,27 +1,27 @@
 """Checks of a sweep before any of its runs begins: those of all variants come first."""
 
+import dataclasses
 import fnmatch
 import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
 
-from ml_collections import ConfigDict
-
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.tables import COSTS
 from janus_jax.conversion.translate import parameter_shapes
-from janus_jax.data.sources.build import FILE_NAMES, read_specs
+from janus_jax.data.sources.build import FILE_NAMES
 from janus_jax.data.sources.files import find_files, open_file
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig
-from janus_jax.runs.config_checks import check_config, check_parts
+from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import check_data
 from janus_jax.runs.setup import check_room, check_trainable, read_step
 from janus_jax.runs.start import as_trained, open_start
 from janus_jax.sharding.mesh import make_mesh
+from janus_jax.toy.parts import check_parts
 from janus_jax.training.run_config import check_batches
-from janus_jax.training.stages import check_carried, read_stages
+from janus_jax.training.stages import check_carried
 from janus_jax.training.state import Placement
 
 # Fields that a sweep sets in each run -> what to set in their place.
@@ -33,39 +33,37 @@ SET_BY_SWEEP = {
 }
 
 
-def check_sweep(ablation: Ablation, configs: Mapping[str, ConfigDict]) -> None:
+def check_sweep(ablation: Ablation) -> None:
   """Checks every variant of a sweep as training would, and that there will be something to compare.
 
   Args:
     ablation: the sweep.
-    configs: variant -> its config (`sweep.variant_configs`).
 
   Raises:
     InputError: of the first thing that is wrong, with the name of the variant.
   """
   for name, overrides in ablation.variants.items():
     for field, value in overrides.items():
-      _check_override(f'variant {name}', field, value, configs[name])
+      _check_override(f'variant {name}', field, value, ablation.configs[name])
 
   @functools.cache
   def model_of(init_from: str, template: str) -> JanusConfig:
-    same = (other for other in configs.values() if (other.init_from, other.template) == (init_from, template))
+    same = (other for other in ablation.configs.values() if (other.init_from, other.template) == (init_from, template))
     return open_start(next(same)).config
 
-  for name, config in configs.items():
-    check_config(config, f'variant {name}: ')
+  for name, config in ablation.configs.items():
     try:
       _check_run(config, model_of)
     except InputError as error:
       raise InputError(f'variant {name}: {error}') from None
   for name, stages in ablation.equal_flops.items():
-    if unknown := [stage for stage in stages if stage not in configs[name].run]:
-      expected = ', '.join(configs[name].run)
+    if unknown := [stage for stage in stages if stage not in ablation.configs[name].run]:
+      expected = ', '.join(ablation.configs[name].run)
       raise InputError(f'equal_flops.{name}: {unknown[0]!r}: expected stages that run, of {expected}')
-  _check_measured(ablation, configs[ablation.baseline])
+  _check_measured(ablation, ablation.configs[ablation.baseline])
 
 
-def _check_override(where: str, field: str, value: object, config: ConfigDict) -> None:
+def _check_override(where: str, field: str, value: object, config: TrainConfig) -> None:
   for own, instead in SET_BY_SWEEP.items():
     parent, _, last = own.rpartition('.')
     if field == own or (field == parent and isinstance(value, Mapping) and last in value):
@@ -74,12 +72,12 @@ def _check_override(where: str, field: str, value: object, config: ConfigDict) -
     raise InputError(f'{where}: {field!r} has no effect: expected an empty init_from, which is {config.init_from!r}')
 
 
-def _check_run(config: ConfigDict, model_of: Callable[[str, str], JanusConfig]) -> None:
+def _check_run(config: TrainConfig, model_of: Callable[[str, str], JanusConfig]) -> None:
   """Checks what `runs.setup.train` checks before it writes anything."""
   if config.init_from:
     model = as_trained(model_of(config.init_from, config.template), config)
   else:
-    check_parts(config)
+    check_parts(config.pretraining)
     model = as_trained(PRESETS[config.pretraining.model], config)
   _check_stages(config, model)
   check_data(config, model)
@@ -87,8 +85,8 @@ def _check_run(config: ConfigDict, model_of: Callable[[str, str], JanusConfig]) 
     _check_files(config)
 
 
-def _check_stages(config: ConfigDict, model: JanusConfig) -> None:
-  stages, mesh = read_stages(config), make_mesh(config.mesh.to_dict())
+def _check_stages(config: TrainConfig, model: JanusConfig) -> None:
+  stages, mesh = config.run_stages, make_mesh(dataclasses.asdict(config.mesh))
   placement = Placement.of(mesh, parameter_shapes(model))
   read_step(config, model, placement)
   check_batches(stages, mesh, config.accumulation, config.streams)
@@ -97,9 +95,9 @@ def _check_stages(config: ConfigDict, model: JanusConfig) -> None:
   check_room(stages, model, config.sequence_length)
 
 
-def _check_files(config: ConfigDict) -> None:
+def _check_files(config: TrainConfig) -> None:
   """Raises InputError for a source whose files are not there; what is in them shows as a run opens them."""
-  for spec in read_specs(config.data.sources).values():
+  for spec in config.data.specs.values():
     if spec.format == 'folder' and '://' not in spec.path[0] and not os.path.isdir(spec.path[0]):
       raise InputError(f'data.sources.{spec.name}.path: {spec.path[0]}: no such folder')
     if spec.format not in ('folder', 'tfds'):
@@ -108,13 +106,13 @@ def _check_files(config: ConfigDict) -> None:
       open_file(spec.fields.names).close()
 
 
-def _check_measured(ablation: Ablation, baseline: ConfigDict) -> None:
+def _check_measured(ablation: Ablation, baseline: TrainConfig) -> None:
   """Says where no loss on held-out data can be measured; raises InputError where nothing else is compared."""
   if baseline.data.name != 'files':
     return
-  stage = read_stages(baseline)[-1]
+  stage = baseline.run_stages[-1]
   names = sorted({name for kind in stage.sources.values() for name in kind})
-  specs = read_specs(baseline.data.sources)
+  specs = baseline.data.specs
   if any(specs[name].held_out for name in names if name in specs):
     return
   if not any(fnmatch.filter(COSTS, pattern) for pattern in ablation.metrics):

@@ -1,9 +1,8 @@
 """Equal compute: how many steps a schedule may have to cost as many FLOPs as another one."""
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
-
-from ml_collections import ConfigDict
 
 from janus_jax.ablation.settings import times
 from janus_jax.conversion.translate import parameter_shapes
@@ -13,37 +12,36 @@ from janus_jax.data.packing import batch_shape
 from janus_jax.data.shard_state import all_shards
 from janus_jax.errors import InputError
 from janus_jax.runs import workdirs
+from janus_jax.runs.config import TrainConfig, replaced
 from janus_jax.runs.datasets import open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training.metric_window import Window
-from janus_jax.training.stages import read_stages, trained_groups, trained_paths
+from janus_jax.training.stages import trained_groups, trained_paths
 from janus_jax.training.throughput import step_flops
 
 # Batches of a stage that are made to see what a step costs; their mean is good to less than 1 %.
 BATCHES = 64
 
 
-def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
+def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
   """FLOPs of a step of each stage that runs, by formula (training/throughput.py) from the first batches of the stage.
 
   Args:
     config: of a run, with `init_from` and `data.directory`.
     directory: for indices of data.
   """
-  config = config.copy_and_resolve_references()
-  coded, config.data.precompute_codes = config.data.precompute_codes, False
+  coded, config = config.data.precompute_codes, replaced(config, {'data.precompute_codes': False})
   start = open_start(config)
   with tempfile.TemporaryDirectory() as scratch:  # What a run starts from may be parts from several places.
     workdirs.write_tokenizer(scratch, start)
     tokenizer, template = load_tokenizer(scratch)
   data = open_data(config, start.config, directory, lambda: start, 0)
-  spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)
-  streams = config.streams or rows_split(make_mesh(config.mesh.to_dict()))
-  prices = {}
-  stages = read_stages(config)
+  spec = example_spec(config.sequence_length, start.config, tokenizer, template, data.holds_codes)
+  streams = config.streams or rows_split(make_mesh(dataclasses.asdict(config.mesh)))
+  prices, stages = {}, config.run_stages
   mixtures = [(stage.ratio, stage.sources) for stage in stages]
   for stage, mean in zip(stages, mean_sizes(data.train, mixtures, spec, config.seed)):
     rooms = stage.images_per_row, stage.drawings_per_row
@@ -59,13 +57,13 @@ def step_prices(config: ConfigDict, directory: str) -> dict[str, float]:
   return prices
 
 
-def total_flops(config: ConfigDict, prices: Mapping[str, float]) -> float:
+def total_flops(config: TrainConfig, prices: Mapping[str, float]) -> float:
   """Of all stages that run."""
-  return sum(config.stages[name].steps * prices[name] for name in config.run)
+  return sum(stage.steps * prices[stage.name] for stage in config.run_stages)
 
 
 def matched_steps(
-  config: ConfigDict, prices: Mapping[str, float], budget: float, stages: Sequence[str], where: str
+  config: TrainConfig, prices: Mapping[str, float], budget: float, stages: Sequence[str], where: str
 ) -> dict[str, int]:
   """Steps of some stages, all multiplied by one factor, with which a schedule costs `budget`.
 

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from janus_jax.ablation.costs import StageCost, stage_costs
 from janus_jax.ablation.paths import SweepPaths
@@ -31,19 +30,21 @@ from janus_jax.inference.image_files import prepare_directory
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY
 from janus_jax.runs import loading
 from janus_jax.runs.callbacks import HeldOutLoss
+from janus_jax.runs.config import TrainConfig, to_json
 from janus_jax.runs.datasets import open_data
-from janus_jax.runs.setup import example_spec, read_run, read_step
+from janus_jax.runs.setup import example_spec, read_step
 from janus_jax.runs.start import open_start
-from janus_jax.runs.workdirs import config_dict, read_sampling
+from janus_jax.runs.workdirs import SAMPLING
 from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.toy import scoring
+from janus_jax.toy.dataset import world_for
 from janus_jax.toy.scores import percent
 from janus_jax.toy.test_set import JUDGES
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 from janus_jax.training.state import Placement
 
 
-def ruler(evaluation: Evaluation, baseline: ConfigDict) -> str:
+def ruler(evaluation: Evaluation, baseline: TrainConfig) -> str:
   """A name of how runs are measured: results of one ruler can be compared.
 
   Args:
@@ -51,11 +52,11 @@ def ruler(evaluation: Evaluation, baseline: ConfigDict) -> str:
     baseline: its config.
   """
   judges = [JUDGES] if evaluation.scores else []
-  return digest([dataclasses.asdict(evaluation), config_dict(baseline), *judges])
+  return digest([dataclasses.asdict(evaluation), to_json(baseline), *judges])
 
 
 def measure(
-  places: SweepPaths, run: PlannedRun, evaluation: Evaluation, baseline: ConfigDict, with_compiling: bool = False
+  places: SweepPaths, run: PlannedRun, evaluation: Evaluation, baseline: TrainConfig, with_compiling: bool = False
 ) -> dict[str, Any]:
   """Everything that is measured of a finished run.
 
@@ -98,15 +99,15 @@ def cost_metrics(costs: Sequence[StageCost], with_compiling: bool) -> dict[str, 
   return metrics
 
 
-def _held_out_losses(workdir: str, run: PlannedRun, config: ConfigDict, num_batches: int) -> list[dict[str, float]]:
+def _held_out_losses(workdir: str, run: PlannedRun, config: TrainConfig, num_batches: int) -> list[dict[str, float]]:
   """At the end of each stage; `config` says on what."""
   checkpoint = open_checkpoint(workdir)
-  mesh = make_mesh(config.mesh.to_dict())
+  mesh = make_mesh(dataclasses.asdict(config.mesh))
   placement = Placement.of(mesh, parameter_shapes(checkpoint.config))
   data = open_data(config, checkpoint.config, workdir, lambda: open_start(config), 0, is_new=False)
-  spec = example_spec(config, checkpoint.config, *loading.load_tokenizer(workdir), data.holds_codes)
+  spec = example_spec(config.sequence_length, checkpoint.config, *loading.load_tokenizer(workdir), data.holds_codes)
   step_config = read_step(config, checkpoint.config, placement)
-  held_out = HeldOutLoss(data.held_out, spec, read_run(config), step_config, rows_split(mesh), num_batches)
+  held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(mesh), num_batches)
   losses = []
   with jax.set_mesh(mesh):
     for end in run.ends:
@@ -126,8 +127,9 @@ def _scores(places: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict
   prepare_directory(directory)
   checkpoint = f'{workdir}{EMA_SUFFIX}' if _is_averaged(run) else workdir
   settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'drawings_per_group', 'seed')}
-  settings |= read_sampling(workdir)
-  scored = scoring.score(loading.load(checkpoint, 'float32'), scoring.read_run_config(workdir), **settings)
+  settings |= {name: getattr(run.config.sampling, name) for name in SAMPLING}
+  janus, data = loading.load(checkpoint, 'float32'), run.config.data
+  scored = scoring.score(janus, world_for(janus.config, data.world_grid, data.num_train, seed=0), **settings)
   found = {'checkpoint': checkpoint, 'settings': settings, **scoring.to_dict(scored)}
   scoring.write(directory, found, scored)
   return score_metrics(found)

@@ -6,34 +6,31 @@ import shutil
 import tempfile
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from janus_jax.ablation.paths import SweepPaths
-from janus_jax.ablation.variants import PlannedRun, digest, parts_config, shared_stages
+from janus_jax.ablation.variants import PlannedRun, digest, shared_stages
 from janus_jax.conversion.export import published
 from janus_jax.conversion.workdir import check_data
 from janus_jax.data.sources.files import expand_home
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE, PARAMS_DIRECTORY
 from janus_jax.runs import workdirs
+from janus_jax.runs.config import TrainConfig, replaced, to_json
+from janus_jax.runs.datasets import read_world
 from janus_jax.runs.image_codes import DIRECTORY as CODES_DIRECTORY
 from janus_jax.runs.start import open_start
 from janus_jax.toy import dataset, parts
-from janus_jax.toy.dataset import read_world
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 
-def runnable(places: SweepPaths, run: PlannedRun, config: ConfigDict | None = None) -> ConfigDict:
+def runnable(places: SweepPaths, run: PlannedRun, config: TrainConfig | None = None) -> TrainConfig:
   """The config (default: the run's) with the sweep's own parts and data where it names none."""
-  config = (config or run.config).copy_and_resolve_references()
-  with config.unlocked():
-    if run.parts:
-      config.init_from = places.of('parts', run.parts)
-    config.data.directory = expand_home(config.data.directory) or places.of('data')
-  return config
+  config = config or run.config
+  directory = expand_home(config.data.directory) or places.of('data')
+  init_from = places.of('parts', run.parts) if run.parts else config.init_from
+  return replaced(config, {'init_from': init_from, 'data.directory': directory})
 
 
-def prepare(places: SweepPaths, run: PlannedRun, parts_per_seed: bool) -> None:
+def prepare(places: SweepPaths, run: PlannedRun) -> None:
   """Makes the parts and the world of a run where they are not there yet.
 
   Raises:
@@ -44,9 +41,8 @@ def prepare(places: SweepPaths, run: PlannedRun, parts_per_seed: bool) -> None:
     with places.alone(f'parts-{run.parts}'):
       if not os.path.exists(os.path.join(config.init_from, CONFIG_FILE)):
         logging.info('pretraining the parts that the runs start from')
-        making = parts_config(run.config, run.seed, parts_per_seed)
-        making.data.directory = config.data.directory
-        parts.write(making, config.init_from)
+        data = config.data
+        parts.write(config.pretraining, data.num_train, run.parts_seed, data.directory, config.init_from)
   if config.data.name == 'embedded':
     world = read_world(config, open_start(config).config)
     with places.alone('data'):
@@ -126,7 +122,7 @@ def fork(places: SweepPaths, run: PlannedRun, source: str, step: int) -> None:
       values = read_metrics(os.path.join(other, METRICS_FILE))
       kept = (line for line, value in zip(lines, values) if value['step'] <= step and 'loss' in value)
       file.writelines(kept)
-    workdirs.begin(directory, config, open_start(config))
+    workdirs.begin(directory, to_json(config), open_start(config))
 
 
 def _remove_cut_short(places: SweepPaths, run: PlannedRun) -> None:

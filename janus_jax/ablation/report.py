@@ -20,7 +20,8 @@ from janus_jax.ablation.variants import PlannedRun
 from janus_jax.data.examples import KINDS
 from janus_jax.data.images import save_png
 from janus_jax.reporting.drawing import Drawing, style_of, to_pixels
-from janus_jax.runs.workdirs import config_dict, differences
+from janus_jax.runs.config import to_json
+from janus_jax.runs.workdirs import differences
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 # The loss of a line of metrics is that of one batch.
@@ -63,7 +64,7 @@ def write(
     sheet=sheet,
     stages=stage_rows(runs, done),
     changes=changes(runs, ablation.baseline),
-    base=config_dict(ablation.base),
+    base=to_json(ablation.base),
     seeds=ablation.seeds,
     total=len(runs),
     done=len(done),
@@ -156,7 +157,7 @@ def stage_rows(runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]
 
 def changes(runs: Sequence[PlannedRun], baseline: str) -> dict[str, list[str]]:
   """Variant -> the lines in which its config differs from the baseline's."""
-  first = {run.variant: config_dict(run.config) for run in reversed(runs)}
+  first = {run.variant: to_json(run.config) for run in reversed(runs)}
   return {
     name: differences(first[baseline], first[name])
     for name in dict.fromkeys(run.variant for run in runs)

@@ -1,13 +1,16 @@
 """What an ablation is: a base config, variants of it, seeds, what is compared; read from configs/ablations/*.py."""
 
 import dataclasses
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from janus_jax.errors import InputError
+from janus_jax.runs.config import STAGE_DEFAULTS, TrainConfig, parse
+from janus_jax.runs.recipes import field_names
 
 # A variant's name becomes part of directory names and of the report.
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
@@ -42,6 +45,7 @@ class Ablation:
   Attributes:
     base: config of a run.
     variants: name -> {dotted name of a field: value}, in the order of the report.
+    configs: of each variant: `base` with these fields.
     baseline: the variant that the others are compared with.
     seeds: different ones.
     metrics: patterns over names of metrics: what the report shows first.
@@ -51,8 +55,9 @@ class Ablation:
     evaluation: of finished runs.
   """
 
-  base: ConfigDict
+  base: TrainConfig
   variants: Mapping[str, Mapping[str, Any]]
+  configs: Mapping[str, TrainConfig]
   baseline: str
   seeds: tuple[int, ...]
   metrics: tuple[str, ...]
@@ -119,12 +124,49 @@ def times(steps: int, factor: float) -> int:
   return max(round(steps * factor), 1)
 
 
+def overridden(base: ConfigDict, overrides: Mapping[str, Any], where: str) -> ConfigDict:
+  """A copy of a config with some fields changed.
+
+  Args:
+    base: stays as it is.
+    overrides: dotted name -> value. A dict takes the place of all that was there. New are only stages, and fields of
+      stages that have defaults (`training.stages.Stage`).
+    where: begins the line that says what is wrong.
+
+  Raises:
+    InputError: a field that is not there, or a value of another type.
+  """
+  config = unshared(base)
+  for name, value in overrides.items():
+    *parents, last = name.split('.')
+    node = config
+    for part in parents:
+      node = node[part] if isinstance(node, ConfigDict) and part in node else None
+    if not isinstance(node, ConfigDict) or (last not in node and not _may_be_new(parents, last)):
+      raise InputError(f'{where}: {name!r} is no field of the config{_suggestion(name, config)}')
+    try:
+      node[last] = ConfigDict(dict(value)) if isinstance(value, Mapping) else value
+    except (TypeError, ValueError) as error:
+      raise InputError(f'{where}: {name!r} cannot be {value!r}: {" ".join(str(error).split())}') from None
+  return config
+
+
+def _may_be_new(parents: Sequence[str], last: str) -> bool:
+  return parents == ['stages'] or (len(parents) == 2 and parents[0] == 'stages' and last in STAGE_DEFAULTS)
+
+
+def _suggestion(name: str, config: ConfigDict) -> str:
+  close = difflib.get_close_matches(name, field_names(config.to_dict()), 1)
+  return f': did you mean {close[0]!r}?' if close else ''
+
+
 def read_ablation(config: ConfigDict) -> Ablation:
   """The ablation that a config describes.
 
   Raises:
     InputError: no variants, a name that cannot be a directory's, a baseline that is no variant, no seeds or one twice,
-      `equal_flops` of the baseline or of what is no variant, nothing to measure, scores of data that has none.
+      `equal_flops` of the baseline or of what is no variant, nothing to measure, scores of data that has none; a config
+      that is wrong, with the name of the variant.
   """
   variants = {name: overrides.to_dict() for name, overrides in config.variants.items()}
   if not variants:
@@ -146,8 +188,12 @@ def read_ablation(config: ConfigDict) -> Ablation:
   if config.evaluation.scores and config.base.data.name != 'embedded':
     raise InputError('evaluation.scores is True: expected False, as only the toy world can be scored')
   return Ablation(
-    base=config.base,
+    base=parse(config.base, 'base: '),
     variants=variants,
+    configs={
+      name: parse(overridden(config.base, overrides, f'variant {name}'), f'variant {name}: ')
+      for name, overrides in variants.items()
+    },
     baseline=config.baseline,
     seeds=_read_seeds(config.seeds),
     metrics=tuple(config.metrics),

@@ -15,18 +15,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from janus_jax.ablation import compute, measuring, report
 from janus_jax.ablation.checks import check_sweep
 from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.preparing import find_source, fork, give_codes, prepare, runnable, take_codes
 from janus_jax.ablation.settings import Ablation
-from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, overridden, planned, steps_to_train
+from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, planned, steps_to_train
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY
 from janus_jax.runs import setup
-from janus_jax.runs.workdirs import config_dict, is_begun
+from janus_jax.runs.config import TrainConfig, replaced, to_json
+from janus_jax.runs.workdirs import is_begun
 
 WHOLE = (0, 1)
 
@@ -87,50 +87,39 @@ def ablate(
     InputError: something in the ablation is wrong.
     OSError: the directory cannot be written.
   """
-  configs = variant_configs(ablation)
-  check_sweep(ablation, configs)
-  all_runs(ablation, configs)  # What is wrong with one shows before anything is written.
+  check_sweep(ablation)
+  all_runs(ablation, ablation.configs)  # What is wrong with one shows before anything is written.
   places = SweepPaths(workdir)
   os.makedirs(places.root, exist_ok=True)
   if ablation.fresh_compilation:
     jax.config.update('jax_enable_compilation_cache', False)
-  configs = with_equal_compute(ablation, configs, places)
-  runs = all_runs(ablation, configs)
+  runs = all_runs(ablation, with_equal_compute(ablation, places))
   sweep = _Sweep(ablation, places, runs)
   finished = sweep.run(of_shard(in_order(runs), shard), retry_failed)
   report.write(ablation, places, runs, sweep.current_results(), report_directory or places.root)
   return finished
 
 
-def variant_configs(ablation: Ablation) -> dict[str, ConfigDict]:
-  """The config of each variant, before steps are made equal in compute."""
-  return {
-    name: overridden(ablation.base, overrides, f'variant {name}') for name, overrides in ablation.variants.items()
-  }
-
-
-def with_equal_compute(
-  ablation: Ablation, configs: Mapping[str, ConfigDict], places: SweepPaths
-) -> dict[str, ConfigDict]:
+def with_equal_compute(ablation: Ablation, places: SweepPaths) -> dict[str, TrainConfig]:
   """The configs with the steps that `ablation.equal_flops` asks for. Makes the parts, whose tokenizer it needs."""
+  configs = dict(ablation.configs)
   if not ablation.equal_flops:
-    return dict(configs)
+    return configs
 
   def prices(name: str) -> dict[str, float]:
     run = planned(name, ablation.seeds[0], configs[name], ablation.parts_per_seed)
-    prepare(places, run, ablation.parts_per_seed)
+    prepare(places, run)
     return compute.step_prices(runnable(places, run), places.of('data'))
 
   budget = compute.total_flops(configs[ablation.baseline], prices(ablation.baseline))
-  changed = {}
   for name, stages in ablation.equal_flops.items():
     steps = compute.matched_steps(configs[name], prices(name), budget, stages, f'equal_flops.{name}')
     logging.info('%s costs what %s does with %s', name, ablation.baseline, _counts(steps))
-    changed[name] = overridden(configs[name], {f'stages.{stage}.steps': n for stage, n in steps.items()}, name)
-  return {**configs, **changed}
+    configs[name] = replaced(configs[name], {f'stages.{stage}.steps': n for stage, n in steps.items()})
+  return configs
 
 
-def all_runs(ablation: Ablation, configs: Mapping[str, ConfigDict]) -> list[PlannedRun]:
+def all_runs(ablation: Ablation, configs: Mapping[str, TrainConfig]) -> list[PlannedRun]:
   """Variants x seeds."""
   return [
     planned(name, seed, config, ablation.parts_per_seed) for seed in ablation.seeds for name, config in configs.items()
@@ -189,7 +178,7 @@ class _Sweep:
     record = {
       'variant': run.variant,
       'seed': run.seed,
-      'config': config_dict(run.config),
+      'config': to_json(run.config),
       'prefixes': run.prefixes,
       'ends': run.ends,
       'ruler': self._ruler(run),
@@ -217,7 +206,7 @@ class _Sweep:
     self, run: PlannedRun, record: Mapping[str, Any], results: dict[str, dict[str, Any]], progress: Progress
   ) -> dict[str, Any] | None:
     """Returns where it was forked from, if it was."""
-    prepare(self._places, run, self._ablation.parts_per_seed)
+    prepare(self._places, run)
     workdir, forked, how = self._places.of('runs', run.name), record['forked'], 'taken up again'
     if not is_begun(workdir):
       source = find_source(self._places, run, results)

@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.initialization import sample_on_devices
-from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.start import find_start, open_start
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.state import Placement, flatten
@@ -32,13 +31,13 @@ class BenchmarkModel:
     placement: mesh and shardings.
   """
 
-  config: ConfigDict
+  config: TrainConfig
   model: JanusConfig
   make_params: Callable[[], Any]
   placement: Placement
 
 
-def read_subject(config: ConfigDict, recipe: str) -> BenchmarkModel:
+def read_subject(config: TrainConfig, recipe: str) -> BenchmarkModel:
   """The model that a run of the config would start from; with random weights where `init_from` names none.
 
   Args:
@@ -48,9 +47,8 @@ def read_subject(config: ConfigDict, recipe: str) -> BenchmarkModel:
   Raises:
     InputError: no model is named, or its mesh does not fit the devices.
   """
-  check_config(config)
   start = find_start(config, recipe)
-  placement = Placement.of(make_mesh(config.mesh.to_dict()), parameter_shapes(start.model))
+  placement = Placement.of(make_mesh(dataclasses.asdict(config.mesh)), parameter_shapes(start.model))
   make_params = _sampling(start.model, config.seed, start.dtypes, placement)
   if config.init_from:
     params = jax.tree.map(np.asarray, load_params(open_start(config), None))
@@ -81,8 +79,7 @@ def resized(subject: BenchmarkModel, length: int, depth: int) -> BenchmarkModel:
     length: positions of a row.
     depth: layers of the decoder.
   """
-  config = subject.config.copy_and_resolve_references()
-  config.sequence_length = length
+  config = dataclasses.replace(subject.config, sequence_length=length)
   if depth == subject.model.language_model.depth:
     return dataclasses.replace(subject, config=config)
   decoder = dataclasses.replace(subject.model.language_model, depth=depth)

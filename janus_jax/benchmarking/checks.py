@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from janus_jax.benchmarking import inference
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
@@ -20,6 +19,7 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.attention import IMPLEMENTATIONS, attention
 from janus_jax.models.attention_choice import AttentionShape, objection, platform_of
+from janus_jax.runs.config import TrainConfig
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.state import Placement
 
@@ -61,7 +61,7 @@ class Check:
     return found | ({'error': self.error} if self.error else {})
 
 
-def check_device(config: ConfigDict, subject: BenchmarkModel) -> list[Check]:
+def check_device(config: TrainConfig, subject: BenchmarkModel) -> list[Check]:
   """Everything, on the first device. A check that raises has failed; the others are made all the same.
 
   Args:
@@ -136,7 +136,7 @@ def _segments(length: int) -> jax.Array:
   return jnp.asarray(segments, jnp.int32)
 
 
-def _on(subject: BenchmarkModel, config: ConfigDict, params: Any, device: jax.Device) -> BenchmarkModel:
+def _on(subject: BenchmarkModel, config: TrainConfig, params: Any, device: jax.Device) -> BenchmarkModel:
   """Places the model, with these parameters, on one device."""
   placement = Placement.of(make_mesh({}, [device]), parameter_shapes(subject.model))
   return dataclasses.replace(subject, config=config, make_params=lambda: params, placement=placement)

@@ -5,21 +5,19 @@ import time
 from contextlib import closing
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape, statistics
 from janus_jax.data.pipeline import batches
 from janus_jax.errors import InputError
-from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
-from janus_jax.runs.setup import example_spec, read_run
+from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
 
 
 def measure(
-  config: ConfigDict, stage_name: str | None, scratch: str, seconds: float, step_seconds: float
+  config: TrainConfig, stage_name: str | None, scratch: str, seconds: float, step_seconds: float
 ) -> dict[str, Any]:
   """Takes batches of a stage, as training would, for some time after the first one.
 
@@ -37,19 +35,17 @@ def measure(
   Raises:
     InputError: something in the config is wrong.
   """
-  check_config(config)
   start = open_start(config)
   check_data(config, start.config)
-  run = read_run(config)
-  stages = {stage.name: stage for stage in run.stages}
-  stage = stages.get(stage_name or run.stages[-1].name)
+  stages = {stage.name: stage for stage in config.run_stages}
+  stage = stages.get(stage_name or config.run_stages[-1].name)
   if stage is None:
     raise InputError(f'stage is {stage_name!r}: expected one of {", ".join(stages)}')
   data = open_data(config, start.config, scratch, lambda: start, 0)
-  spec = example_spec(config, start.config, *load_tokenizer(config.init_from), data.holds_codes)
-  (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, run.seed)
-  shape = batch_shape(stage.batch_size, run.sequence_length, mean, stage.images_per_row, stage.drawings_per_row)
-  options = {'seed': run.seed, 'prefetch': run.prefetch, 'workers': run.workers}
+  spec = example_spec(config.sequence_length, start.config, *load_tokenizer(config.init_from), data.holds_codes)
+  (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, config.seed)
+  shape = batch_shape(stage.batch_size, config.sequence_length, mean, stage.images_per_row, stage.drawings_per_row)
+  options = {'seed': config.seed, 'prefetch': config.prefetch, 'workers': config.workers}
   totals, waited, count = dict.fromkeys(('examples', 'tokens', 'images', 'bytes', 'packing'), 0.0), 0.0, 0
   with closing(batches(data.train, stage.ratio, stage.sources, spec, shape, **options)) as stream:
     next(stream)  # Starts the workers.
@@ -73,4 +69,4 @@ def measure(
   per_core = {'examples_per_second_and_core': rates['examples_per_second'] / cores}
   means = {'packing': totals['packing'] / count, 'wait_seconds': waited / count}
   rounded = {name: float(f'{value:.4g}') for name, value in (rates | per_core | means).items()}
-  return rounded | {'stage': stage.name, 'batches': count, 'workers': run.workers, 'cores': cores}
+  return rounded | {'stage': stage.name, 'batches': count, 'workers': config.workers, 'cores': cores}

@@ -21,6 +21,7 @@ from janus_jax.benchmarking.train import Trainer, Work, figures, find_stage, mak
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.sampling import Sampling
+from janus_jax.runs.config import replaced
 from janus_jax.runs.datasets import hold_codes
 
 # Of the losses of the first two steps. In bfloat16 each side rounds in its own order.
@@ -37,7 +38,7 @@ def train(subject: BenchmarkModel, stage: str | None, settings: Settings) -> dic
   Raises:
     InputError: no such stage, the mesh does not divide its batch, or the peer computes something else.
   """
-  work = make_work(subject, find_stage(subject, stage), hold_codes(subject.config))
+  work = make_work(subject, find_stage(subject, stage), hold_codes(subject.config.data))
   about, theirs, other, runs = {}, [], None, []
   if settings.peer:
     about, other = _train_peer(work, settings)
@@ -104,8 +105,7 @@ def _on_host(subject: BenchmarkModel) -> Any:
 
 def check(subject: BenchmarkModel) -> dict[str, Any]:
   """Whether the first device computes what it should (`checks.check_device`), in float32."""
-  config = subject.config.copy_and_resolve_references()
-  config.compute.dtype = 'float32'
+  config = replaced(subject.config, {'compute.dtype': 'float32'})
   checks = [found.to_dict() for found in check_device(config, subject)]
   return {'mode': 'check', 'checks': checks} | environment()
 

@@ -11,7 +11,7 @@ from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE
 from janus_jax.errors import InputError
-from janus_jax.runs.setup import check_trainable, read_run, read_step
+from janus_jax.runs.setup import check_trainable, read_step
 from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.metric_window import Window
 from janus_jax.training.optimizer import learning_rates
@@ -53,7 +53,7 @@ def find_stage(subject: BenchmarkModel, name: str | None) -> Stage:
   Raises:
     InputError: no such stage, or one that is not well-formed.
   """
-  stages = {stage.name: stage for stage in read_run(subject.config).stages}
+  stages = {stage.name: stage for stage in subject.config.run_stages}
   found = stages.get(list(stages)[-1] if name is None else name)
   if found is None:
     raise InputError(f'stage is {name!r}: expected one of {", ".join(stages)}')
@@ -76,7 +76,7 @@ def make_work(subject: BenchmarkModel, stage: Stage, holds_codes: bool) -> Work:
   check_trainable([stage], model, paths)
   length, trained = config.sequence_length, trained_paths(stage, paths)
   streams = config.streams or rows_split(subject.placement.mesh)
-  run = dataclasses.replace(read_run(config), stages=(stage,))
+  run = dataclasses.replace(config, stages={stage.name: stage}, run=(stage.name,))
   shape = stage_shape(run, [expected_mean(stage, length, holds_codes)], 0, streams)
   batch = synthetic_batch(model, stage, shape, streams, holds_codes, config.seed)
   window = Window(model, length, trained_groups(trained))

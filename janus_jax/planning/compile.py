@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.packing import BatchShape, batch_shape
@@ -23,8 +22,9 @@ from janus_jax.planning.memory import Memory, held_bytes, memory_of, wanted_byte
 from janus_jax.planning.roofline import Figures, Work, figures
 from janus_jax.planning.topologies import Topology, abstract_devices
 from janus_jax.runs.callbacks import held_out_losses, static_arguments
+from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import hold_codes
-from janus_jax.runs.setup import read_run, read_step
+from janus_jax.runs.setup import read_step
 from janus_jax.runs.start import Start
 from janus_jax.sharding.mesh import ROW_AXES, make_mesh, rows_split
 from janus_jax.training.run_config import RunConfig, check_batches, expected_mean, stage_shape
@@ -83,17 +83,17 @@ class StagePlan:
   compile_seconds: float
 
 
-def make_setup(config: ConfigDict, start: Start, topology: Topology) -> Setup:
+def make_setup(config: TrainConfig, start: Start, topology: Topology) -> Setup:
   """Raises InputError for what is wrong with the config, or with the mesh on this topology."""
-  mesh = make_mesh(config.mesh.to_dict(), abstract_devices(topology))
+  mesh = make_mesh(dataclasses.asdict(config.mesh), abstract_devices(topology))
   placement = Placement.of(mesh, parameter_shapes(start.model))
   step = read_step(config, start.model, placement)
-  return Setup(topology, start, read_run(config), step, placement, hold_codes(config), config.held_out_batches > 0)
+  return Setup(topology, start, config, step, placement, hold_codes(config.data), config.held_out_batches > 0)
 
 
 def find_stage(setup: Setup, name: str) -> int:
   """The index of a stage in the run. Raises InputError if there is none of that name."""
-  names = [stage.name for stage in setup.run.stages]
+  names = [stage.name for stage in setup.run.run_stages]
   if name not in names:
     raise InputError(f'stage is {name!r}: expected one of {", ".join(names)}')
   return names.index(name)
@@ -101,7 +101,7 @@ def find_stage(setup: Setup, name: str) -> int:
 
 def moments(setup: Setup, index: int) -> frozenset[str]:
   """The parameters with moments in a stage (training/step.py)."""
-  trained = [trained_paths(stage, setup.placement.params) for stage in setup.run.stages]
+  trained = [trained_paths(stage, setup.placement.params) for stage in setup.run.run_stages]
   return trained[index] if setup.run.stage_masks == 'static' else frozenset().union(*trained)
 
 
@@ -145,11 +145,11 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   Raises:
     InputError: the mesh or the accumulation does not divide the batch; a pattern of the stage matches nothing.
   """
-  stage = setup.run.stages[index]
+  stage = setup.run.run_stages[index]
   check_batches([stage], setup.mesh, setup.step.accumulation, setup.run.streams)
   trained = trained_paths(stage, setup.placement.params)
   streams = setup.run.streams or rows_split(setup.mesh)
-  means = [expected_mean(one, setup.run.sequence_length, setup.holds_codes) for one in setup.run.stages]
+  means = [expected_mean(one, setup.run.sequence_length, setup.holds_codes) for one in setup.run.run_stages]
   shape = stage_shape(setup.run, means, index, streams)
   state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
   began = time.perf_counter()
@@ -193,7 +193,7 @@ def start_bytes(setup: Setup, index: int) -> int:
 
 def _held_out_bytes(setup: Setup, state: TrainState) -> int:
   """Bytes of a device while the loss on held-out data is measured, with the whole state beside it."""
-  stage, parts = setup.run.stages[-1], rows_split(setup.mesh)
+  stage, parts = setup.run.run_stages[-1], rows_split(setup.mesh)
   mean = expected_mean(stage, setup.run.sequence_length, setup.holds_codes)
   batch = abstract_batch(setup, batch_shape(stage.batch_size // parts, setup.run.sequence_length, mean), parts)
   weights = jax.ShapeDtypeStruct((3,), jnp.float32)

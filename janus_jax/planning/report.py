@@ -5,12 +5,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from janus_jax.planning.compile import Setup, StagePlan, find_stage, make_setup, plan_stage
 from janus_jax.planning.suggest import find_fitting
 from janus_jax.planning.topologies import Topology
-from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
 
@@ -18,7 +16,7 @@ NO_SETTING = 'none that was tried'
 
 
 def plan_and_print(
-  config: ConfigDict, recipe: str, topology: Topology, stage: str | None, hints: bool, as_json: bool
+  config: TrainConfig, recipe: str, topology: Topology, stage: str | None, hints: bool, as_json: bool
 ) -> None:
   """Prints on stdout as each stage is done.
 
@@ -33,12 +31,11 @@ def plan_and_print(
   Raises:
     InputError: something in the config is wrong, or does not go with the topology.
   """
-  check_config(config)
   start = find_start(config, recipe)
   setup = make_setup(config, start, topology)
-  indices = range(len(setup.run.stages)) if stage is None else [find_stage(setup, stage)]
+  indices = range(len(setup.run.run_stages)) if stage is None else [find_stage(setup, stage)]
   for index in indices:
-    logging.info('compiling %s for %s', setup.run.stages[index].name, topology.name)
+    logging.info('compiling %s for %s', setup.run.run_stages[index].name, topology.name)
     plan = plan_stage(setup, index)
     options, fitting = find_fitting(config, index, plan) if hints and not plan.memory.fits else ([], None)
     print(json.dumps(to_json(plan, options, fitting)) if as_json else to_text(plan, options, fitting), flush=True)

@@ -4,16 +4,15 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
-
 from janus_jax.planning.compile import Setup, StagePlan, abstract_state, make_setup, plan_stage
 from janus_jax.planning.memory import available_bytes, held_bytes
+from janus_jax.runs.config import TrainConfig, replaced
 from janus_jax.training.stages import Stage
 
 GRADIENT_BYTES = 4  # Of a parameter that trains.
 
 
-def find_fitting(config: ConfigDict, index: int, failed: StagePlan) -> tuple[list[str], StagePlan | None]:
+def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[list[str], StagePlan | None]:
   """Settings with which a stage that does not fit would.
 
   Args:
@@ -28,13 +27,12 @@ def find_fitting(config: ConfigDict, index: int, failed: StagePlan) -> tuple[lis
     InputError: see `planning.plan_stage`.
   """
   start, topology = failed.setup.start, failed.setup.topology
-  changed = ConfigDict(config.to_dict())
   options: dict[str, str] = {}
   for change in changes(failed.setup, failed.stage):
-    changed.update_from_flattened_dict(change)
+    config = replaced(config, change)
     options |= {name: f'--config.{name}={value}' for name, value in change.items()}
     shown = ' '.join(options.values())
-    candidate = make_setup(changed, start, topology)
+    candidate = make_setup(config, start, topology)
     if least_bytes(candidate, index, failed) > available_bytes(topology):
       logging.info('%s on %s: %s cannot be enough', failed.stage.name, topology.name, shown)
       continue

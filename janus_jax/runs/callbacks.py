@@ -57,7 +57,7 @@ class HeldOutLoss:
       rows_split: into how many parts the mesh splits the rows of a batch.
       num_batches: 0 measures nothing.
     """
-    stage = run.stages[-1]
+    stage = run.run_stages[-1]
     self._batches: list[dict[str, np.ndarray]] = []
     self._static = static_arguments(step)
     weights = {

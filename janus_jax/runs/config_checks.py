@@ -1,24 +1,17 @@
-"""What every field of a training config may be: one table, applied before anything is loaded or written."""
+"""What every field of a training config may be: one table, applied where a config is parsed (`runs.config`)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from janus_jax.data.examples import KINDS
 from janus_jax.data.resizing import RESIZES
-from janus_jax.data.sources.build import read_specs
 from janus_jax.errors import InputError
 from janus_jax.models.attention import IMPLEMENTATIONS
 from janus_jax.models.config import PRESETS
 from janus_jax.models.layers import REMAT_POLICIES
-from janus_jax.sharding.mesh import AXES
-from janus_jax.toy.pretraining import Optimization
-from janus_jax.toy.pretraining_vq import Quantisation
-from janus_jax.training.defaults import default_config
-from janus_jax.training.optimizer import STORED_DTYPES
-from janus_jax.training.stages import STAGE, read_stages
-from janus_jax.training.step import MODES
-from janus_jax.training.value_checks import (
+from janus_jax.runs.value_checks import (
   SEED,
   Bool,
   Entries,
@@ -27,10 +20,13 @@ from janus_jax.training.value_checks import (
   Names,
   Number,
   OneOf,
+  PerKind,
   Table,
   Text,
-  check_fields,
 )
+from janus_jax.sharding.mesh import AXES
+from janus_jax.training.optimizer import SCHEDULES, STORED_DTYPES
+from janus_jax.training.step import MODES
 
 COMPUTE_DTYPES = OneOf(('float32', 'bfloat16', 'float16'))
 KERNELS = OneOf(('auto', *IMPLEMENTATIONS))
@@ -39,10 +35,25 @@ FRACTION = Number(0, 1)
 DECAY = Number(0, 1, below=True)
 POSITIVE = Number(above=True)
 
-# Of a generated image; flags of the commands that make some are checked by them too.
-SAMPLING: Table = {'cfg_weight': Number(), 'temperature': Number(), 'top_k': Integer(), 'num_images': Integer(0, 10**6)}
+STAGE: Table = {
+  'steps': Integer(1, 10**8),
+  'batch_size': Integer(1, 10**6),
+  'trainable': Names(),
+  'learning_rate': Number(0, 100),
+  'warmup_steps': Integer(),
+  'schedule': OneOf(SCHEDULES),
+  'final_fraction': FRACTION,
+  'weight_decay': Number(0, 100),
+  'ratio': PerKind(KINDS, Integer()),
+  'sources': {kind: {'*': Integer()} for kind in KINDS},
+  'loss_weights': PerKind(KINDS, Number()),
+  'images_per_row': Number(0, 10_000),
+  'drawings_per_row': Number(0, 10_000),
+  'carry_moments': Bool(),
+  'expected_tokens': PerKind(KINDS, Number(above=True), zeros=False),
+}
 
-_OPTIMIZATION: Table = {
+OPTIMIZATION: Table = {
   'steps': Integer(1, 10**8),
   'batch_size': Integer(1, 10**6),
   'learning_rate': Number(0, 100),
@@ -54,7 +65,7 @@ _OPTIMIZATION: Table = {
 }
 PRETRAINING: Table = {
   'model': OneOf(tuple(PRESETS)),
-  'vq': _OPTIMIZATION,
+  'vq': OPTIMIZATION,
   'quantisation': {
     'commitment_weight': Number(),
     'locality_weight': Number(),
@@ -62,12 +73,12 @@ PRETRAINING: Table = {
     'restart_every': Integer(1),
     'restart_until': FRACTION,
   },
-  'vision': _OPTIMIZATION,
+  'vision': OPTIMIZATION,
   'contrast': {'text_depth': Integer(1), 'temperature': POSITIVE, 'bias': Number(-float('inf'))},
-  'decoder': _OPTIMIZATION,
+  'decoder': OPTIMIZATION,
 }
 
-# As defaults.py has the fields, where they are described. `data.sources` is checked by `build.read_specs`.
+# The fields of a config, which `runs.config` describes. `data.sources` is checked by `build.read_specs`.
 FIELDS: Table = {
   'init_from': Text(),
   'template': OneOf(('', 'deepseek', 'deepseek_old')),
@@ -122,32 +133,14 @@ FIELDS: Table = {
   'keep_last': Integer(1),
   'keep_every': Integer(),
   'wandb_project': Text(),
-  'sampling': SAMPLING,
+  'sampling': {
+    'cfg_weight': Number(),
+    'temperature': Number(),
+    'top_k': Integer(),
+    'num_images': Integer(0, 10**6),
+  },
   'pretraining': PRETRAINING,
 }
-
-
-def check_config(config: ConfigDict, where: str = '') -> None:
-  """Checks every field of a training config, and those that depend on each other, before anything is loaded.
-
-  Args:
-    config: of a run (training/defaults.py), with `pretraining` or without.
-    where: begins the line that says what is wrong, as 'variant long: '.
-
-  Raises:
-    InputError: a field that is missing, unknown or has a value that makes no sense, by its dotted name.
-  """
-  try:
-    values = config.to_dict()
-    _check_present(values, default_config().to_dict())
-    check_fields(values, FIELDS)
-    read_stages(config)
-    if config.data.name == 'files':
-      read_specs(values['data']['sources'])
-    if 'pretraining' in values:
-      _check_pretraining(values['pretraining'])
-  except InputError as error:
-    raise InputError(f'{where}{error}') from None
 
 
 def set_floats(config: ConfigDict, table: Table = FIELDS) -> None:
@@ -167,32 +160,10 @@ def set_floats(config: ConfigDict, table: Table = FIELDS) -> None:
         config[name] = float(value)
 
 
-def check_parts(config: ConfigDict) -> None:
-  """Raises InputError, naming the field, where a config does not say how all parts are pretrained."""
-  sections = {name: {} for name, check in PRETRAINING.items() if isinstance(check, Mapping)}
-  _check_present(config.to_dict(), {'pretraining': {'model': None, **sections}})
-
-
-def _check_present(values: Any, expected: Mapping[str, Any], path: str = '') -> None:
+def check_present(values: Any, expected: Mapping[str, Any], path: str = '') -> None:
   """Raises InputError for a field that is not there. What is no mapping is left to the table."""
   for name, inner in expected.items() if isinstance(values, Mapping) else ():
     if name not in values:
       raise InputError(f'{path}{name} is missing')
     if isinstance(inner, Mapping):
-      _check_present(values[name], inner, f'{path}{name}.')
-
-
-def _check_pretraining(sections: Mapping[str, Mapping[str, Any]]) -> None:
-  """Raises InputError where steps do not fit each other, or a part that is there lacks one of its numbers."""
-  for part in ('vq', 'vision', 'decoder'):
-    if part in sections:
-      where = f'pretraining.{part}.'
-      _check_present(sections[part], dict.fromkeys(('steps', 'batch_size', 'learning_rate')), where)
-      try:
-        Optimization(**sections[part])
-      except InputError as error:
-        raise InputError(f'{where}{error}') from None
-  if 'vq' in sections and 'quantisation' in sections:
-    first, steps = Quantisation(**sections['quantisation']).unquantised_steps, sections['vq']['steps']
-    if first >= steps:
-      raise InputError(f'pretraining.quantisation.unquantised_steps is {first}: expected less than vq.steps ({steps})')
+      check_present(values[name], inner, f'{path}{name}.')

@@ -13,7 +13,6 @@ from typing import Any
 import grain
 import numpy as np
 import tqdm
-from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from janus_jax.conversion.checkpoint import Checkpoint
@@ -28,10 +27,10 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.workers import reason_of
 from janus_jax.errors import InputError
 from janus_jax.inference.image_files import prepare_directory
-from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
-from janus_jax.runs.setup import example_spec, read_run
+from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
 from janus_jax.training.stages import Stage
 
@@ -135,7 +134,7 @@ class DataReport:
     return '\n'.join([*lines, f'examples as training sees them: {self.sheet}'])
 
 
-def check(config: ConfigDict, out: str, records: int) -> DataReport:
+def check(config: TrainConfig, out: str, records: int) -> DataReport:
   """Reads up to `records` records of each source that the stages name, spread over all of it, and packs a few batches.
 
   Args:
@@ -146,16 +145,15 @@ def check(config: ConfigDict, out: str, records: int) -> DataReport:
   Raises:
     InputError: something in the config is wrong, or a source cannot be opened.
   """
-  check_config(config)
   start = open_start(config)
   check_data(config, start.config)
   prepare_directory(out)
   data = open_data(config, start.config, out, lambda: start, 0)
   tokenizer, template = _tokenizer_of(config.init_from, start)
-  spec = example_spec(config, start.config, tokenizer, template, data.holds_codes)
-  run = read_run(config)
+  spec = example_spec(config.sequence_length, start.config, tokenizer, template, data.holds_codes)
+  stages = config.run_stages
   reports, tiles = [], []
-  for kind, name in _used(run.stages):
+  for kind, name in _used(stages):
     if name not in data.train[kind]:
       raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(data.train[kind])}')
     report, shown = _check_source(kind, name, data.train[kind][name], spec, records)
@@ -165,8 +163,8 @@ def check(config: ConfigDict, out: str, records: int) -> DataReport:
   if tiles:
     save_png(sheet, contact_sheet(tiles, SHOWN), {})
   lengths = {f'{report.kind}/{report.name}': report.tokens[1] for report in reports}
-  means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in run.stages], spec, config.seed)
-  stages = tuple(_check_stage(stage, mean, data.train, spec, config, lengths) for stage, mean in zip(run.stages, means))
+  means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in stages], spec, config.seed)
+  stages = tuple(_check_stage(stage, mean, data.train, spec, config, lengths) for stage, mean in zip(stages, means))
   return DataReport(tuple(reports), stages, sheet)
 
 
@@ -236,7 +234,7 @@ def _check_source(
 
 
 def _check_stage(
-  stage: Stage, mean: MeanSize, sources: Any, spec: ExampleSpec, config: ConfigDict, lengths: Mapping[str, float]
+  stage: Stage, mean: MeanSize, sources: Any, spec: ExampleSpec, config: TrainConfig, lengths: Mapping[str, float]
 ) -> StageReport:
   rooms = stage.images_per_row, stage.drawings_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)

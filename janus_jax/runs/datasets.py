@@ -11,7 +11,6 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.lazy import LazyArray
@@ -23,6 +22,7 @@ from janus_jax.data.sources.build import ImageSizes, SourceSpec
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig
+from janus_jax.runs.config import DataConfig, TrainConfig
 from janus_jax.runs.image_codes import image_encoder, only_codes, stored_codes
 from janus_jax.toy import dataset
 from janus_jax.toy.shapes import World
@@ -60,24 +60,27 @@ class RunData:
   samples: Samples
 
 
-def check_data(config: ConfigDict, model: JanusConfig) -> None:
+def check_data(config: TrainConfig, model: JanusConfig) -> None:
   """Raises InputError for what is wrong with the config of the data, before anything is written."""
   if config.data.name == 'embedded':
-    dataset.read_world(config, model)
+    read_world(config, model)
     return
   if config.data.precompute_codes:
     raise InputError('data.precompute_codes is for the toy world: expected False, and `janus_jax.tokenize` instead')
-  find_resize(config.data.resize)
-  specs = build.read_specs(config.data.sources)
-  if not specs:
+  if not config.data.specs:
     raise InputError(
       "data.sources is empty: expected an entry for each source that the stages name, as data.name is 'files'"
     )
-  _hold_codes(specs)
+  _hold_codes(config.data.specs)
+
+
+def read_world(config: TrainConfig, model: JanusConfig) -> World:
+  """The toy world that a run reads."""
+  return dataset.world_for(model, config.data.world_grid, config.data.num_train, config.seed)
 
 
 def open_data(
-  config: ConfigDict,
+  config: TrainConfig,
   model: JanusConfig,
   workdir: str,
   open_start: Callable[[], Checkpoint],
@@ -100,7 +103,7 @@ def open_data(
   directory = os.path.expanduser(config.data.directory) or os.path.join(workdir, 'data')
   if config.data.name == 'embedded':
     return _open_world(config, model, workdir, directory, open_start, num_samples, is_new)
-  specs = build.read_specs(config.data.sources)
+  specs = config.data.specs
   sizes = ImageSizes(model.image_size, model.vq.image_size, find_resize(config.data.resize))
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
   if is_new:
@@ -119,11 +122,11 @@ def _hold_codes(specs: Mapping[str, SourceSpec]) -> bool:
   return bool(coded)
 
 
-def hold_codes(config: ConfigDict) -> bool:
+def hold_codes(data: DataConfig) -> bool:
   """Whether images to draw come as codes, so that the VQ encoder is not part of a step."""
-  if config.data.name == 'embedded':
-    return config.data.precompute_codes
-  return any(spec.fields.codes for spec in build.read_specs(config.data.sources).values())
+  if data.name == 'embedded':
+    return data.precompute_codes
+  return any(spec.fields.codes for spec in data.specs.values())
 
 
 def _check_manifests(specs: Mapping[str, SourceSpec], model: JanusConfig, open_start: Callable[[], Checkpoint]) -> None:
@@ -166,7 +169,7 @@ def _good_records(sources: Mapping[str, grain.MapDataset]) -> Iterator[dict[str,
 
 
 def _open_world(
-  config: ConfigDict,
+  config: TrainConfig,
   model: JanusConfig,
   workdir: str,
   directory: str,
@@ -174,7 +177,7 @@ def _open_world(
   num_samples: int,
   is_new: bool,
 ) -> RunData:
-  world = dataset.read_world(config, model)
+  world = read_world(config, model)
   dataset.prepare(world, directory)
   codes = dict.fromkeys(('train', 'test'))
   if config.data.precompute_codes:

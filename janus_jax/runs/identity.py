@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 import janus_jax
 from janus_jax.conversion.checkpoint import Checkpoint
@@ -21,8 +20,8 @@ from janus_jax.data.sources import build
 from janus_jax.data.sources.files import find_files
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
+from janus_jax.runs.config import DataConfig, TrainConfig, to_json
 from janus_jax.runs.datasets import RunData
-from janus_jax.runs.workdirs import config_dict
 from janus_jax.training import hosts
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -35,18 +34,18 @@ PIECE = 4096  # Bytes read at such a place.
 ARRAYS = 8  # Of each part of the model, the smallest ones, that are compared to the byte.
 
 
-def check_same_run(config: ConfigDict, workdir: str, force: bool) -> None:
+def check_same_run(config: TrainConfig, workdir: str, force: bool) -> None:
   """Raises InputError, in all processes, where they differ in flags, config, code, versions or settings of jax."""
   if jax.process_count() == 1:
     return
   hosts.check_same('other flags', {'workdir': workdir, 'force': force})
-  hosts.check_same('another config', config_dict(config))
+  hosts.check_same('another config', to_json(config))
   hosts.check_same('other code', code())
   hosts.check_same('other versions', versions())
   hosts.check_same('other settings of jax', {name: str(getattr(jax.config, name)) for name in JAX_SETTINGS})
 
 
-def check_same_data(config: ConfigDict, data: RunData, start: Checkpoint | None) -> None:
+def check_same_data(config: DataConfig, data: RunData, start: Checkpoint | None) -> None:
   """Raises InputError, in all processes, where they read other data, or start from other weights (`start`, if new)."""
   if jax.process_count() == 1:
     return
@@ -68,7 +67,7 @@ def versions() -> dict[str, str]:
   return {'python': f'{major}.{minor}'} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def describe_data(config: ConfigDict, data: RunData) -> dict[str, Any]:
+def describe_data(config: DataConfig, data: RunData) -> dict[str, Any]:
   """By source: how many records it has, what some of them are, and which files they come from."""
   found = {}
   for split, sources in (('train', data.train), ('held_out', data.held_out)):
@@ -77,8 +76,8 @@ def describe_data(config: ConfigDict, data: RunData) -> dict[str, Any]:
         spread = sorted({index * len(records) // RECORDS for index in range(RECORDS)}) if len(records) else []
         digest = _digest(_bytes_of(_try_record(records, index)) for index in spread)
         found[f'{split}.{kind}.{name}'] = {'records': len(records), 'digest of some records': digest}
-  if config.data.name == 'files':
-    for name, spec in build.read_specs(config.data.sources).items():
+  if config.name == 'files':
+    for name, spec in config.specs.items():
       found[f'data.sources.{name}'] = _describe_files(_files_of(spec))
   return found
 

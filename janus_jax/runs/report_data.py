@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from janus_jax.data.examples import KINDS
-from janus_jax.training.defaults import STAGE_DEFAULTS
+from janus_jax.training.stages import Stage
 
 # What each stage reads: {stage: {kind: {source: weight}}}.
 Mixtures = Mapping[str, Mapping[str, Mapping[str, int]]]
@@ -97,7 +97,7 @@ def use_report_data(config: ConfigDict, mixtures: Mixtures, root: str) -> None:
 
 def expected_tokens(kinds: Mapping[str, Mapping[str, int]]) -> tuple[float, ...]:
   """Mean length of an example of each kind, by TOKENS; that of any config for a kind without sources."""
-  means = dict(zip(KINDS, STAGE_DEFAULTS['expected_tokens']))
+  means = dict(zip(KINDS, Stage.expected_tokens))
   for kind, weights in kinds.items():
     means[kind] = sum(TOKENS[source] * weight for source, weight in weights.items()) / sum(weights.values())
   return tuple(means[kind] for kind in KINDS)

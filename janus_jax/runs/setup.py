@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.load import load_params
@@ -17,15 +16,14 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.prompts import Template
-from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings, check_tokenizer
 from janus_jax.models.attention_choice import platform_of, with_attention
-from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.models.config import JanusConfig
 from janus_jax.runs import identity, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import HeldOutLoss, Sampler
-from janus_jax.runs.config_checks import check_config
+from janus_jax.runs.config import TrainConfig, to_json
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.start import open_start
@@ -33,19 +31,19 @@ from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training import hosts
 from janus_jax.training.loop import Run
-from janus_jax.training.optimizer import OptimizerConfig, check_rules
+from janus_jax.training.optimizer import check_rules
 from janus_jax.training.rematerialisation import with_remat
-from janus_jax.training.run_config import RunConfig, check_batches
-from janus_jax.training.stages import Stage, check_carried, read_stages, trained_groups, trained_paths
+from janus_jax.training.run_config import check_batches
+from janus_jax.training.stages import Stage, check_carried, trained_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
 
 
-def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
+def train(config: TrainConfig, workdir: str, force: bool = False) -> Any:
   """Trains until the last stage is over, or a signal asks to save and stop; returns the parameters.
 
   Args:
-    config: see training/defaults.py.
+    config: of the run.
     workdir: local or gs://BUCKET/...; made if missing; a run in it is taken up again.
     force: also where it was begun with another config.
 
@@ -56,29 +54,28 @@ def train(config: ConfigDict, workdir: str, force: bool = False) -> Any:
   # In this order: agree on the settings, own the workdir, read and check, agree on the data, begin, train. What is
   # wrong shows before anything is written: a workdir remembers its config.
   identity.check_same_run(config, workdir, force)
-  check_config(config)
-  run_config = read_run(config)
   with contextlib.ExitStack() as stack:
     with hosts.together():
       files = stack.enter_context(workdir_mirror.opened(workdir))
-    return _train(config, run_config, files, force)
+    return _train(config, files, force)
 
 
-def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.LocalWorkdir, force: bool) -> Any:
+def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool) -> Any:
   workdir, is_new = files.path, not hosts.from_first(workdirs.is_begun(files.path))
+  stages, written = config.run_stages, to_json(config)
   with hosts.together():
     checkpoint = open_start(config) if is_new else None
     model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
-    mesh = make_mesh(config.mesh.to_dict())
+    mesh = make_mesh(dataclasses.asdict(config.mesh))
     placement = Placement.of(mesh, parameter_shapes(model))
     step_config = read_step(config, model, placement)
     check_data(config, model)
-    check_batches(run_config.stages, mesh, config.accumulation, config.streams)
-    check_trainable(run_config.stages, model, placement.params)
-    check_carried(run_config.stages, placement.params)
-    check_room(run_config.stages, model, config.sequence_length)
+    check_batches(stages, mesh, config.accumulation, config.streams)
+    check_trainable(stages, model, placement.params)
+    check_carried(stages, placement.params)
+    check_room(stages, model, config.sequence_length)
     if not is_new:
-      workdirs.check_config(workdir, config, force)
+      workdirs.check_config(workdir, written, force)
   start = functools.cache(lambda: checkpoint or open_start(config))
   with _tokenizer_directory(workdir, checkpoint) as directory:
     with hosts.first_alone() as is_first:
@@ -86,22 +83,21 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
         files.download()
       data = open_data(config, model, workdir, start, config.sampling.num_images, is_new)
       tokenizer, template = load_tokenizer(directory)
-      spec = example_spec(config, model, tokenizer, template, data.holds_codes)
-      mixtures = [(stage.ratio, stage.sources) for stage in run_config.stages]
-      means = mean_sizes(data.train, mixtures, spec, config.seed)
+      spec = example_spec(config.sequence_length, model, tokenizer, template, data.holds_codes)
+      means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in stages], spec, config.seed)
       if is_first:
         files.upload()  # Codes, which the others then do not compute.
-    identity.check_same_data(config, data, checkpoint)
-    held_out = HeldOutLoss(data.held_out, spec, run_config, step_config, rows_split(mesh), config.held_out_batches)
-    sampling = {name: config.sampling[name] for name in ('cfg_weight', 'temperature', 'top_k')}
+    identity.check_same_data(config.data, data, checkpoint)
+    held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(mesh), config.held_out_batches)
+    sampling = {name: getattr(config.sampling, name) for name in workdirs.SAMPLING}
     sampler = Sampler(model, tokenizer, template, data.samples, ImageSettings(**sampling, seed=config.seed))
 
     def begin() -> None:
-      workdirs.begin(workdir, config, checkpoint)
+      workdirs.begin(workdir, written, checkpoint)
       files.upload()
 
     run = Run(
-      run_config,
+      config,
       step_config,
       spec,
       data.train,
@@ -109,7 +105,7 @@ def _train(config: ConfigDict, run_config: RunConfig, files: workdir_mirror.Loca
       placement,
       workdir,
       files.url,
-      {'config': workdirs.config_dict(config), 'versions': {'jax': jax.__version__}},
+      {'config': written, 'versions': {'jax': jax.__version__}},
       begin=begin,
       before_save=files.upload,
       observers=(held_out, sampler),
@@ -133,7 +129,7 @@ def _tokenizer_directory(workdir: str, checkpoint: Checkpoint | None) -> Iterato
 
 
 def example_spec(
-  config: ConfigDict, model: JanusConfig, tokenizer: Tokenizer, template: Template, holds_codes: bool
+  sequence_length: int, model: JanusConfig, tokenizer: Tokenizer, template: Template, holds_codes: bool
 ) -> ExampleSpec:
   """How the records of a run become examples; `holds_codes` says whether images to draw are codes.
 
@@ -141,7 +137,7 @@ def example_spec(
     InputError: a tokenizer with other ids than the model's, rows longer than the model's positions.
   """
   check_tokenizer(model, tokenizer)
-  check_length(config.sequence_length, model)
+  check_length(sequence_length, model)
   return ExampleSpec(
     tokenizer=tokenizer,
     template=template,
@@ -149,7 +145,7 @@ def example_spec(
     num_codes=model.vq.num_tokens,
     image_size=model.image_size,
     generation_size=None if holds_codes else model.vq.image_size,
-    max_length=config.sequence_length,
+    max_length=sequence_length,
     num_code_ids=model.vq.codebook_size,
   )
 
@@ -185,21 +181,8 @@ def check_length(sequence_length: int, model: JanusConfig) -> None:
     raise InputError(f'sequence_length is {sequence_length}: expected at most {positions}, the positions of the model')
 
 
-def read_run(config: ConfigDict) -> RunConfig:
-  """The part of the config that the loop needs."""
-  return RunConfig(
-    stages=read_stages(config),
-    skip_limit=SkipLimit(share=config.max_bad_record_share),
-    **{
-      field.name: config[field.name]
-      for field in dataclasses.fields(RunConfig)
-      if field.name not in ('stages', 'skip_limit')
-    },
-  )
-
-
 def read_step(
-  config: ConfigDict, model: JanusConfig, placement: Placement, stages: Sequence[Stage] | None = None
+  config: TrainConfig, model: JanusConfig, placement: Placement, stages: Sequence[Stage] | None = None
 ) -> StepConfig:
   """The settings that the step is compiled for.
 
@@ -213,13 +196,11 @@ def read_step(
     InputError: rules that match nothing, a kernel that cannot be used, rows longer than the model's positions.
   """
   check_length(config.sequence_length, model)
-  optimizer = config.optimizer.to_dict()
   for name in ('learning_rate_rules', 'weight_decay_rules'):
-    optimizer[name] = tuple((pattern, float(factor)) for pattern, factor in optimizer[name])
-    check_rules(f'optimizer.{name}', optimizer[name], placement.params)
+    check_rules(f'optimizer.{name}', getattr(config.optimizer, name), placement.params)
   mesh = placement.mesh
   compute = with_attention(
-    ComputeConfig(**config.compute.to_dict(), layout=ActivationLayout(mesh)),
+    dataclasses.replace(config.compute, layout=ActivationLayout(mesh)),
     model,
     platform_of(mesh.devices.flat[0]),
     config.sequence_length,
@@ -227,11 +208,11 @@ def read_step(
   )
   step = StepConfig(
     model,
-    compute,
-    OptimizerConfig(**optimizer),
-    config.accumulation,
-    config.loss_chunk,
     tuple(sorted(placement.params.items(), key=lambda item: item[0])),
+    compute=compute,
+    optimizer=config.optimizer,
+    accumulation=config.accumulation,
+    loss_chunk=config.loss_chunk,
   )
-  stages = read_stages(config) if stages is None else stages
+  stages = config.run_stages if stages is None else stages
   return with_remat(step, stages, placement, parameter_shapes(model), config.sequence_length)

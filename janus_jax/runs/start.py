@@ -4,8 +4,6 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from ml_collections import ConfigDict
-
 from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
 from janus_jax.conversion.parts import compose
 from janus_jax.conversion.tokenizer_files import special_tokens_of
@@ -13,6 +11,7 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.runs import workdirs
+from janus_jax.runs.config import TrainConfig
 
 # What the parts of a real run are stored in (DeepSeek-LLM, SigLIP, LlamaGen's VQ); new parts are float32.
 PART_DTYPES = (('language_model/', 'bfloat16'), ('', 'float32'))
@@ -32,7 +31,7 @@ class Start:
   dtypes: Mapping[str, str]
 
 
-def find_start(config: ConfigDict, recipe: str) -> Start:
+def find_start(config: TrainConfig, recipe: str) -> Start:
   """What a run would start from: the checkpoint it names; if it names none, the released model of the recipe's name.
 
   Args:
@@ -45,7 +44,7 @@ def find_start(config: ConfigDict, recipe: str) -> Start:
   if config.init_from:
     checkpoint = open_start(config)
     return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
-  if 'pretraining' in config:  # Its parts are made, in float32.
+  if config.pretraining and config.pretraining.model:  # Its parts are made, in float32.
     model = as_trained(PRESETS[config.pretraining.model], config)
     return Start(model, dict.fromkeys(parameter_shapes(model), 'float32'))
   name = os.path.basename(recipe).partition('.')[0]
@@ -60,19 +59,19 @@ def find_start(config: ConfigDict, recipe: str) -> Start:
   return Start(model, dtypes)
 
 
-def open_start(config: ConfigDict) -> Checkpoint:
+def open_start(config: TrainConfig) -> Checkpoint:
   """The checkpoint a run starts from, as the architecture that it trains.
 
   Raises:
     InputError: `init_from` names none, or it is not one; another tokenizer than the model's.
   """
   checkpoint = _open(config.init_from, config.template)
-  workdirs.check_template(config, checkpoint)
+  workdirs.check_template(config.template, config.init_from, checkpoint)
   special_tokens_of(checkpoint.companions, checkpoint.config)
   return dataclasses.replace(checkpoint, config=as_trained(checkpoint.config, config))
 
 
-def as_trained(model: JanusConfig, config: ConfigDict) -> JanusConfig:
+def as_trained(model: JanusConfig, config: TrainConfig) -> JanusConfig:
   """The architecture that a run makes of the one that it starts from."""
   return dataclasses.replace(model, shared_encoder=model.shared_encoder or config.shared_encoder)
 

@@ -8,9 +8,8 @@ import contextlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
@@ -21,40 +20,33 @@ from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.files import CONFIG_FILE, RUN_CONFIG_FILE
+from janus_jax.runs.config import SamplingConfig, filled
 from janus_jax.runs.revision import revision
-from janus_jax.training.defaults import STAGE_DEFAULTS, default_config
 
-# What the original's `generation_inference.py` draws with.
-SAMPLING = {'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0}
+# How the original's `generation_inference.py` generates.
+SAMPLING = {name: getattr(SamplingConfig, name) for name in ('cfg_weight', 'temperature', 'top_k')}
 REVISION_FILE = 'revision.txt'
-
-
-def config_dict(config: ConfigDict) -> dict[str, Any]:
-  """The config as JSON reads it back (tuples become lists)."""
-  return json.loads(config.to_json())
 
 
 def is_begun(workdir: str) -> bool:
   return os.path.exists(os.path.join(workdir, CONFIG_FILE))
 
 
-def check_template(config: ConfigDict, checkpoint: Checkpoint) -> None:
-  """Raises InputError where the config names another template than that of the checkpoint a run starts from."""
-  if not config.template or 'tokenizer.json' not in checkpoint.companions:
+def check_template(template: str, init_from: str, checkpoint: Checkpoint) -> None:
+  """Raises InputError where a config names another template than that of the checkpoint a run starts from."""
+  if not template or 'tokenizer.json' not in checkpoint.companions:
     return
   own = template_of(checkpoint.companions, special_token_ids(checkpoint.companions['tokenizer.json']))
-  if config.template != own:
-    raise InputError(
-      f'template is {config.template!r}: expected {own!r} or nothing, as {config.init_from} was trained with that'
-    )
+  if template != own:
+    raise InputError(f'template is {template!r}: expected {own!r} or nothing, as {init_from} was trained with that')
 
 
-def check_config(workdir: str, config: ConfigDict, force: bool) -> None:
+def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
   """Checks that a begun workdir belongs to this config.
 
   Args:
     workdir: begun.
-    config: of the run.
+    config: of the run, from `to_json`.
     force: go on with another config, which is described in the log.
 
   Raises:
@@ -62,15 +54,15 @@ def check_config(workdir: str, config: ConfigDict, force: bool) -> None:
   """
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   if os.path.exists(path):
-    _check_same(read_json(path), config_dict(config), path, force)
+    _check_same(read_json(path), config, path, force)
 
 
-def begin(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None) -> None:
+def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
   """Writes config, revision and, of a new workdir, tokenizer and model: once all that can be checked has been.
 
   Args:
     workdir: made if missing.
-    config: of the run.
+    config: of the run, from `to_json`.
     checkpoint: what a new run starts from; None where the workdir is begun.
 
   Raises:
@@ -79,7 +71,7 @@ def begin(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None) -> No
   os.makedirs(workdir, exist_ok=True)
   if checkpoint is not None:
     write_tokenizer(workdir, checkpoint)
-  _write_json(os.path.join(workdir, RUN_CONFIG_FILE), config_dict(config))
+  _write_json(os.path.join(workdir, RUN_CONFIG_FILE), config)
   with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
     file.write(f'{revision()}\n')
   if checkpoint is not None:
@@ -109,14 +101,19 @@ def read_model(workdir: str) -> JanusConfig:
   return model_config.from_dict(read_json(os.path.join(workdir, CONFIG_FILE)))
 
 
-def read_sampling(path: str) -> dict[str, float | int]:
-  """How pictures are drawn: as a workdir's config says, else as `SAMPLING` does, as for any other checkpoint."""
-  path = local_files(split_ema(path)[0])
-  config = os.path.join(path, RUN_CONFIG_FILE)
+def read_config(checkpoint: str) -> dict[str, Any]:
+  """The config of a training workdir, as far as it was written; {} of any other checkpoint."""
+  workdir = local_files(split_ema(checkpoint)[0])
+  path = os.path.join(workdir, RUN_CONFIG_FILE)
   # PyTorch layouts have a config.json too, of another kind.
-  stored = read_json(config).get('sampling', {}) if is_begun(path) and os.path.exists(config) else {}
+  return read_json(path) if is_begun(workdir) and os.path.exists(path) else {}
+
+
+def read_sampling(checkpoint: str, defaults: Mapping[str, float | int] = SAMPLING) -> dict[str, float | int]:
+  """How images are generated: as a workdir's config says, else as the defaults do."""
+  stored = read_config(checkpoint).get('sampling', {})
   # A config may say 5 where it means 5.0; what is stored with a picture is to be the same.
-  return {name: type(default)(stored.get(name, default)) for name, default in SAMPLING.items()}
+  return {name: type(default)(stored.get(name, default)) for name, default in defaults.items()}
 
 
 def differences(old: Any, new: Any, name: str = '') -> list[str]:
@@ -128,24 +125,13 @@ def differences(old: Any, new: Any, name: str = '') -> list[str]:
   return [] if old == new else [f'{name}: {json.dumps(old)} -> {json.dumps(new)}']
 
 
-def _check_same(old: dict[str, Any], new: dict[str, Any], path: str, force: bool) -> None:
-  # A config of before may lack fields that have come since: it meant their defaults.
-  defaults = config_dict(default_config())
-  defaults['stages'] = {name: json.loads(json.dumps(STAGE_DEFAULTS)) for name in {**old['stages'], **new['stages']}}
-  lines = differences(_filled(old, defaults), _filled(new, defaults))
+def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: str, force: bool) -> None:
+  lines = differences(filled(old), filled(new))
   if not lines:
     return
   if not force:
     raise InputError(f'{path}: a run with another config ({"; ".join(lines)}): --force goes on with the new one')
   logging.warning('going on with another config: %s', '; '.join(lines))
-
-
-def _filled(values: Any, defaults: Any) -> Any:
-  """A config with what it lacks."""
-  if not isinstance(values, dict) or not isinstance(defaults, dict):
-    return values
-  found = {key: _filled(value, defaults.get(key)) for key, value in values.items()}
-  return found | {key: value for key, value in defaults.items() if key not in values}
 
 
 def _write_json(path: str, value: Any) -> None:

@@ -5,6 +5,7 @@ vocabulary; `context` splits the sequence. Where TPU slices are joined by the da
 it: once per step, for the gradients.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +15,25 @@ from jax.experimental import mesh_utils
 
 from janus_jax.errors import InputError
 
-AXES = ('data', 'fsdp', 'tensor', 'context')
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Number of devices along each axis, over all slices. One may be -1 and takes what is left.
+
+  Attributes:
+    data: copies of the parameters, each of which takes a part of every batch.
+    fsdp: parts of the parameters, optimizer state and batch.
+    tensor: parts of heads, hidden width and vocabulary.
+    context: parts of the sequence.
+  """
+
+  data: int = 1
+  fsdp: int = -1
+  tensor: int = 1
+  context: int = 1
+
+
+AXES = tuple(field.name for field in dataclasses.fields(MeshConfig))
 ROW_AXES = ('data', 'fsdp')  # Those that split the rows of a batch.
 
 

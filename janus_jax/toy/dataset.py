@@ -16,7 +16,6 @@ from typing import Any
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
-from ml_collections import ConfigDict
 
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig
@@ -27,14 +26,23 @@ NAMES = ('shapes', 'digits')
 TURNS = 3
 
 
-def read_world(config: ConfigDict, model: JanusConfig) -> World:
-  """The toy world at the size of the model's images."""
+def world_for(model: JanusConfig, grid: int, num_train: int, seed: int) -> World:
+  """The toy world at the size of a model's images.
+
+  Args:
+    model: architecture.
+    grid: steps in pixels in which objects are placed; 0: what fits the size.
+    num_train: scenes to train on.
+    seed: of the scenes.
+
+  Raises:
+    InputError: the encoders have different image sizes.
+  """
   if model.image_size != model.vq.image_size:
     raise InputError('the toy world needs one image size for both encoders')
   size = model.vq.image_size
   # A grid step of 4 px fits the codes of the tiny model; larger pictures show the same world, larger.
-  grid = config.data.world_grid or min(size // 4, 8)
-  return sized_world(size, grid, config.data.num_train, config.seed)
+  return sized_world(size, grid or min(size // 4, 8), num_train, seed)
 
 
 @dataclasses.dataclass

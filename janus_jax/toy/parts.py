@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
-from ml_collections import ConfigDict
 
 from janus_jax.conversion.checkpoint import Checkpoint, write_checkpoint
 from janus_jax.conversion.export import published
@@ -35,12 +34,49 @@ TEXT_EXAMPLES = 20000
 DIGIT_REPEATS = 3  # Among the images of the understanding encoder.
 
 
-def write(config: ConfigDict, output: str, overwrite: bool = False) -> None:
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+  """How the parts of a small Janus are made.
+
+  Attributes:
+    model: a preset (`models.config.PRESETS`).
+    vq: how long the VQ trains, and how.
+    quantisation: how its codebook comes to be.
+    vision: as `vq`, of the understanding encoder.
+    contrast: the text tower that it is trained with.
+    decoder: as `vq`, of the decoder.
+  """
+
+  model: str = ''
+  vq: Optimization | None = None
+  quantisation: Quantisation = dataclasses.field(default_factory=Quantisation)
+  vision: Optimization | None = None
+  contrast: Contrast = dataclasses.field(default_factory=Contrast)
+  decoder: Optimization | None = None
+
+  def __post_init__(self) -> None:
+    first = self.quantisation.unquantised_steps
+    if self.vq and first >= self.vq.steps:
+      raise InputError(f'quantisation.unquantised_steps is {first}: expected less than vq.steps ({self.vq.steps})')
+
+
+def check_parts(settings: Pretraining | None) -> None:
+  """Raises InputError, naming the field, where a config does not say how all parts are made."""
+  if settings is None:
+    raise InputError('pretraining is missing')
+  for field in dataclasses.fields(settings):
+    if not getattr(settings, field.name):
+      raise InputError(f'pretraining.{field.name} is missing')
+
+
+def write(settings: Pretraining, num_train: int, seed: int, data: str, output: str, overwrite: bool = False) -> None:
   """Pretrains the parts and writes them as a checkpoint to start from, which appears whole or not at all.
 
   Args:
-    config: see `pretrain`; checked by `runs.config_checks`. Without `data.directory` the world is rendered into data/
-      beside the output.
+    settings: how, with all parts (`check_parts`).
+    num_train: scenes to train on.
+    seed: of the toy world and of the parts.
+    data: directory of the toy world, made if missing; '' for data/ beside the output.
     output: directory of the checkpoint.
     overwrite: replace one that is there.
 
@@ -49,34 +85,38 @@ def write(config: ConfigDict, output: str, overwrite: bool = False) -> None:
   """
   began = time.perf_counter()
   with published(output, overwrite, needed=0) as directory:
-    data = os.path.expanduser(config.data.directory) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
-    model, params, tokenizer = pretrain(config, data, directory)
+    data = os.path.expanduser(data) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
+    model, params, tokenizer = pretrain(settings, num_train, seed, data, directory)
     arrays = {path: from_numpy(np.asarray(leaf), path) for path, leaf in flatten(jax.device_get(params)).items()}
     checkpoint = Checkpoint(model, arrays, {'tokenizer.json': tokenizer}, {}, ())
     write_checkpoint(checkpoint, directory, 'orbax', lambda _: None)
   logging.info('wrote %s in %.0f s', output, time.perf_counter() - began)
 
 
-def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, dict[str, Any], bytes]:
+def pretrain(
+  settings: Pretraining, num_train: int, seed: int, data: str, scratch: str
+) -> tuple[JanusConfig, dict[str, Any], bytes]:
   """Trains the tokenizer, then VQ, understanding encoder and decoder side by side.
 
   Args:
-    config: `model` names a preset; `pretraining` says how long each part trains.
+    settings: as of `write`.
+    num_train: as of `write`.
+    seed: as of `write`.
     data: directory of the toy world, made if missing.
     scratch: existing directory for the tokenizer's file.
 
   Returns:
     architecture, parameters, content of tokenizer.json.
   """
-  settings, model = config.pretraining, PRESETS[config.pretraining.model]
-  world = sized_world(model.vq.image_size, model.vq.grid, config.data.num_train, config.seed)
+  model = PRESETS[settings.model]
+  world = sized_world(model.vq.image_size, model.vq.grid, num_train, seed)
   dataset.prepare(world, data)
   path = os.path.join(scratch, 'tokenizer.json')
   tokenizer_training.train(tokenizer_training.embedded_texts(world), path, model.language_model.vocab_size)
   tokenizer = Tokenizer(path)
-  params = initial_params(model, config.seed)
+  params = initial_params(model, seed)
   # Unrolled: these towers are shallow, and a loop costs more than it saves.
-  compute, seed = ComputeConfig(unroll=4), config.seed
+  compute = ComputeConfig(unroll=4)
   elements = {name: dataset.data_source(name, world, data, 'train') for name in ('shapes', 'digits')}
   elements = {name: [source[i] for i in range(len(source))] for name, source in elements.items()}
 
@@ -84,27 +124,22 @@ def pretrain(config: ConfigDict, data: str, scratch: str) -> tuple[JanusConfig, 
 
   def train_vq() -> Any:
     images = _tokenizer_images(world, elements, np.random.default_rng(seed))
-    optimization, quantisation = Optimization(**settings.vq), Quantisation(**settings.quantisation)
-    with _bar('VQ', optimization, 0, stopping) as progress:
-      return pretrain_vq(model, compute, params['vq'], images, optimization, quantisation, seed, progress)
+    with _bar('VQ', settings.vq, 0, stopping) as progress:
+      return pretrain_vq(model, compute, params['vq'], images, settings.vq, settings.quantisation, seed, progress)
 
   def train_vision_encoder() -> Any:
     # Scanned digits are few, and harder to tell apart than shapes.
     shown = [*elements['shapes'], *(elements['digits'] * DIGIT_REPEATS)]
     captions, true_of = _captions(shown, tokenizer)
     pictures = np.stack([element['image'] for element in shown])
-    optimization, contrast = Optimization(**settings.vision), Contrast(**settings.contrast)
-    before = params['vision_encoder']
-    with _bar('SigLIP', optimization, 1, stopping) as progress:
-      return pretrain_vision(
-        model, compute, before, pictures, captions, true_of, optimization, contrast, seed, progress
-      )
+    before, how = params['vision_encoder'], (settings.vision, settings.contrast)
+    with _bar('SigLIP', settings.vision, 1, stopping) as progress:
+      return pretrain_vision(model, compute, before, pictures, captions, true_of, *how, seed, progress)
 
   def train_decoder() -> Any:
     rows = _text_rows(dataset.sources(world, data, 'train', seed)['captions_text'], tokenizer)
-    optimization, before = Optimization(**settings.decoder), params['language_model']
-    with _bar('decoder', optimization, 2, stopping) as progress:
-      return pretrain_decoder(model, compute, before, *rows, optimization, seed, progress)
+    with _bar('decoder', settings.decoder, 2, stopping) as progress:
+      return pretrain_decoder(model, compute, params['language_model'], *rows, settings.decoder, seed, progress)
 
   # At once: one alone is made of operations too small to keep even two cores busy. None depends on another.
   trainers = {'vq': train_vq, 'vision_encoder': train_vision_encoder, 'language_model': train_decoder}

@@ -9,25 +9,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from janus_jax.conversion.buckets import local_files
-from janus_jax.conversion.checkpoint import read_json
-from janus_jax.conversion.workdir import is_workdir, split_ema
 from janus_jax.data.images import save_png
 from janus_jax.inference.answering import answer
 from janus_jax.inference.generation import generate_images
 from janus_jax.inference.requests import ImageSettings, LoadedJanus
-from janus_jax.models.files import RUN_CONFIG_FILE
 from janus_jax.toy import scores, test_set
-from janus_jax.toy.dataset import read_world
 from janus_jax.toy.digit_judge import DigitJudge
 from janus_jax.toy.scores import Score
 from janus_jax.toy.shape_judge import Verdict
 from janus_jax.toy.shapes import World
 from janus_jax.toy.test_set import DrawingCase, QuestionCase
-from janus_jax.training.defaults import default_config
 
 # The longest right answer, 'a small orange triangle right of a large purple square', has ten words of a token each.
 ANSWER_TOKENS = 24
@@ -77,38 +70,24 @@ class Scored:
     return scores.tables(scores.goals(questions, drawings), questions, drawings)
 
 
-def read_run_config(checkpoint: str) -> ConfigDict:
-  """The config of a training workdir; for any other checkpoint the defaults with `SAMPLING`."""
-  config = default_config()
-  config.sampling.update(SAMPLING)
-  checkpoint, _ = split_ema(checkpoint)
-  path = os.path.join(local_files(checkpoint), RUN_CONFIG_FILE)
-  if is_workdir(checkpoint) and os.path.exists(path):
-    stored = read_json(path)
-    for name in ('data', 'sampling'):
-      config[name].update(stored.get(name, {}))
-  return config
-
-
 def score(
-  janus: LoadedJanus, run_config: ConfigDict, questions_per_kind: int, drawings_per_group: int, **settings: Any
+  janus: LoadedJanus, world: World, questions_per_kind: int, drawings_per_group: int, **settings: Any
 ) -> Scored:
   """Generates images, asks (greedily) and judges.
 
   Args:
     janus: of float32: what its parameters are stored in is computed in.
-    run_config: from `read_run_config`; says how the world looks.
+    world: how the toy world looks (`dataset.world_for`).
     questions_per_kind: `test_set.build_questions`.
     drawings_per_group: `test_set.build_drawings`.
     **settings: fields of `ImageSettings`: how images are generated, one for each prompt. The seed is also that of the
       choice of cases, and answers are decoded with the same weights.
 
   Raises:
-    InputError: the encoders' image sizes differ, a tokenizer of another checkpoint, scikit-learn is not installed.
+    InputError: a tokenizer of another checkpoint, scikit-learn is not installed.
   """
   how = ImageSettings(num_images=1, batch_size=BATCH_SIZE, **settings)
   seed = how.seed
-  world = read_world(run_config, janus.config)
   judge = DigitJudge.fit(world.size)
   questions = test_set.build_questions(world, questions_per_kind, seed)
   drawings = test_set.build_drawings(drawings_per_group, seed)

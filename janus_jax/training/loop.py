@@ -21,7 +21,7 @@ from janus_jax.data.examples import KINDS, ExampleSpec
 from janus_jax.data.packing import BatchShape, MeanSize
 from janus_jax.data.pipeline import next_stage
 from janus_jax.data.shard_state import DataShard, deal_states
-from janus_jax.data.skipping import describe_shortened, describe_skipped
+from janus_jax.data.skipping import SkipLimit, describe_shortened, describe_skipped
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import process_batch_shard, rows_split
 from janus_jax.training import hosts
@@ -97,13 +97,13 @@ class Run:
     self._means, self._of_states = means, (step_config.optimizer, placement)
     self._placement, self._metadata, self._observers = placement, dict(metadata), observers
     self._workdir, self._url, self._begin, self._before_save = workdir, url, begin, before_save
-    self._trained = [trained_paths(stage, placement.params) for stage in config.stages]
-    self._ends = stage_ends(config.stages)
+    self._trained = [trained_paths(stage, placement.params) for stage in config.run_stages]
+    self._ends = stage_ends(config.run_stages)
     self._step = jit_train_step(config.stage_masks)
     self._host = DataShard(*process_batch_shard(placement.mesh))
     self._num_streams = config.streams or rows_split(placement.mesh)
     self._stop, self._stopping = StopRequest(), False
-    check_batches(config.stages, placement.mesh, step_config.accumulation, config.streams)
+    check_batches(config.run_stages, placement.mesh, step_config.accumulation, config.streams)
 
   def train(self, initial_params: Callable[[], Any]) -> Any:
     """Trains to the end of the last stage, or until a signal (`interrupts.py`). Returns the parameters.
@@ -141,7 +141,7 @@ class Run:
       is_first = jax.process_index() == 0
       writer = stack.enter_context(self._writer(step, is_first))
       progress = stack.enter_context(Progress(self._ends[-1], initial=step, enabled=is_first))
-      for index, stage in enumerate(self.config.stages):
+      for index, stage in enumerate(self.config.run_stages):
         start = self._ends[index] - stage.steps
         if step >= self._ends[index] or self._stopping:
           continue
@@ -180,7 +180,7 @@ class Run:
   def _start(self, checkpoints: Checkpoints, initial_params: Callable[[], Any]) -> tuple[int, TrainState, Any]:
     def abstract_state(metadata: Mapping[str, Any]) -> TrainState:
       index = metadata['stage_index']
-      if index >= len(self.config.stages):
+      if index >= len(self.config.run_stages):
         raise self._refused(f'of stage {index + 1} of another schedule')
       params = {path: jax.ShapeDtypeStruct(shape, dtype) for path, (shape, dtype) in metadata['params'].items()}
       make = lambda params: new_state(params, self._moments(index), self._step_config.optimizer)  # noqa: E731
@@ -189,9 +189,9 @@ class Run:
     restored = checkpoints.restore(abstract_state)
     if restored is not None:
       index, step = restored.metadata['stage_index'], restored.step
-      first, last = self._ends[index] - self.config.stages[index].steps + 1, self._ends[index]
+      first, last = self._ends[index] - self.config.run_stages[index].steps + 1, self._ends[index]
       if not first <= step <= last:
-        name = self.config.stages[index].name
+        name = self.config.run_stages[index].name
         raise self._refused(f'of step {step} in stage {index + 1}, and {name} has steps {first} to {last} here')
       logging.info('%s: resuming after step %d', self._url, step)
       return restored.step, restored.state, self._own_streams(restored.data_states)
@@ -209,7 +209,7 @@ class Run:
     found = {data['first'] + place: state for data in saved for place, state in enumerate(data['streams'])}
     states = [found[index] for index in range(saved[0]['count'])]
     wanted = self.config.streams or len(states)
-    if not streams_fit(self.config.stages, self._placement.mesh, self._step_config.accumulation, wanted):
+    if not streams_fit(self.config.run_stages, self._placement.mesh, self._step_config.accumulation, wanted):
       wanted = rows_split(self._placement.mesh)
     if wanted != len(states):
       logging.info('%d streams of data are dealt to %d', len(states), wanted)
@@ -232,7 +232,7 @@ class Run:
     writer: MetricWriter,
     progress: Progress,
   ) -> tuple[int, TrainState, list[Mapping[str, Any]]]:
-    stage, end = self.config.stages[index], self._ends[index]
+    stage, end = self.config.run_stages[index], self._ends[index]
     rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
     masks, report = self._masks(index), None
     window = Window(
@@ -303,7 +303,7 @@ class Run:
     return stage_shape(self.config, self._means, index, self._num_streams)
 
   def _batches(self, index: int, streams: Sequence[Mapping[str, Any]] | None) -> grain.DatasetIterator:
-    stage = self.config.stages[index]
+    stage = self.config.run_stages[index]
     return pipeline.batches(
       self._sources,
       stage.ratio,
@@ -312,7 +312,7 @@ class Run:
       self._shape(index),
       seed=self.config.seed,
       guidance_dropout=self.config.guidance_dropout,
-      skip_limit=self.config.skip_limit,
+      skip_limit=SkipLimit(share=self.config.max_bad_record_share),
       prefetch=self.config.prefetch,
       workers=self.config.workers,
       shares=self._shares(),
@@ -321,7 +321,7 @@ class Run:
 
   def _described(self, index: int, state: TrainState) -> dict[str, Any]:
     params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
-    return {**self._metadata, 'stage': self.config.stages[index].name, 'stage_index': index, 'params': params}
+    return {**self._metadata, 'stage': self.config.run_stages[index].name, 'stage_index': index, 'params': params}
 
   def _check_finite(self, line: Mapping[str, float]) -> None:
     if line['skipped_in_a_row'] >= self.config.max_skipped_in_a_row:

@@ -1,7 +1,7 @@
 """Everything about a run that is neither a stage's own nor the model's, and whether its batches can be made."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -12,49 +12,59 @@ from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.stages import Stage
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
   """Everything about a run that is neither a stage nor the model.
 
   Attributes:
-    stages: in order.
-    stage_masks: 'static' or 'traced' (training/step.py).
+    stages: by name.
+    run: names of the stages, in the order in which they run. Start at one: run=('stage2', 'stage3'); stop after one:
+      run=('stage1',); repeat one: name it twice.
+    stage_masks: 'static' compiles one step per stage, without the gradients of what is frozen; 'traced' one for all
+      stages (training/step.py).
     sequence_length: positions of a packed row.
     seed: of the data's order and of guidance dropout.
-    guidance_dropout: share of prompts to draw that become pads.
+    guidance_dropout: fraction of the prompts of images to generate that become pads (Janus paper, footnote 2).
     prefetch: batches made ahead by a thread.
     workers: processes that read and decode records; 0 leaves that to the thread.
     streams: of data, each of which makes an equal part of every batch; its rows share the room for images. As long as
       their number stays the same, batches do not depend on the number of hosts and devices. 0: one for each part into
       which the mesh of the run's first start splits the rows, which is also the least.
-    skip_limit: how many bad records are put up with.
+    max_bad_record_share: a larger share of bad records in a source stops the run (`data.skipping.SkipLimit`).
     log_every: steps between lines of metrics.
     observe_every: steps between calls of the observers; 0 calls them at the end of each stage only.
     save_every: steps between checkpoints; the end of each stage has one too.
-    keep_last: checkpoints.
-    keep_every: multiples of this are kept for good; 0 keeps none.
+    keep_last: newest checkpoints that are kept.
+    keep_every: checkpoints of multiples of this step are kept for good; 0 keeps none.
     max_skipped_in_a_row: updates without a finite loss and gradient after which the run gives up.
-    watchdog_factor: times the mean of the steps before it after which a step is reported as stuck; 0 never does.
+    watchdog_factor: a step that takes so many times the mean of those before it, and a minute, is reported as stuck,
+      with what each thread is doing; 0 never does.
     wandb_project: of Weights & Biases; '' does without.
   """
 
-  stages: tuple[Stage, ...]
-  stage_masks: str
-  sequence_length: int
-  seed: int
-  guidance_dropout: float
-  prefetch: int
-  workers: int
-  streams: int
-  skip_limit: SkipLimit
-  log_every: int
-  observe_every: int
-  save_every: int
-  keep_last: int
-  keep_every: int
-  max_skipped_in_a_row: int
-  watchdog_factor: float
-  wandb_project: str
+  stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
+  run: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
+  stage_masks: str = 'static'
+  sequence_length: int = 4096
+  seed: int = 0
+  guidance_dropout: float = 0.1
+  prefetch: int = 2
+  workers: int = 0
+  streams: int = 0
+  max_bad_record_share: float = SkipLimit.share
+  log_every: int = 10
+  observe_every: int = 1000
+  save_every: int = 1000
+  keep_last: int = 2
+  keep_every: int = 0
+  max_skipped_in_a_row: int = 20
+  watchdog_factor: float = 10.0
+  wandb_project: str = ''
+
+  @property
+  def run_stages(self) -> tuple[Stage, ...]:
+    """The stages in the order in which they run."""
+    return tuple(self.stages[name] for name in self.run)
 
 
 def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:
@@ -110,7 +120,7 @@ def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: 
     rows = stage.batch_size // streams
     return batch_shape(rows, run.sequence_length, mean, stage.images_per_row, stage.drawings_per_row)
 
-  shapes = [shape_of(stage, mean) for stage, mean in zip(run.stages, means)]
+  shapes = [shape_of(stage, mean) for stage, mean in zip(run.run_stages, means)]
   own = shapes[index]
   if run.stage_masks == 'static':
     return own

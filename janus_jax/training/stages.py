@@ -1,51 +1,26 @@
-"""The stage schedule: what a config says of it, checked and turned into frozen dataclasses before anything loads."""
+"""The stages of training: what each of them is, what trains in it, where it ends."""
 
 import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from ml_collections import ConfigDict
-
-from janus_jax.data.examples import KINDS
 from janus_jax.errors import InputError
-from janus_jax.training.defaults import STAGE_DEFAULTS
-from janus_jax.training.optimizer import SCHEDULES
-from janus_jax.training.value_checks import Bool, Integer, Names, Number, OneOf, PerKind, Table, check_fields
 
 # The first names of parameter paths; a pattern that names one of them alone means everything in it.
 GROUPS = ('vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
 
-# What each field of `config.stages.NAME` may be.
-STAGE: Table = {
-  'steps': Integer(1, 10**8),
-  'batch_size': Integer(1, 10**6),
-  'trainable': Names(),
-  'learning_rate': Number(0, 100),
-  'warmup_steps': Integer(),
-  'schedule': OneOf(SCHEDULES),
-  'final_fraction': Number(0, 1),
-  'weight_decay': Number(0, 100),
-  'ratio': PerKind(KINDS, Integer()),
-  'sources': {kind: {'*': Integer()} for kind in KINDS},
-  'loss_weights': PerKind(KINDS, Number()),
-  'images_per_row': Number(0, 10_000),
-  'drawings_per_row': Number(0, 10_000),
-  'carry_moments': Bool(),
-  'expected_tokens': PerKind(KINDS, Number(above=True), zeros=False),
-}
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
   """One stage of training.
 
   Attributes:
-    name: as the config calls it.
+    name: key in the config's `stages`.
     steps: updates.
     batch_size: packed rows per update.
     trainable: parameter groups, or regexes over whole paths; what trains.
     learning_rate: the highest.
-    warmup_steps: before it is reached.
+    warmup_steps: updates before it is reached.
     schedule: a key of `optimizer.SCHEDULES`.
     final_fraction: of the learning rate at the end, for schedules that fall.
     weight_decay: AdamW's.
@@ -64,52 +39,22 @@ class Stage:
   batch_size: int
   trainable: tuple[str, ...]
   learning_rate: float
-  warmup_steps: int
-  schedule: str
-  final_fraction: float
-  weight_decay: float
+  warmup_steps: int = 0
+  schedule: str = 'constant'
+  final_fraction: float = 0.0
+  weight_decay: float = 0.0
   ratio: tuple[int, int, int]
   sources: Mapping[str, Mapping[str, int]]
-  loss_weights: tuple[float, float, float]
-  images_per_row: float
-  drawings_per_row: float
-  carry_moments: bool
-  expected_tokens: tuple[float, float, float]
+  loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+  images_per_row: float = 0.0
+  drawings_per_row: float = 0.0
+  carry_moments: bool = False
+  expected_tokens: tuple[float, float, float] = (800.0, 1000.0, 650.0)
 
-
-def read_stages(config: ConfigDict) -> tuple[Stage, ...]:
-  """The stages that `config.run` names, in its order, from `config.stages`.
-
-  Raises:
-    InputError: a stage that is not there, a field that is missing or unknown, no steps, a ratio that sums to zero, a
-      kind with a share but no source, a learning rate schedule that does not fit.
-  """
-  names = tuple(config.run)
-  if not names:
-    raise InputError(f'run is empty: expected some of {", ".join(config.stages)}')
-  for name in names:
-    if name not in config.stages:
-      raise InputError(f'run: no stage is called {name!r}: expected some of {", ".join(config.stages)}')
-  return tuple(_read_stage(name, config.stages[name]) for name in names)
-
-
-def _read_stage(name: str, fields: ConfigDict) -> Stage:
-  where = f'stages.{name}'
-  given = {**STAGE_DEFAULTS, **fields.to_dict()}
-  check_fields(given, STAGE, f'{where}.')
-  for field in STAGE:
-    if field not in given:
-      raise InputError(f'{where}.{field} is missing')
-  for field in ('trainable', 'ratio', 'loss_weights', 'expected_tokens'):
-    given[field] = tuple(given[field])
-  stage = Stage(name=name, **given)
-  for kind, share in zip(KINDS, stage.ratio):
-    if share and not sum(stage.sources.get(kind, {}).values()):
-      raise InputError(f'{where}.sources: no source of {kind}, which has a share of {share} in the ratio')
-  if stage.warmup_steps > stage.steps:
-    expected = f'expected 0 to the {stage.steps} steps of the stage'
-    raise InputError(f'{where}.warmup_steps is {stage.warmup_steps}: {expected}')
-  return stage
+  def __post_init__(self) -> None:
+    if self.warmup_steps > self.steps:
+      expected = f'expected 0 to the {self.steps} steps of the stage'
+      raise InputError(f'stages.{self.name}.warmup_steps is {self.warmup_steps}: {expected}')
 
 
 def trained_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:

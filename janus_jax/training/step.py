@@ -30,24 +30,33 @@ TracedMasks = Mapping[str, jax.Array]
 MODES = ('static', 'traced')
 
 
-@dataclasses.dataclass(frozen=True)
-class StepConfig:
-  """What the step is compiled for.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSettings:
+  """What a config says of the step.
 
   Attributes:
-    model: architecture.
     compute: dtypes, rematerialisation, kernels.
     optimizer: constants of AdamW.
     accumulation: microbatches that the rows of a batch are cut into; gradients are summed over them.
     loss_chunk: positions of a row whose logits over the vocabulary exist together.
+  """
+
+  compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+  accumulation: int = 1
+  loss_chunk: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig(StepSettings):
+  """What the step is compiled for: beside StepSettings,
+
+  Attributes:
+    model: architecture.
     shardings: (path, sharding) of every parameter, to keep them where they are; () leaves it to XLA.
   """
 
   model: JanusConfig
-  compute: ComputeConfig
-  optimizer: OptimizerConfig
-  accumulation: int = 1
-  loss_chunk: int = 512
   shardings: tuple[tuple[str, jax.sharding.Sharding], ...] = ()
 
 

@@ -6,20 +6,23 @@ import io
 
 import numpy as np
 import pytest
+from recipes import recipe
 
 from janus_jax.ablation import page, report, tables
 from janus_jax.ablation.plots import interval_chart
 from janus_jax.ablation.sheets import Picture, Sheet, to_image
 from janus_jax.ablation.variants import planned
 from janus_jax.reporting.drawing import style_of
+from janus_jax.runs.config import parse
 from janus_jax.toy.scoring import RIGHT, WRONG
-from janus_jax.training.defaults import default_config
 
 
 def runs():
-  config = default_config()
+  config = recipe('tiny')
   config.init_from = 'x'
-  config.stages = {name: {'steps': 5} for name in config.run}
+  for stage in config.stages.values():
+    stage.steps, stage.warmup_steps = 5, 0
+  config = parse(config)
   return [planned(name, seed, config) for seed in (0, 1, 2) for name in ('base', 'better', 'broken', 'late')]
 
 

@@ -6,14 +6,14 @@ import pathlib
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from recipes import recipe
 
 from janus_jax.ablation import compute, settings, sweep
 from janus_jax.ablation.settings import ablation_config, read_ablation, scaled
-from janus_jax.ablation.variants import overridden, steps_to_train
+from janus_jax.ablation.variants import steps_to_train
 from janus_jax.errors import InputError
-from janus_jax.training.defaults import default_config
+from janus_jax.runs.config import TrainConfig, default_config, parse, replaced
 from janus_jax.training.optimizer import learning_rates
-from janus_jax.training.stages import read_stages
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / 'configs' / 'ablations').glob('*.py'))
@@ -41,10 +41,7 @@ def test_shipped_ablations_are_whole(path):
   assert len(whole.seeds) == 3
   steps = []
   for ablation in (whole, tenth):
-    configs = sweep.variant_configs(ablation)
-    for config in configs.values():
-      read_stages(config)
-    runs = sweep.all_runs(ablation, configs)
+    runs = sweep.all_runs(ablation, ablation.configs)
     assert len({run.name for run in runs}) == 3 * len(ablation.variants)
     steps.append(steps_to_train(runs))
   assert steps[1] == pytest.approx(steps[0] / 10, rel=0.02)
@@ -54,8 +51,8 @@ def test_shipped_ablations_are_whole(path):
 @pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
 def test_a_stage_in_two_parts_is_one_stage_to_the_optimizer(path, scale):
   """Else a restart of the rate and of the moments would be compared as well."""
-  for name, config in sweep.variant_configs(read_ablation(load(path).get_config(scale))).items():
-    stages = read_stages(config)
+  for name, config in read_ablation(load(path).get_config(scale)).configs.items():
+    stages = config.run_stages
     alike = [(stage.trainable, stage.learning_rate, stage.ratio) for stage in stages]
     split = [index for index in range(1, len(stages)) if alike[index] == alike[index - 1]]
     assert bool(split) == ((path.stem, name) in {('imagenet_role', 'first'), ('schedules', 'janus')}), name
@@ -73,10 +70,10 @@ def test_a_stage_in_two_parts_is_one_stage_to_the_optimizer(path, scale):
 
 def test_the_order_of_the_data_is_all_that_imagenet_role_compares():
   """Rates and warm-up of Stage II are the same in all variants, at each of its steps."""
-  configs = sweep.variant_configs(read_ablation(load(ROOT / 'configs' / 'ablations' / 'imagenet_role.py').get_config()))
+  configs = read_ablation(load(ROOT / 'configs' / 'ablations' / 'imagenet_role.py').get_config()).configs
   found = []
   for config in configs.values():
-    stages = [stage for stage in read_stages(config) if stage.name.startswith('stage2')]
+    stages = [stage for stage in config.run_stages if stage.name.startswith('stage2')]
     rates = [learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps) for stage in stages]
     found.append(np.concatenate(rates))
   assert len(found) == 3
@@ -85,11 +82,11 @@ def test_the_order_of_the_data_is_all_that_imagenet_role_compares():
 
 
 def test_a_longer_first_stage_warms_up_for_as_long_a_part_of_it():
-  configs = sweep.variant_configs(read_ablation(load(ROOT / 'configs' / 'ablations' / 'stage1_length.py').get_config()))
+  configs = read_ablation(load(ROOT / 'configs' / 'ablations' / 'stage1_length.py').get_config()).configs
   parts = {
     stage.warmup_steps / stage.steps
     for config in configs.values()
-    for stage in read_stages(config)
+    for stage in config.run_stages
     if stage.name == 'stage1'
   }
   assert max(parts) - min(parts) < 0.02
@@ -97,14 +94,14 @@ def test_a_longer_first_stage_warms_up_for_as_long_a_part_of_it():
 
 def test_stage3_ratio_trains_two_stages_once():
   ablation = read_ablation(load(ROOT / 'configs' / 'ablations' / 'stage3_ratio.py').get_config())
-  runs = sweep.all_runs(ablation, sweep.variant_configs(ablation))
+  runs = sweep.all_runs(ablation, ablation.configs)
   first, second, third = (stage.steps for stage in ablation.base.stages.values())
   assert steps_to_train(runs) == 3 * (first + second + 5 * third)
   assert sum(run.steps for run in runs) == 3 * 5 * (first + second + third)
 
 
 def small() -> ConfigDict:
-  return ablation_config(default_config(), {'a': {}, 'b': {'seed': 1}}, 'a')
+  return ablation_config(recipe('tiny'), {'a': {}, 'b': {'seed': 1}}, 'a')
 
 
 @pytest.mark.parametrize(
@@ -143,12 +140,12 @@ def test_runs_do_not_look_along_the_way():
   assert (base.held_out_batches, base.sampling.num_images, base.observe_every) == (0, 0, 0)
 
 
-def schedule() -> ConfigDict:
-  config = default_config()
-  config.stages = {name: {'steps': steps} for name, steps in (('stage1', 10), ('stage2', 100), ('stage3', 40))}
-  return config
+def schedule() -> TrainConfig:
+  config = parse(recipe('tiny'))
+  return replaced(config, {f'stages.stage{n}.warmup_steps': 0 for n in (1, 2, 3)} | STEPS)
 
 
+STEPS = {'stages.stage1.steps': 10, 'stages.stage2.steps': 100, 'stages.stage3.steps': 40}
 PRICES = {'stage1': 1.0, 'stage2': 3.0, 'stage3': 5.0}
 
 
@@ -158,7 +155,7 @@ def test_equal_compute_keeps_the_proportions():
   assert steps == {'stage1': 20, 'stage2': 200, 'stage3': 80}
   steps = compute.matched_steps(schedule(), PRICES, 1020.0, ('stage2',), 'x')
   assert steps == {'stage2': 270}
-  changed = overridden(schedule(), {'stages.stage2.steps': 270}, 'x')
+  changed = replaced(schedule(), {'stages.stage2.steps': 270})
   assert compute.total_flops(changed, PRICES) == 1020
 
 

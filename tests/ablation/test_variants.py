@@ -3,9 +3,10 @@
 import pytest
 from ml_collections import ConfigDict
 
-from janus_jax.ablation.variants import in_order, overridden, planned, shared_stages, steps_to_train
+from janus_jax.ablation.settings import overridden
+from janus_jax.ablation.variants import in_order, planned, shared_stages, steps_to_train
 from janus_jax.errors import InputError
-from janus_jax.training.defaults import default_config
+from janus_jax.runs.config import default_config, parse, replaced
 
 
 def base_config() -> ConfigDict:
@@ -19,7 +20,7 @@ def base_config() -> ConfigDict:
 
 
 def run_of(overrides: dict, seed: int = 0, variant: str = 'x'):
-  return planned(variant, seed, overridden(base_config(), overrides, variant))
+  return planned(variant, seed, parse(overridden(base_config(), overrides, variant), f'variant {variant}: '))
 
 
 def test_a_field_of_one_stage_is_not_that_of_the_others():
@@ -86,17 +87,19 @@ def test_another_config_is_another_run():
 
 def test_parts_are_made_once_or_once_per_seed():
   config = base_config()
-  config.init_from, config.pretraining = '', {'vq': {'steps': 3}}
+  config.init_from, config.pretraining = '', {'model': 'tiny'}
+  config = parse(config)
   one, two = (planned('x', seed, config) for seed in (1, 2))
   assert one.parts == two.parts != ''
+  assert one.parts_seed == two.parts_seed == config.seed
   one, two = (planned('x', seed, config, parts_per_seed=True) for seed in (1, 2))
   assert one.parts != two.parts
+  assert (one.parts_seed, two.parts_seed) == (1, 2)
   other = planned('x', 1, config)
   assert other.name != one.name
   assert shared_stages(other, one.prefixes) == 0
-  del config.pretraining
   with pytest.raises(InputError, match=r'^base.init_from is empty and there is no base.pretraining'):
-    planned('x', 1, config)
+    planned('x', 1, replaced(config, {'pretraining': None}))
 
 
 def test_the_order_of_runs_and_the_steps_they_need():
@@ -111,7 +114,7 @@ def test_the_order_of_runs_and_the_steps_they_need():
 @pytest.mark.parametrize(
   ('overrides', 'message'),
   [
-    ({'run': ('stage1', 'stage4')}, r"^variant x: run names 'stage4'"),
+    ({'run': ('stage1', 'stage4')}, r"^variant x: run: no stage is called 'stage4'"),
     ({'run': ()}, r'^variant x: run is empty'),
   ],
 )

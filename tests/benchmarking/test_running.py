@@ -14,10 +14,10 @@ from janus_jax.benchmarking.settings import Request, Settings
 from janus_jax.benchmarking.train import find_stage, make_work
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
+from janus_jax.runs.config import default_config, parse, replaced, set_stages
 from janus_jax.runs.setup import read_step
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import rematerialisation
-from janus_jax.training.defaults import default_config, set_stages
 from janus_jax.training.state import Placement
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
@@ -46,7 +46,7 @@ def subject() -> BenchmarkModel:
   set_stages(config, stages)
   config.run = ('packed', 'single')
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  return BenchmarkModel(config, CONFIG, params, placement)
+  return BenchmarkModel(parse(config), CONFIG, params, placement)
 
 
 def printed(found: dict) -> list[str]:
@@ -110,8 +110,7 @@ def test_drawing_is_what_the_peer_draws(torch, here, subject):
 
 
 def test_weights_that_the_peer_does_not_know(subject):
-  unguided = dataclasses.replace(subject, config=subject.config.copy_and_resolve_references())
-  unguided.config.sampling.cfg_weight = 0
+  unguided = dataclasses.replace(subject, config=replaced(subject.config, {'sampling.cfg_weight': 0.0}))
   with pytest.raises(InputError, match=r'sampling\.cfg_weight is 0\.0: expected more than 1'):
     running.generate(unguided, Request((1,), words=6, answer=0, dtype='float32'), SETTINGS)
 
@@ -241,8 +240,7 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(subject):
 
 
 def test_the_stage_that_is_measured_decides_alone_what_its_backward_pass_is_handed(subject, monkeypatch):
-  config = subject.config.copy_and_resolve_references()
-  config.compute.remat, config.stages.single.batch_size = 'auto', 10**6
+  config = replaced(subject.config, {'compute.remat': 'auto', 'stages.single.batch_size': 10**6})
   both = dataclasses.replace(subject, config=config)
   monkeypatch.setattr(rematerialisation, 'usable_bytes', lambda device: 10**9)
   assert make_work(both, find_stage(both, 'packed'), True).step.compute.remat == 'dots'

@@ -11,8 +11,8 @@ from janus_jax.benchmarking.timing import Timing
 from janus_jax.benchmarking.train import find_stage
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
+from janus_jax.runs.config import default_config, parse, set_stages
 from janus_jax.sharding.mesh import make_mesh
-from janus_jax.training.defaults import default_config, set_stages
 from janus_jax.training.state import Placement
 
 
@@ -55,7 +55,7 @@ def test_decoding_is_measured_at_every_batch_and_position(monkeypatch):
   monkeypatch.setattr(scaling.inference, 'answer_tokens', answer)
   config = default_config()
   config.sequence_length = 32
-  subject = BenchmarkModel(config, CONFIG, None, None)
+  subject = BenchmarkModel(parse(config), CONFIG, None, None)
   batch, position = scaling.decode_costs(subject, None, answer=5, repeats=1)
   assert asked[::2] == [(1, 8), (2, 8), (4, 8), (8, 8), (1, 8), (1, 16), (1, 32), (1, 64)]
   assert asked[1::2] == asked[::2]  # Once to compile.
@@ -94,7 +94,7 @@ def test_one_size_grows_at_a_time(monkeypatch):
   set_stages(config, {'stage': {**fields, 'sources': sources}})
   config.run = ('stage',)
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  subject = BenchmarkModel(config, CONFIG, params, placement)
+  subject = BenchmarkModel(parse(config), CONFIG, params, placement)
   costs = scaling.train_costs(subject, find_stage(subject, None), steps=2, repeats=1)
   assert [cost.axis for cost in costs] == ['length', 'batch', 'depth']
   lengths, batches, depths = [8, 16, 32, 64], [1, 2, 4], [1, 2]

@@ -65,7 +65,7 @@ def ablation(start, data) -> Ablation:
 
 
 def planned(ablation: Ablation) -> dict[tuple[str, int], PlannedRun]:
-  runs = sweep.all_runs(ablation, sweep.variant_configs(ablation))
+  runs = sweep.all_runs(ablation, ablation.configs)
   return {(run.variant, run.seed): run for run in runs}
 
 

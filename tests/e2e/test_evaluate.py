@@ -21,6 +21,7 @@ from janus_jax.inference.generation import GeneratedImage
 from janus_jax.inference.requests import LoadedJanus
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
+from janus_jax.runs import workdirs
 from janus_jax.toy import captions, dataset, digits, scenes, scores, scoring, shapes, test_set, tokenizer_training
 from janus_jax.toy.captions import Description
 from janus_jax.toy.digit_judge import DigitJudge
@@ -172,7 +173,7 @@ def perfect():
     patch.setattr(scoring, 'answer', answer)
     patch.setattr(scoring, 'generate_images', draw)
     options = {'questions_per_kind': 6, 'drawings_per_group': 6, 'cfg_weight': 2.0, 'temperature': 0.5, 'top_k': 7}
-    found = scoring.score(LoadedJanus(CONFIG, {}), scoring.read_run_config('/nowhere'), **options)
+    found = scoring.score(LoadedJanus(CONFIG, {}), dataset.world_for(CONFIG, 0, 8000, seed=0), **options)
   assert settings == [(2.0, 0.5, 7, 0, 1)]
   return found
 
@@ -207,12 +208,13 @@ def test_the_config_of_a_run_decides_how_is_drawn_and_what_the_world_is(tmp_path
   stored = {'sampling': {'cfg_weight': 3.0}, 'data': {'world_grid': 4}, 'optimizer': {'b1': 0.5}}
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   # transformers calls its model config the same.
-  found = scoring.read_run_config(str(tmp_path))
-  assert (found.sampling.cfg_weight, found.sampling.temperature, found.data.world_grid) == (1.5, 0.8, 0)
-  (tmp_path / 'checkpoints').mkdir()
-  found = scoring.read_run_config(str(tmp_path))
-  assert (found.sampling.cfg_weight, found.sampling.temperature) == (3.0, 0.8)
-  assert dataset.read_world(scoring.read_run_config('/nowhere'), CONFIG).grid == 6
+  assert workdirs.read_config(str(tmp_path)) == {}
+  assert workdirs.read_sampling(str(tmp_path), scoring.SAMPLING) == scoring.SAMPLING
+  (tmp_path / 'janus_config.json').touch()
+  assert workdirs.read_config(f'{tmp_path}@ema') == stored
+  assert workdirs.read_sampling(str(tmp_path), scoring.SAMPLING) == scoring.SAMPLING | {'cfg_weight': 3.0}
+  assert dataset.world_for(CONFIG, 4, 8000, seed=0).grid == 4
+  assert dataset.world_for(CONFIG, 0, 8000, seed=0).grid == 6
 
 
 @pytest.mark.parametrize(

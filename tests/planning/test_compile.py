@@ -17,6 +17,7 @@ from janus_jax.planning import compile, memory, report, suggest
 from janus_jax.planning.compile import StagePlan, abstract_batch, abstract_state, make_setup, plan_stage, start_bytes
 from janus_jax.planning.memory import held_bytes, memory_of, wanted_bytes
 from janus_jax.planning.topologies import parse_topology
+from janus_jax.runs.config import TrainConfig, parse, replaced
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.training.state import flatten, start_stage, start_state
@@ -24,13 +25,13 @@ from janus_jax.training.state import flatten, start_stage, start_state
 CPU_8 = parse_topology('cpu-8')
 
 
-def tiny(**changes):
+def tiny(batch_size: int = 8, **changes) -> TrainConfig:
   """The tiny recipe for eight devices, with some fields changed ('/' for the dots between them)."""
   config = recipe('tiny')
   for stage in config.stages.values():
-    stage.batch_size = 8
+    stage.batch_size = batch_size
   config.update_from_flattened_dict({name.replace('/', '.'): value for name, value in changes.items()})
-  return config
+  return parse(config)
 
 
 def setup_of(config, **fields):
@@ -82,20 +83,19 @@ def test_abstract_state_is_that_of_a_run(stage_masks):
 
 
 def test_what_a_run_starts_from():
-  released = find_start(recipe('janus_pro_7b'), 'somewhere/janus_pro_7b.py')
+  released = find_start(parse(recipe('janus_pro_7b')), 'somewhere/janus_pro_7b.py')
   assert released.model == PRESETS['janus_pro_7b']
   assert released.dtypes['language_model/layers/mlp/up/kernel'] == 'bfloat16'
   assert released.dtypes['vision_encoder/pos_embed'] == 'float32'
-  assert find_start(recipe('tiny'), 'configs/tiny.py').model == PRESETS['embedded']
+  assert find_start(parse(recipe('tiny')), 'configs/tiny.py').model == PRESETS['embedded']
   shared = find_start(tiny(shared_encoder=True), 'configs/tiny.py').model
   assert shared == dataclasses.replace(PRESETS['embedded'], shared_encoder=True)
   with pytest.raises(InputError, match=r'configs/mine.py: which model\? init_from is empty: expected a checkpoint'):
-    find_start(recipe('janus_pro_7b'), 'configs/mine.py')
+    find_start(parse(recipe('janus_pro_7b')), 'configs/mine.py')
 
 
 def test_a_checkpoint_says_what_a_run_starts_from(tmp_path):
-  config = tiny()
-  config.init_from = write(tmp_path)
+  config = tiny(init_from=write(tmp_path))
   start = find_start(config, 'configs/mine.py')
   assert start.model == CONFIG
   assert start.dtypes == dict.fromkeys(parameter_shapes(CONFIG), 'float32')
@@ -128,7 +128,7 @@ def test_plan_of_a_stage(monkeypatch):
   found = report.to_json(halves, [], None)
   assert (found['chips'], found['devices'], found['peak_bytes_per_device']) == (4, 8, plan.memory.peak)
   assert 'stage3 on tpu7x-8 (fsdp 8 on 4 chips): fits' in report.to_text(halves, [], None)
-  assert found['tokens'] == tiny().stages.stage3.steps * 8 * 104
+  assert found['tokens'] == tiny().stages['stage3'].steps * 8 * 104
   assert found['mfu_bound'] is None  # A CPU has no known peak.
   assert 'stage3 on cpu-8 (fsdp 8): fits' in report.to_text(plan, [], None)
 
@@ -177,14 +177,11 @@ def test_the_compilers_word_on_what_does_not_fit():
 
 
 def test_hints_name_the_first_settings_that_fit(monkeypatch):
-  config = tiny(**{'compute/remat': 'none', 'mesh/data': 2, 'mesh/fsdp': 4})
-  for stage in config.stages.values():
-    stage.batch_size = 64
+  config = tiny(64, **{'compute/remat': 'none', 'mesh/data': 2, 'mesh/fsdp': 4})
   start = find_start(config, 'configs/tiny.py')
 
   def plan(**changes) -> StagePlan:
-    changed = type(config)(config.to_dict())
-    changed.update_from_flattened_dict({name.replace('/', '.'): value for name, value in changes.items()})
+    changed = replaced(config, {name.replace('/', '.'): value for name, value in changes.items()})
     return plan_stage(make_setup(changed, start, CPU_8), 1)
 
   failed = plan()
@@ -209,9 +206,7 @@ def test_hints_compile_nothing_that_cannot_fit(monkeypatch):
 
 def test_accumulation_that_cannot_be_enough_is_not_compiled(monkeypatch):
   """However well it shrinks: 8 times fewer rows hold an eighth of what there was beside the state."""
-  config = tiny()
-  for stage in config.stages.values():
-    stage.batch_size = 64
+  config = tiny(64)
   failed, compiled = plan_stage(setup_of(config), 1), []
   rest = failed.memory.peak - failed.memory.arguments
   state = held_bytes(abstract_state(failed.setup, 1))
@@ -230,7 +225,7 @@ def test_accumulation_that_cannot_be_enough_is_not_compiled(monkeypatch):
 def test_changes_go_from_cheap_to_dear():
   config = tiny(**{'compute/remat': 'dots', 'mesh/data': 4, 'mesh/fsdp': 2})
   setup = setup_of(config)
-  stage = dataclasses.replace(setup.run.stages[1], batch_size=64)
+  stage = dataclasses.replace(setup.run.run_stages[1], batch_size=64)
   assert list(suggest.changes(setup, stage)) == [
     {'mesh.data': 1, 'mesh.fsdp': -1},
     {'accumulation': 2},
@@ -246,4 +241,4 @@ def test_changes_go_from_cheap_to_dear():
   best = setup_of(tiny(**{'compute/remat': 'full', 'accumulation': 1}))
   optimizer = dataclasses.replace(best.step.optimizer, moment_dtype='bfloat16', gradient_sum_dtype='bfloat16')
   best = dataclasses.replace(best, step=dataclasses.replace(best.step, optimizer=optimizer))
-  assert list(suggest.changes(best, best.run.stages[1])) == []
+  assert list(suggest.changes(best, best.run.run_stages[1])) == []

@@ -10,13 +10,13 @@ from janus_jax.data.packing import batch_shape
 from janus_jax.models.config import PRESETS
 from janus_jax.planning.roofline import Work, figures, token_counts
 from janus_jax.planning.topologies import parse_topology
+from janus_jax.runs.config import parse
 from janus_jax.training.run_config import expected_mean
-from janus_jax.training.stages import read_stages
 from janus_jax.training.throughput import vq_encoder_forward_flops
 
 
 def work_7b(index: int, holds_codes: bool = False, **changes) -> Work:
-  stage = dataclasses.replace(read_stages(recipe('janus_pro_7b'))[index], expected_tokens=(800.0, 1000.0, 650.0))
+  stage = dataclasses.replace(parse(recipe('janus_pro_7b')).run_stages[index], expected_tokens=(800.0, 1000.0, 650.0))
   trained = frozenset({'vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'})
   mean = expected_mean(stage, 4096, holds_codes)
   work = Work(

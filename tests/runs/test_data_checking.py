@@ -11,17 +11,15 @@ pytest.importorskip('transformers')
 
 import small_checkpoint
 from conversion.pretrained import save_parts
-from ml_collections import ConfigDict
 
 from janus_jax.runs import data_checking
+from janus_jax.runs.config import TrainConfig, default_config, parse
 from janus_jax.runs.data_checking import stage_fractions
-from janus_jax.training.defaults import default_config
-from janus_jax.training.stages import read_stages
 
 LENGTH = 60
 
 
-def config_of(tmp_path, entries: dict, sources: dict, ratio: tuple[int, int, int]) -> ConfigDict:
+def config_of(tmp_path, entries: dict, sources: dict, ratio: tuple[int, int, int], **fields) -> TrainConfig:
   config = default_config()
   config.init_from = small_checkpoint.write(tmp_path / 'checkpoint')
   config.sequence_length = LENGTH
@@ -31,7 +29,8 @@ def config_of(tmp_path, entries: dict, sources: dict, ratio: tuple[int, int, int
     **{'ratio': ratio, 'sources': sources},
   }
   config.stages, config.run = {'only': stage}, ('only',)
-  return config
+  config.update(fields)
+  return parse(config)
 
 
 def text_source(tmp_path, name: str, texts: list) -> dict:
@@ -45,7 +44,7 @@ def text_source(tmp_path, name: str, texts: list) -> dict:
 def test_a_ratio_is_of_examples_and_not_of_tokens(tmp_path):
   """2 : 3 : 5 with documents that fill a row of 4096 is 9 : 72 : 19 of the tokens."""
   sources = {'understanding': {'a': 1}, 'text': {'b': 1}, 'generation': {'c': 3, 'd': 1, 'unused': 0}}
-  (stage,) = read_stages(config_of(tmp_path, {}, sources, (2, 3, 5)))
+  (stage,) = config_of(tmp_path, {}, sources, (2, 3, 5)).run_stages
   lengths = {'understanding/a': 800.0, 'text/b': 4096.0, 'generation/c': 600.0, 'generation/d': 800.0}
   found = stage_fractions(stage, lengths)
   assert list(found) == list(lengths)
@@ -106,9 +105,9 @@ def test_a_run_from_parts_is_looked_at_with_the_roles_it_names(tmp_path, templat
   """Each a special token, or a word."""
   parts = save_parts(tmp_path)
   entries = {'talk': text_source(tmp_path, 'talk', [['1', '2', '3', '4']])}
-  config = config_of(tmp_path, entries, {'text': {'talk': 1}}, (0, 1, 0))
-  config.init_from = ','.join(f'{name}={path}' for name, path in parts.items())
-  config.template = template
+  init_from = ','.join(f'{name}={path}' for name, path in parts.items())
+  fields = {'init_from': init_from, 'template': template}
+  config = config_of(tmp_path, entries, {'text': {'talk': 1}}, (0, 1, 0), **fields)
   (tmp_path / 'out').mkdir()
   report = data_checking.check(config, str(tmp_path / 'out'), 1)
   base = tokenizers.Tokenizer.from_file(f'{parts["language_model"]}/tokenizer.json')

@@ -10,9 +10,9 @@ import pytest
 
 from janus_jax.data.examples import KINDS
 from janus_jax.data.sources.build import FORMATS, read_specs
+from janus_jax.runs.config import parse
 from janus_jax.runs.data_checking import stage_fractions
 from janus_jax.runs.report_data import TOKENS
-from janus_jax.training.stages import read_stages
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
 EXAMPLES = sorted(path.stem for path in (CONFIGS / 'data').glob('*.py'))
@@ -28,7 +28,7 @@ def load(path: pathlib.Path, *arguments: str):
 def check(config) -> None:
   specs, used = read_specs(config.data.sources), set()
   assert config.data.name == 'files'
-  for stage in read_stages(config):
+  for stage in parse(config).run_stages:
     for kind, share in zip(KINDS, stage.ratio):
       names = {name for name, weight in stage.sources.get(kind, {}).items() if weight}
       assert bool(names) >= bool(share), (stage.name, kind)
@@ -60,7 +60,9 @@ def test_the_readme_of_configs_has_entries_that_are_read():
 
 def test_the_readme_of_configs_counts_tokens_right():
   text = ' '.join((CONFIGS / 'README.md').read_text().split())
-  stage = next(stage for stage in read_stages(load(CONFIGS / 'janus_pro_7b.py', '/data')) if stage.name == 'stage2')
+  stage = next(
+    stage for stage in parse(load(CONFIGS / 'janus_pro_7b.py', '/data')).run_stages if stage.name == 'stage2'
+  )
   assert stage.ratio == (2, 3, 5)
   for lengths, said in (((800, 4096, 650), '9 : 72 : 19'), (stage.expected_tokens, '23 : 27 : 50')):
     of_sources = {f'{kind}/{name}': n for kind, n in zip(KINDS, lengths) for name in stage.sources[kind]}
@@ -130,8 +132,8 @@ def test_pretraining_understands_without_roles(name):
 @pytest.mark.parametrize('name', REPORTS)
 def test_the_lengths_that_plan_assumes_are_those_of_the_stage_s_sources(name):
   """With and without the data: `plan` reads none."""
-  with_data = read_stages(load(CONFIGS / f'{name}.py', '/data'))
-  for stage, other in zip(with_data, read_stages(load(CONFIGS / f'{name}.py'))):
+  with_data = parse(load(CONFIGS / f'{name}.py', '/data')).run_stages
+  for stage, other in zip(with_data, parse(load(CONFIGS / f'{name}.py')).run_stages):
     assert stage.expected_tokens == other.expected_tokens
     for kind, share, expected in zip(KINDS, stage.ratio, stage.expected_tokens):
       lengths = {TOKENS[source]: weight for source, weight in stage.sources.get(kind, {}).items()}

@@ -5,18 +5,18 @@ import json
 import pytest
 from conversion.checkpoints import TINY, TOKENIZER
 from conversion.fixtures import BOI, BOS, EOI, EOS, PAD, make_tokenizer
-from ml_collections import ConfigDict
 
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.errors import InputError
 from janus_jax.runs import workdirs
-from janus_jax.training.defaults import STAGE_DEFAULTS, default_config
+from janus_jax.runs.config import STAGE_DEFAULTS, TrainConfig, to_json
 
+DEFAULTS = to_json(TrainConfig())
 START = Checkpoint(TINY, {}, {'tokenizer.json': TOKENIZER}, {}, ())
 
 
-def config(**changes) -> ConfigDict:
-  return ConfigDict({'seed': 0, 'stages': {'stage1': {'steps': 3, 'ratio': (1, 0, 3)}}, **changes})
+def config(**changes) -> dict:
+  return {'seed': 0, 'stages': {'stage1': {'steps': 3, 'ratio': [1, 0, 3]}}, **changes}
 
 
 def begin(workdir, config, checkpoint, force=False):
@@ -40,12 +40,12 @@ def test_empty_directories_of_a_workdir_that_is_not_begun_are_removed(tmp_path):
 
 def test_a_config_from_before_a_field_was_there_meant_its_default(tmp_path):
   begin(tmp_path, config(), START, force=False)
-  begin(tmp_path, config(template='', optimizer=default_config().optimizer), None, force=False)
+  begin(tmp_path, config(template='', optimizer=DEFAULTS['optimizer']), None, force=False)
   with_stage_fields = config(template='')
-  with_stage_fields.stages.stage1 = {**STAGE_DEFAULTS, **config().stages.stage1}
+  with_stage_fields['stages']['stage1'] |= json.loads(json.dumps(STAGE_DEFAULTS))
   begin(tmp_path, with_stage_fields, None, force=False)
   with pytest.raises(InputError, match=r'optimizer\.ema_decay: 0\.0 -> 0\.5'):
-    begin(tmp_path, config(optimizer={**default_config().optimizer, 'ema_decay': 0.5}), None, force=False)
+    begin(tmp_path, config(optimizer={**DEFAULTS['optimizer'], 'ema_decay': 0.5}), None, force=False)
 
 
 def test_a_new_workdir_holds_model_tokenizer_config_and_revision(tmp_path):
@@ -62,12 +62,12 @@ def test_a_new_workdir_holds_model_tokenizer_config_and_revision(tmp_path):
 def test_a_checkpoint_keeps_its_own_template():
   """`template` is what a Janus made of parts is taught; a checkpoint has been taught already."""
   for name in ('', 'deepseek'):
-    workdirs.check_template(config(template=name, init_from='PATH'), START)
+    workdirs.check_template(name, 'PATH', START)
   old = Checkpoint(TINY, {}, {'tokenizer.json': make_tokenizer((BOS, EOS, PAD, BOI, EOI))}, {}, ())
-  workdirs.check_template(config(template='deepseek_old', init_from='PATH'), old)
+  workdirs.check_template('deepseek_old', 'PATH', old)
   for name, start, own in (('deepseek_old', START, 'deepseek'), ('deepseek', old, 'deepseek_old'), ('x', old, '.*')):
     with pytest.raises(InputError, match=rf"^template is '{name}': expected '{own}' or nothing, as PATH was trained"):
-      workdirs.check_template(config(template=name, init_from='PATH'), start)
+      workdirs.check_template(name, 'PATH', start)
 
 
 def test_the_same_config_is_taken_up_again(tmp_path):
@@ -78,7 +78,7 @@ def test_the_same_config_is_taken_up_again(tmp_path):
 def test_another_config_is_shown_and_refused(tmp_path):
   begin(tmp_path, config(), START, force=False)
   before = (tmp_path / 'config.json').read_bytes()
-  changed = config(seed=1, stages={'stage1': {'steps': 5, 'ratio': (1, 0, 3)}})
+  changed = config(seed=1, stages={'stage1': {'steps': 5, 'ratio': [1, 0, 3]}})
   with pytest.raises(InputError, match=r'another config \(seed: 0 -> 1; stages\.stage1\.steps: 3 -> 5\): --force'):
     begin(tmp_path, changed, None, force=False)
   assert (tmp_path / 'config.json').read_bytes() == before

@@ -6,7 +6,6 @@ import numpy as np
 from training import batches
 from training.batches import CONFIG, params
 
-from janus_jax.models.config import ComputeConfig
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.state import TrainState, flatten, new_state
 from janus_jax.training.step import StageValues, StepConfig
@@ -14,7 +13,7 @@ from janus_jax.training.step import StageValues, StepConfig
 # Where a gradient is zero but for rounding (SigLIP's key biases), Adam's direction is rounding over eps: with 1e-8 that
 # is noise of up to the learning rate, and runs could not be compared to 1e-6 (they differ by 2e-6).
 EPS = 1e-5
-STEP = StepConfig(CONFIG, ComputeConfig(), OptimizerConfig(eps=EPS), loss_chunk=batches.SHAPE.length)
+STEP = StepConfig(CONFIG, optimizer=OptimizerConfig(eps=EPS), loss_chunk=batches.SHAPE.length)
 PATHS = tuple(flatten(params()))
 PARTS = ('vision_aligner', 'gen_aligner', 'gen_head')
 STAGE_1 = frozenset(path for path in PATHS if path.startswith(PARTS))

@@ -12,12 +12,13 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import PRESETS, ComputeConfig, LlamaConfig, SiglipConfig
 from janus_jax.models.llama import Llama
 from janus_jax.models.siglip import Siglip
+from janus_jax.runs.config import parse, replaced
 from janus_jax.runs.setup import read_step
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import rematerialisation
 from janus_jax.training.rematerialisation import kept_bytes, state_bytes, step_bytes, usable_bytes, with_remat
-from janus_jax.training.stages import read_stages, trained_paths
+from janus_jax.training.stages import trained_paths
 from janus_jax.training.state import Placement, new_state, unflatten
 
 LENGTH = 384
@@ -91,12 +92,13 @@ def run_of(devices: int = 8, **changes):
     stage.batch_size = 64
   values = {'compute.remat': 'auto', **{name.replace('/', '.'): value for name, value in changes.items()}}
   config.update_from_flattened_dict(values)
-  model, mesh = PRESETS['embedded'], make_mesh(config.mesh.to_dict(), jax.devices()[:devices])
+  config = parse(config)
+  model, mesh = PRESETS['embedded'], make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:devices])
   placement = Placement.of(mesh, parameter_shapes(model))
   step = read_step(config, model, placement)
   # As it was requested, whatever was made of it.
   step = dataclasses.replace(step, compute=dataclasses.replace(step.compute, remat='auto'))
-  return step, read_stages(config), placement, parameter_shapes(model), config.sequence_length
+  return step, config.run_stages, placement, parameter_shapes(model), config.sequence_length
 
 
 def test_what_fits_is_kept(monkeypatch):
@@ -112,9 +114,7 @@ def test_what_fits_is_kept(monkeypatch):
 
 
 def test_a_run_compiles_with_what_was_chosen(monkeypatch):
-  config = recipe('tiny')
-  config.compute.remat = 'auto'
-  placement = run_of()[2]
+  config, placement = replaced(parse(recipe('tiny')), {'compute.remat': 'auto'}), run_of()[2]
   assert read_step(config, PRESETS['embedded'], placement).compute.remat == 'full'
   monkeypatch.setattr(rematerialisation, 'usable_bytes', lambda _: 1e12)
   assert read_step(config, PRESETS['embedded'], placement).compute.remat == 'dots'
@@ -163,6 +163,7 @@ def test_rows_of_the_1b_on_an_h100(rows, fits, monkeypatch):
   config, model = recipe('janus_pro_1b'), PRESETS['janus_pro_1b']
   config.run, config.accumulation = ('stage3',), config.stages.stage3.batch_size // rows
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(model))
+  config = parse(config)
   step = read_step(config, model, placement)
-  needed = step_bytes(step, read_stages(config), placement, parameter_shapes(model), config.sequence_length, 'dots')
+  needed = step_bytes(step, config.run_stages, placement, parameter_shapes(model), config.sequence_length, 'dots')
   assert (needed <= usable_bytes(device('NVIDIA H100 80GB HBM3', 'gpu'))) == fits

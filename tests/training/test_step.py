@@ -236,7 +236,12 @@ def test_what_is_not_finite_changes_nothing_but_counters(kind, full_step, batch)
 
 # --- bfloat16, averages
 
-HALF = StepConfig(CONFIG, ComputeConfig(dtype='bfloat16', remat='full'), OptimizerConfig(ema_decay=0.75), loss_chunk=16)
+HALF = StepConfig(
+  CONFIG,
+  compute=ComputeConfig(dtype='bfloat16', remat='full'),
+  optimizer=OptimizerConfig(ema_decay=0.75),
+  loss_chunk=16,
+)
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,298 @@
+"""The config of a training run: what recipes and command lines change (ConfigDict), and what it becomes (TrainConfig).
+
+Each field has its default and its description in the dataclass that owns it, in the package that uses it;
+`config_checks.py` has what its values may be. `--help` lists all of them.
+"""
+
+import copy
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from janus_jax.data.examples import KINDS
+from janus_jax.data.sources.build import SourceSpec, read_specs
+from janus_jax.errors import InputError
+from janus_jax.inference.requests import ImageSettings
+from janus_jax.inference.sampling import Sampling
+from janus_jax.models.config import ComputeConfig
+from janus_jax.runs.config_checks import FIELDS, OPTIMIZATION, PRETRAINING, STAGE, check_present
+from janus_jax.runs.value_checks import Table, check_fields
+from janus_jax.sharding.mesh import MeshConfig
+from janus_jax.toy.parts import Pretraining
+from janus_jax.toy.pretraining import Optimization
+from janus_jax.toy.pretraining_vision import Contrast
+from janus_jax.toy.pretraining_vq import Quantisation
+from janus_jax.training.optimizer import OptimizerConfig
+from janus_jax.training.run_config import RunConfig
+from janus_jax.training.stages import Stage
+from janus_jax.training.step import StepSettings
+
+Part = TypeVar('Part')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What a run reads.
+
+  Attributes:
+    name: 'embedded' is the toy world, 'files' what `sources` names.
+    directory: where made data and indices of files lie; '' for data/ in the workdir.
+    world_grid: steps along a side in which the toy world places objects; 0: one for every 4 pixels, at most 8.
+    num_train: scenes of the toy world to train on.
+    sources: of 'files', entries by name (configs/README.md, `data.sources.build.SourceSpec`).
+    precompute_codes: of the toy world: whether images to generate are encoded once, before the first step, or in each
+      step that generates them.
+    resize: of images of 'files': 'fast' with vector instructions, 'pillow' to the bit as DeepSeek's processor.
+  """
+
+  name: str = 'embedded'
+  directory: str = ''
+  world_grid: int = 0
+  num_train: int = 8000
+  sources: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  precompute_codes: bool = False
+  resize: str = 'fast'
+
+  @functools.cached_property
+  def specs(self) -> Mapping[str, SourceSpec]:
+    """What `sources` says, read once. Raises InputError where an entry is wrong."""
+    return read_specs(self.sources)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig(Sampling):
+  """How images are generated along the way, and by default from the checkpoint.
+
+  Attributes:
+    cfg_weight: of classifier-free guidance; 1 means none.
+    num_images: prompts and questions that are sampled along the way.
+  """
+
+  cfg_weight: float = ImageSettings.cfg_weight
+  num_images: int = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig, StepSettings):
+  """Everything about a training run.
+
+  Attributes:
+    init_from: where architecture, tokenizer and parameters come from: a checkpoint of any layout or a workdir, or the
+      pretrained parts that a real run starts from: 'vision_encoder=PATH,vq=FILE,language_model=PATH'.
+    template: how roles are named in a Janus made of parts: 'deepseek' (or '') <|User|> and <|Assistant|>, as
+      Janus-Pro's, 'deepseek_old' User and Assistant, as Janus-1.3B's. A checkpoint has its own.
+    shared_encoder: whether images are understood through the VQ too, as they are generated, where the checkpoint that
+      the run starts from has two encoders. `vision_encoder` and `vision_aligner` cannot train then.
+    held_out_batches: on which the loss on held-out data is measured; 0 measures none.
+    data: what the run reads.
+    mesh: how devices are laid out.
+    sampling: how images are generated.
+    pretraining: how the toy world's parts are made (`janus_jax.pretrain`).
+  """
+
+  init_from: str = ''
+  template: str = ''
+  shared_encoder: bool = False
+  held_out_batches: int = 4
+  data: DataConfig = DataConfig()
+  compute: ComputeConfig = dataclasses.field(
+    default_factory=lambda: ComputeConfig(dtype='bfloat16', remat='auto', attention='auto', vision_attention='auto')
+  )
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  sampling: SamplingConfig = SamplingConfig()
+  pretraining: Pretraining | None = None
+
+
+# Sections of a config, with '*' for any name, and what describes their fields.
+SECTIONS: Mapping[str, type] = {
+  'data': DataConfig,
+  'compute': ComputeConfig,
+  'optimizer': OptimizerConfig,
+  'mesh': MeshConfig,
+  'sampling': SamplingConfig,
+  'stages.*': Stage,
+  'pretraining': Pretraining,
+  'pretraining.vq': Optimization,
+  'pretraining.quantisation': Quantisation,
+  'pretraining.vision': Optimization,
+  'pretraining.contrast': Contrast,
+  'pretraining.decoder': Optimization,
+}
+TRAINERS = ('vq', 'vision', 'decoder')  # Sections of `pretraining` that are an Optimization.
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+  return {field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+
+
+STAGE_DEFAULTS: Mapping[str, Any] = _defaults(Stage)  # Fields that a stage may leave out.
+
+
+def default_config() -> ConfigDict:
+  """A config without stages, for recipes to change."""
+  return ConfigDict(to_dict(TrainConfig()))
+
+
+def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> None:
+  """Sets `config.stages`, each with the fields that it leaves out and values of its own.
+
+  ConfigDict keeps a dict that stands in several places as one: where stages were given the same dict of sources,
+  `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
+  """
+  config.stages = {name: copy.deepcopy({**STAGE_DEFAULTS, **stage}) for name, stage in stages.items()}
+
+
+def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[int]) -> ConfigDict:
+  """A config that trains a whole Janus on a person's own files, in one stage with the rates of Janus-Pro's Stage III.
+
+  Args:
+    sources: `config.data.sources`; those of one kind are read equally often.
+    ratio: understanding : text : generation.
+  """
+  config = default_config()
+  config.data.name = 'files'
+  config.data.sources = {name: dict(entry) for name, entry in sources.items()}
+  config.workers = 8  # About as many as there are cores for each device.
+  config.run = ('finetune',)
+  weights: dict[str, dict[str, int]] = {}
+  for name, entry in sources.items():
+    weights.setdefault(entry['kind'], {})[name] = 1
+  finetune = {
+    'steps': 1000,
+    'batch_size': 8,
+    # arXiv 2501.17811, Table 2.
+    'learning_rate': 4e-5,
+    'schedule': 'constant',
+    'warmup_steps': 0,
+    'ratio': tuple(ratio),
+    'sources': weights,
+    'trainable': ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'),
+  }
+  set_stages(config, {'finetune': finetune})
+  return config
+
+
+def parse(config: ConfigDict, where: str = '') -> TrainConfig:
+  """Checks every field of a config, and those that depend on each other, before anything is loaded.
+
+  Args:
+    config: of a run, with `pretraining` or without.
+    where: begins the line that says what is wrong, as 'variant long: '.
+
+  Raises:
+    InputError: a field that is missing, unknown or has a value that makes no sense, by its dotted name.
+  """
+  try:
+    return _parse(config.to_dict())
+  except InputError as error:
+    raise InputError(f'{where}{error}') from None
+
+
+def _parse(values: dict[str, Any]) -> TrainConfig:
+  check_present(values, to_dict(TrainConfig()))
+  check_fields(values, FIELDS)
+  required = dict.fromkeys(STAGE.keys() - STAGE_DEFAULTS)
+  check_present(values, {'stages': dict.fromkeys(values['stages'], required)})
+  values = _as_tuples(values)
+  for rules in ('learning_rate_rules', 'weight_decay_rules'):
+    values['optimizer'][rules] = tuple((pattern, float(factor)) for pattern, factor in values['optimizer'][rules])
+  values['stages'] = {name: Stage(name=name, **fields) for name, fields in values['stages'].items()}
+  for part in ('data', 'compute', 'optimizer', 'mesh', 'sampling'):
+    values[part] = SECTIONS[part](**values[part])
+  if 'pretraining' in values:
+    values['pretraining'] = _parse_pretraining(values['pretraining'])
+  config = TrainConfig(**values)
+  _check_run(config)
+  if config.data.name == 'files':
+    _ = config.data.specs  # Checks them.
+  return config
+
+
+def _parse_pretraining(values: dict[str, Any]) -> Pretraining:
+  required = dict.fromkeys(OPTIMIZATION.keys() - _defaults(Optimization))
+  check_present(values, dict.fromkeys(set(TRAINERS) & set(values), required), 'pretraining.')
+  parts = {part: _build(f'pretraining.{part}', values[part]) for part in values if part != 'model'}
+  return _build('pretraining', {**values, **parts})
+
+
+def _build(section: str, values: Mapping[str, Any]) -> Any:
+  try:
+    return SECTIONS[section](**values)
+  except InputError as error:
+    raise InputError(f'{section}.{error}') from None
+
+
+def _check_run(config: TrainConfig) -> None:
+  """Raises InputError for a stage that is not there, and a kind with a share in one that has no source."""
+  known = ', '.join(config.stages)
+  if not config.run:
+    raise InputError(f'run is empty: expected some of {known}')
+  for name in config.run:
+    if name not in config.stages:
+      raise InputError(f'run: no stage is called {name!r}: expected some of {known}')
+  for stage in config.run_stages:
+    for kind, share in zip(KINDS, stage.ratio):
+      if share and not sum(stage.sources.get(kind, {}).values()):
+        where = f'stages.{stage.name}.sources'
+        raise InputError(f'{where}: no source of {kind}, which has a share of {share} in the ratio')
+
+
+def _as_tuples(value: Any) -> Any:
+  """Lists anywhere in it as tuples."""
+  if isinstance(value, Mapping):
+    return {name: _as_tuples(inner) for name, inner in value.items()}
+  return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+  """The fields as recipes have them: `parse` inverts it."""
+  return _to_dict(config, FIELDS)
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+  """The fields as JSON reads them back: tuples become lists."""
+  return json.loads(json.dumps(to_dict(config)))
+
+
+def filled(values: Mapping[str, Any]) -> dict[str, Any]:
+  """What `to_json` gave before some fields were there, with these: the config meant their defaults."""
+  defaults = to_dict(TrainConfig()) | {'stages': dict.fromkeys(values['stages'], STAGE_DEFAULTS)}
+  if pretraining := values.get('pretraining'):
+    trained = dict.fromkeys(set(TRAINERS) & set(pretraining), _defaults(Optimization))
+    defaults['pretraining'] = _to_dict(Pretraining(), PRETRAINING) | trained
+  return _filled(values, json.loads(json.dumps(defaults)))
+
+
+def _filled(values: Any, defaults: Any) -> Any:
+  if not isinstance(values, Mapping) or not isinstance(defaults, Mapping):
+    return values
+  return {**defaults, **{name: _filled(value, defaults.get(name)) for name, value in values.items()}}
+
+
+def _to_dict(part: Any, table: Table) -> dict[str, Any]:
+  values = part if isinstance(part, Mapping) else {name: getattr(part, name) for name in table}
+  checks = {name: table.get(name, table.get('*')) for name in values}
+  return {
+    name: _to_dict(value, checks[name]) if isinstance(checks[name], Mapping) else value
+    for name, value in values.items()
+    if value is not None
+  }
+
+
+def replaced(part: Part, changes: Mapping[str, Any]) -> Part:
+  """A copy of a config, or of a part of one, with some fields changed.
+
+  Args:
+    part: stays as it is.
+    changes: dotted name -> value.
+  """
+  for name, value in changes.items():
+    first, _, rest = name.partition('.')
+    if rest:
+      value = replaced(part[first] if isinstance(part, Mapping) else getattr(part, first), {rest: value})
+    part = {**part, first: value} if isinstance(part, Mapping) else dataclasses.replace(part, **{first: value})
+  return part
