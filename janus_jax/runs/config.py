@@ -228,12 +228,9 @@ def _build(section: str, values: Mapping[str, Any]) -> Any:
 
 def _check_run(config: TrainConfig) -> None:
   """Raises InputError for a stage that is not there, and a kind with a share in one that has no source."""
-  known = ', '.join(config.stages)
-  if not config.run:
-    raise InputError(f'run is empty: expected some of {known}')
   for name in config.run:
     if name not in config.stages:
-      raise InputError(f'run: no stage is called {name!r}: expected some of {known}')
+      raise InputError(f'run: no stage is called {name!r}: expected some of {", ".join(config.stages)}')
   for stage in config.run_stages:
     for kind, share in zip(KINDS, stage.ratio):
       if share and not sum(stage.sources.get(kind, {}).values()):

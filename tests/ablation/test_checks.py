@@ -40,7 +40,7 @@ def refused(base: ConfigDict, tmp_path, overrides: dict, **fields) -> str:
       {'sampling': {'num_images': 2, 'cfg_weight': 1.0, 'temperature': 1.0, 'top_k': 0}},
       "variant a: 'sampling.num_images' is set by the sweep",
     ),
-    ({'pretraining.vq.steps': 7}, "variant a: 'pretraining.vq.steps' has no effect: expected an empty init_from"),
+    ({'pretraining.vq.steps': 700}, "variant a: 'pretraining.vq.steps' has no effect: expected an empty init_from"),
     ({'accumulation': 0}, 'variant a: accumulation is 0: expected'),
     ({'stages.stage2.steps': -1}, 'variant a: stages.stage2.steps is -1: expected'),
     ({'compute.dtype': 'float8'}, "variant a: compute.dtype is 'float8': expected"),

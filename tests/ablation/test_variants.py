@@ -115,7 +115,7 @@ def test_the_order_of_runs_and_the_steps_they_need():
   ('overrides', 'message'),
   [
     ({'run': ('stage1', 'stage4')}, r"^variant x: run: no stage is called 'stage4'"),
-    ({'run': ()}, r'^variant x: run is empty'),
+    ({'run': ()}, r'^variant x: run is \(\): expected a tuple of one or more names$'),
   ],
 )
 def test_wrong_schedules(overrides, message):

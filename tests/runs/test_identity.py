@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from conversion.checkpoints import TINY
-from ml_collections import ConfigDict
 
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.lazy import from_numpy
@@ -13,6 +12,7 @@ from janus_jax.data.resizing import pillow
 from janus_jax.data.sources import build
 from janus_jax.data.sources.build import ImageSizes
 from janus_jax.runs import identity
+from janus_jax.runs.config import DataConfig
 from janus_jax.runs.datasets import RunData, Samples
 
 TEXTS = [f'text number {i:03}' for i in range(200)]
@@ -23,8 +23,8 @@ def described(path, texts) -> dict:
   (path / 'texts.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
   entries = {'books': {'kind': 'text', 'format': 'json_lines', 'path': str(path / 'texts.jsonl'), 'held_out': 3}}
   opened = build.open_sources(build.read_specs(entries), ImageSizes(8, 8, pillow), 0, str(path / 'index'))
-  config = ConfigDict({'data': {'name': 'files', 'sources': entries}})
-  return identity.describe_data(config, RunData(opened['train'], opened['held_out'], False, Samples([], [])))
+  data = DataConfig(name='files', sources=entries)
+  return identity.describe_data(data, RunData(opened['train'], opened['held_out'], False, Samples([], [])))
 
 
 def test_a_copy_of_the_data_is_the_same(tmp_path):

@@ -60,9 +60,7 @@ def test_the_readme_of_configs_has_entries_that_are_read():
 
 def test_the_readme_of_configs_counts_tokens_right():
   text = ' '.join((CONFIGS / 'README.md').read_text().split())
-  stage = next(
-    stage for stage in parse(load(CONFIGS / 'janus_pro_7b.py', '/data')).run_stages if stage.name == 'stage2'
-  )
+  stage = parse(load(CONFIGS / 'janus_pro_7b.py', '/data')).stages['stage2']
   assert stage.ratio == (2, 3, 5)
   for lengths, said in (((800, 4096, 650), '9 : 72 : 19'), (stage.expected_tokens, '23 : 27 : 50')):
     of_sources = {f'{kind}/{name}': n for kind, n in zip(KINDS, lengths) for name in stage.sources[kind]}

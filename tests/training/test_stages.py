@@ -132,17 +132,17 @@ def test_bad_stages_are_refused(field, value, message):
   with config.unlocked(), config.ignore_type():
     config.stages.stage2[field] = ConfigDict(value) if isinstance(value, dict) else value
   with pytest.raises(InputError, match=message):
-    parse(config).run_stages
+    parse(config)
 
 
 def test_unknown_stage_and_empty_run():
   config = recipe('tiny')
   config.run = ('stage4',)
   with pytest.raises(InputError, match=r"^run: no stage is called 'stage4': expected some of stage1"):
-    parse(config).run_stages
+    parse(config)
   config.run = ()
-  with pytest.raises(InputError, match=r'^run is empty'):
-    parse(config).run_stages
+  with pytest.raises(InputError, match=r'^run is \(\): expected a tuple of one or more names$'):
+    parse(config)
 
 
 @pytest.mark.parametrize(('pattern', 'message'), [('aligner', 'matches no parameter'), ('(', 'no regular expression')])
