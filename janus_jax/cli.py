@@ -3,10 +3,11 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import tqdm
@@ -144,28 +145,21 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _print_fields(argv: list[str]) -> None:
-  """Prints below the help of a command what `--config.FIELD` can change in the recipe that a command line names."""
+  """Prints below the help of a command what `--config.FIELD` can change, in the recipe that a command line names."""
   if 'config' not in flags.FLAGS:
     return
   parser = flags.FLAGS['config'].parser
   # absl stops at --help: a recipe that is named after it has not been read.
   path = next((found.group(1) for found in (re.match(r'--?config=(.+)', argument) for argument in argv) if found), None)
   config = parser.config or (path and parser.parse(path))
-  if not config:
-    print('\n--config=FILE --help lists the fields of that recipe too.')
-    return
-  print('\nFields of the recipe, with its values:')
-  for name, value in _flat(config.to_dict(), 'config'):
-    print(f'  --{name}={value!r}')
+  from janus_jax.runs.config_help import describe_fields, every_field
 
-
-def _flat(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-  """Dotted names and values of nested fields."""
-  for name, value in values.items():
-    if isinstance(value, Mapping) and value:
-      yield from _flat(value, f'{path}.{name}')
-    else:
-      yield f'{path}.{name}', value
+  said = (
+    'of the recipe, with its values' if config else 'of training; --config=FILE --help lists the fields of a recipe'
+  )
+  print(f'\nFields {said}:')
+  values = config.to_dict() if config else every_field()
+  print(describe_fields(values, shutil.get_terminal_size().columns))
 
 
 def _wrong_field(argv: list[str]) -> str | None:

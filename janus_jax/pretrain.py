@@ -18,7 +18,6 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoi
 
 def main() -> None:
   config = parse(_CONFIG.value)
-  parts.check_parts(config.pretraining)
   data = config.data
   parts.write(config.pretraining, data.num_train, config.seed, data.directory, _OUTPUT.value, _OVERWRITE.value)
 

@@ -9,20 +9,14 @@ from collections.abc import Callable, Mapping
 
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.tables import COSTS
-from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.sources.build import FILE_NAMES
 from janus_jax.data.sources.files import find_files, open_file
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.runs.config import TrainConfig
-from janus_jax.runs.datasets import check_data
-from janus_jax.runs.setup import check_room, check_trainable, read_step
+from janus_jax.runs.setup import check_run, make_placement
 from janus_jax.runs.start import as_trained, open_start
-from janus_jax.sharding.mesh import make_mesh
 from janus_jax.toy.parts import check_parts
-from janus_jax.training.run_config import check_batches
-from janus_jax.training.stages import check_carried
-from janus_jax.training.state import Placement
 
 # Fields that a sweep sets in each run -> what to set in their place.
 SET_BY_SWEEP = {
@@ -49,7 +43,7 @@ def check_sweep(ablation: Ablation) -> None:
   @functools.cache
   def model_of(init_from: str, template: str) -> JanusConfig:
     same = (other for other in ablation.configs.values() if (other.init_from, other.template) == (init_from, template))
-    return open_start(next(same)).config
+    return open_start(dataclasses.replace(next(same), shared_encoder=False)).config
 
   for name, config in ablation.configs.items():
     try:
@@ -79,20 +73,9 @@ def _check_run(config: TrainConfig, model_of: Callable[[str, str], JanusConfig])
   else:
     check_parts(config.pretraining)
     model = as_trained(PRESETS[config.pretraining.model], config)
-  _check_stages(config, model)
-  check_data(config, model)
+  check_run(config, model, make_placement(config.mesh, model))
   if config.data.name == 'files':
     _check_files(config)
-
-
-def _check_stages(config: TrainConfig, model: JanusConfig) -> None:
-  stages, mesh = config.run_stages, make_mesh(dataclasses.asdict(config.mesh))
-  placement = Placement.of(mesh, parameter_shapes(model))
-  read_step(config, model, placement)
-  check_batches(stages, mesh, config.accumulation, config.streams)
-  check_trainable(stages, model, placement.params)
-  check_carried(stages, placement.params)
-  check_room(stages, model, config.sequence_length)
 
 
 def _check_files(config: TrainConfig) -> None:

@@ -1,7 +1,6 @@
 """Equal compute: how many steps a schedule may have to cost as many FLOPs as another one."""
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 
 from janus_jax.ablation.settings import times
@@ -35,8 +34,7 @@ def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
   """
   coded, config = config.data.precompute_codes, replaced(config, {'data.precompute_codes': False})
   start = open_start(config)
-  with tempfile.TemporaryDirectory() as scratch:  # What a run starts from may be parts from several places.
-    workdirs.write_tokenizer(scratch, start)
+  with workdirs.tokenizer_of(start) as scratch:
     tokenizer, template = load_tokenizer(scratch)
   data = open_data(config, start.config, directory, lambda: start, 0)
   spec = example_spec(config.sequence_length, start.config, tokenizer, template, data.holds_codes)

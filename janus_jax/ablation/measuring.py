@@ -24,7 +24,6 @@ from janus_jax.ablation.settings import Evaluation
 from janus_jax.ablation.variants import PlannedRun, digest
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.load import load_params
-from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.conversion.workdir import EMA_SUFFIX, read_params
 from janus_jax.inference.image_files import prepare_directory
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY
@@ -32,16 +31,15 @@ from janus_jax.runs import loading
 from janus_jax.runs.callbacks import HeldOutLoss
 from janus_jax.runs.config import TrainConfig, to_json
 from janus_jax.runs.datasets import open_data
-from janus_jax.runs.setup import example_spec, read_step
+from janus_jax.runs.setup import example_spec, make_placement, read_step
 from janus_jax.runs.start import open_start
 from janus_jax.runs.workdirs import SAMPLING
-from janus_jax.sharding.mesh import make_mesh, rows_split
+from janus_jax.sharding.mesh import rows_split
 from janus_jax.toy import scoring
 from janus_jax.toy.dataset import world_for
 from janus_jax.toy.scores import percent
 from janus_jax.toy.test_set import JUDGES
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
-from janus_jax.training.state import Placement
 
 
 def ruler(evaluation: Evaluation, baseline: TrainConfig) -> str:
@@ -102,14 +100,13 @@ def cost_metrics(costs: Sequence[StageCost], with_compiling: bool) -> dict[str, 
 def _held_out_losses(workdir: str, run: PlannedRun, config: TrainConfig, num_batches: int) -> list[dict[str, float]]:
   """At the end of each stage; `config` says on what."""
   checkpoint = open_checkpoint(workdir)
-  mesh = make_mesh(dataclasses.asdict(config.mesh))
-  placement = Placement.of(mesh, parameter_shapes(checkpoint.config))
+  placement = make_placement(config.mesh, checkpoint.config)
   data = open_data(config, checkpoint.config, workdir, lambda: open_start(config), 0, is_new=False)
   spec = example_spec(config.sequence_length, checkpoint.config, *loading.load_tokenizer(workdir), data.holds_codes)
   step_config = read_step(config, checkpoint.config, placement)
-  held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(mesh), num_batches)
+  held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(placement.mesh), num_batches)
   losses = []
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(placement.mesh):
     for end in run.ends:
       params = read_params(os.path.join(workdir, CHECKPOINTS_DIRECTORY, str(end)), _is_averaged(run))
       loaded = load_params(dataclasses.replace(checkpoint, params=params), placement.params)

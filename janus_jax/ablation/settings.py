@@ -1,20 +1,24 @@
 """What an ablation is: a base config, variants of it, seeds, what is compared; read from configs/ablations/*.py."""
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from janus_jax.errors import InputError
-from janus_jax.runs.config import STAGE_DEFAULTS, TrainConfig, parse
-from janus_jax.runs.recipes import field_names
+from janus_jax.runs.config import TrainConfig, parse, replaced
+from janus_jax.runs.value_checks import SEED, Bool, Integer, Table, check_fields
 
 # A variant's name becomes part of directory names and of the report.
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
 LONGEST_NAME = 150  # Letters: with seed, hash and what writing adds it is to stay within the 255 of a file name.
+EVALUATION: Table = {
+  'scores': Bool(),
+  **dict.fromkeys(('questions_per_kind', 'drawings_per_group', 'held_out_batches'), Integer(1)),
+  'seed': SEED,
+}
 # What a report compares first, where a config says nothing; patterns as of fnmatch over names of metrics.
 METRICS = ('goals/*', 'questions/all', 'drawings/all', 'held_out/*')
 
@@ -124,42 +128,6 @@ def times(steps: int, factor: float) -> int:
   return max(round(steps * factor), 1)
 
 
-def overridden(base: ConfigDict, overrides: Mapping[str, Any], where: str) -> ConfigDict:
-  """A copy of a config with some fields changed.
-
-  Args:
-    base: stays as it is.
-    overrides: dotted name -> value. A dict takes the place of all that was there. New are only stages, and fields of
-      stages that have defaults (`training.stages.Stage`).
-    where: begins the line that says what is wrong.
-
-  Raises:
-    InputError: a field that is not there, or a value of another type.
-  """
-  config = unshared(base)
-  for name, value in overrides.items():
-    *parents, last = name.split('.')
-    node = config
-    for part in parents:
-      node = node[part] if isinstance(node, ConfigDict) and part in node else None
-    if not isinstance(node, ConfigDict) or (last not in node and not _may_be_new(parents, last)):
-      raise InputError(f'{where}: {name!r} is no field of the config{_suggestion(name, config)}')
-    try:
-      node[last] = ConfigDict(dict(value)) if isinstance(value, Mapping) else value
-    except (TypeError, ValueError) as error:
-      raise InputError(f'{where}: {name!r} cannot be {value!r}: {" ".join(str(error).split())}') from None
-  return config
-
-
-def _may_be_new(parents: Sequence[str], last: str) -> bool:
-  return parents == ['stages'] or (len(parents) == 2 and parents[0] == 'stages' and last in STAGE_DEFAULTS)
-
-
-def _suggestion(name: str, config: ConfigDict) -> str:
-  close = difflib.get_close_matches(name, field_names(config.to_dict()), 1)
-  return f': did you mean {close[0]!r}?' if close else ''
-
-
 def read_ablation(config: ConfigDict) -> Ablation:
   """The ablation that a config describes.
 
@@ -187,11 +155,12 @@ def read_ablation(config: ConfigDict) -> Ablation:
       raise InputError(f'equal_flops.{name} is {stages!r}: expected a tuple of names of stages')
   if config.evaluation.scores and config.base.data.name != 'embedded':
     raise InputError('evaluation.scores is True: expected False, as only the toy world can be scored')
+  check_fields(config.evaluation.to_dict(), EVALUATION, 'evaluation.')
   return Ablation(
     base=parse(config.base, 'base: '),
     variants=variants,
     configs={
-      name: parse(overridden(config.base, overrides, f'variant {name}'), f'variant {name}: ')
+      name: parse(ConfigDict(replaced(config.base.to_dict(), overrides)), f'variant {name}: ')
       for name, overrides in variants.items()
     },
     baseline=config.baseline,
@@ -200,7 +169,7 @@ def read_ablation(config: ConfigDict) -> Ablation:
     equal_flops={name: tuple(stages) for name, stages in config.equal_flops.items()},
     parts_per_seed=config.parts_per_seed,
     fresh_compilation=config.fresh_compilation,
-    evaluation=_read_evaluation(config.evaluation),
+    evaluation=Evaluation(**config.evaluation),
   )
 
 
@@ -208,16 +177,8 @@ def _read_seeds(seeds: Any) -> tuple[int, ...]:
   found = tuple(seeds)
   if not found:
     raise InputError('seeds is empty: expected one or more, as in --config.seeds=0,1,2')
-  if any(isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32 for seed in found):
+  if any(map(SEED.expected, found)):
     raise InputError(f'seeds are {found}: expected integers from 0 to 2^32 - 1')
   if len(set(found)) < len(found):
     raise InputError(f'seeds are {found}: expected each once')
   return found
-
-
-def _read_evaluation(config: ConfigDict) -> Evaluation:
-  evaluation = Evaluation(**config.to_dict())
-  for name in ('questions_per_kind', 'drawings_per_group', 'held_out_batches'):
-    if getattr(evaluation, name) < 1:
-      raise InputError(f'evaluation.{name} is {getattr(evaluation, name)}: expected 1 or more')
-  return evaluation

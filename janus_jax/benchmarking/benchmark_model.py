@@ -14,8 +14,8 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.initialization import sample_on_devices
 from janus_jax.runs.config import TrainConfig
+from janus_jax.runs.setup import make_placement
 from janus_jax.runs.start import find_start, open_start
-from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.state import Placement, flatten
 
 
@@ -48,7 +48,7 @@ def read_subject(config: TrainConfig, recipe: str) -> BenchmarkModel:
     InputError: no model is named, or its mesh does not fit the devices.
   """
   start = find_start(config, recipe)
-  placement = Placement.of(make_mesh(dataclasses.asdict(config.mesh)), parameter_shapes(start.model))
+  placement = make_placement(config.mesh, start.model)
   make_params = _sampling(start.model, config.seed, start.dtypes, placement)
   if config.init_from:
     params = jax.tree.map(np.asarray, load_params(open_start(config), None))

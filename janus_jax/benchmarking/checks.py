@@ -14,7 +14,7 @@ import numpy as np
 
 from janus_jax.benchmarking import inference
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
-from janus_jax.benchmarking.train import Trainer, find_stage, make_work
+from janus_jax.benchmarking.train import Trainer, make_work
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.attention import IMPLEMENTATIONS, attention
@@ -146,7 +146,7 @@ def _steps(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
   def losses(subject: BenchmarkModel) -> list[float]:
     device = subject.placement.mesh.devices.flat[0]
     with jax.default_device(device), jax.default_matmul_precision('highest'):
-      trainer = Trainer(make_work(subject, find_stage(subject, None), holds_codes=False))
+      trainer = Trainer(make_work(subject, subject.config.find_stage(None), holds_codes=False))
       return [trainer.run(1) for _ in range(2)]
 
   for index, (ours, exact) in enumerate(zip(losses(here), losses(there))):

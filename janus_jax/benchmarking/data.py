@@ -8,7 +8,6 @@ from typing import Any
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape, statistics
 from janus_jax.data.pipeline import batches
-from janus_jax.errors import InputError
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
@@ -37,10 +36,7 @@ def measure(
   """
   start = open_start(config)
   check_data(config, start.config)
-  stages = {stage.name: stage for stage in config.run_stages}
-  stage = stages.get(stage_name or config.run_stages[-1].name)
-  if stage is None:
-    raise InputError(f'stage is {stage_name!r}: expected one of {", ".join(stages)}')
+  stage = config.find_stage(stage_name)
   data = open_data(config, start.config, scratch, lambda: start, 0)
   spec = example_spec(config.sequence_length, start.config, *load_tokenizer(config.init_from), data.holds_codes)
   (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, config.seed)

@@ -17,7 +17,7 @@ from janus_jax.benchmarking.report import environment
 from janus_jax.benchmarking.scaling import Cost, decode_costs, train_costs
 from janus_jax.benchmarking.settings import Request, Settings
 from janus_jax.benchmarking.timing import Timing, speedup, time_in_turn, timed
-from janus_jax.benchmarking.train import Trainer, Work, figures, find_stage, make_work
+from janus_jax.benchmarking.train import Trainer, Work, figures, make_work
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.sampling import Sampling
@@ -38,7 +38,7 @@ def train(subject: BenchmarkModel, stage: str | None, settings: Settings) -> dic
   Raises:
     InputError: no such stage, the mesh does not divide its batch, or the peer computes something else.
   """
-  work = make_work(subject, find_stage(subject, stage), hold_codes(subject.config.data))
+  work = make_work(subject, subject.config.find_stage(stage), hold_codes(subject.config.data))
   about, theirs, other, runs = {}, [], None, []
   if settings.peer:
     about, other = _train_peer(work, settings)
@@ -249,7 +249,7 @@ def understand(subject: BenchmarkModel, request: Request, settings: Settings) ->
 
 def scale_training(subject: BenchmarkModel, stage: str | None, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
   """The cost of a training step against several sizes (`scaling.train_costs`), for people and for charts."""
-  found = find_stage(subject, stage)
+  found = subject.config.find_stage(stage)
   costs = train_costs(subject, found, settings.steps, settings.repeats)
   return {'mode': 'train', 'stage': found.name, **_costs(costs)}, costs
 

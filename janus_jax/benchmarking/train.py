@@ -10,7 +10,6 @@ from janus_jax.benchmarking.batches import synthetic_batch
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE
-from janus_jax.errors import InputError
 from janus_jax.runs.setup import check_trainable, read_step
 from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.metric_window import Window
@@ -45,19 +44,6 @@ class Work:
   trained: frozenset[str]
   counts: TokenCounts
   flops: StepFlops
-
-
-def find_stage(subject: BenchmarkModel, name: str | None) -> Stage:
-  """A stage of the config's run; None: its last one.
-
-  Raises:
-    InputError: no such stage, or one that is not well-formed.
-  """
-  stages = {stage.name: stage for stage in subject.config.run_stages}
-  found = stages.get(list(stages)[-1] if name is None else name)
-  if found is None:
-    raise InputError(f'stage is {name!r}: expected one of {", ".join(stages)}')
-  return found
 
 
 def make_work(subject: BenchmarkModel, stage: Stage, holds_codes: bool) -> Work:

@@ -144,12 +144,13 @@ class ComputeConfig:
     param_dtype: what freshly initialised parameters are stored in.
     vq_dtype: as `dtype`, for the VQ decoder. The VQ encoder always runs in float32: in bfloat16 up to 6 % of the
       codes change.
-    remat: which activations of a layer are kept for the backward pass; a key of `layers.REMAT_POLICIES`; or 'auto', for
-      `training.rematerialisation.with_remat` to replace by one.
+    remat: which activations of a layer are kept for the backward pass; a key of `layers.REMAT_POLICIES`; or 'auto':
+      'dots' where it fits the accelerator, else 'full' (`training.rematerialisation.with_remat`).
     unroll: how many layers one iteration of the layer loop holds (compile time against scheduling freedom).
-    attention: the decoder's attention kernel, a key of `attention.IMPLEMENTATIONS`; or 'auto', for
-      `attention_choice.choose` to replace by one.
-    vision_attention: as `attention`, of the understanding encoder.
+    attention: the decoder's attention kernel, a key of `attention.IMPLEMENTATIONS`; or 'auto': splash on TPUs; on GPUs
+      tokamax where it is installed and the card is Hopper or Blackwell, else pallas; else chunked for long rows and xla
+      for short ones (`attention_choice.choose`).
+    vision_attention: as `attention`, of the understanding encoder; 'auto' is cuDNN's on GPUs.
     integer_products: whether inputs of kernels that are stored in int8 are rounded to int8 too.
     layout: where activations lie on a mesh; None leaves that to XLA.
   """

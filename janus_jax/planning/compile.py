@@ -15,7 +15,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.packing import BatchShape, batch_shape
-from janus_jax.errors import InputError
 from janus_jax.planning.hlo import received_bytes
 from janus_jax.planning.ideal import ideal_bytes
 from janus_jax.planning.memory import Memory, held_bytes, memory_of, wanted_bytes
@@ -24,10 +23,10 @@ from janus_jax.planning.topologies import Topology, abstract_devices
 from janus_jax.runs.callbacks import held_out_losses, static_arguments
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import hold_codes
-from janus_jax.runs.setup import read_step
+from janus_jax.runs.setup import make_placement, read_step
 from janus_jax.runs.start import Start
-from janus_jax.sharding.mesh import ROW_AXES, make_mesh, rows_split
-from janus_jax.training.run_config import RunConfig, check_batches, expected_mean, stage_shape
+from janus_jax.sharding.mesh import ROW_AXES, rows_split
+from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
 from janus_jax.training.stages import Stage, trained_groups, trained_paths
 from janus_jax.training.state import Placement, TrainState, abstract, flatten, new_state, unflatten
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
@@ -40,20 +39,18 @@ class Setup:
   Attributes:
     topology: where.
     start: from what.
-    run: the loop's part of the config.
+    run: the config.
     step: what the step is compiled for.
     placement: mesh, and where parameters lie.
     holds_codes: whether images to generate come as codes, so that the VQ encoder is not part of the step.
-    held_out: whether the loss on held-out data is measured along the way.
   """
 
   topology: Topology
   start: Start
-  run: RunConfig
+  run: TrainConfig
   step: StepConfig
   placement: Placement
   holds_codes: bool
-  held_out: bool
 
   @property
   def mesh(self) -> jax.sharding.Mesh:
@@ -85,18 +82,9 @@ class StagePlan:
 
 def make_setup(config: TrainConfig, start: Start, topology: Topology) -> Setup:
   """Raises InputError for what is wrong with the config, or with the mesh on this topology."""
-  mesh = make_mesh(dataclasses.asdict(config.mesh), abstract_devices(topology))
-  placement = Placement.of(mesh, parameter_shapes(start.model))
+  placement = make_placement(config.mesh, start.model, abstract_devices(topology))
   step = read_step(config, start.model, placement)
-  return Setup(topology, start, config, step, placement, hold_codes(config.data), config.held_out_batches > 0)
-
-
-def find_stage(setup: Setup, name: str) -> int:
-  """The index of a stage in the run. Raises InputError if there is none of that name."""
-  names = [stage.name for stage in setup.run.run_stages]
-  if name not in names:
-    raise InputError(f'stage is {name!r}: expected one of {", ".join(names)}')
-  return names.index(name)
+  return Setup(topology, start, config, step, placement, hold_codes(config.data))
 
 
 def moments(setup: Setup, index: int) -> frozenset[str]:
@@ -156,7 +144,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   compiled, wanted = _compile_step(setup, trained, moments(setup, index), state, batch)
   memory = memory_of(compiled, wanted, held_bytes((state, batch)), setup.topology)
   memory.peaks['start'] = start_bytes(setup, index)
-  if setup.held_out and memory.fits:
+  if setup.run.held_out_batches and memory.fits:
     memory.peaks['held-out'] = _held_out_bytes(setup, state)
   seconds = time.perf_counter() - began
   # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from janus_jax.planning.compile import Setup, StagePlan, find_stage, make_setup, plan_stage
+from janus_jax.planning.compile import Setup, StagePlan, make_setup, plan_stage
 from janus_jax.planning.suggest import find_fitting
 from janus_jax.planning.topologies import Topology
 from janus_jax.runs.config import TrainConfig
@@ -33,9 +33,9 @@ def plan_and_print(
   """
   start = find_start(config, recipe)
   setup = make_setup(config, start, topology)
-  indices = range(len(setup.run.run_stages)) if stage is None else [find_stage(setup, stage)]
+  indices = range(len(config.run)) if stage is None else [config.run.index(config.find_stage(stage).name)]
   for index in indices:
-    logging.info('compiling %s for %s', setup.run.run_stages[index].name, topology.name)
+    logging.info('compiling %s for %s', config.run[index], topology.name)
     plan = plan_stage(setup, index)
     options, fitting = find_fitting(config, index, plan) if hints and not plan.memory.fits else ([], None)
     print(json.dumps(to_json(plan, options, fitting)) if as_json else to_text(plan, options, fitting), flush=True)

@@ -19,7 +19,7 @@ from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import ComputeConfig
-from janus_jax.runs.config_checks import FIELDS, OPTIMIZATION, PRETRAINING, STAGE, check_present
+from janus_jax.runs.config_checks import FIELDS, PRETRAINING, check_present
 from janus_jax.runs.value_checks import Table, check_fields
 from janus_jax.sharding.mesh import MeshConfig
 from janus_jax.toy.parts import Pretraining
@@ -43,10 +43,11 @@ class DataConfig:
     directory: where made data and indices of files lie; '' for data/ in the workdir.
     world_grid: steps along a side in which the toy world places objects; 0: one for every 4 pixels, at most 8.
     num_train: scenes of the toy world to train on.
-    sources: of 'files', entries by name (configs/README.md, `data.sources.build.SourceSpec`).
-    precompute_codes: of the toy world: whether images to generate are encoded once, before the first step, or in each
+    sources: entries of 'files' by name (configs/README.md, `data.sources.build.SourceSpec`).
+    precompute_codes: whether the toy world's images to generate are encoded once, before the first step, or in each
       step that generates them.
-    resize: of images of 'files': 'fast' with vector instructions, 'pillow' to the bit as DeepSeek's processor.
+    resize: how images of 'files' are resized: 'fast' with vector instructions, 'pillow' to the bit as DeepSeek's
+      processor.
   """
 
   name: str = 'embedded'
@@ -68,7 +69,7 @@ class SamplingConfig(Sampling):
   """How images are generated along the way, and by default from the checkpoint.
 
   Attributes:
-    cfg_weight: of classifier-free guidance; 1 means none.
+    cfg_weight: weight of classifier-free guidance; 1 means none.
     num_images: prompts and questions that are sampled along the way.
   """
 
@@ -87,7 +88,7 @@ class TrainConfig(RunConfig, StepSettings):
       Janus-Pro's, 'deepseek_old' User and Assistant, as Janus-1.3B's. A checkpoint has its own.
     shared_encoder: whether images are understood through the VQ too, as they are generated, where the checkpoint that
       the run starts from has two encoders. `vision_encoder` and `vision_aligner` cannot train then.
-    held_out_batches: on which the loss on held-out data is measured; 0 measures none.
+    held_out_batches: batches of held-out data on which the loss is measured; 0 measures none.
     data: what the run reads.
     mesh: how devices are laid out.
     sampling: how images are generated.
@@ -107,8 +108,9 @@ class TrainConfig(RunConfig, StepSettings):
   pretraining: Pretraining | None = None
 
 
-# Sections of a config, with '*' for any name, and what describes their fields.
+# Sections of a config, with '*' for any name, and what their fields become.
 SECTIONS: Mapping[str, type] = {
+  '': TrainConfig,
   'data': DataConfig,
   'compute': ComputeConfig,
   'optimizer': OptimizerConfig,
@@ -122,14 +124,14 @@ SECTIONS: Mapping[str, type] = {
   'pretraining.contrast': Contrast,
   'pretraining.decoder': Optimization,
 }
-TRAINERS = ('vq', 'vision', 'decoder')  # Sections of `pretraining` that are an Optimization.
 
 
-def _defaults(kind: type) -> dict[str, Any]:
+def defaults_of(kind: type) -> dict[str, Any]:
+  """The fields of a dataclass that have a value as their default."""
   return {field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
 
 
-STAGE_DEFAULTS: Mapping[str, Any] = _defaults(Stage)  # Fields that a stage may leave out.
+STAGE_DEFAULTS: Mapping[str, Any] = defaults_of(Stage)  # Fields that a stage may leave out.
 
 
 def default_config() -> ConfigDict:
@@ -154,25 +156,16 @@ def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[in
     ratio: understanding : text : generation.
   """
   config = default_config()
-  config.data.name = 'files'
-  config.data.sources = {name: dict(entry) for name, entry in sources.items()}
+  config.data.update({'name': 'files', 'sources': {name: dict(entry) for name, entry in sources.items()}})
   config.workers = 8  # About as many as there are cores for each device.
   config.run = ('finetune',)
   weights: dict[str, dict[str, int]] = {}
   for name, entry in sources.items():
     weights.setdefault(entry['kind'], {})[name] = 1
-  finetune = {
-    'steps': 1000,
-    'batch_size': 8,
-    # arXiv 2501.17811, Table 2.
-    'learning_rate': 4e-5,
-    'schedule': 'constant',
-    'warmup_steps': 0,
-    'ratio': tuple(ratio),
-    'sources': weights,
-    'trainable': ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'),
-  }
-  set_stages(config, {'finetune': finetune})
+  trainable = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder')
+  # The rate is that of arXiv 2501.17811, Table 2.
+  stage = {'steps': 1000, 'batch_size': 8, 'learning_rate': 4e-5, 'trainable': trainable}
+  set_stages(config, {'finetune': {**stage, 'ratio': tuple(ratio), 'sources': weights}})
   return config
 
 
@@ -195,35 +188,29 @@ def parse(config: ConfigDict, where: str = '') -> TrainConfig:
 def _parse(values: dict[str, Any]) -> TrainConfig:
   check_present(values, to_dict(TrainConfig()))
   check_fields(values, FIELDS)
-  required = dict.fromkeys(STAGE.keys() - STAGE_DEFAULTS)
-  check_present(values, {'stages': dict.fromkeys(values['stages'], required)})
   values = _as_tuples(values)
   for rules in ('learning_rate_rules', 'weight_decay_rules'):
     values['optimizer'][rules] = tuple((pattern, float(factor)) for pattern, factor in values['optimizer'][rules])
-  values['stages'] = {name: Stage(name=name, **fields) for name, fields in values['stages'].items()}
-  for part in ('data', 'compute', 'optimizer', 'mesh', 'sampling'):
-    values[part] = SECTIONS[part](**values[part])
-  if 'pretraining' in values:
-    values['pretraining'] = _parse_pretraining(values['pretraining'])
-  config = TrainConfig(**values)
+  named = {name: {'name': name, **fields} for name, fields in values['stages'].items()}
+  values['stages'] = {name: _build('stages.*', fields, f'stages.{name}.') for name, fields in named.items()}
+  config = _build('', values)
   _check_run(config)
   if config.data.name == 'files':
     _ = config.data.specs  # Checks them.
   return config
 
 
-def _parse_pretraining(values: dict[str, Any]) -> Pretraining:
-  required = dict.fromkeys(OPTIMIZATION.keys() - _defaults(Optimization))
-  check_present(values, dict.fromkeys(set(TRAINERS) & set(values), required), 'pretraining.')
-  parts = {part: _build(f'pretraining.{part}', values[part]) for part in values if part != 'model'}
-  return _build('pretraining', {**values, **parts})
-
-
-def _build(section: str, values: Mapping[str, Any]) -> Any:
+def _build(section: str, values: Mapping[str, Any], path: str = '') -> Any:
+  """The dataclass of a section, with those of the sections in it."""
+  children = {name: f'{section}.{name}'.removeprefix('.') for name in values}
+  parts = {name: _build(child, values[name], f'{child}.') for name, child in children.items() if child in SECTIONS}
+  for field in dataclasses.fields(SECTIONS[section]):
+    if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
+      raise InputError(f'{path}{field.name} is missing')
   try:
-    return SECTIONS[section](**values)
+    return SECTIONS[section](**{**values, **parts})
   except InputError as error:
-    raise InputError(f'{section}.{error}') from None
+    raise InputError(f'{path}{error}') from None
 
 
 def _check_run(config: TrainConfig) -> None:
@@ -259,7 +246,7 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
   """What `to_json` gave before some fields were there, with these: the config meant their defaults."""
   defaults = to_dict(TrainConfig()) | {'stages': dict.fromkeys(values['stages'], STAGE_DEFAULTS)}
   if pretraining := values.get('pretraining'):
-    trained = dict.fromkeys(set(TRAINERS) & set(pretraining), _defaults(Optimization))
+    trained = {part: defaults_of(Optimization) for part in pretraining if part in ('vq', 'vision', 'decoder')}
     defaults['pretraining'] = _to_dict(Pretraining(), PRETRAINING) | trained
   return _filled(values, json.loads(json.dumps(defaults)))
 
@@ -281,15 +268,16 @@ def _to_dict(part: Any, table: Table) -> dict[str, Any]:
 
 
 def replaced(part: Part, changes: Mapping[str, Any]) -> Part:
-  """A copy of a config, or of a part of one, with some fields changed.
+  """A copy with some fields changed.
 
   Args:
-    part: stays as it is.
+    part: a config, a part of one, or nested dicts, in which names may be new.
     changes: dotted name -> value.
   """
   for name, value in changes.items():
     first, _, rest = name.partition('.')
     if rest:
-      value = replaced(part[first] if isinstance(part, Mapping) else getattr(part, first), {rest: value})
+      inner = part.get(first) if isinstance(part, Mapping) else getattr(part, first)
+      value = replaced(inner if isinstance(inner, Mapping) or dataclasses.is_dataclass(inner) else {}, {rest: value})
     part = {**part, first: value} if isinstance(part, Mapping) else dataclasses.replace(part, **{first: value})
   return part

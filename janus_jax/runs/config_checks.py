@@ -133,12 +133,7 @@ FIELDS: Table = {
   'keep_last': Integer(1),
   'keep_every': Integer(),
   'wandb_project': Text(),
-  'sampling': {
-    'cfg_weight': Number(),
-    'temperature': Number(),
-    'top_k': Integer(),
-    'num_images': Integer(0, 10**6),
-  },
+  'sampling': {'cfg_weight': Number(), 'temperature': Number(), 'top_k': Integer(), 'num_images': Integer(0, 10**6)},
   'pretraining': PRETRAINING,
 }
 

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import json
 import os
-import tempfile
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +14,15 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
-from janus_jax.conversion.checkpoint import Checkpoint
-from janus_jax.conversion.tokenizer_files import companions_for
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE, KINDS, ExampleSpec, make_examples
 from janus_jax.data.images import contact_sheet, save_png
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import LONG, MeanSize, batch_shape, statistics
 from janus_jax.data.pipeline import batches
-from janus_jax.data.prompts import Template
-from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.workers import reason_of
 from janus_jax.errors import InputError
 from janus_jax.inference.image_files import prepare_directory
+from janus_jax.runs import workdirs
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
@@ -149,7 +145,8 @@ def check(config: TrainConfig, out: str, records: int) -> DataReport:
   check_data(config, start.config)
   prepare_directory(out)
   data = open_data(config, start.config, out, lambda: start, 0)
-  tokenizer, template = _tokenizer_of(config.init_from, start)
+  with workdirs.tokenizer_of(start) as directory:
+    tokenizer, template = load_tokenizer(directory)
   spec = example_spec(config.sequence_length, start.config, tokenizer, template, data.holds_codes)
   stages = config.run_stages
   reports, tiles = [], []
@@ -166,17 +163,6 @@ def check(config: TrainConfig, out: str, records: int) -> DataReport:
   means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in stages], spec, config.seed)
   stages = tuple(_check_stage(stage, mean, data.train, spec, config, lengths) for stage, mean in zip(stages, means))
   return DataReport(tuple(reports), stages, sheet)
-
-
-def _tokenizer_of(init_from: str, start: Checkpoint) -> tuple[Tokenizer, Template]:
-  """As `load_tokenizer`; that of parts is made with the checkpoint and lies nowhere yet."""
-  if '=' not in init_from:
-    return load_tokenizer(init_from)
-  with tempfile.TemporaryDirectory() as directory:
-    for name, content in companions_for('orbax', start.companions, start.config).items():
-      with open(os.path.join(directory, name), 'wb') as file:
-        file.write(content)
-    return load_tokenizer(directory)
 
 
 def _used(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:

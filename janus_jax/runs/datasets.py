@@ -71,7 +71,7 @@ def check_data(config: TrainConfig, model: JanusConfig) -> None:
     raise InputError(
       "data.sources is empty: expected an entry for each source that the stages name, as data.name is 'files'"
     )
-  _hold_codes(config.data.specs)
+  hold_codes(config.data)
 
 
 def read_world(config: TrainConfig, model: JanusConfig) -> World:
@@ -108,25 +108,22 @@ def open_data(
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
   if is_new:
     _check_manifests(specs, model, open_start)
-  return RunData(opened['train'], opened['held_out'], _hold_codes(specs), _samples(opened['held_out'], num_samples))
-
-
-def _hold_codes(specs: Mapping[str, SourceSpec]) -> bool:
-  """Whether the drawn images of all sources are codes; InputError where some are and some are not."""
-  drawn = [spec for spec in specs.values() if spec.kind == 'generation']
-  coded = [spec.name for spec in drawn if spec.fields.codes]
-  if coded and len(coded) < len(drawn):
-    raise InputError(
-      f'data.sources: {", ".join(coded)} of {len(drawn)} generation sources have codes: expected all of them or none'
-    )
-  return bool(coded)
+  samples = _samples(opened['held_out'], num_samples)
+  return RunData(opened['train'], opened['held_out'], hold_codes(config.data), samples)
 
 
 def hold_codes(data: DataConfig) -> bool:
-  """Whether images to draw come as codes, so that the VQ encoder is not part of a step."""
+  """Whether images to generate come as codes, so that the VQ encoder is not part of a step; InputError where those of
+  some sources do and those of others do not.
+  """
   if data.name == 'embedded':
     return data.precompute_codes
-  return any(spec.fields.codes for spec in data.specs.values())
+  generated = [spec for spec in data.specs.values() if spec.kind == 'generation']
+  coded = [spec.name for spec in generated if spec.fields.codes]
+  if coded and len(coded) < len(generated):
+    found = f'{", ".join(coded)} of {len(generated)} generation sources have codes'
+    raise InputError(f'data.sources: {found}: expected all of them or none')
+  return bool(coded)
 
 
 def _check_manifests(specs: Mapping[str, SourceSpec], model: JanusConfig, open_start: Callable[[], Checkpoint]) -> None:

@@ -4,13 +4,11 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import jax
 
-from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import ExampleSpec
@@ -28,7 +26,7 @@ from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.layout import ActivationLayout
-from janus_jax.sharding.mesh import make_mesh, rows_split
+from janus_jax.sharding.mesh import MeshConfig, make_mesh, rows_split
 from janus_jax.training import hosts
 from janus_jax.training.loop import Run
 from janus_jax.training.optimizer import check_rules
@@ -66,18 +64,12 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
   with hosts.together():
     checkpoint = open_start(config) if is_new else None
     model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
-    mesh = make_mesh(dataclasses.asdict(config.mesh))
-    placement = Placement.of(mesh, parameter_shapes(model))
-    step_config = read_step(config, model, placement)
-    check_data(config, model)
-    check_batches(stages, mesh, config.accumulation, config.streams)
-    check_trainable(stages, model, placement.params)
-    check_carried(stages, placement.params)
-    check_room(stages, model, config.sequence_length)
+    placement = make_placement(config.mesh, model)
+    mesh, step_config = placement.mesh, check_run(config, model, placement)
     if not is_new:
       workdirs.check_config(workdir, written, force)
   start = functools.cache(lambda: checkpoint or open_start(config))
-  with _tokenizer_directory(workdir, checkpoint) as directory:
+  with contextlib.nullcontext(workdir) if checkpoint is None else workdirs.tokenizer_of(checkpoint) as directory:
     with hosts.first_alone() as is_first:
       if not is_first:
         files.download()
@@ -117,17 +109,6 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       return run.train(lambda: load_params(start(), placement.params))
 
 
-@contextlib.contextmanager
-def _tokenizer_directory(workdir: str, checkpoint: Checkpoint | None) -> Iterator[str]:
-  """Where the tokenizer of a run can be read: its workdir, or as long as that is not begun, a temporary directory."""
-  if checkpoint is None:
-    yield workdir
-    return
-  with tempfile.TemporaryDirectory(prefix='janus_jax-tokenizer-') as directory:
-    workdirs.write_tokenizer(directory, checkpoint)
-    yield directory
-
-
 def example_spec(
   sequence_length: int, model: JanusConfig, tokenizer: Tokenizer, template: Template, holds_codes: bool
 ) -> ExampleSpec:
@@ -148,6 +129,22 @@ def example_spec(
     max_length=sequence_length,
     num_code_ids=model.vq.codebook_size,
   )
+
+
+def make_placement(sizes: MeshConfig, model: JanusConfig, devices: Sequence[jax.Device] | None = None) -> Placement:
+  """Where the parameters of a model lie, on these devices or on all. Raises InputError for sizes that do not fit."""
+  return Placement.of(make_mesh(dataclasses.asdict(sizes), devices), parameter_shapes(model))
+
+
+def check_run(config: TrainConfig, model: JanusConfig, placement: Placement) -> StepConfig:
+  """Raises InputError for all that is wrong with a run and shows without its data; returns `read_step`."""
+  step, stages = read_step(config, model, placement), config.run_stages
+  check_data(config, model)
+  check_batches(stages, placement.mesh, config.accumulation, config.streams)
+  check_trainable(stages, model, placement.params)
+  check_carried(stages, placement.params)
+  check_room(stages, model, config.sequence_length)
+  return step
 
 
 def check_trainable(stages: Iterable[Stage], model: JanusConfig, paths: Collection[str]) -> None:

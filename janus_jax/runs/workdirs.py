@@ -8,7 +8,8 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from janus_jax.conversion.buckets import local_files
@@ -84,6 +85,14 @@ def write_tokenizer(directory: str, checkpoint: Checkpoint) -> None:
   for name, content in companions_for('orbax', checkpoint.companions, checkpoint.config).items():
     with open(os.path.join(directory, name), 'wb') as file:
       file.write(content)
+
+
+@contextlib.contextmanager
+def tokenizer_of(checkpoint: Checkpoint) -> Iterator[str]:
+  """A temporary directory with the tokenizer of a checkpoint, which may be made of parts from several places."""
+  with tempfile.TemporaryDirectory(prefix='janus_jax-tokenizer-') as directory:
+    write_tokenizer(directory, checkpoint)
+    yield directory
 
 
 def remove_empty(workdir: str) -> None:

@@ -69,11 +69,13 @@ def check_parts(settings: Pretraining | None) -> None:
       raise InputError(f'pretraining.{field.name} is missing')
 
 
-def write(settings: Pretraining, num_train: int, seed: int, data: str, output: str, overwrite: bool = False) -> None:
+def write(
+  settings: Pretraining | None, num_train: int, seed: int, data: str, output: str, overwrite: bool = False
+) -> None:
   """Pretrains the parts and writes them as a checkpoint to start from, which appears whole or not at all.
 
   Args:
-    settings: how, with all parts (`check_parts`).
+    settings: how.
     num_train: scenes to train on.
     seed: of the toy world and of the parts.
     data: directory of the toy world, made if missing; '' for data/ beside the output.
@@ -81,32 +83,24 @@ def write(settings: Pretraining, num_train: int, seed: int, data: str, output: s
     overwrite: replace one that is there.
 
   Raises:
-    InputError: the output exists or cannot be written.
+    InputError: a part is missing in the settings; the output exists or cannot be written.
   """
+  check_parts(settings)
   began = time.perf_counter()
   with published(output, overwrite, needed=0) as directory:
     data = os.path.expanduser(data) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
-    model, params, tokenizer = pretrain(settings, num_train, seed, data, directory)
+    model, params, tokenizer = _pretrain(settings, num_train, seed, data, directory)
     arrays = {path: from_numpy(np.asarray(leaf), path) for path, leaf in flatten(jax.device_get(params)).items()}
     checkpoint = Checkpoint(model, arrays, {'tokenizer.json': tokenizer}, {}, ())
     write_checkpoint(checkpoint, directory, 'orbax', lambda _: None)
   logging.info('wrote %s in %.0f s', output, time.perf_counter() - began)
 
 
-def pretrain(
+def _pretrain(
   settings: Pretraining, num_train: int, seed: int, data: str, scratch: str
 ) -> tuple[JanusConfig, dict[str, Any], bytes]:
-  """Trains the tokenizer, then VQ, understanding encoder and decoder side by side.
-
-  Args:
-    settings: as of `write`.
-    num_train: as of `write`.
-    seed: as of `write`.
-    data: directory of the toy world, made if missing.
-    scratch: existing directory for the tokenizer's file.
-
-  Returns:
-    architecture, parameters, content of tokenizer.json.
+  """Trains the tokenizer, in a directory of its own, then VQ, understanding encoder and decoder side by side; returns
+  architecture, parameters and the content of tokenizer.json.
   """
   model = PRESETS[settings.model]
   world = sized_world(model.vq.image_size, model.vq.grid, num_train, seed)

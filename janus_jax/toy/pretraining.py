@@ -28,12 +28,12 @@ class Optimization:
 
   Attributes:
     steps: updates.
-    batch_size: images or packed rows per update, drawn with replacement.
+    batch_size: images or packed rows per update, sampled with replacement.
     learning_rate: the highest.
-    warmup_steps: from 0 to it, along a line; among `steps`.
-    final_fraction: of the learning rate, at the end.
+    warmup_steps: first of the `steps`, in which the rate rises from 0 along a line.
+    final_fraction: fraction of the learning rate that is left at the end.
     b2: decay of the second moment; short runs want less than the usual 0.999.
-    weight_decay: of matrices; biases, norms and tables are spared.
+    weight_decay: weight decay of matrices; biases, norms and tables are spared.
     max_grad_norm: a longer gradient is shortened to it.
   """
 

@@ -31,7 +31,7 @@ class Contrast:
   Attributes:
     text_depth: transformer blocks of the text tower; width, heads and MLP are the encoder's.
     temperature: what cosines are multiplied by at first (SigLIP: 10). Learned.
-    bias: what is then added at first (SigLIP: -10). Learned.
+    bias: what is then added to them at first (SigLIP: -10). Learned.
   """
 
   text_depth: int = 2

@@ -38,12 +38,12 @@ class Quantisation:
   """How the codebook comes to be.
 
   Attributes:
-    commitment_weight: of the commitment loss.
-    locality_weight: of the distance between the outputs of a pasted image and those of the images it is made of.
+    commitment_weight: weight of the commitment loss.
+    locality_weight: weight of the distance between the outputs of a pasted image and those of the images it is made of.
     unquantised_steps: first steps in which the decoder sees the encoder's outputs themselves; the codebook is then
       picked from outputs. Among the steps.
     restart_every: steps between replacements, by encoder outputs, of rows that are dead or look like another one.
-    restart_until: share of the steps after which no row is replaced any more; what looks alike then becomes one.
+    restart_until: fraction of the steps after which no row is replaced any more; what looks alike then becomes one.
   """
 
   commitment_weight: float = 0.25

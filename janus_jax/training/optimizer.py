@@ -22,15 +22,14 @@ class OptimizerConfig:
 
   Attributes:
     b1: decay of Adam's first moment.
-    b2: of the second.
-    eps: added to the root of the second moment. The reports do not state it.
+    b2: decay of Adam's second moment.
+    eps: added to the root of the second moment. The reports state the betas and clipping, but not this.
     max_grad_norm: a longer gradient (over everything that trains) is shortened to this.
     learning_rate_rules: ordered (regex over the whole path, factor); the first match decides, 1 where none does.
-    weight_decay_rules: the same for weight decay.
-    ema_decay: of an exponential moving average of the parameters that train, which starts at their values when they
-      begin to train: average <- ema_decay * average + (1 - ema_decay) * parameter after each step (float32, 4 bytes a
-      parameter). Callbacks evaluate the average, and 'WORKDIR@ema' opens it wherever a checkpoint is asked for. 0 keeps
-      none.
+    weight_decay_rules: as `learning_rate_rules`, for weight decay.
+    ema_decay: decay of an exponential moving average of the parameters that train, from when they begin to train:
+      average <- ema_decay * average + (1 - ema_decay) * parameter after each step (float32, 4 bytes a parameter).
+      Callbacks evaluate the average, and 'WORKDIR@ema' opens it wherever a checkpoint is asked for. 0 keeps none.
     moment_dtype: what Adam's moments are stored in; 'bfloat16' halves their memory (`stochastically_rounded`).
     gradient_sum_dtype: what gradients are summed up in over microbatches; 'bfloat16' halves the sum's memory and rounds
       after each: the sum of 16 is off by about 1 %.

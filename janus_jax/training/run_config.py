@@ -17,19 +17,19 @@ class RunConfig:
   """Everything about a run that is neither a stage nor the model.
 
   Attributes:
-    stages: by name.
+    stages: all stages that may run, by name.
     run: names of the stages, in the order in which they run. Start at one: run=('stage2', 'stage3'); stop after one:
       run=('stage1',); repeat one: name it twice.
     stage_masks: 'static' compiles one step per stage, without the gradients of what is frozen; 'traced' one for all
       stages (training/step.py).
     sequence_length: positions of a packed row.
-    seed: of the data's order and of guidance dropout.
+    seed: seed of the data's order, of guidance dropout and of what is sampled along the way.
     guidance_dropout: fraction of the prompts of images to generate that become pads (Janus paper, footnote 2).
     prefetch: batches made ahead by a thread.
     workers: processes that read and decode records; 0 leaves that to the thread.
-    streams: of data, each of which makes an equal part of every batch; its rows share the room for images. As long as
-      their number stays the same, batches do not depend on the number of hosts and devices. 0: one for each part into
-      which the mesh of the run's first start splits the rows, which is also the least.
+    streams: parallel streams of data, each of which makes an equal part of every batch; its rows share the room for
+      images. As long as their number stays the same, batches do not depend on the number of hosts and devices. 0: one
+      for each part into which the mesh of the run's first start splits the rows, which is also the least.
     max_bad_record_share: a larger share of bad records in a source stops the run (`data.skipping.SkipLimit`).
     log_every: steps between lines of metrics.
     observe_every: steps between calls of the observers; 0 calls them at the end of each stage only.
@@ -39,7 +39,7 @@ class RunConfig:
     max_skipped_in_a_row: updates without a finite loss and gradient after which the run gives up.
     watchdog_factor: a step that takes so many times the mean of those before it, and a minute, is reported as stuck,
       with what each thread is doing; 0 never does.
-    wandb_project: of Weights & Biases; '' does without.
+    wandb_project: project of Weights & Biases; '' does without.
   """
 
   stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
@@ -65,6 +65,13 @@ class RunConfig:
   def run_stages(self) -> tuple[Stage, ...]:
     """The stages in the order in which they run."""
     return tuple(self.stages[name] for name in self.run)
+
+  def find_stage(self, name: str | None) -> Stage:
+    """The stage of this name, of those that run; None: the last one. Raises InputError if there is none."""
+    found = self.run[-1] if name is None else name
+    if found not in self.run:
+      raise InputError(f'stage is {name!r}: expected one of {", ".join(self.run)}')
+    return self.stages[found]
 
 
 def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:

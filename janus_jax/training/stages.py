@@ -19,14 +19,14 @@ class Stage:
     steps: updates.
     batch_size: packed rows per update.
     trainable: parameter groups, or regexes over whole paths; what trains.
-    learning_rate: the highest.
+    learning_rate: the highest of the stage.
     warmup_steps: updates before it is reached.
-    schedule: a key of `optimizer.SCHEDULES`.
-    final_fraction: of the learning rate at the end, for schedules that fall.
-    weight_decay: AdamW's.
+    schedule: 'constant', or 'cosine' or 'linear', which fall after the warm-up.
+    final_fraction: fraction of the learning rate that they fall to.
+    weight_decay: AdamW's weight decay.
     ratio: understanding : text : generation.
     sources: per kind, the integer weight of each source.
-    loss_weights: of a target of each kind.
+    loss_weights: weight of a target of each kind in the loss: understanding, text, generation.
     images_per_row: understanding images that there is room for, per row; 0: as many as the mixture needs
       (`packing.batch_shape`).
     drawings_per_row: images to generate that there is room for, in the same way.
@@ -53,8 +53,7 @@ class Stage:
 
   def __post_init__(self) -> None:
     if self.warmup_steps > self.steps:
-      expected = f'expected 0 to the {self.steps} steps of the stage'
-      raise InputError(f'stages.{self.name}.warmup_steps is {self.warmup_steps}: {expected}')
+      raise InputError(f'warmup_steps is {self.warmup_steps}: expected 0 to the {self.steps} steps of the stage')
 
 
 def trained_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:

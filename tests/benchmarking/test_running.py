@@ -11,7 +11,7 @@ from training.batches import CONFIG, params
 from janus_jax.benchmarking import inference, report, running, settings
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel, resized
 from janus_jax.benchmarking.settings import Request, Settings
-from janus_jax.benchmarking.train import find_stage, make_work
+from janus_jax.benchmarking.train import make_work
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.runs.config import default_config, parse, replaced, set_stages
@@ -243,13 +243,13 @@ def test_the_stage_that_is_measured_decides_alone_what_its_backward_pass_is_hand
   config = replaced(subject.config, {'compute.remat': 'auto', 'stages.single.batch_size': 10**6})
   both = dataclasses.replace(subject, config=config)
   monkeypatch.setattr(rematerialisation, 'usable_bytes', lambda device: 10**9)
-  assert make_work(both, find_stage(both, 'packed'), True).step.compute.remat == 'dots'
+  assert make_work(both, both.config.find_stage('packed'), True).step.compute.remat == 'dots'
   assert read_step(config, CONFIG, subject.placement).compute.remat == 'full'
 
 
 def test_sizes_change_what_is_measured(subject):
   longer = resized(subject, 192, CONFIG.language_model.depth)
-  assert make_work(longer, find_stage(longer, None), True).counts.tokens == 2 * 192
+  assert make_work(longer, longer.config.find_stage(None), True).counts.tokens == 2 * 192
   assert longer.make_params is subject.make_params
   deeper = resized(subject, 96, 3)
   kernels = deeper.make_params()['language_model']['layers']['attn']['q']['kernel']

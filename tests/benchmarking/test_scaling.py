@@ -8,7 +8,6 @@ from janus_jax.benchmarking import plots, report, scaling
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.scaling import Cost, Point, fit_power_law, sizes_around
 from janus_jax.benchmarking.timing import Timing
-from janus_jax.benchmarking.train import find_stage
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.runs.config import default_config, parse, set_stages
@@ -95,7 +94,7 @@ def test_one_size_grows_at_a_time(monkeypatch):
   config.run = ('stage',)
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
   subject = BenchmarkModel(parse(config), CONFIG, params, placement)
-  costs = scaling.train_costs(subject, find_stage(subject, None), steps=2, repeats=1)
+  costs = scaling.train_costs(subject, subject.config.find_stage(None), steps=2, repeats=1)
   assert [cost.axis for cost in costs] == ['length', 'batch', 'depth']
   lengths, batches, depths = [8, 16, 32, 64], [1, 2, 4], [1, 2]
   expected = [(2, n, 1) for n in lengths] + [(n, 32, 1) for n in batches] + [(2, 32, n) for n in depths]
