@@ -1,0 +1,75 @@
+"""The config of a run: parsed once, written, read back, and described."""
+
+import dataclasses
+import itertools
+import pathlib
+import shutil
+
+import pytest
+from recipes import recipe
+
+from janus_jax.errors import InputError
+from janus_jax.models.config import ComputeConfig
+from janus_jax.runs import config_help, workdirs
+from janus_jax.runs.config import DataConfig, TrainConfig, default_config, parse, replaced, to_dict, to_json
+from janus_jax.training.stages import Stage
+
+SAVED = pathlib.Path(__file__).parent / 'saved'  # What commit 79967ae wrote, of recipes that are here still.
+
+
+@pytest.mark.parametrize('name', ['tiny', 'janus_pro_7b', 'data/llava', 'benchmarks/cpu'])
+def test_what_is_parsed_is_written_as_it_was_read(name):
+  config = parse(recipe(name))
+  assert parse(type(recipe(name))(to_dict(config))) == config
+  written = to_dict(config)
+  for field, value in recipe(name).to_dict().items():
+    if field != 'pretraining':  # Which gets the defaults that it leaves out.
+      assert written[field] == value, field
+
+
+def test_defaults_are_those_of_the_dataclasses():
+  config = default_config()
+  assert config.loss_chunk == TrainConfig().loss_chunk
+  assert config.data.to_dict() == dataclasses.asdict(DataConfig())
+  # A run computes in other types than a bare model.
+  assert (config.compute.dtype, ComputeConfig().dtype) == ('bfloat16', 'float32')
+
+
+def test_fields_are_replaced_by_their_dotted_names():
+  config = parse(recipe('tiny'))
+  changed = replaced(config, {'data.directory': 'x', 'seed': 3, 'stages.stage2.steps': 40, 'mesh.data': 2})
+  assert (changed.data.directory, changed.seed, changed.stages['stage2'].steps, changed.mesh.data) == ('x', 3, 40, 2)
+  assert replaced(changed, {'data.directory': '', 'seed': 0, 'stages.stage2.steps': 4800, 'mesh.data': 1}) == config
+  with pytest.raises(InputError, match=r'^warmup_steps is 30: expected 0 to the 20 steps of the stage$'):
+    replaced(config, {'stages.stage2.steps': 20})
+
+
+@pytest.mark.parametrize('name', ['tiny', 'data/llava'])
+def test_a_workdir_of_before_is_that_of_the_same_recipe(name, tmp_path):
+  shutil.copy(SAVED / f'{pathlib.Path(name).name}.json', tmp_path / 'config.json')
+  config = recipe(name)
+  config.init_from = 'parts'
+  workdirs.check_config(str(tmp_path), to_json(parse(config)), force=False)
+  with pytest.raises(InputError, match=r'a run with another config \(seed: 0 -> 1\): --force'):
+    workdirs.check_config(str(tmp_path), to_json(parse(config)) | {'seed': 1}, force=False)
+
+
+def test_every_field_is_described():
+  lines = config_help.describe_fields(config_help.every_field(), 80).splitlines()
+  assert max(map(len, lines)) <= 80
+  fields = [line for line in lines if line.startswith('  --config.')]
+  texts = [after for line, after in itertools.pairwise(lines) if line in fields]
+  assert [line for line in texts if not line.startswith(' ' * 6)] == []
+  assert len(fields) > 90
+  shown = [line.split('=')[0].removeprefix('  --config.') for line in fields]
+  assert {'seed', 'data.name', 'stages.NAME.steps', 'pretraining.vq.learning_rate', 'mesh.fsdp'} <= set(shown)
+  sections = [name.rpartition('.')[0] for name in shown]
+  assert sections == sorted(sections)
+
+
+def test_descriptions_are_those_of_the_owners():
+  assert config_help.descriptions(Stage)['steps'] == 'updates.'
+  # Also of what a dataclass inherits from, over several lines.
+  assert config_help.descriptions(TrainConfig)['run'].endswith('repeat one: name it twice.')
+  text = config_help.describe_fields({'base': {'data': {'sources': {'mine': {'path': 'x'}}}}}, 200)
+  assert text.startswith("  --config.base.data.sources.mine.path='x'\n      of the files: paths, patterns")
