@@ -11,12 +11,11 @@ from janus_jax.data.sources.build import SourceSpec
 from janus_jax.data.sources.records import Fields
 from janus_jax.runs.config import SECTIONS, STAGE_DEFAULTS, defaults_of, filled
 from janus_jax.runs.config_checks import OPTIMIZATION, STAGE
-from janus_jax.toy.pretraining import Optimization
 
 
 def every_field() -> dict[str, Any]:
   """All fields of a training config with their defaults, `...` where one has none."""
-  trainer = dict.fromkeys(OPTIMIZATION.keys() - defaults_of(Optimization), ...)
+  trainer = dict.fromkeys(OPTIMIZATION.keys() - defaults_of(SECTIONS['pretraining.vq']), ...)
   stages = {'NAME': dict.fromkeys(STAGE.keys() - STAGE_DEFAULTS, ...)}
   return filled({'stages': stages, 'pretraining': dict.fromkeys(('vq', 'vision', 'decoder'), trainer)})
 

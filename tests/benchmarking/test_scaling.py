@@ -10,7 +10,7 @@ from janus_jax.benchmarking.scaling import Cost, Point, fit_power_law, sizes_aro
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
-from janus_jax.runs.config import default_config, parse, set_stages
+from janus_jax.runs.config import TrainConfig, default_config, parse, set_stages
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.state import Placement
 
@@ -52,9 +52,7 @@ def test_decoding_is_measured_at_every_batch_and_position(monkeypatch):
     return prompts.tokens, 0.5 * words * (count - 1)
 
   monkeypatch.setattr(scaling.inference, 'answer_tokens', answer)
-  config = default_config()
-  config.sequence_length = 32
-  subject = BenchmarkModel(parse(config), CONFIG, None, None)
+  subject = BenchmarkModel(TrainConfig(sequence_length=32), CONFIG, None, None)
   batch, position = scaling.decode_costs(subject, None, answer=5, repeats=1)
   assert asked[::2] == [(1, 8), (2, 8), (4, 8), (8, 8), (1, 8), (1, 16), (1, 32), (1, 64)]
   assert asked[1::2] == asked[::2]  # Once to compile.

@@ -23,6 +23,7 @@ from janus_jax.ablation.variants import PlannedRun, in_order
 from janus_jax.conversion.orbax_files import read_orbax
 from janus_jax.errors import InputError
 from janus_jax.runs import setup
+from janus_jax.runs.config import replaced
 from janus_jax.training import loop
 
 VARIANTS = {
@@ -289,8 +290,10 @@ def test_another_seed_runs_that_seed_alone_and_another_variant_that_variant(swee
   before = {path: path.stat().st_mtime_ns for path in (workdir / 'results').iterdir()}
   steps = counted(monkeypatch)
   # Drawn otherwise, trained alike.
-  variants = {**VARIANTS, 'unguided': {'sampling.cfg_weight': 1.0}}
-  assert sweep.ablate(dataclasses.replace(ablation, seeds=(0,), variants=variants), str(workdir))
+  overrides = {'sampling.cfg_weight': 1.0}
+  variants = {**VARIANTS, 'unguided': overrides}
+  configs = {**ablation.configs, 'unguided': replaced(ablation.base, overrides)}
+  assert sweep.ablate(dataclasses.replace(ablation, seeds=(0,), variants=variants, configs=configs), str(workdir))
   assert len(steps) == 0
   assert results(workdir)['unguided', 0]['forked']['step'] == 3 * STEPS
   assert ('unguided', 1) not in results(workdir)

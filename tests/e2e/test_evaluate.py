@@ -213,7 +213,7 @@ def test_the_config_of_a_run_decides_how_is_drawn_and_what_the_world_is(tmp_path
   (tmp_path / 'janus_config.json').touch()
   assert workdirs.read_config(f'{tmp_path}@ema') == stored
   assert workdirs.read_sampling(str(tmp_path), scoring.SAMPLING) == scoring.SAMPLING | {'cfg_weight': 3.0}
-  assert dataset.world_for(CONFIG, 4, 8000, seed=0).grid == 4
+  assert dataset.world_for(CONFIG, 8, 8000, seed=0).grid == 8
   assert dataset.world_for(CONFIG, 0, 8000, seed=0).grid == 6
 
 

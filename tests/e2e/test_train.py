@@ -322,7 +322,7 @@ def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_pat
   backend.save(str(broken / 'tokenizer.json'))
   message = r'tokenizer\.json: has a token with id 712: expected ids below .*384'
   with pytest.raises(InputError, match=message):
-    setup.train(parse(recipe(str(broken)), data), str(tmp_path / 'run'))
+    setup.train(parse(recipe(str(broken), data)), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
   tokenizer, template = load_tokenizer(str(broken))
   janus = dataclasses.replace(janus_jax.load(start), tokenizer=tokenizer, template=template)
