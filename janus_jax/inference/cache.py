@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
+from janus_jax.inference.decode_attention import decode_attention
 from janus_jax.models.attention import attention
 from janus_jax.models.config import LlamaConfig
 from janus_jax.models.quantization import quantize
@@ -98,14 +99,19 @@ class Readable:
   Attributes:
     blocks: S slots in all.
     mask: bool[B, T, S], which slot each query reads.
+    kernel: 'xla', or 'pallas' for `decode_attention`, which takes one query of each row.
   """
 
   blocks: tuple[Block, ...]
   mask: jax.Array
+  kernel: str = flax.struct.field(pytree_node=False, default='xla')
 
   def attend(self, q: jax.Array) -> jax.Array:
     """[B, T, N, H] -> [B, T, N, H] in q's dtype; softmax in float32."""
     B, T, N, H = q.shape
+    if self.kernel == 'pallas' and T == 1:
+      stored = [(block.k.values, block.v.values) for block in self.blocks]
+      return decode_attention(q[:, 0], stored, self.mask[:, 0])[:, None]
     K = self.blocks[0].k.values.shape[1]
     grouped = q.reshape(B, T, K, N // K, H)
     scores = jnp.concatenate([block.k.products(grouped) for block in self.blocks], axis=-1) * H**-0.5
@@ -147,14 +153,20 @@ class KVCache:
     position: int32 scalar, the next slot to write, counted over all blocks; the same for every row.
     current: the block that is written; it and those before it are read. Static, so it bounds the memory traffic of a
       decode step. What is written must lie within it.
-    kernel: one of `attention.IMPLEMENTATIONS`, for a prompt that fills the first block in one pass. Static.
+    kernels: one of `attention.IMPLEMENTATIONS`, for a prompt that fills the first block in one pass, and `Readable`'s
+      for what follows. Static.
   """
 
   layers: tuple[tuple[Block, ...], ...]
   prompt_masks: tuple[jax.Array, ...]
   position: jax.Array
   current: int = flax.struct.field(pytree_node=False)
-  kernel: str = flax.struct.field(pytree_node=False)
+  kernels: tuple[str, str] = flax.struct.field(pytree_node=False)
+
+  @property
+  def generated_blocks(self) -> list[int]:
+    """Sizes of the blocks that follow the prompt."""
+    return [block.size for block in self.layers[0][len(self.prompt_masks) :]]
 
   def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Prompt | Readable]:
     """Writes k, v [B, T, K, H] of one layer at `position`; the caller advances once all layers have written.
@@ -166,9 +178,10 @@ class KVCache:
     old, slot = blocks[self.current], self.position - start
     blocks[self.current] = Block(old.k.write(k.swapaxes(1, 2), slot), old.v.write(v.swapaxes(1, 2), slot))
     if self.current == 0 and k.shape[1] == old.size:
-      readable = Prompt(blocks[0], self.prompt_masks[0], self.kernel)
+      readable = Prompt(blocks[0], self.prompt_masks[0], self.kernels[0])
     else:
-      readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, *k.shape[:2]))
+      mask = self._mask(start + old.size, *k.shape[:2])
+      readable = Readable(tuple(blocks[: self.current + 1]), mask, self.kernels[1])
     layers = (*self.layers[:layer], tuple(blocks), *self.layers[layer + 1 :])
     return self.replace(layers=layers), readable
 
@@ -198,7 +211,7 @@ def init_cache(
   rows: int,
   blocks: Sequence[int],
   dtype: str,
-  kernel: str = 'xla',
+  kernels: tuple[str, str] = ('xla', 'xla'),
 ) -> KVCache:
   """An empty cache.
 
@@ -208,7 +221,7 @@ def init_cache(
     rows: B.
     blocks: sizes of the blocks for what is generated after the prompt.
     dtype: what keys and values are stored in, one of CACHE_DTYPES.
-    kernel: one of `attention.IMPLEMENTATIONS`, for the first block of the prompt.
+    kernels: see `KVCache`.
   """
   if dtype not in CACHE_DTYPES:
     raise InputError(f'dtype of the key/value cache is {dtype!r}: expected one of {", ".join(CACHE_DTYPES)}')
@@ -220,4 +233,4 @@ def init_cache(
 
   shapes = [*(mask.shape for mask in prompt_masks), *((rows, slots) for slots in blocks)]
   layers = tuple(tuple(Block(buffer(*shape), buffer(*shape)) for shape in shapes) for _ in range(config.depth))
-  return KVCache(layers, tuple(prompt_masks), jnp.zeros((), jnp.int32), current=0, kernel=kernel)
+  return KVCache(layers, tuple(prompt_masks), jnp.zeros((), jnp.int32), current=0, kernels=kernels)

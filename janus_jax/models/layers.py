@@ -4,6 +4,7 @@ Axis letters: B batch, T query, S key, D model, F hidden, N heads, K kv heads, H
 Every module takes a `ComputeConfig`: parameters are created in `param_dtype` and used in `dtype`.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -68,6 +69,18 @@ def _product(x: jax.Array, matrix: jax.Array, out_dtype: str | None) -> jax.Arra
   return default(x, matrix)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def round_gradient(x: jax.Array, dtype: str) -> jax.Array:
+  """x itself; its gradient is rounded to `dtype`, so that both products of the backward pass multiply in that.
+
+  The gradient of a product's float32 result is float32, and GPUs multiply it with TF32's half speed.
+  """
+  return x
+
+
+round_gradient.defvjp(lambda x, dtype: (x, None), lambda dtype, _, grad: (grad.astype(dtype).astype(grad.dtype),))
+
+
 def input_first(kernel: jax.Array, input_axes: int) -> jax.Array:
   """A kernel of `Linear` as `Linear` multiplies fastest in a decode step, [inputs, features], each flattened."""
   features = math.prod(kernel.shape[: kernel.ndim - input_axes])
@@ -114,6 +127,8 @@ class Linear(nn.Module):
       # As one matrix product: XLA's CPU backend is slower by half on products with more than one output axis.
       matrix = kernel.astype(dtype).reshape(-1, fan_in)
       y = jnp.einsum('...d,fd->...f', x, matrix, preferred_element_type=self.out_dtype)
+      if self.out_dtype is not None:
+        y = round_gradient(y, dtype.name)
     y = y.reshape(*leading, *self.features)
     if not self.use_bias:
       return y
