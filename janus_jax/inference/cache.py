@@ -99,19 +99,14 @@ class Readable:
   Attributes:
     blocks: S slots in all.
     mask: bool[B, T, S], which slot each query reads.
-    kernel: 'xla', or 'pallas' for `decode_attention`, which takes one query of each row.
   """
 
   blocks: tuple[Block, ...]
   mask: jax.Array
-  kernel: str = flax.struct.field(pytree_node=False, default='xla')
 
   def attend(self, q: jax.Array) -> jax.Array:
     """[B, T, N, H] -> [B, T, N, H] in q's dtype; softmax in float32."""
     B, T, N, H = q.shape
-    if self.kernel == 'pallas' and T == 1:
-      stored = [(block.k.values, block.v.values) for block in self.blocks]
-      return decode_attention(q[:, 0], stored, self.mask[:, 0])[:, None]
     K = self.blocks[0].k.values.shape[1]
     grouped = q.reshape(B, T, K, N // K, H)
     scores = jnp.concatenate([block.k.products(grouped) for block in self.blocks], axis=-1) * H**-0.5
@@ -153,8 +148,8 @@ class KVCache:
     position: int32 scalar, the next slot to write, counted over all blocks; the same for every row.
     current: the block that is written; it and those before it are read. Static, so it bounds the memory traffic of a
       decode step. What is written must lie within it.
-    kernels: one of `attention.IMPLEMENTATIONS`, for a prompt that fills the first block in one pass, and `Readable`'s
-      for what follows. Static.
+    kernels: one of `attention.IMPLEMENTATIONS`, for a prompt that fills the first block in one pass; and 'xla', or
+      'pallas' for `decode_attention`, for a single step into the one block that follows prompts. Static.
   """
 
   layers: tuple[tuple[Block, ...], ...]
@@ -168,11 +163,25 @@ class KVCache:
     """Sizes of the blocks that follow the prompt."""
     return [block.size for block in self.layers[0][len(self.prompt_masks) :]]
 
-  def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Prompt | Readable]:
-    """Writes k, v [B, T, K, H] of one layer at `position`; the caller advances once all layers have written.
+  def attend(self, layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, 'KVCache']:
+    """As `KeyValueStore`; the caller advances once all layers have written. B is what the current block holds."""
+    prompts = len(self.prompt_masks)
+    if self.kernels[1] == 'xla' or q.shape[1] > 1 or self.current < prompts:
+      cache, readable = self.extend(layer, k, v)
+      return readable.attend(q), cache
+    *stored, block = self.layers[layer]
+    slot = self.position - sum(block.size for block in stored)
+    attended, keys, values = decode_attention(
+      q[:, 0],
+      (k[:, 0], v[:, 0]),
+      [(block.k.values, block.v.values, mask) for block, mask in zip(stored, self.prompt_masks)],
+      (block.k.values, block.v.values),
+      slot,
+    )
+    return attended[:, None], self._with(layer, (*stored, Block(Buffer(keys, None), Buffer(values, None))))
 
-    B is what the current block holds: U where it is shared.
-    """
+  def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Prompt | Readable]:
+    """Writes k, v [B, T, K, H] of one layer at `position`; B is what the current block holds: U where it is shared."""
     blocks = list(self.layers[layer])
     start = sum(block.size for block in blocks[: self.current])
     old, slot = blocks[self.current], self.position - start
@@ -180,10 +189,11 @@ class KVCache:
     if self.current == 0 and k.shape[1] == old.size:
       readable = Prompt(blocks[0], self.prompt_masks[0], self.kernels[0])
     else:
-      mask = self._mask(start + old.size, *k.shape[:2])
-      readable = Readable(tuple(blocks[: self.current + 1]), mask, self.kernels[1])
-    layers = (*self.layers[:layer], tuple(blocks), *self.layers[layer + 1 :])
-    return self.replace(layers=layers), readable
+      readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, *k.shape[:2]))
+    return self._with(layer, tuple(blocks)), readable
+
+  def _with(self, layer: int, blocks: tuple[Block, ...]) -> 'KVCache':
+    return self.replace(layers=(*self.layers[:layer], blocks, *self.layers[layer + 1 :]))
 
   def _mask(self, length: int, rows: int, steps: int) -> jax.Array:
     """bool[rows, steps, length]: what the next `steps` queries read of the first `length` slots."""

@@ -69,16 +69,24 @@ def _product(x: jax.Array, matrix: jax.Array, out_dtype: str | None) -> jax.Arra
   return default(x, matrix)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def round_gradient(x: jax.Array, dtype: str) -> jax.Array:
-  """x itself; its gradient is rounded to `dtype`, so that both products of the backward pass multiply in that.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def wide_product(x: jax.Array, matrix: jax.Array, out_dtype: str) -> jax.Array:
+  """x [..., D] times a matrix [F, D]: [..., F] in `out_dtype`. In the backward pass too, x's dtype is multiplied.
 
-  The gradient of a product's float32 result is float32, and GPUs multiply it with TF32's half speed.
+  The gradient of what comes out has `out_dtype`, so that of itself JAX multiplies in that, which on a GPU is TF32.
   """
-  return x
+  return jnp.einsum('...d,fd->...f', x, matrix, preferred_element_type=out_dtype)
 
 
-round_gradient.defvjp(lambda x, dtype: (x, None), lambda dtype, _, grad: (grad.astype(dtype).astype(grad.dtype),))
+def _wide_product_backward(
+  out_dtype: str, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  x, matrix = operands
+  gradient = gradient.astype(x.dtype)
+  return jnp.einsum('...f,fd->...d', gradient, matrix), jnp.einsum('...f,...d->fd', gradient, x)
+
+
+wide_product.defvjp(lambda x, matrix, dtype: (wide_product(x, matrix, dtype), (x, matrix)), _wide_product_backward)
 
 
 def input_first(kernel: jax.Array, input_axes: int) -> jax.Array:
@@ -126,9 +134,7 @@ class Linear(nn.Module):
       kernel = self.param('kernel', init, (*self.features, *self.inputs), param_dtype)
       # As one matrix product: XLA's CPU backend is slower by half on products with more than one output axis.
       matrix = kernel.astype(dtype).reshape(-1, fan_in)
-      y = jnp.einsum('...d,fd->...f', x, matrix, preferred_element_type=self.out_dtype)
-      if self.out_dtype is not None:
-        y = round_gradient(y, dtype.name)
+      y = wide_product(x, matrix, self.out_dtype or dtype.name)
     y = y.reshape(*leading, *self.features)
     if not self.use_bias:
       return y
