@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
+from janus_jax.inference.decode_attention import decode_attention
 from janus_jax.models.attention import attention
 from janus_jax.models.config import LlamaConfig
 from janus_jax.models.quantization import quantize
@@ -147,30 +148,52 @@ class KVCache:
     position: int32 scalar, the next slot to write, counted over all blocks; the same for every row.
     current: the block that is written; it and those before it are read. Static, so it bounds the memory traffic of a
       decode step. What is written must lie within it.
-    kernel: one of `attention.IMPLEMENTATIONS`, for a prompt that fills the first block in one pass. Static.
+    kernels: one of `attention.IMPLEMENTATIONS`, for a prompt that fills the first block in one pass; and 'xla', or
+      'pallas' for `decode_attention`, for a single step into the one block that follows prompts. Static.
   """
 
   layers: tuple[tuple[Block, ...], ...]
   prompt_masks: tuple[jax.Array, ...]
   position: jax.Array
   current: int = flax.struct.field(pytree_node=False)
-  kernel: str = flax.struct.field(pytree_node=False)
+  kernels: tuple[str, str] = flax.struct.field(pytree_node=False)
+
+  @property
+  def generated_blocks(self) -> list[int]:
+    """Sizes of the blocks that follow the prompt."""
+    return [block.size for block in self.layers[0][len(self.prompt_masks) :]]
+
+  def attend(self, layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, 'KVCache']:
+    """As `KeyValueStore`; the caller advances once all layers have written. B is what the current block holds."""
+    prompts = len(self.prompt_masks)
+    if self.kernels[1] == 'xla' or q.shape[1] > 1 or self.current < prompts:
+      cache, readable = self.extend(layer, k, v)
+      return readable.attend(q), cache
+    *stored, block = self.layers[layer]
+    slot = self.position - sum(block.size for block in stored)
+    attended, keys, values = decode_attention(
+      q[:, 0],
+      (k[:, 0], v[:, 0]),
+      [(block.k.values, block.v.values, mask) for block, mask in zip(stored, self.prompt_masks)],
+      (block.k.values, block.v.values),
+      slot,
+    )
+    return attended[:, None], self._with(layer, (*stored, Block(Buffer(keys, None), Buffer(values, None))))
 
   def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Prompt | Readable]:
-    """Writes k, v [B, T, K, H] of one layer at `position`; the caller advances once all layers have written.
-
-    B is what the current block holds: U where it is shared.
-    """
+    """Writes k, v [B, T, K, H] of one layer at `position`; B is what the current block holds: U where it is shared."""
     blocks = list(self.layers[layer])
     start = sum(block.size for block in blocks[: self.current])
     old, slot = blocks[self.current], self.position - start
     blocks[self.current] = Block(old.k.write(k.swapaxes(1, 2), slot), old.v.write(v.swapaxes(1, 2), slot))
     if self.current == 0 and k.shape[1] == old.size:
-      readable = Prompt(blocks[0], self.prompt_masks[0], self.kernel)
+      readable = Prompt(blocks[0], self.prompt_masks[0], self.kernels[0])
     else:
       readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, *k.shape[:2]))
-    layers = (*self.layers[:layer], tuple(blocks), *self.layers[layer + 1 :])
-    return self.replace(layers=layers), readable
+    return self._with(layer, tuple(blocks)), readable
+
+  def _with(self, layer: int, blocks: tuple[Block, ...]) -> 'KVCache':
+    return self.replace(layers=(*self.layers[:layer], blocks, *self.layers[layer + 1 :]))
 
   def _mask(self, length: int, rows: int, steps: int) -> jax.Array:
     """bool[rows, steps, length]: what the next `steps` queries read of the first `length` slots."""
@@ -198,7 +221,7 @@ def init_cache(
   rows: int,
   blocks: Sequence[int],
   dtype: str,
-  kernel: str = 'xla',
+  kernels: tuple[str, str] = ('xla', 'xla'),
 ) -> KVCache:
   """An empty cache.
 
@@ -208,7 +231,7 @@ def init_cache(
     rows: B.
     blocks: sizes of the blocks for what is generated after the prompt.
     dtype: what keys and values are stored in, one of CACHE_DTYPES.
-    kernel: one of `attention.IMPLEMENTATIONS`, for the first block of the prompt.
+    kernels: see `KVCache`.
   """
   if dtype not in CACHE_DTYPES:
     raise InputError(f'dtype of the key/value cache is {dtype!r}: expected one of {", ".join(CACHE_DTYPES)}')
@@ -220,4 +243,4 @@ def init_cache(
 
   shapes = [*(mask.shape for mask in prompt_masks), *((rows, slots) for slots in blocks)]
   layers = tuple(tuple(Block(buffer(*shape), buffer(*shape)) for shape in shapes) for _ in range(config.depth))
-  return KVCache(layers, tuple(prompt_masks), jnp.zeros((), jnp.int32), current=0, kernel=kernel)
+  return KVCache(layers, tuple(prompt_masks), jnp.zeros((), jnp.int32), current=0, kernels=kernels)

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import KVCache, init_cache
-from janus_jax.models.attention_choice import choose, of_text, platform_of
+from janus_jax.inference.decode_attention import PART, can_read
+from janus_jax.models.attention_choice import GPUS, choose, of_text, platform_of
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
 from janus_jax.models.layers import RMSNorm, input_first, joined_name, rotary_tables
@@ -64,10 +65,22 @@ class Decoder:
     return Janus(self.config, self.compute).apply({'params': self.rest}, *args, method=name)
 
   def empty_cache(self, prompt_masks: Sequence[jax.Array], rows: int, blocks: Sequence[int]) -> KVCache:
-    """`cache.init_cache` for this decoder; where attention is 'auto', with the kernel for prompts of this length."""
+    """`cache.init_cache` for this decoder; where attention is 'auto', with the device's kernels.
+
+    Args:
+      prompt_masks: bool[U, T] of each block of the prompt, False on left padding; U divides `rows`.
+      rows: B.
+      blocks: sizes of the blocks for what is generated. Where a step's kernel reads only the slots that are filled,
+        they become one.
+    """
+    llama, platform, auto = self.config.language_model, platform_of(jax.devices()[0]), self.compute.attention == 'auto'
     shape = of_text(self.config, prompt_masks[0].shape[1], self.compute.dtype, trained=False)
-    kernel = choose(self.compute.attention, platform_of(jax.devices()[0]), shape)
-    return init_cache(self.config.language_model, prompt_masks, rows, blocks, self.cache_dtype, kernel)
+    kernel, step_kernel = choose(self.compute.attention, platform, shape), 'xla'
+    whole = [-(-sum(blocks) // PART) * PART]
+    sizes = [*(mask.shape[1] for mask in prompt_masks), *whole]
+    if auto and platform in GPUS and self.cache_dtype != 'int8' and blocks and can_read(sizes, llama.head_dim):
+      blocks, step_kernel = whole, 'pallas'
+    return init_cache(llama, prompt_masks, rows, blocks, self.cache_dtype, (kernel, step_kernel))
 
   def hidden(self, x: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
     """`Janus.hidden` with a cache: [B, T, D] at int32[B, T] -> [B, T, D], and the cache T positions further."""

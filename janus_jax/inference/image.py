@@ -82,9 +82,7 @@ def generate_codes(
   rows_per_prompt = rows // len(tokens)
   # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is drawn but never fed.
   bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
-  loops = [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
-  sizes = [stop - start for start, stop in loops]
-  cache = decoder.empty_cache((mask,), rows, sizes)
+  cache = decoder.empty_cache((mask,), rows, [stop - start for start, stop in itertools.pairwise(bounds) if start < stop])
 
   def draw(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
     logits = decoder.method('image_logits', hidden[:, -1])
@@ -102,6 +100,7 @@ def generate_codes(
     hidden, cache = decoder.hidden(jnp.tile(x, (rows_per_image, 1, 1)), last + i, cache)
     return codes.at[i].set(draw(hidden, i)), cache
 
-  for block, (start, stop) in enumerate(loops, start=1):
-    codes, cache = jax.lax.fori_loop(start, stop, step, (codes, cache.writing(block)))
+  stops = itertools.accumulate(cache.generated_blocks, initial=1)
+  for block, (start, stop) in enumerate(itertools.pairwise(stops), start=1):
+    codes, cache = jax.lax.fori_loop(start, min(stop, P), step, (codes, cache.writing(block)))
   return codes.T

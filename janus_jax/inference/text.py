@@ -140,7 +140,8 @@ def generate_text(
   for fed in range(0, max_new_tokens - 1, CHUNK):
     if np.asarray(state.done).all():
       return
-    state = state.replace(cache=state.cache.writing(prompt_blocks + fed // BLOCK))
+    block = min(fed // BLOCK, len(state.cache.generated_blocks) - 1)
+    state = state.replace(cache=state.cache.writing(prompt_blocks + block))
     steps = min(CHUNK, max_new_tokens - 1 - fed)
     state, chunk = decode_chunk(decoder, state, keys, eos, steps=steps, sampling=sampling)
     yield np.asarray(chunk)

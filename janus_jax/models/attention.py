@@ -30,10 +30,10 @@ IMPLEMENTATIONS = ('xla', 'chunked', 'splash', *WHOLE)
 class KeyValueStore(Protocol):
   """What the decoder needs of a key/value cache; `inference/cache.py` implements it."""
 
-  def extend(self, layer: jax.Array, k: jax.Array, v: jax.Array) -> tuple['KeyValueStore', Any]:
-    """Writes k, v [B, T, K, H] of one layer at the current position.
+  def attend(self, layer: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, 'KeyValueStore']:
+    """Writes k, v [B, T, K, H] of one layer at the current position; then q [B, T, N, H] attend to what is stored.
 
-    Returns the new store, and what the layer's queries read: anything with `attend(q) -> [B, T, N, H]`.
+    Returns [B, T, N, H] in q's dtype, and the new store.
     """
 
 

@@ -4,6 +4,7 @@ Axis letters: B batch, T query, S key, D model, F hidden, N heads, K kv heads, H
 Every module takes a `ComputeConfig`: parameters are created in `param_dtype` and used in `dtype`.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -68,6 +69,26 @@ def _product(x: jax.Array, matrix: jax.Array, out_dtype: str | None) -> jax.Arra
   return default(x, matrix)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def wide_product(x: jax.Array, matrix: jax.Array, out_dtype: str) -> jax.Array:
+  """x [..., D] times a matrix [F, D]: [..., F] in `out_dtype`. In the backward pass too, x's dtype is multiplied.
+
+  The gradient of what comes out has `out_dtype`, so that of itself JAX multiplies in that, which on a GPU is TF32.
+  """
+  return jnp.einsum('...d,fd->...f', x, matrix, preferred_element_type=out_dtype)
+
+
+def _wide_product_backward(
+  out_dtype: str, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  x, matrix = operands
+  gradient = gradient.astype(x.dtype)
+  return jnp.einsum('...f,fd->...d', gradient, matrix), jnp.einsum('...f,...d->fd', gradient, x)
+
+
+wide_product.defvjp(lambda x, matrix, dtype: (wide_product(x, matrix, dtype), (x, matrix)), _wide_product_backward)
+
+
 def input_first(kernel: jax.Array, input_axes: int) -> jax.Array:
   """A kernel of `Linear` as `Linear` multiplies fastest in a decode step, [inputs, features], each flattened."""
   features = math.prod(kernel.shape[: kernel.ndim - input_axes])
@@ -113,7 +134,7 @@ class Linear(nn.Module):
       kernel = self.param('kernel', init, (*self.features, *self.inputs), param_dtype)
       # As one matrix product: XLA's CPU backend is slower by half on products with more than one output axis.
       matrix = kernel.astype(dtype).reshape(-1, fan_in)
-      y = jnp.einsum('...d,fd->...f', x, matrix, preferred_element_type=self.out_dtype)
+      y = wide_product(x, matrix, self.out_dtype or dtype.name)
     y = y.reshape(*leading, *self.features)
     if not self.use_bias:
       return y

@@ -28,8 +28,7 @@ class LlamaAttention(nn.Module):
       kernel, layout = self.compute.attention, self.compute.layout
       attended = attention(q, k, v, segments=segments, causal=True, implementation=kernel, layout=layout)
     else:
-      store, readable = store.extend(layer, k, v)
-      attended = readable.attend(q)
+      attended, store = store.attend(layer, q, k, v)
     return layers.Linear((D,), (N, H), self.compute, use_bias=False, name='o')(attended), store
 
 

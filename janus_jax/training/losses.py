@@ -135,7 +135,7 @@ def _in_chunks(
   """
 
   def of_device(needed: jax.Array, hidden: jax.Array, targets: jax.Array, weights: Weights) -> jax.Array:
-    whole = weights if spread is None else spread.gather(weights, hidden.dtype)
+    whole = _whole(weights, hidden.dtype, spread)
 
     def fill(i: jax.Array, found: jax.Array) -> jax.Array:
       losses = _losses(head, whole, _chunk(hidden, i, size), _chunk(targets, i, size))
@@ -156,7 +156,7 @@ def _in_chunks_forward(head, size, spread, needed, hidden, targets, scales, weig
   weights = {path: weight.value for path, weight in weights.items()}
 
   def of_device(needed, hidden, targets, scales, weights):
-    whole = weights if spread is None else spread.gather(weights, hidden.dtype)
+    whole = _whole(weights, hidden.dtype, spread)
     frozen = {path: weight for path, weight in whole.items() if path not in trained}
     variables = {path: weight for path, weight in whole.items() if path in trained}
 
@@ -179,6 +179,13 @@ def _in_chunks_forward(head, size, spread, needed, hidden, targets, scales, weig
   found, dhidden, sums = of_device(needed, hidden, targets, scales, weights)
   sums = {path: total.astype(weights[path].dtype) for path, total in sums.items()}
   return (jnp.sum(scales * found), found), (dhidden, {path: sums.get(path) for path in weights})
+
+
+def _whole(weights: Weights, dtype: jnp.dtype, spread: Spread | None) -> Weights:
+  """On a device, all of the weights; matrices in the dtype that they are multiplied in, so that no chunk casts them."""
+  if spread is not None:
+    return spread.gather(weights, dtype)
+  return {path: weight.astype(dtype) if weight.ndim > 1 else weight for path, weight in weights.items()}
 
 
 def _in_chunks_backward(head, size, spread, gradients, cotangents):

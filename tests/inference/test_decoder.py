@@ -84,7 +84,7 @@ def test_prompts_on_a_gpu_are_left_to_cudnn(monkeypatch):
   monkeypatch.setattr(decoding, 'platform_of', lambda device: 'sm90')
   compute = ComputeConfig(dtype='bfloat16', attention='auto')
   asked = dataclasses.replace(decoder('full'), compute=compute)
-  assert asked.empty_cache((jnp.ones((2, LENGTH), bool),), 2, ()).kernel == 'cudnn'
+  assert asked.empty_cache((jnp.ones((2, LENGTH), bool),), 2, ()).kernels == ('cudnn', 'xla')
 
 
 def test_codes_are_drawn_by_one_program_whose_loops_have_known_lengths():
