@@ -30,7 +30,7 @@ def get_config():
   config.optimizer.learning_rate_rules = ((r'vision_encoder/.*', 0.3),)
   config.loss_chunk = 104
   config.log_every = 100
-  config.observe_every = 0
+  config.eval_every = 0
   config.save_every = 1000
   config.sampling.cfg_weight = 1.5
   config.sampling.temperature = 0.6
@@ -64,7 +64,7 @@ def get_config():
   }
   set_stages(config, stages)
   config.pretraining = {
-    'model': 'embedded',
+    'model': 'toy',
     'vq': {'steps': 1200, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
     'quantisation': {'unquantised_steps': 150},
     'vision': {'steps': 1700, 'batch_size': 32, 'learning_rate': 1.5e-3},

@@ -68,7 +68,7 @@ def main() -> None:
   config = open_checkpoint(checkpoint).config
   data = DataConfig(**workdirs.read_config(checkpoint).get('data', {}))
   settings = _settings(workdirs.read_sampling(checkpoint, scoring.SAMPLING))
-  world = world_for(config, data.world_grid, data.num_train, seed=0)
+  world = world_for(config, data.toy_grid, data.num_train, seed=0)
   check_tokenizer(config, loading.load_tokenizer(checkpoint)[0])
   if _OUT.value:
     image_files.prepare_directory(_OUT.value)

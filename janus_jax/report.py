@@ -16,7 +16,8 @@ from janus_jax import cli
 from janus_jax.conversion.buckets import absolute, local_files
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.errors import InputError
-from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE, RUN_CONFIG_FILE
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE
+from janus_jax.runs import workdirs
 from janus_jax.runs.workdirs import REVISION_FILE
 from janus_jax.toy import run_page
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
@@ -103,7 +104,7 @@ def main() -> None:
       scores=scores,
       drawings=drawings,
       scenes=scenes,
-      config=read_json(os.path.join(workdir, RUN_CONFIG_FILE)),
+      config=workdirs.read_config(workdir),
       model=read_json(os.path.join(workdir, CONFIG_FILE)),
       revision=_read_text(os.path.join(workdir, REVISION_FILE)),
       paths={

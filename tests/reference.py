@@ -15,7 +15,7 @@ from janus_jax.models.config import PRESETS, JanusConfig
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-TINY = PRESETS['tiny']
+TINY = PRESETS['test_tiny']
 
 
 def randomize(module: 'torch.nn.Module', seed: int) -> None:

@@ -22,7 +22,7 @@ def get_config():
       'split': 'train',
       'prompt': 'label',  # A class label becomes its name,
       'names': 'data/imagenet_names.txt',  # or line n of this file: TFDS calls ImageNet's classes n01440764.
-      'wordings': ('{}', 'a photo of a {}'),  # One is sampled.
+      'prompt_templates': ('{}', 'a photo of a {}'),  # One is sampled.
     },
     'coco': {
       'kind': 'understanding',

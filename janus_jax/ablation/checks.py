@@ -22,7 +22,7 @@ from janus_jax.toy.parts import check_parts
 SET_BY_SWEEP = {
   'seed': '`seeds`',
   'held_out_batches': '`evaluation.held_out_batches`',
-  'observe_every': 'nothing: finished runs are measured, and the ends of their stages',
+  'eval_every': 'nothing: finished runs are measured, and the ends of their stages',
   'sampling.num_images': '`evaluation.drawings_per_group`',
 }
 

@@ -126,7 +126,7 @@ def _scores(places: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict
   settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'drawings_per_group', 'seed')}
   settings |= {name: getattr(run.config.sampling, name) for name in SAMPLING}
   janus, data = loading.load(checkpoint, 'float32'), run.config.data
-  scored = scoring.score(janus, world_for(janus.config, data.world_grid, data.num_train, seed=0), **settings)
+  scored = scoring.score(janus, world_for(janus.config, data.toy_grid, data.num_train, seed=0), **settings)
   found = {'checkpoint': checkpoint, 'settings': settings, **scoring.to_dict(scored)}
   scoring.write(directory, found, scored)
   return score_metrics(found)

@@ -43,7 +43,7 @@ def prepare(places: SweepPaths, run: PlannedRun) -> None:
         logging.info('pretraining the parts that the runs start from')
         data = config.data
         parts.write(config.pretraining, data.num_train, run.parts_seed, data.directory, config.init_from)
-  if config.data.name == 'embedded':
+  if config.data.name == 'toy':
     world = read_world(config, open_start(config).config)
     with places.alone('data'):
       dataset.prepare(world, config.data.directory)

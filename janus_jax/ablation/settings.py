@@ -81,7 +81,7 @@ def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]],
     baseline: one of them.
   """
   base = unshared(base)
-  base.held_out_batches = base.sampling.num_images = base.observe_every = 0
+  base.held_out_batches = base.sampling.num_images = base.eval_every = 0
   config = ConfigDict({'baseline': baseline, 'seeds': (0, 1, 2), 'metrics': METRICS})
   config.base = base
   # Variants are shown in the order in which they were written.
@@ -153,7 +153,7 @@ def read_ablation(config: ConfigDict) -> Ablation:
   for name, stages in config.equal_flops.items():
     if isinstance(stages, str):
       raise InputError(f'equal_flops.{name} is {stages!r}: expected a tuple of names of stages')
-  if config.evaluation.scores and config.base.data.name != 'embedded':
+  if config.evaluation.scores and config.base.data.name != 'toy':
     raise InputError('evaluation.scores is True: expected False, as only the toy world can be scored')
   check_fields(config.evaluation.to_dict(), EVALUATION, 'evaluation.')
   return Ablation(

@@ -40,7 +40,8 @@ def measure(
   data = open_data(config, start.config, scratch, lambda: start, 0)
   spec = example_spec(config.sequence_length, start.config, *load_tokenizer(config.init_from), data.holds_codes)
   (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, config.seed)
-  shape = batch_shape(stage.batch_size, config.sequence_length, mean, stage.images_per_row, stage.drawings_per_row)
+  rooms = stage.images_per_row, stage.generation_images_per_row
+  shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
   options = {'seed': config.seed, 'prefetch': config.prefetch, 'workers': config.workers}
   totals, waited, count = dict.fromkeys(('examples', 'tokens', 'images', 'bytes', 'packing'), 0.0), 0.0, 0
   with closing(batches(data.train, stage.ratio, stage.sources, spec, shape, **options)) as stream:

@@ -49,7 +49,7 @@ class MeanSize:
 
 
 def batch_shape(
-  rows: int, length: int, mean: MeanSize, images_per_row: float = 0.0, drawings_per_row: float = 0.0
+  rows: int, length: int, mean: MeanSize, images_per_row: float = 0.0, generation_images_per_row: float = 0.0
 ) -> BatchShape:
   """The shape in which a mixture fills both the rows and the room for images.
 
@@ -58,7 +58,7 @@ def batch_shape(
     length: T.
     mean: of the mixture.
     images_per_row: room for understanding images, per row; 0 follows from the mixture.
-    drawings_per_row: the same for images to generate.
+    generation_images_per_row: the same for images to generate.
   """
 
   def room(per_example: float, per_row: float) -> int:
@@ -67,7 +67,7 @@ def batch_shape(
     expected = rows * length / mean.tokens * per_example
     return math.ceil(rows * per_row if per_row else expected + SPARE_IMAGES / rows)
 
-  return BatchShape(rows, length, room(mean.images, images_per_row), room(mean.drawings, drawings_per_row))
+  return BatchShape(rows, length, room(mean.images, images_per_row), room(mean.drawings, generation_images_per_row))
 
 
 def size_of(example: Example) -> Size:
@@ -91,7 +91,7 @@ def check_fits(size: Size, shape: BatchShape, where: str = '') -> None:
   rooms = (
     (shape.length, 'tokens', 'a row holds (sequence_length)'),
     (shape.images, 'understanding images', 'the rows of a stream share (images_per_row of the stage)'),
-    (shape.drawings, 'images to generate', 'the rows of a stream share (drawings_per_row of the stage)'),
+    (shape.drawings, 'images to generate', 'the rows of a stream share (generation_images_per_row of the stage)'),
   )
   for needed, (room, measure, holder) in zip(size, rooms):
     if needed > room:

@@ -46,7 +46,7 @@ def check_skipped(
     reasons = ', '.join(f'{reason} {count}' for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
     raise InputError(
       f'source {source}: {sum(bad.values())} of {read} records are bad, the last {bad_in_a_row} in a row ({reasons}): '
-      f'expected at most {limit.share:.1%} (config.max_bad_record_share), and fewer than {limit.in_a_row} in a row. '
+      f'expected at most {limit.share:.1%} (config.max_bad_record_fraction), and fewer than {limit.in_a_row} in a row. '
       f'The last: {error}'
     )
   if len(skipped) >= limit.after:

@@ -235,7 +235,7 @@ PRESETS: dict[str, JanusConfig] = {
   'janus_pro_1b': JanusConfig(),
   'janus_pro_7b': JanusConfig(language_model=_pro_7b_decoder(), image_token_id=100594),
   # Every mechanism of the real ones (grouped-query heads too) at a size that tests and laptops run in seconds.
-  'tiny': JanusConfig(
+  'test_tiny': JanusConfig(
     vision_encoder=SiglipConfig(image_size=32, patch_size=8, width=64, mlp_dim=128, depth=2, num_heads=4),
     vq=VQConfig(
       image_size=32,
@@ -260,7 +260,7 @@ PRESETS: dict[str, JanusConfig] = {
     image_token_id=8191,
   ),
   # What the toy world is trained with on a CPU: 24 px, 36 codes of 4 px, 9 patches of 8 px.
-  'embedded': JanusConfig(
+  'toy': JanusConfig(
     vision_encoder=SiglipConfig(image_size=24, patch_size=8, width=128, mlp_dim=256, depth=3, num_heads=4),
     vq=VQConfig(
       image_size=24,

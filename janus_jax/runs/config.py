@@ -39,9 +39,9 @@ class DataConfig:
   """What a run reads.
 
   Attributes:
-    name: 'embedded' is the toy world, 'files' what `sources` names.
+    name: 'toy' is the toy world, 'files' what `sources` names.
     directory: where made data and indices of files lie; '' for data/ in the workdir.
-    world_grid: steps along a side in which the toy world places objects; 0: one for every 4 pixels, at most 8.
+    toy_grid: steps along a side in which the toy world places objects; 0: one for every 4 pixels, at most 8.
     num_train: scenes of the toy world to train on.
     sources: entries of 'files' by name (configs/README.md, `data.sources.build.SourceSpec`).
     precompute_codes: whether the toy world's images to generate are encoded once, before the first step, or in each
@@ -50,9 +50,9 @@ class DataConfig:
       processor.
   """
 
-  name: str = 'embedded'
+  name: str = 'toy'
   directory: str = ''
-  world_grid: int = 0
+  toy_grid: int = 0
   num_train: int = 8000
   sources: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   precompute_codes: bool = False

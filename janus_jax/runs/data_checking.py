@@ -222,7 +222,7 @@ def _check_source(
 def _check_stage(
   stage: Stage, mean: MeanSize, sources: Any, spec: ExampleSpec, config: TrainConfig, lengths: Mapping[str, float]
 ) -> StageReport:
-  rooms = stage.images_per_row, stage.drawings_per_row
+  rooms = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
   stream = batches(sources, stage.ratio, stage.sources, spec, shape, seed=config.seed)
   found = [next(stream) for _ in range(BATCHES)]

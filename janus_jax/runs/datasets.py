@@ -62,7 +62,7 @@ class RunData:
 
 def check_data(config: TrainConfig, model: JanusConfig) -> None:
   """Raises InputError for what is wrong with the config of the data, before anything is written."""
-  if config.data.name == 'embedded':
+  if config.data.name == 'toy':
     read_world(config, model)
     return
   if config.data.precompute_codes:
@@ -76,7 +76,7 @@ def check_data(config: TrainConfig, model: JanusConfig) -> None:
 
 def read_world(config: TrainConfig, model: JanusConfig) -> World:
   """The toy world that a run reads."""
-  return dataset.world_for(model, config.data.world_grid, config.data.num_train, config.seed)
+  return dataset.world_for(model, config.data.toy_grid, config.data.num_train, config.seed)
 
 
 def open_data(
@@ -101,7 +101,7 @@ def open_data(
     InputError: files that are missing or of another format, codes of another VQ.
   """
   directory = os.path.expanduser(config.data.directory) or os.path.join(workdir, 'data')
-  if config.data.name == 'embedded':
+  if config.data.name == 'toy':
     return _open_world(config, model, workdir, directory, open_start, num_samples, is_new)
   specs = config.data.specs
   sizes = ImageSizes(model.image_size, model.vq.image_size, find_resize(config.data.resize))
@@ -116,7 +116,7 @@ def hold_codes(data: DataConfig) -> bool:
   """Whether images to generate come as codes, so that the VQ encoder is not part of a step; InputError where those of
   some sources do and those of others do not.
   """
-  if data.name == 'embedded':
+  if data.name == 'toy':
     return data.precompute_codes
   generated = [spec for spec in data.specs.values() if spec.kind == 'generation']
   coded = [spec.name for spec in generated if spec.fields.codes]
@@ -179,7 +179,7 @@ def _open_world(
   codes = dict.fromkeys(('train', 'test'))
   if config.data.precompute_codes:
     codes = {split: _drawn_codes(world, directory, split, workdir, open_start, is_new) for split in codes}
-  sources = {split: _embedded_sources(world, directory, split, config.seed, codes[split]) for split in codes}
+  sources = {split: _toy_sources(world, directory, split, config.seed, codes[split]) for split in codes}
   prompts = [case.prompt for case in _spread(build_drawings(1, config.seed), num_samples)]
   asked = _spread(build_questions(world, 1, config.seed), num_samples) if num_samples else []
   samples = Samples(prompts, [(case.image, case.text) for case in asked])
@@ -191,7 +191,7 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
   return [items[i * len(items) // count] for i in range(min(count, len(items)))]
 
 
-def _embedded_sources(
+def _toy_sources(
   world: World, directory: str, split: str, seed: int, codes: Mapping[str, np.ndarray] | None = None
 ) -> Sources:
   """The sources of the toy world by kind, under the names that configs use; `codes` as `dataset.sources`."""

@@ -27,6 +27,16 @@ from janus_jax.runs.revision import revision
 # How the original's `generation_inference.py` generates.
 SAMPLING = {name: getattr(SamplingConfig, name) for name in ('cfg_weight', 'temperature', 'top_k')}
 REVISION_FILE = 'revision.txt'
+# What fields of a saved config are called today, and values of `data.name` and `pretraining.model`.
+RENAMED = {
+  'observe_every': 'eval_every',
+  'max_skipped_in_a_row': 'max_consecutive_skips',
+  'max_bad_record_share': 'max_bad_record_fraction',
+  'world_grid': 'toy_grid',
+  'drawings_per_row': 'generation_images_per_row',
+  'wordings': 'prompt_templates',
+}
+RENAMED_VALUES = {'name: embedded': 'toy', 'model: embedded': 'toy', 'model: tiny': 'test_tiny'}
 
 
 def is_begun(workdir: str) -> bool:
@@ -55,7 +65,7 @@ def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
   """
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   if os.path.exists(path):
-    _check_same(read_json(path), config, path, force)
+    _check_same(_renamed(read_json(path)), config, path, force)
 
 
 def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
@@ -111,11 +121,19 @@ def read_model(workdir: str) -> JanusConfig:
 
 
 def read_config(checkpoint: str) -> dict[str, Any]:
-  """The config of a training workdir, as far as it was written; {} of any other checkpoint."""
+  """The config of a training workdir as it was saved, by today's names; {} of any other checkpoint."""
   workdir = local_files(split_ema(checkpoint)[0])
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   # PyTorch layouts have a config.json too, of another kind.
-  return read_json(path) if is_begun(workdir) and os.path.exists(path) else {}
+  return _renamed(read_json(path)) if is_begun(workdir) and os.path.exists(path) else {}
+
+
+def _renamed(values: Any) -> Any:
+  """A config that was saved before some fields had their names."""
+  if not isinstance(values, dict):
+    return values
+  values = {RENAMED.get(name, name): _renamed(value) for name, value in values.items()}
+  return {name: RENAMED_VALUES.get(f'{name}: {value}', value) for name, value in values.items()}
 
 
 def read_sampling(checkpoint: str, defaults: Mapping[str, float | int] = SAMPLING) -> dict[str, float | int]:

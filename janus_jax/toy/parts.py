@@ -106,7 +106,7 @@ def _pretrain(
   world = sized_world(model.vq.image_size, model.vq.grid, num_train, seed)
   dataset.prepare(world, data)
   path = os.path.join(scratch, 'tokenizer.json')
-  tokenizer_training.train(tokenizer_training.embedded_texts(world), path, model.language_model.vocab_size)
+  tokenizer_training.train(tokenizer_training.toy_texts(world), path, model.language_model.vocab_size)
   tokenizer = Tokenizer(path)
   params = initial_params(model, seed)
   # Unrolled: these towers are shallow, and a loop costs more than it saves.

@@ -91,7 +91,7 @@ def _most_frequent(counts: collections.Counter, count: int) -> list[str]:
   return [word for _, word in ordered[:count]]
 
 
-def embedded_texts(world: World, num_scenes: int = 2000) -> Iterator[str]:
+def toy_texts(world: World, num_scenes: int = 2000) -> Iterator[str]:
   """What is written about the toy world, as training renders it: prompts, conversations, plain text."""
   rng = np.random.default_rng(world.seed)
   template = prompts.TEMPLATES['deepseek']

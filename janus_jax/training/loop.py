@@ -265,7 +265,7 @@ class Run:
           report = None
         if step % self.config.log_every == 0 or step == end:
           report = window.take(step, metrics, float(values.learning_rate), batches.get_state()['streams'])
-        due = self.config.observe_every and step % self.config.observe_every == 0
+        due = self.config.eval_every and step % self.config.eval_every == 0
         observing = (due or step == end) and not self._stopping
         saving = checkpoints.should_save(step) or self._stopping
         if report and (observing or saving):
@@ -312,7 +312,7 @@ class Run:
       self._shape(index),
       seed=self.config.seed,
       guidance_dropout=self.config.guidance_dropout,
-      skip_limit=SkipLimit(share=self.config.max_bad_record_share),
+      skip_limit=SkipLimit(share=self.config.max_bad_record_fraction),
       prefetch=self.config.prefetch,
       workers=self.config.workers,
       shares=self._shares(),
@@ -324,10 +324,10 @@ class Run:
     return {**self._metadata, 'stage': self.config.run_stages[index].name, 'stage_index': index, 'params': params}
 
   def _check_finite(self, line: Mapping[str, float]) -> None:
-    if line['skipped_in_a_row'] >= self.config.max_skipped_in_a_row:
+    if line['skipped_in_a_row'] >= self.config.max_consecutive_skips:
       raise InputError(
         f'{line["skipped_in_a_row"]} updates in a row had a loss or gradient that is not finite: expected fewer than '
-        f'{self.config.max_skipped_in_a_row}; try a lower learning rate'
+        f'{self.config.max_consecutive_skips}; try a lower learning rate'
       )
 
 

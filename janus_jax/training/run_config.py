@@ -30,13 +30,14 @@ class RunConfig:
     streams: parallel streams of data, each of which makes an equal part of every batch; its rows share the room for
       images. As long as their number stays the same, batches do not depend on the number of hosts and devices. 0: one
       for each part into which the mesh of the run's first start splits the rows, which is also the least.
-    max_bad_record_share: a larger share of bad records in a source stops the run (`data.skipping.SkipLimit`).
+    max_bad_record_fraction: a larger fraction of bad records in a source stops the run (`data.skipping.SkipLimit`).
     log_every: steps between lines of metrics.
-    observe_every: steps between calls of the observers; 0 calls them at the end of each stage only.
+    eval_every: steps between evaluations along the way (held-out loss, generated images, answers); 0: only at the
+      end of each stage.
     save_every: steps between checkpoints; the end of each stage has one too.
     keep_last: newest checkpoints that are kept.
     keep_every: checkpoints of multiples of this step are kept for good; 0 keeps none.
-    max_skipped_in_a_row: updates without a finite loss and gradient after which the run gives up.
+    max_consecutive_skips: updates without a finite loss and gradient after which the run gives up.
     watchdog_factor: a step that takes so many times the mean of those before it, and a minute, is reported as stuck,
       with what each thread is doing; 0 never does.
     wandb_project: project of Weights & Biases; '' does without.
@@ -51,13 +52,13 @@ class RunConfig:
   prefetch: int = 2
   workers: int = 0
   streams: int = 0
-  max_bad_record_share: float = SkipLimit.share
+  max_bad_record_fraction: float = SkipLimit.share
   log_every: int = 10
-  observe_every: int = 1000
+  eval_every: int = 1000
   save_every: int = 1000
   keep_last: int = 2
   keep_every: int = 0
-  max_skipped_in_a_row: int = 20
+  max_consecutive_skips: int = 20
   watchdog_factor: float = 10.0
   wandb_project: str = ''
 
@@ -125,7 +126,7 @@ def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: 
 
   def shape_of(stage: Stage, mean: MeanSize) -> BatchShape:
     rows = stage.batch_size // streams
-    return batch_shape(rows, run.sequence_length, mean, stage.images_per_row, stage.drawings_per_row)
+    return batch_shape(rows, run.sequence_length, mean, stage.images_per_row, stage.generation_images_per_row)
 
   shapes = [shape_of(stage, mean) for stage, mean in zip(run.run_stages, means)]
   own = shapes[index]

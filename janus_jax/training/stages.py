@@ -29,7 +29,7 @@ class Stage:
     loss_weights: weight of a target of each kind in the loss: understanding, text, generation.
     images_per_row: understanding images that there is room for, per row; 0: as many as the mixture needs
       (`packing.batch_shape`).
-    drawings_per_row: images to generate that there is room for, in the same way.
+    generation_images_per_row: images to generate that there is room for, in the same way.
     carry_moments: keep Adam's moments of the stage before, which must train the same parameters.
     expected_tokens: mean length of an example of each kind, images included: what `plan` assumes, which reads no data.
   """
@@ -47,7 +47,7 @@ class Stage:
   sources: Mapping[str, Mapping[str, int]]
   loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
   images_per_row: float = 0.0
-  drawings_per_row: float = 0.0
+  generation_images_per_row: float = 0.0
   carry_moments: bool = False
   expected_tokens: tuple[float, float, float] = (800.0, 1000.0, 650.0)
 

@@ -34,7 +34,7 @@ def refused(base: ConfigDict, tmp_path, overrides: dict, **fields) -> str:
   [
     ({'seed': 3}, "variant a: 'seed' is set by the sweep, in all runs alike: expected `seeds`"),
     ({'held_out_batches': 2}, "variant a: 'held_out_batches' is set by the sweep"),
-    ({'observe_every': 2}, "variant a: 'observe_every' is set by the sweep"),
+    ({'eval_every': 2}, "variant a: 'eval_every' is set by the sweep"),
     ({'sampling.num_images': 2}, "variant a: 'sampling.num_images' is set by the sweep"),
     (
       {'sampling': {'num_images': 2, 'cfg_weight': 1.0, 'temperature': 1.0, 'top_k': 0}},

@@ -137,7 +137,7 @@ def test_wrong_scales(scale):
 
 def test_runs_do_not_look_along_the_way():
   base = small().base
-  assert (base.held_out_batches, base.sampling.num_images, base.observe_every) == (0, 0, 0)
+  assert (base.held_out_batches, base.sampling.num_images, base.eval_every) == (0, 0, 0)
 
 
 def schedule() -> TrainConfig:

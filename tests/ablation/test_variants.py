@@ -93,7 +93,7 @@ def test_another_config_is_another_run():
 
 def test_parts_are_made_once_or_once_per_seed():
   config = base_config()
-  config.init_from, config.pretraining = '', {'model': 'tiny'}
+  config.init_from, config.pretraining = '', {'model': 'test_tiny'}
   config = parse(config)
   one, two = (planned('x', seed, config) for seed in (1, 2))
   assert one.parts == two.parts != ''

@@ -15,7 +15,7 @@ def recipe(tmp_path_factory) -> str:
   """That of configs/benchmarks with a model that is done in seconds."""
   text = (ROOT / 'configs/benchmarks/cpu.py').read_text()
   path = tmp_path_factory.mktemp('recipe') / 'small.py'
-  path.write_text(text.replace("'benchmark'", "'tiny'").replace('sequence_length = 640', 'sequence_length = 96'))
+  path.write_text(text.replace("'benchmark'", "'test_tiny'").replace('sequence_length = 640', 'sequence_length = 96'))
   return str(path)
 
 

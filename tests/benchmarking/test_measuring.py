@@ -138,7 +138,7 @@ def test_real_commands_give_a_table(tmp_path):
   """The smallest shapes, through benchmark's own processes."""
   recipe = tmp_path / 'small.py'
   text = (ROOT / 'configs/benchmarks/cpu.py').read_text()
-  recipe.write_text(text.replace("'benchmark'", "'tiny'").replace('sequence_length = 640', 'sequence_length = 96'))
+  recipe.write_text(text.replace("'benchmark'", "'test_tiny'").replace('sequence_length = 640', 'sequence_length = 96'))
 
   def command(mode: str, *flags: str) -> tuple[str, ...]:
     return 'bash', 'launch/run.sh', 'cpu', 'benchmark', f'--config={recipe}', f'--mode={mode}', '--json', *flags

@@ -18,7 +18,7 @@ from janus_jax.conversion.tokenizer_files import companions_for
 from janus_jax.models.config import PRESETS, JanusConfig
 
 TOKENIZER = make_tokenizer((BOS, EOS, *JANUS_TOKENS))
-TINY = dataclasses.replace(PRESETS['tiny'], image_token_id=special_token_ids(TOKENIZER).image_placeholder)
+TINY = dataclasses.replace(PRESETS['test_tiny'], image_token_id=special_token_ids(TOKENIZER).image_placeholder)
 
 # transformers' names as regular expressions over DeepSeek's, as in transformers' conversion script.
 RENAMES = [

@@ -99,7 +99,7 @@ def test_every_mlp_width_survives_transformers_ratio():
   for width in (64, 104, 896, 1152):
     for mlp_dim in range(61, 4000, 18):
       vision = SiglipConfig(image_size=64, patch_size=16, width=width, mlp_dim=mlp_dim, depth=1, num_heads=1)
-      config = dataclasses.replace(PRESETS['tiny'], vision_encoder=vision)
+      config = dataclasses.replace(PRESETS['test_tiny'], vision_encoder=vision)
       ratio = janus_to_huggingface(config, 'float32')['vision_config']['mlp_ratio']
       assert int(width * ratio) == mlp_dim
 
@@ -142,7 +142,7 @@ def test_heads_of_the_towers_in_deepseeks_table():
   for width, heads in ((1024, 16), (1152, 16), (768, 12)):
     vision = SiglipConfig(image_size=28, patch_size=14, width=width, mlp_dim=8, depth=1, num_heads=heads)
     config = dataclasses.replace(
-      PRESETS['tiny'], vision_encoder=vision, vq=dataclasses.replace(PRESETS['tiny'].vq, image_size=16)
+      PRESETS['test_tiny'], vision_encoder=vision, vq=dataclasses.replace(PRESETS['test_tiny'].vq, image_size=16)
     )
     written = janus_to_deepseek(config, 'float32')
     written['vision_config']['params'] = {'model_name': 'siglip_so400m_patch14_384', 'select_layer': -1}
@@ -172,7 +172,7 @@ def test_absent_fields_mean_transformers_defaults(sparse):
 def test_transformers_reads_what_we_write(tmp_path):
   transformers = pytest.importorskip('transformers')
   torch = pytest.importorskip('torch')
-  tiny = PRESETS['tiny']
+  tiny = PRESETS['test_tiny']
   (tmp_path / 'config.json').write_text(json.dumps(janus_to_huggingface(tiny, 'bfloat16')))
   config = transformers.AutoConfig.from_pretrained(tmp_path)
   assert isinstance(config, transformers.JanusConfig)
@@ -192,9 +192,9 @@ def test_transformers_reads_what_we_write(tmp_path):
 
 def test_token_ids_go_into_the_huggingface_config():
   tokens = SpecialTokens(1, 2, 3, 4, 5, 500, None, None)
-  text = janus_to_huggingface(PRESETS['tiny'], 'float32', tokens)['text_config']
+  text = janus_to_huggingface(PRESETS['test_tiny'], 'float32', tokens)['text_config']
   assert (text['bos_token_id'], text['eos_token_id'], text['pad_token_id']) == (1, 2, 3)
-  text = janus_to_huggingface(PRESETS['tiny'], 'float32')['text_config']
+  text = janus_to_huggingface(PRESETS['test_tiny'], 'float32')['text_config']
   # Absent, transformers would fill in Llama's 1 and 2 and stop answers there.
   assert [text[f'{name}_token_id'] for name in ('bos', 'eos', 'pad')] == [None, None, None]
 
@@ -239,7 +239,7 @@ def test_token_ids_go_into_the_huggingface_config():
   ],
 )
 def test_huggingface_configs_that_are_not_janus_are_refused(path, value):
-  values = changed(janus_to_huggingface(PRESETS['tiny'], 'float32'), path, value)
+  values = changed(janus_to_huggingface(PRESETS['test_tiny'], 'float32'), path, value)
   with pytest.raises(InputError) as error:
     huggingface_to_janus(values, 'some/config.json')
   message = str(error.value)
@@ -276,7 +276,7 @@ def test_huggingface_configs_that_are_not_janus_are_refused(path, value):
   ],
 )
 def test_deepseek_configs_that_contradict_are_refused(path, value, named):
-  tiny = PRESETS['tiny']
+  tiny = PRESETS['test_tiny']
   values = changed(janus_to_deepseek(tiny, 'float32'), path, value)
   with pytest.raises(InputError) as error:
     deepseek_to_janus(values, deepseek_shapes(tiny), 500, 'some/config.json')
@@ -302,7 +302,7 @@ def test_deepseek_configs_that_contradict_are_refused(path, value, named):
   ],
 )
 def test_missing_or_odd_tensors_are_named(tensor, shape):
-  tiny = PRESETS['tiny']
+  tiny = PRESETS['test_tiny']
   shapes = {name: size for name, size in deepseek_shapes(tiny).items() if name != tensor}
   if shape is not None:
     shapes[tensor] = shape
@@ -311,7 +311,7 @@ def test_missing_or_odd_tensors_are_named(tensor, shape):
 
 
 def test_a_grid_that_transformers_cannot_express_is_refused():
-  config = dataclasses.replace(PRESETS['tiny'], vq=dataclasses.replace(PRESETS['tiny'].vq, image_size=64))
+  config = dataclasses.replace(PRESETS['test_tiny'], vq=dataclasses.replace(PRESETS['test_tiny'].vq, image_size=64))
   with pytest.raises(InputError, match=r'vq\.image_size .* 8 x 8 .* expected 4 x 4'):
     janus_to_huggingface(config, 'float32')
 
@@ -319,22 +319,23 @@ def test_a_grid_that_transformers_cannot_express_is_refused():
 @pytest.mark.parametrize('write', [janus_to_huggingface, janus_to_deepseek])
 def test_a_shared_encoder_has_no_pytorch_layout(write):
   with pytest.raises(InputError, match=r'^shared_encoder is True: PyTorch layouts can only'):
-    write(dataclasses.replace(PRESETS['tiny'], shared_encoder=True), 'float32')
+    write(dataclasses.replace(PRESETS['test_tiny'], shared_encoder=True), 'float32')
 
 
 def test_an_activation_that_transformers_cannot_express_is_refused():
-  tower = dataclasses.replace(PRESETS['tiny'].vision_encoder, activation='gelu_tanh')
-  config = dataclasses.replace(PRESETS['tiny'], vision_encoder=tower)
+  tower = dataclasses.replace(PRESETS['test_tiny'].vision_encoder, activation='gelu_tanh')
+  config = dataclasses.replace(PRESETS['test_tiny'], vision_encoder=tower)
   with pytest.raises(InputError, match=r"activation is 'gelu_tanh'.* one activation for tower and adaptor"):
     janus_to_huggingface(config, 'float32')
-  values = changed(janus_to_huggingface(PRESETS['tiny'], 'float32'), 'vision_config.hidden_act', 'gelu_pytorch_tanh')
+  written = janus_to_huggingface(PRESETS['test_tiny'], 'float32')
+  values = changed(written, 'vision_config.hidden_act', 'gelu_pytorch_tanh')
   with pytest.raises(InputError, match=r"vision_config\.hidden_act is 'gelu_pytorch_tanh': expected 'gelu'"):
     huggingface_to_janus(values, 'config.json')
 
 
 def test_heads_that_transformers_refuses_are_refused_at_export():
-  llama = dataclasses.replace(PRESETS['tiny'].language_model, num_heads=6)
-  config = dataclasses.replace(PRESETS['tiny'], language_model=llama)
+  llama = dataclasses.replace(PRESETS['test_tiny'].language_model, num_heads=6)
+  config = dataclasses.replace(PRESETS['test_tiny'], language_model=llama)
   for write in (janus_to_huggingface, janus_to_deepseek):
     with pytest.raises(InputError, match='num_heads is 6'):
       write(config, 'float32')

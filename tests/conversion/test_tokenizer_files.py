@@ -32,7 +32,7 @@ SYSTEM = (
   'provides, and assist the user with a variety of tasks using natural language.'
 )
 # The tokenizer that make_tokenizer gives has 300 entries before its special tokens.
-CONFIG = dataclasses.replace(PRESETS['tiny'], image_token_id=305)
+CONFIG = dataclasses.replace(PRESETS['test_tiny'], image_token_id=305)
 
 
 @pytest.fixture(scope='module')
@@ -296,7 +296,7 @@ def test_sizes_follow_the_model(tmp_path, tokenizer_json):
 def test_files_that_contradict_the_model_are_refused(tokenizer_json):
   companions = deepseek_companions(tokenizer_json, CONFIG)
   with pytest.raises(InputError, match=r'tokenizer\.json: <image_placeholder> has id 305: expected .* 500'):
-    companions_for('huggingface', companions, PRESETS['tiny'])
+    companions_for('huggingface', companions, PRESETS['test_tiny'])
   llama = dataclasses.replace(CONFIG.language_model, vocab_size=306)
   with pytest.raises(InputError, match=r'tokenizer\.json: has a token with id 307: expected ids below vocab_size, 306'):
     companions_for('huggingface', companions, dataclasses.replace(CONFIG, language_model=llama))

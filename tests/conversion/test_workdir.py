@@ -20,7 +20,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, to_dict
 from janus_jax.runs import workdirs
 
-CONFIG = PRESETS['tiny']
+CONFIG = PRESETS['test_tiny']
 
 
 def make_params(step):

@@ -71,7 +71,7 @@ def parts_of(entries: dict[str, dict], checkpoint: str) -> dict[str, dict]:
     'init_from': checkpoint,
     'sequence_length': 256,
     'log_every': 1,
-    'observe_every': 0,
+    'eval_every': 0,
     'loss_chunk': 256,
     'compute': {'dtype': 'float32', 'remat': 'none'},
     'data': {'name': 'files'},

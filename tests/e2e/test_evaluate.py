@@ -31,7 +31,7 @@ from janus_jax.training.state import flatten
 pytest.importorskip('sklearn')
 
 ROOT = pathlib.Path(__file__).parents[2]
-BASE = PRESETS['embedded']
+BASE = PRESETS['toy']
 # The sizes that matter to the world, at the least depth.
 CONFIG = dataclasses.replace(
   BASE,
@@ -53,9 +53,7 @@ def write_random(directory: pathlib.Path, config=CONFIG) -> str:
   """An Orbax checkpoint of random weights, with a tokenizer of the toy world."""
   directory.mkdir()
   path = directory / 'tokenizer.json'
-  tokenizer_training.train(
-    tokenizer_training.embedded_texts(WORLD, num_scenes=300), path, config.language_model.vocab_size
-  )
+  tokenizer_training.train(tokenizer_training.toy_texts(WORLD, num_scenes=300), path, config.language_model.vocab_size)
   config = dataclasses.replace(config, image_token_id=Tokenizer(path).special.image_placeholder)
   params = flatten(jax.device_get(initial_params(config, 0)))
   arrays = {name: from_numpy(np.asarray(leaf), name) for name, leaf in params.items()}
@@ -205,7 +203,7 @@ def test_the_sheet_shows_right_in_green_and_wrong_in_red(perfect):
 
 
 def test_the_config_of_a_run_decides_how_is_drawn_and_what_the_world_is(tmp_path):
-  stored = {'sampling': {'cfg_weight': 3.0}, 'data': {'world_grid': 4}, 'optimizer': {'b1': 0.5}}
+  stored = {'sampling': {'cfg_weight': 3.0}, 'data': {'toy_grid': 4}, 'optimizer': {'b1': 0.5}}
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   # transformers calls its model config the same.
   assert workdirs.read_config(str(tmp_path)) == {}

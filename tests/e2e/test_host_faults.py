@@ -90,7 +90,7 @@ def test_two_processes_end_when_the_disk_of_either_is_full_and_go_on_afterwards(
 def test_too_many_in_a_row_end_all_of_them_with_the_reason(start, tmp_path):
   workdir = tmp_path / 'run'
   for count in (2, 1):
-    wait(workdir, launch(start, workdir, count, *FLAGS, '--config.max_skipped_in_a_row=2'), 1)
+    wait(workdir, launch(start, workdir, count, *FLAGS, '--config.max_consecutive_skips=2'), 1)
     assert read_metrics(workdir / 'metrics.jsonl')[-1]['step'] == POISONED_STEPS[1]
     assert saved(workdir) == set(range(1, POISONED_STEPS[1]))
     for index in range(count):

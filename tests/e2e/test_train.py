@@ -94,7 +94,8 @@ def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
   stored = sorted(path.name.rsplit('-', 2)[0] for path in (uninterrupted[0] / 'codes').iterdir())
   assert stored == [f'{name}-{split}-{world}' for name in ('digits', 'shapes') for split in ('test', 'train')]
   config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
-  config.stages.stage1.drawings_per_row = 3  # As many as a row holds: codes need no room, which decides what is packed.
+  # As many as a row holds: codes need no room, which decides what is packed.
+  config.stages.stage1.generation_images_per_row = 3
   setup.train(parse(config), str(tmp_path))
   assert not (tmp_path / 'codes').exists()
   np.testing.assert_allclose(
@@ -148,7 +149,7 @@ def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_pat
   """WORKDIR@ema against an average in numpy of what each step left."""
   decay, kept = 0.75, {}
   config = recipe(start, data)
-  config.run, config.optimizer.ema_decay, config.observe_every = ('stage1',), decay, 1
+  config.run, config.optimizer.ema_decay, config.eval_every = ('stage1',), decay, 1
   monkeypatch.setattr(
     HeldOutLoss, '__call__', lambda self, step, stage, params, writer: kept.update({step: leaves(params)})
   )

@@ -25,7 +25,7 @@ from janus_jax.models.initialization import initial_params
 from janus_jax.models.janus import Janus
 from janus_jax.models.quantization import quantize
 
-TINY = PRESETS['tiny']
+TINY = PRESETS['test_tiny']
 COMPUTE = ComputeConfig()
 T, STEPS = 6, 10
 S = T + STEPS

@@ -17,7 +17,7 @@ from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params
 
-TINY = PRESETS['tiny']
+TINY = PRESETS['test_tiny']
 LENGTH = 12
 
 

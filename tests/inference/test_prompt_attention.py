@@ -13,7 +13,7 @@ from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.models.quantization import quantize
 
-TINY = PRESETS['tiny']
+TINY = PRESETS['test_tiny']
 
 
 @pytest.mark.parametrize('kernel', ['xla', 'chunked'])

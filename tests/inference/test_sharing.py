@@ -21,7 +21,7 @@ from janus_jax.models.initialization import initial_params
 from janus_jax.models.janus import Janus
 from janus_jax.models.quantization import quantize
 
-TINY = PRESETS['tiny']
+TINY = PRESETS['test_tiny']
 COMPUTE = ComputeConfig()
 U, B, STEPS = 2, 6, 5
 SHARED, REST = (7, 4), (3, 1, 5, 2, 5, 4)  # Real tokens of each.

@@ -323,14 +323,14 @@ def test_gpus_without_fused_attention_get_plain_kernels(device, expected):
 
 def test_each_tower_has_its_own_choice():
   compute = ComputeConfig(dtype='bfloat16', attention='auto', vision_attention='auto')
-  found = with_attention(compute, PRESETS['tiny'], 'cpu', length=512, parts=1)
+  found = with_attention(compute, PRESETS['test_tiny'], 'cpu', length=512, parts=1)
   assert (found.attention, found.vision_attention) == ('chunked', 'xla')
   found = with_attention(compute, PRESETS['janus_pro_7b'], 'gpu', length=4096, parts=2)
   assert (found.attention, found.vision_attention) == ('chunked', 'cudnn')
   forced = dataclasses.replace(compute, attention='xla')
   assert with_attention(forced, PRESETS['janus_pro_7b'], 'gpu', length=4096, parts=1).attention == 'xla'
   with pytest.raises(InputError, match='a row of 80 positions does not split into 3 parts'):
-    with_attention(compute, PRESETS['tiny'], 'cpu', length=80, parts=3)
+    with_attention(compute, PRESETS['test_tiny'], 'cpu', length=80, parts=3)
 
 
 def test_an_implementation_that_nobody_chose_is_an_error():

@@ -18,7 +18,7 @@ from janus_jax.models.layers import Linear, input_first
 from janus_jax.models.llama import Llama, LlamaBlock
 from janus_jax.models.vq import VQ
 
-CONFIG = PRESETS['tiny']
+CONFIG = PRESETS['test_tiny']
 LLAMA = CONFIG.language_model
 COMPUTE = ComputeConfig()
 

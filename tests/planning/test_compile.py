@@ -87,9 +87,9 @@ def test_what_a_run_starts_from():
   assert released.model == PRESETS['janus_pro_7b']
   assert released.dtypes['language_model/layers/mlp/up/kernel'] == 'bfloat16'
   assert released.dtypes['vision_encoder/pos_embed'] == 'float32'
-  assert find_start(parse(recipe('tiny')), 'configs/tiny.py').model == PRESETS['embedded']
+  assert find_start(parse(recipe('tiny')), 'configs/tiny.py').model == PRESETS['toy']
   shared = find_start(tiny(shared_encoder=True), 'configs/tiny.py').model
-  assert shared == dataclasses.replace(PRESETS['embedded'], shared_encoder=True)
+  assert shared == dataclasses.replace(PRESETS['toy'], shared_encoder=True)
   with pytest.raises(InputError, match=r'configs/mine.py: which model\? init_from is empty: expected a checkpoint'):
     find_start(parse(recipe('janus_pro_7b')), 'configs/mine.py')
 

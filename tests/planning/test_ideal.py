@@ -21,7 +21,7 @@ from janus_jax.sharding.mesh import make_mesh
 STAGE = dataclasses.replace(parse(recipe('janus_pro_7b')).run_stages[1], batch_size=8)
 WORK = Work(
   stage=STAGE,
-  model=PRESETS['tiny'],
+  model=PRESETS['test_tiny'],
   shape=BatchShape(2, 64, 0, 0),
   streams=4,
   mean=MeanSize(64.0, 0.0, 0.0),

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 import pytest
+from ml_collections import ConfigDict
 from recipes import recipe
 
 from janus_jax.errors import InputError
@@ -52,6 +53,15 @@ def test_a_workdir_of_before_is_that_of_the_same_recipe(name, tmp_path):
   workdirs.check_config(str(tmp_path), to_json(parse(config)), force=False)
   with pytest.raises(InputError, match=r'a run with another config \(seed: 0 -> 1\): --force'):
     workdirs.check_config(str(tmp_path), to_json(parse(config)) | {'seed': 1}, force=False)
+
+
+def test_a_saved_config_is_read_by_todays_names(tmp_path):
+  shutil.copy(SAVED / 'tiny.json', tmp_path / 'config.json')
+  assert workdirs.read_config(str(tmp_path)) == {}  # As long as it is no workdir.
+  (tmp_path / 'janus_config.json').touch()
+  found = workdirs.read_config(str(tmp_path))
+  assert found['data']['name'] == found['pretraining']['model'] == 'toy'
+  assert parse(ConfigDict(found)) == replaced(parse(recipe('tiny')), {'init_from': 'parts'})
 
 
 def test_every_field_is_described():

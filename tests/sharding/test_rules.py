@@ -11,7 +11,8 @@ from janus_jax.models.config import PRESETS
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.sharding.rules import LARGE, PARAMETER_RULES, parameter_shardings
 
-SHAPES = {preset: parameter_shapes(PRESETS[preset]) for preset in ('tiny', 'janus_pro_7b')}
+SHAPES = {preset: parameter_shapes(PRESETS[preset]) for preset in ('test_tiny', 'janus_pro_7b')}
+TINY = SHAPES['test_tiny']
 
 
 @pytest.mark.parametrize('preset', sorted(SHAPES))
@@ -26,7 +27,7 @@ def test_every_parameter_has_a_rule_and_large_ones_are_split_over_all_devices(pr
 
 
 def test_stacked_parameters_keep_their_layer_axis_whole():
-  shardings = parameter_shardings(SHAPES['tiny'], make_mesh({'fsdp': 4, 'tensor': 2}))
+  shardings = parameter_shardings(TINY, make_mesh({'fsdp': 4, 'tensor': 2}))
   for path, sharding in shardings.items():
     if '/layers/' in path and len(sharding.spec):
       assert sharding.spec[0] is None, path
@@ -35,10 +36,10 @@ def test_stacked_parameters_keep_their_layer_axis_whole():
 @pytest.mark.parametrize(
   ('shapes', 'rules', 'message'),
   [
-    ({**SHAPES['tiny'], 'new/kernel': (8, 8)}, PARAMETER_RULES, 'parameter new/kernel is covered by no sharding rule'),
-    (SHAPES['tiny'], (('nothing/.*', PartitionSpec()), *PARAMETER_RULES), "rule 'nothing/.*' matches no parameter"),
+    ({**TINY, 'new/kernel': (8, 8)}, PARAMETER_RULES, 'parameter new/kernel is covered by no sharding rule'),
+    (TINY, (('nothing/.*', PartitionSpec()), *PARAMETER_RULES), "rule 'nothing/.*' matches no parameter"),
     (
-      {**SHAPES['tiny'], 'language_model/lm_head/kernel': (511, 64)},
+      {**TINY, 'language_model/lm_head/kernel': (511, 64)},
       PARAMETER_RULES,
       "parameter language_model/lm_head/kernel has 511 on axis 0: the mesh axis 'tensor' of 2 does not divide it",
     ),

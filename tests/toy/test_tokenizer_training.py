@@ -16,7 +16,7 @@ ANY_TEXT = ['Naïve 漢字 \U0001f600!', '\n\n  two  spaces\t', 'Circles, crosse
 @pytest.fixture(scope='module')
 def tokenizer(tmp_path_factory):
   path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
-  size = tokenizer_training.train(tokenizer_training.embedded_texts(WORLD), path)
+  size = tokenizer_training.train(tokenizer_training.toy_texts(WORLD), path)
   assert size <= 512
   return Tokenizer(str(path))
 
@@ -39,7 +39,7 @@ def test_captions_questions_and_answers_are_a_token_a_word(tokenizer):
 def test_the_system_prompt_is_one_token_where_asked(tokenizer, tmp_path):
   assert len(tokenizer.encode(prompts.SYSTEM_PROMPT, add_bos=False)) == 1
   plain = tmp_path / 'plain.json'
-  tokenizer_training.train(tokenizer_training.embedded_texts(WORLD, 200), plain, phrases=())
+  tokenizer_training.train(tokenizer_training.toy_texts(WORLD, 200), plain, phrases=())
   assert len(Tokenizer(str(plain)).encode(prompts.SYSTEM_PROMPT, add_bos=False)) == 35
 
 
@@ -58,13 +58,13 @@ def test_transformers_reads_the_same(tokenizer):
   pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
   reference = transformers.PreTrainedTokenizerFast(tokenizer_file=tokenizer.path)
-  for text in [*ANY_TEXT, *tokenizer_training.embedded_texts(WORLD, 20)]:
+  for text in [*ANY_TEXT, *tokenizer_training.toy_texts(WORLD, 20)]:
     assert reference.encode(text) == tokenizer.encode(text)
 
 
 def test_the_same_texts_give_the_same_file(tmp_path):
   for name in ('a', 'b'):
-    tokenizer_training.train(tokenizer_training.embedded_texts(WORLD, 100), tmp_path / name)
+    tokenizer_training.train(tokenizer_training.toy_texts(WORLD, 100), tmp_path / name)
   assert (tmp_path / 'a').read_bytes() == (tmp_path / 'b').read_bytes()
 
 

@@ -17,7 +17,7 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
 
-TINY, TOKENIZER = PRESETS['tiny'], make_tokenizer((BOS, EOS, *JANUS_TOKENS))
+TINY, TOKENIZER = PRESETS['test_tiny'], make_tokenizer((BOS, EOS, *JANUS_TOKENS))
 # One layer each: no loops over layers, so that XLA's count of FLOPs is right.
 CONFIG = dataclasses.replace(
   TINY,

@@ -93,7 +93,7 @@ def run_of(devices: int = 8, **changes):
   values = {'compute.remat': 'auto', **{name.replace('/', '.'): value for name, value in changes.items()}}
   config.update_from_flattened_dict(values)
   config = parse(config)
-  model, mesh = PRESETS['embedded'], make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:devices])
+  model, mesh = PRESETS['toy'], make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:devices])
   placement = Placement.of(mesh, parameter_shapes(model))
   step = read_step(config, model, placement)
   # As it was requested, whatever was made of it.
@@ -115,9 +115,9 @@ def test_what_fits_is_kept(monkeypatch):
 
 def test_a_run_compiles_with_what_was_chosen(monkeypatch):
   config, placement = replaced(parse(recipe('tiny')), {'compute.remat': 'auto'}), run_of()[2]
-  assert read_step(config, PRESETS['embedded'], placement).compute.remat == 'full'
+  assert read_step(config, PRESETS['toy'], placement).compute.remat == 'full'
   monkeypatch.setattr(rematerialisation, 'usable_bytes', lambda _: 1e12)
-  assert read_step(config, PRESETS['embedded'], placement).compute.remat == 'dots'
+  assert read_step(config, PRESETS['toy'], placement).compute.remat == 'dots'
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from janus_jax.runs.config import parse
 from janus_jax.training.stages import Stage, stage_ends, trained_groups, trained_paths
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
-SHAPES = parameter_shapes(PRESETS['tiny'])
+SHAPES = parameter_shapes(PRESETS['test_tiny'])
 
 
 def recipe(name: str) -> ConfigDict:

@@ -35,7 +35,7 @@ def matrices(config, prefix):
   return sum(int(np.prod(shape)) for path, shape in shapes.items() if path.endswith('/kernel'))
 
 
-@pytest.mark.parametrize('preset', ['tiny', 'janus_pro_1b', 'janus_pro_7b'])
+@pytest.mark.parametrize('preset', ['test_tiny', 'janus_pro_1b', 'janus_pro_7b'])
 def test_parameters_are_counted_as_in_the_tree(preset):
   config = PRESETS[preset]
   assert trunk_parameters(config.language_model) == matrices(config, 'language_model/layers/')

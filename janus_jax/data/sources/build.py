@@ -115,9 +115,9 @@ def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   if unknown := sorted(set(entry) - own - meant):
     raise InputError(f'{where}.{unknown[0]}: expected one of {", ".join(sorted(own | meant | {"path"}))}')
   # ConfigDict has tuples where a config wrote lists, and strings where it wrote one.
-  as_tuple = {key: _texts(f'{where}.{key}', entry[key]) for key in ('questions', 'wordings') if key in entry}
+  as_tuple = {key: _texts(f'{where}.{key}', entry[key]) for key in ('questions', 'prompt_templates') if key in entry}
   for key, value in entry.items():
-    if key not in ('questions', 'wordings'):
+    if key not in ('questions', 'prompt_templates'):
       _check_type(f'{where}.{key}', value, DEFAULTS.get(key, ''))
   for key in ('image_folder', 'names', 'directory'):
     if key in entry:

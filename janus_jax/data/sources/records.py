@@ -46,7 +46,7 @@ class Fields:
       `<image_placeholder>` stands for each of the images in `image`, or a list of parts, {'type': 'text', 'text': ...}
       and {'type': 'image', 'image': ...}. An image part without an image of its own stands for one of those in `image`.
     questions: asked where `answer` is given; one is sampled. Of a raw source, what stands between image and answer.
-    wordings: what a prompt is put into, '{}' being its place; one is sampled.
+    prompt_templates: what a prompt is put into, '{}' being its place; one is sampled.
     names: a text file whose line n is the name of class n, where the prompt is a number or its digits.
     first_sentence: share of the prompts that are cut after their first sentence (0.25 in the Janus paper).
   """
@@ -60,18 +60,18 @@ class Fields:
   conversations: str = ''
   interleaved: str = ''
   questions: tuple[str, ...] = ('Describe the image in detail.',)
-  wordings: tuple[str, ...] = ('{}',)
+  prompt_templates: tuple[str, ...] = ('{}',)
   names: str = ''
   first_sentence: float = 0.0
 
   def __post_init__(self):
     if not 0 <= self.first_sentence <= 1:
       raise InputError(f'first_sentence is {self.first_sentence}: expected a share from 0 to 1')
-    for wording in self.wordings:
-      if wording.count('{}') != 1:
-        raise InputError(f'wording {wording!r}: expected one {{}} in it')
-    if not self.questions or not self.wordings:
-      raise InputError('questions and wordings: expected at least one of each')
+    for template in self.prompt_templates:
+      if template.count('{}') != 1:
+        raise InputError(f'prompt_templates: {template!r}: expected one {{}} in it')
+    if not self.questions or not self.prompt_templates:
+      raise InputError('questions and prompt_templates: expected at least one of each')
 
 
 class Numbered:
@@ -241,11 +241,11 @@ def _prompt(item: Mapping[str, Any], fields: Fields, rng: np.random.Generator) -
     text = values.sampled_text(item, fields.prompt, rng)
   if rng.random() < fields.first_sentence:
     text = SENTENCE_END.split(text.strip(), maxsplit=1)[0]
-  return fields.wordings[rng.integers(len(fields.wordings))].format(text)
+  return fields.prompt_templates[rng.integers(len(fields.prompt_templates))].format(text)
 
 
 KIND_FIELDS: Mapping[str, Sequence[str]] = {
   'understanding': ('image', 'image_folder', 'answer', 'conversations', 'interleaved', 'questions'),
   'text': ('text', 'conversations'),
-  'generation': ('image', 'image_folder', 'prompt', 'codes', 'wordings', 'names', 'first_sentence'),
+  'generation': ('image', 'image_folder', 'prompt', 'codes', 'prompt_templates', 'names', 'first_sentence'),
 }

@@ -154,11 +154,11 @@ def test_a_document_whose_images_do_not_match_is_refused(item, reason, message):
 
 def test_prompts_are_cut_worded_and_drawn_from_lists():
   item = {'a': {'b': ['A 1.5 m dog. It barks.', 'Two dogs! Both bark.']}, 'image': np.asarray(PHOTO)}
-  fields = {'prompt': 'a/b', 'first_sentence': 0.25, 'wordings': ('{}', 'a photo of {}')}
+  fields = {'prompt': 'a/b', 'first_sentence': 0.25, 'prompt_templates': ('{}', 'a photo of {}')}
   found = collections.Counter(draw(item, seed, **fields)['prompt'] for seed in range(400))
   whole = {'A 1.5 m dog. It barks.', 'Two dogs! Both bark.'}
   cut = {'A 1.5 m dog.', 'Two dogs!'}
-  assert set(found) == {wording.format(text) for text in whole | cut for wording in fields['wordings']}
+  assert set(found) == {template.format(text) for text in whole | cut for template in fields['prompt_templates']}
   share = sum(count for text, count in found.items() if text.removeprefix('a photo of ') in cut) / 400
   assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
 
@@ -175,7 +175,7 @@ def test_class_numbers_become_the_lines_of_a_file(tmp_path):
 def test_what_is_encoded_once_keeps_the_whole_first_caption(tmp_path):
   (tmp_path / 'names.txt').write_text('tench\ngoldfish\n')
   captions = {'__key__': '0001', 'image': 'a.png', 'prompt': [b'A dog. It barks.', b'Another.']}
-  fields = Fields(image_folder='/data', first_sentence=1.0, wordings=('draw {}',))
+  fields = Fields(image_folder='/data', first_sentence=1.0, prompt_templates=('draw {}',))
   assert ToEncode([captions], fields)[0] == {'image': '/data/a.png', 'prompt': 'A dog. It barks.', 'key': '0001'}
   labelled = {'image': b'...', 'label': 1}
   named = ToEncode([captions, labelled], Fields(prompt='label', names=str(tmp_path / 'names.txt')))
@@ -274,7 +274,7 @@ def test_text_is_text():
   assert TextRecord(Fields(conversations='chat')).random_map(('', chat), rng())['turns'] == ['Tea?', 'Yes.']
 
 
-@pytest.mark.parametrize('wrong', [{'first_sentence': 1.5}, {'wordings': ('none',)}, {'questions': ()}])
+@pytest.mark.parametrize('wrong', [{'first_sentence': 1.5}, {'prompt_templates': ('none',)}, {'questions': ()}])
 def test_wrong_fields_are_refused(wrong):
   with pytest.raises(InputError, match=r'expected'):
     Fields(**wrong)
