@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from janus_jax.errors import InputError
-from janus_jax.runs.config import TrainConfig, parse, replaced
+from janus_jax.runs.config import TrainConfig, parse, replaced, unshared
 from janus_jax.runs.value_checks import SEED, Bool, Integer, Table, check_fields
 
 # A variant's name becomes part of directory names and of the report.
@@ -80,7 +80,7 @@ def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]],
     variants: name -> {dotted name of a field: value}, as {'long': {'stages.stage1.steps': 300}}.
     baseline: one of them.
   """
-  base = unshared(base)
+  base = ConfigDict(unshared(base.to_dict()))
   base.held_out_batches = base.sampling.num_images = base.eval_every = 0
   config = ConfigDict({'baseline': baseline, 'seeds': (0, 1, 2), 'metrics': METRICS})
   config.base = base
@@ -105,22 +105,12 @@ def scaled(base: ConfigDict, scale: str) -> ConfigDict:
     factor = 0.0
   if not 0 < factor < float('inf'):
     raise InputError(f'scale is {scale!r}: expected a positive number, by which the steps of all stages are multiplied')
-  base = unshared(base)
+  base = ConfigDict(unshared(base.to_dict()))
   for stage in base.stages.values():
     stage.steps = times(stage.steps, factor)
     stage.warmup_steps = min(round(stage.get('warmup_steps', 0) * min(factor, 1)), stage.steps - 1)
   base.log_every = times(base.log_every, min(factor, 1))
   return base
-
-
-def unshared(config: ConfigDict) -> ConfigDict:
-  """An unlocked copy in which no part stands in two places. Where several stages of a recipe were given the same dict
-  of sources, ConfigDict has all of them change with any one.
-  """
-  copy = ConfigDict()
-  for name, value in config.items():
-    copy[name] = unshared(value) if isinstance(value, ConfigDict) else value
-  return copy
 
 
 def times(steps: int, factor: float) -> int:

@@ -4,7 +4,6 @@ Each field has its default and its description in the dataclass that owns it, in
 `config_checks.py` has what its values may be. `--help` lists all of them.
 """
 
-import copy
 import dataclasses
 import functools
 import json
@@ -140,12 +139,8 @@ def default_config() -> ConfigDict:
 
 
 def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> None:
-  """Sets `config.stages`, each with the fields that it leaves out and values of its own.
-
-  ConfigDict keeps a dict that stands in several places as one: where stages were given the same dict of sources,
-  `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
-  """
-  config.stages = {name: copy.deepcopy({**STAGE_DEFAULTS, **stage}) for name, stage in stages.items()}
+  """Sets `config.stages`, each with the fields that it leaves out and values of its own."""
+  config.stages = unshared({name: {**STAGE_DEFAULTS, **stage} for name, stage in stages.items()})
 
 
 def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[int]) -> ConfigDict:
@@ -188,9 +183,7 @@ def parse(config: ConfigDict, where: str = '') -> TrainConfig:
 def _parse(values: dict[str, Any]) -> TrainConfig:
   check_present(values, to_dict(TrainConfig()))
   check_fields(values, FIELDS)
-  values = _as_tuples(values)
-  for rules in ('learning_rate_rules', 'weight_decay_rules'):
-    values['optimizer'][rules] = tuple((pattern, float(factor)) for pattern, factor in values['optimizer'][rules])
+  values = unshared(values)
   named = {name: {'name': name, **fields} for name, fields in values['stages'].items()}
   values['stages'] = {name: _build('stages.*', fields, f'stages.{name}.') for name, fields in named.items()}
   config = _build('', values)
@@ -225,16 +218,13 @@ def _check_run(config: TrainConfig) -> None:
         raise InputError(f'{where}: no source of {kind}, which has a share of {share} in the ratio')
 
 
-def _as_tuples(value: Any) -> Any:
-  """Lists anywhere in it as tuples."""
+def unshared(value: Any) -> Any:
+  """A copy of nested dicts in which none stands in two places, with tuples for lists. ConfigDict keeps a dict that was
+  given to several stages as one: `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
+  """
   if isinstance(value, Mapping):
-    return {name: _as_tuples(inner) for name, inner in value.items()}
-  return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def to_dict(config: TrainConfig) -> dict[str, Any]:
-  """The fields as recipes have them: `parse` inverts it."""
-  return _to_dict(config, FIELDS)
+    return {name: unshared(inner) for name, inner in value.items()}
+  return tuple(map(unshared, value)) if isinstance(value, list | tuple) else value
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -247,7 +237,7 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
   defaults = to_dict(TrainConfig()) | {'stages': dict.fromkeys(values['stages'], STAGE_DEFAULTS)}
   if pretraining := values.get('pretraining'):
     trained = {part: defaults_of(Optimization) for part in pretraining if part in ('vq', 'vision', 'decoder')}
-    defaults['pretraining'] = _to_dict(Pretraining(), PRETRAINING) | trained
+    defaults['pretraining'] = to_dict(Pretraining(), PRETRAINING) | trained
   return _filled(values, json.loads(json.dumps(defaults)))
 
 
@@ -257,11 +247,12 @@ def _filled(values: Any, defaults: Any) -> Any:
   return {**defaults, **{name: _filled(value, defaults.get(name)) for name, value in values.items()}}
 
 
-def _to_dict(part: Any, table: Table) -> dict[str, Any]:
+def to_dict(part: Any, table: Table = FIELDS) -> dict[str, Any]:
+  """The fields of a config, or of the part that a table describes, as recipes have them: `parse` inverts it."""
   values = part if isinstance(part, Mapping) else {name: getattr(part, name) for name in table}
   checks = {name: table.get(name, table.get('*')) for name in values}
   return {
-    name: _to_dict(value, checks[name]) if isinstance(checks[name], Mapping) else value
+    name: to_dict(value, checks[name]) if isinstance(checks[name], Mapping) else value
     for name, value in values.items()
     if value is not None
   }

@@ -64,8 +64,11 @@ def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
     InputError: a run of another config, which is described.
   """
   path = os.path.join(workdir, RUN_CONFIG_FILE)
-  if os.path.exists(path):
-    _check_same(_renamed(read_json(path)), config, path, force)
+  lines = differences(filled(_renamed(read_json(path))), filled(config)) if os.path.exists(path) else []
+  if lines and not force:
+    raise InputError(f'{path}: a run with another config ({"; ".join(lines)}): --force goes on with the new one')
+  if lines:
+    logging.warning('going on with another config: %s', '; '.join(lines))
 
 
 def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
@@ -150,15 +153,6 @@ def differences(old: Any, new: Any, name: str = '') -> list[str]:
     found = [differences(old.get(key), new.get(key), f'{name}.{key}' if name else key) for key in keys]
     return [line for lines in found for line in lines]
   return [] if old == new else [f'{name}: {json.dumps(old)} -> {json.dumps(new)}']
-
-
-def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: str, force: bool) -> None:
-  lines = differences(filled(old), filled(new))
-  if not lines:
-    return
-  if not force:
-    raise InputError(f'{path}: a run with another config ({"; ".join(lines)}): --force goes on with the new one')
-  logging.warning('going on with another config: %s', '; '.join(lines))
 
 
 def _write_json(path: str, value: Any) -> None:

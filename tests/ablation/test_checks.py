@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from janus_jax.ablation import settings, sweep
 from janus_jax.ablation.checks import check_sweep
 from janus_jax.errors import InputError
+from janus_jax.runs.config import unshared
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +77,7 @@ def own_files(base: ConfigDict, tmp_path, variants: dict | None = None, **fields
   """A sweep of text files."""
   path = tmp_path / 'text.jsonl'
   path.write_text(json.dumps({'text': 'a'}) + '\n')
-  base = settings.unshared(base)
+  base = ConfigDict(unshared(base.to_dict()))
   base.data.name, base.data.precompute_codes = 'files', False
   base.data.sources = {'mine': {'kind': 'text', 'format': 'json_lines', 'path': str(path), **fields}}
   for stage in base.stages.values():

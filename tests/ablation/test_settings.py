@@ -8,11 +8,11 @@ import pytest
 from ml_collections import ConfigDict
 from recipes import recipe
 
-from janus_jax.ablation import compute, settings, sweep
+from janus_jax.ablation import compute, sweep
 from janus_jax.ablation.settings import ablation_config, read_ablation, scaled
 from janus_jax.ablation.variants import steps_to_train
 from janus_jax.errors import InputError
-from janus_jax.runs.config import TrainConfig, default_config, parse, replaced
+from janus_jax.runs.config import TrainConfig, default_config, parse, replaced, unshared
 from janus_jax.training.optimizer import learning_rates
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -171,6 +171,6 @@ def test_equal_compute_that_cannot_be(budget, stages, message):
 def test_a_part_in_two_places_becomes_two():
   shared = {'a': {'b': 1}}
   config = ConfigDict({'x': shared, 'y': shared})
-  copy = settings.unshared(config)
+  copy = ConfigDict(unshared(config.to_dict()))
   copy.x.a.b = 2
   assert (copy.y.a.b, config.x.a.b) == (1, 1)
