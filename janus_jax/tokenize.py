@@ -20,6 +20,7 @@ from absl import flags
 
 from janus_jax import cli
 from janus_jax.data.resizing import RESIZES
+from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.sources.build import FILE_NAMES, SourceSpec, items, read_specs
 from janus_jax.data.sources.files import find_files
 from janus_jax.data.sources.folder import ImageFolder
@@ -42,7 +43,9 @@ _RECORDS_PER_SHARD = cli.define_number(
 _SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: which of n hosts this is, counted from 0.')
 _BATCH_SIZE = cli.define_number('batch_size', 16, 'Images at a time on each device.', Integer(1))
 _RESIZE = flags.DEFINE_enum('resize', 'fast', sorted(RESIZES), 'As config.data.resize of the training.')
-_MAX_BAD_SHARE = cli.define_number('max_bad_share', 0.01, 'A larger share of bad records stops the run.', Number(0, 1))
+_MAX_BAD_SHARE = cli.define_number(
+  'max_bad_share', SkipLimit.share, 'A larger share of bad records stops the run.', Number(0, 1)
+)
 
 
 def find_source(text: str) -> SourceSpec | None:

@@ -42,7 +42,7 @@ def measure(
   (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, config.seed)
   rooms = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
-  options = {'seed': config.seed, 'prefetch': config.prefetch, 'workers': config.workers}
+  options = {name: getattr(config, name) for name in ('seed', 'guidance_dropout', 'prefetch', 'workers')}
   totals, waited, count = dict.fromkeys(('examples', 'tokens', 'images', 'bytes', 'packing'), 0.0), 0.0, 0
   with closing(batches(data.train, stage.ratio, stage.sources, spec, shape, **options)) as stream:
     next(stream)  # Starts the workers.

@@ -40,7 +40,7 @@ def batches(
   shape: BatchShape,
   *,
   seed: int,
-  guidance_dropout: float = 0.1,
+  guidance_dropout: float = 0.0,
   skip_limit: SkipLimit = FEW,
   prefetch: int = 0,
   workers: int = 0,

@@ -224,7 +224,8 @@ def _check_stage(
 ) -> StageReport:
   rooms = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
-  stream = batches(sources, stage.ratio, stage.sources, spec, shape, seed=config.seed)
+  options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout}
+  stream = batches(sources, stage.ratio, stage.sources, spec, shape, **options)
   found = [next(stream) for _ in range(BATCHES)]
   counts = [statistics(batch) for batch in found]
   packing, examples = (float(np.mean([one[name] for one in counts])) for name in ('packing', 'examples'))

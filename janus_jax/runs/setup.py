@@ -1,4 +1,4 @@
-"""Puts a training run together from its config: model, data, devices, observers. The loop is in training/loop.py."""
+"""Puts a training run together from its config: model, data, devices, callbacks. The loop is in training/loop.py."""
 
 import contextlib
 import dataclasses
@@ -100,7 +100,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       {'config': written, 'versions': {'jax': jax.__version__}},
       begin=begin,
       before_save=files.upload,
-      observers=(held_out, sampler),
+      callbacks=(held_out, sampler),
     )
     compute = step_config.compute
     described = files.url, mesh.size, dict(mesh.shape), compute.attention, compute.vision_attention, compute.remat

@@ -54,7 +54,7 @@ WATCHDOG_LEAST = 60.0
 # In the workdir: of process N, what its threads were doing when the watchdog reported a step.
 STACKS_FILE = 'stacks_{}.txt'
 # (step, stage name, parameters, writer): draws, asks or scores, and writes what it finds.
-Observer = Callable[[int, str, Any, MetricWriter], None]
+Callback = Callable[[int, str, Any, MetricWriter], None]
 
 
 class Run:
@@ -73,7 +73,7 @@ class Run:
     metadata: Mapping[str, Any],
     begin: Callable[[], None],
     before_save: Callable[[], None],
-    observers: tuple[Observer, ...] = (),
+    callbacks: tuple[Callback, ...] = (),
   ):
     """
     Args:
@@ -88,14 +88,14 @@ class Run:
       metadata: JSON values stored with every checkpoint (config, versions).
       begin: called by process 0 once the run can start and a checkpoint is accepted: nothing is written before.
       before_save: called before each checkpoint is saved: what lies in the workdir must not be older than it.
-      observers: called every so often.
+      callbacks: called every so often.
 
     Raises:
       InputError: a pattern of a stage matches nothing, or the mesh does not divide a batch.
     """
     self.config, self._step_config, self._spec, self._sources = config, step_config, spec, sources
     self._means, self._of_states = means, (step_config.optimizer, placement)
-    self._placement, self._metadata, self._observers = placement, dict(metadata), observers
+    self._placement, self._metadata, self._callbacks = placement, dict(metadata), callbacks
     self._workdir, self._url, self._begin, self._before_save = workdir, url, begin, before_save
     self._trained = [trained_paths(stage, placement.params) for stage in config.run_stages]
     self._ends = stage_ends(config.run_stages)
@@ -273,10 +273,10 @@ class Run:
           report = None
         if observing:
           with self._time.on('observing'):
-            for observe in self._observers:
-              observe(step, stage.name, evaluated_params(state), writer)
+            for call in self._callbacks:
+              call(step, stage.name, evaluated_params(state), writer)
           window.restart()
-        # After the observers: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
+        # After the callbacks: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
         if saving:
           data = {'count': self._num_streams, 'first': self._shares()[0].index, **batches.get_state()}
           with self._time.on('saving'):

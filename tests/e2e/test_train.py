@@ -122,7 +122,7 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(uninterrupted, start
 
 
 def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
-  """The parameters of a run through the observer itself; the runs above do without, it compiles for long."""
+  """The parameters of a run through the callback itself; the runs above do without, it compiles for long."""
   janus = janus_jax.load(str(uninterrupted[0]))
   config, params = janus.config, janus.params
   take_codes(uninterrupted[0], tmp_path)
