@@ -79,11 +79,7 @@ class Example:
 
 
 def make_examples(
-  kind: str,
-  record: Mapping[str, Any],
-  spec: ExampleSpec,
-  rng: np.random.Generator,
-  guidance_dropout: float = GUIDANCE_DROPOUT,
+  kind: str, record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float = 0.0
 ) -> list[Example]:
   """The examples that a record becomes: one, or the pieces of a long document in their order.
 
