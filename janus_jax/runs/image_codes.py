@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import tqdm
 
+from janus_jax.data.whole_files import replacing
 from janus_jax.models.config import ComputeConfig, VQConfig
 from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.vq import VQ
@@ -48,9 +49,8 @@ def stored_codes(
     filled = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
     codes.append(np.asarray(encode(filled))[: len(batch)])
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  with open(f'{path}.partial', 'wb') as file:
+  with replacing(path) as partial, open(partial, 'wb') as file:
     np.save(file, np.concatenate(codes))
-  os.replace(f'{path}.partial', path)
   return np.concatenate(codes)
 
 
