@@ -45,6 +45,11 @@ def _visible(character: str) -> str:
   return character if is_plain else character.encode('unicode_escape').decode()
 
 
+def one_line(error: Exception) -> str:
+  """What an exception says, without line breaks."""
+  return ' '.join(str(error).split())
+
+
 def shown(value: object) -> str:
   """A value as a message shows it: `repr`, cut where it is long."""
   text = repr(value[: 2 * SHOWN] if isinstance(value, str | bytes) else value)

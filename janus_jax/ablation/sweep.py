@@ -22,7 +22,7 @@ from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.preparing import find_source, fork, give_codes, prepare, runnable, take_codes
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, planned, steps_to_train
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY
 from janus_jax.runs import setup
 from janus_jax.runs.config import TrainConfig, replaced, to_json
@@ -197,7 +197,7 @@ class _Sweep:
     except Exception as error:
       if not isinstance(error, InputError):
         logging.exception('%s', run.name)
-      reason = ' '.join(str(error).split())[:500]
+      reason = one_line(error)[:500]
       reason = reason if isinstance(error, InputError) else f'{type(error).__name__}: {reason}'
       logging.warning('%s failed: %s', run.name, reason)
       self._places.write_result(run.name, {**record, 'status': 'failed', 'reason': reason})

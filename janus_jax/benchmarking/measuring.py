@@ -19,6 +19,7 @@ from typing import Any
 from janus_jax.benchmarking.machine import Machine
 from janus_jax.benchmarking.measured_table import to_markdown
 from janus_jax.benchmarking.parts import Part
+from janus_jax.data.whole_files import write_text
 from janus_jax.errors import InputError
 from janus_jax.sharding.accelerators import GIB
 
@@ -197,6 +198,4 @@ def _write(out: pathlib.Path, machine: Machine, results: Sequence[Result]) -> No
     'parts': [dataclasses.asdict(result) for result in results],
   }
   for name, text in (('figures.json', json.dumps(found, indent=2)), ('table.md', to_markdown(found))):
-    partial = out / f'.{name}.partial'
-    partial.write_text(f'{text}\n')
-    partial.replace(out / name)
+    write_text(out / name, f'{text}\n')

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import fsspec
 
-from janus_jax.errors import InputError
+from janus_jax.data.whole_files import replacing
+from janus_jax.errors import InputError, one_line
 
 DRIVERS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs'}
 # Else gcsfs misses what other processes change, a run that trains on for instance.
@@ -48,7 +49,7 @@ def reaching(url: str, expected: str) -> Iterator[None]:
     driver = DRIVERS.get(protocol, f"fsspec's driver for {protocol}://")
     raise InputError(f'{url}: its driver is not installed: expected {driver} (pip install {driver})') from None
   except Exception as error:  # Each driver has exceptions of its own, those of its credentials and its HTTP client too.
-    text = ' '.join(str(error).split())[:300]
+    text = one_line(error)[:300]
     raise InputError(f'{url}: {text or type(error).__name__}: expected {expected}') from error
 
 
@@ -86,12 +87,10 @@ def fetch(url: str, name: str, directory: str) -> None:
   """
   os.makedirs(directory, exist_ok=True)
   target = os.path.join(directory, name)
-  partial = f'{target}.partial'
   source = f'{url.rstrip("/")}/{name}'
-  with reaching(source, 'a file that can be read'):
+  with reaching(source, 'a file that can be read'), replacing(target) as partial:
     system, path = fsspec.url_to_fs(source)
     system.get_file(path, partial)
-  os.replace(partial, target)
 
 
 def local_files(path: str) -> str:

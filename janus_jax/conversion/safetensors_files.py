@@ -1,28 +1,25 @@
 """Safetensors files, read lazily and written one tensor at a time, and the index that joins shards.
 
-A safetensors file is 8 bytes (the header's length, little-endian), a JSON header, then the tensors' bytes back to back.
-The header maps each name to `dtype`, `shape` and `data_offsets` (begin and end, counted from the header's end).
-Format and limits: README and `safetensors/src/tensor.rs` of huggingface/safetensors.
-
-Files are read with plain reads, not mapped: pages of a mapping count as the process's memory, and an I/O error
-on one kills the process instead of raising.
+The official library reads, and checks what it opens. It writes whole files from arrays in memory only, so that writing
+is done here: 8 bytes (the header's length, little-endian), a JSON header, then the tensors' bytes back to back. The
+header maps each name to `dtype`, `shape` and `data_offsets` (begin and end, counted from the header's end). Format:
+README of huggingface/safetensors.
 """
 
+import contextlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
 from janus_jax.conversion.lazy import Index, LazyArray
 from janus_jax.data.pointers import check_files
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 
-_MAX_HEADER_BYTES = 100_000_000  # The official library's limit.
-_MAX_AXES = 32  # More than any numpy supports would crash it; real tensors have at most 5.
 _SLICE_BYTES = 256 * 2**20  # Upper bound of what one write holds in memory (one row, where a row is larger).
 
 _DTYPES = {
@@ -47,20 +44,42 @@ def read_safetensors(path: str) -> dict[str, LazyArray]:
   """Opens one .safetensors file; only its header is read now.
 
   Returns:
-    name -> array, in the header's order.
+    name -> array, in the order in which they lie in the file.
 
   Raises:
-    InputError: no such file, a header that is not one of safetensors, or tensors that do not fill the file exactly.
-      Reading an array raises it when the file has been cut since.
+    InputError: no such file, or one that the library refuses; a dtype that numpy has no name for. Reading an array
+      raises it when the file has been cut since.
   """
-  header, data_start, data_size = _read_header(path)
-  spans = {name: _check_entry(f'{path}: tensor {name!r}', entry) for name, entry in header.items()}
-  _check_tiling(path, spans, data_size)
-  arrays = {}
-  for name, entry in header.items():
-    dtype, shape = _DTYPES[entry['dtype']], tuple(entry['shape'])
-    arrays[name] = stored_array(path, data_start + spans[name][0], shape, _row_major(shape, dtype), dtype, name)
-  return arrays
+  check_is_file(path)
+  with _opened(path) as file:
+    return {name: _array(path, name, file.get_slice(name)) for name in file.offset_keys()}
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+  try:
+    with safetensors.safe_open(path, 'numpy') as file:
+      yield file
+  except (safetensors.SafetensorError, OSError) as error:
+    raise InputError(f'{path}: not a safetensors file, or damaged: {one_line(error)}') from error
+
+
+def _array(path: str, name: str, header: Any) -> LazyArray:
+  """An array in a file, which is opened anew for every read, so that none stays open."""
+  origin, dtype = f'{path}: {name}', _DTYPES.get(header.get_dtype())
+  if dtype is None:
+    known = ', '.join(_DTYPES)
+    raise InputError(f'{path}: tensor {name!r}: dtype {header.get_dtype()} is not supported: expected one of {known}')
+
+  def read(index: Index) -> np.ndarray:
+    with _opened(path) as file:
+      parts = index if isinstance(index, tuple) else (index,)
+      # Of an index of plain slices the library reads what it spans alone.
+      plain = all(isinstance(part, slice) and part.step in (None, 1) for part in parts)
+      values = file.get_slice(name)[parts] if plain and parts else np.array(file.get_tensor(name)[index])
+    return np.ascontiguousarray(values).reshape(values.shape)
+
+  return LazyArray(tuple(header.get_shape()), dtype, read, origin)
 
 
 def read_sharded(index_path: str, read_file: Callable[[str], dict[str, LazyArray]]) -> dict[str, LazyArray]:
@@ -78,7 +97,11 @@ def read_sharded(index_path: str, read_file: Callable[[str], dict[str, LazyArray
   """
   check_is_file(index_path)
   with open(index_path, 'rb') as file:
-    index = _parse_json(file.read(), index_path)
+    text = file.read()
+  try:
+    index = json.loads(text.decode('utf-8'))
+  except (ValueError, RecursionError) as error:  # ValueError covers bad UTF-8 and bad JSON.
+    raise InputError(f'{index_path}: not valid JSON ({error})') from error
   weight_map = index.get('weight_map') if isinstance(index, dict) else None
   if not isinstance(weight_map, dict) or not weight_map:
     raise InputError(f'{index_path}: expected a "weight_map" from tensor names to file names')
@@ -140,37 +163,6 @@ def write_safetensors(
     file.write(json.dumps(index, indent=2, sort_keys=True) + '\n')
 
 
-def stored_array(
-  path: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype, name: str
-) -> LazyArray:
-  """An array that lies in a file, the bytes of its rows in reach of plain reads.
-
-  An index whose first part is an integer or a slice reads only the rows it spans; any other reads the whole array.
-
-  Args:
-    path: the file; opened anew for every read, so none stays open.
-    offset: of the first element, in bytes.
-    shape: of the array.
-    strides: distance of neighbours along each axis, in bytes, none negative.
-    dtype: of the elements.
-    name: of the tensor, for messages.
-  """
-  origin = f'{path}: {name}'
-
-  def read(index: Index) -> np.ndarray:
-    first_byte, rows_shape = offset, shape
-    if shape:
-      rows, index = _leading_rows(index, shape[0])
-      first_byte, rows_shape = offset + rows.start * strides[0], (len(rows), *shape[1:])
-    span = 0 if 0 in rows_shape else dtype.itemsize + sum((n - 1) * stride for n, stride in zip(rows_shape, strides))
-    rows = np.ndarray(rows_shape, dtype, _read_bytes(path, first_byte, span, origin), strides=strides)
-    part = np.asarray(rows[index])
-    # A part that fills the buffer is handed out as it is; a smaller one is copied, so that the buffer can be freed.
-    return part if part.flags.c_contiguous and part.nbytes == span else np.array(part, order='C')
-
-  return LazyArray(shape, dtype, read, origin)
-
-
 def check_is_file(path: str) -> None:
   """Raises InputError unless `path` is a regular file with something in it, and no pointer of Git LFS."""
   if not os.path.isfile(path):
@@ -178,106 +170,6 @@ def check_is_file(path: str) -> None:
   if not os.path.getsize(path):
     raise InputError(f'{path}: the file is empty')
   check_files([path])
-
-
-def _leading_rows(index: Index, length: int) -> tuple[range, Index]:
-  """Which rows of the first axis `index` touches, and the index that picks the same elements out of only those."""
-  first, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
-  if isinstance(first, slice):
-    picked = range(length)[first]
-    rows = range(min(picked[0], picked[-1]), max(picked[0], picked[-1]) + 1) if picked else range(0)
-    return rows, (slice(None, None, picked.step), *rest)
-  if isinstance(first, int | np.integer) and not isinstance(first, bool):
-    row = range(length)[first]
-    return range(row, row + 1), (0, *rest)
-  return range(length), index
-
-
-def _read_bytes(path: str, offset: int, size: int, origin: str) -> np.ndarray:
-  buffer = np.empty(size, np.uint8)
-  filled = 0
-  with open(path, 'rb', buffering=0) as file:
-    file.seek(offset)
-    while filled < size:  # One read returns at most 2 GiB on Linux.
-      count = file.readinto(memoryview(buffer)[filled:])
-      if not count:
-        raise InputError(f'{origin}: truncated, the file ends {size - filled} bytes before the tensor does')
-      filled += count
-  return buffer
-
-
-def _row_major(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-  return tuple(dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def _read_header(path: str) -> tuple[dict[str, Any], int, int]:
-  """Returns the entries by tensor name (unchecked), where the data starts, and how many bytes of data the file has."""
-  check_is_file(path)
-  with open(path, 'rb') as file:
-    file_size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), 'little')
-    if length > _MAX_HEADER_BYTES or 8 + length > file_size:
-      raise InputError(
-        f'{path}: not a safetensors file, or truncated: it has {file_size} bytes and claims a header of {length}'
-      )
-    header = _parse_json(file.read(length), f'{path}: safetensors header')
-  if not isinstance(header, dict):
-    raise InputError(f'{path}: safetensors header: expected a JSON object')
-  header.pop('__metadata__', None)
-  return header, 8 + length, file_size - 8 - length
-
-
-def _parse_json(text: bytes, where: str) -> Any:
-  try:
-    return json.loads(text.decode('utf-8'), object_pairs_hook=_unique_keys)
-  except (ValueError, RecursionError) as error:  # ValueError covers bad UTF-8, bad JSON and repeated keys.
-    raise InputError(f'{where}: not valid JSON ({error})') from error
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """JSON lets a key come twice; readers then disagree on which tensor is meant, so the format forbids it."""
-  result = dict(pairs)
-  if len(result) != len(pairs):
-    raise ValueError('an object has the same key twice')
-  return result
-
-
-def _check_entry(where: str, entry: Any) -> tuple[int, int]:
-  """Returns the entry's (begin, end) after checking that it is what the format asks and fits its dtype and shape."""
-  if not isinstance(entry, dict) or entry.keys() != {'dtype', 'shape', 'data_offsets'}:
-    raise InputError(f'{where}: expected an object with dtype, shape and data_offsets')
-  dtype, shape, offsets = entry['dtype'], entry['shape'], entry['data_offsets']
-  if not isinstance(dtype, str) or dtype not in _DTYPES:
-    raise InputError(f'{where}: dtype {dtype!r} is not supported, expected one of {", ".join(_DTYPES)}')
-  if not _are_sizes(shape) or len(shape) > _MAX_AXES:
-    raise InputError(f'{where}: shape is not a list of at most {_MAX_AXES} sizes')
-  if not _are_sizes(offsets) or len(offsets) != 2:
-    raise InputError(f'{where}: data_offsets is not a pair of byte counts')
-  itemsize = _DTYPES[dtype].itemsize
-  if math.prod(max(n, 1) for n in shape) * itemsize >= 2**63:  # numpy refuses these, even where one size is 0.
-    raise InputError(f'{where}: shape {shape} is too large')
-  expected = math.prod(shape) * itemsize
-  if offsets[1] - offsets[0] != expected:
-    raise InputError(f'{where}: {dtype} of shape {shape} needs {expected} bytes, data_offsets are {offsets}')
-  return offsets[0], offsets[1]
-
-
-def _are_sizes(value: Any) -> bool:
-  return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
-
-
-def _check_tiling(path: str, spans: dict[str, tuple[int, int]], data_size: int) -> None:
-  """The tensors' bytes must follow each other without gap or overlap and end where the file ends."""
-  position = 0
-  for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
-    if end > data_size:
-      raise InputError(f'{path}: truncated: tensor {name!r} ends at byte {end} of the data, the file has {data_size}')
-    if begin != position:
-      fault = 'overlaps the tensor before it' if begin < position else 'leaves a gap before it'
-      raise InputError(f'{path}: tensor {name!r} {fault}: it begins at byte {begin} of the data, expected {position}')
-    position = end
-  if position != data_size:
-    raise InputError(f'{path}: {data_size - position} bytes after the last tensor belong to none')
 
 
 def _is_plain_file_name(name: str) -> bool:

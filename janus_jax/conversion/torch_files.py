@@ -1,33 +1,28 @@
 """PyTorch's own checkpoint files (.bin, .pt, .pth), read lazily and without executing what they contain.
 
-A file that `torch.save` wrote since 1.6 is a zip archive: a pickle of the structure, and each storage's bytes as an
-uncompressed record. torch loads the structure alone (onto the `meta` device) and says where in the file each storage
-begins; the bytes are then read with plain reads (a mapping's pages would count as the process's memory).
-Older files are one pickle stream, have no directory, and are loaded whole.
+A file that `torch.save` wrote since 1.6 is mapped: what is read of it is read from the disk then. Older files are one
+pickle stream and are loaded whole.
 """
 
-import os
 import pickle
 import re
 import struct
 import warnings
-import zipfile
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from janus_jax.conversion.lazy import Index, LazyArray
-from janus_jax.conversion.safetensors_files import check_is_file, stored_array
+from janus_jax.conversion.safetensors_files import check_is_file
 from janus_jax.errors import InputError
 
-# Before 2.10, `weights_only=True` could be made to run code (CVE-2025-32434, CVE-2026-24747); before 2.11, loading onto
-# the meta device does not say where a storage lies.
-_MIN_TORCH = (2, 11)
-_LOCAL_HEADER_BYTES = 30  # Of a zip record, before its name and extra field (PKWARE APPNOTE 4.3.7).
+# Before, `weights_only=True` could be made to run code (CVE-2025-32434, CVE-2026-24747).
+_MIN_TORCH = (2, 10)
 
 # What a damaged file leads torch into; it has no error class of its own for that.
 _DAMAGE = (
+  OSError,
   RuntimeError,
   ValueError,
   TypeError,
@@ -62,11 +57,8 @@ def read_torch(path: str, subtree: str | None = None) -> dict[str, LazyArray]:
   check_is_file(path)
   with open(path, 'rb') as file:
     is_zip = file.read(4) == b'PK\x03\x04'
-  records = _zip_records(path) if is_zip else {}
-  state = _state_dict(_load(torch, path, 'meta' if is_zip else 'cpu'), path, subtree, torch.Tensor)
-  if is_zip:
-    return {name: _array_in_zip(path, name, tensor, records) for name, tensor in state.items()}
-  return {name: _array_in_memory(torch, path, name, tensor) for name, tensor in state.items()}
+  state = _state_dict(_load(torch, path, is_zip), path, subtree, torch.Tensor)
+  return {name: _array(torch, path, name, tensor) for name, tensor in state.items()}
 
 
 def _import_torch(path: str) -> Any:
@@ -80,10 +72,10 @@ def _import_torch(path: str) -> Any:
   return torch
 
 
-def _load(torch: Any, path: str, device: str) -> Any:
+def _load(torch: Any, path: str, is_zip: bool) -> Any:
   try:
     with warnings.catch_warnings(action='ignore'):
-      return torch.load(path, map_location=device, weights_only=True)
+      return torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
   except pickle.UnpicklingError as error:
     raise InputError(f'{path}: {_refusal(str(error))}') from error
   except _DAMAGE as error:
@@ -129,25 +121,12 @@ def _numpy_dtype(path: str, name: str, tensor: Any) -> np.dtype:
     raise InputError(
       f'{path}: tensor {name!r}: {kind} is not supported, expected a dense tensor of {", ".join(_DTYPES)}'
     )
+  if tensor.is_meta:
+    raise InputError(f'{path}: tensor {name!r}: expected values, found none (device meta)')
   return dtype
 
 
-def _array_in_zip(path: str, name: str, tensor: Any, records: dict[int, int]) -> LazyArray:
-  """The bytes of a meta tensor whose storage is one of the archive's records.
-
-  torch computes where a storage begins from the order of its records, so the archive's directory has to confirm it.
-  """
-  dtype = _numpy_dtype(path, name, tensor)
-  storage = tensor.untyped_storage()
-  record = getattr(storage, '_checkpoint_offset', None)
-  if tensor.numel() and records.get(record) != storage.nbytes():
-    raise InputError(f'{path}: tensor {name!r}: no record of the archive holds its {storage.nbytes()} bytes')
-  strides = tuple(stride * dtype.itemsize for stride in tensor.stride())
-  begin = (record or 0) + tensor.storage_offset() * dtype.itemsize
-  return stored_array(path, begin, tuple(tensor.shape), strides, dtype, name)
-
-
-def _array_in_memory(torch: Any, path: str, name: str, tensor: Any) -> LazyArray:
+def _array(torch: Any, path: str, name: str, tensor: Any) -> LazyArray:
   dtype = _numpy_dtype(path, name, tensor)
   # numpy cannot take over a bfloat16 tensor, but one of 16-bit integers.
   bits = tensor.detach().view(torch.int16) if dtype == ml_dtypes.bfloat16 else tensor.detach()
@@ -157,33 +136,3 @@ def _array_in_memory(torch: Any, path: str, name: str, tensor: Any) -> LazyArray
     return np.array(values[index], order='C')
 
   return LazyArray(values.shape, dtype, read, f'{path}: {name}')
-
-
-def _zip_records(path: str) -> dict[int, int]:
-  """Where in the file each record's bytes begin -> how many there are."""
-  try:
-    with zipfile.ZipFile(path) as archive, open(path, 'rb') as file:
-      infos = archive.infolist()
-      begins = [_record_begin(file, info) for info in infos]
-      is_big_endian = any(_starts_with_big(archive, info) for info in infos if info.filename.endswith('/byteorder'))
-  except (zipfile.BadZipFile, OSError, *_DAMAGE) as error:
-    raise InputError(f'{path}: damaged or truncated zip archive ({type(error).__name__}: {error})') from error
-  if is_big_endian:
-    raise InputError(f'{path}: saved on a big-endian machine, which is not supported')
-  for begin, info in zip(begins, infos):
-    if info.compress_size != info.file_size:
-      raise InputError(f'{path}: the record {info.filename!r} is compressed, which torch.save never does')
-    if begin + info.file_size > os.path.getsize(path):
-      raise InputError(f'{path}: damaged or truncated, the record {info.filename!r} ends after the file does')
-  return {begin: info.file_size for begin, info in zip(begins, infos)}
-
-
-def _record_begin(file: BinaryIO, info: zipfile.ZipInfo) -> int:
-  file.seek(info.header_offset + _LOCAL_HEADER_BYTES - 4)
-  name_length, extra_length = struct.unpack('<HH', file.read(4))
-  return info.header_offset + _LOCAL_HEADER_BYTES + name_length + extra_length
-
-
-def _starts_with_big(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
-  with archive.open(info) as record:
-    return record.read(3) == b'big'

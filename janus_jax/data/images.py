@@ -18,7 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 from janus_jax.data import pointers
 from janus_jax.data.image_metadata import without_metadata
 from janus_jax.data.resizing import Resize, pillow
-from janus_jax.errors import InputError, RecordError
+from janus_jax.data.whole_files import replacing
+from janus_jax.errors import InputError, RecordError, one_line
 
 # Pillow reads more than these, but some of the others start programs (EPS runs Ghostscript).
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
@@ -84,7 +85,7 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
       except RecordError:
         raise
       except DAMAGE as error:
-        raise RecordError('image damaged', f'{name}: damaged {image.format} image ({_one_line(error)})') from None
+        raise RecordError('image damaged', f'{name}: damaged {image.format} image ({one_line(error)})') from None
 
 
 def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
@@ -100,9 +101,9 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     expected = f'expected an image ({", ".join(FORMATS)})'
     raise RecordError('image damaged', f'{name}: begins with {data[:16]!r}: {expected}') from None
   except Image.DecompressionBombError as error:  # Pillow's own limit, which lies above MAX_PIXELS.
-    raise _too_large(name, _one_line(error), max_pixels) from None
+    raise _too_large(name, one_line(error), max_pixels) from None
   except DAMAGE as error:
-    raise RecordError('image damaged', f'{name}: damaged image ({_one_line(error)})') from None
+    raise RecordError('image damaged', f'{name}: damaged image ({one_line(error)})') from None
   if image.width * image.height > max_pixels:
     image.close()
     raise _too_large(name, f'{image.width} x {image.height} pixels', max_pixels)
@@ -111,10 +112,6 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
 
 def _too_large(name: str, size: str, max_pixels: int) -> RecordError:
   return RecordError('image too large', f'{name}: {size}: expected at most {max_pixels} pixels')
-
-
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -230,14 +227,9 @@ def save_png(path: str | os.PathLike, pixels: np.ndarray, text: Mapping[str, str
   chunks = PngInfo()
   for keyword, value in text.items():
     chunks.add_text(keyword, value)
-  partial = f'{path}.{os.getpid()}.partial'
   try:
-    try:
+    with replacing(path, shared=True) as partial:
       Image.fromarray(pixels).save(partial, 'PNG', pnginfo=chunks)
-      os.replace(partial, path)
-    finally:
-      if os.path.exists(partial):
-        os.remove(partial)
   except OSError as error:
     raise InputError(f'{path}: cannot be written: {error.strerror or error}') from None
 
@@ -252,4 +244,4 @@ def read_png_text(path: str | os.PathLike) -> dict[str, str]:
     with Image.open(path, formats=('PNG',)) as image:
       return {keyword: str(value) for keyword, value in image.text.items()}
   except DAMAGE as error:
-    raise InputError(f'{path}: cannot be read as PNG: {_one_line(error)}') from None
+    raise InputError(f'{path}: cannot be read as PNG: {one_line(error)}') from None

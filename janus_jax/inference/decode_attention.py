@@ -1,8 +1,9 @@
 """Attention of a decode step on an NVIDIA GPU: one Triton kernel, in Pallas, that reads the filled slots only.
 
-XLA makes eight kernels of it, which take longer than reading the cache does: of the 1B and one image, 22 of the 72 us
-that a layer takes on an H100. Slots are cut into parts; each part of each head is a program of its own, so that a
-single row fills the card as well, and their results are put together as in flash attention.
+XLA makes eight kernels of it, which take longer than reading the cache does. Slots are cut into parts; each part of
+each head is a program of its own, so that a single row fills the card as well, and their results are put together as
+in flash attention. On an H100, with heads as the 1B's and 340 slots filled, a layer takes 8.5 us for 2 rows and 46 us
+for 32, which is 2 TB/s.
 """
 
 import functools
@@ -12,8 +13,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
-PART = 64  # Slots of a program, at most: 16 KB of keys of heads of 128 in bfloat16, and as much of values.
+# Slots of a program, at most, and the warps that it has. 16 to 64 slots and 2 to 8 warps took 8.5 to 9.8 us for 2 rows
+# and 46 to 49 for 32.
+PART, WARPS = 32, 2
 LEAST = 8  # With fewer, putting parts together costs more than reading them.
 NOTHING = float(jnp.finfo(jnp.float32).min)  # The largest score of a part of which no slot is read.
 
@@ -84,6 +88,7 @@ def decode_attention(
       *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in generated),
     ],
     input_output_aliases={4 + len(operands): 3, 5 + len(operands): 4},
+    compiler_params=triton.CompilerParams(num_warps=WARPS),
     interpret=interpret,
     name='decode_attention',
   )(slot.reshape(1), own, own, own, *operands, *generated)

@@ -82,7 +82,8 @@ def generate_codes(
   rows_per_prompt = rows // len(tokens)
   # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is drawn but never fed.
   bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
-  cache = decoder.empty_cache((mask,), rows, [stop - start for start, stop in itertools.pairwise(bounds) if start < stop])
+  sizes = [stop - start for start, stop in itertools.pairwise(bounds) if start < stop]
+  cache = decoder.empty_cache((mask,), rows, sizes)
 
   def draw(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
     logits = decoder.method('image_logits', hidden[:, -1])

@@ -117,7 +117,7 @@ class Janus(nn.Module):
     return self.vq.decode(codes)
 
   def __call__(self, tokens: jax.Array, pixels: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Every part once: an understanding sequence and a generation sequence. What `init` traces.
+    """Every part once, on one sequence: a prompt and then codes. What `init` traces.
 
     Args:
       tokens: int32[B, T].
@@ -125,22 +125,22 @@ class Janus(nn.Module):
       codes: int32[B, P].
 
     Returns:
-      text logits float32[B, T, V] and image logits float32[B, P, C].
+      text logits float32[B, T + P, V] and image logits float32[B, T + P, C].
     """
-    understanding = self.embed_prompt(tokens, pixels)
-    generation = self.embed_codes(self.encode_pixels(self.decode_codes(codes)))
-    hidden = [
-      self.hidden(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]))[0] for x in (understanding, generation)
-    ]
-    return self.text_logits(hidden[0]), self.image_logits(hidden[1])
+    codes = self.encode_pixels(self.decode_codes(codes))
+    embeddings = jnp.concatenate([self.embed_prompt(tokens, pixels), self.embed_codes(codes)], axis=1)
+    hidden, _ = self.hidden(embeddings, jnp.broadcast_to(jnp.arange(embeddings.shape[1]), embeddings.shape[:2]))
+    return self.text_logits(hidden), self.image_logits(hidden)
 
 
 def abstract_params(config: JanusConfig, compute: ComputeConfig) -> dict[str, Any]:
   """The parameter tree as jax.ShapeDtypeStruct leaves; costs nothing. Values: `initialization.initial_params`."""
   config = dataclasses.replace(config, shared_encoder=False)  # Which leaves parameters unused, but not out.
   size = config.image_size
-  tokens = jnp.zeros((1, 1), jnp.int32)
-  pixels = jnp.zeros((1, size, size, 3), jnp.float32)
-  codes = jnp.zeros((1, config.vq.num_tokens), jnp.int32)
-  variables = jax.eval_shape(Janus(config, compute).init, jax.random.key(0), tokens, pixels, codes)
-  return variables['params']
+
+  # All within: not even a device is asked for.
+  def init() -> dict[str, Any]:
+    tokens, codes = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, config.vq.num_tokens), jnp.int32)
+    return Janus(config, compute).init(jax.random.key(0), tokens, jnp.zeros((1, size, size, 3)), codes)
+
+  return jax.eval_shape(init)['params']

@@ -178,12 +178,19 @@ def _open_world(
   dataset.prepare(world, directory)
   codes = dict.fromkeys(('train', 'test'))
   if config.data.precompute_codes:
-    codes = {split: _drawn_codes(world, directory, split, workdir, open_start, is_new) for split in codes}
+    named = _generation_sources(config)
+    codes = {split: _drawn_codes(named, world, directory, split, workdir, open_start, is_new) for split in codes}
   sources = {split: _toy_sources(world, directory, split, config.seed, codes[split]) for split in codes}
   prompts = [case.prompt for case in _spread(build_drawings(1, config.seed), num_samples)]
   asked = _spread(build_questions(world, 1, config.seed), num_samples) if num_samples else []
   samples = Samples(prompts, [(case.image, case.text) for case in asked])
   return RunData(sources['train'], sources['test'], config.data.precompute_codes, samples)
+
+
+def _generation_sources(config: TrainConfig) -> list[str]:
+  """Stored images that some stage generates; also stages that do not run yet, so that they find their codes later."""
+  weights = [stage.sources.get('generation', {}) for stage in config.stages.values()]
+  return [name for name in dataset.NAMES if any(of_stage.get(name) for of_stage in weights)]
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -204,9 +211,15 @@ def _toy_sources(
 
 
 def _drawn_codes(
-  world: World, directory: str, split: str, workdir: str, open_start: Callable[[], Checkpoint], is_new: bool
+  names: Sequence[str],
+  world: World,
+  directory: str,
+  split: str,
+  workdir: str,
+  open_start: Callable[[], Checkpoint],
+  is_new: bool,
 ) -> dict[str, np.ndarray]:
-  """int32[n, P] of the stored images of each embedded source, encoded by the VQ that the run starts from.
+  """int32[n, P] of the stored images of each of the embedded sources, encoded by the VQ that the run starts from.
 
   A run that goes on needs no VQ: its codes are those that it began with.
   """
@@ -221,7 +234,7 @@ def _drawn_codes(
     return image_encoder(tokenizer().config.vq, load_params(tokenizer(), None)['vq'])
 
   codes = {}
-  for name in dataset.NAMES:
+  for name in names:
     source = dataset.data_source(name, world, directory, split)
     read = lambda source=source: [source[index]['image'] for index in range(len(source))]  # noqa: E731
     stem = f'{name}-{split}-{dataset.name_of(world)}-{dataset.BUILDERS[name].VERSION}'

@@ -4,6 +4,7 @@ The VQ never trains, so an image has the same codes in every epoch: encoding it 
 step. Files that are there are used as they are, so a run that is taken up again needs no encoder.
 """
 
+import functools
 import glob
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import tqdm
 
+from janus_jax.data.whole_files import replacing
 from janus_jax.models.config import ComputeConfig, VQConfig
 from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.vq import VQ
@@ -48,9 +50,8 @@ def stored_codes(
     filled = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
     codes.append(np.asarray(encode(filled))[: len(batch)])
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  with open(f'{path}.partial', 'wb') as file:
+  with replacing(path) as partial, open(partial, 'wb') as file:
     np.save(file, np.concatenate(codes))
-  os.replace(f'{path}.partial', path)
   return np.concatenate(codes)
 
 
@@ -62,9 +63,9 @@ def only_codes(workdir: str, stem: str) -> str | None:
 
 def image_encoder(config: VQConfig, params: dict) -> Callable[[np.ndarray], jax.Array]:
   """The frozen VQ as a function: uint8[B, size, size, 3] -> int32[B, P], always in float32."""
+  return lambda pixels: _encode(params, pixels, config)
 
-  @jax.jit
-  def encode(params: dict, pixels: jax.Array) -> jax.Array:
-    return VQ(config, ComputeConfig()).apply({'params': params}, normalize_pixels(pixels), method='encode')
 
-  return lambda pixels: encode(params, pixels)
+@functools.partial(jax.jit, static_argnames='config')
+def _encode(params: dict, pixels: jax.Array, config: VQConfig) -> jax.Array:
+  return VQ(config, ComputeConfig()).apply({'params': params}, normalize_pixels(pixels), method='encode')

@@ -160,7 +160,7 @@ def sources(
     directory: as given to `prepare`.
     split: 'train', 'test' or 'held_out'; the digits have no third one.
     seed: of what is said about each image.
-    codes: int[n, P] of the stored images of 'shapes' and 'digits', to be drawn in place of their pixels.
+    codes: int[n, P] of the stored images of 'shapes' or 'digits' or both, to be drawn in place of their pixels.
 
   Returns:
     'shapes_und', 'digits_und': {'images': [uint8[size, size, 3]], 'turns': [question, answer, ...]};
@@ -175,7 +175,7 @@ def sources(
     stored['digits'] = data_source('digits', world, directory, split)
   found = {f'{name}_und': _dataset(source, Conversation(), seed) for name, source in stored.items()}
   for name, source in stored.items():
-    drawn = source if codes is None else _WithCodes(source, codes[name])
+    drawn = _WithCodes(source, codes[name]) if codes and name in codes else source
     found[f'{name}_gen'] = _dataset(drawn, Drawing(), seed)
   texts = [_dataset(source, Sentence(), seed) for source in stored.values()]
   return found | {'captions_text': grain.MapDataset.concatenate(texts)}

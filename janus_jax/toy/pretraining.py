@@ -6,6 +6,7 @@ ones by the same objectives. Numpy arrays in, a parameter tree out; one process,
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 
 from janus_jax.errors import InputError
-from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.models.config import ComputeConfig, JanusConfig, LlamaConfig
 from janus_jax.models.llama import Llama
 
 # Called after every step with its number (from 1) and its loss, which is still on the device: reading it waits.
@@ -92,6 +93,28 @@ def next_token_loss(logits: jax.Array, tokens: jax.Array, segments: jax.Array) -
   return jnp.sum(losses * follows) / jnp.maximum(jnp.sum(follows), 1)
 
 
+@functools.partial(jax.jit, static_argnames=('config', 'compute', 'optimization'))
+def _train_step(
+  params: Any,
+  state: Any,
+  tokens: jax.Array,
+  segments: jax.Array,
+  positions: jax.Array,
+  *,
+  config: LlamaConfig,
+  compute: ComputeConfig,
+  optimization: Optimization,
+):
+  model = Llama(config, compute)
+
+  def objective(params):
+    return next_token_loss(model.apply({'params': params}, tokens, positions, segments), tokens, segments)
+
+  loss, gradients = jax.value_and_grad(objective)(params)
+  updates, state = optimization.optimizer().update(gradients, state, params)
+  return optax.apply_updates(params, updates), state, loss
+
+
 def pretrain_decoder(
   config: JanusConfig,
   compute: ComputeConfig,
@@ -129,19 +152,9 @@ def pretrain_decoder(
   order = draw_rows(np.random.default_rng(seed), len(tokens), optimization)
   if tokens.min() < 0 or tokens.max() >= vocab:
     raise InputError(f'tokens lie in {tokens.min()}..{tokens.max()}: expected 0..{vocab - 1}')
-  model, optimizer = Llama(config.language_model, compute), optimization.optimizer()
-
-  def objective(params, tokens, segments, positions):
-    return next_token_loss(model.apply({'params': params}, tokens, positions, segments), tokens, segments)
-
-  @jax.jit
-  def step(params, state, *batch):
-    loss, gradients = jax.value_and_grad(objective)(params, *batch)
-    updates, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, loss
-
-  state = jax.jit(optimizer.init)(params)
+  settings = {'config': config.language_model, 'compute': compute, 'optimization': optimization}
+  state = jax.jit(optimization.optimizer().init)(params)
   for number, rows in enumerate(order, start=1):
-    params, state, loss = step(params, state, tokens[rows], segments[rows], positions[rows])
+    params, state, loss = _train_step(params, state, tokens[rows], segments[rows], positions[rows], **settings)
     progress(number, loss)
   return params

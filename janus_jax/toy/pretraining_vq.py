@@ -11,6 +11,7 @@ of one object instead of 60 %.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -22,7 +23,7 @@ import optax
 from flax import linen as nn
 
 from janus_jax.errors import InputError
-from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.models.config import ComputeConfig, JanusConfig, VQConfig
 from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.vq import VQ, l2_normalize
 from janus_jax.toy.pretraining import Optimization, Progress, draw_rows, no_progress
@@ -61,7 +62,7 @@ class VQLosses:
   codebook: jax.Array
   commitment: jax.Array
 
-  def total(self, quantised: jax.Array | float, commitment_weight: float) -> jax.Array:
+  def total(self, quantised: jax.Array | float, commitment_weight: jax.Array | float) -> jax.Array:
     return self.reconstruction + quantised * (self.codebook + commitment_weight * self.commitment)
 
 
@@ -185,31 +186,40 @@ def restart_dead(
   return rows
 
 
-def _train_step(config: JanusConfig, optimization: Optimization, quantisation: Quantisation, compute: ComputeConfig):
-  model, optimizer = VQ(config.vq, compute), optimization.optimizer()
+@functools.partial(jax.jit, static_argnames=('config', 'compute', 'optimization'))
+def _train_step(
+  params: Any,
+  state: Any,
+  used: tuple[jax.Array, jax.Array],
+  images: jax.Array,
+  mask: jax.Array,
+  quantised: float,
+  weights: tuple[float, float],
+  *,
+  config: VQConfig,
+  compute: ComputeConfig,
+  optimization: Optimization,
+):
+  """One update; `weights` are those of the commitment and of the locality."""
+  model, (commitment_weight, locality_weight) = VQ(config, compute), weights
 
   def losses_of(vq: VQ, pixels, mask, quantised):
     losses, outputs = vq_losses(vq, pixels, quantised)
     return losses, outputs, locality_loss(vq, pixels, outputs.z, mask)
 
-  def objective(params, pixels, mask, quantised):
+  def objective(params, pixels):
     losses, outputs, locality = nn.apply(losses_of, model)({'params': params}, pixels, mask, quantised)
-    total = losses.total(quantised, quantisation.commitment_weight) + quantisation.locality_weight * locality
-    return total, (losses, outputs)
+    return losses.total(quantised, commitment_weight) + locality_weight * locality, (losses, outputs)
 
-  @jax.jit
-  def step(params, state, used, images, mask, quantised):
-    pixels = normalize_pixels(images)
-    gradients, (losses, outputs) = jax.grad(objective, has_aux=True)(params, pixels, mask, quantised)
-    updates, state = optimizer.update(gradients, state, params)
-    grid, codes = config.vq.grid, outputs.codes.reshape(-1)
-    patches = cells_of(pixels, grid)
-    errors = jnp.sum(cells_of(jnp.square(outputs.decoded - pixels), grid), axis=-1)
-    used = (used[0].at[codes].add(1), used[1].at[codes].add(patches))
-    seen = (outputs.z.reshape(len(errors), -1), patches, errors)
-    return optax.apply_updates(params, updates), state, used, losses, seen
-
-  return step, optimizer
+  pixels = normalize_pixels(images)
+  gradients, (losses, outputs) = jax.grad(objective, has_aux=True)(params, pixels)
+  updates, state = optimization.optimizer().update(gradients, state, params)
+  grid, codes = config.grid, outputs.codes.reshape(-1)
+  patches = cells_of(pixels, grid)
+  errors = jnp.sum(cells_of(jnp.square(outputs.decoded - pixels), grid), axis=-1)
+  used = (used[0].at[codes].add(1), used[1].at[codes].add(patches))
+  seen = (outputs.z.reshape(len(errors), -1), patches, errors)
+  return optax.apply_updates(params, updates), state, used, losses, seen
 
 
 def pretrain_vq(
@@ -247,8 +257,9 @@ def pretrain_vq(
     raise InputError(f'unquantised_steps is {first}: expected more than 0 and less than steps ({optimization.steps})')
   rng = np.random.default_rng(seed)
   order = draw_rows(rng, len(images), optimization)
-  step, optimizer = _train_step(config, optimization, quantisation, compute)
-  state = jax.jit(optimizer.init)(params)
+  settings = {'config': config.vq, 'compute': compute, 'optimization': optimization}
+  weights = quantisation.commitment_weight, quantisation.locality_weight
+  state = jax.jit(optimization.optimizer().init)(params)
   rows, last = config.vq.codebook_size, []
   # How often each row was chosen, and the sum of the patches that it was chosen for.
   unused = (jnp.zeros(rows, jnp.int32), jnp.zeros((rows, 3 * (size // config.vq.grid) ** 2)))
@@ -256,7 +267,8 @@ def pretrain_vq(
   merged = np.arange(rows)  # The row that each is a copy of, for good.
   for number, batch in enumerate(order, start=1):
     mask = random_rectangles(rng, len(batch), config.vq.grid)
-    params, state, used, losses, seen = step(params, state, used, images[batch], mask, float(number > first))
+    changing = images[batch], mask, float(number > first), weights
+    params, state, used, losses, seen = _train_step(params, state, used, *changing, **settings)
     progress(number, losses.reconstruction)
     if number <= first:
       last = [*last, seen[:2]][-20:]

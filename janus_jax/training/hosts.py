@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 from janus_jax.training import rendezvous
 
 # 'none': a process by itself. 'auto': what the cluster's environment says (TPU, SLURM, GKE, Open MPI). 'flags': what
@@ -68,7 +68,7 @@ def start(
     with _ending_after(patience if mode == 'auto' else patience + 30):
       jax.distributed.initialize(**given, **timeouts)
   except (RuntimeError, ValueError) as error:
-    text = ' '.join(str(error).split())
+    text = one_line(error)
     if (mode == 'auto' and 'should be defined' in text) or 'must be defined' in text:
       raise InputError(
         "distributed is 'auto' and no cluster was recognised (a TPU pod, SLURM, Open MPI, GKE ...): leave the flag out "
@@ -131,7 +131,7 @@ def ending_alone() -> Iterator[None]:
     count = jax.process_count()
     if count == 1:
       raise
-    text = ' '.join(str(error).split())
+    text = one_line(error)
     if LOST.search(text):
       text = f'a process of the run has died or cannot be reached ({text[:200]}); run the command again on all hosts'
     elif not isinstance(error, InputError | OSError):

@@ -1,16 +1,16 @@
 """Where a run's numbers, pictures and answers go: metrics.jsonl, TensorBoard, Weights & Biases, samples/."""
 
-import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from janus_jax.data.images import save_png
+from janus_jax.data.whole_files import replacing
 from janus_jax.errors import InputError
 from janus_jax.training.event_files import EventFile
 
@@ -151,7 +151,7 @@ def truncate_metrics(path: str, last_step: int) -> None:
   kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= last_step]
   if len(kept) == len(lines):
     return
-  with _replacing(path) as file:
+  with replacing(path) as partial, open(partial, 'w', encoding='utf-8') as file:
     file.writelines(kept)
 
 
@@ -191,18 +191,6 @@ def _step_of(line: str) -> int | None:
   except (json.JSONDecodeError, KeyError, TypeError):
     return None
   return step if isinstance(step, int) else None
-
-
-@contextlib.contextmanager
-def _replacing(path: str) -> Iterator[Any]:
-  partial = f'{path}.partial'
-  with open(partial, 'w', encoding='utf-8') as file:
-    try:
-      yield file
-    except BaseException:
-      os.unlink(partial)
-      raise
-  os.replace(partial, path)
 
 
 def _start_wandb(workdir: str, arguments: Mapping[str, Any], config: Mapping[str, Any] | None) -> Any:

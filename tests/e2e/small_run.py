@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -48,7 +49,8 @@ def write_start(directory: pathlib.Path, poison: str = '') -> str:
   return str(directory)
 
 
-def recipe(start: str, data: str) -> ConfigDict:
+def recipe(start: str, data: str, generation: Sequence[str] = ('shapes',)) -> ConfigDict:
+  """The recipe of the quickstart, cut short; images to generate come from these sources."""
   spec = importlib.util.spec_from_file_location('tiny', ROOT / 'configs' / 'tiny.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -59,6 +61,7 @@ def recipe(start: str, data: str) -> ConfigDict:
   for stage in config.stages.values():
     stage.steps, stage.warmup_steps, stage.batch_size = STEPS, 0, 8
     stage.sources.understanding = ConfigDict({'shapes': 1, 'digits': 1})
+    stage.sources.generation = ConfigDict(dict.fromkeys(generation, 1))
   return config
 
 

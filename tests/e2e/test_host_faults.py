@@ -15,16 +15,17 @@ from janus_jax.training.metrics import read_metrics
 
 # Less than the arrays of a checkpoint that a process writes, more than its logs and metrics.
 ALMOST_NOTHING = 60_000
-STEPS = 12
+STEPS, SAVE_EVERY = 12, 2
 FLAGS = (
   "--config.run=('stage1',)",
   f'--config.stages.stage1.steps={STEPS}',
   '--config.stages.stage1.batch_size=4',
   '--config.held_out_batches=0',
+  f'--config.save_every={SAVE_EVERY}',
   f'--config.keep_last={STEPS}',
 )
 # A word in few of the batches, and where it is.
-POISON, POISONED_STEPS = ' seven', [6, 7, 10, 11]
+POISON, POISONED_STEPS = ' digit', [2, 7, 8, 9, 12]
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +36,7 @@ def start(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope='module')
 def alone(start, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('runs') / 'alone'
-  wait(workdir, launch(start, workdir, 1, *FLAGS))
+  wait(workdir, launch(start, workdir, 1, *FLAGS, '--config.save_every=1000'))
   return workdir
 
 
@@ -48,8 +49,8 @@ def test_batches_without_a_finite_loss_are_skipped_and_counted(alone):
   lines = read_metrics(alone / 'metrics.jsonl')
   assert [line['step'] for line in lines if line['loss'] is None] == POISONED_STEPS
   assert [line['step'] for line in lines if line['update_norm'] == 0] == POISONED_STEPS
-  assert [line['skipped'] for line in lines] == [0, 0, 0, 0, 0, 1, 2, 2, 2, 3, 4, 4]
-  assert [line['skipped_in_a_row'] for line in lines] == [0, 0, 0, 0, 0, 1, 2, 0, 0, 1, 2, 0]
+  assert [line['skipped'] for line in lines] == [0, 1, 1, 1, 1, 1, 2, 3, 4, 4, 4, 5]
+  assert [line['skipped_in_a_row'] for line in lines] == [0, 1, 0, 0, 0, 0, 1, 2, 3, 0, 0, 1]
   for line in lines:
     assert (line['param_norm'] == lines[line['step'] - 2]['param_norm']) == (line['step'] in POISONED_STEPS)
 
@@ -72,10 +73,10 @@ def test_two_processes_end_when_the_disk_of_either_is_full_and_go_on_afterwards(
   workdir, last = tmp_path / 'run', 0
   for index in (1, 0):
     processes = launch(start, workdir, 2, *FLAGS)
-    wait_for_step(workdir, processes, last + 2)
+    wait_for_step(workdir, processes, last + SAVE_EVERY)
     fill_disk(workdir, processes, index)
     last = max(saved(workdir))
-    assert saved(workdir) == set(range(1, last + 1))
+    assert saved(workdir) == set(range(SAVE_EVERY, last + 1, SAVE_EVERY))
     assert last < STEPS
   wait(workdir, launch(start, workdir, 2, *FLAGS))
   assert f'resuming after step {last}' in said(workdir, 2, 0)
@@ -88,14 +89,15 @@ def test_two_processes_end_when_the_disk_of_either_is_full_and_go_on_afterwards(
 
 
 def test_too_many_in_a_row_end_all_of_them_with_the_reason(start, tmp_path):
-  workdir = tmp_path / 'run'
+  """The second run begins among them: after the second of three."""
+  workdir, third = tmp_path / 'run', POISONED_STEPS[3]
   for count in (2, 1):
-    wait(workdir, launch(start, workdir, count, *FLAGS, '--config.max_consecutive_skips=2'), 1)
-    assert read_metrics(workdir / 'metrics.jsonl')[-1]['step'] == POISONED_STEPS[1]
-    assert saved(workdir) == set(range(1, POISONED_STEPS[1]))
+    wait(workdir, launch(start, workdir, count, *FLAGS, '--config.max_consecutive_skips=3'), 1)
+    assert read_metrics(workdir / 'metrics.jsonl')[-1]['step'] == third
+    assert saved(workdir) == set(range(SAVE_EVERY, third, SAVE_EVERY))
     for index in range(count):
       log = said(workdir, count, index)
       who = f'process {index} of 2: ' if count == 2 else ''
-      reason = '2 updates in a row had a loss or gradient that is not finite: expected fewer than 2; try a lower'
+      reason = '3 updates in a row had a loss or gradient that is not finite: expected fewer than 3; try a lower'
       assert log.splitlines()[-1].startswith(f'error: {who}{reason}'), log
       assert 'Traceback' not in log

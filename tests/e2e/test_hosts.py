@@ -21,7 +21,14 @@ STAGES = ('stage1', 'stage3')
 # Enough for a process to be stopped in the first stage, and for another to be lost in the second.
 LAST_STEPS = 3 * STEPS
 TOTAL = STEPS + LAST_STEPS
-FLAGS = (f'--config.run={STAGES}', f'--config.stages.stage3.steps={LAST_STEPS}')
+SAVE_EVERY = 2
+FLAGS = (
+  f'--config.run={STAGES}',
+  f'--config.stages.stage3.steps={LAST_STEPS}',
+  f'--config.save_every={SAVE_EVERY}',
+  # `test_buckets` measures it in two processes. Here each would compile it.
+  '--config.held_out_batches=0',
+)
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +49,7 @@ def counted(workdir: pathlib.Path) -> list[dict]:
 @pytest.fixture(scope='module')
 def alone(start, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('runs') / 'alone'
-  wait(workdir, launch(start, workdir, 1, *FLAGS))
+  wait(workdir, launch(start, workdir, 1, *FLAGS, '--config.save_every=1000'))
   return workdir
 
 
@@ -61,7 +68,7 @@ def assert_same_run(workdir: pathlib.Path, alone: pathlib.Path) -> None:
 def stop_by_sigterm(start: pathlib.Path, workdir: pathlib.Path) -> int:
   """Two processes, one of which gets a SIGTERM: both end well, after the same step, which is returned."""
   processes = launch(start, workdir, 2, *FLAGS)
-  wait_for_step(workdir, processes, 1)
+  wait_for_step(workdir, processes, SAVE_EVERY)
   processes[1].send_signal(signal.SIGTERM)
   wait(workdir, processes)
   stopped = losses(workdir)[-1][0]
@@ -88,7 +95,7 @@ def test_a_run_of_two_processes_then_four_then_one_is_the_run_of_one(start, alon
   """Whatever ended the ones before."""
   workdir = tmp_path / 'run'
   stopped = stop_by_sigterm(start, workdir)
-  lose_one(start, workdir, max(stopped, STEPS) + 1)
+  lose_one(start, workdir, (max(stopped, STEPS) // SAVE_EVERY + 1) * SAVE_EVERY)
   wait(workdir, launch(start, workdir, 1, *FLAGS))
   assert 'resuming after step' in said(workdir, 1, 0)
   assert_same_run(workdir, alone)

@@ -18,8 +18,8 @@ from PIL import Image
 
 pytest.importorskip('sklearn')
 
-from e2e import forks
-from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
+from e2e import forks, small_run
+from e2e.small_run import ROOT, STEPS, leaves, losses, write_start
 from ml_collections import ConfigDict
 
 import janus_jax
@@ -38,6 +38,12 @@ from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.ownership import owned
 from janus_jax.training.step import jit_train_step
+
+
+def recipe(start: str, data: str) -> ConfigDict:
+  config = small_run.recipe(start, data, ('shapes', 'digits'))
+  config.save_every = STEPS
+  return config
 
 
 @pytest.fixture(scope='module')
@@ -153,7 +159,7 @@ def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_pat
   monkeypatch.setattr(
     HeldOutLoss, '__call__', lambda self, step, stage, params, writer: kept.update({step: leaves(params)})
   )
-  config.keep_every = 1
+  config.save_every = config.keep_every = 1
   workdir = tmp_path / 'run'
   take_codes(uninterrupted[0], workdir)
   setup.train(parse(config), str(workdir))

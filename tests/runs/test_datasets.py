@@ -17,7 +17,7 @@ from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data.sources import manifest
 from janus_jax.errors import InputError
 from janus_jax.runs import datasets
-from janus_jax.runs.config import TrainConfig, parse
+from janus_jax.runs.config import TrainConfig, parse, replaced
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.tokenizing import load_vq, tokenize
 from janus_jax.toy.shapes import World
@@ -83,6 +83,15 @@ def test_a_raw_source_has_no_questions_to_look_at(tmp_path):
   assert data.samples.questions == []
 
 
+def test_images_that_no_stage_generates_have_no_codes():
+  config = replaced(parse(recipe('tiny')), {'run': ('stage1',)})
+  for name in config.stages:
+    config = replaced(config, {f'stages.{name}.sources.generation': {'shapes': 1, 'digits': 0}})
+  assert datasets._generation_sources(config) == ['shapes']
+  later = {'stages.stage3.sources': {'generation': {'digits': 2}}}  # It may run later.
+  assert datasets._generation_sources(replaced(config, later)) == ['shapes', 'digits']
+
+
 def test_stored_codes_are_those_of_the_vq_that_a_run_starts_from(tmp_path, monkeypatch):
   """A run that was killed before it began leaves codes; the next one in the workdir may start from another VQ."""
   monkeypatch.setattr(datasets.dataset, 'data_source', lambda *_: [{'image': np.zeros((24, 24, 3), np.uint8)}] * 2)
@@ -91,7 +100,8 @@ def test_stored_codes_are_those_of_the_vq_that_a_run_starts_from(tmp_path, monke
 
   def codes_of(value: int | None, is_new: bool) -> int:
     checkpoint = value and Checkpoint(MODEL, {'vq/x': from_numpy(np.full(3, value, np.float32), 'x')}, {}, {}, ())
-    found = datasets._drawn_codes(World(), 'data', 'train', str(tmp_path), lambda: checkpoint, is_new)
+    found = datasets._drawn_codes(['shapes'], World(), 'data', 'train', str(tmp_path), lambda: checkpoint, is_new)
+    assert list(found) == ['shapes']
     return found['shapes'][1, 3]
 
   assert codes_of(1, is_new=True) == 1

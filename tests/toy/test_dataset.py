@@ -120,6 +120,8 @@ def test_codes_stand_in_for_the_pixels_of_the_same_pictures(directory):
       assert record['prompt'] == with_pixels['prompt']
       np.testing.assert_array_equal(source[record['codes'][0]]['image'], with_pixels['image'])
   assert coded['shapes_und'][3]['images'][0].shape == (24, 24, 3)
+  some = dataset.sources(WORLD, directory, 'train', 0, {'shapes': codes['shapes']})
+  assert [sorted(some[f'{name}_gen'][0]) for name in stored] == [['codes', 'prompt'], ['image', 'prompt']]
 
 
 def test_what_is_said_is_true_and_in_an_allowed_wording(directory):

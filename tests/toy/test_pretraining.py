@@ -12,7 +12,6 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig, LlamaConfig, SiglipConfig, VQConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.models.vq import VQ
-from janus_jax.toy import pretraining_vq
 from janus_jax.toy.pretraining import Optimization, next_token_loss, pretrain_decoder
 from janus_jax.toy.pretraining_vision import Contrast, draw_captions, pretrain_vision, sigmoid_loss
 from janus_jax.toy.pretraining_vq import (
@@ -45,6 +44,8 @@ CONFIG = JanusConfig(
 )
 
 COMPUTE = ComputeConfig()
+# The same for every run of the tokenizer: they share its step.
+VQ_OPTIMIZATION = Optimization(120, 8, 3e-3, 10)
 
 
 @pytest.fixture(scope='module')
@@ -202,9 +203,9 @@ def test_rectangles_are_rectangles_of_every_size():
 
 def tokenizer_of_fields(params: dict, locality_weight: float) -> tuple[dict, Log]:
   """Trained on 200 images of `patchwork`, and its losses."""
-  log, optimization = Log(), Optimization(120, 16, 3e-3, 10)
+  log, images = Log(), patchwork(200)[0]
   quantisation = Quantisation(locality_weight=locality_weight, unquantised_steps=60, restart_every=20)
-  return pretrain_vq(CONFIG, COMPUTE, params['vq'], patchwork(200)[0], optimization, quantisation, 0, log), log
+  return pretrain_vq(CONFIG, COMPUTE, params['vq'], images, VQ_OPTIMIZATION, quantisation, 0, log), log
 
 
 @pytest.fixture(scope='module')
@@ -240,19 +241,15 @@ def test_tokenizer_learns_and_uses_its_codes(local):
   assert np.mean(np.square(decoded - unseen)) < 0.2 * unseen.var()
 
 
-def test_codes_of_one_look_become_few_once_no_row_is_replaced_any_more(params, monkeypatch):
+def test_codes_of_one_look_become_few_once_no_row_is_replaced_any_more(params):
   black_or_white = 255 * np.random.default_rng(0).integers(2, size=(100, 1, 1, 1), dtype=np.uint8)
   images, used = np.broadcast_to(black_or_white, (100, SIZE, SIZE, 3)), {}
-  optimization, quantisation = Optimization(160, 4, 3e-3, 10), Quantisation(unquantised_steps=40, restart_every=10)
-  # One program for both: rows are replaced between its calls.
-  step = pretraining_vq._train_step(CONFIG, optimization, quantisation, COMPUTE)
-  monkeypatch.setattr(pretraining_vq, '_train_step', lambda *settings: step)
   for restart_until in (0.5, 1.0):
-    until = dataclasses.replace(quantisation, restart_until=restart_until)
-    trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, optimization, until, 0)
+    quantisation = Quantisation(unquantised_steps=40, restart_every=10, restart_until=restart_until)
+    trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, VQ_OPTIMIZATION, quantisation, 0)
     codes = VQ(CONFIG.vq, COMPUTE).apply({'params': trained}, images / np.float32(127.5) - 1, method='encode')
     used[restart_until] = len(np.unique(codes))
-  assert used[0.5] < 0.5 * used[1.0]
+  assert used[0.5] < 0.5 * used[1.0], used
 
 
 def test_encoder_learns(params):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT
 from janus_jax.data.packing import make_batch
 from janus_jax.models.config import ComputeConfig
 from janus_jax.models.janus import Janus
+from janus_jax.models.layers import Linear, wide_product
 from janus_jax.sharding.mesh import ROW_AXES, make_mesh
 from janus_jax.training.image_encoding import image_features, split_pixels, with_codes, with_understood_codes
 from janus_jax.training.losses import Spread, batch_losses, cross_entropy, embed
@@ -314,3 +316,25 @@ def test_with_one_encoder_siglip_takes_no_part_and_the_adaptor_of_drawing_learns
     assert not any(np.any(g) for g in jax.tree.leaves(gradients[unused])), unused
   for used in ('gen_embed', 'gen_aligner', 'language_model'):
     assert any(np.any(g) for g in jax.tree.leaves(gradients[used])), used
+
+
+def test_heads_multiply_in_the_compute_dtype_in_both_passes():
+  """The gradient of float32 logits is float32, which a GPU would multiply as TF32."""
+  config, compute = CONFIG.language_model, ComputeConfig(dtype='bfloat16')
+  head = Linear((config.vocab_size,), (config.width,), compute, use_bias=False, out_dtype='float32')
+  x, kernel = jnp.ones((4, config.width), 'bfloat16'), jnp.ones((config.vocab_size, config.width))
+
+  def total(x, kernel):
+    return jnp.square(head.apply({'params': {'kernel': kernel}}, x)).sum()
+
+  text = jax.jit(jax.grad(total, argnums=(0, 1))).lower(x, kernel).as_text()
+  products = re.findall(r'dot_general.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\)', text)
+  assert products == [('bf16', 'bf16')] * 3
+
+
+def test_wide_products_have_the_gradients_of_products():
+  x, matrix = (jnp.asarray(np.random.default_rng(0).normal(size=size), jnp.float32) for size in ((2, 3, 5), (7, 5)))
+  plain = lambda x, matrix: jnp.sin(jnp.einsum('...d,fd->...f', x, matrix)).sum()  # noqa: E731
+  wide = lambda x, matrix: jnp.sin(wide_product(x, matrix, 'float32')).sum()  # noqa: E731
+  for one, other in zip(jax.grad(wide, (0, 1))(x, matrix), jax.grad(plain, (0, 1))(x, matrix)):
+    np.testing.assert_allclose(one, other, rtol=1e-6)

@@ -18,7 +18,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
-from janus_jax.errors import InputError, RecordError
+from janus_jax.errors import InputError, RecordError, one_line
 
 # What a file that Git LFS has not fetched begins with.
 LFS_POINTER = b'version https://git-lfs'
@@ -70,7 +70,7 @@ class ArrayRecords:
     try:
       return self._source[number]
     except RuntimeError as error:  # Of the C++ reader: checksums that differ, a file cut off since it was opened.
-      raise RecordError('damaged', f'{self.where(number)}: {_one_line(error)}') from None
+      raise RecordError('damaged', f'{self.where(number)}: {one_line(error)}') from None
 
   def read_several(self, numbers: Sequence[int]) -> list[bytes]:
     """Records, read together. Raises RuntimeError, which does not say which one is damaged."""
@@ -144,7 +144,7 @@ def _damage(path: str, error: RuntimeError) -> str:
     return reason.strerror or str(reason)
   if head == LFS_POINTER:
     return 'a Git LFS pointer, not the file itself (git lfs pull)'
-  return '0 bytes' if not head else _one_line(error) or 'damaged or cut off'
+  return '0 bytes' if not head else one_line(error) or 'damaged or cut off'
 
 
 def decode_example(record: bytes) -> dict[str, Any]:
@@ -233,8 +233,4 @@ class ShardWriter:
     try:
       yield
     except (RuntimeError, OSError) as error:  # RuntimeError: of the C++ writer.
-      raise InputError(f'{self.path}: cannot be written: {_one_line(error)}') from None
-
-
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())
+      raise InputError(f'{self.path}: cannot be written: {one_line(error)}') from None

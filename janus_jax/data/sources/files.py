@@ -18,7 +18,7 @@ from typing import BinaryIO
 import fsspec
 
 from janus_jax.data.text_encodings import decode_text
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 
 PATTERN = re.compile(r'[*?\[{]')  # What is in the name of a pattern, and may be in that of a file.
 # {a,b} and {00..12}: the innermost come first.
@@ -153,7 +153,7 @@ def local_copy(path: str, directory: str) -> str:
     state = _state(system, inside)
   except (OSError, ImportError, ValueError) as error:
     if os.path.exists(target):
-      logging.warning('%s: %s: its copy is used', path, ' '.join(str(error).split()))
+      logging.warning('%s: %s: its copy is used', path, one_line(error))
       return target
     raise InputError(f'{path}: {error}: expected a file or folder to copy to {target}') from None
   if os.path.exists(target) and _read(noted) == state:

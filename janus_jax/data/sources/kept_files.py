@@ -1,16 +1,15 @@
 """Files made of data files once and kept for the next start: indices, and plain text of what is compressed."""
 
-import contextlib
 import hashlib
 import logging
 import os
-import uuid
 from collections.abc import Callable
 
 import fsspec
 
 from janus_jax.data.sources.files import open_file
 from janus_jax.data.text_encodings import HEAD, is_plain, write_plain
+from janus_jax.data.whole_files import replacing
 from janus_jax.errors import InputError
 
 # What changes when a file does, as far as its file system knows it: a time stamp, a checksum, a generation.
@@ -50,16 +49,12 @@ def kept_file(directory: str, name: str, write: Callable[[str], None]) -> str:
   path = os.path.join(directory, name)
   if os.path.exists(path):
     return path
-  partial = f'{path}.{uuid.uuid4().hex}.partial'
   try:
     os.makedirs(directory, exist_ok=True)
-    write(partial)
-    os.replace(partial, path)
+    with replacing(path, shared=True) as partial:
+      write(partial)
   except OSError as error:
     raise InputError(f'{path}: {error.strerror or error}: expected room for an index of the data') from None
-  finally:
-    with contextlib.suppress(OSError):
-      os.remove(partial)
   return path
 
 

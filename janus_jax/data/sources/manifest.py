@@ -8,14 +8,14 @@ import dataclasses
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from janus_jax.data.sources.array_record import count_records, shard_path
-from janus_jax.errors import InputError
+from janus_jax.data.whole_files import write_json
+from janus_jax.errors import InputError, one_line
 
 FILE = 'manifest.json'
 FORMAT_VERSION = 1
@@ -137,7 +137,7 @@ def read_manifest(directory: str) -> Manifest:
   try:
     return Manifest(path, _settings(values), tuple(ShardCounts(**shard) for shard in values['shards']))
   except (KeyError, TypeError) as error:
-    raise InputError(f'{path}: not the manifest of codes ({_one_line(error)})') from None
+    raise InputError(f'{path}: not the manifest of codes ({one_line(error)})') from None
 
 
 def check_manifest(manifest: Manifest, vq_hash: str, image_size: int, codebook_size: int) -> None:
@@ -177,7 +177,7 @@ def start_manifest(directory: str, settings: Settings) -> None:
 
 def write_counts(directory: str, settings: Settings, counts: ShardCounts) -> None:
   """Writes what stands beside a shard, which makes it count as finished."""
-  _write_json(_counts_path(directory, settings, counts.index), _flat(settings) | dataclasses.asdict(counts))
+  write_json(_counts_path(directory, settings, counts.index), _flat(settings) | dataclasses.asdict(counts))
 
 
 def finished_shards(directory: str, settings: Settings) -> dict[int, ShardCounts]:
@@ -241,17 +241,4 @@ def _flat(settings: Settings) -> dict[str, Any]:
 
 def _write(path: str, manifest: Manifest) -> None:
   shards = [dataclasses.asdict(shard) for shard in manifest.shards]
-  _write_json(path, {**_flat(manifest.settings), 'complete': manifest.complete, 'shards': shards})
-
-
-def _write_json(path: str, values: Mapping[str, Any]) -> None:
-  """The file appears whole or not at all; several hosts may write it."""
-  partial = f'{path}.{uuid.uuid4().hex}.partial'
-  with open(partial, 'w', encoding='utf-8') as file:
-    json.dump(values, file, indent=2)
-    file.write('\n')
-  os.replace(partial, path)
-
-
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())
+  write_json(path, {**_flat(manifest.settings), 'complete': manifest.complete, 'shards': shards})

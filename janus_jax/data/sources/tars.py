@@ -21,6 +21,7 @@ import tqdm
 
 from janus_jax.data.sources.files import open_file
 from janus_jax.data.sources.lines import JsonLines
+from janus_jax.data.whole_files import replacing
 from janus_jax.errors import InputError, RecordError
 
 VERSION = 4  # Of the index files.
@@ -88,9 +89,8 @@ def _index(path: str, directory: str) -> str:
   stored = os.path.join(directory, f'{_identity(path)}.jsonl')
   if not os.path.exists(stored):
     samples = _samples(path)
-    with open(f'{stored}.{os.getpid()}.partial', 'w', encoding='utf-8') as file:
+    with replacing(stored, shared=True) as partial, open(partial, 'w', encoding='utf-8') as file:
       file.writelines(f'{json.dumps({"sample": sample})}\n' for sample in samples)
-    os.replace(f'{stored}.{os.getpid()}.partial', stored)
   return stored
 
 
