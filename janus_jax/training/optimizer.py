@@ -12,6 +12,7 @@ import optax
 from janus_jax.errors import InputError
 
 Rules = tuple[tuple[str, float], ...]
+Flat = Mapping[str, jax.Array]  # Path -> array.
 SCHEDULES = ('constant', 'cosine', 'linear')
 STORED_DTYPES = ('float32', 'bfloat16')
 
@@ -117,26 +118,56 @@ def stochastically_rounded(x: jax.Array, key: jax.Array) -> jax.Array:
   return kept.astype(jnp.bfloat16)
 
 
-def clip_factor(norm: jax.Array, max_norm: float) -> jax.Array:
-  """What a gradient of this norm is multiplied by."""
-  return jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-12))
+def adamw(config: OptimizerConfig, learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
+  """The optimizer, over flat trees {path: array}: the one place to change it.
+
+  Args:
+    config: what stays the same over a run.
+    learning_rate: float32, of the step.
+    weight_decay: float32, of the stage.
+  """
+  return optax.chain(
+    clip_by_norm(config.max_grad_norm),
+    adam(config),
+    add_decayed_weights(weight_decay, config.weight_decay_rules),
+    scale_by_rate(learning_rate, config.learning_rate_rules),
+  )
 
 
-def apply_updates(
-  params: Mapping[str, jax.Array],
-  directions: Mapping[str, jax.Array],
-  config: OptimizerConfig,
-  learning_rate: jax.Array,
-  weight_decay: jax.Array,
-) -> dict[str, jax.Array]:
-  """p - lr (direction + decay p), in float32; each path by its rules. Dtypes stay."""
-  new = {}
-  for path, p in params.items():
-    p32 = p.astype(jnp.float32)
-    decay = weight_decay * factor_of(path, config.weight_decay_rules)
-    rate = learning_rate * factor_of(path, config.learning_rate_rules)
-    new[path] = (p32 - rate * (directions[path] + decay * p32)).astype(p.dtype)
-  return new
+def update(
+  transformation: optax.GradientTransformation, gradients: Flat, opt_state: optax.ScaleByAdamState, params: Flat
+) -> tuple[Flat, optax.ScaleByAdamState]:
+  """New parameters, computed in float32, whose dtypes stay; and the new state of Adam, which alone has one."""
+  none = optax.EmptyState()
+  updates, (_, opt_state, *_) = transformation.update(gradients, (none, opt_state, none, none), params)
+  return optax.apply_updates(params, updates), opt_state
+
+
+def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
+  """Shortens what is longer, all together, to `max_norm`."""
+
+  def clipped(updates: Flat, params: Flat | None) -> Flat:
+    factor = jnp.minimum(1.0, max_norm / jnp.maximum(optax.tree.norm(updates), 1e-12))
+    return {path: u * factor for path, u in updates.items()}
+
+  return optax.stateless(clipped)
+
+
+def add_decayed_weights(weight_decay: jax.Array, rules: Rules) -> optax.GradientTransformation:
+  """Adds decay * parameter, each path by its rule."""
+
+  def decayed(updates: Flat, params: Flat) -> Flat:
+    factors = {path: weight_decay * factor_of(path, rules) for path in updates}
+    return {path: u + factors[path] * params[path].astype(jnp.float32) for path, u in updates.items()}
+
+  return optax.stateless(decayed)
+
+
+def scale_by_rate(learning_rate: jax.Array, rules: Rules) -> optax.GradientTransformation:
+  """Multiplies by -rate, each path by its rule."""
+  return optax.stateless(
+    lambda updates, params: {path: -(learning_rate * factor_of(path, rules)) * u for path, u in updates.items()}
+  )
 
 
 def learning_rates(kind: str, peak: float, warmup_steps: int, steps: int, final_fraction: float = 0.0) -> np.ndarray:

@@ -22,7 +22,7 @@ import optax
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels
 from janus_jax.training.losses import KindLosses, kind_weights, microbatches, row_losses
-from janus_jax.training.optimizer import OptimizerConfig, adam, apply_updates, clip_factor
+from janus_jax.training.optimizer import OptimizerConfig, adamw, update
 from janus_jax.training.state import Flat, TrainState, flatten, unflatten
 
 StaticMasks = frozenset[str]
@@ -107,9 +107,8 @@ def train_step(
     gradients = {path: jnp.where(masks[path], g, 0) for path, g in gradients.items()}
 
   norm = optax.tree.norm(gradients)
-  clipped = jax.tree.map(lambda g: g * clip_factor(norm, config.optimizer.max_grad_norm), gradients)
-  directions, opt_state = adam(config.optimizer).update(clipped, state.opt_state)
-  new = apply_updates(trained, directions, config.optimizer, values.learning_rate, values.weight_decay)
+  optimizer = adamw(config.optimizer, values.learning_rate, values.weight_decay)
+  new, opt_state = update(optimizer, gradients, state.opt_state, trained)
   finite = jnp.isfinite(norm) & jnp.isfinite(loss)
   changes = {path: finite & masks[path] if isinstance(masks, Mapping) else finite for path in trained}
   new = _where(changes, new, trained)

@@ -28,10 +28,9 @@ def draws(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
 def steps(config: OptimizerConfig, gradients: list, learning_rate: float, weight_decay: float) -> dict:
   params = draws(0)
   state = optimizer.adam(config).init(params)
+  chain = optimizer.adamw(config, jnp.float32(learning_rate), jnp.float32(weight_decay))
   for g in gradients:
-    factor = optimizer.clip_factor(optax.tree.norm(g), config.max_grad_norm)
-    directions, state = optimizer.adam(config).update({path: factor * leaf for path, leaf in g.items()}, state)
-    params = optimizer.apply_updates(params, directions, config, jnp.float32(learning_rate), jnp.float32(weight_decay))
+    params, state = optimizer.update(chain, g, state, params)
   return params
 
 
@@ -57,16 +56,23 @@ def test_steps_are_those_of_torch(size):
 
 def test_an_update_keeps_dtypes_and_computes_in_float32():
   params = {'a/kernel': jnp.ones(4, jnp.bfloat16), 'b/kernel': jnp.ones(4)}
-  directions = {path: jnp.full(4, 0.5) for path in params}
-  new = optimizer.apply_updates(params, directions, OptimizerConfig(), jnp.float32(0.125), jnp.float32(1.0))
+  decay, rate = (
+    optimizer.add_decayed_weights(jnp.float32(1.0), ()),
+    optimizer.scale_by_rate(jnp.float32(0.125), ()),
+  )
+  chain = optax.chain(decay, rate)
+  updates, _ = chain.update({path: jnp.full(4, 0.5) for path in params}, chain.init(params), params)
+  new = optax.apply_updates(params, updates)
   assert [leaf.dtype for leaf in new.values()] == [jnp.bfloat16, jnp.float32]
   np.testing.assert_array_equal(new['a/kernel'].astype(np.float32), np.full(4, 1 - 0.125 * 1.5))
   np.testing.assert_array_equal(new['b/kernel'], np.full(4, 1 - 0.125 * 1.5))
 
 
-@pytest.mark.parametrize(('norm', 'expected'), [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (4.0, 0.25)])
-def test_clipping_shortens_only(norm, expected):
-  assert optimizer.clip_factor(jnp.float32(norm), 1.0) == expected
+@pytest.mark.parametrize(('norm', 'factor'), [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (4.0, 0.25)])
+def test_clipping_shortens_only(norm, factor):
+  gradients = {'a': jnp.array([0.6 * norm]), 'b': jnp.array([0.8 * norm])}
+  clipped, _ = optimizer.clip_by_norm(1.0).update(gradients, optax.EmptyState())
+  np.testing.assert_allclose([clipped['a'][0], clipped['b'][0]], np.array([0.6, 0.8]) * norm * factor, rtol=1e-6)
 
 
 def test_the_first_rule_that_matches_the_whole_path_decides():
