@@ -2,7 +2,8 @@
 
     python -m janus_jax.plan --config=configs/janus_pro_7b.py --topology=v5e-16 [--stage=NAME --hints=false --json]
 
-Topologies: v5e-N, v6e-N (chips), v5p-N, tpu7x-N (cores, two per chip), 2xv5e-256 for two slices, cpu-N. TPUs need the
+Topologies: v5e-N, v6e-N (chips), v5p-N, tpu7x-N (cores, two per chip), 2xv5e-256 for two slices, cpu-N. For GPUs,
+h100-N, h200-N, b200-N, gb200-N, a100-N, l40s-N and rtx4090-N, memory and time are estimated by formula. TPUs need the
 compiler in `pip install 'janus_jax[tpu]'`; a real model takes it minutes per stage. It is the one a TPU runs:
 LIBTPU_INIT_ARGS counts, as do JAX_COMPILATION_CACHE_DIR and JAX_OPTIMIZATION_LEVEL (O1 takes a third of the time, and
 finds memory up to a tenth smaller).

@@ -15,9 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.packing import BatchShape, batch_shape
+from janus_jax.planning.estimate import estimated_memory, estimated_step
 from janus_jax.planning.hlo import received_bytes
 from janus_jax.planning.ideal import ideal_bytes
-from janus_jax.planning.memory import Memory, held_bytes, memory_of, wanted_bytes
+from janus_jax.planning.memory import Memory, available_bytes, held_bytes, memory_of, wanted_bytes
 from janus_jax.planning.roofline import Figures, Work, figures
 from janus_jax.planning.topologies import Topology, abstract_devices
 from janus_jax.runs.callbacks import held_out_losses, static_arguments
@@ -84,6 +85,8 @@ def make_setup(config: TrainConfig, start: Start, topology: Topology) -> Setup:
   """Raises InputError for what is wrong with the config, or with the mesh on this topology."""
   placement = make_placement(config.mesh, start.model, abstract_devices(topology))
   step = read_step(config, start.model, placement)
+  if topology.is_estimated:
+    step = estimated_step(step, config, placement, parameter_shapes(start.model), topology)
   return Setup(topology, start, config, step, placement, hold_codes(config.data))
 
 
@@ -141,10 +144,16 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   shape = stage_shape(setup.run, means, index, streams)
   state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
   began = time.perf_counter()
-  compiled, wanted = _compile_step(setup, trained, moments(setup, index), state, batch)
-  memory = memory_of(compiled, wanted, held_bytes((state, batch)), setup.topology)
+  shapes, arguments = parameter_shapes(setup.start.model), held_bytes((state, batch))
+  compiled = None
+  if setup.topology.is_estimated:
+    peak = estimated_memory(setup.step, stage, setup.placement, shapes, setup.run.sequence_length, arguments)
+    memory = Memory(arguments, peak - arguments, {'step': peak}, available_bytes(setup.topology))
+  else:
+    compiled, wanted = _compile_step(setup, trained, moments(setup, index), state, batch)
+    memory = memory_of(compiled, wanted, arguments, setup.topology)
   memory.peaks['start'] = start_bytes(setup, index)
-  if setup.run.held_out_batches and memory.fits:
+  if compiled and setup.run.held_out_batches and memory.fits:
     memory.peaks['held-out'] = _held_out_bytes(setup, state)
   seconds = time.perf_counter() - began
   # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.
@@ -162,7 +171,11 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     state_bytes=held_bytes(state),
   )
   itemsize = jnp.dtype(setup.step.compute.dtype).itemsize
-  ideal = ideal_bytes(work, parameter_shapes(setup.start.model), setup.placement.params, trained, itemsize)
+  ideal = ideal_bytes(work, shapes, setup.placement.params, trained, itemsize)
+  if setup.topology.is_estimated and memory.fits:
+    # Of several nodes, all of it at the speed of their network: which part stays within a node is not known.
+    across = setup.topology.slices > 1
+    received = {'within a node': 0 if across else ideal, 'between-slices': ideal if across else 0}
   found = figures(work, setup.topology, setup.mesh, received)
   return StagePlan(stage, setup, memory, received, ideal, found, seconds)
 

@@ -11,6 +11,9 @@ import numpy as np
 
 from janus_jax.planning.topologies import Topology
 
+# What JAX takes of a GPU's memory with the flags of launch/flags (XLA_PYTHON_CLIENT_MEM_FRACTION).
+GPU_SHARE = 0.9
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -88,5 +91,5 @@ def held_bytes(tree: Any) -> int:
 def available_bytes(topology: Topology) -> int:
   """Memory of a device; of a simulated one its share of this machine's."""
   if topology.chip is not None:
-    return topology.chip.hbm_bytes
+    return int(topology.chip.hbm_bytes * (GPU_SHARE if topology.is_estimated else 1))
   return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // topology.num_devices

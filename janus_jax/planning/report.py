@@ -35,8 +35,13 @@ def plan_and_print(
   setup = make_setup(config, start, topology)
   indices = range(len(config.run)) if stage is None else [config.run.index(config.find_stage(stage).name)]
   for index in indices:
-    logging.info('compiling %s for %s', config.run[index], topology.name)
+    logging.info(
+      '%s %s for %s', 'estimating' if topology.is_estimated else 'compiling', config.run[index], topology.name
+    )
     plan = plan_stage(setup, index)
+    if not plan.memory.fits and hints:
+      sizes = f'{_gib(plan.memory.peak)} of {_gib(plan.memory.available)} GiB'
+      logging.info('%s does not fit: %s; looking for settings with which it would', plan.stage.name, sizes)
     options, fitting = find_fitting(config, index, plan) if hints and not plan.memory.fits else ([], None)
     print(json.dumps(to_json(plan, options, fitting)) if as_json else to_text(plan, options, fitting), flush=True)
 
@@ -67,6 +72,7 @@ def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
     'batch_size': stage.batch_size,
     'sequence_length': plan.setup.run.sequence_length,
     **settings(plan.setup),
+    'estimated': plan.setup.topology.is_estimated,
     'fits': memory.fits,
     'peak_bytes_per_device': memory.peak,
     'peak_moment': memory.worst,
@@ -123,7 +129,8 @@ def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
   topology = setup.topology
   # Of a kind whose chip is two devices.
   chips = f' on {topology.num_chips} chips' if topology.num_chips < topology.num_devices else ''
-  title = f'{stage.name} on {topology.name} ({mesh}{chips}): {verdict}'
+  estimated = ', estimated by formula and not compiled' if topology.is_estimated else ''
+  title = f'{stage.name} on {topology.name} ({mesh}{chips}): {verdict}{estimated}'
   return '\n'.join([title, *(f'  {name:19} {value}' for name, value in lines)])
 
 

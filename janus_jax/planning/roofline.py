@@ -108,7 +108,7 @@ def figures(work: Work, topology: Topology, mesh: jax.sharding.Mesh, received: M
   computed = step_flops(work.model, computed_counts(work, counts), length, work.trained)
   executed = computed.total + recomputed_flops(work, counts)
   steps, tokens = work.stage.steps, work.stage.steps * work.stage.batch_size * length
-  kind = mesh.devices.flat[0].device_kind
+  kind = topology.chip.device_kind if topology.chip else mesh.devices.flat[0].device_kind
   peak, exact_peak = peak_flops(kind), float32_peak_flops(kind)
   if peak is None or exact_peak is None or topology.chip is None:
     return Figures(flops, executed, tokens, None, None, {})

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from janus_jax.planning.compile import Setup, StagePlan, abstract_state, make_setup, plan_stage
 from janus_jax.planning.memory import available_bytes, held_bytes
 from janus_jax.runs.config import TrainConfig, replaced
+from janus_jax.sharding.accelerators import GIB
 from janus_jax.training.stages import Stage
 
 GRADIENT_BYTES = 4  # Of a parameter that trains.
@@ -28,16 +29,18 @@ def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[li
   """
   start, topology = failed.setup.start, failed.setup.topology
   options: dict[str, str] = {}
-  for change in changes(failed.setup, failed.stage):
+  tried = list(changes(failed.setup, failed.stage))
+  for number, change in enumerate(tried, start=1):
     config = replaced(config, change)
     options |= {name: f'--config.{name}={value}' for name, value in change.items()}
     shown = ' '.join(options.values())
     candidate = make_setup(config, start, topology)
     if least_bytes(candidate, index, failed) > available_bytes(topology):
-      logging.info('%s on %s: %s cannot be enough', failed.stage.name, topology.name, shown)
+      logging.info('%d of %d: %s cannot be enough', number, len(tried), shown)
       continue
-    logging.info('%s on %s: trying %s', failed.stage.name, topology.name, shown)
+    logging.info('%d of %d: trying %s', number, len(tried), shown)
     plan = plan_stage(candidate, index)
+    logging.info('  %.1f of %.1f GiB', plan.memory.peak / GIB, plan.memory.available / GIB)
     if plan.memory.fits:
       return list(options.values()), plan
     failed = plan

@@ -6,7 +6,7 @@ import pytest
 
 from janus_jax.errors import InputError
 from janus_jax.planning import topologies
-from janus_jax.planning.topologies import CHIPS, abstract_devices, grids, parse_topology
+from janus_jax.planning.topologies import CHIPS, GPUS, abstract_devices, grids, parse_topology
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_names_of_topologies(name, grid, slices, devices):
 @pytest.mark.parametrize(
   ('name', 'meant'),
   [
-    *[(name, None) for name in ('v5e', 'v5e-', 'v4-8', 'x2v5e-8', 'cpu-0', '', '8xh100', 'V6E-12', 'v5e-3x5', '0xv5e')],
+    *[(name, None) for name in ('v5e', 'v5e-', 'v4-8', 'x2v5e-8', 'cpu-0', '', '8xh20', 'V6E-12', 'v5e-3x5', '0xv5e')],
     ('2xcpu-8', 'cpu-16'),
     ('CPU-8', 'cpu-8'),
     ('V5E-16', 'v5e-16'),
@@ -54,7 +54,8 @@ def test_names_of_topologies(name, grid, slices, devices):
 def test_other_names_are_refused_with_what_may_be_meant(name, meant):
   with pytest.raises(InputError) as error:
     parse_topology(name)
-  kinds = 'expected one of v5e-N, v5p-N, v6e-N, tpu7x-N, with 2x before it for two slices; or cpu-N'
+  names = ', '.join(f'{kind}-N' for kind in (*CHIPS, *GPUS))
+  kinds = f'expected one of {names}, with 2x before a TPU for two slices; or cpu-N'
   assert str(error.value) == f'topology is {name!r}: {kinds}' + (f'; did you mean {meant}?' if meant else '')
 
 
