@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 pytest.importorskip('sklearn')
 
@@ -235,8 +234,8 @@ def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(sweeps, abl
   """In Stage I, while forking, in a fork's Stage III, and after training, before the result is written."""
   swept, _, uninterrupted = sweeps
   take_codes(swept, tmp_path)
-  base = ConfigDict({**ablation.base.to_dict(), 'save_every': 2})
-  ablation = dataclasses.replace(ablation, seeds=(0,), base=base)
+  configs = {name: replaced(config, {'save_every': 2}) for name, config in ablation.configs.items()}
+  ablation = dataclasses.replace(ablation, seeds=(0,), configs=configs)
 
   def killed_after(calls: int, module: object, name: str) -> None:
     function, seen = getattr(module, name), []
