@@ -26,10 +26,9 @@ from orbax.checkpoint import v1 as ocp
 
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
-from janus_jax.training import storage_errors
+from janus_jax.training import storage_faults
 from janus_jax.training.process_files import ProcessJson, read_process_jsons
-from janus_jax.training.save_faults import SaveFaults
-from janus_jax.training.storage_errors import DamagedError, RaisedAnyway, one_line
+from janus_jax.training.storage_faults import DamagedError, RaisedAnyway, SaveFaults, one_line
 from janus_jax.training.tree_shapes import check_shapes, tree_shapes
 
 DATA_DIRECTORY = 'data'
@@ -287,14 +286,14 @@ class Checkpoints:
   @contextlib.contextmanager
   def _system_errors(self) -> Iterator[None]:
     try:
-      with storage_errors.as_os_errors(str(self.directory), self._in_bucket):
+      with storage_faults.as_os_errors(str(self.directory), self._in_bucket):
         yield
     except (OSError, ValueError):
       self._failed = True
       raise
 
   def _damage(self) -> contextlib.AbstractContextManager:
-    return storage_errors.as_damage(str(self.directory), self._in_bucket)
+    return storage_faults.as_damage(str(self.directory), self._in_bucket)
 
 
 def _placed(leaf: Any) -> Any:
