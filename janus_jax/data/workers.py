@@ -1,4 +1,9 @@
-"""Records to examples ahead of need, in worker processes. What is read does not depend on how many there are."""
+"""Records to examples ahead of need, in worker processes. What is read does not depend on how many there are.
+
+Grain's `mp_prefetch` reads as fast (two processes, 400 JPEGs of 800 x 600, three runs on a busy machine: 48, 88 and 89
+records/s, here 49, 71 and 98). But its state depends on the number of processes, so that a run could not go on with
+another; and it ends at the first record that cannot be read, or that a process dies of.
+"""
 
 import concurrent.futures
 import contextlib

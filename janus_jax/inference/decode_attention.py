@@ -9,11 +9,10 @@ for 32, which is 2 TB/s.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 # Slots of a program, at most, and the warps that it has. 16 to 64 slots and 2 to 8 warps took 8.5 to 9.8 us for 2 rows
 # and 46 to 49 for 32.
@@ -55,12 +54,15 @@ def decode_attention(
   Returns:
     [B, N, H] in q's dtype; `generated` with `new`, in the same memory where the caller gives it up.
   """
+  from jax.experimental import pallas as pl  # Half a second that no other device needs.
+  from jax.experimental.pallas import triton
+
   (B, N, H), K = q.shape, new[0].shape[1]
   sizes = [part_size(keys.shape[2]) for keys, *_ in (*prompts, generated)]
   counts = [keys.shape[2] // size for (keys, *_), size in zip((*prompts, generated), sizes)]
   firsts = [sum(counts[:i]) for i in range(len(counts))]
 
-  def part_of(block: int, shared: int, *shape: int) -> pl.BlockSpec:
+  def part_of(block: int, shared: int, *shape: int) -> Any:
     """[S, ...] of a row, or of a head where there is a shape; programs of other blocks do not read what they get."""
     head = (lambda n: (n // (N // K),)) if shape else lambda n: ()
     place = lambda p: jnp.clip(p - firsts[block], 0, counts[block] - 1)  # noqa: E731
@@ -99,6 +101,8 @@ def decode_attention(
 
 def _part(slot_ref, q_ref, key_ref, value_ref, *refs, firsts: Sequence[int], counts: Sequence[int]) -> None:
   """One part of one head: values by exp(score - top) [H], top and the sum of exp(score - top) []."""
+  from jax.experimental import pallas as pl
+
   *prompts, keys_ref, values_ref, attended_ref, top_ref, total_ref, new_keys_ref, new_values_ref = refs
   part, size, H = pl.program_id(2), keys_ref.shape[0], q_ref.shape[-1]
   slot = slot_ref[0] - (part - firsts[-1]) * size  # Counted in the part, if that is of what is generated.
