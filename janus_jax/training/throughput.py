@@ -15,9 +15,10 @@ from collections.abc import Collection
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig, LlamaConfig, SiglipConfig, VQConfig
 from janus_jax.sharding.accelerators import peak_flops
+from janus_jax.training import stages
 
-# Groups of parameters (the top of their paths) that `step_flops` asks about.
-GROUPS = ('vision_encoder', 'vision_aligner', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
+# The VQ has no gradient in a step.
+GROUPS = tuple(group for group in stages.GROUPS if group != 'vq')
 
 
 @dataclasses.dataclass(frozen=True)
