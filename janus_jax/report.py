@@ -1,13 +1,17 @@
-"""Writes one page about a run: scores, curves, drawings, answers, configuration.
+"""Writes one page about a run: scores, curves, generated images, answers, configuration.
 
     python -m janus_jax.report --workdir=DIR --scores=DIR --out=FILE.html [--path=export=DIR --seconds=training=301 ...]
 
 The first is a training workdir, the second what `janus_jax.evaluate --out` wrote. The page needs no other file.
 """
 
+import collections
 import logging
+import math
 import os
 import zipfile
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -15,19 +19,23 @@ from absl import flags
 from janus_jax import cli
 from janus_jax.conversion.buckets import absolute, local_files
 from janus_jax.conversion.checkpoint import read_json
+from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
+from janus_jax.models import config as model_config
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE, RUN_CONFIG_FILE
-from janus_jax.runs.workdirs import REVISION_FILE
+from janus_jax.reporting import charts
+from janus_jax.runs.workdirs import MACHINE_FILE, REVISION_FILE
 from janus_jax.toy import run_page
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 _WORKDIR = cli.define_path('workdir', None, 'Training workdir.', required=True)
 _SCORES = cli.define_path('scores', None, 'Directory that janus_jax.evaluate wrote; none: a page without scores.')
 _OUT = cli.define_path('out', None, 'HTML file to write; replaced if there.', required=True)
-_TITLE = flags.DEFINE_string('title', None, 'Of the page; default: the name of the workdir.')
+_TITLE = flags.DEFINE_string('title', None, 'Title of the page; default: names the workdir.')
 _PATHS = flags.DEFINE_multi_string('path', [], 'NAME=PATH to list on the page; may be given several times.')
 _SECONDS = flags.DEFINE_multi_string('seconds', [], 'PART=SECONDS to list on the page; may be given several times.')
 
+FACT_FILES = {'revision': REVISION_FILE, 'machine': MACHINE_FILE}
 # What the page shows of each entry of a list in scores.json.
 SCORE_FIELDS = {
   'goals': ('name', 'percent', 'right', 'total', 'goal', 'met', 'control_percent'),
@@ -88,24 +96,35 @@ def read_scores(directory: str) -> tuple[dict, np.ndarray, np.ndarray]:
   return scores, drawings, scenes
 
 
+def parameter_counts(model: Mapping[str, Any]) -> dict[str, int]:
+  """Part of the model -> how many parameters it has; empty where the workdir does not say what the model is."""
+  counts: collections.Counter[str] = collections.Counter()
+  for path, shape in parameter_shapes(model_config.from_dict(model)).items() if model else ():
+    counts[path.split('/')[0]] += math.prod(shape)
+  return dict(counts)
+
+
 def main() -> None:
+  charts.matplotlib()  # Says what to install before anything is read.
   workdir = local_files(_WORKDIR.value)
   paths, seconds = _pairs('path', _PATHS.value), _seconds()
   metrics = os.path.join(workdir, METRICS_FILE)
   if not os.path.exists(metrics):
     raise InputError(f'{metrics}: no such file: expected a training workdir')
+  model = read_json(os.path.join(workdir, CONFIG_FILE))
   found = read_scores(_SCORES.value) if _SCORES.value is not None else ({}, np.zeros(0), np.zeros(0))
   scores, drawings, scenes = found
   page = run_page.render(
     run_page.Run(
-      title=_TITLE.value or f'Janus run {os.path.basename(absolute(_WORKDIR.value))}',
+      title=_TITLE.value or f'Janus training run {os.path.basename(absolute(_WORKDIR.value))}',
       metrics=read_metrics(metrics),
       scores=scores,
       drawings=drawings,
       scenes=scenes,
       config=read_json(os.path.join(workdir, RUN_CONFIG_FILE)),
-      model=read_json(os.path.join(workdir, CONFIG_FILE)),
-      revision=_read_text(os.path.join(workdir, REVISION_FILE)),
+      model=model,
+      parameters=parameter_counts(model),
+      facts={name: _read_text(os.path.join(workdir, file)) for name, file in FACT_FILES.items()},
       paths={
         'workdir': absolute(_WORKDIR.value),
         'checkpoints': absolute(os.path.join(_WORKDIR.value, CHECKPOINTS_DIRECTORY)),

@@ -1,31 +1,18 @@
-"""The report of an ablation as one page: HTML with everything inside it, no scripts, nothing fetched."""
+"""The report of an ablation as one page."""
 
 import dataclasses
-import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from janus_jax.ablation import tables
-from janus_jax.ablation.sheets import Picture, Sheet
+from janus_jax.ablation.sheets import Sheet
 from janus_jax.ablation.tables import Summary
-from janus_jax.reporting.drawing import Drawing, to_svg
-from janus_jax.toy.run_page import STYLE, png_uri
+from janus_jax.reporting.charts import Figure
+from janus_jax.reporting.page import Html, charts, element, folded, image, note, page, table
 
-OWN_STYLE = """
-.charts { grid-template-columns: repeat(auto-fit, minmax(520px, 1fr)); } .charts svg { height: auto; }
-td, th { vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td .difference { color: #57606a; font-size: 12px; display: block; } td .difference.clear { color: #1f2328;
-font-weight: 600; } td.failed { background: repeating-linear-gradient(45deg, #fff, #fff 5px, #e4e4e4 5px,
-#e4e4e4 7px); font-weight: 600; } .scroll { overflow-x: auto; }
-td.prompt { min-width: 130px; }
-td.pictures { white-space: nowrap; display: table-cell; }
-td.pictures img { width: 44px; height: 44px; margin-right: 3px; image-rendering: pixelated; }
-td.pictures img { border: 3px dashed #b3141d; }
-td.pictures img.right { border: 3px solid #28a03c; }
-@media print { .charts { display: block; } svg, tr { break-inside: avoid; } }
-"""
+TITLE_VARIANTS = 4  # Named in the title.
+STAGE_COLUMNS = ('variant', 'stage', 'steps', 'tokens', 'TFLOP', 'seconds', 'tokens/s')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,12 +20,12 @@ class Content:
   """What stands on the page.
 
   Attributes:
-    title: of the page.
+    name: of the ablation.
     summaries: of the variants.
     metrics: shown first.
     charts: of the metrics.
     curves: of losses.
-    sheet: drawings; None without.
+    sheet: generated images; None without.
     stages: rows of the table of costs, as `report.stage_rows` gives them.
     changes: variant -> what its config changes.
     base: the config of the ablation's base.
@@ -48,11 +35,11 @@ class Content:
     forked: of these, how many began from a checkpoint of another run.
   """
 
-  title: str
+  name: str
   summaries: Sequence[Summary]
   metrics: Sequence[str]
-  charts: Sequence[Drawing]
-  curves: Sequence[Drawing]
+  charts: Sequence[Figure]
+  curves: Sequence[Figure]
   sheet: Sheet | None
   stages: Sequence[Sequence[str]]
   changes: Mapping[str, Sequence[str]]
@@ -65,107 +52,108 @@ class Content:
 
 def render(content: Content) -> str:
   """The page."""
-  rest = [name for name in tables.all_metrics(content.summaries) if name not in (*content.metrics, *tables.COSTS)]
-  costs = [name for name in tables.COSTS if name in tables.all_metrics(content.summaries)]
+  names = tables.all_metrics(content.summaries)
+  rest = [name for name in names if name not in (*content.metrics, *tables.COSTS)]
+  costs = [name for name in tables.COSTS if name in names]
   sections = [
     ('', _head(content)),
-    ('What was compared', _metric_table(content.summaries, content.metrics) + _charts(content.charts)),
-    ('What it cost', _metric_table(content.summaries, costs) + _stages(content.stages)),
-    ('Learning curves', _charts(content.curves)),
-    ('Drawings', _drawings(content.sheet)),
-    ('What each variant changes', _changes(content.changes, content.base)),
-    ('All other metrics', _folded('table', _metric_table(content.summaries, rest)) if rest else ''),
+    ('What each variant changes', _changes(content)),
+    ('What was compared', [_metric_table(content.summaries, content.metrics), *_intervals(content.charts)]),
+    ('What it cost', [_metric_table(content.summaries, costs), *_stages(content.stages)]),
+    ('Learning curves', _curves(content.curves)),
+    ('Generated images', _images(content.sheet)),
+    ('All other metrics', [folded('table', _metric_table(content.summaries, rest))] if rest else []),
   ]
-  body = ''.join((f'<h2>{title}</h2>' if title else '') + text for title, text in sections if text)
-  return (
-    f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(content.title)}</title>'
-    f'<meta name="viewport" content="width=device-width"><style>{STYLE}{OWN_STYLE}</style></head><body>{body}</body>'
-    '</html>\n'
-  )
+  return page(title(content), sections)
 
 
-def _text(value: Any) -> str:
-  return html.escape(str(value))
+def title(content: Content) -> str:
+  """'Ablation NAME: a, b and c compared over 3 seeds'."""
+  names, seeds = [item.variant for item in content.summaries], len(content.seeds)
+  if len(names) > TITLE_VARIANTS:
+    names = [*names[: TITLE_VARIANTS - 1], f'{len(names) - TITLE_VARIANTS + 1} more variants']
+  listed = ' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))
+  return f'Ablation {content.name}: {listed} compared over {seeds} seed{"s" if seeds > 1 else ""}'
 
 
-def _head(content: Content) -> str:
+def _head(content: Content) -> list[Html]:
   baseline = next(summary.variant for summary in content.summaries if summary.is_baseline)
   problems = [summary for summary in content.summaries if not summary.is_whole]
-  items = ''.join(f'<li><b>{_text(item.variant)}</b>: {_text(tables.status(item))}</li>' for item in problems)
-  seeds = ', '.join(map(str, content.seeds))
-  return (
-    f'<h1>{_text(content.title)}</h1><p>{content.done} of {content.total} runs: {len(content.summaries)} variants, '
-    f'seeds {seeds}; baseline <b>{_text(baseline)}</b>. {content.forked} runs began from the checkpoint of a run that '
-    f'was the same up to there.</p><p class="note">{_text(tables.LEGEND.replace(chr(92), ""))} With one seed there is '
-    f'no interval. All runs answered the same questions and drew the same prompts with the same seeds; held-out losses '
-    f"are on the same batches of the baseline's last stage.</p>" + (f'<ul>{items}</ul>' if items else '')
-  )
+  items = [element('li', element('b', item.variant), f': {tables.status(item)}') for item in problems]
+  runs = f'{content.done} of {content.total} runs: {len(content.summaries)} variants, seeds '
+  forked = f'. {content.forked} runs began from the checkpoint of a run that was the same up to there.'
+  return [
+    element('p', runs, ', '.join(map(str, content.seeds)), '; baseline ', element('b', baseline), forked),
+    note(
+      tables.LEGEND.replace('\\', ''),
+      ' With one seed there is no interval. All runs answered the same questions and generated images of the same '
+      "prompts with the same seeds; held-out losses are on the same batches of the baseline's last stage.",
+    ),
+    element('ul', *items) if items else Html(),
+  ]
 
 
-def _metric_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
+def _changes(content: Content) -> list[Html]:
+  rows = [
+    (name, element('td', *(part for line in lines or ['nothing'] for part in (line, element('br')))))
+    for name, lines in content.changes.items()
+  ]
+  base = element('pre', json.dumps(content.base, indent=2))
+  return [table(('variant', 'what differs from the baseline'), rows), folded('the whole base config', base)]
+
+
+def _metric_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> Html:
   """A line per metric, a column per variant."""
-  head = ''.join(f'<th>{_text(item.variant)}{" (baseline)" if item.is_baseline else ""}</th>' for item in summaries)
-  lines = ''
-  for metric in metrics:
-    lines += f'<tr><td>{_text(metric)}</td>{"".join(_cell(item, metric) for item in summaries)}</tr>'
-  return f'<div class="scroll"><table><tr><th></th>{head}</tr>{lines}</table></div>' if lines else ''
+  head = [f'{item.variant} (baseline)' if item.is_baseline else item.variant for item in summaries]
+  rows = [
+    (
+      element('td', metric, element('span', tables.unit(metric), class_='note')),
+      *(_cell(item, metric) for item in summaries),
+    )
+    for metric in metrics
+  ]
+  return table(('metric', *head), rows)
 
 
-def _cell(summary: Summary, metric: str) -> str:
+def _cell(summary: Summary, metric: str) -> Html:
   mean, difference = tables.mean_text(summary, metric), tables.difference_text(summary, metric)
   if mean in (tables.FAILED, tables.NOTHING):
-    return f'<td class="failed">{mean}</td>'
-  clear = ' clear' if difference.endswith('*') else ''
-  below = f'<span class="difference{clear}">{_text(difference)}</span>' if difference else ''
-  return f'<td class="number">{_text(mean)}{below}</td>'
+    return element('td', mean, class_='failed')
+  kind = 'note clear' if difference.endswith('*') else 'note'
+  return element('td', mean, element('span', difference, class_=kind) if difference else '', class_='number')
 
 
-def _charts(charts: Sequence[Drawing]) -> str:
-  return f'<div class="charts">{"".join(map(to_svg, charts))}</div>' if charts else ''
+def _intervals(figures: Sequence[Figure]) -> list[Html]:
+  about = 'Mark and number: mean over seeds. Bar: its 95 % interval. Strokes: each seed. Dashed line: the baseline.'
+  return [note(about), charts(figures)] if figures else []
 
 
-def _stages(stages: Sequence[Sequence[str]]) -> str:
-  if not stages:
-    return ''
-  names = ('variant', 'stage', 'steps', 'tokens', 'teraflops', 'seconds', 'tokens per second')
-  head = ''.join(f'<th>{name}</th>' for name in names)
-  lines = ''
-  for variant, stage, *numbers in stages:
-    cells = ''.join(f'<td class="number">{text}</td>' for text in numbers)
-    lines += f'<tr><td>{_text(variant)}</td><td>{_text(stage)}</td>{cells}</tr>'
-  note = (
-    '<p class="note">As if each run had been trained alone, from its first step. Seconds are of training, without '
-    'compiling, scoring and saving.</p>'
+def _curves(figures: Sequence[Figure]) -> list[Html]:
+  about = (
+    'Means over seeds, in a band from the least to the greatest of them; the number is the last one. Dotted lines: '
+    'ends of stages, with the marks of the variants whose stage ends there.'
   )
-  return f'{note}<table><tr>{head}</tr>{lines}</table>'
+  return [note(about), charts(figures)] if figures else []
 
 
-def _drawings(sheet: Sheet | None) -> str:
+def _stages(stages: Sequence[Sequence[str]]) -> list[Html]:
+  about = (
+    'As if each run had been trained alone, from its first step. Seconds are of training, without compiling, scoring '
+    'and saving.'
+  )
+  rows = [
+    (variant, stage, *(element('td', text, class_='number') for text in numbers)) for variant, stage, *numbers in stages
+  ]
+  return [note(about), table(STAGE_COLUMNS, rows)] if stages else []
+
+
+def _images(sheet: Sheet | None) -> list[Html]:
   if sheet is None:
-    return ''
-  head = ''.join(f'<th>{_text(name)}</th>' for name in sheet.variants)
-  lines = ''
-  for skill, prompt, pictures in sheet.rows:
-    cells = ''.join(
-      f'<td class="pictures">{"".join(map(_picture, pictures.get(name, ())))}</td>' for name in sheet.variants
-    )
-    lines += f'<tr><td class="prompt">{_text(prompt)}<br><span class="note">{_text(skill)}</span></td>{cells}</tr>'
-  note = '<p class="note">A picture per seed. Whole green frame: exactly what was asked for. Dashed red frame: not.</p>'
-  return f'{note}<div class="scroll"><table><tr><th>prompt</th>{head}</tr>{lines}</table></div>'
-
-
-def _picture(picture: Picture) -> str:
-  kind = ' class="right"' if picture.right else ''
-  about = _text(f'seed {picture.seed}' + ('' if picture.right else f': {picture.reason}'))
-  return f'<img{kind} src="{png_uri(picture.pixels)}" alt="{about}" title="{about}">'
-
-
-def _changes(changes: Mapping[str, Sequence[str]], base: Mapping[str, Any]) -> str:
-  lines = ''.join(
-    f'<h3>{_text(name)}</h3><pre>{_text(chr(10).join(found) or "nothing")}</pre>' for name, found in changes.items()
-  )
-  return lines + _folded('the whole base config', f'<pre>{_text(json.dumps(base, indent=2))}</pre>')
-
-
-def _folded(title: str, content: str) -> str:
-  return f'<details><summary>{title}</summary>{content}</details>'
+    return []
+  rows = []
+  for skill, prompt, found in sheet.rows:
+    cells = [[image(item.pixels, item.about, item.right) for item in found.get(name, ())] for name in sheet.variants]
+    about = element('td', prompt, element('span', skill, class_='note'))
+    rows.append((about, *(element('td', *cell, class_='images') for cell in cells)))
+  about = 'An image per seed. Whole green frame: exactly what was asked for. Dashed red frame: not.'
+  return [note(about), table(('prompt', *sheet.variants), rows)]

@@ -8,8 +8,10 @@ import contextlib
 import json
 import logging
 import os
+import platform
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from janus_jax.conversion.buckets import local_files
@@ -26,7 +28,7 @@ from janus_jax.training.defaults import STAGE_DEFAULTS, default_config
 
 # What the original's `generation_inference.py` draws with.
 SAMPLING = {'cfg_weight': 5.0, 'temperature': 1.0, 'top_k': 0}
-REVISION_FILE = 'revision.txt'
+REVISION_FILE, MACHINE_FILE = 'revision.txt', 'machine.txt'
 
 
 def config_dict(config: ConfigDict) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def check_config(workdir: str, config: ConfigDict, force: bool) -> None:
 
 
 def begin(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None) -> None:
-  """Writes config, revision and, of a new workdir, tokenizer and model: once all that can be checked has been.
+  """Writes config, revision, machine and, of a new workdir, tokenizer and model: once all that can be checked has been.
 
   Args:
     workdir: made if missing.
@@ -82,9 +84,20 @@ def begin(workdir: str, config: ConfigDict, checkpoint: Checkpoint | None) -> No
   _write_json(os.path.join(workdir, RUN_CONFIG_FILE), config_dict(config))
   with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
     file.write(f'{revision()}\n')
+  with open(os.path.join(workdir, MACHINE_FILE), 'w') as file:
+    file.write(f'{machine()}\n')
   if checkpoint is not None:
     # It says that the workdir is begun.
     _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
+
+
+def machine() -> str:
+  """Devices and processor that a run is on: '8 x NVIDIA H100 80GB HBM3, 1 process, 192 cores of x86_64'."""
+  processes = jax.process_count()
+  return (
+    f'{jax.device_count()} x {jax.devices()[0].device_kind}, {processes} process{"es" if processes > 1 else ""}, '
+    f'{os.cpu_count()} cores of {platform.machine()}'
+  )
 
 
 def write_tokenizer(directory: str, checkpoint: Checkpoint) -> None:
