@@ -116,7 +116,7 @@ def main() -> None:
   scores, drawings, scenes = found
   page = run_page.render(
     run_page.Run(
-      title=_TITLE.value or f'Janus training run {os.path.basename(absolute(_WORKDIR.value))}',
+      title=_TITLE.value or f'Janus training run {"/".join(absolute(_WORKDIR.value).split("/")[-2:])}',
       metrics=read_metrics(metrics),
       scores=scores,
       drawings=drawings,

@@ -246,10 +246,10 @@ def _cell(summary: Summary, metric: str) -> str:
 
 LEGEND = (
   'Mean over seeds ± half of its 95 % interval (Student t), of a percentage [the interval], which ends at 0 and 100; '
-  'then the difference to the baseline, paired by seed. '
-  r'\*: the interval of the difference leaves out 0. Not corrected for the number of comparisons. ± 0: all seeds gave '
-  'the same, which says little of how they vary. Seeds that failed or are not finite are no part of a mean and stand '
-  'beside it; where there are any, of either variant, no difference has a star. Nothing is said of differences in wall '
-  'time: runs that come later find programs compiled. Intervals cover seeds only, not the choice of questions and '
-  "prompts, which all runs share: for that see the intervals in each run's scores.json."
+  r'then the difference to the baseline, paired by seed. \*: the interval of the difference leaves out 0. Not '
+  'corrected for the number of comparisons. ± 0 or [x, x]: all seeds gave the same, which says little of how they '
+  'vary. Seeds that failed or are not finite are no part of a mean and stand beside it; where there are any, of '
+  'either variant, no difference has a star. Nothing is said of differences in wall time: runs that come later find '
+  'programs compiled. Intervals cover seeds only, not the choice of questions and prompts, which all runs share: for '
+  "that see the intervals in each run's scores.json."
 )

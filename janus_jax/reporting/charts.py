@@ -20,8 +20,9 @@ COLOURS = ('#000000', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e
 DASHES = ((), (7, 3), (2, 2), (10, 3, 2, 3), (4, 4), (12, 4))
 MARKS = ('o', 's', '^', 'D', 'P')
 # Inches. At 400 pixels of width a chart's text still has 10.
-WIDTH, HEIGHT = 5.2, 2.9
+WIDTH, HEIGHT = 4.6, 2.6
 DPI = 200
+STEPS = (1, 2, 5, 10)  # Ticks are these times a power of ten apart.
 # Text stays text in an SVG, where a page can be searched; no name is taken for a formula; equal charts are equal files.
 SETTINGS = {
   'font.size': 9, 'text.parse_math': False, 'axes.titlesize': 10, 'axes.titleweight': 'bold', 'axes.edgecolor': FAINT,
@@ -115,7 +116,7 @@ def short(value: float, _: Any = None) -> str:
 def line_chart(
   title: str, series: Sequence[Series], x: Axis, y: Axis, boundaries: Sequence[Boundary] = ()
 ) -> Figure | None:
-  """Curves, their names and last values below them; None where all values are 0 or there are none.
+  """Curves, their names (or 'last') and last values below them; None where all values are 0 or there are none.
 
   Args:
     title: of the chart.
@@ -133,13 +134,14 @@ def line_chart(
     figure, axes = _figure(title, HEIGHT + 0.2 * lines)
     for number, item in enumerate(kept):
       every = max(len(item.points) // 6, 1)  # About six marks, at other places than those of other curves.
-      style, label = item.style, f'{item.name} {short(item.points[-1][1])}'.strip()
+      style, label = item.style, f'{item.name or "last"} {short(item.points[-1][1])}'
       where = {'marker': style.mark, 'markersize': 4.5, 'markevery': (number * every // len(kept), every)}
       axes.plot(*zip(*item.points), color=style.colour, dashes=style.dash, linewidth=1.3, label=label, **where)
       if item.band:
         axes.fill_between(*zip(*item.band), color=style.colour, alpha=0.15, linewidth=0)
-    _set_scale(axes.xaxis, x, [point[0] for item in kept for point in item.points])
-    _set_scale(axes.yaxis, y, [point[1] for item in kept for point in item.points])
+    reach = [point for item in kept for point in (*item.points, *item.band)]
+    _set_scale(axes.xaxis, x, [*(point[0] for point in reach), *(item.x for item in boundaries)])
+    _set_scale(axes.yaxis, y, [value for _, *values in reach for value in values if value > 0 or not y.log])
     _mark_boundaries(axes, boundaries)
     axes.grid(axis='y')
     figure.legend(loc='outside lower left', ncols=2)
@@ -162,7 +164,7 @@ def interval_chart(title: str, rows: Sequence[Row], x: Axis) -> Figure | None:
         axes.axvline(row.mean, color=FAINT, linewidth=0.8, linestyle='--')
       axes.plot(row.values, [y] * len(row.values), '|', color=FAINT, markersize=7)
       axes.plot(row.interval or (), [y, y] if row.interval else (), '-|', color=row.style.colour, markersize=10)
-      axes.plot(row.mean, y, row.style.mark, color=row.style.colour, markersize=6)
+      axes.plot(row.mean, y, row.style.mark, color=row.style.colour, markersize=6, clip_on=False)
       axes.text(1.02, y, short(row.mean), va='center', transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(rows)), [row.label for row in rows], color='black')
     for row, label in zip(rows, axes.get_yticklabels()):
@@ -208,12 +210,12 @@ def _set_scale(axis: Any, about: Axis, values: Sequence[float]) -> None:
     room = max((high / low) ** 0.04, 1.02)
     low, high = low / room, high * room
     # 1, 2 and 5 times the powers of ten; round numbers where these are too few, powers alone where they are too many.
-    few, many = high / low < 10, high / low > 1000
-    locator = ticker.MaxNLocator(5) if few else ticker.LogLocator(subs=(1,) if many else (1, 2, 5), numticks=20)
+    factors = (1,) if high / low > 1000 else (1, 2, 5)
+    locator = ticker.LogLocator(subs=factors, numticks=20) if high / low > 10 else ticker.MaxNLocator(5, steps=STEPS)
   else:
     room = 0.04 * (high - low) or max(abs(high), 1.0) * 0.05
     low, high = low - room, high + room
-    locator = ticker.MaxNLocator(6)
+    locator = ticker.MaxNLocator(6, steps=STEPS)
   axis.set_major_locator(locator)
   axis.set_minor_locator(ticker.NullLocator())
   axis.set_major_formatter(short)

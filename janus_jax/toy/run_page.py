@@ -19,9 +19,9 @@ STAGE_FIELDS = ('steps', 'batch_size', 'learning_rate', 'schedule', 'ratio', 'tr
 # (title, metric, label of the y axis) of the charts with one curve.
 CURVES = (
   ('learning rate', 'learning_rate', 'learning rate'),
-  ('gradient norm', 'grad_norm', 'L2 norm of all gradients'),
+  ('gradient norm', 'grad_norm', 'L2 norm'),
   ('throughput', 'tokens_per_second', 'tokens/s'),
-  ('packing', 'packing', 'fraction of tokens that are not padding'),
+  ('packing: fraction of tokens that are not padding', 'packing', 'fraction of tokens'),
 )
 
 
