@@ -129,14 +129,14 @@ def line_chart(
   kept = [item for item in kept if item.points]
   if not any(value for item in kept for _, value in item.points):
     return None
-  lines = -(-len(kept) // 2)
   with matplotlib().rc_context(SETTINGS):
-    figure, axes = _figure(title, HEIGHT + 0.2 * lines)
+    figure, axes = _figure(title, HEIGHT + 0.1 * len(kept))
+    lines = []
     for number, item in enumerate(kept):
       every = max(len(item.points) // 6, 1)  # About six marks, at other places than those of other curves.
-      style, label = item.style, f'{item.name or "last"} {short(item.points[-1][1])}'
-      where = {'marker': style.mark, 'markersize': 4.5, 'markevery': (number * every // len(kept), every)}
-      axes.plot(*zip(*item.points), color=style.colour, dashes=style.dash, linewidth=1.3, label=label, **where)
+      style, marked = item.style, (number * every // len(kept), every)
+      curve = {'color': style.colour, 'dashes': style.dash, 'marker': style.mark, 'markevery': marked}
+      lines += axes.plot(*zip(*item.points), linewidth=1.3, markersize=4.5, **curve)
       if item.band:
         axes.fill_between(*zip(*item.band), color=style.colour, alpha=0.15, linewidth=0)
     reach = [point for item in kept for point in (*item.points, *item.band)]
@@ -144,7 +144,8 @@ def line_chart(
     _set_scale(axes.yaxis, y, [value for _, *values in reach for value in values if value > 0 or not y.log])
     _mark_boundaries(axes, boundaries)
     axes.grid(axis='y')
-    figure.legend(loc='outside lower left', ncols=2)
+    labels = [f'{item.name or "last"} {short(item.points[-1][1])}' for item in kept]
+    figure.legend(lines, labels, loc='outside lower left', ncols=2)
   return figure
 
 
