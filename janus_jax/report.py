@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,6 @@ _TITLE = flags.DEFINE_string('title', None, 'Title of the page; default: names t
 _PATHS = flags.DEFINE_multi_string('path', [], 'NAME=PATH to list on the page; may be given several times.')
 _SECONDS = flags.DEFINE_multi_string('seconds', [], 'PART=SECONDS to list on the page; may be given several times.')
 
-FACT_FILES = {'revision': REVISION_FILE, 'machine': MACHINE_FILE}
 # What the page shows of each entry of a list in scores.json.
 SCORE_FIELDS = {
   'goals': ('name', 'percent', 'right', 'total', 'goal', 'met', 'control_percent'),
@@ -96,12 +95,38 @@ def read_scores(directory: str) -> tuple[dict, np.ndarray, np.ndarray]:
   return scores, drawings, scenes
 
 
+def duration(seconds: float) -> str:
+  """'12 s', '3 min 20 s' or '2 h 5 min'."""
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 1:
+    return f'{rest} s'
+  return f'{minutes} min {rest} s' if minutes < 60 else f'{minutes // 60} h {minutes % 60} min'
+
+
+def with_total(values: Mapping[str, Any], text: Callable[[Any], str]) -> dict[str, str]:
+  """The values as text, and their sum."""
+  return {name: text(value) for name, value in {**values, 'total': sum(values.values())}.items()} if values else {}
+
+
 def parameter_counts(model: Mapping[str, Any]) -> dict[str, int]:
   """Part of the model -> how many parameters it has; empty where the workdir does not say what the model is."""
   counts: collections.Counter[str] = collections.Counter()
   for path, shape in parameter_shapes(model_config.from_dict(model)).items() if model else ():
     counts[path.split('/')[0]] += math.prod(shape)
   return dict(counts)
+
+
+def facts(workdir: str, config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """What identifies a run, and how far it came."""
+  elapsed = metrics[-1].get('time', 0) - metrics[0].get('time', 0) if metrics else 0
+  found = {
+    'seed': str(config.get('seed', '')),
+    'steps': f'{metrics[-1]["step"]:,}' if metrics else '',
+    'first to last line of metrics': duration(elapsed) if elapsed else '',
+    'machine': _read_text(os.path.join(workdir, MACHINE_FILE)),
+    'revision': _read_text(os.path.join(workdir, REVISION_FILE)),
+  }
+  return {name: value for name, value in found.items() if value}
 
 
 def main() -> None:
@@ -111,29 +136,23 @@ def main() -> None:
   metrics = os.path.join(workdir, METRICS_FILE)
   if not os.path.exists(metrics):
     raise InputError(f'{metrics}: no such file: expected a training workdir')
-  model = read_json(os.path.join(workdir, CONFIG_FILE))
+  lines = read_metrics(metrics)
+  config, model = (read_json(os.path.join(workdir, name)) for name in (RUN_CONFIG_FILE, CONFIG_FILE))
   found = read_scores(_SCORES.value) if _SCORES.value is not None else ({}, np.zeros(0), np.zeros(0))
-  scores, drawings, scenes = found
-  page = run_page.render(
-    run_page.Run(
-      title=_TITLE.value or f'Janus training run {"/".join(absolute(_WORKDIR.value).split("/")[-2:])}',
-      metrics=read_metrics(metrics),
-      scores=scores,
-      drawings=drawings,
-      scenes=scenes,
-      config=read_json(os.path.join(workdir, RUN_CONFIG_FILE)),
-      model=model,
-      parameters=parameter_counts(model),
-      facts={name: _read_text(os.path.join(workdir, file)) for name, file in FACT_FILES.items()},
-      paths={
-        'workdir': absolute(_WORKDIR.value),
-        'checkpoints': absolute(os.path.join(_WORKDIR.value, CHECKPOINTS_DIRECTORY)),
-        **({'scores': os.path.abspath(_SCORES.value)} if _SCORES.value else {}),
-        **{name: absolute(path) for name, path in paths.items()},
-      },
-      seconds=seconds,
-    )
-  )
+  where = {
+    'workdir': absolute(_WORKDIR.value),
+    'checkpoints': absolute(os.path.join(_WORKDIR.value, CHECKPOINTS_DIRECTORY)),
+    **({'scores': os.path.abspath(_SCORES.value)} if _SCORES.value else {}),
+    **{name: absolute(path) for name, path in paths.items()},
+  }
+  tables = {
+    'run': facts(workdir, config, lines),
+    'parameters': with_total(parameter_counts(model), '{:,}'.format),
+    'wall time': with_total(seconds, duration),
+    'paths': where,
+  }
+  title = _TITLE.value or f'Janus training run {"/".join(where["workdir"].split("/")[-2:])}'
+  page = run_page.render(run_page.Run(title, lines, *found, config, model, tables))
   with open(_OUT.value, 'w', encoding='utf-8') as file:
     file.write(page)
   logging.info('wrote %s', _OUT.value)

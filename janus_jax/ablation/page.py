@@ -2,117 +2,116 @@
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from janus_jax.ablation import tables
+from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.sheets import Sheet
 from janus_jax.ablation.tables import Summary
+from janus_jax.ablation.variants import PlannedRun
 from janus_jax.reporting.charts import Figure
 from janus_jax.reporting.page import Html, charts, element, folded, image, note, page, table
+from janus_jax.runs.workdirs import config_dict, differences
 
 TITLE_VARIANTS = 4  # Named in the title.
-STAGE_COLUMNS = ('variant', 'stage', 'steps', 'tokens', 'TFLOP', 'seconds', 'tokens/s')
+NOTE = (
+  'With one seed there is no interval. All runs answered the same questions and generated images of the same prompts '
+  "with the same seeds; held-out losses are on the same batches of the baseline's last stage."
+)
+INTERVALS = 'Mark and number: mean over seeds. Bar: its 95 % interval. Strokes: each seed. Dashed line: the baseline.'
+CURVES = (
+  'Means over seeds, in a band from the least to the greatest of them; the number is the last one. Dotted lines: ends '
+  'of stages, with the marks of the variants whose stage ends there.'
+)
+COSTS = (
+  'As if each run had been trained alone, from its first step. Seconds are of training, without compiling, scoring and '
+  'saving.'
+)
+IMAGES = 'An image per seed. Whole green frame: exactly what was asked for. Dashed red frame: not.'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Content:
-  """What stands on the page.
+class Findings:
+  """What an ablation found so far.
 
   Attributes:
-    name: of the ablation.
+    name: of the report.
+    ablation: what it is about.
+    runs: all of the ablation.
+    done: run name -> record of the runs that are finished and did not fail.
     summaries: of the variants.
     metrics: shown first.
-    charts: of the metrics.
-    curves: of losses.
-    sheet: generated images; None without.
-    stages: rows of the table of costs, as `report.stage_rows` gives them.
-    changes: variant -> what its config changes.
-    base: the config of the ablation's base.
-    seeds: of all variants.
-    total: runs.
-    done: runs that are finished and did not fail.
-    forked: of these, how many began from a checkpoint of another run.
   """
 
   name: str
+  ablation: Ablation
+  runs: Sequence[PlannedRun]
+  done: Mapping[str, Mapping[str, Any]]
   summaries: Sequence[Summary]
   metrics: Sequence[str]
-  charts: Sequence[Figure]
-  curves: Sequence[Figure]
-  sheet: Sheet | None
-  stages: Sequence[Sequence[str]]
-  changes: Mapping[str, Sequence[str]]
-  base: Mapping[str, Any]
-  seeds: Sequence[int]
-  total: int
-  done: int
-  forked: int
 
 
-def render(content: Content) -> str:
+def render(found: Findings, metric_charts: Sequence[Figure], curves: Sequence[Figure], sheet: Sheet | None) -> str:
   """The page."""
-  names = tables.all_metrics(content.summaries)
-  rest = [name for name in names if name not in (*content.metrics, *tables.COSTS)]
+  names = tables.all_metrics(found.summaries)
+  rest = [name for name in names if name not in (*found.metrics, *tables.COSTS)]
   costs = [name for name in tables.COSTS if name in names]
+  compared, cost, others = (_metric_table(found.summaries, some) for some in (found.metrics, costs, rest))
   sections = [
-    ('', _head(content)),
-    ('What each variant changes', _changes(content)),
-    ('What was compared', [_metric_table(content.summaries, content.metrics), *_intervals(content.charts)]),
-    ('What it cost', [_metric_table(content.summaries, costs), *_stages(content.stages)]),
-    ('Learning curves', _curves(content.curves)),
-    ('Generated images', _images(content.sheet)),
-    ('All other metrics', [folded('table', _metric_table(content.summaries, rest))] if rest else []),
+    ('', _head(found)),
+    ('What each variant changes', _changes(found)),
+    ('What was compared', [compared, *([note(INTERVALS), charts(metric_charts)] if metric_charts else [])]),
+    ('What it cost', [cost, *_stages(found)]),
+    ('Learning curves', [note(CURVES), charts(curves)] if curves else []),
+    ('Generated images', [note(IMAGES), _images(sheet)] if sheet else []),
+    ('All other metrics', [folded('table', others)] if rest else []),
   ]
-  return page(title(content), sections)
+  return page(title(found), sections)
 
 
-def title(content: Content) -> str:
+def title(found: Findings) -> str:
   """'Ablation NAME: a, b and c compared over 3 seeds'."""
-  names, seeds = [item.variant for item in content.summaries], len(content.seeds)
+  names, seeds = [item.variant for item in found.summaries], len(found.ablation.seeds)
   if len(names) > TITLE_VARIANTS:
     names = [*names[: TITLE_VARIANTS - 1], f'{len(names) - TITLE_VARIANTS + 1} more variants']
   listed = ' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))
-  return f'Ablation {content.name}: {listed} compared over {seeds} seed{"s" if seeds > 1 else ""}'
+  return f'Ablation {found.name}: {listed} compared over {seeds} seed{"s" if seeds > 1 else ""}'
 
 
-def _head(content: Content) -> list[Html]:
-  baseline = next(summary.variant for summary in content.summaries if summary.is_baseline)
-  problems = [summary for summary in content.summaries if not summary.is_whole]
-  items = [element('li', element('b', item.variant), f': {tables.status(item)}') for item in problems]
-  runs = f'{content.done} of {content.total} runs: {len(content.summaries)} variants, seeds '
-  forked = f'. {content.forked} runs began from the checkpoint of a run that was the same up to there.'
-  return [
-    element('p', runs, ', '.join(map(str, content.seeds)), '; baseline ', element('b', baseline), forked),
-    note(
-      tables.LEGEND.replace('\\', ''),
-      ' With one seed there is no interval. All runs answered the same questions and generated images of the same '
-      "prompts with the same seeds; held-out losses are on the same batches of the baseline's last stage.",
-    ),
-    element('ul', *items) if items else Html(),
+def _head(found: Findings) -> list[Html]:
+  runs = (
+    f'{len(found.done)} of {len(found.runs)} runs: {len(found.summaries)} variants, seeds '
+    f'{", ".join(map(str, found.ablation.seeds))}; baseline {found.ablation.baseline}. '
+    f'{sum(bool(record.get("forked")) for record in found.done.values())} runs began from the checkpoint of a run that '
+    'was the same up to there.'
+  )
+  problems = [
+    element('li', element('b', item.variant), f': {tables.status(item)}')
+    for item in found.summaries
+    if not item.is_whole
   ]
+  return [element('p', runs), note(tables.LEGEND.replace('\\', ''), ' ', NOTE), element('ul', *problems)]
 
 
-def _changes(content: Content) -> list[Html]:
-  rows = [
-    (name, element('td', *(part for line in lines or ['nothing'] for part in (line, element('br')))))
-    for name, lines in content.changes.items()
-  ]
-  base = element('pre', json.dumps(content.base, indent=2))
+def _changes(found: Findings) -> list[Html]:
+  """The lines in which configs differ from the baseline's."""
+  configs = {run.variant: config_dict(run.config) for run in reversed(found.runs)}
+  baseline, rows = configs[found.ablation.baseline], []
+  for item in found.summaries:
+    if not item.is_baseline:
+      lines = differences(baseline, configs[item.variant]) or ['nothing']
+      rows.append((item.variant, element('td', '\n'.join(lines), class_='lines')))
+  base = element('pre', json.dumps(config_dict(found.ablation.base), indent=2))
   return [table(('variant', 'what differs from the baseline'), rows), folded('the whole base config', base)]
 
 
 def _metric_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> Html:
   """A line per metric, a column per variant."""
-  head = [f'{item.variant} (baseline)' if item.is_baseline else item.variant for item in summaries]
-  rows = [
-    (
-      element('td', metric, element('span', tables.unit(metric), class_='note')),
-      *(_cell(item, metric) for item in summaries),
-    )
-    for metric in metrics
-  ]
-  return table(('metric', *head), rows)
+  about = [element('td', metric, element('span', tables.unit(metric), class_='note')) for metric in metrics]
+  rows = [(cell, *(_cell(item, metric) for item in summaries)) for cell, metric in zip(about, metrics)]
+  return table(('metric', *map(tables.column_name, summaries)), rows)
 
 
 def _cell(summary: Summary, metric: str) -> Html:
@@ -123,37 +122,25 @@ def _cell(summary: Summary, metric: str) -> Html:
   return element('td', mean, element('span', difference, class_=kind) if difference else '', class_='number')
 
 
-def _intervals(figures: Sequence[Figure]) -> list[Html]:
-  about = 'Mark and number: mean over seeds. Bar: its 95 % interval. Strokes: each seed. Dashed line: the baseline.'
-  return [note(about), charts(figures)] if figures else []
-
-
-def _curves(figures: Sequence[Figure]) -> list[Html]:
-  about = (
-    'Means over seeds, in a band from the least to the greatest of them; the number is the last one. Dotted lines: '
-    'ends of stages, with the marks of the variants whose stage ends there.'
-  )
-  return [note(about), charts(figures)] if figures else []
-
-
-def _stages(stages: Sequence[Sequence[str]]) -> list[Html]:
-  about = (
-    'As if each run had been trained alone, from its first step. Seconds are of training, without compiling, scoring '
-    'and saving.'
-  )
-  rows = [
-    (variant, stage, *(element('td', text, class_='number') for text in numbers)) for variant, stage, *numbers in stages
-  ]
-  return [note(about), table(STAGE_COLUMNS, rows)] if stages else []
-
-
-def _images(sheet: Sheet | None) -> list[Html]:
-  if sheet is None:
-    return []
+def _stages(found: Findings) -> list[Html]:
+  """What each stage of each variant cost; means over seeds."""
   rows = []
-  for skill, prompt, found in sheet.rows:
-    cells = [[image(item.pixels, item.about, item.right) for item in found.get(name, ())] for name in sheet.variants]
+  for item in found.summaries:
+    names = [run.name for run in found.runs if run.variant == item.variant and run.name in found.done]
+    for stages in zip(*(found.done[name]['stages'] for name in names)):
+      keys = ('steps', 'tokens', 'flops', 'seconds')
+      steps, tokens, flops, seconds = (statistics.fmean(stage[key] for stage in stages) for key in keys)
+      speed = f'{tokens / seconds:,.0f}' if seconds else ''
+      texts = (f'{steps:,.0f}', f'{tokens:,.0f}', f'{flops / 1e12:.4g}', f'{seconds:,.1f}', speed)
+      rows.append((item.variant, stages[0]['name'], *(element('td', text, class_='number') for text in texts)))
+  head = ('variant', 'stage', 'steps', 'tokens', 'TFLOP', 'seconds', 'tokens/s')
+  return [note(COSTS), table(head, rows)] if rows else []
+
+
+def _images(sheet: Sheet) -> Html:
+  rows = []
+  for skill, prompt, groups in sheet.rows:
+    cells = [[image(item.pixels, item.about, item.right) for item in group] for group in groups]
     about = element('td', prompt, element('span', skill, class_='note'))
     rows.append((about, *(element('td', *cell, class_='images') for cell in cells)))
-  about = 'An image per seed. Whole green frame: exactly what was asked for. Dashed red frame: not.'
-  return [note(about), table(('prompt', *sheet.variants), rows)]
+  return table(('prompt', *sheet.variants), rows)

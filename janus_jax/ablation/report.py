@@ -16,19 +16,7 @@ from janus_jax.ablation.tables import Summary
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.data.examples import KINDS
 from janus_jax.data.images import save_png
-from janus_jax.reporting.charts import (
-  Axis,
-  Boundary,
-  Figure,
-  Row,
-  Series,
-  Style,
-  interval_chart,
-  line_chart,
-  save_chart,
-  style_of,
-)
-from janus_jax.runs.workdirs import config_dict, differences
+from janus_jax.reporting.charts import Axis, Boundary, Figure, Row, Series, interval_chart, line_chart, save_chart
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 # The loss of a line of metrics is that of one batch.
@@ -56,46 +44,30 @@ def write(
   summaries = tables.summarise(runs, results, ablation.baseline)
   metrics = tables.chosen_metrics(summaries, ablation.metrics)
   done = {run.name: results[run.name] for run in runs if results.get(run.name, {}).get('status') == 'done'}
-  charts = {metric: metric_chart(summaries, metric) for metric in metrics}
-  curves = loss_charts(places, runs, done)
+  found = page.Findings(os.path.basename(os.path.abspath(directory)), ablation, runs, done, summaries, metrics)
+  charts = _drawn({metric: metric_chart(summaries, metric) for metric in metrics})
+  curves = _drawn(loss_charts(places, runs, done))
   sheet = read_sheet(places, [run for run in runs if run.name in done])
   _write_text(path('results.csv'), tables.to_csv(summaries))
   _write_text(path('table.md'), tables.to_markdown(summaries, metrics))
-  charts, curves = ({name: chart for name, chart in found.items() if chart} for found in (charts, curves))
   _write_plots(path('plots'), {**charts, **curves}, sheet)
-  content = page.Content(
-    name=os.path.basename(os.path.abspath(directory)),
-    summaries=summaries,
-    metrics=metrics,
-    charts=tuple(charts.values()),
-    curves=tuple(curves.values()),
-    sheet=sheet,
-    stages=stage_rows(runs, done),
-    changes=changes(runs, ablation.baseline),
-    base=config_dict(ablation.base),
-    seeds=ablation.seeds,
-    total=len(runs),
-    done=len(done),
-    forked=sum(bool(result.get('forked')) for result in done.values()),
-  )
-  _write_text(path('report.html'), page.render(content))
+  _write_text(path('report.html'), page.render(found, list(charts.values()), list(curves.values()), sheet))
   logging.info('wrote %s, results.csv, table.md, plots/', path('report.html'))
+
+
+def _drawn(charts: Mapping[str, Figure | None]) -> dict[str, Figure]:
+  """Those that have something to show."""
+  return {name: chart for name, chart in charts.items() if chart}
 
 
 def metric_chart(summaries: Sequence[Summary], metric: str) -> Figure | None:
   """The chart of a metric; None where all values are 0."""
-  return interval_chart(metric, rows(summaries, metric), Axis(tables.unit(metric), limits=tables.limits(metric)))
-
-
-def rows(summaries: Sequence[Summary], metric: str) -> list[Row]:
-  """Rows of the chart of a metric."""
-  found = []
-  for number, item in enumerate(summaries):
+  rows, limits = [], tables.limits(metric)
+  for item in summaries:
     estimate, label = item.estimate(metric), item.variant + tables.left_out_text(item, metric)
-    mean, interval = (estimate.mean, estimate.interval(tables.limits(metric))) if estimate else (None, None)
-    values = tuple(item.values.get(metric, {}).values())
-    found.append(Row(label, mean, interval, values, style_of(number), item.is_baseline))
-  return found
+    mean, interval = (estimate.mean, estimate.interval(limits)) if estimate else (None, None)
+    rows.append(Row(label, mean, interval, list(item.values.get(metric, {}).values()), item.is_baseline))
+  return interval_chart(metric, rows, Axis(tables.unit(metric), limits=limits))
 
 
 def loss_charts(
@@ -110,12 +82,12 @@ def loss_charts(
   charts = {}
   for kind in KINDS:
     trained, held_out = [], []
-    for number, (name, of) in enumerate(finished.items()):
+    for name, of in finished.items():
       losses = mean_losses([metrics[run.name] for run in of], f'loss/{kind}')
       measured = held_out_losses([done[run.name]['stages'] for run in of], kind)
       for curves, points in ((trained, losses), (held_out, measured)):
         mean, band = [(x, y) for x, y, *_ in points], [(x, low, high) for x, _, low, high in points]
-        curves.append(Series(name, mean, style_of(number), band if len(of) > 1 else ()))
+        curves.append(Series(name, mean, band if len(of) > 1 else ()))
     charts[f'loss {kind}'] = line_chart(f'{kind}: loss while training', trained, *axes, boundaries)
     title = f'{kind}: loss on held-out data at the end of each stage'
     charts[f'held-out loss {kind}'] = line_chart(title, held_out, *axes, boundaries)
@@ -123,16 +95,16 @@ def loss_charts(
 
 
 def stage_ends(finished: Mapping[str, Sequence[PlannedRun]]) -> list[Boundary]:
-  """Ends of stages, each with the styles of the variants whose stage ends there.
+  """Ends of stages, each with the numbers of the variants whose stage ends there.
 
   Args:
     finished: variant -> its finished runs, whose stages end alike.
   """
-  ends: dict[tuple[str, int], tuple[Style, ...]] = {}
+  ends: dict[tuple[str, int], tuple[int, ...]] = {}
   for number, runs in enumerate(finished.values()):
     for end in zip(runs[0].config.run, runs[0].ends) if runs else ():
-      ends[end] = (*ends.get(end, ()), style_of(number))
-  return [Boundary(*end, styles) for end, styles in ends.items()]
+      ends[end] = (*ends.get(end, ()), number)
+  return [Boundary(*end, numbers) for end, numbers in ends.items()]
 
 
 def mean_losses(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> tuple[tuple[float, ...], ...]:
@@ -166,31 +138,6 @@ def held_out_losses(runs: Sequence[Sequence[Mapping[str, Any]]], kind: str) -> t
 def _over_runs(found: Iterable[tuple[int, Sequence[float]]]) -> tuple[tuple[float, ...], ...]:
   points = ((step, statistics.fmean(values), min(values), max(values)) for step, values in found)
   return tuple(point for point in points if math.isfinite(point[1]))
-
-
-def stage_rows(runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-  """Of the table of costs: variant, stage, steps, tokens, teraflops, seconds, tokens per second; means over seeds."""
-  found = []
-  for name in dict.fromkeys(run.variant for run in runs):
-    records = [done[run.name]['stages'] for run in runs if run.variant == name and run.name in done]
-    for stages in zip(*records):
-      steps, seconds, tokens, flops = (
-        statistics.fmean(stage[key] for stage in stages) for key in ('steps', 'seconds', 'tokens', 'flops')
-      )
-      speed = f'{tokens / seconds:,.0f}' if seconds else ''
-      texts = (f'{steps:,.0f}', f'{tokens:,.0f}', f'{flops / 1e12:.4g}', f'{seconds:,.1f}', speed)
-      found.append((name, stages[0]['name'], *texts))
-  return found
-
-
-def changes(runs: Sequence[PlannedRun], baseline: str) -> dict[str, list[str]]:
-  """Variant -> the lines in which its config differs from the baseline's."""
-  first = {run.variant: config_dict(run.config) for run in reversed(runs)}
-  return {
-    name: differences(first[baseline], first[name])
-    for name in dict.fromkeys(run.variant for run in runs)
-    if name != baseline
-  }
 
 
 def _write_plots(directory: str, charts: Mapping[str, Figure], sheet: Sheet | None) -> None:

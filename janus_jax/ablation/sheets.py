@@ -19,15 +19,10 @@ LONGEST_PROMPT = 34  # Letters, in an image.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sheet:
-  """Generated images by prompt and variant.
-
-  Attributes:
-    variants: columns.
-    rows: (skill, prompt, {variant: images}).
-  """
+  """Generated images by prompt and variant: rows are (skill, prompt, the images of each variant)."""
 
   variants: tuple[str, ...]
-  rows: tuple[tuple[str, str, Mapping[str, tuple[JudgedImage, ...]]], ...]
+  rows: Sequence[tuple[str, str, Sequence[Sequence[JudgedImage]]]]
 
 
 def read_sheet(places: SweepPaths, runs: Sequence[PlannedRun]) -> Sheet | None:
@@ -37,27 +32,25 @@ def read_sheet(places: SweepPaths, runs: Sequence[PlannedRun]) -> Sheet | None:
     places: of the sweep.
     runs: finished ones.
   """
-  scored = [run for run in runs if os.path.exists(places.of('scores', run.name, 'scores.json'))]
-  variants = tuple(dict.fromkeys(run.variant for run in scored))
-  shown = [run for name in variants for run in [run for run in scored if run.variant == name][:SEEDS_SHOWN]]
+  shown: dict[str, list[tuple[PlannedRun, Any, np.ndarray]]] = {}
+  for run in runs:
+    path = places.of('scores', run.name, 'scores.json')
+    if os.path.exists(path) and len(shown.setdefault(run.variant, [])) < SEEDS_SHOWN:
+      with np.load(places.of('scores', run.name, 'pictures.npz')) as file:
+        shown[run.variant].append((run, read_json(path)['drawing_cases'], file['drawings']))
   if not shown:
     return None
-  cases = {run.name: read_json(places.of('scores', run.name, 'scores.json'))['drawing_cases'] for run in shown}
-  pixels = {}
-  for run in shown:
-    with np.load(places.of('scores', run.name, 'pictures.npz')) as file:
-      pixels[run.name] = file['drawings']
+
+  cases = next(iter(shown.values()))[0][1]
   rows = []
-  for index in _chosen(cases[shown[0].name]):
-    images: dict[str, tuple[JudgedImage, ...]] = {}
-    for run in shown:
-      case = cases[run.name][index]
-      about = f'seed {run.seed}' + ('' if case['right'] else f': {case["reason"]}')
-      image = JudgedImage(pixels[run.name][index], case['right'], about)
-      images[run.variant] = (*images.get(run.variant, ()), image)
-    first = cases[shown[0].name][index]
-    rows.append((first['skill'].replace('_', ' '), first['prompt'], images))
-  return Sheet(variants, tuple(rows))
+  for index in _chosen(cases):
+    images = [[_judged(run.seed, of[index], pixels[index]) for run, of, pixels in found] for found in shown.values()]
+    rows.append((cases[index]['skill'].replace('_', ' '), cases[index]['prompt'], images))
+  return Sheet(tuple(shown), rows)
+
+
+def _judged(seed: int, case: Mapping[str, Any], pixels: np.ndarray) -> JudgedImage:
+  return JudgedImage(pixels, case['right'], f'seed {seed}' + ('' if case['right'] else f': {case["reason"]}'))
 
 
 def _chosen(cases: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -74,8 +67,5 @@ def _chosen(cases: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def to_image(sheet: Sheet) -> np.ndarray:
   """uint8[h, w, 3], as `image_grid` gives it."""
-  rows = [
-    (f'{skill}\n{prompt[:LONGEST_PROMPT]}', [images.get(name, ()) for name in sheet.variants])
-    for skill, prompt, images in sheet.rows
-  ]
+  rows = [(f'{skill}\n{prompt[:LONGEST_PROMPT]}', images) for skill, prompt, images in sheet.rows]
   return image_grid(rows, sheet.variants)

@@ -159,9 +159,7 @@ def left_out_text(summary: Summary, metric: str) -> str:
 
 
 def difference_text(summary: Summary, metric: str) -> str:
-  """'+0.12 ± 0.08 *', of a percentage '+1.2 [+0.4, +2.0] *', the star
-  saying that the interval leaves out 0; '' where there is nothing to compare.
-  """
+  """As `mean_text`, '+1.2 [+0.4, +2.0] *': a star says that the interval leaves out 0. '' where nothing is compared."""
   found = summary.difference(metric)
   if found is None:
     return ''
@@ -213,26 +211,21 @@ def status(summary: Summary) -> str:
   """'done', or what is wrong with which seeds."""
   parts = [f'{FAILED}: seed {seed}: {reason}' for seed, reason in summary.failed.items()]
   parts += [f'{MISSING}: seed {", ".join(map(str, summary.missing))}'] if summary.missing else []
-  parts += [f'{NOT_FINITE}: seed {seed}: {", ".join(names)}' for seed, names in _not_finite_names(summary).items()]
+  for seed in sorted({seed for values in summary.not_finite.values() for seed in values}):
+    names = [metric for metric, values in summary.not_finite.items() if seed in values]
+    more = [f'and {len(names) - METRICS_NAMED} more'] if len(names) > METRICS_NAMED else []
+    parts.append(f'{NOT_FINITE}: seed {seed}: {", ".join([*names[:METRICS_NAMED], *more])}')
   return '; '.join(parts) or 'done'
 
 
-def _not_finite_names(summary: Summary) -> dict[int, list[str]]:
-  """Seed -> the metrics that are not finite, the first few."""
-  found: dict[int, list[str]] = {}
-  for metric, values in summary.not_finite.items():
-    for seed in values:
-      found.setdefault(seed, []).append(metric)
-  return {
-    seed: names[:METRICS_NAMED] + ([f'and {len(names) - METRICS_NAMED} more'] if len(names) > METRICS_NAMED else [])
-    for seed, names in sorted(found.items())
-  }
+def column_name(summary: Summary) -> str:
+  """'base (baseline)', 'other'."""
+  return f'{summary.variant} (baseline)' if summary.is_baseline else summary.variant
 
 
 def to_markdown(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
   """A line per metric, a column per variant: mean ± interval, and below it the difference to the baseline."""
-  names = [f'{summary.variant} (baseline)' if summary.is_baseline else summary.variant for summary in summaries]
-  lines = [f'| | {" | ".join(names)} |', f'|---|{"---|" * len(summaries)}']
+  lines = [f'| | {" | ".join(map(column_name, summaries))} |', f'|---|{"---|" * len(summaries)}']
   for metric in (*metrics, *(cost for cost in COSTS if cost in all_metrics(summaries))):
     lines.append(f'| {metric} | {" | ".join(_cell(summary, metric) for summary in summaries)} |')
   notes = [f'- {summary.variant}: {status(summary)}' for summary in summaries if not summary.is_whole]

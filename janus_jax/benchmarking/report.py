@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from janus_jax.benchmarking.scaling import Cost
-from janus_jax.reporting.charts import Axis, Figure, Series, line_chart, save_chart, style_of
+from janus_jax.reporting.charts import Axis, Figure, Series, line_chart, save_chart
 from janus_jax.runs.revision import revision
 
 
@@ -69,7 +69,7 @@ def cost_chart(cost: Cost) -> Figure:
   medians = [(point.size, point.seconds.median) for point in cost.points]
   band = [(point.size, point.seconds.low, point.seconds.high) for point in cost.points]
   fit = [(size, cost.fit.at(size)) for size, _ in medians]
-  series = [Series('fit', fit, style_of(1)), Series('median', medians, style_of(0), band)]
+  series = [Series('median', medians, band), Series('fit', fit)]
   title = f'{cost.title}: exponent {cost.fit.exponent:.2f}'
   return line_chart(title, series, Axis(cost.axis, log=True), Axis('seconds', log=True))
 

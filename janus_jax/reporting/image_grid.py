@@ -7,19 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 RIGHT, WRONG = (40, 160, 60), (220, 30, 40)
-BORDER, GAP, LABEL, HEAD = 3, 4, 260, 30  # Pixels.
-DASH = 6  # Of a wrong image's frame, in pixels.
+BORDER, DASH, GAP, LABEL, HEAD = 3, 6, 4, 260, 30  # Pixels.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class JudgedImage:
-  """A generated image.
-
-  Attributes:
-    pixels: uint8[size, size, 3].
-    right: whether it shows what the prompt asks for.
-    about: what a reader may want to know of it, such as what is wrong.
-  """
+  """A generated image, uint8[size, size, 3]; whether it shows what the prompt asks for; and a word about it."""
 
   pixels: np.ndarray
   right: bool
@@ -48,20 +41,18 @@ def image_grid(
   draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
   for left, name in zip(lefts, head):
     draw.text((left, 8), name, 'black', font)
-  for row, (label, groups) in enumerate(rows):
-    y = top + row * step
+  for y, (label, groups) in zip(range(top, sheet.height, step), rows):
     draw.multiline_text((8, y + step // 2 - 18), label, 'black', font)
     for left, group in zip(lefts, groups):
       for column, image in enumerate(group):
-        sheet.paste(Image.fromarray(_framed(image, side)), (left + column * step, y))
+        sheet.paste(_framed(image, side), (left + column * step, y))
   return np.asarray(sheet)
 
 
-def _framed(image: JudgedImage, side: int) -> np.ndarray:
-  """uint8[side, side, 3]."""
+def _framed(image: JudgedImage, side: int) -> Image.Image:
   dash = np.arange(side) // DASH % 2
   is_drawn = (dash[:, None] == dash) | image.right
   frame = np.where(is_drawn[..., None], RIGHT if image.right else WRONG, 255).astype(np.uint8)
   inner = Image.fromarray(image.pixels).resize((side - 2 * BORDER,) * 2, Image.Resampling.NEAREST)
   frame[BORDER:-BORDER, BORDER:-BORDER] = inner
-  return frame
+  return Image.fromarray(frame)

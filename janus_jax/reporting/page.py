@@ -36,7 +36,7 @@ th, td { border: 1px solid #d0d7de; padding: 4px 10px; text-align: left; vertica
 th { font-weight: 600; background: #f6f8fa; }
 td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.failed { font-weight: 600; background: repeating-linear-gradient(45deg, #fff, #fff 5px, #e4e4e4 5px, #e4e4e4 7px); }
-td .note { display: block; } .clear { font-weight: 600; color: #1f2328; }
+td .note { display: block; } td.lines { white-space: pre-line; } .clear { font-weight: 600; color: #1f2328; }
 img { max-width: 100%; box-sizing: border-box; } img.chart { width: 100%; border: 1px solid #d0d7de; }
 img.pixels { width: 92px; aspect-ratio: 1; image-rendering: pixelated; vertical-align: top; }
 img.right { border: 4px solid #28a03c; } img.wrong { border: 4px dashed #b3141d; } figure { margin: 0; width: 100px; }

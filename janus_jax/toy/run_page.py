@@ -8,14 +8,20 @@ from typing import Any
 import numpy as np
 
 from janus_jax.data.examples import KINDS
-from janus_jax.reporting.charts import Axis, Boundary, Figure, Series, line_chart, style_of
+from janus_jax.reporting.charts import Axis, Boundary, Figure, Series, line_chart
 from janus_jax.reporting.page import Html, charts, element, folded, grid, image, note, page, table
-from janus_jax.toy.scores import CONTROL_NOTE, INTERVAL_NOTE, interval_text, line_name
+from janus_jax.toy.scores import CONTROL_NOTE, INTERVAL_NOTE, interval_text, line_name, percent
 from janus_jax.toy.test_set import DRAWING_GROUPS, QUESTION_GROUPS
 
 # Images per skill and group, and scenes per subject and group, that the page shows.
 IMAGES_SHOWN, SCENES_SHOWN = 10, 6
 STAGE_FIELDS = ('steps', 'batch_size', 'learning_rate', 'schedule', 'ratio', 'trainable')
+NOTES = (
+  'On images and prompts that never occurred in training; new combinations are of things that training never shows '
+  'together.',
+  f'{INTERVAL_NOTE}.',
+  f'{CONTROL_NOTE}.',
+)
 # (title, metric, label of the y axis) of the charts with one curve.
 CURVES = (
   ('learning rate', 'learning_rate', 'learning rate'),
@@ -37,10 +43,7 @@ class Run:
     scenes: uint8[m, size, size, 3], the images that scores['question_cases'] refer to.
     config: of the run.
     model: its architecture.
-    parameters: part of the model -> how many.
-    facts: name -> what else is known of the run, such as revision and machine.
-    paths: name -> path.
-    seconds: name of a part -> its wall time.
+    tables: title -> {name: value} of what else is known, such as seed, machine, parameters, times and paths.
   """
 
   title: str
@@ -50,10 +53,7 @@ class Run:
   scenes: np.ndarray
   config: Mapping[str, Any]
   model: Mapping[str, Any]
-  parameters: Mapping[str, int]
-  facts: Mapping[str, str]
-  paths: Mapping[str, str]
-  seconds: Mapping[str, float]
+  tables: Mapping[str, Mapping[str, str]]
 
 
 def render(run: Run) -> str:
@@ -70,19 +70,9 @@ def render(run: Run) -> str:
 
 def _head(run: Run) -> list[Html]:
   cards = [_card(goal) for goal in run.scores.get('goals', ())]
-  notes = (
-    'On images and prompts that never occurred in training; new combinations are of things that training never shows '
-    'together.',
-    f'{INTERVAL_NOTE}.',
-    f'{CONTROL_NOTE}.',
-  )
-  tables = (
-    table(('run', ''), _facts(run)),
-    table(('part', 'parameters'), [(name, _number(f'{count:,}')) for name, count in _with_total(run.parameters)]),
-    table(('part', 'wall time'), [(name, _number(duration(seconds))) for name, seconds in _with_total(run.seconds)]),
-    table(('', 'path'), [(name, element('code', path)) for name, path in run.paths.items()]),
-  )
-  return [grid(cards, 200), *(map(note, notes) if cards else ()), element('div', *tables, class_='row')]
+  tables = [table((title, ''), list(values.items())) for title, values in run.tables.items()]
+  notes = [note(text) for text in NOTES] if cards else ()
+  return [grid(cards, 200), *notes, element('div', *tables, class_='row')]
 
 
 def _card(goal: Mapping[str, Any]) -> Html:
@@ -95,33 +85,6 @@ def _card(goal: Mapping[str, Any]) -> Html:
     note(f'{goal["right"]} of {goal["total"]} right; {aim}; control {goal["control_percent"]:.1f} %'),
     class_=f'card {state}'.strip(),
   )
-
-
-def _facts(run: Run) -> list[tuple[str, str]]:
-  """What identifies the run, and how far it came."""
-  found = [('seed', str(run.config['seed']))] if 'seed' in run.config else []
-  if run.metrics:
-    first, last = run.metrics[0], run.metrics[-1]
-    found.append(('steps', f'{last["step"]:,}'))
-    if elapsed := last.get('time', 0) - first.get('time', 0):
-      found.append(('first to last line of metrics', duration(elapsed)))
-  return [*found, *((name, value) for name, value in run.facts.items() if value)]
-
-
-def duration(seconds: float) -> str:
-  """'12 s', '3 min 20 s' or '2 h 5 min'."""
-  minutes, rest = divmod(round(seconds), 60)
-  if minutes < 1:
-    return f'{rest} s'
-  return f'{minutes} min {rest} s' if minutes < 60 else f'{minutes // 60} h {minutes % 60} min'
-
-
-def _with_total(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-  return [*values.items(), ('total', sum(values.values()))] if values else []
-
-
-def _number(text: str) -> Html:
-  return element('td', text, class_='number')
 
 
 def _percent(score: Mapping[str, Any]) -> str:
@@ -144,8 +107,8 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure | None]:
 
   def chart(title: str, names: Mapping[str, str], label: str, log: bool = False) -> Figure | None:
     series = [
-      Series(name, [(line['step'], line[key]) for line in metrics if line.get(key) is not None], style_of(number))
-      for number, (name, key) in enumerate(names.items())
+      Series(name, [(line['step'], line[key]) for line in metrics if line.get(key) is not None])
+      for name, key in names.items()
     ]
     return line_chart(title, series, Axis('steps'), Axis(label, log), boundaries)
 
@@ -171,8 +134,8 @@ def _score_table(title: str, scores: Sequence[Mapping[str, Any]], groups: Sequen
   rows = []
   for name in dict.fromkeys(tuple(score['name']) for score in scores):
     line = [by_key.get((*name, group)) for group in groups]
-    control = sum(score['control'] for score in line if score) / sum(score['total'] for score in line if score)
-    rows.append((line_name(name), *map(_score_cell, line), _number(f'{100 * control:.1f} %')))
+    control = percent(*(sum(score[part] for score in line if score) for part in ('control', 'total')))
+    rows.append((line_name(name), *map(_score_cell, line), element('td', f'{control:.1f} %', class_='number')))
   return table((title, *(group.replace('_', ' ') for group in groups), 'control'), rows)
 
 

@@ -1,6 +1,7 @@
 """The tables and the page of an ablation, from made-up results."""
 
 import csv
+import dataclasses
 import io
 import types
 
@@ -11,7 +12,7 @@ from html_pages import parse
 from janus_jax.ablation import page, report, tables
 from janus_jax.ablation.sheets import Sheet, to_image
 from janus_jax.ablation.variants import planned
-from janus_jax.reporting.charts import style_of
+from janus_jax.reporting.charts import Boundary
 from janus_jax.reporting.image_grid import RIGHT, WRONG, JudgedImage
 from janus_jax.training.defaults import default_config
 
@@ -91,11 +92,11 @@ def test_a_seed_that_is_not_finite_is_counted_wherever_its_variant_is_shown(valu
   row = next(row for row in csv.DictReader(io.StringIO(tables.to_csv(summaries))) if row['variant'] == 'better')
   assert (row['metric'], row['seeds'], row['not finite'], row['seed 1']) == ('questions/all', '2', '1', str(value))
   assert row['status'] == 'not finite: seed 1: questions/all'
-  (_, better, *_) = report.rows(summaries, 'questions/all')
-  assert better.label == 'better (1 of 3 not finite)'
-  shown = page.render(content(summaries))
+  labels = report.metric_chart(summaries, 'questions/all').axes[0].get_yticklabels()
+  assert labels[1].get_text() == 'better (1 of 3 not finite)'
+  shown = page.render(findings([summaries[0], *of_base(summaries[1:2])]), [], [], None)
   assert text in shown
-  assert '<li><b>better</b>: not finite: seed 1: questions/all</li>' in shown
+  assert '<li><b>base</b>: not finite: seed 1: questions/all</li>' in shown
 
 
 @pytest.mark.parametrize('variant', ['base', 'better'])
@@ -155,48 +156,56 @@ def test_metrics_are_chosen_by_patterns_in_their_order(summaries):
 def sheet() -> Sheet:
   pixels = np.full((24, 24, 3), 128, np.uint8)
   right, wrong = JudgedImage(pixels, True, 'seed 0'), JudgedImage(pixels, False, 'seed 1: reads as "7"')
-  return Sheet(('base', 'better'), (('digit', 'the digit <one>', {'base': (right, wrong), 'better': (wrong,)}),))
+  return Sheet(('base', 'better'), (('digit', 'the digit <one>', [(right, wrong), (wrong,)]),))
 
 
-def content(summaries, **fields) -> page.Content:
-  given = {
-    'name': 'A & B', 'summaries': summaries, 'metrics': ['questions/all'], 'charts': [], 'curves': [], 'sheet': None,
-    'stages': [], 'changes': {}, 'base': {}, 'seeds': (0, 1, 2), 'total': 12, 'done': 6, 'forked': 2,
-  }  # fmt: skip
-  return page.Content(**{**given, **fields})
+def findings(summaries, seeds=(0, 1, 2), metrics=('questions/all',)) -> page.Findings:
+  """Of the variants 'base' and 'better', which differ in a field; one stage of each of their runs is known."""
+  ablation = types.SimpleNamespace(baseline='base', seeds=seeds, base=default_config())
+  chosen = [run for run in runs() if run.variant in VALUES]
+  for run in chosen:
+    run.config.sequence_length = 64 if run.variant == 'better' else 32
+  stage = {'name': 'stage1', 'steps': 5, 'tokens': 1000, 'flops': 2e12, 'seconds': 2.5}
+  done = {run.name: {'stages': [stage], 'forked': run.seed == 1} for run in chosen}
+  return page.Findings('A & B', ablation, chosen, done, summaries, metrics)
 
 
 def test_the_page_is_well_formed_and_escapes_what_it_shows(summaries):
-  whole = content(
-    summaries,
-    charts=[report.metric_chart(summaries, 'questions/all')],
-    sheet=sheet(),
-    stages=[('base', 'stage1', '5', '100', '0.1', '1.0', '100')],
-    base={'seed': 1},
-    changes={'better': ['x: 1 -> 2']},
-  )
-  text = page.render(whole)
+  chart = report.metric_chart(summaries, 'questions/all')
+  text = page.render(findings(summaries[:2]), [chart], [], sheet())
   found = parse(text)
-  assert {'failed', 'not run yet', '87.5 [74.4, 100.0]', '+2.5 [+1.3, +3.7] *', 'x: 1 -> 2'} <= set(found.text)
-  assert '<b> reason' not in text
+  assert {'87.5 [74.4, 100.0]', '+2.5 [+1.3, +3.7] *', 'sequence_length: 32 -> 64', '400'} <= set(found.text)
+  assert any('6 of 6 runs: 2 variants, seeds 0, 1, 2; baseline base. 2 runs began' in text for text in found.text)
   assert 'the digit &lt;one&gt;' in text
   assert 'reads as &quot;7&quot;' in text
   assert all(link.startswith('data:image/') for link in found.links)
   assert len(found.links) == 4
 
 
+def test_the_page_says_what_is_missing(summaries):
+  found = findings(summaries[:2])
+  text = page.render(dataclasses.replace(found, summaries=[*summaries[:2], *of_base(summaries[2:])]), [], [], None)
+  assert {'failed', 'not run yet'} <= set(parse(text).text)
+  assert '<b> reason' not in text
+
+
+def of_base(summaries) -> list[tables.Summary]:
+  """The same results, of the variant 'base'."""
+  return [dataclasses.replace(item, variant='base') for item in summaries]
+
+
 def test_what_each_variant_changes_stands_first(summaries):
-  text = page.render(content(summaries, changes={'better': ['x: 1 -> 2']}, sheet=sheet()))
+  text = page.render(findings(summaries[:2]), [], [], sheet())
   places = [text.index(f'<h2>{title}') for title in ('What each variant', 'What was', 'What it cost', 'Generated')]
   assert places == sorted(places)
-  assert text.index('x: 1 -&gt; 2') < places[1]
+  assert text.index('sequence_length: 32 -&gt; 64') < places[1]
 
 
 def test_the_title_says_what_was_compared(summaries):
-  assert page.title(content(summaries)) == 'Ablation A & B: base, better, broken and late compared over 3 seeds'
-  more = [*summaries, *(types.SimpleNamespace(variant=name) for name in 'xyz')]
+  assert page.title(findings(summaries)) == 'Ablation A & B: base, better, broken and late compared over 3 seeds'
+  more = [*summaries, *(dataclasses.replace(summaries[1], variant=name) for name in 'xyz')]
   expected = 'Ablation A & B: base, better, broken and 4 more variants compared over 1 seed'
-  assert page.title(content(more, seeds=(5,))) == expected
+  assert page.title(findings(more, seeds=(5,))) == expected
 
 
 def two_seeds(metric, values) -> tables.Summary:
@@ -231,7 +240,7 @@ def test_differences_of_percentages_end_at_100():
 def test_metrics_have_units(metric, unit):
   base = two_seeds(metric, (2.0, 3.0))
   assert report.metric_chart([base], metric).axes[0].get_xlabel() == unit
-  assert unit in parse(page.render(content([base], metrics=[metric]))).text
+  assert unit in parse(page.render(findings([base], metrics=[metric]), [], [], None)).text
 
 
 def test_metrics_that_are_zero_have_no_chart():
@@ -268,9 +277,4 @@ def test_variants_that_end_a_stage_at_the_same_step_share_the_boundary():
     return types.SimpleNamespace(config=types.SimpleNamespace(run=('stage1', 'stage2')), ends=ends)
 
   found = report.stage_ends({'one': [run(4, 10)], 'none': [], 'two': [run(8, 10), run(8, 10)]})
-  styles = style_of(0), style_of(2)
-  assert [(end.name, end.x, end.styles) for end in found] == [
-    ('stage1', 4, styles[:1]),
-    ('stage2', 10, styles),
-    ('stage1', 8, styles[1:]),
-  ]
+  assert found == [Boundary('stage1', 4, (0,)), Boundary('stage2', 10, (0, 2)), Boundary('stage1', 8, (2,))]

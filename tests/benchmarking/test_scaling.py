@@ -80,7 +80,7 @@ def test_results_table_and_charts_are_written(tmp_path):
     'seconds',
     'log',
   )
-  fit, median = axes.lines
+  median, fit = axes.lines
   assert median.get_xydata().tolist() == [[160, 160], [320, 320], [640, 640]]
   assert fit.get_ydata() == pytest.approx([160, 320, 640])
 

@@ -10,7 +10,7 @@ from html_pages import parse
 from PIL import Image
 
 from janus_jax.reporting import page
-from janus_jax.reporting.charts import Axis, Series, line_chart, style_of
+from janus_jax.reporting.charts import Axis, Series, line_chart
 from janus_jax.reporting.page import Html, element
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(1)>'
@@ -67,7 +67,7 @@ def test_images_are_inside_of_the_page(right, kind):
 
 
 def test_charts_are_inside_of_the_page():
-  chart = line_chart('a <title>', [Series('s', ((1, 2.0), (2, 1.0)), style_of(0))], Axis('x'), Axis('y'))
+  chart = line_chart('a <title>', [Series('s', ((1, 2.0), (2, 1.0)))], Axis('x'), Axis('y'))
   text = page.charts([None, chart])
   (content,) = re.findall('src="data:image/svg.xml;base64,([^"]*)"', text)
   assert b'&lt;title&gt;' in base64.b64decode(content)

@@ -1,6 +1,7 @@
 """The files of a training workdir: written once, compared when the run is taken up again."""
 
 import json
+import re
 
 import pytest
 from conversion.checkpoints import TINY, TOKENIZER

@@ -70,10 +70,7 @@ def run_of(**changes) -> Run:
     'scenes': rng.integers(256, size=(2, 4, 4, 3)).astype(np.uint8),
     'config': {'run': ['stage2'], 'stages': {'stage2': {'steps': 77, 'ratio': [2, 3, 5]}}},
     'model': {'image_token_id': 5},
-    'parameters': {'language_model': 1200, 'vq': 34},
-    'facts': {'revision': 'abc-dirty', 'machine': '8 x TPU v5'},
-    'paths': {'export': '/x/<y>'},
-    'seconds': {'training': 12.4},
+    'tables': {'run': {'revision': 'abc-dirty', 'seed': '7'}, 'paths': {'export': '/x/<y>'}},
   }
   return Run(**{**values, **changes})
 
@@ -95,9 +92,6 @@ def test_the_page_holds_everything_and_fetches_nothing():
   expected = (
     'A & B',
     'abc-dirty',
-    '8 x TPU v5',
-    '1,234',
-    '12 s',
     '/x/<y>',
     '77',
     '2, 3, 5',
@@ -139,21 +133,6 @@ def test_stages_follow_each_other():
   lines = [{'step': step, 'stage': name} for step, name in ((5, 'a'), (10, 'a'), (20, 'b'), (30, 'b'), (40, 'a'))]
   assert run_page.stages(lines) == [Boundary('a', 10), Boundary('b', 30), Boundary('a', 40)]
   assert run_page.stages([]) == []
-
-
-def test_the_page_says_how_the_run_was_made():
-  lines = [{'step': step, 'stage': 'a', 'time': 1e9 + 60 * step, 'loss/text': 1.0} for step in (10, 70)]
-  run = run_of(metrics=lines, config={'seed': 4321}, seconds={'training': 3500.0, 'evaluation': 161.4})
-  text = ' '.join(parse(run_page.render(run)).text)
-  expected = ('seed 4321', 'steps 70', 'metrics 1 h 0 min', 'machine 8 x TPU v5', 'total 1,234', 'total 1 h 1 min')
-  assert [item for item in expected if item not in text] == []
-
-
-@pytest.mark.parametrize(
-  ('seconds', 'text'), [(0.2, '0 s'), (59.4, '59 s'), (59.6, '1 min 0 s'), (3599.6, '1 h 0 min'), (7384, '2 h 3 min')]
-)
-def test_durations(seconds, text):
-  assert run_page.duration(seconds) == text
 
 
 def test_charts_have_units():
