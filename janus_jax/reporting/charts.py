@@ -8,6 +8,7 @@ colours are Okabe and Ito's, which colour-blind people can tell apart.
 import dataclasses
 import io
 import math
+import textwrap
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ COLOURS = ('#000000', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e
 DASHES = ((), (7, 3), (2, 2), (10, 3, 2, 3), (4, 4), (12, 4))
 MARKS = ('o', 's', '^', 'D', 'P')
 WIDTH, HEIGHT, DPI = 4.6, 2.6, 200  # Inches. At 400 pixels of width a chart's text still has 10.
+TITLE = 54  # Letters in a line.
 STEPS = (1, 2, 5, 10)  # Ticks are these times a power of ten apart.
 # Text stays text in an SVG, where a page can be searched; no name is taken for a formula; equal charts are equal files.
 SETTINGS = {
@@ -123,7 +125,7 @@ def line_chart(
     _mark_boundaries(axes, boundaries)
     labels = [f'{series[number].name or "last"} {short(points[-1][1])}' for number, points in kept.items()]
     figure.legend(lines, labels, loc='outside lower left', ncols=2)
-  return figure
+    return _laid_out(figure)
 
 
 def interval_chart(title: str, rows: Sequence[Row], x: Axis) -> Figure | None:
@@ -152,7 +154,7 @@ def interval_chart(title: str, rows: Sequence[Row], x: Axis) -> Figure | None:
       label.set_fontweight('bold' if row.is_baseline else 'normal')
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _set_scale(axes.xaxis, x, [value for row in rows for value in (*row.values, *(row.interval or ()))])
-  return figure
+    return _laid_out(figure)
 
 
 def to_svg(figure: Figure) -> str:
@@ -175,8 +177,15 @@ def _drawable(points: Sequence[tuple[float, float | None]], log: bool) -> list[t
 
 def _figure(title: str, height: float) -> tuple[Figure, Any]:
   figure = matplotlib().figure.Figure((WIDTH, height), layout='constrained')
-  figure.suptitle(title, x=0.01, ha='left', fontsize=10, fontweight='bold')
+  figure.suptitle(textwrap.fill(title, TITLE), x=0.01, ha='left', fontsize=10, fontweight='bold')
   return figure, figure.add_subplot()
+
+
+def _laid_out(figure: Figure) -> Figure:
+  """Places everything once: left to itself, a figure does so twice for every file it is written to."""
+  figure.draw_without_rendering()
+  figure.set_layout_engine('none')
+  return figure
 
 
 def _set_scale(axis: Any, about: Axis, values: Sequence[float]) -> None:

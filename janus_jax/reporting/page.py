@@ -28,7 +28,7 @@ p { margin: 6px 0; } .note, figcaption { color: #57606a; font-size: 13px; line-h
 .card { border: 1px solid #d0d7de; border-left: 5px solid #8c959f; border-radius: 6px; padding: 8px 12px; }
 .card.met { border-left-color: #28a03c; } .card.missed { border-left-color: #b3141d; }
 .card b { display: block; font-size: 28px; line-height: 1.3; } .card small { font-size: 15px; font-weight: 400; }
-.row { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; }
+.row { display: flex; flex-wrap: wrap; gap: 8px 16px; align-items: flex-start; }
 .row > * { max-width: 100%; min-width: 0; }
 .scroll { overflow-x: auto; } pre { background: #f6f8fa; padding: 12px; overflow-x: auto; font-size: 12px; }
 table { border-collapse: collapse; margin: 8px 0; font-size: 14px; overflow-wrap: normal; }
@@ -60,15 +60,12 @@ def element(name: str, /, *content: Any, **attributes: Any) -> Html:
   Args:
     name: of the tag.
     *content: `Html` as it is, all else escaped.
-    **attributes: escaped; None ones are left out, and `class_` is class.
+    **attributes: escaped; None ones are left out. `class_` is class, and `http_equiv` http-equiv.
   """
-  marks = ''.join(f' {key.rstrip("_")}="{_escaped(value)}"' for key, value in attributes.items() if value is not None)
-  end = '' if name in ('br', 'img', 'meta') else f'{"".join(map(_escaped, content))}</{name}>'
-  return Html(f'<{name}{marks}>{end}')
-
-
-def _escaped(value: Any) -> str:
-  return value if isinstance(value, Html) else html.escape(str(value))
+  given = {key.rstrip('_').replace('_', '-'): value for key, value in attributes.items() if value is not None}
+  marks = ''.join(f' {key}="{html.escape(str(value))}"' for key, value in given.items())
+  inner = ''.join(item if isinstance(item, Html) else html.escape(str(item)) for item in content)
+  return Html(f'<{name}{marks}>' + ('' if name in ('br', 'img', 'meta') else f'{inner}</{name}>'))
 
 
 def page(title: str, sections: Sequence[tuple[str, Sequence[Html]]]) -> str:
@@ -83,7 +80,7 @@ def page(title: str, sections: Sequence[tuple[str, Sequence[Html]]]) -> str:
   head = element(
     'head',
     element('meta', charset='utf-8'),
-    Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+    element('meta', http_equiv='Content-Security-Policy', content=POLICY),
     element('meta', name='viewport', content='width=device-width, initial-scale=1'),
     element('title', title),
     element('style', Html(STYLE)),

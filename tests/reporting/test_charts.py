@@ -85,11 +85,12 @@ def test_ticks_are_round(high, expected):
 
 def test_text_is_text_and_no_formula():
   curve, ends = Series('_c', ((1, 2.0), (3, 0.25))), [Boundary('stage <1>', 3)]
-  svg, again = (to_svg(line_chart('<a> & $b$', [curve], Axis('a$_{9$'), LOSS, ends)) for _ in range(2))
+  figure, other = (line_chart('<a> & $b$', [curve], Axis('a$_{9$'), LOSS, ends) for _ in range(2))
+  svg = to_svg(figure)
   found = ('&lt;a&gt; &amp; $b$', '_c 0.25', 'a$_{9$', 'nats per target', 'stage &lt;1&gt;')
   assert [text for text in found if f'>{text}</text>' not in svg] == []
   assert '<script' not in svg
-  assert svg == again
+  assert svg == to_svg(figure) == to_svg(other)
 
 
 def rows() -> list[Row]:
@@ -145,6 +146,14 @@ def test_boundaries_are_dotted_lines_with_the_marks_of_those_that_end_there():
   assert [text.get_text() for text in figure.axes[0].texts] == ['stage1', 'stage2']
   assert len({line.get_color() for line in lines[:2]}) == 2
   assert to_svg(figure).count('stroke-dasharray') > 3
+
+
+def test_a_long_title_has_several_lines():
+  title = 'understanding: loss on held-out data at the end of each stage, and whatever else there is to say of it'
+  figure = line_chart(title, [series((1, 2.0), (2, 1.0))], STEPS, LOSS)
+  assert figure.get_suptitle().split() == title.split()
+  assert figure._suptitle.get_window_extent().x1 < figure.bbox.x1
+  assert figure._suptitle.get_window_extent().y0 > figure.axes[0].bbox.y1
 
 
 def test_a_png_has_the_colours_of_the_curves(tmp_path):

@@ -1,6 +1,7 @@
 """The writer of pages: everything is escaped and inside of the file, and a phone can show it."""
 
 import base64
+import html
 import io
 import re
 
@@ -35,12 +36,13 @@ def test_all_text_is_escaped_wherever_it_enters():
 def test_what_is_made_of_pieces_is_no_piece():
   assert element('p', f'{element("b", "x")}') == '<p>&lt;b&gt;x&lt;/b&gt;</p>'
   assert element('p', element('b', 'x') + '<i>') == '<p>&lt;b&gt;x&lt;/b&gt;&lt;i&gt;</p>'
+  assert element('p', title=Html('"><i>')) == '<p title="&quot;&gt;&lt;i&gt;"></p>'
   assert element('td', None, 3, class_='a"b', alt='', title=None) == '<td class="a&quot;b" alt="">None3</td>'
 
 
 def test_a_page_forbids_scripts_and_requests():
   text = page.page('t', [('', [page.note('x')])])
-  (policy,) = re.findall('<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+  (policy,) = re.findall('<meta http-equiv="Content-Security-Policy" content="([^"]*)">', html.unescape(text))
   rules = dict(rule.split(maxsplit=1) for rule in policy.split('; '))
   assert rules == {'default-src': "'none'", 'img-src': 'data:', 'style-src': "'unsafe-inline'"}
   assert not re.search(r'https?:|url\(|@import', text)
