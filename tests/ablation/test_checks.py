@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 from e2e.small_run import recipe, write_start
@@ -101,3 +102,10 @@ def test_files_of_a_variant_are_looked_for(base, tmp_path):
   ablation = dataclasses.replace(ablation, variants={'base': {}, 'a': missing})
   with pytest.raises(InputError, match=r'^variant a: .*other-\*\.jsonl: no such file'):
     check_sweep(ablation, sweep.variant_configs(ablation))
+
+
+def test_a_sweep_without_matplotlib_does_not_begin(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'matplotlib', None)
+  with pytest.raises(InputError, match=r'pip install janus_jax\[report\]'):
+    sweep.ablate(None, str(tmp_path / 'sweep'))
+  assert not (tmp_path / 'sweep').exists()
