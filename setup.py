@@ -38,8 +38,11 @@ REQUIREMENTS = [
 # spite of weights_only.
 TORCH = ['torch>=2.11']
 
-# What the toy world needs: real scanned digits and their judge.
-QUICKSTART = ['scikit-learn']
+# Charts of reports, ablations and benchmarks.
+REPORT = ['matplotlib']
+
+# What the toy world needs: real scanned digits and their judge; and charts for its page.
+QUICKSTART = ['scikit-learn', *REPORT]
 
 # Buckets of Google: data, checkpoints and workdirs.
 GCS = ['gcsfs']
@@ -76,6 +79,7 @@ setup(
   install_requires=REQUIREMENTS,
   extras_require={
     'quickstart': QUICKSTART,
+    'report': REPORT,
     'torch': TORCH,
     'gcs': GCS,
     # Buckets of Amazon: data, and checkpoints in PyTorch's layouts.

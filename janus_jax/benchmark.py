@@ -44,6 +44,7 @@ from janus_jax.benchmarking.scaling import Cost
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.reporting import charts
 from janus_jax.runs.config import parse
 from janus_jax.runs.value_checks import Integer, Number
 
@@ -73,6 +74,8 @@ _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
 def main() -> None:
   named = (_PEER, _PROFILE, _SCALING, _WEIGHTS, _CACHE_DTYPE, _SHARE)
   settings.check_flags(_MODE.value, [flag.name for flag in named if flag.value != flag.default])
+  if _SCALING.value and _OUT.value:
+    charts.matplotlib()
   load = os.getloadavg()[0]
   found, costs = _measured()
   if _PEER.value and load > measured_table.BUSY:

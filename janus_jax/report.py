@@ -1,13 +1,17 @@
-"""Writes one page about a run: scores, curves, drawings, answers, configuration.
+"""Writes one page about a run: scores, curves, generated images, answers, configuration.
 
     python -m janus_jax.report --workdir=DIR --scores=DIR --out=FILE.html [--path=export=DIR --seconds=training=301 ...]
 
 The first is a training workdir, the second what `janus_jax.evaluate --out` wrote. The page needs no other file.
 """
 
+import collections
 import logging
+import math
 import os
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -15,17 +19,20 @@ from absl import flags
 from janus_jax import cli
 from janus_jax.conversion.buckets import absolute, local_files
 from janus_jax.conversion.checkpoint import read_json
+from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
+from janus_jax.models import config as model_config
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE
+from janus_jax.reporting import charts
 from janus_jax.runs import workdirs
-from janus_jax.runs.workdirs import REVISION_FILE
+from janus_jax.runs.workdirs import MACHINE_FILE, REVISION_FILE
 from janus_jax.toy import run_page
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 _WORKDIR = cli.define_path('workdir', None, 'Training workdir.', required=True)
 _SCORES = cli.define_path('scores', None, 'Directory that janus_jax.evaluate wrote; none: a page without scores.')
 _OUT = cli.define_path('out', None, 'HTML file to write; replaced if there.', required=True)
-_TITLE = flags.DEFINE_string('title', None, 'Of the page; default: the name of the workdir.')
+_TITLE = flags.DEFINE_string('title', None, 'Title of the page; default: names the workdir.')
 _PATHS = flags.DEFINE_multi_string('path', [], 'NAME=PATH to list on the page; may be given several times.')
 _SECONDS = flags.DEFINE_multi_string('seconds', [], 'PART=SECONDS to list on the page; may be given several times.')
 
@@ -89,33 +96,64 @@ def read_scores(directory: str) -> tuple[dict, np.ndarray, np.ndarray]:
   return scores, drawings, scenes
 
 
+def duration(seconds: float) -> str:
+  """'12 s', '3 min 20 s' or '2 h 5 min'."""
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 1:
+    return f'{rest} s'
+  return f'{minutes} min {rest} s' if minutes < 60 else f'{minutes // 60} h {minutes % 60} min'
+
+
+def with_total(values: Mapping[str, Any], text: Callable[[Any], str]) -> dict[str, str]:
+  """The values as text, and their sum."""
+  return {name: text(value) for name, value in {**values, 'total': sum(values.values())}.items()} if values else {}
+
+
+def parameter_counts(model: Mapping[str, Any]) -> dict[str, int]:
+  """Part of the model -> how many parameters it has; empty where the workdir does not say what the model is."""
+  counts: collections.Counter[str] = collections.Counter()
+  for path, shape in parameter_shapes(model_config.from_dict(model)).items() if model else ():
+    counts[path.split('/')[0]] += math.prod(shape)
+  return dict(counts)
+
+
+def facts(workdir: str, config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """What identifies a run, and how far it came."""
+  elapsed = metrics[-1].get('time', 0) - metrics[0].get('time', 0) if metrics else 0
+  found = {
+    'seed': str(config.get('seed', '')),
+    'steps': f'{metrics[-1]["step"]:,}' if metrics else '',
+    'first to last line of metrics': duration(elapsed) if elapsed else '',
+    'machine': _read_text(os.path.join(workdir, MACHINE_FILE)),
+    'revision': _read_text(os.path.join(workdir, REVISION_FILE)),
+  }
+  return {name: value for name, value in found.items() if value}
+
+
 def main() -> None:
+  charts.matplotlib()  # Says what to install before anything is read.
   workdir = local_files(_WORKDIR.value)
   paths, seconds = _pairs('path', _PATHS.value), _seconds()
   metrics = os.path.join(workdir, METRICS_FILE)
   if not os.path.exists(metrics):
     raise InputError(f'{metrics}: no such file: expected a training workdir')
+  lines = read_metrics(metrics)
+  config, model = workdirs.read_config(workdir), read_json(os.path.join(workdir, CONFIG_FILE))
   found = read_scores(_SCORES.value) if _SCORES.value is not None else ({}, np.zeros(0), np.zeros(0))
-  scores, drawings, scenes = found
-  page = run_page.render(
-    run_page.Run(
-      title=_TITLE.value or f'Janus run {os.path.basename(absolute(_WORKDIR.value))}',
-      metrics=read_metrics(metrics),
-      scores=scores,
-      drawings=drawings,
-      scenes=scenes,
-      config=workdirs.read_config(workdir),
-      model=read_json(os.path.join(workdir, CONFIG_FILE)),
-      revision=_read_text(os.path.join(workdir, REVISION_FILE)),
-      paths={
-        'workdir': absolute(_WORKDIR.value),
-        'checkpoints': absolute(os.path.join(_WORKDIR.value, CHECKPOINTS_DIRECTORY)),
-        **({'scores': os.path.abspath(_SCORES.value)} if _SCORES.value else {}),
-        **{name: absolute(path) for name, path in paths.items()},
-      },
-      seconds=seconds,
-    )
-  )
+  where = {
+    'workdir': absolute(_WORKDIR.value),
+    'checkpoints': absolute(os.path.join(_WORKDIR.value, CHECKPOINTS_DIRECTORY)),
+    **({'scores': os.path.abspath(_SCORES.value)} if _SCORES.value else {}),
+    **{name: absolute(path) for name, path in paths.items()},
+  }
+  tables = {
+    'run': facts(workdir, config, lines),
+    'parameters': with_total(parameter_counts(model), '{:,}'.format),
+    'wall time': with_total(seconds, duration),
+    'paths': where,
+  }
+  title = _TITLE.value or f'Janus training run {"/".join(where["workdir"].split("/")[-2:])}'
+  page = run_page.render(run_page.Run(title, lines, *found, config, model, tables))
   with open(_OUT.value, 'w', encoding='utf-8') as file:
     file.write(page)
   logging.info('wrote %s', _OUT.value)

@@ -1,4 +1,4 @@
-"""What `janus_jax.report` takes for scores."""
+"""What `janus_jax.report` takes for scores, and what it says of a run."""
 
 import json
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.report import SCORE_FIELDS, read_scores
+from janus_jax.models import config as model_config
+from janus_jax.models.config import PRESETS
+from janus_jax.report import SCORE_FIELDS, duration, facts, parameter_counts, read_scores, with_total
 
 
 def write(directory, scores, drawings=1, scenes=1):
@@ -48,3 +50,34 @@ def test_images_must_be_those_of_the_scores(tmp_path):
     (tmp_path / 'pictures.npz').write_bytes(content)
     with pytest.raises(InputError, match=r'pictures\.npz: .*expected what janus_jax.evaluate writes'):
       read_scores(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'text'), [(0.2, '0 s'), (59.4, '59 s'), (59.6, '1 min 0 s'), (3599.6, '1 h 0 min'), (7384, '2 h 3 min')]
+)
+def test_durations(seconds, text):
+  assert duration(seconds) == text
+
+
+def test_the_total_is_of_the_values_and_not_of_their_texts():
+  assert with_total({'a': 59.4, 'b': 59.4}, duration) == {'a': '59 s', 'b': '59 s', 'total': '1 min 59 s'}
+  assert with_total({}, duration) == {}
+
+
+def test_a_run_is_identified(tmp_path):
+  (tmp_path / 'machine.txt').write_text('8 x TPU v5\n')
+  lines = [{'step': step, 'time': 1e9 + 60 * step} for step in (10, 1070)]
+  found = facts(str(tmp_path), {'seed': 0}, lines)
+  expected = {'seed': '0', 'steps': '1,070', 'first to last line of metrics': '17 h 40 min', 'machine': '8 x TPU v5'}
+  assert found == expected
+  assert facts(str(tmp_path / 'nothing'), {}, []) == {}
+
+
+def test_parameters_are_counted_by_part():
+  found = parameter_counts(json.loads(json.dumps(model_config.to_dict(PRESETS['janus_pro_1b']))))
+  assert {'vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model'} == set(
+    found
+  )
+  assert found['gen_embed'] == 16384 * 8
+  assert 2.0e9 < sum(found.values()) < 2.2e9
+  assert parameter_counts({}) == {}

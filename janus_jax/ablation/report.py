@@ -5,23 +5,18 @@ import logging
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from janus_jax.ablation import page, tables
 from janus_jax.ablation.paths import SweepPaths
-from janus_jax.ablation.plots import Curve, Row, interval_chart, loss_chart
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.sheets import Sheet, read_sheet, to_image
 from janus_jax.ablation.tables import Summary
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.data.examples import KINDS
 from janus_jax.data.images import save_png
-from janus_jax.reporting.drawing import Drawing, style_of, to_pixels
-from janus_jax.runs.config import to_json
-from janus_jax.runs.workdirs import differences
+from janus_jax.reporting.charts import Axis, Boundary, Figure, Row, Series, interval_chart, line_chart, save_chart
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 # The loss of a line of metrics is that of one batch.
@@ -49,76 +44,76 @@ def write(
   summaries = tables.summarise(runs, results, ablation.baseline)
   metrics = tables.chosen_metrics(summaries, ablation.metrics)
   done = {run.name: results[run.name] for run in runs if results.get(run.name, {}).get('status') == 'done'}
-  charts = {metric: interval_chart(metric, rows(summaries, metric), ablation.baseline) for metric in metrics}
-  curves = loss_charts(places, runs, done)
+  found = page.Findings(os.path.basename(os.path.abspath(directory)), ablation, runs, done, summaries, metrics)
+  charts = _drawn({metric: metric_chart(summaries, metric) for metric in metrics})
+  curves = _drawn(loss_charts(places, runs, done))
   sheet = read_sheet(places, [run for run in runs if run.name in done])
   _write_text(path('results.csv'), tables.to_csv(summaries))
   _write_text(path('table.md'), tables.to_markdown(summaries, metrics))
   _write_plots(path('plots'), {**charts, **curves}, sheet)
-  content = page.Content(
-    title=f'Ablation {os.path.basename(os.path.abspath(directory))}',
-    summaries=summaries,
-    metrics=metrics,
-    charts=tuple(charts.values()),
-    curves=tuple(curves.values()),
-    sheet=sheet,
-    stages=stage_rows(runs, done),
-    changes=changes(runs, ablation.baseline),
-    base=to_json(ablation.base),
-    seeds=ablation.seeds,
-    total=len(runs),
-    done=len(done),
-    forked=sum(bool(result.get('forked')) for result in done.values()),
-  )
-  _write_text(path('report.html'), page.render(content))
+  _write_text(path('report.html'), page.render(found, list(charts.values()), list(curves.values()), sheet))
   logging.info('wrote %s, results.csv, table.md, plots/', path('report.html'))
 
 
-def rows(summaries: Sequence[Summary], metric: str) -> list[Row]:
-  """Of the chart of a metric."""
-  return [
-    Row(
-      item.variant,
-      item.estimate(metric),
-      tuple(item.values.get(metric, {}).values()),
-      style_of(number),
-      tables.left_out_text(item, metric),
-    )
-    for number, item in enumerate(summaries)
-  ]
+def _drawn(charts: Mapping[str, Figure | None]) -> dict[str, Figure]:
+  """Those that have something to show."""
+  return {name: chart for name, chart in charts.items() if chart}
+
+
+def metric_chart(summaries: Sequence[Summary], metric: str) -> Figure | None:
+  """The chart of a metric; None where all values are 0."""
+  rows, limits = [], tables.limits(metric)
+  for item in summaries:
+    estimate, label = item.estimate(metric), item.variant + tables.left_out_text(item, metric)
+    mean, interval = (estimate.mean, estimate.interval(limits)) if estimate else (None, None)
+    rows.append(Row(label, mean, interval, list(item.values.get(metric, {}).values()), item.is_baseline))
+  return interval_chart(metric, rows, Axis(tables.unit(metric), limits=limits))
 
 
 def loss_charts(
   places: SweepPaths, runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Drawing]:
+) -> dict[str, Figure | None]:
   """By name: of each kind the loss while training, and on held-out data at the ends of stages; means over seeds."""
   variants = list(dict.fromkeys(run.variant for run in runs))
   finished = {name: [run for run in runs if run.variant == name and run.name in done] for name in variants}
   metrics = {name: read_metrics(places.of('runs', name, METRICS_FILE)) for name in done}
+  boundaries = stage_ends(finished)
+  axes = Axis('steps'), Axis('nats per target', log=True)
   charts = {}
   for kind in KINDS:
     trained, held_out = [], []
-    for number, name in enumerate(variants):
-      of = finished[name]
-      if of:
-        ends = tuple(zip(of[0].config.run, of[0].ends))
-        losses = mean_losses([metrics[run.name] for run in of], f'loss/{kind}')
-        trained.append(Curve(name, losses, ends, style_of(number)))
-        stages = [done[run.name]['stages'] for run in of]
-        held_out.append(Curve(name, _held_out(stages, kind), ends, style_of(number)))
-    charts[f'loss {kind}'] = loss_chart(f'{kind}: loss while training', trained)
-    charts[f'held-out loss {kind}'] = loss_chart(f'{kind}: loss on held-out data at the end of each stage', held_out)
-  return {name: chart for name, chart in charts.items() if chart}
+    for name, of in finished.items():
+      losses = mean_losses([metrics[run.name] for run in of], f'loss/{kind}')
+      measured = held_out_losses([done[run.name]['stages'] for run in of], kind)
+      for curves, points in ((trained, losses), (held_out, measured)):
+        mean, band = [(x, y) for x, y, *_ in points], [(x, low, high) for x, _, low, high in points]
+        curves.append(Series(name, mean, band if len(of) > 1 else ()))
+    charts[f'loss {kind}'] = line_chart(f'{kind}: loss while training', trained, *axes, boundaries)
+    title = f'{kind}: loss on held-out data at the end of each stage'
+    charts[f'held-out loss {kind}'] = line_chart(title, held_out, *axes, boundaries)
+  return charts
 
 
-def mean_losses(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> tuple[tuple[int, float], ...]:
-  """(step, mean over runs of the mean over the last SMOOTHED lines of the stage), at the steps where all runs have one
-  that is finite.
+def stage_ends(finished: Mapping[str, Sequence[PlannedRun]]) -> list[Boundary]:
+  """Ends of stages, each with the numbers of the variants whose stage ends there.
+
+  Args:
+    finished: variant -> its finished runs, whose stages end alike.
+  """
+  ends: dict[tuple[str, int], tuple[int, ...]] = {}
+  for number, runs in enumerate(finished.values()):
+    for end in zip(runs[0].config.run, runs[0].ends) if runs else ():
+      ends[end] = (*ends.get(end, ()), number)
+  return [Boundary(*end, numbers) for end, numbers in ends.items()]
+
+
+def mean_losses(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> tuple[tuple[float, ...], ...]:
+  """(step, mean, least, greatest) over runs of the mean over the last SMOOTHED lines of the stage, at the steps where
+  all runs have one that is finite.
   """
   found = [_smoothed([line for line in lines if line.get(key) is not None], key) for lines in runs]
-  steps = [step for step in found[0] if all(step in other for other in found)]
-  points = ((step, statistics.fmean(of[step] for of in found)) for step in steps)
-  return tuple(point for point in points if math.isfinite(point[1]))
+  steps = [step for step in found[0] if all(step in other for other in found)] if found else []
+  return _over_runs((step, [of[step] for of in found]) for step in steps)
 
 
 def _smoothed(lines: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
@@ -131,48 +126,27 @@ def _smoothed(lines: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
   return smooth
 
 
-def _held_out(runs: Sequence[Sequence[Mapping[str, Any]]], kind: str) -> tuple[tuple[int, float], ...]:
-  """The runs are of one variant, so their stages end alike."""
-  points = []
-  for stages in zip(*runs):
-    if all(kind in stage['held_out'] for stage in stages):
-      points.append((stages[0]['end'], statistics.fmean(stage['held_out'][kind] for stage in stages)))
+def held_out_losses(runs: Sequence[Sequence[Mapping[str, Any]]], kind: str) -> tuple[tuple[float, ...], ...]:
+  """As `mean_losses`, at the ends of stages. The runs are of one variant, so their stages end alike."""
+  return _over_runs(
+    (stages[0]['end'], [stage['held_out'][kind] for stage in stages])
+    for stages in zip(*runs)
+    if all(kind in stage['held_out'] for stage in stages)
+  )
+
+
+def _over_runs(found: Iterable[tuple[int, Sequence[float]]]) -> tuple[tuple[float, ...], ...]:
+  points = ((step, statistics.fmean(values), min(values), max(values)) for step, values in found)
   return tuple(point for point in points if math.isfinite(point[1]))
 
 
-def stage_rows(runs: Sequence[PlannedRun], done: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-  """Of the table of costs: variant, stage, steps, tokens, teraflops, seconds, tokens per second; means over seeds."""
-  found = []
-  for name in dict.fromkeys(run.variant for run in runs):
-    records = [done[run.name]['stages'] for run in runs if run.variant == name and run.name in done]
-    for stages in zip(*records):
-      steps, seconds, tokens, flops = (
-        statistics.fmean(stage[key] for stage in stages) for key in ('steps', 'seconds', 'tokens', 'flops')
-      )
-      speed = f'{tokens / seconds:,.0f}' if seconds else ''
-      texts = (f'{steps:,.0f}', f'{tokens:,.0f}', f'{flops / 1e12:.4g}', f'{seconds:,.1f}', speed)
-      found.append((name, stages[0]['name'], *texts))
-  return found
-
-
-def changes(runs: Sequence[PlannedRun], baseline: str) -> dict[str, list[str]]:
-  """Variant -> the lines in which its config differs from the baseline's."""
-  first = {run.variant: to_json(run.config) for run in reversed(runs)}
-  return {
-    name: differences(first[baseline], first[name])
-    for name in dict.fromkeys(run.variant for run in runs)
-    if name != baseline
-  }
-
-
-def _write_plots(directory: str, charts: Mapping[str, Drawing], sheet: Sheet | None) -> None:
+def _write_plots(directory: str, charts: Mapping[str, Figure], sheet: Sheet | None) -> None:
   os.makedirs(directory, exist_ok=True)
-  pixels: dict[str, np.ndarray] = {name: to_pixels(chart) for name, chart in charts.items()}
-  if sheet:
-    pixels['drawings'] = to_image(sheet)
-  for name, image in pixels.items():
+  for name, chart in charts.items():
     file = ''.join(letter if letter.isalnum() or letter == '-' else '_' for letter in name)
-    save_png(os.path.join(directory, f'{file}.png'), image, {})
+    save_chart(chart, os.path.join(directory, f'{file}.png'))
+  if sheet:
+    save_png(os.path.join(directory, 'drawings.png'), to_image(sheet), {})
 
 
 def _write_text(path: str, text: str) -> None:

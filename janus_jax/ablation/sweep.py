@@ -24,6 +24,7 @@ from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, planned, steps_to_train
 from janus_jax.errors import InputError, one_line
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY
+from janus_jax.reporting import charts
 from janus_jax.runs import setup
 from janus_jax.runs.config import TrainConfig, replaced, to_json
 from janus_jax.runs.workdirs import is_begun
@@ -87,6 +88,7 @@ def ablate(
     InputError: something in the ablation is wrong.
     OSError: the directory cannot be written.
   """
+  charts.matplotlib()
   check_sweep(ablation)
   all_runs(ablation, ablation.configs)  # What is wrong with one shows before anything is written.
   places = SweepPaths(workdir)

@@ -13,7 +13,13 @@ from janus_jax.ablation.variants import PlannedRun
 from janus_jax.reporting.statistics import Estimate, estimate, paired_difference
 
 PERCENTAGES = ('questions/', 'drawings/', 'goals/')
-COSTS = ('cost/teraflops', 'cost/tokens', 'cost/seconds', 'cost/compile_seconds', 'cost/tokens_per_second')
+COSTS = {
+  'cost/teraflops': 'TFLOP',
+  'cost/tokens': 'tokens',
+  'cost/seconds': 's',
+  'cost/compile_seconds': 's',
+  'cost/tokens_per_second': 'tokens/s',
+}
 # Depend on what ran on the machine before: the runs that come later find programs compiled and files in memory.
 CLOCKED = ('cost/seconds', 'cost/compile_seconds', 'cost/tokens_per_second')
 FAILED, MISSING, NOTHING, NOT_FINITE = 'failed', 'not run yet', 'no finite value', 'not finite'
@@ -116,6 +122,18 @@ def chosen_metrics(summaries: Sequence[Summary], patterns: Sequence[str]) -> lis
   return list(dict.fromkeys(found))
 
 
+def unit(metric: str) -> str:
+  if metric.startswith(PERCENTAGES):
+    return '% right'
+  return COSTS.get(metric, 'nats per target' if metric.startswith('held_out/') else '')
+
+
+def limits(metric: str, difference: bool = False) -> tuple[float, float]:
+  """Between which the metric, or the difference of two of its values, can lie. None is negative."""
+  high = 100.0 if metric.startswith(PERCENTAGES) else math.inf
+  return (-high if difference else 0.0), high
+
+
 def decimals(metric: str, found: Estimate) -> int:
   """How many a person needs: one of percentages, else two digits of half the interval, or four of the mean."""
   if metric.startswith(PERCENTAGES):
@@ -125,12 +143,12 @@ def decimals(metric: str, found: Estimate) -> int:
 
 
 def mean_text(summary: Summary, metric: str) -> str:
-  """'93.1 ± 2.0', '93.1 ± 2.0 (1 of 3 not finite)', or why there is none."""
+  """'0.93 ± 0.02', of a percentage '93.1 [91.1, 95.1]', with '(1 of 3 not finite)', or why there is none."""
   found = summary.estimate(metric)
   if found is None:
     reasons = summary.left_out(metric)
     return NOTHING if NOT_FINITE in reasons else FAILED if FAILED in reasons else MISSING if reasons else NOTHING
-  return _with_half(metric, found) + left_out_text(summary, metric)
+  return _with_interval(metric, found) + left_out_text(summary, metric)
 
 
 def left_out_text(summary: Summary, metric: str) -> str:
@@ -141,17 +159,23 @@ def left_out_text(summary: Summary, metric: str) -> str:
 
 
 def difference_text(summary: Summary, metric: str) -> str:
-  """'+1.2 ± 0.8 *', the star saying that the interval leaves out 0; '' where there is nothing to compare."""
+  """As `mean_text`, '+1.2 [+0.4, +2.0] *': a star says that the interval leaves out 0. '' where nothing is compared."""
   found = summary.difference(metric)
   if found is None:
     return ''
-  return _with_half(metric, found, sign=True) + (' *' if summary.is_clear(metric) else '')
+  return _with_interval(metric, found, difference=True) + (' *' if summary.is_clear(metric) else '')
 
 
-def _with_half(metric: str, found: Estimate, sign: bool = False) -> str:
+def _with_interval(metric: str, found: Estimate, difference: bool = False) -> str:
+  """Percentages have the interval itself, which ends at 0 and 100."""
   places = decimals(metric, found)
-  text = f'{found.mean:{"+" if sign else ""},.{places}f}'
-  return text if found.half is None else f'{text} ± {found.half:,.{places}f}'
+  form = f'{"+" if difference else ""},.{places}f'
+  ends = found.interval(limits(metric, difference))
+  if ends is None:
+    return f'{found.mean:{form}}'
+  if metric.startswith(PERCENTAGES):
+    return f'{found.mean:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]'
+  return f'{found.mean:{form}} ± {found.half:,.{places}f}'
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
@@ -170,42 +194,38 @@ def to_csv(summaries: Sequence[Summary]) -> str:
       writer.writerow([summary.variant, status(summary), *[''] * (len(ends) + len(seeds) + 3)])
     for metric in metrics:
       values, others = summary.values.get(metric, {}), summary.not_finite.get(metric, {})
-      cells = (*_interval(summary.estimate(metric)), *_interval(summary.difference(metric)))
+      cells = (
+        *_interval(summary.estimate(metric), limits(metric)),
+        *_interval(summary.difference(metric), limits(metric, True)),
+      )
       own = [{**values, **others}.get(seed, '') for seed in seeds]
       writer.writerow([summary.variant, status(summary), metric, len(values), len(others), *cells, *own])
   return buffer.getvalue()
 
 
-def _interval(found: Estimate | None) -> tuple[float | str, ...]:
-  if found is None:
-    return '', '', ''
-  return (found.mean, '', '') if found.half is None else (found.mean, found.mean - found.half, found.mean + found.half)
+def _interval(found: Estimate | None, limits: tuple[float, float]) -> tuple[float | str, ...]:
+  return (found.mean, *(found.interval(limits) or ('', ''))) if found else ('', '', '')
 
 
 def status(summary: Summary) -> str:
   """'done', or what is wrong with which seeds."""
   parts = [f'{FAILED}: seed {seed}: {reason}' for seed, reason in summary.failed.items()]
   parts += [f'{MISSING}: seed {", ".join(map(str, summary.missing))}'] if summary.missing else []
-  parts += [f'{NOT_FINITE}: seed {seed}: {", ".join(names)}' for seed, names in _not_finite_names(summary).items()]
+  for seed in sorted({seed for values in summary.not_finite.values() for seed in values}):
+    names = [metric for metric, values in summary.not_finite.items() if seed in values]
+    more = [f'and {len(names) - METRICS_NAMED} more'] if len(names) > METRICS_NAMED else []
+    parts.append(f'{NOT_FINITE}: seed {seed}: {", ".join([*names[:METRICS_NAMED], *more])}')
   return '; '.join(parts) or 'done'
 
 
-def _not_finite_names(summary: Summary) -> dict[int, list[str]]:
-  """Seed -> the metrics that are not finite, the first few."""
-  found: dict[int, list[str]] = {}
-  for metric, values in summary.not_finite.items():
-    for seed in values:
-      found.setdefault(seed, []).append(metric)
-  return {
-    seed: names[:METRICS_NAMED] + ([f'and {len(names) - METRICS_NAMED} more'] if len(names) > METRICS_NAMED else [])
-    for seed, names in sorted(found.items())
-  }
+def column_name(summary: Summary) -> str:
+  """'base (baseline)', 'other'."""
+  return f'{summary.variant} (baseline)' if summary.is_baseline else summary.variant
 
 
 def to_markdown(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
   """A line per metric, a column per variant: mean ± interval, and below it the difference to the baseline."""
-  names = [f'{summary.variant} (baseline)' if summary.is_baseline else summary.variant for summary in summaries]
-  lines = [f'| | {" | ".join(names)} |', f'|---|{"---|" * len(summaries)}']
+  lines = [f'| | {" | ".join(map(column_name, summaries))} |', f'|---|{"---|" * len(summaries)}']
   for metric in (*metrics, *(cost for cost in COSTS if cost in all_metrics(summaries))):
     lines.append(f'| {metric} | {" | ".join(_cell(summary, metric) for summary in summaries)} |')
   notes = [f'- {summary.variant}: {status(summary)}' for summary in summaries if not summary.is_whole]
@@ -218,10 +238,11 @@ def _cell(summary: Summary, metric: str) -> str:
 
 
 LEGEND = (
-  'Mean over seeds ± half of its 95 % interval (Student t); then the difference to the baseline, paired by seed. '
-  r'\*: the interval of the difference leaves out 0. Not corrected for the number of comparisons. ± 0: all seeds gave '
-  'the same, which says little of how they vary. Seeds that failed or are not finite are no part of a mean and stand '
-  'beside it; where there are any, of either variant, no difference has a star. Nothing is said of differences in wall '
-  'time: runs that come later find programs compiled. Intervals cover seeds only, not the choice of questions and '
-  "prompts, which all runs share: for that see the intervals in each run's scores.json."
+  'Mean over seeds ± half of its 95 % interval (Student t), of a percentage [the interval], which ends at 0 and 100; '
+  r'then the difference to the baseline, paired by seed. \*: the interval of the difference leaves out 0. Not '
+  'corrected for the number of comparisons. ± 0 or [x, x]: all seeds gave the same, which says little of how they '
+  'vary. Seeds that failed or are not finite are no part of a mean and stand beside it; where there are any, of '
+  'either variant, no difference has a star. Nothing is said of differences in wall time: runs that come later find '
+  'programs compiled. Intervals cover seeds only, not the choice of questions and prompts, which all runs share: for '
+  "that see the intervals in each run's scores.json."
 )

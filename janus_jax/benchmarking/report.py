@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from PIL import Image
 
-from janus_jax.benchmarking.plots import cost_chart
 from janus_jax.benchmarking.scaling import Cost
-from janus_jax.reporting.drawing import to_pixels
+from janus_jax.reporting.charts import Axis, Figure, Series, line_chart, save_chart
 from janus_jax.runs.revision import revision
 
 
@@ -63,7 +61,17 @@ def write(directory: str, found: Mapping[str, Any], costs: Sequence[Cost]) -> No
     with open(os.path.join(directory, name), 'w') as file:
       file.write(f'{text}\n')
   for cost in costs:
-    Image.fromarray(to_pixels(cost_chart(cost))).save(os.path.join(directory, f'{cost.axis}.png'))
+    save_chart(cost_chart(cost), os.path.join(directory, f'{cost.axis}.png'))
+
+
+def cost_chart(cost: Cost) -> Figure:
+  """Medians against size in a band of their spread, and the fitted power law; both axes are logarithmic."""
+  medians = [(point.size, point.seconds.median) for point in cost.points]
+  band = [(point.size, point.seconds.low, point.seconds.high) for point in cost.points]
+  fit = [(size, cost.fit.at(size)) for size, _ in medians]
+  series = [Series('median', medians, band), Series('fit', fit)]
+  title = f'{cost.title}: exponent {cost.fit.exponent:.2f}'
+  return line_chart(title, series, Axis(cost.axis, log=True), Axis('seconds', log=True))
 
 
 def _lines(value: Any, name: str) -> list[tuple[str, Any]]:

@@ -3,13 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from scipy.special import stdtrit
-
-CONFIDENCE = 0.95
+from janus_jax.reporting.statistics import t_quantile
 
 
 def proportion_interval(right: Sequence[int], totals: Sequence[int]) -> tuple[float, float]:
-  """Interval that holds the true share of right cases with CONFIDENCE, where prompts or images are independent units.
+  """Interval that holds the true share of right cases with 95 %, where prompts or images are independent units.
 
   Wilson's score interval on the effective number of cases n / d, with the quantile of Student's t of K - 1 degrees for
   K units; Wilson's is recommended by Franco, Little, Louis and Slud (2019), "Comparative study of confidence intervals
@@ -33,7 +31,7 @@ def proportion_interval(right: Sequence[int], totals: Sequence[int]) -> tuple[fl
   mean, most = cases / units, sum(total**2 for total in totals) / cases
   effect = min(max(design_effect([*right, mean, 0], [*totals, mean, mean]), 1.0), most)
   effective = cases / effect
-  squared = float(stdtrit(units - 1, (1 + CONFIDENCE) / 2)) ** 2
+  squared = t_quantile(units - 1) ** 2
   middle = share + squared / (2 * effective)
   half = math.sqrt(squared * (share * (1 - share) / effective + squared / (4 * effective**2)))
   scale = 1 + squared / effective

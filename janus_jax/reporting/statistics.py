@@ -36,6 +36,12 @@ class Estimate:
     """
     return bool(self.half) and abs(self.mean) > self.half
 
+  def interval(self, limits: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float] | None:
+    """Low and high end, cut to the values that the quantity can have; None of one value."""
+    if self.half is None:
+      return None
+    return max(self.mean - self.half, limits[0]), min(self.mean + self.half, limits[1])
+
 
 def t_quantile(degrees: int) -> float:
   """Of Student's t: what its absolute value stays below with a probability of CONFIDENCE."""

@@ -8,9 +8,12 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import jax
 
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
@@ -26,7 +29,7 @@ from janus_jax.runs.revision import revision
 
 # How the original's `generation_inference.py` generates.
 SAMPLING = {name: getattr(SamplingConfig, name) for name in ('cfg_weight', 'temperature', 'top_k')}
-REVISION_FILE = 'revision.txt'
+REVISION_FILE, MACHINE_FILE = 'revision.txt', 'machine.txt'
 # What fields of a saved config are called today, and values of `data.name` and `pretraining.model`.
 RENAMED = {
   'observe_every': 'eval_every',
@@ -72,7 +75,7 @@ def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
 
 
 def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
-  """Writes config, revision and, of a new workdir, tokenizer and model: once all that can be checked has been.
+  """Writes config, revision, machine and, of a new workdir, tokenizer and model: once all that can be checked has been.
 
   Args:
     workdir: made if missing.
@@ -88,9 +91,20 @@ def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None
   _write_json(os.path.join(workdir, RUN_CONFIG_FILE), config)
   with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
     file.write(f'{revision()}\n')
+  with open(os.path.join(workdir, MACHINE_FILE), 'w') as file:
+    file.write(f'{machine()}\n')
   if checkpoint is not None:
     # It says that the workdir is begun.
     _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
+
+
+def machine() -> str:
+  """Devices and processor that a run is on: '8 x NVIDIA H100 80GB HBM3, 1 process, 192 cores of x86_64'."""
+  processes = jax.process_count()
+  return (
+    f'{jax.device_count()} x {jax.devices()[0].device_kind}, {processes} process{"es" if processes > 1 else ""}, '
+    f'{os.cpu_count()} cores of {platform.machine()}'
+  )
 
 
 def write_tokenizer(directory: str, checkpoint: Checkpoint) -> None:

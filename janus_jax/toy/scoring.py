@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from janus_jax.data.images import save_png
 from janus_jax.inference.answering import answer
 from janus_jax.inference.generation import generate_images
 from janus_jax.inference.requests import ImageSettings, LoadedJanus
+from janus_jax.reporting.image_grid import JudgedImage, image_grid
 from janus_jax.toy import scores, test_set
 from janus_jax.toy.digit_judge import DigitJudge
 from janus_jax.toy.scores import Score
@@ -27,7 +28,6 @@ ANSWER_TOKENS = 24
 BATCH_SIZE = 64
 # What fits models as small as the toy world's, where the run's config says nothing.
 SAMPLING = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 0}
-RIGHT, WRONG = (40, 160, 60), (220, 30, 40)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,39 +152,23 @@ def question_images(questions: Sequence[QuestionCase]) -> tuple[np.ndarray, list
   return np.stack([questions[numbers.index(number)].image for number in range(len(found))]), numbers
 
 
-def drawing_sheet(
-  cases: Sequence[DrawingCase], pictures: np.ndarray, verdicts: Sequence[Verdict], height: int = 64
-) -> np.ndarray:
-  """All drawings, a row per skill and group with how many are right; right ones framed green, wrong ones red.
+def drawing_sheet(cases: Sequence[DrawingCase], pictures: np.ndarray, verdicts: Sequence[Verdict]) -> np.ndarray:
+  """All generated images, a row per skill and group with how many are right (`image_grid`).
 
   Args:
     cases: n of them, those of one skill and group together.
     pictures: uint8[n, size, size, 3].
     verdicts: one per case.
-    height: of a picture on the sheet is the multiple of its size that comes nearest to this, in pixels.
 
   Returns:
     uint8[rows, columns, 3].
   """
-  border, gap, label = 3, 4, 260
-  scale = max(round(height / pictures.shape[1]), 1)
-  side = pictures.shape[1] * scale + 2 * border + gap
-  rows: dict[tuple[str, str], list[int]] = {}
-  for index, case in enumerate(cases):
-    rows.setdefault(scores.drawing_key(case), []).append(index)
-  columns = max(map(len, rows.values()))
-  sheet = Image.new('RGB', (label + columns * side, len(rows) * side), 'white')
-  draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-  for row, (key, members) in enumerate(rows.items()):
-    right = sum(verdicts[index].passed for index in members)
-    text = f'{" - ".join(key).replace("_", " ")}\n{right} of {len(members)} right'
-    draw.multiline_text((8, row * side + side // 2 - 18), text, 'black', font)
-    for column, index in enumerate(members):
-      large = Image.fromarray(pictures[index]).resize((side - gap - 2 * border,) * 2, Image.Resampling.NEAREST)
-      framed = Image.new('RGB', (side - gap,) * 2, RIGHT if verdicts[index].passed else WRONG)
-      framed.paste(large, (border, border))
-      sheet.paste(framed, (label + column * side, row * side))
-  return np.asarray(sheet)
+  rows: dict[tuple[str, str], list[JudgedImage]] = {}
+  for case, pixels, verdict in zip(cases, pictures, verdicts, strict=True):
+    rows.setdefault(scores.drawing_key(case), []).append(JudgedImage(pixels, verdict.passed))
+  labels = (' - '.join(key).replace('_', ' ') for key in rows)
+  counts = (f'{sum(image.right for image in row)} of {len(row)} right' for row in rows.values())
+  return image_grid([(f'{label}\n{count}', [row]) for label, count, row in zip(labels, counts, rows.values())])
 
 
 def write(directory: str, found: dict, scored: Scored) -> None:

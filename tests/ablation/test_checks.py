@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 from e2e.small_run import recipe, write_start
@@ -100,3 +101,10 @@ def test_files_of_a_variant_are_looked_for(base, tmp_path):
   ablation = own_files(base, tmp_path, {'a': missing}, held_out=1)
   with pytest.raises(InputError, match=r'^variant a: .*other-\*\.jsonl: no such file'):
     check_sweep(ablation)
+
+
+def test_a_sweep_without_matplotlib_does_not_begin(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'matplotlib', None)
+  with pytest.raises(InputError, match=r'pip install janus_jax\[report\]'):
+    sweep.ablate(None, str(tmp_path / 'sweep'))
+  assert not (tmp_path / 'sweep').exists()

@@ -4,7 +4,7 @@ import jax
 import pytest
 from training.batches import CONFIG, params
 
-from janus_jax.benchmarking import plots, report, scaling
+from janus_jax.benchmarking import report, scaling
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.scaling import Cost, Point, fit_power_law, sizes_around
 from janus_jax.benchmarking.timing import Timing
@@ -68,8 +68,18 @@ def test_results_table_and_charts_are_written(tmp_path):
   assert {path.name for path in tmp_path.iterdir()} == {'results.json', 'table.md', 'length.png'}
   assert '| scaling.length.points.length=320.seconds | 320  (288 to 416) |' in (tmp_path / 'table.md').read_text()
   assert 'mfu                                       not known' in report.to_text(found)
-  drawing = plots.cost_chart(cost)
-  assert drawing.things[0].text == 'seconds of a step against length: exponent 1.00'
+  figure = report.cost_chart(cost)
+  assert figure.get_suptitle() == 'seconds of a step against length: exponent 1.00'
+  (axes,) = figure.axes
+  assert (axes.get_xlabel(), axes.get_xscale(), axes.get_ylabel(), axes.get_yscale()) == (
+    'length',
+    'log',
+    'seconds',
+    'log',
+  )
+  median, fit = axes.lines
+  assert median.get_xydata().tolist() == [[160, 160], [320, 320], [640, 640]]
+  assert fit.get_ydata() == pytest.approx([160, 320, 640])
 
 
 def test_one_size_grows_at_a_time(monkeypatch):

@@ -21,6 +21,7 @@ from janus_jax.inference.generation import GeneratedImage
 from janus_jax.inference.requests import LoadedJanus
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
+from janus_jax.reporting.image_grid import RIGHT, WRONG
 from janus_jax.runs import workdirs
 from janus_jax.toy import captions, dataset, digits, scenes, scores, scoring, shapes, test_set, tokenizer_training
 from janus_jax.toy.captions import Description
@@ -197,7 +198,7 @@ def test_the_sheet_shows_right_in_green_and_wrong_in_red(perfect):
   assert sheet.shape == (len(keys) * side, 260 + 6 * side, 3)
   row = keys.index(('colours', 'new_wording')) * side
   frames = [tuple(sheet[row, 260 + column * side]) for column in range(6)]
-  assert frames == [scoring.WRONG, *[scoring.RIGHT] * 5]
+  assert frames == [WRONG, *[RIGHT] * 5]
   second = sheet[row + 3 : row + 75 : 3, 260 + side + 3 : 260 + side + 75 : 3]
   np.testing.assert_array_equal(second, perfect.pictures[keys.index(('colours', 'new_wording')) * 6 + 1])
 
@@ -242,7 +243,11 @@ def test_a_page_of_a_run(evaluated, tmp_path):
   process = run('report', *arguments)
   assert process.returncode == 0, process.stderr
   text = page.read_text()
-  assert [word for word in ('4321', '/x', '<polyline', 'questions about digits', '>12<') if word not in text] == []
+  assert [
+    word
+    for word in ('<td>4321</td>', '/x', 'data:image/svg+xml', 'questions about digits', '>12 s<')
+    if word not in text
+  ] == []
   process = run('report', f'--workdir={out}', f'--out={page}')
   assert (process.returncode, process.stderr.strip()) == (
     1,

@@ -1,6 +1,7 @@
 """The files of a training workdir: written once, compared when the run is taken up again."""
 
 import json
+import re
 
 import pytest
 from conversion.checkpoints import TINY, TOKENIZER
@@ -57,6 +58,7 @@ def test_a_new_workdir_holds_model_tokenizer_config_and_revision(tmp_path):
   assert json.loads((workdir / 'config.json').read_text())['stages']['stage1']['ratio'] == [1, 0, 3]
   assert (workdir / 'tokenizer.json').read_bytes() == TOKENIZER
   assert (workdir / 'revision.txt').read_text().strip()
+  assert re.fullmatch(r'8 x cpu, 1 process, \d+ cores of \w+\n', (workdir / 'machine.txt').read_text())
 
 
 def test_a_checkpoint_keeps_its_own_template():

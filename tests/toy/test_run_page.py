@@ -1,17 +1,15 @@
 """The page about a run, its charts, and the scores that stand on it."""
 
 import base64
-import collections
-import html.parser
 import io
 import re
 
 import numpy as np
 import pytest
+from html_pages import parse
 from PIL import Image
 
-from janus_jax.reporting import charts
-from janus_jax.reporting.charts import Series, Span
+from janus_jax.reporting.charts import Boundary
 from janus_jax.toy import run_page, scores
 from janus_jax.toy.run_page import Run
 from janus_jax.toy.scores import Score
@@ -72,52 +70,20 @@ def run_of(**changes) -> Run:
     'scenes': rng.integers(256, size=(2, 4, 4, 3)).astype(np.uint8),
     'config': {'run': ['stage2'], 'stages': {'stage2': {'steps': 77, 'ratio': [2, 3, 5]}}},
     'model': {'image_token_id': 5},
-    'revision': 'abc-dirty',
-    'paths': {'export': '/x/<y>'},
-    'seconds': {'training': 12.4},
+    'tables': {'run': {'revision': 'abc-dirty', 'seed': '7'}, 'paths': {'export': '/x/<y>'}},
   }
   return Run(**{**values, **changes})
-
-
-VOID = ('meta', 'img', 'br', 'rect', 'line', 'circle', 'polyline')
-
-
-class Parser(html.parser.HTMLParser):
-  """Every attribute that could fetch something, the text, and whether the tags nest."""
-
-  def __init__(self):
-    super().__init__()
-    self.open, self.links, self.text, self.tags = [], [], [], collections.Counter()
-
-  def handle_starttag(self, tag, attributes):
-    self.tags[tag] += 1
-    self.links += [value for name, value in attributes if name in ('src', 'href', 'srcset', 'data', 'action')]
-    if tag not in VOID:
-      self.open.append(tag)
-
-  def handle_startendtag(self, tag, attributes):
-    self.tags[tag] += 1
-
-  def handle_endtag(self, tag):
-    if tag not in VOID:
-      assert self.open.pop() == tag
-
-  def handle_data(self, data):
-    self.text.append(data)
-
-
-def parse(page: str) -> Parser:
-  parser = Parser()
-  parser.feed(page)
-  assert parser.open == []
-  return parser
 
 
 def test_the_page_holds_everything_and_fetches_nothing():
   run = run_of()
   page = run_page.render(run)
   found = parse(page)
-  pictures = [base64.b64decode(link.removeprefix('data:image/png;base64,')) for link in found.links]
+  charts = [link for link in found.links if link.startswith('data:image/svg+xml;base64,')]
+  assert len(charts) == 1
+  pictures = [
+    base64.b64decode(link.removeprefix('data:image/png;base64,')) for link in found.links if link not in charts
+  ]
   shown = [np.asarray(Image.open(io.BytesIO(picture))) for picture in pictures]
   assert [image.tolist() for image in shown] == [image.tolist() for image in (*run.drawings, *run.scenes)]
   assert not re.search(r'https?:|url\(|@import', page)
@@ -138,20 +104,19 @@ def test_the_page_holds_everything_and_fetches_nothing():
   assert [item for item in expected if item not in text] == []
   # What a model answered is text and not a tag.
   assert '<b>' in text
-  assert found.tags['svg'] == 1
 
 
 def test_right_and_wrong_are_told_apart():
   page = run_page.render(run_of())
-  assert re.search(r'<figure class="right"><img [^>]*alt="the digit one"', page)
-  assert re.search(r'<figure><img [^>]*alt="draw the digit two"', page)
-  assert '<b class="right">red</b>' in page
-  assert '<b class="wrong">pink</b>' in page
+  assert re.search(r'<img class="pixels right" [^>]*alt="the digit one"', page)
+  assert re.search(r'<img class="pixels wrong" [^>]*alt="draw the digit two"', page)
+  assert '<strong class="right">red</strong>' in page
+  assert '<strong class="wrong">pink</strong>' in page
 
 
 def test_a_run_without_scores_or_curves_still_has_a_page():
   found = parse(run_page.render(run_of(scores={}, metrics=[], config={}, model={})))
-  assert found.tags['svg'] == found.tags['img'] == found.tags['h2'] == 0
+  assert found.tags['img'] == found.tags['h2'] == 0
 
 
 def test_scores_that_were_written_without_intervals_still_have_a_page():
@@ -166,7 +131,19 @@ def test_scores_that_were_written_without_intervals_still_have_a_page():
 
 def test_stages_follow_each_other():
   lines = [{'step': step, 'stage': name} for step, name in ((5, 'a'), (10, 'a'), (20, 'b'), (30, 'b'), (40, 'a'))]
-  assert run_page.stages(lines) == [Span('a', 0, 10), Span('b', 10, 30), Span('a', 30, 40)]
+  assert run_page.stages(lines) == [Boundary('a', 10), Boundary('b', 30), Boundary('a', 40)]
+  assert run_page.stages([]) == []
+
+
+def test_charts_have_units():
+  values = {'loss/text': 2.0, 'held_out/text': 1.0, 'learning_rate': 1e-3, 'grad_norm': 0.5, 'packing': 0.9}
+  lines = [{'step': step, 'stage': 'a', 'tokens_per_second': 100.0 * step, **values} for step in (1, 2)]
+  page = run_page.render(run_of(metrics=lines))
+  found = [base64.b64decode(text).decode() for text in re.findall('data:image/svg.xml;base64,([^"]*)', page)]
+  units = ('nats per target', 'nats per target', 'learning rate', 'L2 norm', 'tokens/s', 'fraction of tokens')
+  for chart, unit in zip(found, units, strict=True):
+    assert f'>{unit}</text>' in chart
+    assert '>steps</text>' in chart
 
 
 def test_goals_count_what_training_never_had():
@@ -253,45 +230,3 @@ def test_a_score_as_json():
   }  # fmt: skip
   assert (low, high) == pytest.approx((74.6, 99.2), abs=0.1)
   assert scores.score_dict(scores.goals([], [])[0])['interval'] is None
-
-
-@pytest.mark.parametrize(
-  ('low', 'high', 'expected'),
-  [(0, 10, [0, 2, 4, 6, 8, 10]), (0.1, 0.52, [0.1, 0.2, 0.3, 0.4, 0.5]), (-3, 2490, [0, 500, 1000, 1500, 2000])],
-)
-def test_ticks_are_round_and_inside(low, high, expected):
-  np.testing.assert_allclose(charts.ticks(low, high), expected)
-
-
-def test_log_ticks():
-  np.testing.assert_allclose(charts.log_ticks(0.4, 6), [0.5, 1, 2, 5])
-  np.testing.assert_allclose(charts.log_ticks(0.002, 50), [0.01, 0.1, 1, 10])
-
-
-def curve_points(svg: str) -> list[np.ndarray]:
-  found = re.findall(r'<polyline points="([^"]*)"', svg)
-  return [np.array([pair.split(',') for pair in text.split()], float) for text in found]
-
-
-def test_a_curve_is_drawn_to_scale():
-  points = ((0, 1.0), (10, 10.0), (20, 100.0), (40, None), (50, float('nan')))
-  (linear,) = curve_points(charts.line_chart('t', [Series('s', points, '#000')]))
-  (log,) = curve_points(charts.line_chart('t', [Series('s', (*points, (15, 0.0)), '#000')], log=True))
-  for found in (linear, log):
-    assert found.shape == (3, 2)
-    np.testing.assert_allclose(np.diff(found[:, 0]), found[1, 0] - found[0, 0], atol=0.2)
-  # Larger is higher up: 1, 10, 100 are evenly spaced on a log axis and as 1 : 10 on a linear one.
-  steps = -np.diff(log[:, 1])
-  np.testing.assert_allclose(steps[0], steps[1], atol=0.2)
-  assert steps[0] > 0
-  steps = -np.diff(linear[:, 1])
-  np.testing.assert_allclose(steps[1] / steps[0], 10, rtol=0.05)
-
-
-def test_odd_curves():
-  assert charts.line_chart('t', []) == ''
-  assert charts.line_chart('t', [Series('s', ((1, None), (2, float('inf'))), '#000')]) == ''
-  assert '<circle' in charts.line_chart('t', [Series('s', ((5, 3.0),), '#000')])
-  flat = charts.line_chart('<t>', [Series('s', ((1, 0.0), (2, 0.0)), '#000')], [Span('a', 0, 2)])
-  parse(flat)
-  assert len(curve_points(flat)) == 1
