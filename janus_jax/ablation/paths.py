@@ -1,12 +1,12 @@
 """Where things lie in the directory of a sweep, and how several processes keep out of each other's way there."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from janus_jax.conversion.checkpoint import read_json
+from janus_jax.data.whole_files import write_json
 from janus_jax.training.ownership import locked
 
 
@@ -37,9 +37,7 @@ class SweepPaths:
     """Replaces what is there at once, or not at all."""
     os.makedirs(self.of('results'), exist_ok=True)
     path = self.of('results', f'{name}.json')
-    with open(f'{path}.partial', 'w', encoding='utf-8') as file:
-      json.dump(result, file, indent=1)
-    os.replace(f'{path}.partial', path)
+    write_json(path, result)
 
   @contextlib.contextmanager
   def alone(self, name: str) -> Iterator[None]:

@@ -16,6 +16,7 @@ from janus_jax.ablation.tables import Summary
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.data.examples import KINDS
 from janus_jax.data.images import save_png
+from janus_jax.data.whole_files import write_text
 from janus_jax.reporting.charts import Axis, Boundary, Figure, Row, Series, interval_chart, line_chart, save_chart
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
@@ -48,10 +49,10 @@ def write(
   charts = _drawn({metric: metric_chart(summaries, metric) for metric in metrics})
   curves = _drawn(loss_charts(places, runs, done))
   sheet = read_sheet(places, [run for run in runs if run.name in done])
-  _write_text(path('results.csv'), tables.to_csv(summaries))
-  _write_text(path('table.md'), tables.to_markdown(summaries, metrics))
+  write_text(path('results.csv'), tables.to_csv(summaries))
+  write_text(path('table.md'), tables.to_markdown(summaries, metrics))
   _write_plots(path('plots'), {**charts, **curves}, sheet)
-  _write_text(path('report.html'), page.render(found, list(charts.values()), list(curves.values()), sheet))
+  write_text(path('report.html'), page.render(found, list(charts.values()), list(curves.values()), sheet))
   logging.info('wrote %s, results.csv, table.md, plots/', path('report.html'))
 
 
@@ -147,9 +148,3 @@ def _write_plots(directory: str, charts: Mapping[str, Figure], sheet: Sheet | No
     save_chart(chart, os.path.join(directory, f'{file}.png'))
   if sheet:
     save_png(os.path.join(directory, 'drawings.png'), to_image(sheet), {})
-
-
-def _write_text(path: str, text: str) -> None:
-  with open(f'{path}.partial', 'w', encoding='utf-8') as file:
-    file.write(text)
-  os.replace(f'{path}.partial', path)

@@ -20,6 +20,7 @@ from janus_jax.conversion.checkpoint import Checkpoint, read_json
 from janus_jax.conversion.special_tokens import special_token_ids
 from janus_jax.conversion.tokenizer_files import companions_for, template_of
 from janus_jax.conversion.workdir import split_ema
+from janus_jax.data.whole_files import write_json
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
@@ -88,14 +89,14 @@ def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None
   os.makedirs(workdir, exist_ok=True)
   if checkpoint is not None:
     write_tokenizer(workdir, checkpoint)
-  _write_json(os.path.join(workdir, RUN_CONFIG_FILE), config)
+  write_json(os.path.join(workdir, RUN_CONFIG_FILE), config)
   with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
     file.write(f'{revision()}\n')
   with open(os.path.join(workdir, MACHINE_FILE), 'w') as file:
     file.write(f'{machine()}\n')
   if checkpoint is not None:
     # It says that the workdir is begun.
-    _write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
+    write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
 
 
 def machine() -> str:
@@ -167,10 +168,3 @@ def differences(old: Any, new: Any, name: str = '') -> list[str]:
     found = [differences(old.get(key), new.get(key), f'{name}.{key}' if name else key) for key in keys]
     return [line for lines in found for line in lines]
   return [] if old == new else [f'{name}: {json.dumps(old)} -> {json.dumps(new)}']
-
-
-def _write_json(path: str, value: Any) -> None:
-  partial = f'{path}.partial'
-  with open(partial, 'w') as file:
-    json.dump(value, file, indent=2)
-  os.replace(partial, path)
