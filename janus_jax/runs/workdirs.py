@@ -65,10 +65,10 @@ def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
   """
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   lines = differences(filled(_renamed(read_json(path))), filled(config)) if os.path.exists(path) else []
-  if lines and not force:
-    raise InputError(f'{path}: a run with another config ({"; ".join(lines)}): --force goes on with the new one')
   if lines:
-    logging.warning('going on with another config: %s', '; '.join(lines))
+    logging.warning('fields that differ from %s:\n  %s', path, '\n  '.join(lines))
+  if lines and not force:
+    raise InputError(f'{path}: a run with another config ({len(lines)} fields): --force goes on with the new one')
 
 
 def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
