@@ -1,6 +1,5 @@
 """How fast batches come and how long a step waits for one: the logic of `janus_jax.benchmark --mode=data`."""
 
-import os
 import time
 from contextlib import closing
 from typing import Any
@@ -13,6 +12,7 @@ from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
+from janus_jax.training.run_config import cpu_cores
 
 
 def measure(
@@ -44,7 +44,9 @@ def measure(
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
   options = {name: getattr(config, name) for name in ('seed', 'guidance_dropout', 'prefetch')}
   totals, waited, count = dict.fromkeys(('examples', 'tokens', 'images', 'bytes', 'packing'), 0.0), 0.0, 0
-  with closing(batches(data.train, stage.ratio, stage.sources, spec, shape, workers=config.num_workers, **options)) as stream:
+  with closing(
+    batches(data.train, stage.ratio, stage.sources, spec, shape, workers=config.num_workers, **options)
+  ) as stream:
     next(stream)  # Starts the workers.
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import math
 import os
 import textwrap
 import time
@@ -28,6 +29,7 @@ from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
+from janus_jax.runs.summary import fitting_length
 from janus_jax.training.stages import Stage
 
 SHEET = 'examples.png'
@@ -47,6 +49,7 @@ class SourceReport:
     records: in the whole source.
     read: in the sample.
     tokens: (shortest, mean, longest) example, in tokens, images included; zeros if there is none.
+    tokens_99: that 99 % of the examples have at most.
     images: mean number of images to understand per example.
     long: records that are longer than a row, by what becomes of them: 'cut', 'split' or 'skipped'.
     skipped: bad records of the sample by reason.
@@ -59,6 +62,7 @@ class SourceReport:
   records: int
   read: int
   tokens: tuple[int, float, int]
+  tokens_99: int
   images: float
   long: Mapping[str, int]
   skipped: Mapping[str, int]
@@ -127,6 +131,10 @@ class DataReport:
       ]
       found, assumed = (':'.join(f'{n:.0f}' for n in lengths) for lengths in (stage.tokens, stage.expected_tokens))
       lines.append(f'    mean tokens of an example, {":".join(KINDS)}: {found}; expected_tokens is {assumed}')
+    if min(stage.packing for stage in self.stages) < 0.5:
+      longest = max(report.tokens_99 for report in self.sources)
+      length = fitting_length(max(report.tokens[1] for report in self.sources), longest)
+      lines.append(f'rows are mostly padding: --config.sequence_length={length} holds 99 % of the examples')
     return '\n'.join([*lines, f'examples as training sees them: {self.sheet}'])
 
 
@@ -210,6 +218,7 @@ def _check_source(
     len(source),
     read,
     tokens,
+    math.ceil(np.percentile(lengths, 99)) if lengths else 0,
     float(np.mean(images)) if images else 0.0,
     dict(+long),
     dict(skipped),

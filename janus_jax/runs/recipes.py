@@ -43,8 +43,9 @@ def read_recipe(path: str) -> ConfigDict:
     raise InputError(f'{path}: {error}') from None
   except Exception as error:  # A file of a person's own may raise anything.
     line, text = _line_of(path, error), ' '.join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    code = f' ({linecache.getline(path, line).strip()})' if isinstance(error, AttributeError | KeyError) and line else ''
-    raise InputError(f'{path}{f", line {line}" if line else ""}{code}: {type(error).__name__}: {text}') from error
+    if isinstance(error, AttributeError | KeyError) and line:  # Of ConfigDict they name the last part of a field alone.
+      text += f', in {linecache.getline(path, line).strip()}'
+    raise InputError(f'{path}{f", line {line}" if line else ""}: {type(error).__name__}: {text}') from error
   return config
 
 

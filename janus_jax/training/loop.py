@@ -151,8 +151,8 @@ class Run:
         if step == start:
           shape = self._shape(index)
           progress.log(
-            f'{stage.name}: {stage.steps} steps; batches of {self._num_streams} x {shape.rows} rows, with room for '
-            f'{shape.images} images\n    to understand and {shape.drawings} to generate each'
+            f'{stage.name}: a batch is {self._num_streams} x {shape.rows} rows, with room for {self._num_streams} x '
+            f'({shape.images} images to understand, {shape.drawings} to generate)'
           )
           if step:  # Else the state is new.
             state = start_stage(state, self._moments(index), *self._of_states, carry_moments=stage.carry_moments)
@@ -161,6 +161,11 @@ class Run:
       if self._stopping:
         progress.log(f'stopped after step {step}, which is saved: the same command goes on')
       return state.params
+
+  @property
+  def is_complete(self) -> bool:
+    """True if `train` came to the end of the last stage."""
+    return not self._stopping
 
   def _writer(self, step: int, enabled: bool) -> MetricWriter:
     project = self.config.wandb_project
@@ -241,7 +246,7 @@ class Run:
       self._step_config.model, self.config.sequence_length, trained_groups(self._trained[index]), self._host.count
     )
     self._watchdog.rest()
-    reading = f'{stage.name}: starting {self.config.num_workers} workers that read data'
+    reading = f'{stage.name}: reading the first batch'
     compiling = f'{stage.name}: compiling the training step'
     with closing(self._batches(index, streams)) as batches:
       while step < end and not self._stopping:

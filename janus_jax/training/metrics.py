@@ -96,7 +96,8 @@ class MetricWriter:
   def write_images(
     self, step: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str] | None = None
   ) -> list[str]:
-    """Pictures uint8[h, w, 3], as samples/<step>/<name>_<i>_<caption>.png (whole inside as a text chunk) and in TensorBoard.
+    """Pictures uint8[h, w, 3], as samples/<step>/<name>_<i>_<caption>.png (with all of it as a text chunk), and in
+    TensorBoard.
 
     Returns:
       the paths written.
