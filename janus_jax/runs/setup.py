@@ -107,7 +107,9 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       },
     )
     if not jax.process_index():
-      logging.info('%s', summary.start_summary(config, step_config, parameter_shapes(model), mesh.shape, files.url))
+      logging.info(
+        '%s', summary.start_summary(config, step_config.compute, parameter_shapes(model), mesh.shape, files.url)
+      )
       if advice := summary.short_rows(stages, means, config.sequence_length):
         logging.warning('%s', advice)
     with jax.set_mesh(mesh):

@@ -6,27 +6,27 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from janus_jax.data.packing import WAITING, MeanSize
+from janus_jax.models.config import ComputeConfig
 from janus_jax.runs.config import TrainConfig
 from janus_jax.training.metrics import METRICS_FILE, WIDTH, read_metrics
 from janus_jax.training.stages import Stage, trained_paths
-from janus_jax.training.step import StepConfig
 
 MULTIPLE = 64  # Of which suggested lengths of rows are.
 
 
 def start_summary(
-  config: TrainConfig, step: StepConfig, shapes: Mapping[str, tuple[int, ...]], where: Mapping[str, int], url: str
+  config: TrainConfig, compute: ComputeConfig, shapes: Mapping[str, tuple[int, ...]], where: Mapping[str, int], url: str
 ) -> str:
   """The settings of a run, and a table of its stages: what trains in each, and on how much.
 
   Args:
     config: of the run.
-    step: what it is compiled for.
+    compute: what it is computed in.
     shapes: of all parameters, by path.
     where: size of each axis of the mesh.
     url: workdir.
   """
-  stages, compute = list(dict.fromkeys(config.run_stages)), step.compute
+  stages = [config.stages[name] for name in dict.fromkeys(config.run)]
   axes = ' x '.join(f'{name} {size}' for name, size in where.items() if size > 1)
   wandb = config.wandb_project or 'none (--config.wandb_project=NAME)'
   settings = {

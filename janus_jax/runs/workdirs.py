@@ -65,6 +65,7 @@ def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
   """
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   lines = differences(filled(_renamed(read_json(path))), filled(config)) if os.path.exists(path) else []
+  lines = [line for line in lines if not line.startswith('workers:')]  # What is read does not depend on them.
   if lines:
     logging.warning('fields that differ from %s:\n  %s', path, '\n  '.join(lines))
   if lines and not force:

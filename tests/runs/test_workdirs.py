@@ -75,12 +75,13 @@ def test_the_same_config_is_taken_up_again(tmp_path):
   begin(tmp_path, config(), None, force=False)
 
 
-def test_another_config_is_shown_and_refused(tmp_path):
+def test_another_config_is_shown_field_by_field_and_refused(tmp_path, caplog):
   begin(tmp_path, config(), START, force=False)
   before = (tmp_path / 'config.json').read_bytes()
   changed = config(seed=1, stages={'stage1': {'steps': 5, 'ratio': [1, 0, 3]}})
-  with pytest.raises(InputError, match=r'another config \(seed: 0 -> 1; stages\.stage1\.steps: 3 -> 5\): --force'):
+  with pytest.raises(InputError, match=r'another config \(2 fields\): --force'):
     begin(tmp_path, changed, None, force=False)
+  assert caplog.messages[0].splitlines()[1:] == ['  seed: 0 -> 1', '  stages.stage1.steps: 3 -> 5']
   assert (tmp_path / 'config.json').read_bytes() == before
   begin(tmp_path, changed, None, force=True)
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
