@@ -28,14 +28,15 @@ def start_summary(
   """
   stages = [config.stages[name] for name in dict.fromkeys(config.run)]
   axes = ' x '.join(f'{name} {size}' for name, size in where.items() if size > 1)
-  wandb = config.wandb_project or 'none (--config.wandb_project=NAME)'
   settings = {
     'workdir': url,
-    'follow': f'metrics.jsonl, samples/, tensorboard/ (images and answers too); W&B: {wandb}',
+    'follow': 'metrics.jsonl, samples/, tensorboard/ (images and answers too)',
+    'W&B': config.wandb_project or 'off: --config.wandb_project=NAME turns it on',
     'start': config.init_from,
     'data': f'{config.data.name}, {config.num_workers} worker processes',
-    'devices': f'{math.prod(where.values())}{f": {axes}" if axes else ""}; {compute.dtype}, '
-    f'attention {compute.attention} (images {compute.vision_attention}), remat {compute.remat}',
+    'devices': f'{math.prod(where.values())}{f": {axes}" if axes else ""}',
+    'compute': f'{compute.dtype}, attention {compute.attention} (images {compute.vision_attention}), '
+    f'remat {compute.remat}',
   }
   rows = [('parameters', 'all', *(stage.name for stage in stages)), *_parameter_rows(shapes, stages)]
   rows += [

@@ -187,29 +187,10 @@ def test_format_line():
   everything = metrics | {'skipped': 12, 'skipped_records': 12345, 'learning_rate': 1.2345e-05, 'grad_norm': 123.45}
   everything |= {f'loss/{kind}': 12.345 for kind in ('understanding', 'text', 'generation')}
   lines = format_line(270_000, 'stage2_imagenet', everything).splitlines()
-  assert len(lines) == 2 and max(map(len, lines)) <= 100 and lines[1].startswith('     ')
-  assert ' '.join(lines).split()[3:] == [
-    'loss',
-    '2.35',
-    'und',
-    '12.3',
-    'text',
-    '12.3',
-    'gen',
-    '12.3',
-    'lr',
-    '1.23e-05',
-    'grad',
-    '123',
-    'tok/s',
-    '123,457',
-    'mfu',
-    '0.412',
-    'skipped',
-    '12',
-    'skipped_records',
-    '12345',
-  ]
+  names = ['loss', 'und', 'text', 'gen', 'lr', 'grad', 'tok/s', 'mfu']
+  assert len(lines) == 2
+  assert max(map(len, lines)) <= 100
+  assert ' '.join(lines).split()[3::2] == [*names, 'skipped', 'skipped_records']
 
 
 def test_progress_is_plain_lines_in_a_file_and_a_bar_on_a_terminal():
