@@ -61,7 +61,7 @@ def _parameter_rows(shapes: Mapping[str, tuple[int, ...]], stages: Sequence[Stag
 
   def count(module: str, paths: frozenset[str]) -> str:
     total = sum(math.prod(shapes[path]) for path in paths if path.startswith(f'{module}/' if module else ''))
-    return f'{total / 1e6:,.2f}M' if total else '-'
+    return '-' if not total else f'{total / 1e6:,.1f}M' if total >= 1e6 else f'{total / 1e3:,.1f}K'
 
   return [(module or 'all', *(count(module, paths) for paths in trained)) for module in modules]
 
