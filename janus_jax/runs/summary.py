@@ -5,12 +5,14 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 
+from janus_jax.data.examples import KINDS
 from janus_jax.data.packing import WAITING, MeanSize
 from janus_jax.models.config import ComputeConfig
 from janus_jax.runs.config import TrainConfig
 from janus_jax.training.metrics import METRICS_FILE, WIDTH, read_metrics
 from janus_jax.training.stages import Stage, trained_paths
 
+HELD_OUT = [f'held_out/{kind}' for kind in KINDS]
 MULTIPLE = 64  # Of which suggested lengths of rows are.
 
 
@@ -105,8 +107,9 @@ def end_summary(workdir: str, url: str, toy: bool) -> str:
   metrics = os.path.join(workdir, METRICS_FILE)
   lines = read_metrics(metrics) if os.path.exists(metrics) else []
   last = {name: value for line in lines for name, value in line.items()}
-  losses = [f'{name} {last[name]:.3g}' for name in last if name.startswith(('held_out/', 'loss')) and last[name]]
-  said = [f'complete: {last.get("step", 0):,} steps in {url}', *losses, 'next:']
+  losses = {name: f'{value:.3g}' for name, value in last.items() if name in ('loss', *HELD_OUT) and value is not None}
+  reached = ', '.join(f'{name} {value}' for name, value in losses.items())
+  said = [f'complete: {last.get("step", 0):,} steps in {url}', reached, 'next:']
   path, layout = shlex.quote(url.rstrip('/')), 'deepseek' if toy else 'huggingface'  # toy/README.md says why.
   said += [
     f'  python -m janus_jax.generate --checkpoint={path} --prompt="..." --out={path}-images',
