@@ -95,11 +95,12 @@ class StageReport:
 
 @dataclasses.dataclass(frozen=True)
 class DataReport:
-  """Of all sources and all stages of a config, and where the sheet lies."""
+  """Of all sources and all stages of a config, where the sheet lies, and a length that fits where rows are padding."""
 
   sources: tuple[SourceReport, ...]
   stages: tuple[StageReport, ...]
   sheet: str
+  better_length: int | None
 
   def json_lines(self) -> str:
     return '\n'.join(json.dumps(dataclasses.asdict(report)) for report in (*self.sources, *self.stages))
@@ -131,10 +132,11 @@ class DataReport:
       ]
       found, assumed = (':'.join(f'{n:.0f}' for n in lengths) for lengths in (stage.tokens, stage.expected_tokens))
       lines.append(f'    mean tokens of an example, {":".join(KINDS)}: {found}; expected_tokens is {assumed}')
-    if min(stage.packing for stage in self.stages) < 0.5:
-      longest = max(report.tokens_99 for report in self.sources)
-      length = fitting_length(max(report.tokens[1] for report in self.sources), longest)
-      lines.append(f'rows are mostly padding: --config.sequence_length={length} holds 99 % of the examples')
+    if self.better_length:
+      full = min(stage.packing for stage in self.stages)
+      lines.append(
+        f'rows are {full:.0%} full: --config.sequence_length={self.better_length} holds 99 % of the examples'
+      )
     return '\n'.join([*lines, f'examples as training sees them: {self.sheet}'])
 
 
@@ -170,7 +172,9 @@ def check(config: TrainConfig, out: str, records: int) -> DataReport:
   lengths = {f'{report.kind}/{report.name}': report.tokens[1] for report in reports}
   means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in stages], spec, config.seed)
   stages = tuple(_check_stage(stage, mean, data.train, spec, config, lengths) for stage, mean in zip(stages, means))
-  return DataReport(tuple(reports), stages, sheet)
+  length = fitting_length(max(report.tokens[1] for report in reports), max(report.tokens_99 for report in reports))
+  is_better = length < config.sequence_length and min(stage.packing for stage in stages) < 0.5
+  return DataReport(tuple(reports), stages, sheet, length if is_better else None)
 
 
 def _used(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
