@@ -287,7 +287,10 @@ def test_flags_for_paths_know_the_home_directory(verb, monkeypatch):
       'config.stages.WRONG.steps is unknown: stages here: stage1, stage2, stage3; did you mean config.stages.stage',
     ),
     (['TINY', '--config.stages.stage2.stepz=3'], 'config.stages.stage2.stepz is unknown: stages.stage2 here: '),
-    (['--config=configs/data/text.py', '--workdir=x', '--config.steps=3'], 'config.steps is unknown: fields here: '),
+    (
+      ['--config=configs/data/text.py', '--workdir=x', '--config.steps=3'],
+      'config.steps is unknown: did you mean config.stages.finetune.steps?',
+    ),
     (['TINY', 'x'], "unexpected argument 'x': every argument is a --flag"),
     (['TINY', '--wrokdir=x'], "Unknown command line flag 'wrokdir'"),
   ],
