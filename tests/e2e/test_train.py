@@ -163,10 +163,14 @@ def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_pat
   monkeypatch.setattr(
     HeldOutLoss, '__call__', lambda self, step, stage, params, writer: kept.update({step: leaves(params)})
   )
+  rests, rest = [], loop.Watchdog.rest
+  monkeypatch.setattr(loop.Watchdog, 'rest', lambda self: rests.append(len(kept)) or rest(self))
   config.save_every = config.keep_every = 1
   workdir = tmp_path / 'run'
   take_codes(uninterrupted[0], workdir)
   setup.train(parse(config), str(workdir))
+  # Before each evaluation, which is no step: it was reported as one that hangs.
+  assert rests == [0, 0, *range(STEPS)]
   first = leaves(janus_jax.load(start).params)
   average = first
   for step in range(1, STEPS + 1):

@@ -10,7 +10,8 @@ import pytest
 from janus_jax.data.packing import MeanSize
 from janus_jax.models.config import ComputeConfig
 from janus_jax.runs import summary
-from janus_jax.runs.config import default_config, parse, set_stages
+from janus_jax.runs.config import default_config, parse, replaced, set_stages
+from janus_jax.training import run_config
 
 ROOT = pathlib.Path(summary.__file__).parent.parent
 SHAPES = {'language_model/a': (1000, 2000), 'language_model/b': (500,), 'gen_head/kernel': (100, 1000)}
@@ -41,6 +42,15 @@ def test_rows_that_examples_cannot_fill_are_said(tokens, length, is_said):
   said = summary.short_rows(config().run_stages, [MeanSize(tokens, 0, 0), MeanSize(900, 0, 0)], length)
   assert bool(said) == is_said
   assert not is_said or (said.startswith('s0: rows are at most 8% full') and '--config.sequence_length=7232' in said)
+
+
+def test_workers_are_those_of_the_recipe_or_one_for_each_core_up_to_eight(monkeypatch):
+  automatic = replaced(config(), {'workers': -1})
+  for cores, expected in ((2, 2), (64, 8)):
+    monkeypatch.setattr(run_config, 'cpu_cores', lambda cores=cores: cores)
+    assert automatic.num_workers == expected
+    assert f', {expected} worker processes' in summary.start_summary(automatic, ComputeConfig(), SHAPES, {}, 'run')
+  assert replaced(automatic, {'workers': 3}).num_workers == 3
 
 
 @pytest.mark.parametrize('toy', [True, False])

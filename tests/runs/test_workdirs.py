@@ -70,9 +70,10 @@ def test_a_checkpoint_keeps_its_own_template():
       workdirs.check_template(name, 'PATH', start)
 
 
-def test_the_same_config_is_taken_up_again(tmp_path):
-  begin(tmp_path, config(), START, force=False)
-  begin(tmp_path, config(), None, force=False)
+def test_the_same_config_is_taken_up_again_by_any_number_of_workers(tmp_path):
+  begin(tmp_path, config(workers=8), START, force=False)
+  begin(tmp_path, config(workers=8), None, force=False)
+  begin(tmp_path, config(workers=-1), None, force=False)
 
 
 def test_another_config_is_shown_field_by_field_and_refused(tmp_path, caplog):
