@@ -28,7 +28,6 @@ is left is the time a step waits.
 """
 
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from janus_jax import cli
-from janus_jax.benchmarking import data, measured_table, report, running, settings
+from janus_jax.benchmarking import data, report, running, settings
 from janus_jax.benchmarking.benchmark_model import read_subject
 from janus_jax.benchmarking.scaling import Cost
 from janus_jax.errors import InputError
@@ -78,9 +77,6 @@ def main() -> None:
     charts.matplotlib()
   load = os.getloadavg()[0]
   found, costs = _measured()
-  if _PEER.value and load > measured_table.BUSY:
-    # torch's threads wait for each other all the time: answers took it eight times as long on a busy machine.
-    logging.warning('load average was %.1f before: something else runs here, which distorts the comparison', load)
   found = report.rounded({**found, 'load_average_before': load})
   if _OUT.value:
     report.write(_OUT.value, found, costs)

@@ -1,6 +1,5 @@
 """How fast batches come and how long a step waits for one: the logic of `janus_jax.benchmark --mode=data`."""
 
-import os
 import time
 from contextlib import closing
 from typing import Any
@@ -13,6 +12,7 @@ from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
+from janus_jax.training.run_config import cpu_cores
 
 
 def measure(
@@ -42,9 +42,11 @@ def measure(
   (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, config.seed)
   rooms = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
-  options = {name: getattr(config, name) for name in ('seed', 'guidance_dropout', 'prefetch', 'workers')}
+  options = {name: getattr(config, name) for name in ('seed', 'guidance_dropout', 'prefetch')}
   totals, waited, count = dict.fromkeys(('examples', 'tokens', 'images', 'bytes', 'packing'), 0.0), 0.0, 0
-  with closing(batches(data.train, stage.ratio, stage.sources, spec, shape, **options)) as stream:
+  with closing(
+    batches(data.train, stage.ratio, stage.sources, spec, shape, workers=config.num_workers, **options)
+  ) as stream:
     next(stream)  # Starts the workers.
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -61,9 +63,9 @@ def measure(
       totals['images'] += sum(int(images.any((2, 3, 4)).sum()) for images in pixels)
       time.sleep(step_seconds)
     took = time.perf_counter() - begun
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  cores = cpu_cores()
   rates = {f'{name}_per_second': totals[name] / took for name in ('examples', 'tokens', 'images', 'bytes')}
   per_core = {'examples_per_second_and_core': rates['examples_per_second'] / cores}
   means = {'packing': totals['packing'] / count, 'wait_seconds': waited / count}
   rounded = {name: float(f'{value:.4g}') for name, value in (rates | per_core | means).items()}
-  return rounded | {'stage': stage.name, 'batches': count, 'workers': config.workers, 'cores': cores}
+  return rounded | {'stage': stage.name, 'batches': count, 'workers': config.num_workers, 'cores': cores}

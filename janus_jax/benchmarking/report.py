@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from janus_jax.benchmarking.measured_table import BUSY
 from janus_jax.benchmarking.scaling import Cost
 from janus_jax.reporting.charts import Axis, Figure, Series, line_chart, save_chart
 from janus_jax.runs.revision import revision
@@ -38,14 +39,16 @@ def rounded(value: Any) -> Any:
 
 def to_text(found: Mapping[str, Any]) -> str:
   """Aligned lines, one a figure; what is inside of a dict or list has a dotted name."""
-  lines = _lines(found, '')
+  lines = _usable_lines(found)
   width = max(len(name) for name, _ in lines)
   return '\n'.join(f'{name:{width}}  {value}' for name, value in lines)
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:
   """The same as a table."""
-  return '\n'.join(['| figure | value |', '|---|---|', *(f'| {name} | {value} |' for name, value in _lines(found, ''))])
+  return '\n'.join(
+    ['| figure | value |', '|---|---|', *(f'| {name} | {value} |' for name, value in _usable_lines(found))]
+  )
 
 
 def write(directory: str, found: Mapping[str, Any], costs: Sequence[Cost]) -> None:
@@ -72,6 +75,15 @@ def cost_chart(cost: Cost) -> Figure:
   series = [Series('median', medians, band), Series('fit', fit)]
   title = f'{cost.title}: exponent {cost.fit.exponent:.2f}'
   return line_chart(title, series, Axis(cost.axis, log=True), Axis('seconds', log=True))
+
+
+def _usable_lines(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+  """Without comparisons with a peer on a busy machine: torch's threads wait for each other all the time, and answers
+  took it eight times as long.
+  """
+  load = found.get('load_average_before', 0.0)
+  refused = f'not usable: load average {load:.1f} before, above {BUSY}'
+  return [(name, refused if load > BUSY and 'times_the_peer' in name else value) for name, value in _lines(found, '')]
 
 
 def _lines(value: Any, name: str) -> list[tuple[str, Any]]:

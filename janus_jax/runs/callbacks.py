@@ -112,7 +112,7 @@ class Sampler:
     if self._samples.prompts:
       prompts = self._samples.prompts
       images = generate_images(janus, prompts, self._settings)
-      writer.write_images(step, 'drawing', [found[0].pixels for found in images], prompts)
+      writer.write_images(step, 'generated', [found[0].pixels for found in images], prompts)
     if self._samples.questions:
       pictures, texts = zip(*self._samples.questions)
       images = [[Image.fromarray(picture)] for picture in pictures]

@@ -152,7 +152,7 @@ def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[in
   """
   config = default_config()
   config.data.update({'name': 'files', 'sources': {name: dict(entry) for name, entry in sources.items()}})
-  config.workers = 8  # About as many as there are cores for each device.
+  config.workers = -1
   config.run = ('finetune',)
   weights: dict[str, dict[str, int]] = {}
   for name, entry in sources.items():

@@ -99,7 +99,7 @@ FIELDS: Table = {
   'sequence_length': Integer(1),
   'guidance_dropout': FRACTION,
   'prefetch': Integer(),
-  'workers': Integer(0, 1024),
+  'workers': Integer(0, 1024, others=(-1,)),
   'streams': Integer(),
   'max_bad_record_fraction': FRACTION,
   'compute': {

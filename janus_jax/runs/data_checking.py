@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import math
 import os
 import textwrap
 import time
@@ -28,6 +29,7 @@ from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
+from janus_jax.runs.summary import fitting_length
 from janus_jax.training.stages import Stage
 
 SHEET = 'examples.png'
@@ -47,6 +49,7 @@ class SourceReport:
     records: in the whole source.
     read: in the sample.
     tokens: (shortest, mean, longest) example, in tokens, images included; zeros if there is none.
+    tokens_99: that 99 % of the examples have at most.
     images: mean number of images to understand per example.
     long: records that are longer than a row, by what becomes of them: 'cut', 'split' or 'skipped'.
     skipped: bad records of the sample by reason.
@@ -59,6 +62,7 @@ class SourceReport:
   records: int
   read: int
   tokens: tuple[int, float, int]
+  tokens_99: int
   images: float
   long: Mapping[str, int]
   skipped: Mapping[str, int]
@@ -91,11 +95,12 @@ class StageReport:
 
 @dataclasses.dataclass(frozen=True)
 class DataReport:
-  """Of all sources and all stages of a config, and where the sheet lies."""
+  """Of all sources and all stages of a config, where the sheet lies, and a length that fits where rows are padding."""
 
   sources: tuple[SourceReport, ...]
   stages: tuple[StageReport, ...]
   sheet: str
+  better_length: int | None
 
   def json_lines(self) -> str:
     return '\n'.join(json.dumps(dataclasses.asdict(report)) for report in (*self.sources, *self.stages))
@@ -127,6 +132,11 @@ class DataReport:
       ]
       found, assumed = (':'.join(f'{n:.0f}' for n in lengths) for lengths in (stage.tokens, stage.expected_tokens))
       lines.append(f'    mean tokens of an example, {":".join(KINDS)}: {found}; expected_tokens is {assumed}')
+    if self.better_length:
+      full = min(stage.packing for stage in self.stages)
+      lines.append(
+        f'rows are {full:.0%} full: --config.sequence_length={self.better_length} holds 99 % of the examples'
+      )
     return '\n'.join([*lines, f'examples as training sees them: {self.sheet}'])
 
 
@@ -162,7 +172,9 @@ def check(config: TrainConfig, out: str, records: int) -> DataReport:
   lengths = {f'{report.kind}/{report.name}': report.tokens[1] for report in reports}
   means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in stages], spec, config.seed)
   stages = tuple(_check_stage(stage, mean, data.train, spec, config, lengths) for stage, mean in zip(stages, means))
-  return DataReport(tuple(reports), stages, sheet)
+  length = fitting_length(max(report.tokens[1] for report in reports), max(report.tokens_99 for report in reports))
+  is_better = length < config.sequence_length and min(stage.packing for stage in stages) < 0.5
+  return DataReport(tuple(reports), stages, sheet, length if is_better else None)
 
 
 def _used(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
@@ -210,6 +222,7 @@ def _check_source(
     len(source),
     read,
     tokens,
+    math.ceil(np.percentile(lengths, 99)) if lengths else 0,
     float(np.mean(images)) if images else 0.0,
     dict(+long),
     dict(skipped),

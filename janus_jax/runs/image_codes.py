@@ -44,7 +44,8 @@ def stored_codes(
   if os.path.exists(path):
     return np.load(path)
   images, codes = read(), []
-  for start in tqdm.trange(0, len(images), BATCH, desc=f'codes of {name}', unit='batch', dynamic_ncols=True):
+  description = f'codes of {"-".join(name.split("-")[:2])}'
+  for start in tqdm.trange(0, len(images), BATCH, desc=description, unit='batch', dynamic_ncols=True):
     batch = np.stack([images[i] for i in range(start, min(start + BATCH, len(images)))])
     # One shape, so one compilation: the last batch is filled up.
     filled = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])

@@ -4,6 +4,7 @@ import difflib
 import importlib.machinery
 import importlib.util
 import inspect
+import linecache
 import os
 import sys
 import traceback
@@ -42,6 +43,8 @@ def read_recipe(path: str) -> ConfigDict:
     raise InputError(f'{path}: {error}') from None
   except Exception as error:  # A file of a person's own may raise anything.
     line, text = _line_of(path, error), ' '.join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    if isinstance(error, AttributeError | KeyError) and line:  # Of ConfigDict they name the last part of a field alone.
+      text += f', in {linecache.getline(path, line).strip()}'
     raise InputError(f'{path}{f", line {line}" if line else ""}: {type(error).__name__}: {text}') from error
   return config
 
@@ -69,7 +72,10 @@ def unknown_field(config: ConfigDict, name: str) -> str | None:
     if not isinstance(node, ConfigDict):
       return f'config.{name} is unknown: {path} is a value without fields'
     if part not in node:
-      close = difflib.get_close_matches(name, field_names(config.to_dict()), 1)
+      known = field_names(config.to_dict())
+      # 'stages.stage2.steps' means another stage's steps before it means another field.
+      alike = [field for field in known if field.split('.')[-1] == name.split('.')[-1]]
+      close = difflib.get_close_matches(name, alike, 1, cutoff=0) or difflib.get_close_matches(name, known, 1)
       here = f'{path or "fields"} here: {", ".join(node) or "none"}'
       meant = f'did you mean config.{close[0]}?' if close else ''
       return f'config.{name} is unknown: {"; ".join(filter(None, [here if path or not close else "", meant]))}'
@@ -78,10 +84,7 @@ def unknown_field(config: ConfigDict, name: str) -> str | None:
 
 
 def field_names(values: Mapping[str, Any], before: str = '') -> list[str]:
-  """Dotted names of all fields of a config, those of parts before those in them."""
-  names = []
-  for key, value in values.items():
-    names.append(f'{before}{key}')
-    if isinstance(value, Mapping):
-      names += field_names(value, f'{before}{key}.')
-  return names
+  """Dotted names of all fields of a config that have values of their own."""
+  named = [(f'{before}{key}', value) for key, value in values.items()]
+  inner = [field_names(value, f'{name}.') if isinstance(value, Mapping) else [name] for name, value in named]
+  return [name for names in inner for name in names]

@@ -19,7 +19,7 @@ from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings, check_tokenizer
 from janus_jax.models.attention_choice import platform_of, with_attention
 from janus_jax.models.config import JanusConfig
-from janus_jax.runs import identity, workdir_mirror, workdirs
+from janus_jax.runs import identity, summary, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import HeldOutLoss, Sampler
 from janus_jax.runs.config import TrainConfig, to_json
 from janus_jax.runs.datasets import check_data, open_data
@@ -73,6 +73,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     with hosts.first_alone() as is_first:
       if not is_first:
         files.download()
+      logging.info('opening the data, and measuring its examples ...')
       data = open_data(config, model, workdir, start, config.sampling.num_images, is_new)
       tokenizer, template = load_tokenizer(directory)
       spec = example_spec(config.sequence_length, model, tokenizer, template, data.holds_codes)
@@ -100,13 +101,22 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       {'config': written, 'versions': {'jax': jax.__version__}},
       begin=begin,
       before_save=files.upload,
-      callbacks=(held_out, sampler),
+      callbacks={
+        **({'measuring held-out losses': held_out} if config.held_out_batches else {}),
+        **({'generating images and answers': sampler} if config.sampling.num_images else {}),
+      },
     )
-    compute = step_config.compute
-    described = files.url, mesh.size, dict(mesh.shape), compute.attention, compute.vision_attention, compute.remat
-    logging.info('%s: %d devices, mesh %s; attention %s, of images %s; rematerialisation %s', *described)
+    if not jax.process_index():
+      logging.info(
+        '%s', summary.start_summary(config, step_config.compute, parameter_shapes(model), mesh.shape, files.url)
+      )
+      if advice := summary.short_rows(stages, means, config.sequence_length):
+        logging.warning('%s', advice)
     with jax.set_mesh(mesh):
-      return run.train(lambda: load_params(start(), placement.params))
+      params = run.train(lambda: load_params(start(), placement.params))
+    if run.is_complete and not jax.process_index():
+      logging.info('%s', summary.end_summary(workdir, files.url, config.data.name == 'toy'))
+    return params
 
 
 def example_spec(

@@ -69,10 +69,12 @@ def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
   """
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   lines = differences(filled(_renamed(read_json(path))), filled(config)) if os.path.exists(path) else []
+  lines = [line for line in lines if not line.startswith('workers:')]  # What is read does not depend on them.
+  if lines[1:] or (lines and force):
+    logging.warning('fields that differ from %s:\n  %s', path, '\n  '.join(lines))
   if lines and not force:
-    raise InputError(f'{path}: a run with another config ({"; ".join(lines)}): --force goes on with the new one')
-  if lines:
-    logging.warning('going on with another config: %s', '; '.join(lines))
+    what = lines[0] if len(lines) == 1 else f'{len(lines)} fields'
+    raise InputError(f'{path}: a run with another config ({what}): --force goes on with the new one')
 
 
 def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:

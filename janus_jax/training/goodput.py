@@ -30,13 +30,18 @@ class Goodput:
     self._seconds: collections.Counter[str] = collections.Counter()
 
   @contextlib.contextmanager
-  def on(self, cause: str) -> Iterator[None]:
-    """Counts the block as time spent on one of CAUSES."""
+  def on(self, cause: str, what: str = '', say: Callable[[str], None] = logging.info) -> Iterator[None]:
+    """Counts the block as time spent on one of CAUSES; says before it `what` is done, and after it how long it took."""
     began = self._clock()
+    if what:
+      say(f'{what} ...')
     try:
       yield
     finally:
-      self._seconds[cause] += self._clock() - began
+      took = self._clock() - began
+      self._seconds[cause] += took
+    if what and took >= 1:
+      say(f'{what}: {took:.0f} s')
 
   def line(self) -> dict[str, float]:
     """For the metrics: 'goodput', the share of all time that was training, and the shares of causes that had some."""

@@ -7,6 +7,7 @@ asked and scored along the way.
 import logging
 import os
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from typing import Any
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from janus_jax.data import pipeline
-from janus_jax.data.examples import KINDS, ExampleSpec
+from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.packing import BatchShape, MeanSize
 from janus_jax.data.pipeline import next_stage
 from janus_jax.data.shard_state import DataShard, deal_states
@@ -73,7 +74,7 @@ class Run:
     metadata: Mapping[str, Any],
     begin: Callable[[], None],
     before_save: Callable[[], None],
-    callbacks: tuple[Callback, ...] = (),
+    callbacks: Mapping[str, Callback] = types.MappingProxyType({}),
   ):
     """
     Args:
@@ -88,7 +89,7 @@ class Run:
       metadata: JSON values stored with every checkpoint (config, versions).
       begin: called by process 0 once the run can start and a checkpoint is accepted: nothing is written before.
       before_save: called before each checkpoint is saved: what lies in the workdir must not be older than it.
-      callbacks: called every so often.
+      callbacks: called every so often, by what each does.
 
     Raises:
       InputError: a pattern of a stage matches nothing, or the mesh does not divide a batch.
@@ -141,16 +142,17 @@ class Run:
       is_first = jax.process_index() == 0
       writer = stack.enter_context(self._writer(step, is_first))
       progress = stack.enter_context(Progress(self._ends[-1], initial=step, enabled=is_first))
+      if step == self._ends[-1]:
+        progress.log(f'already complete: all {step} steps are in {self._url}')
       for index, stage in enumerate(self.config.run_stages):
         start = self._ends[index] - stage.steps
         if step >= self._ends[index] or self._stopping:
           continue
         if step == start:
           shape = self._shape(index)
-          progress.log(f'{stage.name}: {stage.steps} steps, {len(self._trained[index])} parameter arrays train')
           progress.log(
-            f'{stage.name}: batches of {self._num_streams} x {shape.rows} rows, with room for {self._num_streams} x '
-            f'{shape.images} images to understand and {shape.drawings} to generate'
+            f'{stage.name}: a batch is {self._num_streams} x {shape.rows} rows, with room for {self._num_streams} x '
+            f'({shape.images} images to understand, {shape.drawings} to generate)'
           )
           if step:  # Else the state is new.
             state = start_stage(state, self._moments(index), *self._of_states, carry_moments=stage.carry_moments)
@@ -159,6 +161,11 @@ class Run:
       if self._stopping:
         progress.log(f'stopped after step {step}, which is saved: the same command goes on')
       return state.params
+
+  @property
+  def is_complete(self) -> bool:
+    """True if `train` came to the end of the last stage."""
+    return not self._stopping
 
   def _writer(self, step: int, enabled: bool) -> MetricWriter:
     project = self.config.wandb_project
@@ -239,11 +246,12 @@ class Run:
       self._step_config.model, self.config.sequence_length, trained_groups(self._trained[index]), self._host.count
     )
     self._watchdog.rest()
-    compiled = False
+    reading = f'{stage.name}: reading the first batch'
+    compiling = f'{stage.name}: compiling the training step'
     with closing(self._batches(index, streams)) as batches:
       while step < end and not self._stopping:
         began = time.perf_counter()
-        with self._time.on('waiting for data'):
+        with self._time.on('waiting for data', reading, progress.log):
           batch = next(batches)
         window.add(batch, time.perf_counter() - began)
         values = StageValues(
@@ -251,9 +259,9 @@ class Run:
         )
         batch = place_batch(batch, self._placement.mesh, self._host.count)
         # A stage's first call compiles.
-        with nullcontext() if compiled else self._time.on('compiling'):
+        with self._time.on('compiling', compiling, progress.log) if compiling else nullcontext():
           state, metrics = self._step(state, batch, values, masks=masks, config=self._step_config)
-        compiled = True
+        reading = compiling = ''
         step += 1
         self._watchdog.step_dispatched(metrics['loss'])
         self._stop.step_done()
@@ -271,19 +279,19 @@ class Run:
         if report and (observing or saving):
           self._write(report, stage, window, writer, progress)
           report = None
+        if observing or saving:
+          self._watchdog.rest()
         if observing:
-          with self._time.on('observing'):
-            for call in self._callbacks:
+          for what, call in self._callbacks.items():
+            with self._time.on('observing', f'step {step}: {what}', progress.log):
               call(step, stage.name, evaluated_params(state), writer)
           window.restart()
         # After the callbacks: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
         if saving:
           data = {'count': self._num_streams, 'first': self._shares()[0].index, **batches.get_state()}
-          with self._time.on('saving'):
+          with self._time.on('saving', f'step {step}: saving', progress.log):
             self._before_save()
             checkpoints.save(step, state, data, self._described(index, state))
-        if observing or saving:
-          self._watchdog.rest()
       streams = batches.get_state()['streams']
       if skipped := describe_skipped(streams):
         logging.info('records skipped so far: %s', skipped)
@@ -295,7 +303,7 @@ class Run:
     """Waits for the step of the report and writes its line."""
     line = window.line(report) | self._time.line()
     writer.write(report.step, stage.name, line)
-    progress.log(format_line(report.step, stage.name, _shown(line)))
+    progress.log(format_line(report.step, stage.name, line))
     self._check_finite(line)
 
   def _shape(self, index: int) -> BatchShape:
@@ -314,7 +322,7 @@ class Run:
       guidance_dropout=self.config.guidance_dropout,
       skip_limit=SkipLimit(share=self.config.max_bad_record_fraction),
       prefetch=self.config.prefetch,
-      workers=self.config.workers,
+      workers=self.config.num_workers,
       shares=self._shares(),
       states=streams,
     )
@@ -329,18 +337,3 @@ class Run:
         f'{line["skipped_in_a_row"]} updates in a row had a loss or gradient that is not finite: expected fewer than '
         f'{self.config.max_consecutive_skips}; try a lower learning rate'
       )
-
-
-def _shown(line: Mapping[str, float]) -> dict[str, float]:
-  """What a person reads along the way; the file has everything."""
-  names = [
-    'loss',
-    *(f'loss/{kind}' for kind in KINDS),
-    'learning_rate',
-    'grad_norm',
-    'tokens_per_second',
-    'packing',
-    'mfu',
-  ]
-  shown = {name: line[name] for name in names if name in line}
-  return shown | {name: line[name] for name in ('skipped', 'skipped_records') if line[name]}

@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from janus_jax.data.examples import KINDS
 from janus_jax.data.images import save_png
 from janus_jax.data.whole_files import replacing
 from janus_jax.errors import InputError
@@ -17,8 +19,16 @@ from janus_jax.training.event_files import EventFile
 METRICS_FILE = 'metrics.jsonl'
 SAMPLES_DIRECTORY = 'samples'
 TENSORBOARD_DIRECTORY = 'tensorboard'
-# What stands before everything else in a log line, in this order, where it is there.
-FIRST_IN_LINE = ('loss', 'loss_text', 'loss_image', 'learning_rate', 'grad_norm', 'tokens_per_second', 'mfu')
+# What a person reads along the way, in this order and by these names; the file has everything.
+SHOWN = {
+  'loss': 'loss',
+  **dict(zip([f'loss/{kind}' for kind in KINDS], ('und', 'text', 'gen'))),
+  'learning_rate': 'lr',
+  'grad_norm': 'grad',
+  'tokens_per_second': 'tok/s',
+  'mfu': 'mfu',
+}
+WIDTH = 100  # Characters of a line of the log.
 
 
 class MetricWriter:
@@ -86,7 +96,8 @@ class MetricWriter:
   def write_images(
     self, step: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str] | None = None
   ) -> list[str]:
-    """Pictures uint8[h, w, 3], as samples/<step>/<name>_<i>.png (caption inside as a text chunk) and in TensorBoard.
+    """Pictures uint8[h, w, 3], as samples/<step>/<name>_<i>_<caption>.png (with all of it as a text chunk), and in
+    TensorBoard.
 
     Returns:
       the paths written.
@@ -99,7 +110,8 @@ class MetricWriter:
     if not self._enabled:
       return []
     directory = self._sample_directory(step)
-    paths = [os.path.join(directory, f'{name}_{i}.png') for i in range(len(images))]
+    words = [f'_{_file_words(caption)}' for caption in captions] if captions else [''] * len(images)
+    paths = [os.path.join(directory, f'{name}_{i}{caption}.png') for i, caption in enumerate(words)]
     for i, (path, image) in enumerate(zip(paths, images)):
       save_png(path, image, {'caption': captions[i]} if captions else {})
       with open(path, 'rb') as file:
@@ -162,20 +174,30 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
 
 
 def format_line(step: int, stage: str, metrics: Mapping[str, float | int]) -> str:
-  """'step 120 stage2  loss 2.345  lr ...': the losses and speeds first, then the rest in the order given."""
-  names = [*(name for name in FIRST_IN_LINE if name in metrics), *(n for n in metrics if n not in FIRST_IN_LINE)]
-  return '  '.join([f'step {step} {stage}', *(f'{name} {_short(_number(metrics[name]))}' for name in names)])
+  """'step 120 stage2  loss 2.345  lr ...': what is SHOWN, and what was skipped; more than WIDTH goes on below."""
+  values = {shown: metrics[name] for name, shown in SHOWN.items() if name in metrics}
+  values |= {name: metrics[name] for name in ('skipped', 'skipped_records') if metrics.get(name)}
+  lines = [f'step {step} {stage}']
+  for name, value in values.items():
+    part = f'  {name} {_short(_number(value))}'
+    if len(lines[-1] + part) > WIDTH:
+      lines.append('   ')
+    lines[-1] += part
+  return '\n'.join(lines)
 
 
 def _short(value: float | int) -> str:
-  if isinstance(value, int):
-    return str(value)
-  return f'{value:.0f}' if 1000 <= abs(value) < 1e9 else f'{value:.4g}'
+  return str(value) if isinstance(value, int) else f'{value:,.0f}' if 1000 <= abs(value) < 1e9 else f'{value:.3g}'
 
 
 def _number(value: Any) -> float | int:
   """A Python number of a Python, numpy or jax scalar; integers stay integers."""
   return np.asarray(value).item()
+
+
+def _file_words(text: str) -> str:
+  """The beginning of a text as a part of a file's name: 'a_small_red_square'."""
+  return re.sub(r'\W+', '_', text).strip('_')[:40]
 
 
 def _numbered(texts: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Everything about a run that is neither a stage's own nor the model's, and whether its batches can be made."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -26,7 +27,7 @@ class RunConfig:
     seed: seed of the data's order, of guidance dropout and of what is sampled along the way.
     guidance_dropout: fraction of the prompts of images to generate that become pads (Janus paper, footnote 2).
     prefetch: batches made ahead by a thread.
-    workers: processes that read and decode records; 0 leaves that to the thread.
+    workers: processes that read and decode records; 0 leaves that to the thread, -1: one for each core, at most 8.
     streams: parallel streams of data, each of which makes an equal part of every batch; its rows share the room for
       images. As long as their number stays the same, batches do not depend on the number of hosts and devices. 0: one
       for each part into which the mesh of the run's first start splits the rows, which is also the least.
@@ -63,6 +64,11 @@ class RunConfig:
   wandb_project: str = ''
 
   @property
+  def num_workers(self) -> int:
+    """`workers`, with -1 settled by this machine. What is read does not depend on it."""
+    return min(8, cpu_cores()) if self.workers < 0 else self.workers
+
+  @property
   def run_stages(self) -> tuple[Stage, ...]:
     """The stages in the order in which they run."""
     return tuple(self.stages[name] for name in self.run)
@@ -73,6 +79,11 @@ class RunConfig:
     if found not in self.run:
       raise InputError(f'stage is {name!r}: expected one of {", ".join(self.run)}')
     return self.stages[found]
+
+
+def cpu_cores() -> int:
+  """Cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:

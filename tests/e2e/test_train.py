@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -137,8 +138,11 @@ def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
   with MetricWriter(str(tmp_path)) as writer:
     Sampler(config, *janus.tokenizer_and_template(), data.samples, settings)(7, 'stage1', params, writer)
   samples = tmp_path / 'samples' / '00000007'
-  assert sorted(path.name for path in samples.iterdir()) == ['answers.txt', 'drawing_0.png', 'drawing_1.png']
-  assert Image.open(samples / 'drawing_1.png').size == (24, 24)
+  names = sorted(path.name for path in samples.iterdir())
+  assert names[0] == 'answers.txt'
+  for index, (name, prompt) in enumerate(zip(names[1:], data.samples.prompts, strict=True)):
+    assert re.fullmatch(rf'generated_{index}_(\w+)\.png', name)[1].split('_') == re.findall(r'\w+', prompt)
+    assert Image.open(samples / name).size == (24, 24)
   assert len((samples / 'answers.txt').read_text().splitlines()) == 2
 
 
@@ -159,10 +163,14 @@ def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_pat
   monkeypatch.setattr(
     HeldOutLoss, '__call__', lambda self, step, stage, params, writer: kept.update({step: leaves(params)})
   )
+  rests, rest = [], loop.Watchdog.rest
+  monkeypatch.setattr(loop.Watchdog, 'rest', lambda self: rests.append(len(kept)) or rest(self))
   config.save_every = config.keep_every = 1
   workdir = tmp_path / 'run'
   take_codes(uninterrupted[0], workdir)
   setup.train(parse(config), str(workdir))
+  # Before each evaluation, which is no step: it was reported as one that hangs.
+  assert rests == [0, 0, *range(STEPS)]
   first = leaves(janus_jax.load(start).params)
   average = first
   for step in range(1, STEPS + 1):
@@ -217,7 +225,7 @@ class KilledError(Exception):
 
 
 def test_a_run_cut_short_and_taken_up_again_and_again_is_bit_identical(
-  uninterrupted, start, data, tmp_path, monkeypatch
+  uninterrupted, start, data, tmp_path, monkeypatch, caplog, capsys
 ):
   """Killed at a boundary and within a stage, ended by Ctrl-C in the third stage, and taken up after each."""
   workdir, expected = uninterrupted
@@ -263,6 +271,12 @@ def test_a_run_cut_short_and_taken_up_again_and_again_is_bit_identical(
   assert losses(tmp_path) == written
   for path, leaf in expected.items():
     np.testing.assert_array_equal(params[path], leaf, err_msg=path)
+  caplog.clear()
+  caplog.set_level('INFO')
+  setup.train(parse(config), str(tmp_path))
+  assert f'already complete: all {3 * STEPS} steps are in {tmp_path}' in capsys.readouterr().err
+  assert f'complete: {3 * STEPS} steps in {tmp_path}' in caplog.messages[-1]
+  assert losses(tmp_path) == written
 
 
 def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):

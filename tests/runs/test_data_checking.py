@@ -1,6 +1,7 @@
 """What `data_check` says of a config: whose tokens a ratio of examples is, and what is longer than a row."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -83,6 +84,18 @@ def test_long_records_are_counted_by_what_becomes_of_them(tmp_path):
   assert 'longer than a row: cut 1, skipped 1 of 3' in table
   assert f'    {"text/skipped":30} {"25.0%":>12} {2.5 / tokens:>12.1%}' in table
   assert f'understanding:text:generation: 0:{tokens:.0f}:0; expected_tokens is 800:1000:650' in table
+
+
+@pytest.mark.parametrize('length', [LENGTH, 512])
+def test_rows_that_are_mostly_padding_are_said_with_a_length_that_holds_the_examples(tmp_path, length):
+  entries = {'a': text_source(tmp_path, 'a', ['1' * (2 + i % 5) for i in range(40)])}
+  config = config_of(tmp_path, entries, {'text': {'a': 1}}, (0, 1, 0), sequence_length=length)
+  (tmp_path / 'out').mkdir()
+  last, said = data_checking.check(config, str(tmp_path / 'out'), 40).table().splitlines()[-1:-3:-1]
+  assert last.startswith('examples as training sees them')
+  suggested = re.fullmatch(r'rows are \d+% full: --config\.sequence_length=(\d+) holds 99 % of .*', said)
+  assert bool(suggested) == (length == 512)
+  assert not suggested or 8 <= int(suggested[1]) < 512 // 4
 
 
 def test_bad_records_of_each_reason_are_named(tmp_path):

@@ -282,6 +282,15 @@ def test_flags_for_paths_know_the_home_directory(verb, monkeypatch):
       ['--config=configs/data/text.py', '--workdir=x', '--config.stages.stage2.steps=3'],
       'config.stages.stage2.steps is unknown: stages here: finetune; did you mean config.stages.finetune.steps?',
     ),
+    (
+      ['TINY', '--config.stages.WRONG.steps=3'],
+      'config.stages.WRONG.steps is unknown: stages here: stage1, stage2, stage3; did you mean config.stages.stage',
+    ),
+    (['TINY', '--config.stages.stage2.stepz=3'], 'config.stages.stage2.stepz is unknown: stages.stage2 here: '),
+    (
+      ['--config=configs/data/text.py', '--workdir=x', '--config.steps=3'],
+      'config.steps is unknown: did you mean config.stages.finetune.steps?',
+    ),
     (['TINY', 'x'], "unexpected argument 'x': every argument is a --flag"),
     (['TINY', '--wrokdir=x'], "Unknown command line flag 'wrokdir'"),
   ],
@@ -312,6 +321,12 @@ def test_wrong_usage_is_one_line_for_people(arguments, message, monkeypatch, cap
       'def get_config():\n  c = default_config()\n  c.seed = "x"\n  return c\n',
       '',
       'FILE, line 4: TypeError: ',
+    ),
+    (
+      'from janus_jax.runs.config import default_config\n'
+      'def get_config():\n  c = default_config()\n  c.stages.stage1.stpes = 3\n  return c\n',
+      '',
+      'FILE, line 4: AttributeError: "\'stage1\'", in c.stages.stage1.stpes = 3',
     ),
     (
       'from janus_jax.errors import InputError\ndef get_config():\n  raise InputError("no such world")\n',

@@ -72,17 +72,19 @@ def test_a_checkpoint_keeps_its_own_template():
       workdirs.check_template(name, 'PATH', start)
 
 
-def test_the_same_config_is_taken_up_again(tmp_path):
-  begin(tmp_path, config(), START, force=False)
-  begin(tmp_path, config(), None, force=False)
+def test_the_same_config_is_taken_up_again_by_any_number_of_workers(tmp_path):
+  begin(tmp_path, config(workers=8), START, force=False)
+  begin(tmp_path, config(workers=8), None, force=False)
+  begin(tmp_path, config(workers=-1), None, force=False)
 
 
-def test_another_config_is_shown_and_refused(tmp_path):
+def test_another_config_is_shown_field_by_field_and_refused(tmp_path, caplog):
   begin(tmp_path, config(), START, force=False)
   before = (tmp_path / 'config.json').read_bytes()
   changed = config(seed=1, stages={'stage1': {'steps': 5, 'ratio': [1, 0, 3]}})
-  with pytest.raises(InputError, match=r'another config \(seed: 0 -> 1; stages\.stage1\.steps: 3 -> 5\): --force'):
+  with pytest.raises(InputError, match=r'another config \(2 fields\): --force'):
     begin(tmp_path, changed, None, force=False)
+  assert caplog.messages[0].splitlines()[1:] == ['  seed: 0 -> 1', '  stages.stage1.steps: 3 -> 5']
   assert (tmp_path / 'config.json').read_bytes() == before
   begin(tmp_path, changed, None, force=True)
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1

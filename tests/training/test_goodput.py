@@ -29,6 +29,16 @@ def test_goodput_is_what_no_cause_takes():
   assert spent.line() == pytest.approx({'goodput': 0.6, 'time/compiling': 0.3, 'time/saving': 0.1})
 
 
+def test_what_takes_long_is_said_before_and_after():
+  clock, said = Clock(), []
+  spent = Goodput(clock)
+  for seconds in (42, 0.5):
+    with spent.on('compiling', 'compiling the step', said.append):
+      clock.now += seconds
+      assert said[-1] == 'compiling the step ...'
+  assert said == ['compiling the step ...', 'compiling the step: 42 s', 'compiling the step ...']
+
+
 def test_time_counts_where_the_block_fails():
   clock = Clock()
   spent = Goodput(clock)

@@ -94,7 +94,7 @@ def test_images_and_texts_are_files(tmp_path):
       writer.write_images(12, 'draw', [image, image], ['one'])
   np.testing.assert_array_equal(np.asarray(load_image(path)), image)
   assert read_png_text(path)['caption'] == 'a réd circle'
-  assert path == str(tmp_path / 'samples' / '00000012' / 'draw_0.png')
+  assert path == str(tmp_path / 'samples' / '00000012' / 'draw_0_a_réd_circle.png')
   lines = (tmp_path / 'samples' / '00000012' / 'answers.txt').read_text().splitlines()
   assert [json.loads(line) for line in lines] == ['line\nbreak', 'ja']
 
@@ -182,10 +182,15 @@ def test_wandb_missing_is_one_line(tmp_path, monkeypatch):
 
 
 def test_format_line():
-  metrics = {'data_wait': 0.012345, 'skipped': 0, 'loss': 2.34567, 'tokens_per_second': 123456.7, 'mfu': 0.41234}
-  assert format_line(120, 'stage2', metrics) == (
-    'step 120 stage2  loss 2.346  tokens_per_second 123457  mfu 0.4123  data_wait 0.01235  skipped 0'
-  )
+  metrics = {'data_wait': 0.012345, 'skipped': 0, 'tokens_per_second': 123456.7, 'mfu': 0.41234, 'loss': 2.34567}
+  assert format_line(120, 'stage2', metrics) == 'step 120 stage2  loss 2.35  tok/s 123,457  mfu 0.412'
+  everything = metrics | {'skipped': 12, 'skipped_records': 12345, 'learning_rate': 1.2345e-05, 'grad_norm': 123.45}
+  everything |= {f'loss/{kind}': 12.345 for kind in ('understanding', 'text', 'generation')}
+  lines = format_line(270_000, 'stage2_imagenet', everything).splitlines()
+  names = ['loss', 'und', 'text', 'gen', 'lr', 'grad', 'tok/s', 'mfu']
+  assert len(lines) == 2
+  assert max(map(len, lines)) <= 100
+  assert ' '.join(lines).split()[3::2] == [*names, 'skipped', 'skipped_records']
 
 
 def test_progress_is_plain_lines_in_a_file_and_a_bar_on_a_terminal():

@@ -1,0 +1,121 @@
+"""What the log says of a run before its first step and after its last one."""
+
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+
+from janus_jax.data.examples import KINDS
+from janus_jax.data.packing import WAITING, MeanSize
+from janus_jax.models.config import ComputeConfig
+from janus_jax.runs.config import TrainConfig
+from janus_jax.training.metrics import METRICS_FILE, WIDTH, read_metrics
+from janus_jax.training.stages import Stage, trained_paths
+
+HELD_OUT = [f'held_out/{kind}' for kind in KINDS]
+MULTIPLE = 64  # Of which suggested lengths of rows are.
+
+
+def start_summary(
+  config: TrainConfig, compute: ComputeConfig, shapes: Mapping[str, tuple[int, ...]], where: Mapping[str, int], url: str
+) -> str:
+  """The settings of a run, and a table of its stages: what trains in each, and on how much.
+
+  Args:
+    config: of the run.
+    compute: what it is computed in.
+    shapes: of all parameters, by path.
+    where: size of each axis of the mesh.
+    url: workdir.
+  """
+  stages = [config.stages[name] for name in dict.fromkeys(config.run)]
+  axes = ' x '.join(f'{name} {size}' for name, size in where.items() if size > 1)
+  settings = {
+    'workdir': url,
+    'follow': 'metrics.jsonl, samples/, tensorboard/ (images and answers too)',
+    'W&B': config.wandb_project or 'off: --config.wandb_project=NAME turns it on',
+    'start': config.init_from,
+    'data': f'{config.data.name}, {config.num_workers} worker processes',
+    'devices': f'{math.prod(where.values())}{f": {axes}" if axes else ""}',
+    'compute': f'{compute.dtype}, attention {compute.attention} (images {compute.vision_attention}), '
+    f'remat {compute.remat}',
+  }
+  rows = [('parameters', 'all', *(stage.name for stage in stages)), *_parameter_rows(shapes, stages)]
+  rows += [
+    (name, '', *(value(stage) for stage in stages))
+    for name, value in (
+      ('steps', lambda stage: f'{stage.steps:,}'),
+      ('rows a step', lambda stage: f'{stage.batch_size} x {config.sequence_length}'),
+      ('und : text : gen', lambda stage: ':'.join(map(str, stage.ratio))),
+      ('learning rate', lambda stage: f'{stage.learning_rate:g}'),
+    )
+  ]
+  columns = [max(map(len, column)) for column in zip(*rows)]
+  lines = [f'{name:{columns[0]}}  {value}' for name, value in settings.items()]
+  lines += ['  '.join([f'{row[0]:{columns[0]}}', *map(str.rjust, row[1:], columns[1:])]) for row in rows]
+  return '\n'.join(lines)
+
+
+def _parameter_rows(shapes: Mapping[str, tuple[int, ...]], stages: Sequence[Stage]) -> list[tuple[str, ...]]:
+  """Parameters of each module and of all: how many there are, and how many train in each stage."""
+  trained = [shapes.keys(), *(trained_paths(stage, shapes) for stage in stages)]
+  modules = [*dict.fromkeys(path.split('/')[0] for path in shapes), '']
+
+  def count(module: str, paths: frozenset[str]) -> str:
+    total = sum(math.prod(shapes[path]) for path in paths if path.startswith(f'{module}/' if module else ''))
+    return '-' if not total else f'{total / 1e6:,.1f}M' if total >= 1e6 else f'{total / 1e3:,.1f}K'
+
+  return [(module or 'all', *(count(module, paths) for paths in trained)) for module in modules]
+
+
+def short_rows(stages: Sequence[Stage], means: Sequence[MeanSize], length: int) -> str | None:
+  """Suggests shorter rows where examples leave more than half of them empty in some stage; None where they do not.
+
+  Args:
+    stages: of a run.
+    means: of the examples of each.
+    length: positions of a row.
+  """
+  full = {stage.name: WAITING * mean.tokens / length for stage, mean in zip(stages, means)}
+  if not full or min(full.values()) >= 0.5:
+    return None
+  name = min(full, key=full.get)
+  return (
+    f'{name}: rows are at most {full[name]:.0%} full ({WAITING} examples): '
+    f'--config.sequence_length={fitting_length(max(mean.tokens for mean in means))} fits'
+  )
+
+
+def fitting_length(mean_tokens: float, longest: float = 0.0) -> int:
+  """A length of rows that examples fill: half of as many as wait for a row, and no less than a long one.
+
+  Args:
+    mean_tokens: of an example.
+    longest: tokens of the longest example that rows are to hold.
+  """
+  return math.ceil(max(WAITING // 2 * mean_tokens, longest) / MULTIPLE) * MULTIPLE
+
+
+def end_summary(workdir: str, url: str, toy: bool) -> str:
+  """A box: what a finished run reached, by its metrics, and the commands that come next.
+
+  Args:
+    workdir: local, with the metrics.
+    url: what commands are to call it.
+    toy: whether the run trained on the toy world, which `evaluate` scores.
+  """
+  metrics = os.path.join(workdir, METRICS_FILE)
+  lines = read_metrics(metrics) if os.path.exists(metrics) else []
+  last = {name: value for line in lines for name, value in line.items()}
+  losses = {name: f'{value:.3g}' for name, value in last.items() if name in ('loss', *HELD_OUT) and value is not None}
+  reached = ', '.join(f'{name} {value}' for name, value in losses.items())
+  said = [f'complete: {last.get("step", 0):,} steps in {url}', reached, 'next:']
+  path, layout = shlex.quote(url.rstrip('/')), 'deepseek' if toy else 'huggingface'  # toy/README.md says why.
+  said += [
+    f'  python -m janus_jax.generate --checkpoint={path} --prompt="..." --out={path}-images',
+    *([f'  python -m janus_jax.evaluate --checkpoint={path} --out={path}-scores'] if toy else []),
+    f'  python -m janus_jax.convert --input={path} --output={path}-{layout} --format={layout}',
+    f'  tensorboard --logdir={path}/tensorboard',
+  ]
+  rule = '-' * min(WIDTH, max(map(len, said)))
+  return '\n'.join([rule, *said, rule])
