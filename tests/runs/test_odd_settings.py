@@ -54,7 +54,7 @@ LEGAL = (
     r'warmup_steps)|stages\.\w+\.(\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
     r'sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
   ),
-  (-1, r'mesh\.\w+'),
+  (-1, r'mesh\.\w+|workers'),
   (
     1.5,
     r'optimizer\.(eps|max_grad_norm)|sampling\.(cfg_weight|temperature)|watchdog_factor|pretraining\.\w+\.learning_rate|'
