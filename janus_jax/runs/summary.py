@@ -69,7 +69,9 @@ def _parameter_rows(shapes: Mapping[str, tuple[int, ...]], stages: Sequence[Stag
 
 
 def short_rows(stages: Sequence[Stage], means: Sequence[MeanSize], length: int) -> str | None:
-  """Suggests shorter rows where examples leave more than half of them empty in some stage; None where they do not.
+  """Suggests shorter rows where examples leave more than half of them empty in some stage.
+
+  None where they do not, and where the examples of another stage want rows as long.
 
   Args:
     stages: of a run.
@@ -77,13 +79,11 @@ def short_rows(stages: Sequence[Stage], means: Sequence[MeanSize], length: int) 
     length: positions of a row.
   """
   full = {stage.name: WAITING * mean.tokens / length for stage, mean in zip(stages, means)}
-  if not full or min(full.values()) >= 0.5:
+  fits = fitting_length(max((mean.tokens for mean in means), default=length))
+  if min(full.values(), default=1.0) >= 0.5 or fits >= length:
     return None
   name = min(full, key=full.get)
-  return (
-    f'{name}: rows are at most {full[name]:.0%} full ({WAITING} examples): '
-    f'--config.sequence_length={fitting_length(max(mean.tokens for mean in means))} fits'
-  )
+  return f'{name}: rows are at most {full[name]:.0%} full ({WAITING} examples): --config.sequence_length={fits} fits'
 
 
 def fitting_length(mean_tokens: float, longest: float = 0.0) -> int:

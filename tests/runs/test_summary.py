@@ -37,11 +37,14 @@ def test_the_table_has_what_trains_in_each_stage_in_lines_of_100_characters():
   assert all(part in text for part in ('8: data 4 x tensor 2', 'W&B', '/work/run'))
 
 
-@pytest.mark.parametrize(('tokens', 'length', 'is_said'), [(20, 4096, True), (20, 256, False), (900, 4096, False)])
-def test_rows_that_examples_cannot_fill_are_said(tokens, length, is_said):
-  said = summary.short_rows(config().run_stages, [MeanSize(tokens, 0, 0), MeanSize(900, 0, 0)], length)
+@pytest.mark.parametrize(
+  ('tokens', 'length', 'is_said'),
+  [((20, 40), 4096, True), ((20, 40), 256, False), ((900, 900), 4096, False), ((20, 900), 4096, False)],
+)
+def test_rows_that_examples_cannot_fill_are_said_where_shorter_ones_hold_them(tokens, length, is_said):
+  said = summary.short_rows(config().run_stages, [MeanSize(count, 0, 0) for count in tokens], length)
   assert bool(said) == is_said
-  assert not is_said or (said.startswith('s0: rows are at most 8% full') and '--config.sequence_length=7232' in said)
+  assert not is_said or (said.startswith('s0: rows are at most 8% full') and '--config.sequence_length=320 ' in said)
 
 
 def test_workers_are_those_of_the_recipe_or_one_for_each_core_up_to_eight(monkeypatch):
