@@ -44,7 +44,7 @@ from janus_jax.errors import InputError
 from janus_jax.inference.cache import CACHE_DTYPES
 from janus_jax.inference.decoder import WEIGHTS
 from janus_jax.reporting import charts
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.runs.value_checks import Integer, Number
 
 _CONFIG = cli.define_config()
@@ -72,7 +72,7 @@ _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
 
 def main() -> None:
   named = (_PEER, _PROFILE, _SCALING, _WEIGHTS, _CACHE_DTYPE, _SHARE)
-  settings.check_flags(_MODE.value, [flag.name for flag in named if flag.value != flag.default])
+  settings.check_mode_flags(_MODE.value, [flag.name for flag in named if flag.value != flag.default])
   if _SCALING.value and _OUT.value:
     charts.matplotlib()
   load = os.getloadavg()[0]
@@ -86,15 +86,17 @@ def main() -> None:
 
 
 def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
-  config, mode, stage = parse(_CONFIG.value), _MODE.value, _STAGE.value
+  config, mode, stage = parse_config(_CONFIG.value), _MODE.value, _STAGE.value
   if mode == 'data':
     with tempfile.TemporaryDirectory() as scratch:
-      return data.measure(config, stage, scratch, _SECONDS.value, _STEP_SECONDS.value), ()
+      return data.measure_data(config, stage, scratch, _SECONDS.value, _STEP_SECONDS.value), ()
   batches = settings.read_batches(_BATCH.value, _SHARE.value)
   if _PEER.value:  # Or jax takes most of a GPU's memory before torch gets any.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   subject = read_subject(config, config_flags.get_config_filename(flags.FLAGS['config']))
-  measured = settings.Settings(_REPEATS.value, _STEPS.value, bool(_PEER.value), _COMPILE_PEER.value, _PROFILE.value)
+  measured = settings.BenchmarkSettings(
+    _REPEATS.value, _STEPS.value, bool(_PEER.value), _COMPILE_PEER.value, _PROFILE.value
+  )
   request = settings.Request(
     batches,
     _PROMPT_TOKENS.value,
@@ -112,7 +114,7 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
     scale = running.scale_training if mode == 'train' else running.scale_decoding
     return scale(subject, stage if mode == 'train' else request, measured)
   if mode == 'train':
-    return running.train(subject, stage, measured), ()
+    return running.benchmark_train(subject, stage, measured), ()
   measure = running.generate if mode == 'generate' else running.understand
   return measure(subject, request, measured), ()
 

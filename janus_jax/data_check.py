@@ -9,7 +9,7 @@ from absl import flags
 
 from janus_jax import cli
 from janus_jax.runs import data_checking
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.runs.value_checks import Integer
 
 _CONFIG = cli.define_config()
@@ -19,7 +19,7 @@ _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per source and s
 
 
 def main() -> None:
-  found = data_checking.check(parse(_CONFIG.value), _OUT.value, _RECORDS.value)
+  found = data_checking.check(parse_config(_CONFIG.value), _OUT.value, _RECORDS.value)
   print(found.json_lines() if _JSON.value else found.table())
 
 

@@ -76,10 +76,10 @@ def main() -> None:
   start = time.perf_counter()
   scored = scoring.score(loading.load(checkpoint, 'float32'), world, **settings)
   seconds = time.perf_counter() - start
-  found = {'checkpoint': absolute(checkpoint), 'settings': settings, **scoring.to_dict(scored)}
+  found = {'checkpoint': absolute(checkpoint), 'settings': settings, **scoring.scores_to_dict(scored)}
   found['seconds']['all'] = seconds
   if _OUT.value:
-    scoring.write(_OUT.value, found, scored)
+    scoring.write_scores(_OUT.value, found, scored)
   print(
     json.dumps({key: value for key, value in found.items() if not key.endswith('_cases')})
     if _JSON.value

@@ -18,7 +18,7 @@ from absl import flags
 
 from janus_jax import cli
 from janus_jax.benchmarking.machine import read_machine
-from janus_jax.benchmarking.measured_table import to_text
+from janus_jax.benchmarking.measured_table import table_to_text
 from janus_jax.benchmarking.measuring import FAILED, measure
 from janus_jax.benchmarking.parts import parts_for
 from janus_jax.errors import InputError
@@ -50,7 +50,7 @@ def main() -> None:
   finally:
     figures = out / 'figures.json'
     if figures.exists():
-      print(to_text(json.loads(figures.read_text())), flush=True)
+      print(table_to_text(json.loads(figures.read_text())), flush=True)
   if failed := [result.title for result in results if result.status == FAILED]:
     raise InputError(f'failed: {", ".join(failed)}: {out}/table.md says why')
 

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from janus_jax import cli
 from janus_jax.planning.report import plan_and_print
 from janus_jax.planning.topologies import parse_topology, prepare_process
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 
 _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'Where, such as v5e-16.', required=True)
@@ -28,7 +28,7 @@ def main() -> None:
   topology = parse_topology(_TOPOLOGY.value)
   prepare_process(topology)
   recipe = config_flags.get_config_filename(flags.FLAGS['config'])
-  plan_and_print(parse(_CONFIG.value), recipe, topology, _STAGE.value, _HINTS.value, _JSON.value)
+  plan_and_print(parse_config(_CONFIG.value), recipe, topology, _STAGE.value, _HINTS.value, _JSON.value)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ A real run takes these parts from others (`--config.init_from`, README). DIR bec
 from absl import flags
 
 from janus_jax import cli
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.toy import parts
 
 _CONFIG = cli.define_config('Recipe with a `pretraining` section.')
@@ -17,9 +17,9 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoi
 
 
 def main() -> None:
-  config = parse(_CONFIG.value)
+  config = parse_config(_CONFIG.value)
   data = config.data
-  parts.write(config.pretraining, data.num_train, config.seed, data.directory, _OUTPUT.value, _OVERWRITE.value)
+  parts.write_parts(config.pretraining, data.num_train, config.seed, data.directory, _OUTPUT.value, _OVERWRITE.value)
 
 
 if __name__ == '__main__':

@@ -44,7 +44,7 @@ _SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: which of n hosts this is, cou
 _BATCH_SIZE = cli.define_number('batch_size', 16, 'Images at a time on each device.', Integer(1))
 _RESIZE = flags.DEFINE_enum('resize', 'fast', sorted(RESIZES), 'As config.data.resize of the training.')
 _MAX_BAD_SHARE = cli.define_number(
-  'max_bad_share', SkipLimit.share, 'A larger share of bad records stops the run.', Number(0, 1)
+  'max_bad_share', SkipLimit.fraction, 'A larger share of bad records stops the run.', Number(0, 1)
 )
 
 

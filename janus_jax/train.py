@@ -12,7 +12,7 @@ from absl import flags
 
 from janus_jax import cli
 from janus_jax.runs import setup
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.runs.value_checks import Integer
 from janus_jax.training import hosts
 
@@ -36,7 +36,7 @@ def main() -> None:
   hosts.start(_DISTRIBUTED.value, *which, dead_after=_DEAD_AFTER.value, patience=_WAIT.value)
   with hosts.ending_alone():
     with hosts.together():
-      config = parse(_CONFIG.value)
+      config = parse_config(_CONFIG.value)
     setup.train(config, _WORKDIR.value, force=_FORCE.value)
 
 

@@ -74,7 +74,7 @@ def test_a_run_is_identified(tmp_path):
 
 
 def test_parameters_are_counted_by_part():
-  found = parameter_counts(json.loads(json.dumps(model_config.to_dict(PRESETS['janus_pro_1b']))))
+  found = parameter_counts(json.loads(json.dumps(model_config.config_to_dict(PRESETS['janus_pro_1b']))))
   assert {'vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model'} == set(
     found
   )

@@ -53,7 +53,7 @@ def ruler(evaluation: Evaluation, baseline: TrainConfig) -> str:
   return digest([dataclasses.asdict(evaluation), to_json(baseline), *judges])
 
 
-def measure(
+def measure_run(
   places: SweepPaths, run: PlannedRun, evaluation: Evaluation, baseline: TrainConfig, with_compiling: bool = False
 ) -> dict[str, Any]:
   """Everything that is measured of a finished run.
@@ -127,8 +127,8 @@ def _scores(places: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict
   settings |= {name: getattr(run.config.sampling, name) for name in SAMPLING}
   janus, data = loading.load(checkpoint, 'float32'), run.config.data
   scored = scoring.score(janus, world_for(janus.config, data.toy_grid, data.num_train, seed=0), **settings)
-  found = {'checkpoint': checkpoint, 'settings': settings, **scoring.to_dict(scored)}
-  scoring.write(directory, found, scored)
+  found = {'checkpoint': checkpoint, 'settings': settings, **scoring.scores_to_dict(scored)}
+  scoring.write_scores(directory, found, scored)
   return score_metrics(found)
 
 

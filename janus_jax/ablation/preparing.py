@@ -9,7 +9,7 @@ from typing import Any
 from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.variants import PlannedRun, digest, shared_stages
 from janus_jax.conversion.export import published
-from janus_jax.conversion.workdir import check_data
+from janus_jax.conversion.workdir import check_checkpoint_files
 from janus_jax.data.sources.files import expand_home
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE, PARAMS_DIRECTORY
@@ -30,7 +30,7 @@ def runnable(places: SweepPaths, run: PlannedRun, config: TrainConfig | None = N
   return replaced(config, {'init_from': init_from, 'data.directory': directory})
 
 
-def prepare(places: SweepPaths, run: PlannedRun) -> None:
+def prepare_runs(places: SweepPaths, run: PlannedRun) -> None:
   """Makes the parts and the world of a run where they are not there yet.
 
   Raises:
@@ -42,11 +42,11 @@ def prepare(places: SweepPaths, run: PlannedRun) -> None:
       if not os.path.exists(os.path.join(config.init_from, CONFIG_FILE)):
         logging.info('pretraining the parts that the runs start from')
         data = config.data
-        parts.write(config.pretraining, data.num_train, run.parts_seed, data.directory, config.init_from)
+        parts.write_parts(config.pretraining, data.num_train, run.parts_seed, data.directory, config.init_from)
   if config.data.name == 'toy':
     world = read_world(config, open_start(config).config)
     with places.alone('data'):
-      dataset.prepare(world, config.data.directory)
+      dataset.prepare_dataset(world, config.data.directory)
 
 
 def take_codes(places: SweepPaths, run: PlannedRun) -> None:
@@ -75,7 +75,7 @@ def _copy_files(source: str, target: str) -> None:
       os.replace(file.name, os.path.join(target, name))
 
 
-def find_source(places: SweepPaths, run: PlannedRun, results: dict[str, dict[str, Any]]) -> tuple[str, int] | None:
+def find_shared_run(places: SweepPaths, run: PlannedRun, results: dict[str, dict[str, Any]]) -> tuple[str, int] | None:
   """The name of the run that has most stages in common with this one and still has the checkpoint at their end, and
   the step of that; None if there is none.
   """
@@ -95,7 +95,7 @@ def _is_whole(checkpoint: str) -> bool:
   if not os.path.isdir(checkpoint):
     return False
   try:
-    check_data(os.path.join(checkpoint, PARAMS_DIRECTORY))
+    check_checkpoint_files(os.path.join(checkpoint, PARAMS_DIRECTORY))
   except InputError as error:
     logging.warning('not forked: %s', error)
     return False

@@ -14,7 +14,7 @@ from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.sheets import Sheet, read_sheet, to_image
 from janus_jax.ablation.tables import Summary
 from janus_jax.ablation.variants import PlannedRun
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.images import save_png
 from janus_jax.data.whole_files import write_text
 from janus_jax.reporting.charts import Axis, Boundary, Figure, Row, Series, interval_chart, line_chart, save_chart
@@ -81,7 +81,7 @@ def loss_charts(
   boundaries = stage_ends(finished)
   axes = Axis('steps'), Axis('nats per target', log=True)
   charts = {}
-  for kind in KINDS:
+  for kind in TASKS:
     trained, held_out = [], []
     for name, of in finished.items():
       losses = mean_losses([metrics[run.name] for run in of], f'loss/{kind}')

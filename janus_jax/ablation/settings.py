@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from janus_jax.errors import InputError
-from janus_jax.runs.config import TrainConfig, parse, replaced, unshared
+from janus_jax.runs.config import TrainConfig, parse_config, replaced, unshared
 from janus_jax.runs.value_checks import SEED, Bool, Integer, Table, check_fields
 
 # A variant's name becomes part of directory names and of the report.
@@ -147,10 +147,10 @@ def read_ablation(config: ConfigDict) -> Ablation:
     raise InputError('evaluation.scores is True: expected False, as only the toy world can be scored')
   check_fields(config.evaluation.to_dict(), EVALUATION, 'evaluation.')
   return Ablation(
-    base=parse(config.base, 'base: '),
+    base=parse_config(config.base, 'base: '),
     variants=variants,
     configs={
-      name: parse(ConfigDict(replaced(config.base.to_dict(), overrides)), f'variant {name}: ')
+      name: parse_config(ConfigDict(replaced(config.base.to_dict(), overrides)), f'variant {name}: ')
       for name, overrides in variants.items()
     },
     baseline=config.baseline,

@@ -19,7 +19,7 @@ import jax
 from janus_jax.ablation import compute, measuring, report
 from janus_jax.ablation.checks import check_sweep
 from janus_jax.ablation.paths import SweepPaths
-from janus_jax.ablation.preparing import find_source, fork, give_codes, prepare, runnable, take_codes
+from janus_jax.ablation.preparing import find_shared_run, fork, give_codes, prepare_runs, runnable, take_codes
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, planned, steps_to_train
 from janus_jax.errors import InputError, one_line
@@ -37,7 +37,7 @@ class StoppedError(Exception):
 
 
 @dataclasses.dataclass
-class Progress:
+class SweepProgress:
   """How far a call has come.
 
   Attributes:
@@ -110,7 +110,7 @@ def with_equal_compute(ablation: Ablation, places: SweepPaths) -> dict[str, Trai
 
   def prices(name: str) -> dict[str, float]:
     run = planned(name, ablation.seeds[0], configs[name], ablation.parts_per_seed)
-    prepare(places, run)
+    prepare_runs(places, run)
     return compute.step_prices(runnable(places, run), places.of('data'))
 
   budget = compute.total_flops(configs[ablation.baseline], prices(ablation.baseline))
@@ -139,7 +139,7 @@ class _Sweep:
     """False after SIGTERM."""
     results = self._places.read_results()
     open_runs = [run for run in runs if not self._is_over(run, results, retry_failed)]
-    progress = Progress(len(runs) - len(open_runs), len(runs))
+    progress = SweepProgress(len(runs) - len(open_runs), len(runs))
     logging.info('%d of %d runs are done, %d steps to train', progress.done, len(runs), self._steps_left(open_runs))
     for number, run in enumerate(open_runs):
       with self._places.alone(run.name):
@@ -175,7 +175,7 @@ class _Sweep:
     trained = [run for run in self._runs if is_finished(self._places, run)]
     return steps_to_train([*trained, *runs]) - steps_to_train(trained)
 
-  def _finish(self, run: PlannedRun, results: dict[str, dict[str, Any]], progress: Progress) -> None:
+  def _finish(self, run: PlannedRun, results: dict[str, dict[str, Any]], progress: SweepProgress) -> None:
     """Trains and measures a run, or records why it failed."""
     record = {
       'variant': run.variant,
@@ -190,7 +190,7 @@ class _Sweep:
       record['forked'] = self._train(run, record, results, progress)
       began = time.perf_counter()
       baseline, alone = self._baselines[run.seed], self._ablation.fresh_compilation
-      measured = measuring.measure(self._places, run, self._ablation.evaluation, baseline, with_compiling=alone)
+      measured = measuring.measure_run(self._places, run, self._ablation.evaluation, baseline, with_compiling=alone)
       progress.measuring_seconds += time.perf_counter() - began
       progress.measured += 1
       self._places.write_result(run.name, {**record, 'status': 'done', **measured})
@@ -205,13 +205,13 @@ class _Sweep:
       self._places.write_result(run.name, {**record, 'status': 'failed', 'reason': reason})
 
   def _train(
-    self, run: PlannedRun, record: Mapping[str, Any], results: dict[str, dict[str, Any]], progress: Progress
+    self, run: PlannedRun, record: Mapping[str, Any], results: dict[str, dict[str, Any]], progress: SweepProgress
   ) -> dict[str, Any] | None:
     """Returns where it was forked from, if it was."""
-    prepare(self._places, run)
+    prepare_runs(self._places, run)
     workdir, forked, how = self._places.of('runs', run.name), record['forked'], 'taken up again'
     if not is_begun(workdir):
-      source = find_source(self._places, run, results)
+      source = find_shared_run(self._places, run, results)
       forked = {'run': source[0], 'step': source[1]} if source else None
       how = f'forked from {source[0]} after step {source[1]}' if source else 'from its first step'
       if source:

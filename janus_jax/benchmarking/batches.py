@@ -10,7 +10,7 @@ import numpy as np
 
 from janus_jax.data.examples import (
   IMAGE,
-  KINDS,
+  TASKS,
   TEXT,
   TEXT_LOSS,
   UNDERSTANDING_LOSS,
@@ -42,7 +42,7 @@ def synthetic_batch(
     seed: of tokens and pixels.
   """
   rng = np.random.default_rng(seed)
-  kinds, sizes = itertools.cycle(interleave(dict(zip(KINDS, stage.ratio)))), _sizes(model, stage, shape, holds_codes)
+  kinds, sizes = itertools.cycle(interleave(dict(zip(TASKS, stage.ratio)))), _sizes(model, stage, shape, holds_codes)
   waiting: list[str] = []
   parts = []
   for _ in range(streams):
@@ -75,7 +75,7 @@ def _sizes(model: JanusConfig, stage: Stage, shape: BatchShape, holds_codes: boo
   images = {'understanding': (1, 0), 'text': (0, 0), 'generation': (0, int(not holds_codes))}
   positions = _image_positions(model)
   found = {}
-  for kind, expected in zip(KINDS, stage.expected_tokens):
+  for kind, expected in zip(TASKS, stage.expected_tokens):
     tokens = max(min(round(expected), shape.length), positions[kind] + _LEAST[kind])
     found[kind] = (tokens, *images[kind])
   return found
@@ -84,13 +84,13 @@ def _sizes(model: JanusConfig, stage: Stage, shape: BatchShape, holds_codes: boo
 def _question(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.Generator) -> Example:
   P, size = model.num_image_tokens, model.image_size
   tokens = _words(model, words + P, rng)
-  kinds = np.full(words + P, TEXT, np.uint8)
-  kinds[WORDS : WORDS + P] = IMAGE
-  tokens[kinds == IMAGE] = model.image_token_id
+  token_types = np.full(words + P, TEXT, np.uint8)
+  token_types[WORDS : WORDS + P] = IMAGE
+  tokens[token_types == IMAGE] = model.image_token_id
   answered = np.arange(words + P) >= P + 2 * WORDS - 1  # The position before each word of the answer.
   answered[-1] = False
   pixels = rng.integers(0, 256, (1, size, size, 3), np.uint8)
-  return predicting(tokens, kinds, answered, UNDERSTANDING_LOSS, pixels, no_images(model.vq.image_size))
+  return predicting(tokens, token_types, answered, UNDERSTANDING_LOSS, pixels, no_images(model.vq.image_size))
 
 
 def _text(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.Generator) -> Example:

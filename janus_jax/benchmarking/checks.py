@@ -37,7 +37,7 @@ ROWS, HEADS = 2, 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class DeviceCheck:
   """Something that was compared.
 
   Attributes:
@@ -61,7 +61,7 @@ class Check:
     return found | ({'error': self.error} if self.error else {})
 
 
-def check_device(config: TrainConfig, subject: BenchmarkModel) -> list[Check]:
+def check_device(config: TrainConfig, subject: BenchmarkModel) -> list[DeviceCheck]:
   """Everything, on the first device. A check that raises has failed; the others are made all the same.
 
   Args:
@@ -69,7 +69,7 @@ def check_device(config: TrainConfig, subject: BenchmarkModel) -> list[Check]:
     subject: a small model.
   """
   device, cpu = jax.devices()[0], jax.devices('cpu')[0]
-  makers: list[tuple[str, float, Callable[[], Iterator[Check]]]] = [
+  makers: list[tuple[str, float, Callable[[], Iterator[DeviceCheck]]]] = [
     (f'attention {name}, {_words(shape)}', KERNEL_TOLERANCE, functools.partial(_attention, name, shape))
     for shape in (PACKED, IMAGES)
     for name in IMPLEMENTATIONS
@@ -88,7 +88,7 @@ def check_device(config: TrainConfig, subject: BenchmarkModel) -> list[Check]:
       found += make()
     except Exception as error:  # Whatever a kernel or a compiler raises: the rest is worth knowing too.
       reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-      found.append(Check(what, None, tolerance, reason))
+      found.append(DeviceCheck(what, None, tolerance, reason))
   return found
 
 
@@ -96,12 +96,12 @@ def _words(shape: AttentionShape) -> str:
   return 'packed rows' if shape.packed else 'images'
 
 
-def _attention(name: str, shape: AttentionShape) -> Iterator[Check]:
+def _attention(name: str, shape: AttentionShape) -> Iterator[DeviceCheck]:
   """Forward and gradients of a kernel, against the plain one with the same rounded inputs."""
   named = zip(('forward', 'dq', 'dk', 'dv'), _results(name, shape, shape.dtype), _exact(shape), strict=True)
   for what, found, exact in named:
     difference = np.abs(found - exact).max() / np.abs(exact).max()
-    yield Check(f'attention {name}, {_words(shape)}, {what}', float(difference), KERNEL_TOLERANCE)
+    yield DeviceCheck(f'attention {name}, {_words(shape)}, {what}', float(difference), KERNEL_TOLERANCE)
 
 
 @functools.cache
@@ -142,7 +142,7 @@ def _on(subject: BenchmarkModel, config: TrainConfig, params: Any, device: jax.D
   return dataclasses.replace(subject, config=config, make_params=lambda: params, placement=placement)
 
 
-def _steps(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
+def _steps(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[DeviceCheck]:
   def losses(subject: BenchmarkModel) -> list[float]:
     device = subject.placement.mesh.devices.flat[0]
     with jax.default_device(device), jax.default_matmul_precision('highest'):
@@ -150,10 +150,10 @@ def _steps(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
       return [trainer.run(1) for _ in range(2)]
 
   for index, (ours, exact) in enumerate(zip(losses(here), losses(there))):
-    yield Check(f'loss of train step {index + 1}', abs(ours - exact) / abs(exact), LOSS_TOLERANCE)
+    yield DeviceCheck(f'loss of train step {index + 1}', abs(ours - exact) / abs(exact), LOSS_TOLERANCE)
 
 
-def _codes(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
+def _codes(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[DeviceCheck]:
   guidance = float(here.config.sampling.cfg_weight)
 
   def codes(subject: BenchmarkModel) -> np.ndarray:
@@ -163,7 +163,7 @@ def _codes(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
   yield _same('greedy codes', codes, here, there)
 
 
-def _answers(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
+def _answers(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[DeviceCheck]:
   def answers(subject: BenchmarkModel) -> np.ndarray:
     return inference.answer_tokens(_decoder(subject), inference.questions(subject, 2, PROMPT), ANSWER)[0]
 
@@ -171,15 +171,15 @@ def _answers(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[Check]:
 
 
 def _decoder(subject: BenchmarkModel) -> Any:
-  return inference.make_decoder(subject, 'float32')
+  return inference.benchmark_decoder(subject, 'float32')
 
 
 def _same(
   what: str, choices: Callable[[BenchmarkModel], np.ndarray], here: BenchmarkModel, there: BenchmarkModel
-) -> Check:
+) -> DeviceCheck:
   """Compares the first choices of each row int[R, n]."""
   found = []
   for subject in (here, there):
     with jax.default_device(subject.placement.mesh.devices.flat[0]):
       found.append(choices(subject)[:, :LEADING])
-  return Check(f'{what}, the first {LEADING} of each row', float((found[0] != found[1]).mean()), 0.0)
+  return DeviceCheck(f'{what}, the first {LEADING} of each row', float((found[0] != found[1]).mean()), 0.0)

@@ -15,7 +15,7 @@ from janus_jax.runs.start import open_start
 from janus_jax.training.run_config import cpu_cores
 
 
-def measure(
+def measure_data(
   config: TrainConfig, stage_name: str | None, scratch: str, seconds: float, step_seconds: float
 ) -> dict[str, Any]:
   """Takes batches of a stage, as training would, for some time after the first one.

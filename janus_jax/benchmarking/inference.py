@@ -47,7 +47,9 @@ class Prompts:
     return rows * (length + position) - (rows - rows // self.share) * self.seen
 
 
-def make_decoder(subject: BenchmarkModel, dtype: str, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
+def benchmark_decoder(
+  subject: BenchmarkModel, dtype: str, weights: str = 'full', cache_dtype: str | None = None
+) -> Decoder:
   """The subject's weights in `dtype`, or rounded from that, ready to draw and answer (`requests.decoder_for`)."""
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), subject.make_params())
   return decoder_for(LoadedJanus(subject.model, params), weights, cache_dtype)

@@ -10,7 +10,7 @@ Found = Mapping[str, Any]
 BUSY = 0.5
 
 
-def to_text(found: Found) -> str:
+def table_to_text(found: Found) -> str:
   """Aligned lines: what was measured, and what came of it; what failed or was left out says why.
 
   Args:

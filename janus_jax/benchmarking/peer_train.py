@@ -111,10 +111,10 @@ class PeerTrainer:
   def _loss(self) -> Any:
     """The weighted mean over all supervised targets of the batch."""
     torch, model, batch, places = self._torch, self._model.model, self._batch, self._places
-    kinds, tokens, targets = batch['kinds'], batch['tokens'].long(), batch['targets'].long()
+    token_types, tokens, targets = batch['token_types'], batch['tokens'].long(), batch['targets'].long()
     if 'generation_pixels' in batch and batch['generation_pixels'].shape[1]:
       tokens, targets = self._with_codes(tokens, targets)
-    x = model.language_model.embed_tokens(torch.where(kinds == TEXT, tokens, 0)).flatten(0, 1)
+    x = model.language_model.embed_tokens(torch.where(token_types == TEXT, tokens, 0)).flatten(0, 1)
     if len(places['codes']):
       drawn = self._model.prepare_embeddings_for_image_generation(tokens.flatten()[places['codes']][None])[0]
       x = x.index_put((places['codes'],), drawn.to(x.dtype))
@@ -145,13 +145,13 @@ class PeerTrainer:
     # In float32, as ours: rounded, other codes would be the nearest.
     with torch.no_grad(), torch.autocast(self._device, enabled=False):
       codes = self._codes(pixels).reshape(len(self._batch['generation_pixels']), -1)
-    is_code, is_target = self._batch['kinds'] == CODE, self._batch['losses'] == GENERATION_LOSS
+    is_code, is_target = self._batch['token_types'] == CODE, self._batch['loss_ids'] == GENERATION_LOSS
 
-    def looked_up(places: Any, where: Any) -> Any:
+    def codes_at(places: Any, where: Any) -> Any:
       of_streams = torch.where(where, places, 0).reshape(len(codes), -1)
       return torch.where(where, codes.gather(1, of_streams).reshape(places.shape), places)
 
-    return looked_up(tokens, is_code), looked_up(targets, is_target)
+    return codes_at(tokens, is_code), codes_at(targets, is_target)
 
   def _codes(self, pixels: Any) -> Any:
     """int64[N, P]. Not transformers' own `encode`: it does not normalise, as DeepSeek's code and ours do."""
@@ -186,12 +186,12 @@ def _places(work: PeerWork) -> dict[str, np.ndarray]:
   images are there; the weight of each target, that of its kind included (float32).
   """
   batch, model = work.batch, work.model
-  losses, is_image = batch['losses'], batch['kinds'] == IMAGE
+  losses, is_image = batch['loss_ids'], batch['token_types'] == IMAGE
   streams, slots = batch['pixels'].shape[:2]
   filled = np.arange(slots) < is_image.reshape(streams, -1).sum(1, keepdims=True) // model.num_image_tokens
   of_kind = np.array([0.0, *work.stage.loss_weights], np.float32)
   return {
-    'codes': np.flatnonzero(batch['kinds'] == CODE),
+    'codes': np.flatnonzero(batch['token_types'] == CODE),
     'images': np.flatnonzero(is_image),
     'text_targets': np.flatnonzero((losses != NO_LOSS) & (losses != GENERATION_LOSS)),
     'code_targets': np.flatnonzero(losses == GENERATION_LOSS),

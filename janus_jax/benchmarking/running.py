@@ -15,9 +15,9 @@ from janus_jax.benchmarking.operations import longest_operations
 from janus_jax.benchmarking.peer_process import PeerProcess
 from janus_jax.benchmarking.report import environment
 from janus_jax.benchmarking.scaling import Cost, decode_costs, train_costs
-from janus_jax.benchmarking.settings import Request, Settings
+from janus_jax.benchmarking.settings import BenchmarkSettings, Request
 from janus_jax.benchmarking.timing import Timing, speedup, time_in_turn, timed
-from janus_jax.benchmarking.train import Trainer, Work, figures, make_work
+from janus_jax.benchmarking.train import Trainer, TrainWork, make_work, train_figures
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.sampling import Sampling
@@ -32,7 +32,7 @@ LEADING = 8
 Run = Callable[[], Any]
 
 
-def train(subject: BenchmarkModel, stage: str | None, settings: Settings) -> dict[str, Any]:
+def benchmark_train(subject: BenchmarkModel, stage: str | None, settings: BenchmarkSettings) -> dict[str, Any]:
   """Training steps of a stage; None: the last one.
 
   Raises:
@@ -68,7 +68,7 @@ def train(subject: BenchmarkModel, stage: str | None, settings: Settings) -> dic
   compute = work.step.compute
   found = {'mode': 'train', 'stage': work.stage.name, 'compile_seconds': compiling}
   found |= {'attention': compute.attention, 'remat': compute.remat, 'compute_dtype': compute.dtype}
-  found |= {'rows': work.stage.batch_size, **figures(work, timings[0])}
+  found |= {'rows': work.stage.batch_size, **train_figures(work, timings[0])}
   if settings.peer:
     found |= about | {'second_loss': losses[-1], 'peer_second_loss': theirs[-1]}
     found |= _beside('step_seconds', timings[0], timings[1])
@@ -76,7 +76,7 @@ def train(subject: BenchmarkModel, stage: str | None, settings: Settings) -> dic
   return found | memory | kernels | environment()
 
 
-def _train_peer(work: Work, settings: Settings) -> tuple[dict[str, Any], PeerProcess]:
+def _train_peer(work: TrainWork, settings: BenchmarkSettings) -> tuple[dict[str, Any], PeerProcess]:
   """What there is to say of the peer, and the peer itself."""
   from janus_jax.benchmarking import peer, peer_train
 
@@ -116,7 +116,7 @@ def check_same_loss(ours: float, theirs: float, rtol: float) -> None:
     raise InputError(f'loss of ours {ours:.6f}, of the peer {theirs:.6f}: expected the same work, to {rtol:g}')
 
 
-def generate(subject: BenchmarkModel, request: Request, settings: Settings) -> dict[str, Any]:
+def generate(subject: BenchmarkModel, request: Request, settings: BenchmarkSettings) -> dict[str, Any]:
   """Images, with guidance: their codes, and those made pixels.
 
   Raises:
@@ -125,7 +125,7 @@ def generate(subject: BenchmarkModel, request: Request, settings: Settings) -> d
   guidance, codes_per_image = float(subject.config.sampling.cfg_weight), subject.model.vq.num_tokens
   if settings.peer and guidance <= 1:
     raise InputError(f'sampling.cfg_weight is {guidance}: expected more than 1, the only weights the peer knows')
-  decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
+  decoder = inference.benchmark_decoder(subject, request.dtype, request.weights, request.cache_dtype)
   asked = {n: inference.drawing_prompts(subject, n, request.words, guidance, request.share) for n in request.batches}
 
   def draw(batch: int) -> np.ndarray:
@@ -142,7 +142,7 @@ def generate(subject: BenchmarkModel, request: Request, settings: Settings) -> d
   memory, first = _memory(), request.batches[0]
   rounding, about, other = {}, {}, None
   if request.is_rounded:
-    full = inference.make_decoder(subject, request.dtype)
+    full = inference.benchmark_decoder(subject, request.dtype)
     drawn = inference.draw_codes(full, asked[first], guidance, Sampling())
     rounding = {'rounding': accuracy.of_codes(full, decoder, asked[first], drawn, guidance)}
   if settings.peer:
@@ -185,13 +185,13 @@ def generate(subject: BenchmarkModel, request: Request, settings: Settings) -> d
   return found | memory | _profile(lambda: draw(request.batches[0]), settings) | environment()
 
 
-def understand(subject: BenchmarkModel, request: Request, settings: Settings) -> dict[str, Any]:
+def understand(subject: BenchmarkModel, request: Request, settings: BenchmarkSettings) -> dict[str, Any]:
   """Answers of a fixed length, each about an image of its own.
 
   Raises:
     InputError: the peer answers something else.
   """
-  decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
+  decoder = inference.benchmark_decoder(subject, request.dtype, request.weights, request.cache_dtype)
   asked = {n: inference.questions(subject, n, request.words, request.share) for n in request.batches}
 
   def say(batch: int, count: int) -> float:
@@ -205,7 +205,7 @@ def understand(subject: BenchmarkModel, request: Request, settings: Settings) ->
   memory, first = _memory(), request.batches[0]
   rounding, about, other = {}, {}, None
   if request.is_rounded:
-    full = inference.make_decoder(subject, request.dtype)
+    full = inference.benchmark_decoder(subject, request.dtype)
     said = inference.answer_tokens(full, asked[first], request.answer)[0]
     rounding = {'rounding': accuracy.of_answers(full, decoder, asked[first], said)}
   if settings.peer:
@@ -247,16 +247,20 @@ def understand(subject: BenchmarkModel, request: Request, settings: Settings) ->
   return found | memory | _profile(lambda: say(request.batches[0], request.answer), settings) | environment()
 
 
-def scale_training(subject: BenchmarkModel, stage: str | None, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
+def scale_training(
+  subject: BenchmarkModel, stage: str | None, settings: BenchmarkSettings
+) -> tuple[dict[str, Any], list[Cost]]:
   """The cost of a training step against several sizes (`scaling.train_costs`), for people and for charts."""
   found = subject.config.find_stage(stage)
   costs = train_costs(subject, found, settings.steps, settings.repeats)
   return {'mode': 'train', 'stage': found.name, **_costs(costs)}, costs
 
 
-def scale_decoding(subject: BenchmarkModel, request: Request, settings: Settings) -> tuple[dict[str, Any], list[Cost]]:
+def scale_decoding(
+  subject: BenchmarkModel, request: Request, settings: BenchmarkSettings
+) -> tuple[dict[str, Any], list[Cost]]:
   """The cost of a decoded token against several sizes (`scaling.decode_costs`), for people and for charts."""
-  decoder = inference.make_decoder(subject, request.dtype, request.weights, request.cache_dtype)
+  decoder = inference.benchmark_decoder(subject, request.dtype, request.weights, request.cache_dtype)
   costs = decode_costs(subject, decoder, request.answer, settings.repeats)
   about = {'mode': 'understand', **request.described(), 'answer_tokens': request.answer}
   return {**about, **_costs(costs)}, costs
@@ -269,7 +273,7 @@ def _costs(costs: Sequence[Cost]) -> dict[str, Any]:
 def _inference_peer(
   subject: BenchmarkModel,
   request: Request,
-  settings: Settings,
+  settings: BenchmarkSettings,
   ours: Callable[[Decoder], np.ndarray],
   theirs: Callable[[PeerProcess], np.ndarray],
 ) -> tuple[dict[str, Any], PeerProcess]:
@@ -285,7 +289,7 @@ def _inference_peer(
   compiled = peer.should_compile(settings.compile_peer)
   make = functools.partial(PeerInference, subject.model, _on_host(subject))
   exact = PeerProcess(functools.partial(make, 'float32', compiled=False))
-  agreement = check_same_choices(ours(inference.make_decoder(subject, 'float32')), theirs(exact))
+  agreement = check_same_choices(ours(inference.benchmark_decoder(subject, 'float32')), theirs(exact))
   how = "transformers' generate, static cache for images (on a GPU for answers too)"
   about = {'peer': peer.described(request.dtype, compiled, how), 'greedy_agreement': agreement}
   if request.dtype == 'float32' and not compiled:
@@ -316,7 +320,7 @@ def _share(bytes_read: float, seconds: float) -> float | None:
   return inference.roofline_share(bytes_read, seconds, jax.devices()[0].device_kind)
 
 
-def _profile(run: Run, settings: Settings) -> dict[str, Any]:
+def _profile(run: Run, settings: BenchmarkSettings) -> dict[str, Any]:
   """A trace of one run, and the operations of it that took longest; nothing where no trace is asked for.
 
   After everything else: on an H100 (jax 0.11.2) CUDA graphs failed to launch once a trace had been taken.

@@ -9,7 +9,7 @@ from janus_jax.models.config import JanusConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
   """How it is measured.
 
   Attributes:
@@ -59,7 +59,7 @@ class Request:
     return {'compute_dtype': self.dtype, 'weights': self.weights, 'cache_dtype': cache_dtype, 'share': self.share}
 
 
-def check_flags(mode: str, given: Collection[str]) -> None:
+def check_mode_flags(mode: str, given: Collection[str]) -> None:
   """Raises InputError for flags that a mode does not have; `given` names those that are set."""
   inference_only = ('generate', 'understand')
   for name, modes in (

@@ -22,7 +22,7 @@ from janus_jax.training.throughput import StepFlops, TokenCounts, step_flops, th
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Work:
+class TrainWork:
   """What every step of a benchmark does.
 
   Attributes:
@@ -46,7 +46,7 @@ class Work:
   flops: StepFlops
 
 
-def make_work(subject: BenchmarkModel, stage: Stage, holds_codes: bool) -> Work:
+def make_work(subject: BenchmarkModel, stage: Stage, holds_codes: bool) -> TrainWork:
   """A stage with a full batch.
 
   Args:
@@ -68,7 +68,7 @@ def make_work(subject: BenchmarkModel, stage: Stage, holds_codes: bool) -> Work:
   window = Window(model, length, trained_groups(trained))
   window.add(batch, 0.0)
   rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
-  return Work(
+  return TrainWork(
     subject=subject,
     stage=stage,
     rate=float(max(rates)),
@@ -83,7 +83,7 @@ def make_work(subject: BenchmarkModel, stage: Stage, holds_codes: bool) -> Work:
 class Trainer:
   """Takes steps as the loop does: state donated, one step dispatched while the one before runs."""
 
-  def __init__(self, work: Work):
+  def __init__(self, work: TrainWork):
     stage = work.stage
     self._values = StageValues(*map(np.float32, (work.rate, stage.weight_decay, stage.loss_weights)))
     self._work, self._step = work, jit_train_step('static')
@@ -103,12 +103,12 @@ class Trainer:
     return float(metrics['loss'])
 
 
-def figures(work: Work, step: Timing) -> dict[str, Any]:
+def train_figures(work: TrainWork, step: Timing) -> dict[str, Any]:
   """Speeds of a step that takes so long; `mfu` and `mfu_with_encoders` are None where a device's peak is not known."""
   device, model = jax.devices()[0].device_kind, work.subject.model
   values = throughput(work.counts, work.flops, step.median, device, jax.device_count())
-  asked = int((work.batch['kinds'] == IMAGE).sum()) // model.num_image_tokens
-  drawn = int((work.batch['losses'] == GENERATION_LOSS).sum()) // model.vq.num_tokens
+  asked = int((work.batch['token_types'] == IMAGE).sum()) // model.num_image_tokens
+  drawn = int((work.batch['loss_ids'] == GENERATION_LOSS).sum()) // model.vq.num_tokens
   return {
     'step_seconds': step.spread(),
     'tokens_per_step': work.counts.tokens,

@@ -241,7 +241,7 @@ def write_checkpoint(checkpoint: Checkpoint, directory: str, format: Format, pro
   elif format == 'deepseek':
     described = configs.janus_to_deepseek(config, dtype)
   else:
-    described = model_config.to_dict(config)
+    described = model_config.config_to_dict(config)
   with open(os.path.join(directory, CONFIG_FILE if format == 'orbax' else 'config.json'), 'w') as file:
     json.dump(described, file, indent=2)
   for name, content in companions_for(format, checkpoint.companions, config).items():

@@ -57,7 +57,7 @@ LEADING_ONE = Transform(lambda s: (1, *s), lambda a: a[None], lambda t, s: t[0])
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class MappingRow:
   """One line of the table. `third` marks the q, k or v part of DeepSeek's fused projection (stacked along axis 0)."""
 
   path: str
@@ -68,49 +68,59 @@ class Row:
   third: int | None = None
 
 
-def _siglip_rows() -> list[Row]:
+def _siglip_rows() -> list[MappingRow]:
   hf, ds = 'model.vision_model.', 'vision_model.vision_tower.'
   hf_layer, ds_layer = hf + 'encoder.layers.{layer}.', ds + 'blocks.{layer}.'
   rows = [
-    Row(
+    MappingRow(
       'vision_encoder/patch_embed/kernel',
       SAME,
       hf + 'embeddings.patch_embedding.weight',
       ds + 'patch_embed.proj.weight',
     ),
-    Row('vision_encoder/patch_embed/bias', SAME, hf + 'embeddings.patch_embedding.bias', ds + 'patch_embed.proj.bias'),
-    Row('vision_encoder/pos_embed', SAME, hf + 'embeddings.position_embedding.weight', ds + 'pos_embed', LEADING_ONE),
-    Row('vision_encoder/final_norm/scale', SAME, hf + 'post_layernorm.weight', ds + 'norm.weight'),
-    Row('vision_encoder/final_norm/bias', SAME, hf + 'post_layernorm.bias', ds + 'norm.bias'),
-    Row('vision_encoder/layers/norm([12])/scale', SAME, hf_layer + r'layer_norm\1.weight', ds_layer + r'norm\1.weight'),
-    Row('vision_encoder/layers/norm([12])/bias', SAME, hf_layer + r'layer_norm\1.bias', ds_layer + r'norm\1.bias'),
-    Row(
+    MappingRow(
+      'vision_encoder/patch_embed/bias', SAME, hf + 'embeddings.patch_embedding.bias', ds + 'patch_embed.proj.bias'
+    ),
+    MappingRow(
+      'vision_encoder/pos_embed', SAME, hf + 'embeddings.position_embedding.weight', ds + 'pos_embed', LEADING_ONE
+    ),
+    MappingRow('vision_encoder/final_norm/scale', SAME, hf + 'post_layernorm.weight', ds + 'norm.weight'),
+    MappingRow('vision_encoder/final_norm/bias', SAME, hf + 'post_layernorm.bias', ds + 'norm.bias'),
+    MappingRow(
+      'vision_encoder/layers/norm([12])/scale', SAME, hf_layer + r'layer_norm\1.weight', ds_layer + r'norm\1.weight'
+    ),
+    MappingRow(
+      'vision_encoder/layers/norm([12])/bias', SAME, hf_layer + r'layer_norm\1.bias', ds_layer + r'norm\1.bias'
+    ),
+    MappingRow(
       'vision_encoder/layers/attn/o/kernel',
       SPLIT_IN,
       hf_layer + 'self_attn.projection_layer.weight',
       ds_layer + 'attn.proj.weight',
     ),
-    Row(
+    MappingRow(
       'vision_encoder/layers/attn/o/bias',
       SAME,
       hf_layer + 'self_attn.projection_layer.bias',
       ds_layer + 'attn.proj.bias',
     ),
-    Row(
+    MappingRow(
       'vision_encoder/layers/mlp/fc([12])/kernel', SAME, hf_layer + r'mlp.fc\1.weight', ds_layer + r'mlp.fc\1.weight'
     ),
-    Row('vision_encoder/layers/mlp/fc([12])/bias', SAME, hf_layer + r'mlp.fc\1.bias', ds_layer + r'mlp.fc\1.bias'),
+    MappingRow(
+      'vision_encoder/layers/mlp/fc([12])/bias', SAME, hf_layer + r'mlp.fc\1.bias', ds_layer + r'mlp.fc\1.bias'
+    ),
   ]
   for third, name in enumerate('qkv'):
     path, hf_name = f'vision_encoder/layers/attn/{name}', f'{hf_layer}self_attn.{name}_proj'
     rows += [
-      Row(f'{path}/kernel', SPLIT_OUT, f'{hf_name}.weight', ds_layer + 'attn.qkv.weight', third=third),
-      Row(f'{path}/bias', SPLIT_OUT, f'{hf_name}.bias', ds_layer + 'attn.qkv.bias', third=third),
+      MappingRow(f'{path}/kernel', SPLIT_OUT, f'{hf_name}.weight', ds_layer + 'attn.qkv.weight', third=third),
+      MappingRow(f'{path}/bias', SPLIT_OUT, f'{hf_name}.bias', ds_layer + 'attn.qkv.bias', third=third),
     ]
   return rows
 
 
-def _adaptor_rows() -> list[Row]:
+def _adaptor_rows() -> list[MappingRow]:
   names = [  # ours, transformers' two layers, DeepSeek's two layers
     (
       'vision_aligner',
@@ -128,17 +138,17 @@ def _adaptor_rows() -> list[Row]:
       ('gen_head.output_mlp_projector', 'gen_head.vision_head'),
     ),
   ]
-  rows = [Row('gen_embed/table', SAME, 'model.generation_embeddings.weight', 'gen_embed.weight')]
+  rows = [MappingRow('gen_embed/table', SAME, 'model.generation_embeddings.weight', 'gen_embed.weight')]
   for ours, hf, ds in names:
     for i in range(2):
       rows += [
-        Row(f'{ours}/fc{i + 1}/kernel', SAME, f'{hf[i]}.weight', f'{ds[i]}.weight'),
-        Row(f'{ours}/fc{i + 1}/bias', SAME, f'{hf[i]}.bias', f'{ds[i]}.bias'),
+        MappingRow(f'{ours}/fc{i + 1}/kernel', SAME, f'{hf[i]}.weight', f'{ds[i]}.weight'),
+        MappingRow(f'{ours}/fc{i + 1}/bias', SAME, f'{hf[i]}.bias', f'{ds[i]}.bias'),
       ]
   return rows
 
 
-def _decoder_rows() -> list[Row]:
+def _decoder_rows() -> list[MappingRow]:
   hf, ds = 'model.language_model.', 'language_model.model.'
   same_names = [  # ours, transform, the tail that both layouts share
     ('embed_tokens/table', SAME, 'embed_tokens.weight'),
@@ -149,13 +159,13 @@ def _decoder_rows() -> list[Row]:
     ('layers/attn/o/kernel', SPLIT_IN, 'layers.{layer}.self_attn.o_proj.weight'),
     ('layers/mlp/(gate|up|down)/kernel', SAME, r'layers.{layer}.mlp.\1_proj.weight'),
   ]
-  rows = [Row(f'language_model/{ours}', transform, hf + tail, ds + tail) for ours, transform, tail in same_names]
-  return [*rows, Row('language_model/lm_head/kernel', SAME, 'lm_head.weight', 'language_model.lm_head.weight')]
+  rows = [MappingRow(f'language_model/{ours}', transform, hf + tail, ds + tail) for ours, transform, tail in same_names]
+  return [*rows, MappingRow('language_model/lm_head/kernel', SAME, 'lm_head.weight', 'language_model.lm_head.weight')]
 
 
-def _vq_rows() -> list[Row]:
+def _vq_rows() -> list[MappingRow]:
   hf, ds = 'model.vqmodel.', 'gen_vision_model.'
-  rows = [Row('vq/codebook', SAME, hf + 'quantize.embedding.weight', ds + 'quantize.embedding.weight')]
+  rows = [MappingRow('vq/codebook', SAME, hf + 'quantize.embedding.weight', ds + 'quantize.embedding.weight')]
   modules = [  # our module, transform of its kernel or scale, transformers' module, DeepSeek's
     ('(quant_conv|post_quant_conv)', CONV_1X1, r'\1', r'\1'),
     ('(encoder|decoder)/(conv_in|conv_out)', CONV, r'\1.\2', r'\1.\2'),
@@ -187,13 +197,13 @@ def _vq_rows() -> list[Row]:
       modules.append((f'{ours}/{name}', CONV_1X1, f'{hf_block}.{torch_name}', f'{ds_block}.{torch_name}'))
   for ours, transform, hf_module, ds_module in modules:
     rows += [
-      Row(f'vq/{ours}/(?:kernel|scale)', transform, f'{hf}{hf_module}.weight', f'{ds}{ds_module}.weight'),
-      Row(f'vq/{ours}/bias', SAME, f'{hf}{hf_module}.bias', f'{ds}{ds_module}.bias'),
+      MappingRow(f'vq/{ours}/(?:kernel|scale)', transform, f'{hf}{hf_module}.weight', f'{ds}{ds_module}.weight'),
+      MappingRow(f'vq/{ours}/bias', SAME, f'{hf}{hf_module}.bias', f'{ds}{ds_module}.bias'),
     ]
   return rows
 
 
-TABLE: tuple[Row, ...] = (*_siglip_rows(), *_adaptor_rows(), *_decoder_rows(), *_vq_rows())
+TABLE: tuple[MappingRow, ...] = (*_siglip_rows(), *_adaptor_rows(), *_decoder_rows(), *_vq_rows())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +230,7 @@ class Piece:
     return self.transform.torch_shape(self.shape)
 
 
-def _row_of(path: str) -> tuple[Row, re.Match]:
+def _row_of(path: str) -> tuple[MappingRow, re.Match]:
   matches = [(row, match) for row in TABLE if (match := re.fullmatch(row.path, path))]
   if len(matches) != 1:
     raise ValueError(f'parameter {path} is covered by {len(matches)} rows of the conversion table: expected 1')

@@ -98,11 +98,11 @@ def read_params(checkpoint: str, averaged: bool = False) -> dict[str, LazyArray]
 
 def _read_whole(directory: str) -> dict[str, LazyArray]:
   arrays = read_orbax(directory)
-  check_data(directory)
+  check_checkpoint_files(directory)
   return arrays
 
 
-def check_data(directory: str) -> None:
+def check_checkpoint_files(directory: str) -> None:
   """Raises InputError if a file that an Orbax (OCDBT) tree refers to is missing or too short.
 
   Reads the index alone, so that it takes milliseconds for any size; changed bytes are not found.

@@ -17,7 +17,7 @@ from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER, Tokenizer
 from janus_jax.errors import InputError, RecordError, shown
 
 # The order of every und:text:gen ratio.
-KINDS = ('understanding', 'text', 'generation')
+TASKS = ('understanding', 'text', 'generation')
 # What an input position holds.
 PAD, TEXT, IMAGE, CODE = range(4)
 # Which loss a target counts in.
@@ -56,10 +56,10 @@ class Example:
   """n positions that are trained on as one sequence: a record, or a piece of a long document.
 
   Attributes:
-    tokens: int32[n]; a text id, or where `kinds` is CODE a code (its place 0..P-1 in the image, if given as pixels).
-    kinds: uint8[n]; TEXT, IMAGE or CODE.
+    tokens: int32[n]; a text id, or where `token_types` is CODE a code (its index in the image, if given as pixels).
+    token_types: uint8[n]; TEXT, IMAGE or CODE.
     targets: int32[n]; what the position predicts, 0 where nothing is supervised.
-    losses: uint8[n]; NO_LOSS, UNDERSTANDING_LOSS, TEXT_LOSS or GENERATION_LOSS.
+    loss_ids: uint8[n]; NO_LOSS, UNDERSTANDING_LOSS, TEXT_LOSS or GENERATION_LOSS.
     weights: float32[n]; 1 on supervised positions, 0 elsewhere.
     pixels: uint8[j, size, size, 3]; understanding images in reading order.
     generation_pixels: uint8[g, size, size, 3]; the image to generate; g is 0 if codes were given.
@@ -68,9 +68,9 @@ class Example:
   """
 
   tokens: np.ndarray
-  kinds: np.ndarray
+  token_types: np.ndarray
   targets: np.ndarray
-  losses: np.ndarray
+  loss_ids: np.ndarray
   weights: np.ndarray
   pixels: np.ndarray
   generation_pixels: np.ndarray
@@ -84,7 +84,7 @@ def make_examples(
   """The examples that a record becomes: one, or the pieces of a long document in their order.
 
   Args:
-    kind: one of `KINDS`. What its records hold:
+    kind: one of `TASKS`. What its records hold:
       understanding: 'images', a list of uint8[size, size, 3], and either 'turns', [question, answer, ...], of which the
         answers are supervised, or 'text', all of which is. A placeholder in the text stands for an image; where there
         is none, the images come first.
@@ -142,7 +142,7 @@ def _conversation(
   for question, answer in zip(placed[::2], placed[1::2]):
     # An end-of-sentence token comes between turns, so that tokenising turn by turn gives the ids of the whole text.
     system = '' if kept else record.get('system', default_system)
-    prompt = spec.tokenizer.encode(prompts.render(spec.template, [question, ''], system), add_bos=not kept)
+    prompt = spec.tokenizer.encode(prompts.render_prompt(spec.template, [question, ''], system), add_bos=not kept)
     prompt = prompts.expand_images(prompt, spec.tokenizer.special, spec.num_image_tokens)
     reply = spec.tokenizer.encode(f' {answer.strip()}{tokenizer_lib.EOS}', add_bos=False)
     if may_cut and kept and len(ids) + len(prompt) + len(reply) > spec.max_length:
@@ -152,10 +152,12 @@ def _conversation(
     kept += 2
   _check_length(len(ids), spec, record)
   tokens = np.array(ids, np.int32)
-  kinds = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
+  token_types = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
   supervised = np.array([*answered[1:], False])
   images = images[: sum(turn.count(IMAGE_PLACEHOLDER) for turn in placed[:kept])]
-  example = predicting(tokens, kinds, supervised, loss, _stacked(images, spec), no_images(spec.generation_size or 1))
+  example = predicting(
+    tokens, token_types, supervised, loss, _stacked(images, spec), no_images(spec.generation_size or 1)
+  )
   return dataclasses.replace(example, cut=kept < len(placed))
 
 
@@ -168,10 +170,10 @@ def _text_with_images(record: Mapping[str, Any], images: Sequence[np.ndarray], s
   ids = spec.tokenizer.encode(_placed([text], len(images), separator='')[0])
   tokens = np.array([*prompts.expand_images(ids, special, spec.num_image_tokens), special.eos], np.int32)
   _check_length(len(tokens), spec, record)
-  kinds = np.where(tokens == special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
+  token_types = np.where(tokens == special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
   said = ~np.isin(tokens, (special.begin_of_image, special.image_placeholder, special.end_of_image))
   pixels, neither = _stacked(images, spec), no_images(spec.generation_size or 1)
-  return predicting(tokens, kinds, np.append(said[1:], False), UNDERSTANDING_LOSS, pixels, neither)
+  return predicting(tokens, token_types, np.append(said[1:], False), UNDERSTANDING_LOSS, pixels, neither)
 
 
 def _document_pieces(record: Mapping[str, Any], spec: ExampleSpec) -> list[Example]:
@@ -182,15 +184,15 @@ def _document_pieces(record: Mapping[str, Any], spec: ExampleSpec) -> list[Examp
   if record.get('long') == 'skip':
     _check_length(len(tokens), spec, record)
   supervised = np.arange(len(tokens)) < len(tokens) - 1
-  kinds = np.full(len(tokens), TEXT, np.uint8)
+  token_types = np.full(len(tokens), TEXT, np.uint8)
   neither = no_images(spec.image_size), no_images(spec.generation_size or 1)
-  whole = predicting(tokens, kinds, supervised, TEXT_LOSS, *neither)
+  whole = predicting(tokens, token_types, supervised, TEXT_LOSS, *neither)
   starts = range(0, len(tokens) - 1, spec.max_length)
   return [_stretch(whole, slice(start, start + spec.max_length)) for start in starts]
 
 
 def _stretch(example: Example, span: slice) -> Example:
-  per_position = ('tokens', 'kinds', 'targets', 'losses', 'weights')
+  per_position = ('tokens', 'token_types', 'targets', 'loss_ids', 'weights')
   return dataclasses.replace(example, **{name: getattr(example, name)[span] for name in per_position})
 
 
@@ -217,13 +219,13 @@ def _generation_example(
 def drawing(prompt: np.ndarray, codes: np.ndarray, pixels: np.ndarray, generation_pixels: np.ndarray) -> Example:
   """A prompt int32[n] ending in begin-of-image, and the codes int32[P] of its image; other arrays as in `Example`."""
   n, P = len(prompt), len(codes)
-  losses = np.repeat(np.array([NO_LOSS, GENERATION_LOSS], np.uint8), (n - 1, P))
+  loss_ids = np.repeat(np.array([NO_LOSS, GENERATION_LOSS], np.uint8), (n - 1, P))
   return Example(
     tokens=np.concatenate([prompt, codes[:-1]]),
-    kinds=np.repeat(np.array([TEXT, CODE], np.uint8), (n, P - 1)),
+    token_types=np.repeat(np.array([TEXT, CODE], np.uint8), (n, P - 1)),
     targets=np.concatenate([np.zeros(n - 1, np.int32), codes]),
-    losses=losses,
-    weights=(losses > 0).astype(np.float32),
+    loss_ids=loss_ids,
+    weights=(loss_ids > 0).astype(np.float32),
     pixels=pixels,
     generation_pixels=generation_pixels,
   )
@@ -231,7 +233,7 @@ def drawing(prompt: np.ndarray, codes: np.ndarray, pixels: np.ndarray, generatio
 
 def predicting(
   tokens: np.ndarray,
-  kinds: np.ndarray,
+  token_types: np.ndarray,
   supervised: np.ndarray,
   loss: int,
   pixels: np.ndarray,
@@ -240,9 +242,9 @@ def predicting(
   """Each position that is supervised (bool[n]) predicts the next token; other arrays as in `Example`."""
   return Example(
     tokens=tokens,
-    kinds=kinds,
+    token_types=token_types,
     targets=np.append(tokens[1:], np.int32(0)) * supervised,
-    losses=np.where(supervised, loss, NO_LOSS).astype(np.uint8),
+    loss_ids=np.where(supervised, loss, NO_LOSS).astype(np.uint8),
     weights=supervised.astype(np.float32),
     pixels=pixels,
     generation_pixels=generation_pixels,

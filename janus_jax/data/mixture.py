@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.errors import InputError
 
 
@@ -48,17 +48,17 @@ def make_mixture(ratio: Sequence[int], weights: Mapping[str, Mapping[str, int]])
   Raises:
     InputError: negative or fractional numbers, a ratio or weights that sum to zero, or a kind without sources.
   """
-  if len(ratio) != len(KINDS):
-    raise InputError(f'ratio {list(ratio)}: expected {len(KINDS)} integers, {":".join(KINDS)}')
-  if unknown := sorted(set(weights) - set(KINDS)):
-    raise InputError(f'sources of kind {unknown[0]!r}: expected one of {list(KINDS)}')
-  _check_weights(dict(zip(KINDS, ratio)), 'ratio')
-  used = {kind: weights.get(kind, {}) for kind, share in zip(KINDS, ratio) if share}
+  if len(ratio) != len(TASKS):
+    raise InputError(f'ratio {list(ratio)}: expected {len(TASKS)} integers, {":".join(TASKS)}')
+  if unknown := sorted(set(weights) - set(TASKS)):
+    raise InputError(f'sources of kind {unknown[0]!r}: expected one of {list(TASKS)}')
+  _check_weights(dict(zip(TASKS, ratio)), 'ratio')
+  used = {kind: weights.get(kind, {}) for kind, share in zip(TASKS, ratio) if share}
   for kind, names in used.items():
     if not names:
       raise InputError(f'ratio {":".join(map(str, ratio))}: no source of {kind}: expected at least one')
     _check_weights(names, f'weights of {kind}')
-  kinds = interleave(dict(zip(KINDS, ratio)))
+  kinds = interleave(dict(zip(TASKS, ratio)))
   return Mixture(kinds, {kind: interleave(names) for kind, names in used.items()})
 
 

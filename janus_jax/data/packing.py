@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from janus_jax.data.examples import CODE, GENERATION_LOSS, KINDS, Example
+from janus_jax.data.examples import CODE, GENERATION_LOSS, TASKS, Example
 from janus_jax.errors import RecordError
 
 # Tokens, understanding images, images to generate: what there is limited room for.
@@ -31,12 +31,12 @@ SPARE_IMAGES = 1.2
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-  """B `rows` of T positions (`length`), which share room for J `images` and G `drawings`."""
+  """B `rows` of T positions (`length`), which share room for J `images` and G `generation_images`."""
 
   rows: int
   length: int
   images: int
-  drawings: int
+  generation_images: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MeanSize:
 
   tokens: float
   images: float
-  drawings: float
+  generation_images: float
 
 
 def batch_shape(
@@ -67,7 +67,9 @@ def batch_shape(
     expected = rows * length / mean.tokens * per_example
     return math.ceil(rows * per_row if per_row else expected + SPARE_IMAGES / rows)
 
-  return BatchShape(rows, length, room(mean.images, images_per_row), room(mean.drawings, generation_images_per_row))
+  return BatchShape(
+    rows, length, room(mean.images, images_per_row), room(mean.generation_images, generation_images_per_row)
+  )
 
 
 def size_of(example: Example) -> Size:
@@ -77,7 +79,7 @@ def size_of(example: Example) -> Size:
 
 def fits(size: Size, shape: BatchShape) -> bool:
   """True if a batch of its own would hold an example of this size."""
-  return all(needed <= room for needed, room in zip(size, (shape.length, shape.images, shape.drawings)))
+  return all(needed <= room for needed, room in zip(size, (shape.length, shape.images, shape.generation_images)))
 
 
 def check_fits(size: Size, shape: BatchShape, where: str = '') -> None:
@@ -91,7 +93,11 @@ def check_fits(size: Size, shape: BatchShape, where: str = '') -> None:
   rooms = (
     (shape.length, 'tokens', 'a row holds (sequence_length)'),
     (shape.images, 'understanding images', 'the rows of a stream share (images_per_row of the stage)'),
-    (shape.drawings, 'images to generate', 'the rows of a stream share (generation_images_per_row of the stage)'),
+    (
+      shape.generation_images,
+      'images to generate',
+      'the rows of a stream share (generation_images_per_row of the stage)',
+    ),
   )
   for needed, (room, measure, holder) in zip(size, rooms):
     if needed > room:
@@ -109,8 +115,8 @@ def fill_row(sizes: Sequence[Size], room: Size) -> list[int]:
     sizes: of the examples that wait, the oldest first.
     room: of the row; images and images to generate that the batch has left.
   """
-  tokens, images, drawings = room
-  first = next((i for i, (n, j, g) in enumerate(sizes) if n <= tokens and j <= images and g <= drawings), None)
+  tokens, images, generation_images = room
+  first = next((i for i, (n, j, g) in enumerate(sizes) if n <= tokens and j <= images and g <= generation_images), None)
   if first is None:
     return []
   order = [first, *(i for i in range(len(sizes)) if i != first)]
@@ -121,9 +127,9 @@ def fill_row(sizes: Sequence[Size], room: Size) -> list[int]:
   for index in order[1:]:
     n, j, g = sizes[index]
     sums = dict(reached[-1])
-    for (with_images, with_drawings), bits in reached[-1].items():
-      key, moved = (with_images + j, with_drawings + g), (bits << n) & within
-      if moved and key[0] <= images and key[1] <= drawings:
+    for (with_images, with_generation), bits in reached[-1].items():
+      key, moved = (with_images + j, with_generation + g), (bits << n) & within
+      if moved and key[0] <= images and key[1] <= generation_images:
         sums[key] = sums.get(key, 0) | moved
     reached.append(sums)
   key = max(reached[-1], key=lambda key: reached[-1][key].bit_length())
@@ -148,14 +154,14 @@ def fill_batch(
     size: of an example.
     shape: of the batch.
   """
-  taken, rows, images, drawings = [], [], shape.images, shape.drawings
+  taken, rows, images, generation_images = [], [], shape.images, shape.generation_images
   for row in range(shape.rows):
     while len(waiting) < WAITING:
       waiting.append(read())
     sizes = list(map(size, waiting))
-    chosen = fill_row(sizes, (shape.length, images, drawings))
+    chosen = fill_row(sizes, (shape.length, images, generation_images))
     for index in chosen:
-      images, drawings = images - sizes[index][1], drawings - sizes[index][2]
+      images, generation_images = images - sizes[index][1], generation_images - sizes[index][2]
     taken += [waiting[index] for index in chosen]
     rows += [row] * len(chosen)
     waiting[:] = [item for index, item in enumerate(waiting) if index not in chosen]
@@ -182,7 +188,7 @@ def make_batch(
     generation_size: side of the images to generate; None if the examples hold codes.
 
   Returns:
-    tokens, positions, segments, targets int32[B, T]; kinds, losses uint8[B, T]; weights float32[B, T];
+    tokens, positions, segments, targets int32[B, T]; token_types, loss_ids uint8[B, T]; weights float32[B, T];
     pixels uint8[1, J, size, size, 3], and generation_pixels uint8[1, G, size, size, 3] unless examples hold codes.
     Positions restart at 0 in each example; segments count 1, 2, ... in a row and are 0 in padding. Images lie in the
     order of their rows, and within a row in that of the examples. With pixels to generate, a code is written as its
@@ -190,29 +196,29 @@ def make_batch(
   """
   B, T = shape.rows, shape.length
   batch = {name: np.zeros((B, T), np.int32) for name in ('tokens', 'positions', 'segments', 'targets')}
-  batch |= {name: np.zeros((B, T), np.uint8) for name in ('kinds', 'losses')}
+  batch |= {name: np.zeros((B, T), np.uint8) for name in ('token_types', 'loss_ids')}
   batch['weights'] = np.zeros((B, T), np.float32)
   batch['pixels'] = np.zeros((1, shape.images, image_size, image_size, 3), np.uint8)
   if generation_size is not None:
-    batch['generation_pixels'] = np.zeros((1, shape.drawings, generation_size, generation_size, 3), np.uint8)
-  used, segments, images, drawings = [0] * B, [0] * B, 0, 0
+    batch['generation_pixels'] = np.zeros((1, shape.generation_images, generation_size, generation_size, 3), np.uint8)
+  used, segments, images, generation_images = [0] * B, [0] * B, 0, 0
   for index in np.argsort(rows, kind='stable'):
     example, row = examples[index], rows[index]
     n, j, g = size_of(example)
     span = slice(used[row], used[row] + n)
     segments[row] += 1
-    first_code = drawings * num_codes if g else 0
-    batch['tokens'][row, span] = example.tokens + first_code * (example.kinds == CODE)
-    batch['targets'][row, span] = example.targets + first_code * (example.losses == GENERATION_LOSS)
-    batch['kinds'][row, span] = example.kinds
-    batch['losses'][row, span] = example.losses
+    first_code = generation_images * num_codes if g else 0
+    batch['tokens'][row, span] = example.tokens + first_code * (example.token_types == CODE)
+    batch['targets'][row, span] = example.targets + first_code * (example.loss_ids == GENERATION_LOSS)
+    batch['token_types'][row, span] = example.token_types
+    batch['loss_ids'][row, span] = example.loss_ids
     batch['weights'][row, span] = example.weights
     batch['positions'][row, span] = np.arange(n)
     batch['segments'][row, span] = segments[row]
     batch['pixels'][0, images : images + j] = example.pixels
     if generation_size is not None:
-      batch['generation_pixels'][0, drawings : drawings + g] = example.generation_pixels
-    used[row], images, drawings = used[row] + n, images + j, drawings + g
+      batch['generation_pixels'][0, generation_images : generation_images + g] = example.generation_pixels
+    used[row], images, generation_images = used[row] + n, images + j, generation_images + g
   return batch
 
 
@@ -229,5 +235,5 @@ def statistics(batch: dict[str, np.ndarray]) -> dict[str, float]:
     'tokens': tokens,
     'examples': int(batch['segments'].max(1).sum()),
   }
-  counts = np.bincount(batch['losses'].ravel(), minlength=len(KINDS) + 1)
-  return result | {f'targets/{kind}': int(count) for kind, count in zip(KINDS, counts[1:])}
+  counts = np.bincount(batch['loss_ids'].ravel(), minlength=len(TASKS) + 1)
+  return result | {f'targets/{kind}': int(count) for kind, count in zip(TASKS, counts[1:])}

@@ -44,29 +44,29 @@ def batches(
   skip_limit: SkipLimit = FEW,
   prefetch: int = 0,
   workers: int = 0,
-  shares: Sequence[DataShard] = (WHOLE,),
+  shards: Sequence[DataShard] = (WHOLE,),
   states: Sequence[Mapping[str, Any]] | None = None,
 ) -> grain.DatasetIterator:
   """The batches of a stage, without end, as `packing.make_batch` gives them.
 
-  They are made of one or more streams, each of a share of the records, whose rows lie one after the other. What is in
+  They are made of one or more streams, each of a shard of the records, whose rows lie one after the other. What is in
   a stream depends on the other arguments alone, and not on `prefetch` and `workers`.
 
   Args:
-    sources: per kind (`examples.KINDS`), the records of each source by name.
+    sources: per kind (`examples.TASKS`), the records of each source by name.
     ratio: understanding : text : generation, held exactly by any sum(ratio) consecutive examples of a stream.
     weights: per kind, integer weights of the sources to use, held exactly within the kind.
     spec: how records become examples.
     shape: of the part of a batch that one stream makes.
     seed: of the order and of guidance dropout; the same in all stages of a run.
-    guidance_dropout: share of generation examples whose prompt becomes pads.
+    guidance_dropout: fraction of generation examples whose prompt becomes pads.
     skip_limit: when to give up on a source.
     prefetch: batches that a thread makes ahead; 0 makes each when asked for. Close the iterator to end it.
     workers: processes that read and decode records; 0 does it where the batches are made.
-    shares: of the records, one for each stream.
+    shards: of the records, one for each stream.
     states: of the streams, as `get_state()['streams']` of an iterator with the same arguments gave them, to go on where
       it was; or those that `next_stage` makes of the last stage's, so that every source goes on where that stage left
-      it; or of `shares.deal_states`.
+      it; or of `shard_state.deal_states`.
 
   Returns:
     an iterator whose `get_state()` is {'streams': [of each the dict that `Stream` describes]}, prefetching or not.
@@ -78,7 +78,7 @@ def batches(
   mixture = mixture_lib.make_mixture(ratio, weights)
   reading = Reading(open_views(mixture_lib.source_shares(mixture), sources, seed), spec, seed, guidance_dropout)
   runs = {source: _run_length(sources, source) for source in reading.views}
-  stages = [_Stage(mixture, reading, shape, skip_limit, share, runs) for share in shares]
+  stages = [_Stage(mixture, reading, shape, skip_limit, shard, runs) for shard in shards]
   dataset = _BatchDataset(stages, states or [NEW] * len(stages), workers)
   if prefetch:
     dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch)
@@ -105,7 +105,7 @@ class _Stage:
   reading: Reading
   shape: BatchShape
   skip_limit: SkipLimit
-  share: DataShard
+  shard: DataShard
   run_lengths: Mapping[str, int]
 
 
@@ -208,7 +208,7 @@ class Stream:
     self._state['records'] = records_read(self._state)
     self._state['rest'] = {source: [] for source in views} | self._state.get('rest', {})
     self._state['held'] = self._state.get('held', [])
-    first = {source: first_position(self._stage.share, run) for source, run in self._stage.run_lengths.items()}
+    first = {source: first_position(self._stage.shard, run) for source, run in self._stage.run_lengths.items()}
     self._state['places'] = first | self._state['places']
     self._reader.close()
     self._records: dict[tuple[str, int], list[Example]] = {}
@@ -245,7 +245,7 @@ class Stream:
       source = _key(*self._stage.mixture.source_at(self._requested_index))
       requested = self._requested[source]
       self._reader.request(source, position(requested.place))
-      self._requested[source] = _Requested(requested.count + 1, after(requested.place, self._stage.share))
+      self._requested[source] = _Requested(requested.count + 1, after(requested.place, self._stage.shard))
       self._requested_index += 1
 
   def _read(self) -> tuple[Part, Example]:
@@ -287,7 +287,7 @@ class Stream:
       self._request()
       place = state['places'][source]
       number = position(place)
-      state['places'][source] = after(place, stage.share)
+      state['places'][source] = after(place, stage.shard)
       state['records'][source] += 1
       if self._requested[source].count < state['records'][source]:
         self._requested[source] = _Requested(state['records'][source], state['places'][source])

@@ -69,7 +69,7 @@ def _read_sft_format(path: str) -> str | None:
   return config.get('sft_format')
 
 
-def render(template: Template, turns: Sequence[str], system: str = '') -> str:
+def render_prompt(template: Template, turns: Sequence[str], system: str = '') -> str:
   """A conversation as text.
 
   Args:
@@ -146,7 +146,7 @@ def understanding_ids(
   for number, question in enumerate(turns[::2], start=1):
     if not question.strip():
       raise InputError(f'question {number} of {len(turns[::2])} is empty: expected text')
-  text = render(template, [*place_images(turns, num_images), ''], system)
+  text = render_prompt(template, [*place_images(turns, num_images), ''], system)
   return _within(max_length, expand_images(tokenizer.encode(text), tokenizer.special, num_image_tokens))
 
 
@@ -157,7 +157,7 @@ def generation_text(template: Template | None, prompt: str) -> str:
     template: of the checkpoint; None for the prompt alone, as Janus is pretrained (`<caption><image>`).
     prompt: stripped here.
   """
-  text = prompt.strip() if template is None else render(template, [prompt, ''])
+  text = prompt.strip() if template is None else render_prompt(template, [prompt, ''])
   return text + tokenizer_lib.BEGIN_OF_IMAGE
 
 

@@ -32,13 +32,13 @@ WHOLE = DataShard(0, 1)
 
 
 def all_shards(count: int) -> list[DataShard]:
-  """So many shares that are the whole together."""
+  """So many shards that are the whole together."""
   return [DataShard(index, count) for index in range(count)]
 
 
-def first_position(share: DataShard, run: int) -> ReadPosition:
+def first_position(shard: DataShard, run: int) -> ReadPosition:
   """Where a host starts in a source that nobody has read."""
-  return {'run': run, 'left': [], 'next': share.index * run}
+  return {'run': run, 'left': [], 'next': shard.index * run}
 
 
 def position(place: ReadPosition) -> int:
@@ -46,14 +46,14 @@ def position(place: ReadPosition) -> int:
   return place['left'][0][0] if place['left'] else place['next']
 
 
-def after(place: ReadPosition, share: DataShard) -> ReadPosition:
+def after(place: ReadPosition, shard: DataShard) -> ReadPosition:
   """The place one record further on."""
   if place['left']:
     (start, stop), *rest = place['left']
     return {**place, 'left': ([[start + 1, stop]] if start + 1 < stop else []) + rest}
   following = place['next'] + 1
   if following % place['run'] == 0:
-    following += (share.count - 1) * place['run']
+    following += (shard.count - 1) * place['run']
   return {**place, 'next': following}
 
 

@@ -14,12 +14,12 @@ class SkipLimit:
   """How many bad records of a source a run puts up with.
 
   Attributes:
-    share: of the records read from the source, once `after` have been read.
+    fraction: of the records read from the source, once `after` have been read.
     after: records.
     in_a_row: stops the run at once, however many were good before.
   """
 
-  share: float = 0.01
+  fraction: float = 0.01
   after: int = 1000
   in_a_row: int = 100
 
@@ -42,12 +42,12 @@ def check_skipped(
   """
   bad = {reason: count for reason, count in counts.items() if reason != LONG}
   bad_in_a_row = sum(reason != LONG for reason in skipped)
-  if bad_in_a_row >= limit.in_a_row or (read >= limit.after and sum(bad.values()) > limit.share * read):
+  if bad_in_a_row >= limit.in_a_row or (read >= limit.after and sum(bad.values()) > limit.fraction * read):
     reasons = ', '.join(f'{reason} {count}' for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
     raise InputError(
       f'source {source}: {sum(bad.values())} of {read} records are bad, the last {bad_in_a_row} in a row ({reasons}): '
-      f'expected at most {limit.share:.1%} (config.max_bad_record_fraction), and fewer than {limit.in_a_row} in a row. '
-      f'The last: {error}'
+      f'expected at most {limit.fraction:.1%} (config.max_bad_record_fraction), and fewer than {limit.in_a_row} in a '
+      f'row. The last: {error}'
     )
   if len(skipped) >= limit.after:
     raise InputError(f'source {source}: the last {len(skipped)} records were all skipped. The last: {error}')

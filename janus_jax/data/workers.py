@@ -43,7 +43,7 @@ class Reading:
     views: the shuffled sources by 'kind/name'.
     spec: how records become examples.
     seed: of guidance dropout.
-    guidance_dropout: share of generation examples whose prompt becomes pads.
+    guidance_dropout: fraction of generation examples whose prompt becomes pads.
   """
 
   views: Mapping[str, grain.MapDataset]

@@ -200,7 +200,7 @@ def validate(config: JanusConfig) -> None:
     raise InputError(f'image_token_id is {config.image_token_id}: expected less than vocab_size {llama.vocab_size}')
 
 
-def to_dict(config: JanusConfig) -> dict[str, Any]:
+def config_to_dict(config: JanusConfig) -> dict[str, Any]:
   """A JSON-ready nested dict; `from_dict` inverts it."""
   return dataclasses.asdict(config)
 

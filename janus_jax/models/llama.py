@@ -81,7 +81,7 @@ class Llama(nn.Module):
   def embed(self, tokens: jax.Array) -> jax.Array:
     """int32[B, T] -> [B, T, D]."""
     # In two moves: XLA finds no short way from a table split along D to rows split over the same devices.
-    return self.compute.constrain('hidden', self.compute.constrain('looked_up', self.embed_tokens(tokens)))
+    return self.compute.constrain('hidden', self.compute.constrain('embedded', self.embed_tokens(tokens)))
 
   def hidden(
     self,

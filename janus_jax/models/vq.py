@@ -99,7 +99,7 @@ class Middle(nn.Module):
     return ResBlock(features, self.compute, name='res_1')(x)
 
 
-class Encoder(nn.Module):
+class VQEncoder(nn.Module):
   """[B, size, size, 3] -> [B, grid, grid, z_channels]."""
 
   config: VQConfig
@@ -118,7 +118,7 @@ class Encoder(nn.Module):
     return _conv(config.z_channels, compute, 'conv_out')(jax.nn.silu(_norm(compute, 'norm_out')(x)))
 
 
-class Decoder(nn.Module):
+class VQDecoder(nn.Module):
   """[B, grid, grid, z_channels] -> [B, size, size, 3], unbounded. One res block more per level than the encoder."""
 
   config: VQConfig
@@ -169,10 +169,10 @@ class VQ(nn.Module):
     # of the model runs in.
     exact = dataclasses.replace(self.compute, dtype='float32')
     decoding = dataclasses.replace(self.compute, dtype=self.compute.vq_dtype)
-    self.encoder = Encoder(config, exact)
+    self.encoder = VQEncoder(config, exact)
     self.quant_conv = dense(config.z_channels, config.code_dim, exact)
     self.post_quant_conv = dense(config.code_dim, config.z_channels, decoding)
-    self.decoder = Decoder(config, decoding)
+    self.decoder = VQDecoder(config, decoding)
     init = nn.initializers.normal(stddev=1.0)
     shape = (config.codebook_size, config.code_dim)
     self.codebook = self.param('codebook', init, shape, jnp.dtype(self.compute.param_dtype))

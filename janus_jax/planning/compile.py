@@ -19,7 +19,7 @@ from janus_jax.planning.estimate import estimated_memory, estimated_step
 from janus_jax.planning.hlo import received_bytes
 from janus_jax.planning.ideal import ideal_bytes
 from janus_jax.planning.memory import Memory, available_bytes, held_bytes, memory_of, wanted_bytes
-from janus_jax.planning.roofline import Figures, Work, figures
+from janus_jax.planning.roofline import Figures, StageWork, stage_figures
 from janus_jax.planning.topologies import Topology, abstract_devices
 from janus_jax.runs.callbacks import held_out_losses, static_arguments
 from janus_jax.runs.config import TrainConfig
@@ -123,10 +123,10 @@ def abstract_batch(setup: Setup, shape: BatchShape, streams: int) -> dict[str, j
     return (streams, count, size, size, 3), jnp.uint8
 
   arrays = dict.fromkeys(('tokens', 'positions', 'segments', 'targets'), ((B, T), jnp.int32))
-  arrays |= dict.fromkeys(('kinds', 'losses'), ((B, T), jnp.uint8))
+  arrays |= dict.fromkeys(('token_types', 'loss_ids'), ((B, T), jnp.uint8))
   arrays |= {'weights': ((B, T), jnp.float32), 'pixels': images(shape.images, model.image_size)}
   if not setup.holds_codes:
-    arrays['generation_pixels'] = images(shape.drawings, model.vq.image_size)
+    arrays['generation_pixels'] = images(shape.generation_images, model.vq.image_size)
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
 
 
@@ -159,7 +159,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.
   trip_count = (-(-setup.run.sequence_length // setup.step.loss_chunk) + 1) // 2
   received = received_bytes(compiled.as_text(), trip_count) if compiled else None
-  work = Work(
+  work = StageWork(
     stage=stage,
     model=setup.start.model,
     shape=shape,
@@ -176,7 +176,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     # Of several nodes, all of it at the speed of their network: which part stays within a node is not known.
     across = setup.topology.slices > 1
     received = {'within a node': 0 if across else ideal, 'between-slices': ideal if across else 0}
-  found = figures(work, setup.topology, setup.mesh, received)
+  found = stage_figures(work, setup.topology, setup.mesh, received)
   return StagePlan(stage, setup, memory, received, ideal, found, seconds)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 # The last is what comes from other TPU slices over the data-centre network, whatever it belongs to.
-KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute', 'between-slices')
+TASKS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute', 'between-slices')
 # What a reduce-scatter is to the TPU compiler: a fusion of this name with an all-reduce, of which each device keeps its
 # part. Nothing but that part is sent to it.
 SCATTERED = 'all-reduce-scatter'
@@ -52,10 +52,10 @@ def received_bytes(hlo: str, trip_count: int = 1) -> dict[str, int]:
 
   Args:
     hlo: text of the compiled, partitioned module (`compiled.as_text()`).
-    turns: taken by a loop whose text does not say how many it takes.
+    trip_count: taken by a loop whose text does not say how many it takes.
   """
   computations, entry = _parse(hlo)
-  totals = dict.fromkeys(KINDS, 0)
+  totals = dict.fromkeys(TASKS, 0)
   seen = set()
   for times, computation, instruction in _executed(computations, entry, 1, trip_count):
     kind = _kind(instruction)
@@ -139,7 +139,7 @@ def _kind(instruction: Instruction) -> str | None:
   if instruction.opcode == 'recv' and 'xla_megascale' in instruction.rest:
     return 'between-slices'
   name = instruction.opcode.removesuffix('-start')
-  return name if name in KINDS else None
+  return name if name in TASKS else None
 
 
 def _received(kind: str, instruction: Instruction) -> int:

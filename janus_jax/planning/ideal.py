@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 
 from jax.sharding import NamedSharding
 
-from janus_jax.planning.roofline import Work
+from janus_jax.planning.roofline import StageWork
 from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import mesh_axes
 from janus_jax.training.losses import HEADS
@@ -28,7 +28,7 @@ TABLE = 'language_model/embed_tokens/'
 
 
 def ideal_bytes(
-  work: Work,
+  work: StageWork,
   shapes: Mapping[str, tuple[int, ...]],
   shardings: Mapping[str, NamedSharding],
   trained: Collection[str],
@@ -53,7 +53,7 @@ def ideal_bytes(
   return round(work.accumulation * weights + itemsize * _of_activations(work, mesh))
 
 
-def passes(path: str, work: Work) -> int:
+def passes(path: str, work: StageWork) -> int:
   """How often a microbatch multiplies with a weight; 0 if the step does not use it."""
   part, again = path.split('/')[0], work.remat == 'full'
   sees = work.shape.images > 0 and not work.model.shared_encoder
@@ -69,12 +69,12 @@ def passes(path: str, work: Work) -> int:
   return 1 + (part in work.trained)
 
 
-def _has_backward(work: Work) -> bool:
+def _has_backward(work: StageWork) -> bool:
   """Whether gradients go through the decoder."""
   return bool(work.trained - {'gen_head'})
 
 
-def _of_parameter(path: str, shape: tuple[int, ...], sharding: NamedSharding, work: Work) -> tuple[float, float]:
+def _of_parameter(path: str, shape: tuple[int, ...], sharding: NamedSharding, work: StageWork) -> tuple[float, float]:
   """Elements of a microbatch: of the weight, and of its gradient if it trains."""
   mesh, used = sharding.mesh.shape, passes(path, work)
   axes = [axis for entry in sharding.spec for axis in mesh_axes(entry)]
@@ -85,7 +85,7 @@ def _of_parameter(path: str, shape: tuple[int, ...], sharding: NamedSharding, wo
   return used * split, (used > 0) * (split + 2 * held / n * (m - 1) / m)
 
 
-def _of_activations(work: Work, mesh: Mapping[str, int]) -> float:
+def _of_activations(work: StageWork, mesh: Mapping[str, int]) -> float:
   """Elements of all microbatches together."""
   llama = work.model.language_model
   t, c = mesh['tensor'], mesh['context']

@@ -43,7 +43,9 @@ def plan_and_print(
       sizes = f'{_gib(plan.memory.peak)} of {_gib(plan.memory.available)} GiB'
       logging.info('%s does not fit: %s; looking for settings with which it would', plan.stage.name, sizes)
     options, fitting = find_fitting(config, index, plan) if hints and not plan.memory.fits else ([], None)
-    print(json.dumps(to_json(plan, options, fitting)) if as_json else to_text(plan, options, fitting), flush=True)
+    print(
+      json.dumps(plan_to_json(plan, options, fitting)) if as_json else plan_to_text(plan, options, fitting), flush=True
+    )
 
 
 def settings(setup: Setup) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def settings(setup: Setup) -> dict[str, Any]:
   }
 
 
-def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> dict[str, Any]:
+def plan_to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> dict[str, Any]:
   """All that is known, by name; bytes and FLOPs are plain numbers, times seconds or days."""
   memory, found, stage = plan.memory, plan.figures, plan.stage
   return {
@@ -99,7 +101,7 @@ def to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) 
   }
 
 
-def to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> str:
+def plan_to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> str:
   """The same for a person."""
   memory, found, setup, stage = plan.memory, plan.figures, plan.setup, plan.stage
   mesh = ' x '.join(f'{axis} {size}' for axis, size in setup.mesh.shape.items() if size > 1) or 'one device'

@@ -28,7 +28,7 @@ WEIGHT_BYTES = 2  # Of a parameter as it is multiplied with: bfloat16.
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class StageWork:
   """What a step has to do.
 
   Attributes:
@@ -94,7 +94,9 @@ class Figures:
   days: Mapping[int, float]
 
 
-def figures(work: Work, topology: Topology, mesh: jax.sharding.Mesh, received: Mapping[str, int] | None) -> Figures:
+def stage_figures(
+  work: StageWork, topology: Topology, mesh: jax.sharding.Mesh, received: Mapping[str, int] | None
+) -> Figures:
   """The figures of a stage.
 
   Args:
@@ -128,7 +130,7 @@ def figures(work: Work, topology: Topology, mesh: jax.sharding.Mesh, received: M
   return Figures(flops, executed, tokens, bound, flops.total / all_peak / bound.seconds, days)
 
 
-def token_counts(work: Work) -> TokenCounts:
+def token_counts(work: StageWork) -> TokenCounts:
   """What a full batch holds."""
   model, mean = work.model, work.mean
   tokens = work.stage.batch_size * work.shape.length
@@ -142,17 +144,17 @@ def token_counts(work: Work) -> TokenCounts:
     # At most: prompts and questions are not predicted.
     text_targets=tokens - und - gen,
     images_encoded=seen,
-    images_tokenized=generated if mean.drawings else 0,
+    images_tokenized=generated if mean.generation_images else 0,
   )
 
 
-def computed_counts(work: Work, counts: TokenCounts) -> TokenCounts:
+def computed_counts(work: StageWork, counts: TokenCounts) -> TokenCounts:
   """With empty slots, through which the encoders go as well."""
-  images, drawings = (work.streams * count for count in (work.shape.images, work.shape.drawings))
-  return dataclasses.replace(counts, images_encoded=images, images_tokenized=drawings)
+  images, generation_images = (work.streams * count for count in (work.shape.images, work.shape.generation_images))
+  return dataclasses.replace(counts, images_encoded=images, images_tokenized=generation_images)
 
 
-def recomputed_flops(work: Work, counts: TokenCounts) -> float:
+def recomputed_flops(work: StageWork, counts: TokenCounts) -> float:
   """Matrix products that the backward pass does a second time: logits always, layers as `remat` says."""
   llama = work.model.language_model
   logits = 2 * llama.width * (llama.vocab_size * counts.text_targets + work.model.vq.codebook_size * counts.generation)
@@ -168,7 +170,7 @@ def recomputed_flops(work: Work, counts: TokenCounts) -> float:
   return float(flops)
 
 
-def moved_bytes(work: Work, mesh: jax.sharding.Mesh) -> float:
+def moved_bytes(work: StageWork, mesh: jax.sharding.Mesh) -> float:
   """What one device reads and writes at least: state once each, the decoder's weights in each pass of a microbatch."""
   llama = work.model.language_model
   weights = WEIGHT_BYTES * (trunk_parameters(llama) + llama.vocab_size * llama.width) / mesh.shape['tensor']

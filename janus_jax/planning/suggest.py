@@ -29,7 +29,7 @@ def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[li
   """
   start, topology = failed.setup.start, failed.setup.topology
   options: dict[str, str] = {}
-  tried = list(changes(failed.setup, failed.stage))
+  tried = list(candidate_changes(failed.setup, failed.stage))
   for number, change in enumerate(tried, start=1):
     config = replaced(config, change)
     options |= {name: f'--config.{name}={value}' for name, value in change.items()}
@@ -47,7 +47,7 @@ def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[li
   return [], None
 
 
-def changes(setup: Setup, stage: Stage) -> Iterator[dict[str, str | int]]:
+def candidate_changes(setup: Setup, stage: Stage) -> Iterator[dict[str, str | int]]:
   """Fields and values, each tried on top of those before it: what costs nothing, then time, then precision."""
   mesh, slices = setup.mesh.shape, setup.topology.slices
   if mesh['data'] > slices:  # Each slice holds a whole state; within one it need not be held twice.

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from janus_jax.data.examples import KINDS, ExampleSpec
+from janus_jax.data.examples import TASKS, ExampleSpec
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import batch_shape
 from janus_jax.data.pipeline import batches
@@ -62,10 +62,10 @@ class HeldOutLoss:
     self._static = static_arguments(step)
     weights = {
       kind: {name: weight for name, weight in stage.sources.get(kind, {}).items() if name in sources[kind]}
-      for kind in KINDS
+      for kind in TASKS
     }
     # Kinds of which nothing is held out are not measured.
-    ratio = [share if sum(weights[kind].values()) else 0 for kind, share in zip(KINDS, stage.ratio)]
+    ratio = [share if sum(weights[kind].values()) else 0 for kind, share in zip(TASKS, stage.ratio)]
     if num_batches and any(ratio):
       (mean,) = mean_sizes(sources, [(ratio, weights)], spec, run.seed)
       shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
@@ -82,12 +82,12 @@ class HeldOutLoss:
     if not self._batches:
       return {}
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    ones = np.ones(len(KINDS), np.float32)
+    ones = np.ones(len(TASKS), np.float32)
     found = [
       held_out_losses(params, place_whole_batch(batch, mesh), ones, **self._static)[1] for batch in self._batches
     ]
     sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
-    return {kind: float(total / weight) for kind, total, weight in zip(KINDS, sums, weights) if weight}
+    return {kind: float(total / weight) for kind, total, weight in zip(TASKS, sums, weights) if weight}
 
 
 class Sampler:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.sources.build import SourceSpec, read_specs
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings
@@ -164,7 +164,7 @@ def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[in
   return config
 
 
-def parse(config: ConfigDict, where: str = '') -> TrainConfig:
+def parse_config(config: ConfigDict, where: str = '') -> TrainConfig:
   """Checks every field of a config, and those that depend on each other, before anything is loaded.
 
   Args:
@@ -212,7 +212,7 @@ def _check_run(config: TrainConfig) -> None:
     if name not in config.stages:
       raise InputError(f'run: no stage is called {name!r}: expected some of {", ".join(config.stages)}')
   for stage in config.run_stages:
-    for kind, share in zip(KINDS, stage.ratio):
+    for kind, share in zip(TASKS, stage.ratio):
       if share and not sum(stage.sources.get(kind, {}).values()):
         where = f'stages.{stage.name}.sources'
         raise InputError(f'{where}: no source of {kind}, which has a share of {share} in the ratio')

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.resizing import RESIZES
 from janus_jax.errors import InputError
 from janus_jax.models.attention import IMPLEMENTATIONS
@@ -20,7 +20,7 @@ from janus_jax.runs.value_checks import (
   Names,
   Number,
   OneOf,
-  PerKind,
+  PerTask,
   Table,
   Text,
 )
@@ -44,13 +44,13 @@ STAGE: Table = {
   'schedule': OneOf(SCHEDULES),
   'final_fraction': FRACTION,
   'weight_decay': Number(0, 100),
-  'ratio': PerKind(KINDS, Integer()),
-  'sources': {kind: {'*': Integer()} for kind in KINDS},
-  'loss_weights': PerKind(KINDS, Number()),
+  'ratio': PerTask(TASKS, Integer()),
+  'sources': {kind: {'*': Integer()} for kind in TASKS},
+  'loss_weights': PerTask(TASKS, Number()),
   'images_per_row': Number(0, 10_000),
   'generation_images_per_row': Number(0, 10_000),
   'carry_moments': Bool(),
-  'expected_tokens': PerKind(KINDS, Number(above=True), zeros=False),
+  'expected_tokens': PerTask(TASKS, Number(above=True), zeros=False),
 }
 
 OPTIMIZATION: Table = {

@@ -48,10 +48,10 @@ def _flat(values: Mapping[str, Any], section: str = '') -> Iterator[tuple[str, s
 def _description(section: str, name: str) -> str:
   kinds = [kind for pattern, kind in SECTIONS.items() if fnmatch.fnmatchcase(section, pattern)]
   kinds += [SourceSpec, Fields] if section.startswith('data.sources.') else []
-  return next((text for kind in kinds if (text := descriptions(kind).get(name))), '')
+  return next((text for kind in kinds if (text := field_descriptions(kind).get(name))), '')
 
 
-def descriptions(kind: type) -> dict[str, str]:
+def field_descriptions(kind: type) -> dict[str, str]:
   """What the docstring of a dataclass, and those of what it inherits from, say of its attributes."""
   found = {}
   for base in reversed(kind.__mro__):

@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
-from janus_jax.data.examples import GENERATION_LOSS, IMAGE, KINDS, ExampleSpec, make_examples
+from janus_jax.data.examples import GENERATION_LOSS, IMAGE, TASKS, ExampleSpec, make_examples
 from janus_jax.data.images import contact_sheet, save_png
 from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.packing import LONG, MeanSize, batch_shape, statistics
@@ -131,7 +131,7 @@ class DataReport:
         f'    {source:30} {examples:>12.1%} {tokens:>12.1%}' for source, (examples, tokens) in stage.fractions.items()
       ]
       found, assumed = (':'.join(f'{n:.0f}' for n in lengths) for lengths in (stage.tokens, stage.expected_tokens))
-      lines.append(f'    mean tokens of an example, {":".join(KINDS)}: {found}; expected_tokens is {assumed}')
+      lines.append(f'    mean tokens of an example, {":".join(TASKS)}: {found}; expected_tokens is {assumed}')
     if self.better_length:
       full = min(stage.packing for stage in self.stages)
       lines.append(
@@ -182,7 +182,7 @@ def _used(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
   found = [
     (kind, name)
     for stage in stages
-    for kind, share in zip(KINDS, stage.ratio)
+    for kind, share in zip(TASKS, stage.ratio)
     for name, weight in stage.sources.get(kind, {}).items()
     if share and weight
   ]
@@ -244,15 +244,15 @@ def _check_stage(
   packing, examples = (float(np.mean([one[name] for one in counts])) for name in ('packing', 'examples'))
   slots = tuple(used_slots(found, spec))
   fractions = stage_fractions(stage, lengths)
-  tokens = tuple(_mean_length(kind, fractions, lengths) for kind in KINDS)
+  tokens = tuple(_mean_length(kind, fractions, lengths) for kind in TASKS)
   return StageReport(stage.name, packing, slots, examples, fractions, tokens, stage.expected_tokens)
 
 
 def used_slots(found: Sequence[Mapping[str, np.ndarray]], spec: ExampleSpec) -> Iterator[float]:
   """Fractions of the slots of batches that are used, for images to understand and to generate; 0 of no slots."""
   for name, positions, per_image in (
-    ('pixels', [batch['kinds'] == IMAGE for batch in found], spec.num_image_tokens),
-    ('generation_pixels', [batch['losses'] == GENERATION_LOSS for batch in found], spec.num_codes),
+    ('pixels', [batch['token_types'] == IMAGE for batch in found], spec.num_image_tokens),
+    ('generation_pixels', [batch['loss_ids'] == GENERATION_LOSS for batch in found], spec.num_codes),
   ):
     slots = sum(batch[name].shape[1] for batch in found if name in batch)
     yield sum(int(where.sum()) for where in positions) / per_image / slots if slots else 0.0
@@ -269,7 +269,7 @@ def stage_fractions(stage: Stage, lengths: Mapping[str, float]) -> dict[str, tup
     {'kind/source': (fraction of the examples, fraction of the tokens)}.
   """
   examples = {}
-  for kind, part in zip(KINDS, stage.ratio):
+  for kind, part in zip(TASKS, stage.ratio):
     weights = stage.sources.get(kind, {})
     for name, weight in weights.items():
       if part and weight:

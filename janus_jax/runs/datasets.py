@@ -15,7 +15,7 @@ import numpy as np
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.load import load_params
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.resizing import find_resize
 from janus_jax.data.sources import build, manifest
 from janus_jax.data.sources.build import ImageSizes, SourceSpec
@@ -175,7 +175,7 @@ def _open_world(
   is_new: bool,
 ) -> RunData:
   world = read_world(config, model)
-  dataset.prepare(world, directory)
+  dataset.prepare_dataset(world, directory)
   codes = dict.fromkeys(('train', 'test'))
   if config.data.precompute_codes:
     named = _generation_sources(config)
@@ -203,7 +203,7 @@ def _toy_sources(
 ) -> Sources:
   """The sources of the toy world by kind, under the names that configs use; `codes` as `dataset.sources`."""
   found = dataset.sources(world, directory, split, seed, codes)
-  endings = dict(zip(KINDS, ('_und', '_text', '_gen')))
+  endings = dict(zip(TASKS, ('_und', '_text', '_gen')))
   return {
     kind: {name.removesuffix(ending): source for name, source in found.items() if name.endswith(ending)}
     for kind, ending in endings.items()

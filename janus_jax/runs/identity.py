@@ -88,7 +88,7 @@ def describe_start(start: Checkpoint) -> dict[str, Any]:
   for path in sorted(start.params):
     parts.setdefault(path.split('/')[0], []).append(path)
   params = start.params
-  found: dict[str, Any] = {'model': model_config.to_dict(start.config)}
+  found: dict[str, Any] = {'model': model_config.config_to_dict(start.config)}
   found |= {name: _digest([content]) for name, content in sorted(start.companions.items())}
   for part, paths in parts.items():
     shapes = [f'{path} {params[path].shape} {params[path].dtype}'.encode() for path in paths]

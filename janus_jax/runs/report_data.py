@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.training.stages import Stage
 
 # What each stage reads: {stage: {kind: {source: weight}}}.
@@ -97,10 +97,10 @@ def use_report_data(config: ConfigDict, mixtures: Mixtures, root: str) -> None:
 
 def expected_tokens(kinds: Mapping[str, Mapping[str, int]]) -> tuple[float, ...]:
   """Mean length of an example of each kind, by TOKENS; that of any config for a kind without sources."""
-  means = dict(zip(KINDS, Stage.expected_tokens))
+  means = dict(zip(TASKS, Stage.expected_tokens))
   for kind, weights in kinds.items():
     means[kind] = sum(TOKENS[source] * weight for source, weight in weights.items()) / sum(weights.values())
-  return tuple(means[kind] for kind in KINDS)
+  return tuple(means[kind] for kind in TASKS)
 
 
 def _entries(root: str) -> dict[str, dict[str, Any]]:

@@ -5,14 +5,14 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.packing import WAITING, MeanSize
 from janus_jax.models.config import ComputeConfig
 from janus_jax.runs.config import TrainConfig
 from janus_jax.training.metrics import METRICS_FILE, WIDTH, read_metrics
 from janus_jax.training.stages import Stage, trained_paths
 
-HELD_OUT = [f'held_out/{kind}' for kind in KINDS]
+HELD_OUT = [f'held_out/{kind}' for kind in TASKS]
 MULTIPLE = 64  # Of which suggested lengths of rows are.
 
 

@@ -27,8 +27,8 @@ from janus_jax.data.skipping import SkipLimit
 from janus_jax.data.sources.array_record import ShardWriter, encode_example
 from janus_jax.data.sources.identity import records_digest
 from janus_jax.data.sources.manifest import (
+  CodeSettings,
   Manifest,
-  Settings,
   ShardCounts,
   finished_shards,
   merge_manifest,
@@ -103,7 +103,7 @@ def tokenize(
   """
   _check_arguments(records, records_per_shard, shard, batch_size, max_bad_share)
   config, params = load_vq(checkpoint)
-  settings = Settings(
+  settings = CodeSettings(
     name=name,
     num_records=len(records),
     records_per_shard=records_per_shard,
@@ -119,7 +119,7 @@ def tokenize(
   finished = finished_shards(output, settings)
   mine = range(shard[0], settings.num_shards, shard[1])
   wanted = [index for index in mine if index not in finished]
-  bad = BadRecords(SkipLimit(share=max_bad_share))
+  bad = BadRecords(SkipLimit(fraction=max_bad_share))
   for index in set(mine) & set(finished):
     bad.add(finished[index])
   if wanted:
@@ -207,8 +207,8 @@ class BadRecords:
 
   def check_share(self) -> None:
     """Raises InputError if more than the configured share is bad."""
-    if self.reasons.total() > self._limit.share * self._read:
-      raise InputError(f'{self.describe()}: expected at most {self._limit.share:.1%} (--max_bad_share)')
+    if self.reasons.total() > self._limit.fraction * self._read:
+      raise InputError(f'{self.describe()}: expected at most {self._limit.fraction:.1%} (--max_bad_share)')
 
   def describe(self) -> str:
     """'3 of 1000 records are bad (caption 1, image 2)'."""
@@ -232,7 +232,7 @@ def _check_arguments(
 def _write_shards(
   records: Sequence[Mapping[str, Any]],
   output: str,
-  settings: Settings,
+  settings: CodeSettings,
   wanted: Sequence[int],
   encode: Callable[[Sequence[np.ndarray]], jax.Array],
   rows: int,

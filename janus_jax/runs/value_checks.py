@@ -107,7 +107,7 @@ class Names:
 
 
 @dataclasses.dataclass(frozen=True)
-class PerKind:
+class PerTask:
   """A number for each kind of example."""
 
   names: tuple[str, ...]

@@ -98,7 +98,7 @@ def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None
     file.write(f'{machine()}\n')
   if checkpoint is not None:
     # It says that the workdir is begun.
-    write_json(os.path.join(workdir, CONFIG_FILE), model_config.to_dict(checkpoint.config))
+    write_json(os.path.join(workdir, CONFIG_FILE), model_config.config_to_dict(checkpoint.config))
 
 
 def machine() -> str:

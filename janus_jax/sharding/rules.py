@@ -54,7 +54,7 @@ REPLICATED = (r'gen_embed/table', r'vq/.*')
 # What models call the activations whose place they pin. Images are not split over `context`: their patches are few.
 ACTIVATION_RULES: Rules = (
   ('hidden', PartitionSpec(ROW_AXES, 'context')),  # [B, T, D]
-  ('looked_up', PartitionSpec('data', 'context', 'fsdp')),  # [B, T, D], rows of a table that `fsdp` splits along D.
+  ('embedded', PartitionSpec('data', 'context', 'fsdp')),  # [B, T, D], rows of a table that `fsdp` splits along D.
   ('queries', PartitionSpec(ROW_AXES, 'context', 'tensor')),  # [B, T, N, H], and what attention gives.
   ('keys', PartitionSpec(ROW_AXES, None, 'tensor')),  # [B, S, K, H], values too: gathered along the sequence.
   ('mlp', PartitionSpec(ROW_AXES, 'context', 'tensor')),  # [B, T, F]

@@ -15,7 +15,7 @@ DETAILS = ('shape', 'colour', 'size')
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class CaptionPart:
   """`count` objects of one shape. A colour or a size of None is not mentioned, and may be any."""
 
   count: int
@@ -36,7 +36,7 @@ class Part:
 class Description:
   """A claim about a whole scene: these objects and no others, the first in `relation` to the second if there is one."""
 
-  parts: tuple[Part, ...]
+  parts: tuple[CaptionPart, ...]
   relation: str | None = None
 
   @property
@@ -48,7 +48,7 @@ def plural(noun: str) -> str:
   return noun + ('es' if noun.endswith('ss') else 's')
 
 
-def descriptions(scene: Scene) -> list[Description]:
+def scene_descriptions(scene: Scene) -> list[Description]:
   """Everything true that captions say about a scene; the last is the densest."""
   if scenes.kind(scene) != 'two':
     first = scene.objects[0]
@@ -60,9 +60,9 @@ def descriptions(scene: Scene) -> list[Description]:
   return found
 
 
-def _part(item: Object, detail: str, count: int = 1) -> Part:
+def _part(item: Object, detail: str, count: int = 1) -> CaptionPart:
   colour = None if detail == 'shape' else item.colour
-  return Part(count, item.shape, colour, item.size if detail == 'size' else None)
+  return CaptionPart(count, item.shape, colour, item.size if detail == 'size' else None)
 
 
 def held_out_wording(phrase: str) -> int:

@@ -98,7 +98,7 @@ class JanusDigits(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
     world = self.builder_config.world
-    for index, (image, label) in enumerate(zip(*digits.load(world.size, split), strict=True)):
+    for index, (image, label) in enumerate(zip(*digits.load_digits(world.size, split), strict=True)):
       yield index, {'image': image, 'label': label}
 
 
@@ -118,7 +118,7 @@ def _builder(kind: type[tfds.core.GeneratorBasedBuilder], world: World, director
     logger.setLevel(level)
 
 
-def prepare(world: World, directory: str | os.PathLike) -> None:
+def prepare_dataset(world: World, directory: str | os.PathLike) -> None:
   """Makes the files of the world under `directory`, where they are not there already.
 
   Raises:
@@ -176,7 +176,7 @@ def sources(
   found = {f'{name}_und': _dataset(source, Conversation(), seed) for name, source in stored.items()}
   for name, source in stored.items():
     drawn = _WithCodes(source, codes[name]) if codes and name in codes else source
-    found[f'{name}_gen'] = _dataset(drawn, Drawing(), seed)
+    found[f'{name}_gen'] = _dataset(drawn, GenerationPrompt(), seed)
   texts = [_dataset(source, Sentence(), seed) for source in stored.values()]
   return found | {'captions_text': grain.MapDataset.concatenate(texts)}
 
@@ -209,7 +209,7 @@ class Conversation(grain.transforms.RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawing(grain.transforms.RandomMap):
+class GenerationPrompt(grain.transforms.RandomMap):
   """A stored example to a generation record. Half of the prompts say all there is to say, as dense captions do."""
 
   def random_map(self, element: dict, rng: np.random.Generator) -> dict:
@@ -228,7 +228,7 @@ class Sentence(grain.transforms.RandomMap):
     return {'text': ' '.join(questions.draw_turns(questions_about(element), rng, 1))}
 
 
-def questions_about(element: dict) -> list[questions.Question]:
+def questions_about(element: dict) -> list[questions.SceneQuestion]:
   """Every question about a stored example, of either world."""
   if 'scene' in element:
     return questions.ask(shapes.decode(element['scene']))
@@ -238,7 +238,7 @@ def questions_about(element: dict) -> list[questions.Question]:
 def true_captions(element: dict) -> list[str]:
   """Every caption that is true of a stored example, of either world. Any other caption is false of it."""
   if 'scene' in element:
-    return [description.text for description in captions.descriptions(shapes.decode(element['scene']))]
+    return [description.text for description in captions.scene_descriptions(shapes.decode(element['scene']))]
   return [digits.phrase(int(element['label']))]
 
 

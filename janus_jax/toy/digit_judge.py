@@ -42,7 +42,7 @@ class DigitJudge:
     Raises:
       InputError: scikit-learn is not installed.
     """
-    images, labels = digits.load(size, 'train')
+    images, labels = digits.load_digits(size, 'train')
     scans = _ink(images)
     apart = _squared_distances(scans, scans)
     np.fill_diagonal(apart, np.inf)

@@ -31,7 +31,7 @@ def import_sklearn(module: str):
     raise InputError('the toy digits need scikit-learn: expected after `pip install scikit-learn`') from None
 
 
-def load(size: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+def load_digits(size: int, split: str) -> tuple[np.ndarray, np.ndarray]:
   """The digits of a split, dark on the ground of the shapes.
 
   Args:

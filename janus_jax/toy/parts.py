@@ -69,7 +69,7 @@ def check_parts(settings: Pretraining | None) -> None:
       raise InputError(f'pretraining.{field.name} is missing')
 
 
-def write(
+def write_parts(
   settings: Pretraining | None, num_train: int, seed: int, data: str, output: str, overwrite: bool = False
 ) -> None:
   """Pretrains the parts and writes them as a checkpoint to start from, which appears whole or not at all.
@@ -104,9 +104,9 @@ def _pretrain(
   """
   model = PRESETS[settings.model]
   world = sized_world(model.vq.image_size, model.vq.grid, num_train, seed)
-  dataset.prepare(world, data)
+  dataset.prepare_dataset(world, data)
   path = os.path.join(scratch, 'tokenizer.json')
-  tokenizer_training.train(tokenizer_training.toy_texts(world), path, model.language_model.vocab_size)
+  tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(world), path, model.language_model.vocab_size)
   tokenizer = Tokenizer(path)
   params = initial_params(model, seed)
   # Unrolled: these towers are shallow, and a loop costs more than it saves.

@@ -14,7 +14,7 @@ TYPES = ('colour', 'shape', 'size', 'count', 'where', 'beside', 'digit', 'descri
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class SceneQuestion:
   """A question with its right answers (one, but for 'describe'). `kind` is one of TYPES."""
 
   kind: str
@@ -22,10 +22,10 @@ class Question:
   answers: tuple[str, ...]
 
 
-def ask(scene: Scene) -> list[Question]:
+def ask(scene: Scene) -> list[SceneQuestion]:
   """Every question that the scene answers in one way."""
-  count = Question('count', 'How many objects are there?', (captions.NUMBERS[len(scene.objects)],))
-  describe = Question('describe', DESCRIBE, tuple(item.text for item in captions.descriptions(scene)))
+  count = SceneQuestion('count', 'How many objects are there?', (captions.NUMBERS[len(scene.objects)],))
+  describe = SceneQuestion('describe', DESCRIBE, tuple(item.text for item in captions.scene_descriptions(scene)))
   first = scene.objects[0]
   match scenes.kind(scene):
     case 'one':
@@ -36,33 +36,33 @@ def ask(scene: Scene) -> list[Question]:
   return [*_ask_about(a, b), *_ask_about(b, a), count, describe]
 
 
-def _attributes(name: str, item: Object) -> list[Question]:
+def _attributes(name: str, item: Object) -> list[SceneQuestion]:
   return [
-    Question('colour', f'What colour is {name}?', (item.colour,)),
-    Question('shape', f'What shape is {name}?', (item.shape,)),
-    Question('size', f'What size is {name}?', (item.size,)),
+    SceneQuestion('colour', f'What colour is {name}?', (item.colour,)),
+    SceneQuestion('shape', f'What shape is {name}?', (item.shape,)),
+    SceneQuestion('size', f'What size is {name}?', (item.size,)),
   ]
 
 
-def _ask_about(item: Object, other: Object) -> list[Question]:
+def _ask_about(item: Object, other: Object) -> list[SceneQuestion]:
   """Questions about one of two objects. Their shapes and their colours differ, so that each word finds one of them."""
   relation = scenes.relation(item, other)
   return [
-    Question('colour', f'What colour is the {item.shape}?', (item.colour,)),
-    Question('shape', f'What shape is the {item.colour} object?', (item.shape,)),
-    Question('size', f'What size is the {item.shape}?', (item.size,)),
-    Question('where', f'Where is the {item.shape}?', (relation.removesuffix(' of'),)),
-    Question('beside', f'What is {relation} the {other.shape}?', (f'{item.colour} {item.shape}',)),
+    SceneQuestion('colour', f'What colour is the {item.shape}?', (item.colour,)),
+    SceneQuestion('shape', f'What shape is the {item.colour} object?', (item.shape,)),
+    SceneQuestion('size', f'What size is the {item.shape}?', (item.size,)),
+    SceneQuestion('where', f'Where is the {item.shape}?', (relation.removesuffix(' of'),)),
+    SceneQuestion('beside', f'What is {relation} the {other.shape}?', (f'{item.colour} {item.shape}',)),
   ]
 
 
-def ask_digit(digit: int) -> list[Question]:
+def ask_digit(digit: int) -> list[SceneQuestion]:
   """The questions about a picture of a digit."""
   name = captions.NUMBERS[digit]
-  return [Question('digit', DIGIT, (name,)), Question('describe', DESCRIBE, (f'the digit {name}',))]
+  return [SceneQuestion('digit', DIGIT, (name,)), SceneQuestion('describe', DESCRIBE, (f'the digit {name}',))]
 
 
-def draw_turns(questions: list[Question], rng: np.random.Generator, count: int = 3) -> list[str]:
+def draw_turns(questions: list[SceneQuestion], rng: np.random.Generator, count: int = 3) -> list[str]:
   """Question, answer, question, answer, ...: up to `count` of them in random order, none twice."""
   turns = []
   for index in rng.permutation(len(questions))[:count]:

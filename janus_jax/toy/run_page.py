@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.reporting.charts import Axis, Boundary, Figure, Series, line_chart
 from janus_jax.reporting.page import Html, charts, element, folded, grid, image, note, page, table
 from janus_jax.toy.scores import CONTROL_NOTE, INTERVAL_NOTE, interval_text, line_name, percent
@@ -113,8 +113,8 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure | None]:
     return line_chart(title, series, Axis('steps'), Axis(label, log), boundaries)
 
   return [
-    chart('loss while training', {kind: f'loss/{kind}' for kind in KINDS}, 'nats per target', log=True),
-    chart('loss on held-out data', {kind: f'held_out/{kind}' for kind in KINDS}, 'nats per target', log=True),
+    chart('loss while training', {kind: f'loss/{kind}' for kind in TASKS}, 'nats per target', log=True),
+    chart('loss on held-out data', {kind: f'held_out/{kind}' for kind in TASKS}, 'nats per target', log=True),
     *(chart(title, {'': key}, label) for title, key, label in CURVES),
   ]
 

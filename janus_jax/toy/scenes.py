@@ -12,7 +12,7 @@ import numpy as np
 from janus_jax.toy.shapes import COLOURS, SHAPES, SIZES, Object, Scene, World
 
 SPLITS = ('train', 'test', 'held_out')
-KINDS = ('one', 'alike', 'two')
+TASKS = ('one', 'alike', 'two')
 COUNTS = (2, 3, 4)
 RELATIONS = ('left of', 'right of', 'above', 'below')
 OPPOSITE = {'left of': 'right of', 'right of': 'left of', 'above': 'below', 'below': 'above'}
@@ -53,7 +53,7 @@ def stable_hash(text: str) -> int:
 
 
 def kind(scene: Scene) -> str:
-  """One of KINDS."""
+  """One of TASKS."""
   if len(scene.objects) == 1:
     return 'one'
   return 'alike' if scene.objects[0].shape == scene.objects[1].shape else 'two'
@@ -104,15 +104,15 @@ def _held_out(scene: Scene) -> bool:
   return False
 
 
-def sample(world: World, rng: np.random.Generator, scene_kind: str | None = None) -> Scene:
+def sample_scene(world: World, rng: np.random.Generator, scene_kind: str | None = None) -> Scene:
   """A scene of any split.
 
   Args:
     world: of the scene.
     rng: what decides.
-    scene_kind: one of KINDS; drawn by `world.mixture` if None.
+    scene_kind: one of TASKS; drawn by `world.mixture` if None.
   """
-  match scene_kind or KINDS[rng.choice(3, p=np.array(world.mixture) / sum(world.mixture))]:
+  match scene_kind or TASKS[rng.choice(3, p=np.array(world.mixture) / sum(world.mixture))]:
     case 'one':
       (place,) = _places(world, rng, 1)
       return Scene((Object(*_triple(rng), *place),))
@@ -122,7 +122,7 @@ def sample(world: World, rng: np.random.Generator, scene_kind: str | None = None
       return Scene(tuple(Object(*triple, *place) for place in places))
     case 'two':
       return _sample_two(world, rng)
-  raise ValueError(f'kind {scene_kind!r}: expected one of {KINDS}')
+  raise ValueError(f'kind {scene_kind!r}: expected one of {TASKS}')
 
 
 def _triple(rng: np.random.Generator) -> tuple[str, str, str]:
@@ -158,6 +158,6 @@ def draw(world: World, split: str, index: int, scene_kind: str | None = None) ->
   """Scene number `index` of a split: the same whenever it is asked for. A scene may have several numbers."""
   rng = np.random.default_rng((world.seed, SPLITS.index(split), index))
   while True:
-    scene = sample(world, rng, scene_kind)
+    scene = sample_scene(world, rng, scene_kind)
     if split_of(scene) == split:
       return scene

@@ -131,7 +131,7 @@ def judge_with_control(
   return verdicts, test_set.judge_drawings(world, judge, cases, pictures[others])
 
 
-def to_dict(scored: Scored) -> dict[str, Any]:
+def scores_to_dict(scored: Scored) -> dict[str, Any]:
   """JSON-ready: goals, scores, seconds, and every case. Images are numbered as in `question_images`."""
   question_scores, drawing_scores = scored.question_scores, scored.drawing_scores
   _, numbers = question_images(scored.questions)
@@ -171,7 +171,7 @@ def drawing_sheet(cases: Sequence[DrawingCase], pictures: np.ndarray, verdicts: 
   return image_grid([(f'{label}\n{count}', [row]) for label, count, row in zip(labels, counts, rows.values())])
 
 
-def write(directory: str, found: dict, scored: Scored) -> None:
+def write_scores(directory: str, found: dict, scored: Scored) -> None:
   """scores.txt, drawings.png, pictures.npz, and last scores.json: where it is there, the rest is too.
 
   Args:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from janus_jax.toy import captions, shapes
-from janus_jax.toy.captions import Description, Part
+from janus_jax.toy.captions import CaptionPart, Description
 from janus_jax.toy.shapes import COLOURS, GROUND, SHAPES, SIZES, World
 
 # A pixel belongs to an object if that covers at least this share of it; objects stand a pixel apart or more.
@@ -69,7 +69,7 @@ class Verdict:
   reason: str = ''
 
 
-def parse(world: World, pixels: np.ndarray) -> list[Seen]:
+def parse_prompt(world: World, pixels: np.ndarray) -> list[Seen]:
   """The objects in a picture, from top to bottom and left to right.
 
   Args:
@@ -165,7 +165,7 @@ def judge_image(world: World, description: Description, pixels: np.ndarray) -> V
     description: what was asked for.
     pixels: uint8[size, size, 3].
   """
-  seen = parse(world, pixels)
+  seen = parse_prompt(world, pixels)
   verdict = judge(description, seen)
   flaw = find_flaw(world, pixels, seen) if verdict.passed else ''
   return Verdict(False, flaw) if flaw else verdict
@@ -268,11 +268,11 @@ def judge(description: Description, seen: list[Seen]) -> Verdict:
   return Verdict(True) if found == description.relation else Verdict(False, f'is {found}, not {description.relation}')
 
 
-def _noun(part: Part) -> str:
+def _noun(part: CaptionPart) -> str:
   return ' '.join(filter(None, (part.size, part.colour, part.shape)))
 
 
-def _matches(part: Part, item: Seen) -> bool:
+def _matches(part: CaptionPart, item: Seen) -> bool:
   return item.shape == part.shape and part.colour in (None, item.colour) and part.size in (None, item.size)
 
 

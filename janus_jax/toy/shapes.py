@@ -178,7 +178,7 @@ def _masks(world: World) -> np.ndarray:
   return masks
 
 
-def render(world: World, scenes: Sequence[Scene]) -> np.ndarray:
+def render_scene(world: World, scenes: Sequence[Scene]) -> np.ndarray:
   """Pictures of scenes, antialiased: uint8[n, size, size, 3]."""
   return render_encoded(world, np.array([encode(scene) for scene in scenes]).reshape(-1, MAX_OBJECTS, 5))
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 
 from janus_jax.toy import answers, captions, digits, questions, scenes, shape_judge, shapes
-from janus_jax.toy.captions import Description, Part
+from janus_jax.toy.captions import CaptionPart, Description
 from janus_jax.toy.digit_judge import NONE, DigitJudge
 from janus_jax.toy.shape_judge import Verdict
 from janus_jax.toy.shapes import COLOURS, SHAPES, SIZES, World
@@ -71,13 +71,13 @@ def build_questions(world: World, per_kind: int, seed: int = 0) -> list[Question
   rng = np.random.default_rng(seed)
   cases = []
   for subject, (group, split) in itertools.product(
-    scenes.KINDS, zip(QUESTION_GROUPS, ('test', 'held_out'), strict=True)
+    scenes.TASKS, zip(QUESTION_GROUPS, ('test', 'held_out'), strict=True)
   ):
     chosen = _different_scenes(world, split, subject, per_kind)
-    for image, scene in zip(shapes.render(world, chosen), chosen, strict=True):
+    for image, scene in zip(shapes.render_scene(world, chosen), chosen, strict=True):
       for question in _one_of_each_kind(questions.ask(scene), rng):
         cases.append(QuestionCase(subject, question.kind, group, image, question.text, question.answers))
-  images, labels = digits.load(world.size, 'test')
+  images, labels = digits.load_digits(world.size, 'test')
   for index in rng.permutation(len(labels))[:per_kind]:
     for question in questions.ask_digit(int(labels[index])):
       cases.append(QuestionCase('digit', question.kind, 'new_scene', images[index], question.text, question.answers))
@@ -90,7 +90,9 @@ def _different_scenes(world: World, split: str, kind: str, count: int) -> list[s
   return list(found)[:count]
 
 
-def _one_of_each_kind(asked: list[questions.Question], rng: np.random.Generator) -> Iterator[questions.Question]:
+def _one_of_each_kind(
+  asked: list[questions.SceneQuestion], rng: np.random.Generator
+) -> Iterator[questions.SceneQuestion]:
   by_kind = {}
   for index in rng.permutation(len(asked)):
     by_kind[asked[index].kind] = asked[index]
@@ -128,21 +130,23 @@ def _expectations(skill: str) -> Sequence[Description | int]:
   shape_pairs = list(itertools.permutations(SHAPES, 2))
   match skill:
     case 'single_object':
-      return [Description((Part(1, shape),)) for shape in SHAPES]
+      return [Description((CaptionPart(1, shape),)) for shape in SHAPES]
     case 'attributes':
-      return [Description((Part(1, *triple),)) for triple in itertools.product(SHAPES, COLOURS, SIZES)]
+      return [Description((CaptionPart(1, *triple),)) for triple in itertools.product(SHAPES, COLOURS, SIZES)]
     case 'colours':
-      return [Description((Part(1, *pair),)) for pair in itertools.product(SHAPES, COLOURS)]
+      return [Description((CaptionPart(1, *pair),)) for pair in itertools.product(SHAPES, COLOURS)]
     case 'counting':
-      return [Description((Part(*item),)) for item in itertools.product(scenes.COUNTS, SHAPES, COLOURS)]
+      return [Description((CaptionPart(*item),)) for item in itertools.product(scenes.COUNTS, SHAPES, COLOURS)]
     case 'two_objects':
-      return [Description((Part(1, a), Part(1, b))) for a, b in shape_pairs]
+      return [Description((CaptionPart(1, a), CaptionPart(1, b))) for a, b in shape_pairs]
     case 'position':
-      return [Description((Part(1, a), Part(1, b)), name) for a, b in shape_pairs for name in scenes.RELATIONS]
+      return [
+        Description((CaptionPart(1, a), CaptionPart(1, b)), name) for a, b in shape_pairs for name in scenes.RELATIONS
+      ]
     case 'colour_binding':
       colour_pairs = itertools.permutations(COLOURS, 2)
       both = itertools.product(shape_pairs, colour_pairs)
-      return [Description((Part(1, a, c), Part(1, b, d))) for (a, b), (c, d) in both]
+      return [Description((CaptionPart(1, a, c), CaptionPart(1, b, d))) for (a, b), (c, d) in both]
     case 'digit':
       return range(10)
   raise ValueError(f'skill {skill!r}: expected one of {SKILLS}')

@@ -29,7 +29,7 @@ SPECIAL_TOKENS = (
 PHRASES = (prompts.SYSTEM_PROMPT,)
 
 
-def train(
+def train_tokenizer(
   texts: Iterable[str], path: str | os.PathLike, vocab_size: int = 512, phrases: Iterable[str] = PHRASES
 ) -> int:
   """Writes a tokenizer.json that `data.tokenizer.Tokenizer` and transformers' PreTrainedTokenizerFast read.
@@ -102,8 +102,8 @@ def toy_texts(world: World, num_scenes: int = 2000) -> Iterator[str]:
   phrases += [digits.phrase(number) for number in numbers]
   for phrase in phrases:
     yield captions.draw_prompt(phrase, rng)
-    yield prompts.render(template, [captions.draw_prompt(phrase, rng), ''])
+    yield prompts.render_prompt(template, [captions.draw_prompt(phrase, rng), ''])
   for items in [*asked, *map(questions.ask_digit, numbers)]:
     turns = questions.draw_turns(items, rng, len(items))
     yield ' '.join(turns[:2])
-    yield prompts.render(template, prompts.place_images(turns, 1), prompts.SYSTEM_PROMPT)
+    yield prompts.render_prompt(template, prompts.place_images(turns, 1), prompts.SYSTEM_PROMPT)

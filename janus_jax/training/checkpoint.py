@@ -28,7 +28,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
 from janus_jax.training import storage_faults
 from janus_jax.training.process_files import ProcessJson, read_process_jsons
-from janus_jax.training.storage_faults import DamagedError, RaisedAnyway, SaveFaults, one_line
+from janus_jax.training.storage_faults import DamagedError, RaisedAnyway, SaveFaults, fault_line
 from janus_jax.training.tree_shapes import check_shapes, tree_shapes
 
 DATA_DIRECTORY = 'data'
@@ -135,7 +135,7 @@ class Checkpoints:
       if kind is None:
         raise
       # The reason why the run ends is on its way up already.
-      logging.warning('%s: closing failed: %s', self.directory, one_line(error))
+      logging.warning('%s: closing failed: %s', self.directory, fault_line(error))
 
   @property
   def steps(self) -> list[int]:

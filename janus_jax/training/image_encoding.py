@@ -70,11 +70,11 @@ def with_codes(batch: Batch, encode: Encode, at_once: int = 1) -> Batch:
     return batch
   codes = jax.lax.stop_gradient(encode_images(encode, pixels, at_once))
 
-  def looked_up(places: jax.Array, is_code: jax.Array) -> jax.Array:
+  def codes_at(places: jax.Array, is_code: jax.Array) -> jax.Array:
     return jnp.where(is_code, take(codes, jnp.where(is_code, places, 0)), places)
 
-  tokens = looked_up(batch['tokens'], batch['kinds'] == CODE)
-  targets = looked_up(batch['targets'], batch['losses'] == GENERATION_LOSS)
+  tokens = codes_at(batch['tokens'], batch['token_types'] == CODE)
+  targets = codes_at(batch['targets'], batch['loss_ids'] == GENERATION_LOSS)
   return {**batch, 'tokens': tokens, 'targets': targets}
 
 
@@ -84,15 +84,15 @@ def with_understood_codes(batch: Batch, encode: Encode, at_once: int = 1) -> Bat
   if not pixels.shape[1]:
     return batch
   codes = jax.lax.stop_gradient(encode_images(encode, pixels, at_once))
-  is_image = batch['kinds'] == IMAGE
-  tokens = jnp.where(is_image, take(codes, image_places(batch['kinds'], len(pixels))), batch['tokens'])
-  return {**batch, 'tokens': tokens, 'kinds': jnp.where(is_image, CODE, batch['kinds'])}
+  is_image = batch['token_types'] == IMAGE
+  tokens = jnp.where(is_image, take(codes, image_places(batch['token_types'], len(pixels))), batch['tokens'])
+  return {**batch, 'tokens': tokens, 'token_types': jnp.where(is_image, CODE, batch['token_types'])}
 
 
-def image_places(kinds: jax.Array, num_streams: int) -> jax.Array:
+def image_places(token_types: jax.Array, num_streams: int) -> jax.Array:
   """int32[B, T]: which of its stream's features stands at a position of an image. Images lie in the order of rows."""
-  is_image = (kinds == IMAGE).reshape(num_streams, -1)
-  return jnp.maximum(jnp.cumsum(is_image, axis=1) - 1, 0).reshape(kinds.shape)
+  is_image = (token_types == IMAGE).reshape(num_streams, -1)
+  return jnp.maximum(jnp.cumsum(is_image, axis=1) - 1, 0).reshape(token_types.shape)
 
 
 def take(encoded: jax.Array, places: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ def split_pixels(batch: Batch) -> tuple[Batch, jax.Array | None]:
   rows, pixels = _without(batch, 'pixels')
   if not pixels.shape[1]:
     return rows, None
-  return {**rows, 'image_places': image_places(rows['kinds'], len(pixels))}, pixels
+  return {**rows, 'image_places': image_places(rows['token_types'], len(pixels))}, pixels
 
 
 def _without(batch: Batch, name: str) -> tuple[Batch, jax.Array]:

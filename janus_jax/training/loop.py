@@ -152,7 +152,7 @@ class Run:
           shape = self._shape(index)
           progress.log(
             f'{stage.name}: a batch is {self._num_streams} x {shape.rows} rows, with room for {self._num_streams} x '
-            f'({shape.images} images to understand, {shape.drawings} to generate)'
+            f'({shape.images} images to understand, {shape.generation_images} to generate)'
           )
           if step:  # Else the state is new.
             state = start_stage(state, self._moments(index), *self._of_states, carry_moments=stage.carry_moments)
@@ -222,9 +222,9 @@ class Run:
       logging.info('%d streams of data are dealt to %d', len(states), wanted)
       states = deal_states(states, wanted)
     self._num_streams = wanted
-    return [states[share.index] for share in self._shares()]
+    return [states[shard.index] for shard in self._shards()]
 
-  def _shares(self) -> list[DataShard]:
+  def _shards(self) -> list[DataShard]:
     """Of the data, this host's."""
     own = self._num_streams // self._host.count
     return [DataShard(self._host.index * own + place, self._num_streams) for place in range(own)]
@@ -288,7 +288,7 @@ class Run:
           window.restart()
         # After the callbacks: a run that dies in one comes back before it, and what it wrote is cut off and made anew.
         if saving:
-          data = {'count': self._num_streams, 'first': self._shares()[0].index, **batches.get_state()}
+          data = {'count': self._num_streams, 'first': self._shards()[0].index, **batches.get_state()}
           with self._time.on('saving', f'step {step}: saving', progress.log):
             self._before_save()
             checkpoints.save(step, state, data, self._described(index, state))
@@ -320,10 +320,10 @@ class Run:
       self._shape(index),
       seed=self.config.seed,
       guidance_dropout=self.config.guidance_dropout,
-      skip_limit=SkipLimit(share=self.config.max_bad_record_fraction),
+      skip_limit=SkipLimit(fraction=self.config.max_bad_record_fraction),
       prefetch=self.config.prefetch,
       workers=self.config.num_workers,
-      shares=self._shares(),
+      shards=self._shards(),
       states=streams,
     )
 

@@ -28,8 +28,8 @@ _LOSSES = (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)
 
 
 @flax.struct.dataclass
-class KindLosses:
-  """Per kind, in the order of `data.examples.KINDS`.
+class TaskLosses:
+  """Per kind, in the order of `data.examples.TASKS`.
 
   Attributes:
     sums: float32[3], summed cross-entropy in nats.
@@ -40,9 +40,9 @@ class KindLosses:
   weights: jax.Array
 
 
-def kind_weights(batch: Batch) -> jax.Array:
+def target_counts(batch: Batch) -> jax.Array:
   """float32[3]: the summed weights of the targets of each kind."""
-  return jnp.stack([jnp.sum(batch['weights'] * (batch['losses'] == loss)) for loss in _LOSSES])
+  return jnp.stack([jnp.sum(batch['weights'] * (batch['loss_ids'] == loss)) for loss in _LOSSES])
 
 
 Head = Callable[[Weights, jax.Array], jax.Array]  # Weights and [B, t, D] -> float32[B, t, V].
@@ -217,20 +217,20 @@ def embed(apply: Callable[..., Any], batch: Batch, features: jax.Array | None) -
     batch: rows, with `image_places` where there are features.
     features: [N, J * P, Dv] of `image_encoding.image_features`, or None.
   """
-  tokens, kinds = batch['tokens'], batch['kinds']
-  of_kind = lambda kind: jnp.where(kinds == kind, tokens, 0)  # noqa: E731
+  tokens, token_types = batch['tokens'], batch['token_types']
+  of_kind = lambda kind: jnp.where(token_types == kind, tokens, 0)  # noqa: E731
   x = apply(of_kind(TEXT), method='embed_text')
-  x = jnp.where((kinds == CODE)[..., None], apply(of_kind(CODE), method='embed_codes'), x)
+  x = jnp.where((token_types == CODE)[..., None], apply(of_kind(CODE), method='embed_codes'), x)
   if features is None:
     return x
   align = functools.partial(apply, method='align_features')
   # The adaptor looks at each position by itself: it is applied to features or to positions, whichever are fewer. Of a
   # microbatch those are its positions, of a whole batch the features.
-  if features.shape[0] * features.shape[1] <= kinds.size:
+  if features.shape[0] * features.shape[1] <= token_types.size:
     placed = take(align(features), batch['image_places'])
   else:
     placed = align(take(features, batch['image_places']))
-  return jnp.where((kinds == IMAGE)[..., None], placed, x)
+  return jnp.where((token_types == IMAGE)[..., None], placed, x)
 
 
 def row_losses(
@@ -241,7 +241,7 @@ def row_losses(
   config: JanusConfig,
   compute: ComputeConfig,
   chunk: int,
-) -> tuple[jax.Array, KindLosses]:
+) -> tuple[jax.Array, TaskLosses]:
   """The losses of rows whose images are encoded.
 
   Args:
@@ -262,7 +262,7 @@ def row_losses(
     return model.apply({'params': params}, *args, method=method)
 
   hidden, _ = apply(embed(apply, batch, features), batch['positions'], batch['segments'], method='hidden')
-  targets, losses, weights = batch['targets'], batch['losses'], batch['weights']
+  targets, losses, weights = batch['targets'], batch['loss_ids'], batch['weights']
   is_code, counts = losses == GENERATION_LOSS, weights != 0
   scales = weights * sum(loss_weights[kind] * (losses == loss) for kind, loss in enumerate(_LOSSES))
   each = functools.partial(_head_loss, params, config, compute, hidden=hidden, scales=scales, chunk=chunk)
@@ -272,7 +272,7 @@ def row_losses(
   codes, code_sum = each('image_logits', targets=of_codes, wanted=counts & is_code)
   weighted = weights * (text + codes)
   sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
-  return text_sum + code_sum, KindLosses(sums, kind_weights(batch))
+  return text_sum + code_sum, TaskLosses(sums, target_counts(batch))
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
@@ -288,7 +288,7 @@ def batch_losses(
   compute: ComputeConfig,
   chunk: int,
   accumulation: int = 1,
-) -> tuple[jax.Array, KindLosses]:
+) -> tuple[jax.Array, TaskLosses]:
   """The losses of a batch of `data.packing.make_batch`, in so many microbatches; the rest as in `row_losses`."""
   rows, pixels = split_pixels(resolve_codes(params, batch, config, compute, accumulation))
   features = None if pixels is None else image_features(params, pixels, config, compute, accumulation)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, KINDS, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
+from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TASKS, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
 from janus_jax.data.packing import statistics
 from janus_jax.data.pipeline import count_examples
 from janus_jax.data.skipping import count_skipped
@@ -80,12 +80,12 @@ class Window:
 
   def add(self, batch: Mapping[str, np.ndarray], waited: float) -> None:
     """Counts a batch that took `waited` seconds to come."""
-    kinds = batch['kinds']
-    tokens = [int((kinds == kind).sum()) for kind in (TEXT, IMAGE, CODE)]
+    token_types = batch['token_types']
+    tokens = [int((token_types == kind).sum()) for kind in (TEXT, IMAGE, CODE)]
     seen = tokens[1] // self._model.num_image_tokens
-    encoded = int((batch['losses'] == GENERATION_LOSS).sum()) // self._model.vq.num_tokens
+    encoded = int((batch['loss_ids'] == GENERATION_LOSS).sum()) // self._model.vq.num_tokens
     encoded *= 'generation_pixels' in batch
-    predicted = np.isin(batch['losses'], (UNDERSTANDING_LOSS, TEXT_LOSS)) & (batch['weights'] != 0)
+    predicted = np.isin(batch['loss_ids'], (UNDERSTANDING_LOSS, TEXT_LOSS)) & (batch['weights'] != 0)
     self._counts += np.array([*tokens, seen, encoded, int(predicted.sum())])
     self._slots += [int(np.prod(batch[name].shape[:2])) if name in batch else 0 for name in PIXELS]
     self._packing += statistics(batch)['packing']
@@ -118,7 +118,7 @@ class Window:
     counts, slots = TokenCounts(*map(int, tokens)), total[6:8]
     flops = step_flops(self._model, counts, self._length, self._trained)
     line = {'loss': float(found['loss'])}
-    for kind, total, weight in zip(KINDS, found['loss_sums'], found['loss_weights']):
+    for kind, total, weight in zip(TASKS, found['loss_sums'], found['loss_weights']):
       if weight:
         line[f'loss/{kind}'] = float(total / weight)
     line |= {name: float(found[name]) for name in ('grad_norm', 'param_norm', 'update_norm')}

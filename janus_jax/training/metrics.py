@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.images import save_png
 from janus_jax.data.whole_files import replacing
 from janus_jax.errors import InputError
@@ -22,7 +22,7 @@ TENSORBOARD_DIRECTORY = 'tensorboard'
 # What a person reads along the way, in this order and by these names; the file has everything.
 SHOWN = {
   'loss': 'loss',
-  **dict(zip([f'loss/{kind}' for kind in KINDS], ('und', 'text', 'gen'))),
+  **dict(zip([f'loss/{kind}' for kind in TASKS], ('und', 'text', 'gen'))),
   'learning_rate': 'lr',
   'grad_norm': 'grad',
   'tokens_per_second': 'tok/s',

@@ -53,7 +53,7 @@ class RunConfig:
   prefetch: int = 2
   workers: int = 0
   streams: int = 0
-  max_bad_record_fraction: float = SkipLimit.share
+  max_bad_record_fraction: float = SkipLimit.fraction
   log_every: int = 10
   eval_every: int = 1000
   save_every: int = 1000
@@ -145,5 +145,5 @@ def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: 
     return own
   # One executable serves all stages that have batches of one size.
   alike = [shape for shape in shapes if shape.rows == own.rows]
-  rooms = {name: max(getattr(shape, name) for shape in alike) for name in ('images', 'drawings')}
+  rooms = {name: max(getattr(shape, name) for shape in alike) for name in ('images', 'generation_images')}
   return dataclasses.replace(own, **rooms)

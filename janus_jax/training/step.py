@@ -21,7 +21,7 @@ import optax
 
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels
-from janus_jax.training.losses import KindLosses, kind_weights, microbatches, row_losses
+from janus_jax.training.losses import TaskLosses, microbatches, row_losses, target_counts
 from janus_jax.training.optimizer import OptimizerConfig, adamw, update
 from janus_jax.training.state import Flat, TrainState, flatten, unflatten
 
@@ -67,7 +67,7 @@ class StageValues:
   Attributes:
     learning_rate: float32.
     weight_decay: float32.
-    loss_weights: float32[3], of a target of each kind (`data.examples.KINDS`); 1 everywhere in the papers.
+    loss_weights: float32[3], of a target of each kind (`data.examples.TASKS`); 1 everywhere in the papers.
   """
 
   learning_rate: jax.Array
@@ -149,7 +149,7 @@ def jit_train_step(mode: str) -> Callable[..., tuple[TrainState, dict[str, jax.A
 
 def _gradients(
   trained: Flat, frozen: Flat, batch: Batch, loss_weights: jax.Array, config: StepConfig
-) -> tuple[KindLosses, Flat]:
+) -> tuple[TaskLosses, Flat]:
   """Summed losses, and the gradient of their weighted sum, over the microbatches.
 
   Images are encoded before the microbatches (image_encoding.py). So the gradient has two parts: that of features and of
@@ -165,7 +165,7 @@ def _gradients(
     encode = lambda encoder: image_features(unflatten({**frozen, **trained, **encoder}), pixels, *of_images)  # noqa: E731
     features, pull = jax.vjp(encode, encoder)
 
-  def weighted_sum(variables: tuple[Flat, jax.Array | None], rows: Batch) -> tuple[jax.Array, KindLosses]:
+  def weighted_sum(variables: tuple[Flat, jax.Array | None], rows: Batch) -> tuple[jax.Array, TaskLosses]:
     rest, own = variables
     params = unflatten({**frozen, **trained, **rest})
     shown = features if own is None else own
@@ -179,11 +179,11 @@ def _gradients(
     dtype = jnp.dtype(config.optimizer.gradient_sum_dtype)
     add_up = lambda total, part: (total.astype(jnp.float32) + part).astype(total.dtype)  # noqa: E731
 
-    def add(carry: tuple[KindLosses, Any], part: Batch) -> tuple[tuple[KindLosses, Any], None]:
+    def add(carry: tuple[TaskLosses, Any], part: Batch) -> tuple[tuple[TaskLosses, Any], None]:
       found, losses = gradient(variables, part)
       return (jax.tree.map(jnp.add, carry[0], losses), jax.tree.map(add_up, carry[1], found)), None
 
-    zeros = KindLosses(jnp.zeros(3), jnp.zeros_like(kind_weights(batch)))
+    zeros = TaskLosses(jnp.zeros(3), jnp.zeros_like(target_counts(batch)))
     sums = {path: jnp.zeros(p.shape, dtype) for path, p in rest.items()}
     # Each feature has a gradient from one microbatch alone: nothing is rounded in this sum.
     start = zeros, (sums, jax.tree.map(jnp.zeros_like, variables[1]))

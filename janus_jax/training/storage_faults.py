@@ -40,7 +40,7 @@ def as_os_errors(directory: str, in_bucket: bool) -> Iterator[None]:
     if number is not None:
       raise OSError(number, os.strerror(number), directory) from error
     if in_bucket and (isinstance(error, OSError | ValueError) or _is_a_drivers(error)):
-      raise OSError(f'{directory}: {one_line(error)}') from error
+      raise OSError(f'{directory}: {fault_line(error)}') from error
     raise
 
 
@@ -56,9 +56,9 @@ def as_damage(directory: str, in_bucket: bool) -> Iterator[None]:
     raise
   except Exception as error:
     if in_bucket and _says_unreachable(error):
-      raise OSError(f'{directory}: {one_line(error)}') from error
+      raise OSError(f'{directory}: {fault_line(error)}') from error
     if isinstance(error, OSError | ValueError | KeyError | TypeError | AttributeError | IndexError):
-      raise DamagedError(one_line(error)) from error
+      raise DamagedError(fault_line(error)) from error
     raise
 
 
@@ -79,7 +79,7 @@ class RaisedAnyway(logging.Filter):
       self._silent = False
 
 
-def one_line(error: Exception) -> str:
+def fault_line(error: Exception) -> str:
   text = ' '.join(str(error).split(' [tensorstore_spec')[0].split())
   return f'{type(error).__name__}: {text[:300]}'
 

@@ -23,7 +23,7 @@ def runs():
   config.init_from = 'x'
   for stage in config.stages.values():
     stage.steps, stage.warmup_steps = 5, 0
-  config = run_config.parse(config)
+  config = run_config.parse_config(config)
   return [planned(name, seed, config) for seed in (0, 1, 2) for name in ('base', 'better', 'broken', 'late')]
 
 

@@ -12,7 +12,7 @@ from janus_jax.ablation import compute, sweep
 from janus_jax.ablation.settings import ablation_config, read_ablation, scaled
 from janus_jax.ablation.variants import steps_to_train
 from janus_jax.errors import InputError
-from janus_jax.runs.config import TrainConfig, default_config, parse, replaced, unshared
+from janus_jax.runs.config import TrainConfig, default_config, parse_config, replaced, unshared
 from janus_jax.training.optimizer import learning_rates
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def test_runs_do_not_look_along_the_way():
 
 
 def schedule() -> TrainConfig:
-  config = parse(recipe('tiny'))
+  config = parse_config(recipe('tiny'))
   return replaced(config, {f'stages.stage{n}.warmup_steps': 0 for n in (1, 2, 3)} | STEPS)
 
 

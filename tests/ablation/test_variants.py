@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from janus_jax.ablation.settings import ablation_config, read_ablation
 from janus_jax.ablation.variants import in_order, planned, shared_stages, steps_to_train
 from janus_jax.errors import InputError
-from janus_jax.runs.config import TrainConfig, default_config, parse, replaced
+from janus_jax.runs.config import TrainConfig, default_config, parse_config, replaced
 
 
 def base_config() -> ConfigDict:
@@ -94,7 +94,7 @@ def test_another_config_is_another_run():
 def test_parts_are_made_once_or_once_per_seed():
   config = base_config()
   config.init_from, config.pretraining = '', {'model': 'test_tiny'}
-  config = parse(config)
+  config = parse_config(config)
   one, two = (planned('x', seed, config) for seed in (1, 2))
   assert one.parts == two.parts != ''
   assert one.parts_seed == two.parts_seed == config.seed

@@ -52,9 +52,9 @@ def test_kinds_come_in_the_ratio_of_the_stage(ratio):
   batch = synthetic_batch(CONFIG, stage, shape_of(stage, rows=40), 1, False, seed=0)
   counts = np.array(
     [
-      (batch['kinds'] == IMAGE).sum() / P,
-      sum(len(np.unique(row[losses == TEXT_LOSS])) for row, losses in zip(batch['segments'], batch['losses'])),
-      (batch['losses'] == GENERATION_LOSS).sum() / G,
+      (batch['token_types'] == IMAGE).sum() / P,
+      sum(len(np.unique(row[losses == TEXT_LOSS])) for row, losses in zip(batch['segments'], batch['loss_ids'])),
+      (batch['loss_ids'] == GENERATION_LOSS).sum() / G,
     ]
   )
   # But for the few that wait when the batch is full.
@@ -62,7 +62,7 @@ def test_kinds_come_in_the_ratio_of_the_stage(ratio):
 
 
 def test_what_is_predicted_is_what_comes_next_in_the_same_example(batch):
-  kinds, losses, weights = batch['kinds'], batch['losses'], batch['weights']
+  kinds, losses, weights = batch['token_types'], batch['loss_ids'], batch['weights']
   np.testing.assert_array_equal(weights, losses > 0)
   said = (losses == UNDERSTANDING_LOSS) | (losses == TEXT_LOSS)
   rows, places = np.nonzero(said)
@@ -78,16 +78,16 @@ def test_what_is_predicted_is_what_comes_next_in_the_same_example(batch):
 
 
 def test_images_lie_in_the_slots_of_their_stream(batch):
-  assert (batch['tokens'][batch['kinds'] == IMAGE] == CONFIG.image_token_id).all()
-  assert not (batch['tokens'][batch['kinds'] == TEXT] == CONFIG.image_token_id).any()
-  for pixels, kinds in zip(batch['pixels'], np.split(batch['kinds'], 2)):
+  assert (batch['tokens'][batch['token_types'] == IMAGE] == CONFIG.image_token_id).all()
+  assert not (batch['tokens'][batch['token_types'] == TEXT] == CONFIG.image_token_id).any()
+  for pixels, kinds in zip(batch['pixels'], np.split(batch['token_types'], 2)):
     filled = pixels.any((1, 2, 3))
     assert filled.sum() == (kinds == IMAGE).sum() // P
     assert filled[: filled.sum()].all()
     assert filled.mean() > 0.75
   if 'generation_pixels' in batch:
     for pixels, targets, losses in zip(
-      batch['generation_pixels'], np.split(batch['targets'], 2), np.split(batch['losses'], 2)
+      batch['generation_pixels'], np.split(batch['targets'], 2), np.split(batch['loss_ids'], 2)
     ):
       codes = targets[losses == GENERATION_LOSS]
       np.testing.assert_array_equal(codes, np.arange(len(codes)))  # Places among the codes of the stream.
@@ -98,7 +98,7 @@ def test_an_example_that_is_expected_to_be_longer_fills_a_row():
   stage = stage_of((0, 1, 1), (0, 10 * LENGTH, 10 * LENGTH))
   batch = synthetic_batch(CONFIG, stage, shape_of(stage), 1, True, seed=0)
   assert (batch['segments'] == 1).all()
-  assert {TEXT_LOSS, GENERATION_LOSS} < set(np.unique(batch['losses']))
+  assert {TEXT_LOSS, GENERATION_LOSS} < set(np.unique(batch['loss_ids']))
 
 
 def test_losses_and_counts_are_those_of_training(batch):
@@ -106,9 +106,9 @@ def test_losses_and_counts_are_those_of_training(batch):
   window.add(batch, 0.0)
   counts = window.counts
   assert counts.tokens == batch['segments'].size
-  assert counts.text_targets == (batch['losses'] == UNDERSTANDING_LOSS).sum() + (batch['losses'] == TEXT_LOSS).sum()
+  assert counts.text_targets == (batch['loss_ids'] == UNDERSTANDING_LOSS).sum() + (batch['loss_ids'] == TEXT_LOSS).sum()
   _, losses = batch_losses(params(), batch, np.ones(3, np.float32), CONFIG, ComputeConfig(), chunk=LENGTH)
-  by_kind = [(batch['losses'] == loss).sum() for loss in (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)]
+  by_kind = [(batch['loss_ids'] == loss).sum() for loss in (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)]
   np.testing.assert_array_equal(losses.weights, by_kind)
   # Of random targets; NaN where an image had no place or a code no meaning.
   assert all(2 < total / count < 20 for total, count in zip(losses.sums, by_kind))

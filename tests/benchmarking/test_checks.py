@@ -11,7 +11,7 @@ from janus_jax.benchmarking import checks
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models import attention
-from janus_jax.runs.config import default_config, parse, set_stages
+from janus_jax.runs.config import default_config, parse_config, set_stages
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.state import Placement
 
@@ -26,7 +26,7 @@ def subject() -> BenchmarkModel:
   set_stages(config, {'stage': {**fields, 'sources': sources, 'expected_tokens': (48, 8, 16)}})
   config.run = ('stage',)
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  return BenchmarkModel(parse(config), CONFIG, params, placement)
+  return BenchmarkModel(parse_config(config), CONFIG, params, placement)
 
 
 def wrong(subject: BenchmarkModel) -> list[str]:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from janus_jax.benchmarking.machine import Machine
-from janus_jax.benchmarking.measured_table import to_markdown, to_text
+from janus_jax.benchmarking.measured_table import table_to_text, to_markdown
 from janus_jax.benchmarking.measuring import measure
 from janus_jax.benchmarking.parts import Part, parts_for
 from janus_jax.errors import InputError
@@ -43,7 +43,7 @@ def part(*codes: str, name: str = 'answers', **fields) -> Part:
 
 
 def table(out: pathlib.Path) -> str:
-  return to_text(json.loads((out / 'figures.json').read_text()))
+  return table_to_text(json.loads((out / 'figures.json').read_text()))
 
 
 def test_whatever_fails_says_why_and_the_rest_goes_on(tmp_path):
@@ -196,7 +196,7 @@ def test_what_a_check_found_wrong_stands_in_the_table():
     'machine': machine,
     'parts': [result | {'status': 'failed', 'error': 'wrong on this device'}],
   }
-  assert to_text(found).splitlines() == [
+  assert table_to_text(found).splitlines() == [
     '2 x H, 1 GiB, v, today',
     'a card is not seen',
     '  Correct here                               failed: wrong on this device',

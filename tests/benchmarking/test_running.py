@@ -10,18 +10,18 @@ from training.batches import CONFIG, params
 
 from janus_jax.benchmarking import inference, report, running, settings
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel, resized
-from janus_jax.benchmarking.settings import Request, Settings
+from janus_jax.benchmarking.settings import BenchmarkSettings, Request
 from janus_jax.benchmarking.train import make_work
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
-from janus_jax.runs.config import default_config, parse, replaced, set_stages
+from janus_jax.runs.config import default_config, parse_config, replaced, set_stages
 from janus_jax.runs.setup import read_step
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import rematerialisation
 from janus_jax.training.state import Placement
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
-SETTINGS = Settings(repeats=2, steps=1, peer=True)
+SETTINGS = BenchmarkSettings(repeats=2, steps=1, peer=True)
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +46,7 @@ def subject() -> BenchmarkModel:
   set_stages(config, stages)
   config.run = ('packed', 'single')
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  return BenchmarkModel(parse(config), CONFIG, params, placement)
+  return BenchmarkModel(parse_config(config), CONFIG, params, placement)
 
 
 def printed(found: dict) -> list[str]:
@@ -78,7 +78,7 @@ def here(monkeypatch):
 
 
 def test_training_is_what_the_peer_trains(torch, here, subject):
-  found = running.train(subject, 'packed', SETTINGS)
+  found = running.benchmark_train(subject, 'packed', SETTINGS)
   # After one update, so that the update is the same too.
   assert found['peer_second_loss'] == pytest.approx(found['second_loss'], rel=1e-5)
   assert 'block-diagonal attention' in found['peer']
@@ -92,7 +92,7 @@ def test_training_is_what_the_peer_trains(torch, here, subject):
 
 
 def test_rows_of_one_example_need_no_mask(torch, here, subject):
-  found = running.train(subject, 'single', SETTINGS)
+  found = running.benchmark_train(subject, 'single', SETTINGS)
   assert found['peer_second_loss'] == pytest.approx(found['second_loss'], rel=1e-5)
   assert 'causal attention' in found['peer']
 
@@ -181,7 +181,7 @@ def test_what_differs_is_refused():
 
 
 def test_a_decode_step_reads_weights_and_cache(subject):
-  decoder = inference.make_decoder(subject, 'bfloat16')
+  decoder = inference.benchmark_decoder(subject, 'bfloat16')
   llama, layers = CONFIG.language_model, jax.tree.leaves(decoder.layers)
   heads = {
     'lm_head': llama.width * llama.vocab_size,
@@ -213,7 +213,7 @@ def test_a_decode_step_reads_weights_and_cache(subject):
 )
 def test_flags_that_a_mode_does_not_have_are_refused(given, message):
   with pytest.raises(InputError, match=message):
-    settings.check_flags(*given)
+    settings.check_mode_flags(*given)
 
 
 @pytest.mark.parametrize('texts', [['1', 'x'], ['0'], ['-1'], [], ['1.5']])
@@ -230,13 +230,13 @@ def test_batches_hold_whole_groups():
 
 def test_a_stage_that_is_not_there_is_refused(subject):
   with pytest.raises(InputError, match="stage is 'stage9': expected one of packed, single"):
-    running.train(subject, 'stage9', SETTINGS)
+    running.benchmark_train(subject, 'stage9', SETTINGS)
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(subject):
   placement = Placement.of(make_mesh({'data': 4}, jax.devices()[:4]), parameter_shapes(CONFIG))
   with pytest.raises(InputError, match=r'stages.packed.batch_size is 2: expected a multiple of 4'):
-    running.train(dataclasses.replace(subject, placement=placement), 'packed', SETTINGS)
+    running.benchmark_train(dataclasses.replace(subject, placement=placement), 'packed', SETTINGS)
 
 
 def test_the_stage_that_is_measured_decides_alone_what_its_backward_pass_is_handed(subject, monkeypatch):

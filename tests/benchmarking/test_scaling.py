@@ -10,7 +10,7 @@ from janus_jax.benchmarking.scaling import Cost, Point, fit_power_law, sizes_aro
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
-from janus_jax.runs.config import TrainConfig, default_config, parse, set_stages
+from janus_jax.runs.config import TrainConfig, default_config, parse_config, set_stages
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.state import Placement
 
@@ -101,7 +101,7 @@ def test_one_size_grows_at_a_time(monkeypatch):
   set_stages(config, {'stage': {**fields, 'sources': sources}})
   config.run = ('stage',)
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  subject = BenchmarkModel(parse(config), CONFIG, params, placement)
+  subject = BenchmarkModel(parse_config(config), CONFIG, params, placement)
   costs = scaling.train_costs(subject, subject.config.find_stage(None), steps=2, repeats=1)
   assert [cost.axis for cost in costs] == ['length', 'batch', 'depth']
   lengths, batches, depths = [8, 16, 32, 64], [1, 2, 4], [1, 2]

@@ -49,7 +49,7 @@ def write_photographs(directory: pathlib.Path, number: int) -> list[str]:
 def ours(directory: pathlib.Path, paths: list[str], workers: int):
   """An endless iterator over packed batches."""
   tokenizer_path = directory / 'tokenizer.json'
-  tokenizer_training.train(tokenizer_training.toy_texts(World(), 50), tokenizer_path, 384)
+  tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(World(), 50), tokenizer_path, 384)
   lines = [json.dumps({'image': path, 'caption': 'A photograph.'}) for path in paths]
   (directory / 'captions.jsonl').write_text('\n'.join(lines))
   entry = {

@@ -173,7 +173,7 @@ def test_the_roles_stay_what_they_were_composed_with(tmp_path, parts, template, 
     (tmp_path / name).write_bytes(content)
   tokenizer, found = load_tokenizer(str(tmp_path))
   assert found == prompts.TEMPLATES[template]
-  asked = tokenizer.encode(prompts.render(found, ['Hello?', '']), add_bos=False)
+  asked = tokenizer.encode(prompts.render_prompt(found, ['Hello?', '']), add_bos=False)
   assert tokenizer.decode(asked, skip_special=False) == f'{found.user}: Hello?\n\n{found.assistant}:'
   # A token each, or words.
   assert (len(asked) == len(': Hello?\n\n:') + 2) == (template == 'deepseek')

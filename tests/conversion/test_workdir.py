@@ -17,7 +17,7 @@ from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
-from janus_jax.models.config import PRESETS, to_dict
+from janus_jax.models.config import PRESETS, config_to_dict
 from janus_jax.runs import workdirs
 
 CONFIG = PRESETS['test_tiny']
@@ -42,7 +42,7 @@ def save(workdir, step, ema=None):
 def saved(tmp_path_factory):
   """A workdir with checkpoints 8, 9 and 10: the order of their names is not that of the steps."""
   directory = tmp_path_factory.mktemp('saved')
-  (directory / 'janus_config.json').write_text(json.dumps(to_dict(CONFIG)))
+  (directory / 'janus_config.json').write_text(json.dumps(config_to_dict(CONFIG)))
   write_files(directory, {'tokenizer.json': b'{}', 'metrics.jsonl': b''})
   for step in (8, 9, 10):
     save(directory, step)

@@ -60,15 +60,15 @@ def test_a_conversation_by_hand(spec):
   )
   expected = ids_of(spec, text)
   np.testing.assert_array_equal(example.tokens, expected)
-  np.testing.assert_array_equal(example.kinds == examples.IMAGE, np.array(expected) == ids_of(spec, IMAGE)[2])
-  assert (example.kinds == examples.IMAGE).sum() == NUM_IMAGE_TOKENS
-  supervised = example.losses == examples.UNDERSTANDING_LOSS
+  np.testing.assert_array_equal(example.token_types == examples.IMAGE, np.array(expected) == ids_of(spec, IMAGE)[2])
+  assert (example.token_types == examples.IMAGE).sum() == NUM_IMAGE_TOKENS
+  supervised = example.loss_ids == examples.UNDERSTANDING_LOSS
   answers = spec.tokenizer.encode(f' A cat.{EOS} 13 dogs{EOS}', add_bos=False)
   np.testing.assert_array_equal(example.targets[supervised], answers)
   np.testing.assert_array_equal(example.targets[supervised], example.tokens[1:][supervised[:-1]])
   np.testing.assert_array_equal(example.weights, supervised)
   assert not example.targets[~supervised].any()
-  assert not example.losses[~supervised].any()
+  assert not example.loss_ids[~supervised].any()
   np.testing.assert_array_equal(example.pixels, image(7)[None])
   assert example.generation_pixels.shape == (0, GENERATION_SIZE, GENERATION_SIZE, 3)
 
@@ -82,7 +82,7 @@ def test_what_inference_encodes_is_a_prefix_of_what_was_trained(template, num_im
     num_turns = rng.integers(1, 4)
     turns = [str(rng.choice(texts)) for _ in range(num_turns) for texts in (QUESTIONS, ANSWERS)]
     example = make('understanding', {'images': [image()] * num_images, 'turns': turns}, spec)
-    starts = np.flatnonzero(np.diff(example.losses.astype(int), prepend=0) == 1)
+    starts = np.flatnonzero(np.diff(example.loss_ids.astype(int), prepend=0) == 1)
     assert len(starts) == num_turns
     for number, start in enumerate(starts):
       prompt = prompts.understanding_ids(
@@ -132,9 +132,9 @@ def test_every_token_of_a_text_is_predicted(spec):
   expected = spec.tokenizer.encode(f' Three circles.\n{EOS}')
   assert example.tokens.tolist() == expected
   assert example.targets[:-1].tolist() == expected[1:]
-  assert example.losses.tolist() == [examples.TEXT_LOSS] * (len(expected) - 1) + [0]
+  assert example.loss_ids.tolist() == [examples.TEXT_LOSS] * (len(expected) - 1) + [0]
   assert example.weights.tolist() == [1.0] * (len(expected) - 1) + [0.0]
-  assert set(example.kinds) == {examples.TEXT}
+  assert set(example.token_types) == {examples.TEXT}
 
 
 def test_a_conversation_as_text_supervises_its_answers_in_the_loss_of_text(spec):
@@ -144,7 +144,7 @@ def test_a_conversation_as_text_supervises_its_answers_in_the_loss_of_text(spec)
   same = make('understanding', {'images': [], 'turns': turns, 'system': ''}, spec)
   for name in ('tokens', 'targets', 'weights'):
     np.testing.assert_array_equal(getattr(text, name), getattr(same, name))
-  np.testing.assert_array_equal(text.losses, np.where(text.weights > 0, examples.TEXT_LOSS, examples.NO_LOSS))
+  np.testing.assert_array_equal(text.loss_ids, np.where(text.weights > 0, examples.TEXT_LOSS, examples.NO_LOSS))
 
 
 @pytest.mark.parametrize('beyond', [-1, 0, 1, 2, 3])
@@ -162,10 +162,10 @@ def test_each_token_of_a_long_document_is_a_target_once(beyond, spec):
   for k, piece in enumerate(pieces):
     assert piece.tokens.tolist() == tokens[k * T : (k + 1) * T].tolist()
     assert piece.pixels.shape == (0, SIZE, SIZE, 3)
-  predicted = [piece.targets[piece.losses == examples.TEXT_LOSS] for piece in pieces]
+  predicted = [piece.targets[piece.loss_ids == examples.TEXT_LOSS] for piece in pieces]
   assert np.concatenate(predicted).tolist() == tokens[1:].tolist()
   assert [piece.targets[-1] for piece in pieces[:-1]] == [tokens[k * T] for k in range(1, len(pieces))]
-  assert all(np.array_equal(piece.weights, piece.losses == examples.TEXT_LOSS) for piece in pieces)
+  assert all(np.array_equal(piece.weights, piece.loss_ids == examples.TEXT_LOSS) for piece in pieces)
 
 
 LONG_TURNS = [
@@ -185,7 +185,7 @@ def test_a_long_conversation_keeps_the_first_turns_that_fit_with_their_images(ke
   room = len(expected.tokens) if kept < 4 else longer + 1
   assert not expected.cut
   cut = make('understanding', {**record, 'long': 'cut'}, dataclasses.replace(spec, max_length=room))
-  for field in ('tokens', 'kinds', 'targets', 'losses', 'weights', 'pixels'):
+  for field in ('tokens', 'token_types', 'targets', 'loss_ids', 'weights', 'pixels'):
     np.testing.assert_array_equal(getattr(cut, field), getattr(expected, field))
   assert cut.cut == (kept < 4)
   # As long as it gets before one more pair fits; without a word about it conversations are cut.
@@ -237,8 +237,8 @@ def test_an_image_and_its_caption_by_hand(spec):
   assert example.tokens.tolist() == [spec.tokenizer.special.bos, *block(spec), *said]
   # The end of the image predicts the first token of the caption.
   assert example.targets.tolist() == [*[0] * (NUM_IMAGE_TOKENS + 2), *said, 0]
-  assert example.losses.tolist() == [*[0] * (NUM_IMAGE_TOKENS + 2), *[examples.UNDERSTANDING_LOSS] * len(said), 0]
-  assert np.flatnonzero(example.kinds == examples.IMAGE).tolist() == list(range(2, 2 + NUM_IMAGE_TOKENS))
+  assert example.loss_ids.tolist() == [*[0] * (NUM_IMAGE_TOKENS + 2), *[examples.UNDERSTANDING_LOSS] * len(said), 0]
+  assert np.flatnonzero(example.token_types == examples.IMAGE).tolist() == list(range(2, 2 + NUM_IMAGE_TOKENS))
   np.testing.assert_array_equal(example.pixels, image(7)[None])
 
 
@@ -253,7 +253,7 @@ def test_a_document_with_images_in_it_by_hand(spec):
   targets = [*one, *no_text, *two, *no_text, *no_text, eos, 0]
   assert example.tokens.tolist() == tokens
   assert example.targets.tolist() == targets
-  assert (example.losses > 0).tolist() == [target > 0 for target in targets]
+  assert (example.loss_ids > 0).tolist() == [target > 0 for target in targets]
   assert example.pixels[:, 0, 0, 0].tolist() == [1, 2, 3]
 
 
@@ -274,11 +274,11 @@ def test_a_drawing_by_hand(given, spec):
   assert ids == prompts.generation_ids(spec.tokenizer, spec.template, 'a cat', max_length=99)
   n = len(ids)
   assert example.tokens.tolist() == [*ids, *codes[:-1]]
-  assert example.kinds.tolist() == [examples.TEXT] * n + [examples.CODE] * (NUM_CODES - 1)
+  assert example.token_types.tolist() == [examples.TEXT] * n + [examples.CODE] * (NUM_CODES - 1)
   assert example.targets.tolist() == [0] * (n - 1) + list(codes)
-  assert example.losses.tolist() == [0] * (n - 1) + [examples.GENERATION_LOSS] * NUM_CODES
+  assert example.loss_ids.tolist() == [0] * (n - 1) + [examples.GENERATION_LOSS] * NUM_CODES
   assert example.weights.tolist() == [0.0] * (n - 1) + [1.0] * NUM_CODES
-  dtypes = [getattr(example, field).dtype.name for field in ('tokens', 'targets', 'kinds', 'losses', 'weights')]
+  dtypes = [getattr(example, field).dtype.name for field in ('tokens', 'targets', 'token_types', 'loss_ids', 'weights')]
   assert dtypes == ['int32', 'int32', 'uint8', 'uint8', 'float32']
 
 
@@ -293,20 +293,20 @@ def test_a_caption_alone_before_its_image_by_hand(dropout, spec):
   said = [special.pad] * len(said) if dropout else said
   assert example.tokens.tolist() == [special.bos, *said, special.begin_of_image, *codes[:-1]]
   assert example.targets.tolist() == [0] * (len(said) + 1) + codes.tolist()
-  assert example.losses.tolist() == [0] * (len(said) + 1) + [examples.GENERATION_LOSS] * NUM_CODES
+  assert example.loss_ids.tolist() == [0] * (len(said) + 1) + [examples.GENERATION_LOSS] * NUM_CODES
 
 
 def test_guidance_dropout_leaves_first_and_last_id(spec):
   record = {'prompt': 'three red circles', 'image': image(0, GENERATION_SIZE)}
   kept = make('generation', record, spec)
   dropped = make('generation', record, spec, guidance_dropout=1.0)
-  n = np.flatnonzero(kept.kinds == examples.CODE)[0]
+  n = np.flatnonzero(kept.token_types == examples.CODE)[0]
   pad = spec.tokenizer.encode(PAD)[1]
   assert dropped.tokens[:n].tolist() == [kept.tokens[0], *[pad] * (n - 2), kept.tokens[n - 1]]
   assert kept.tokens[0] == spec.tokenizer.special.bos
   assert kept.tokens[n - 1] == spec.tokenizer.special.begin_of_image
   # Nothing else changes: the pads are attended to, the codes are still the target.
-  for field in ('kinds', 'targets', 'losses', 'weights', 'generation_pixels'):
+  for field in ('token_types', 'targets', 'loss_ids', 'weights', 'generation_pixels'):
     np.testing.assert_array_equal(getattr(dropped, field), getattr(kept, field))
   np.testing.assert_array_equal(dropped.tokens[n:], kept.tokens[n:])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from janus_jax.data import mixture
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.mixture import interleave, make_mixture
 from janus_jax.errors import InputError
 
@@ -22,7 +22,7 @@ def test_every_window_of_a_cycle_holds_the_ratio(ratio):
   """The reports' ratios among them."""
   plan = make_mixture(ratio, WEIGHTS)
   kinds = [plan.source_at(i)[0] for i in range(5 * sum(ratio))]
-  expected = tuple(sorted((kind, share) for kind, share in zip(KINDS, ratio) if share))
+  expected = tuple(sorted((kind, share) for kind, share in zip(TASKS, ratio) if share))
   assert window_counts(kinds, sum(ratio)) == {expected}
 
 
@@ -30,7 +30,7 @@ def test_every_window_of_a_cycle_holds_the_ratio(ratio):
 def test_sources_of_a_kind_hold_their_weights_in_every_window(ratio):
   plan = make_mixture(ratio, WEIGHTS)
   chosen = [plan.source_at(i) for i in range(40 * sum(ratio))]
-  for kind, share in zip(KINDS, ratio):
+  for kind, share in zip(TASKS, ratio):
     names = [name for k, name in chosen if k == kind]
     if share:
       assert window_counts(names, sum(WEIGHTS[kind].values())) == {tuple(sorted(WEIGHTS[kind].items()))}

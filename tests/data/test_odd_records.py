@@ -76,15 +76,15 @@ def check(example: Example, spec: ExampleSpec, record: dict[str, Any]) -> None:
   """What holds for every example, and of what is supervised in this one."""
   n = len(example.tokens)
   assert 0 < n <= spec.max_length
-  assert {len(values) for values in (example.kinds, example.targets, example.losses, example.weights)} == {n}
+  assert {len(values) for values in (example.token_types, example.targets, example.loss_ids, example.weights)} == {n}
   table = spec.tokenizer._backend.get_vocab_size()
-  code = example.kinds == CODE
+  code = example.token_types == CODE
   assert example.tokens.min() >= 0
   assert (example.tokens[~code] < table).all()
   assert (example.tokens[code] < spec.num_code_ids).all()
   assert example.pixels.shape[1:] == (SIZE, SIZE, 3)
-  assert (example.kinds == IMAGE_POSITION).sum() == NUM_IMAGE_TOKENS * len(example.pixels)
-  supervised = example.losses != NO_LOSS
+  assert (example.token_types == IMAGE_POSITION).sum() == NUM_IMAGE_TOKENS * len(example.pixels)
+  supervised = example.loss_ids != NO_LOSS
   assert supervised.any()
   assert (example.weights == supervised).all()
   assert (example.targets[~supervised] == 0).all()
@@ -99,7 +99,7 @@ def check(example: Example, spec: ExampleSpec, record: dict[str, Any]) -> None:
       assert said == answers or (example.cut and answers.startswith(said))
     else:
       assert said in (MARKS.sub('', record['text']) if 'images' in record else record['text']) + EOS
-  assert TEXT in example.kinds
+  assert TEXT in example.token_types
 
 
 def refused(error: Exception, path: pathlib.Path) -> str:

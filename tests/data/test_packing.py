@@ -5,40 +5,40 @@ import pytest
 from recipes import recipe
 
 from janus_jax.data import examples, packing
-from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, KINDS, TEXT, Example
+from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TASKS, TEXT, Example
 from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import BatchShape, MeanSize, batch_shape, fill_batch, fill_row, make_batch, size_of
 from janus_jax.errors import RecordError
 from janus_jax.runs import report_data
 
 NUM_CODES, SIZE, GENERATION_SIZE = 4, 3, 2
-FIELDS = ('tokens', 'kinds', 'targets', 'losses', 'weights')
+FIELDS = ('tokens', 'token_types', 'targets', 'loss_ids', 'weights')
 
 
-def random_example(rng, length, images=0, drawings=0):
+def random_example(rng, length, images=0, generation_images=0):
   """Not a plausible example, but one in which no two values are alike by accident."""
-  kinds, losses = np.full(length, TEXT, np.uint8), rng.integers(0, 3, length, dtype=np.uint8)
+  token_types, loss_ids = np.full(length, TEXT, np.uint8), rng.integers(0, 3, length, dtype=np.uint8)
   tokens, targets = (rng.integers(1, 2**30, length, dtype=np.int32) for _ in range(2))
   if images:
-    kinds[:images] = IMAGE
-  if drawings:
-    kinds[-NUM_CODES:], losses[-NUM_CODES:] = CODE, GENERATION_LOSS
+    token_types[:images] = IMAGE
+  if generation_images:
+    token_types[-NUM_CODES:], loss_ids[-NUM_CODES:] = CODE, GENERATION_LOSS
     tokens[-NUM_CODES:] = targets[-NUM_CODES:] = np.arange(NUM_CODES)
   return Example(
     tokens,
-    kinds,
+    token_types,
     targets,
-    losses,
+    loss_ids,
     rng.random(length, np.float32),
     rng.integers(1, 256, (images, SIZE, SIZE, 3), dtype=np.uint8),
-    rng.integers(1, 256, (drawings, GENERATION_SIZE, GENERATION_SIZE, 3), dtype=np.uint8),
+    rng.integers(1, 256, (generation_images, GENERATION_SIZE, GENERATION_SIZE, 3), dtype=np.uint8),
   )
 
 
 def random_examples(rng, count):
   for _ in range(count):
-    images, drawings = rng.permutation([0, 0, 1, 2])[:2] if rng.random() < 0.8 else (0, 0)
-    yield random_example(rng, int(rng.integers(NUM_CODES + 1, 16)), int(images), min(int(drawings), 1))
+    images, generation_images = rng.permutation([0, 0, 1, 2])[:2] if rng.random() < 0.8 else (0, 0)
+    yield random_example(rng, int(rng.integers(NUM_CODES + 1, 16)), int(images), min(int(generation_images), 1))
 
 
 def pack_all(stream, shape):
@@ -62,35 +62,35 @@ def test_a_batch_holds_each_example_once_in_a_segment_of_its_own():
   for taken, rows in pack_all(random_examples(rng, 300), shape):
     batch = arrays(taken, rows, shape)
     remaining = {name: value.copy() for name, value in batch.items()}
-    segments, images, drawings = [0] * 4, 0, 0
+    segments, images, generation_images = [0] * 4, 0, 0
     for example, row in zip(taken, rows):  # Rows keep the order of the stream, images that of the rows.
       segments[row] += 1
       where = np.flatnonzero(batch['segments'][row] == segments[row])
       n, j, g = size_of(example)
       np.testing.assert_array_equal(where, np.arange(where[0], where[0] + n))
       np.testing.assert_array_equal(batch['positions'][row, where], np.arange(n))
-      first_code = np.where(example.kinds == CODE, drawings * NUM_CODES, 0)
-      first_target = np.where(example.losses == GENERATION_LOSS, drawings * NUM_CODES, 0)
+      first_code = np.where(example.token_types == CODE, generation_images * NUM_CODES, 0)
+      first_target = np.where(example.loss_ids == GENERATION_LOSS, generation_images * NUM_CODES, 0)
       np.testing.assert_array_equal(batch['tokens'][row, where], example.tokens + first_code)
       np.testing.assert_array_equal(batch['targets'][row, where], example.targets + first_target)
-      for name in ('kinds', 'losses', 'weights'):
+      for name in ('token_types', 'loss_ids', 'weights'):
         np.testing.assert_array_equal(batch[name][row, where], getattr(example, name))
       np.testing.assert_array_equal(batch['pixels'][0, images : images + j], example.pixels)
       if g:
         # The way a step finds a code's image: the place it is given, over the codes of an image.
-        places = batch['targets'][row, where][example.losses == GENERATION_LOSS]
+        places = batch['targets'][row, where][example.loss_ids == GENERATION_LOSS]
         np.testing.assert_array_equal(places % NUM_CODES, np.arange(NUM_CODES))
         for image in batch['generation_pixels'][0, places // NUM_CODES]:
           np.testing.assert_array_equal(image, example.generation_pixels[0])
       for name in (*FIELDS, 'segments', 'positions'):
         remaining[name][row, where] = 0
       remaining['pixels'][0, images : images + j] = 0
-      remaining['generation_pixels'][0, drawings : drawings + g] = 0
-      images, drawings = images + j, drawings + g
+      remaining['generation_pixels'][0, generation_images : generation_images + g] = 0
+      images, generation_images = images + j, generation_images + g
     for name, value in remaining.items():
       assert not value.any(), f'{name} has something in the padding'
     assert images <= shape.images
-    assert drawings <= shape.drawings
+    assert generation_images <= shape.generation_images
 
 
 def test_shapes_and_types():
@@ -99,7 +99,7 @@ def test_shapes_and_types():
   batch = arrays([random_example(rng, 7, 1, 0)], [1], shape)
   assert {name: (value.dtype.name, value.shape) for name, value in batch.items()} == {
     **dict.fromkeys(('tokens', 'positions', 'segments', 'targets'), ('int32', (2, 20))),
-    **dict.fromkeys(('kinds', 'losses'), ('uint8', (2, 20))),
+    **dict.fromkeys(('token_types', 'loss_ids'), ('uint8', (2, 20))),
     'weights': ('float32', (2, 20)),
     'pixels': ('uint8', (1, 3, SIZE, SIZE, 3)),
     'generation_pixels': ('uint8', (1, 1, GENERATION_SIZE, GENERATION_SIZE, 3)),
@@ -197,7 +197,7 @@ def test_an_example_that_no_batch_holds(size, message):
 
 
 def sizes_like(ratio, rng, count, lengths):
-  kinds = make_mixture(ratio, {kind: {'a': 1} for kind in KINDS}).kinds
+  kinds = make_mixture(ratio, {kind: {'a': 1} for kind in TASKS}).kinds
   for i in range(count):
     kind = kinds[i % len(kinds)]
     yield int(rng.integers(*lengths[kind])), int(kind == 'understanding'), int(kind == 'generation')
@@ -206,7 +206,7 @@ def sizes_like(ratio, rng, count, lengths):
 def filled(sizes, shape) -> tuple[float, float, float]:
   """The fractions of positions, of slots for images and of those for images to generate that are used."""
   totals = [
-    np.sum(taken, axis=0) / (shape.rows * shape.length, max(shape.images, 1), max(shape.drawings, 1))
+    np.sum(taken, axis=0) / (shape.rows * shape.length, max(shape.images, 1), max(shape.generation_images, 1))
     for taken, _ in pack_all(sizes, shape)
   ]
   return tuple(np.mean(totals, axis=0))
@@ -218,7 +218,7 @@ def share_of_tokens_by_grain(sizes, shape):
   elements = [{'t': np.ones(n, np.int8), 'j': np.ones(j, np.int8), 'g': np.ones(g, np.int8)} for n, j, g in sizes]
   dataset = grain.experimental.FirstFitPackIterDataset(
     grain.MapDataset.source(elements).to_iter_dataset(),
-    length_struct={'t': shape.length, 'j': shape.images, 'g': shape.drawings},
+    length_struct={'t': shape.length, 'j': shape.images, 'g': shape.generation_images},
     num_packing_bins=shape.rows,
     shuffle_bins=False,
   )
@@ -243,7 +243,7 @@ def test_packing_beside_grains(ratio, rows, length, lengths, gain):
   """Why there is a packer of our own: Grain's never looks ahead, and every row has room for the same images."""
   sizes = list(sizes_like(ratio, np.random.default_rng(0), 1000, lengths))
   shape = batch_shape(rows, length, MeanSize(*np.mean(sizes, axis=0)))
-  per_row = BatchShape(rows, length, -(-shape.images // rows), -(-shape.drawings // rows))
+  per_row = BatchShape(rows, length, -(-shape.images // rows), -(-shape.generation_images // rows))
   ours, theirs = filled(sizes, shape)[0], share_of_tokens_by_grain(sizes, per_row)
   assert ours >= theirs + gain, (ours, theirs)
 
@@ -308,7 +308,7 @@ def test_statistics():
   batch = arrays(taken, [0, 0, 1, 1, 2], BatchShape(4, 40, 4, 2))
   stats = packing.statistics(batch)
   tokens = sum(len(example.tokens) for example in taken)
-  losses = np.concatenate([example.losses for example in taken])
+  losses = np.concatenate([example.loss_ids for example in taken])
   assert stats == {
     'packing': tokens / 160,
     'tokens': tokens,

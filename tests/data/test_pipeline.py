@@ -73,15 +73,15 @@ def state_of(iterator):
 def contents(batch, spec):
   """(kind, number) of every example in a batch."""
   result = []
-  images, drawings = iter(batch['pixels'][0, :, 0, 0, 0]), iter(batch['generation_pixels'][0, :, 0, 0, 0])
+  images, generation_images = iter(batch['pixels'][0, :, 0, 0, 0]), iter(batch['generation_pixels'][0, :, 0, 0, 0])
   for row in range(len(batch['tokens'])):
     for segment in range(1, batch['segments'][row].max() + 1):
       where = batch['segments'][row] == segment
-      losses = set(batch['losses'][row, where])
+      losses = set(batch['loss_ids'][row, where])
       if UNDERSTANDING_LOSS in losses:
         result.append(('understanding', int(next(images))))
       elif GENERATION_LOSS in losses:
-        result.append(('generation', int(next(drawings))))
+        result.append(('generation', int(next(generation_images))))
       else:
         assert TEXT_LOSS in losses
         result.append(('text', int(spec.tokenizer.decode(batch['tokens'][row, where]).split()[1])))
@@ -165,7 +165,7 @@ def test_the_seed_decides_the_order_and_nothing_else_does(spec):
 @pytest.mark.parametrize('stop', [0, 1, 7])
 def test_resuming_gives_the_same_batches(stop, prefetch, spec):
   bad = {('text/c', 3), ('generation/real', 5), ('understanding/b', 1)}
-  options = {'sources': make_sources(bad), 'skip_limit': SkipLimit(share=0.5)}
+  options = {'sources': make_sources(bad), 'skip_limit': SkipLimit(fraction=0.5)}
   whole = start(spec, **options)
   expected = [next(whole) for _ in range(stop + 6)]
   iterator = start(spec, **options, prefetch=prefetch)
@@ -225,7 +225,7 @@ def test_what_a_stage_leaves_and_the_next_has_no_room_for_is_counted(spec):
 
 def test_bad_records_are_skipped_counted_and_replaced_from_their_own_source(spec):
   bad = {('generation/real', i) for i in range(0, 23, 5)}
-  iterator = start(spec, (0, 1, 2), sources=make_sources(bad), skip_limit=SkipLimit(share=0.5))
+  iterator = start(spec, (0, 1, 2), sources=make_sources(bad), skip_limit=SkipLimit(fraction=0.5))
   seen = list(itertools.chain.from_iterable(contents(next(iterator), spec) for _ in range(20)))
   state = state_of(iterator)
   assert not {n for k, n in seen if k == 'generation'} & {i for _, i in bad}
@@ -242,10 +242,10 @@ def test_bad_records_are_skipped_counted_and_replaced_from_their_own_source(spec
 def test_too_many_bad_records_stop_the_run(spec):
   bad = {('text/c', 4)}  # 1 in 29.
   options = {'ratio': (0, 1, 0), 'sources': make_sources(bad)}
-  within = start(spec, **options, skip_limit=SkipLimit(share=0.05, after=100))
+  within = start(spec, **options, skip_limit=SkipLimit(fraction=0.05, after=100))
   while state_of(within)['index'] < 200:
     next(within)
-  beyond = start(spec, **options, skip_limit=SkipLimit(share=0.02, after=100))
+  beyond = start(spec, **options, skip_limit=SkipLimit(fraction=0.02, after=100))
   with pytest.raises(InputError, match=r'5 of 1\d\d records are bad, the last 1 in a row.* 2.0%.*the record is a None'):
     list(beyond)
   assert 90 < state_of(beyond)['index'] < 140  # Four bad records in 116 are too many; seen at the next bad one.
@@ -272,7 +272,7 @@ def test_records_that_are_too_long_are_counted_but_are_not_bad(spec):
   sources = make_sources()
   sources['understanding']['a'] = grain.MapDataset.source(lengths)
   weights = WEIGHTS | {'understanding': {'a': 1}}
-  stream = start(spec, (1, 0, 0), sources=sources, weights=weights, skip_limit=SkipLimit(share=0.0, after=10))
+  stream = start(spec, (1, 0, 0), sources=sources, weights=weights, skip_limit=SkipLimit(fraction=0.0, after=10))
   seen = list(itertools.chain.from_iterable(contents(next(stream), spec) for _ in range(10)))
   state = state_of(stream)
   assert {n for _, n in seen} <= {6, *range(1, 40, 2)}
@@ -335,7 +335,7 @@ def test_guidance_dropout_is_drawn_per_record_and_epoch(spec):
     for row in range(SHAPE.rows):
       for segment in range(1, batch['segments'][row].max() + 1):
         where = batch['segments'][row] == segment
-        place = batch['tokens'][row, where][batch['kinds'][row, where] == CODE][0]
+        place = batch['tokens'][row, where][batch['token_types'][row, where] == CODE][0]
         number = batch['generation_pixels'][0, place // 5, 0, 0, 0]
         counts[int(number)].append(pad in batch['tokens'][row, where])
   draws = list(itertools.chain.from_iterable(counts.values()))
@@ -359,7 +359,7 @@ def test_bad_stages(options, message, spec):
 
 def test_the_stream_does_not_depend_on_workers_or_on_where_it_was_stopped(spec):
   bad = {('generation/real', i) for i in range(0, 23, 5)} | {('text/c', 3)}
-  options = {'sources': make_sources(bad), 'skip_limit': SkipLimit(share=0.5)}
+  options = {'sources': make_sources(bad), 'skip_limit': SkipLimit(fraction=0.5)}
   alone = start(spec, **options)
   expected = [next(alone) for _ in range(12)]
   state = None
@@ -415,7 +415,7 @@ class Deadly:
 
 def test_a_record_that_kills_its_worker_is_skipped_and_no_other(spec, tmp_path):
   source = grain.MapDataset.source(Deadly(str(tmp_path / 'deaths')))
-  stream = start(spec, (0, 1, 0), sources={'text': {'c': source}}, skip_limit=SkipLimit(share=0.5), workers=2)
+  stream = start(spec, (0, 1, 0), sources={'text': {'c': source}}, skip_limit=SkipLimit(fraction=0.5), workers=2)
   seen = []
   while state_of(stream)['examples']['text/c'] < 19:
     seen += [number for _, number in contents(next(stream), spec)]

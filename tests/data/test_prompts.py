@@ -90,7 +90,7 @@ def _understanding_ids(tokenizer, turns, num_images, **options):
   ],
 )
 def test_rendered_text(name, turns, system, expected):
-  assert prompts.render(prompts.TEMPLATES[name], turns, system) == expected
+  assert prompts.render_prompt(prompts.TEMPLATES[name], turns, system) == expected
 
 
 def test_system_prompt():

@@ -26,12 +26,12 @@ from janus_jax.data.skipping import SkipLimit, describe_shortened
 from janus_jax.data.sources.blocks import BlockDataset
 
 
-def read(place, share, count):
+def read(place, shard, count):
   """The next positions, and the place after them."""
   found = []
   for _ in range(count):
     found.append(position(place))
-    place = after(place, share)
+    place = after(place, shard)
   return found, place
 
 
@@ -41,9 +41,9 @@ def test_one_host_reads_everything_in_order():
 
 
 def test_hosts_take_runs_in_turn():
-  shares = [DataShard(index, 3) for index in range(3)]
-  assert [read(first_position(share, 1), share, 3)[0] for share in shares] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
-  assert read(first_position(shares[1], 2), shares[1], 5)[0] == [2, 3, 8, 9, 14]
+  shards = [DataShard(index, 3) for index in range(3)]
+  assert [read(first_position(shard, 1), shard, 3)[0] for shard in shards] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+  assert read(first_position(shards[1], 2), shards[1], 5)[0] == [2, 3, 8, 9, 14]
 
 
 @pytest.mark.parametrize('seed', range(30))
@@ -100,7 +100,7 @@ def test_streams_of_changing_hosts_see_every_record_once_an_epoch(hosts, spec): 
   for count in hosts:
     states = deal_states(states, count) if states else [NEW] * count
     for index in range(count):
-      options = {'shares': [DataShard(index, count)], 'state': states[index], 'skip_limit': SkipLimit(share=0.9)}
+      options = {'shards': [DataShard(index, count)], 'state': states[index], 'skip_limit': SkipLimit(fraction=0.9)}
       stream = start(spec, (2, 9, 5), sources=sources, shape=BatchShape(2, 100, 6, 8), **options)
       for _ in range(3 + index):
         seen += contents(next(stream), spec)
@@ -123,10 +123,10 @@ def test_hosts_read_whole_blocks():
   parent = grain.MapDataset.source([{'text': f'number {number}'} for number in range(40)])
   source = BlockDataset(parent, [4] * 10)
   assert source.block_size == 4
-  share = DataShard(1, 2)
+  shard = DataShard(1, 2)
   view = source.shuffle(seed=3).repeat()
   found = [
-    int(view[number]['text'].split()[1]) for number in read(first_position(share, source.block_size), share, 20)[0]
+    int(view[number]['text'].split()[1]) for number in read(first_position(shard, source.block_size), shard, 20)[0]
   ]
   assert len({number // 4 for number in found}) == 5
 
@@ -134,9 +134,9 @@ def test_hosts_read_whole_blocks():
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_batch_is_the_rows_of_its_streams(workers, spec):  # noqa: F811
   """Two hosts of two streams each, and one host of all four, which shares its workers among them, see the same."""
-  shape, shares = BatchShape(1, 100, 3, 4), [DataShard(index, 4) for index in range(4)]
-  together = start(spec, shape=shape, shares=shares, workers=workers)
-  apart = [start(spec, shape=shape, shares=shares[:2]), start(spec, shape=shape, shares=shares[2:])]
+  shape, shards = BatchShape(1, 100, 3, 4), [DataShard(index, 4) for index in range(4)]
+  together = start(spec, shape=shape, shards=shards, workers=workers)
+  apart = [start(spec, shape=shape, shards=shards[:2]), start(spec, shape=shape, shards=shards[2:])]
   for _ in range(3):
     batch, parts = next(together), [next(host) for host in apart]
     same(batch, {name: np.concatenate([part[name] for part in parts]) for name in batch})

@@ -36,7 +36,7 @@ def small_model(image_token_id: int) -> JanusConfig:
 def write_start(directory: pathlib.Path, poison: str = '') -> str:
   """A checkpoint with fresh weights. Where `poison` is read, which is one token, there is no finite loss."""
   path = directory / 'tokenizer.json'
-  tokenizer_training.train(tokenizer_training.toy_texts(World(), 50), path, 384)
+  tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(World(), 50), path, 384)
   config = small_model(Tokenizer(str(path)).special.image_placeholder)
   arrays = {name: from_numpy(leaf, name) for name, leaf in flatten(initial_params(config, 0)).items()}
   if poison:

@@ -25,7 +25,7 @@ from e2e.small_run import ROOT, leaves, recipe, write_start
 import janus_jax
 from janus_jax.errors import InputError
 from janus_jax.runs import setup
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.runs.loading import load_tokenizer
 
 if not INSTALLED:
@@ -239,7 +239,7 @@ def test_faults_are_one_line(bucket, start, forbidden, tmp_path):
 )
 def test_other_workdirs(workdir, message, bucket):
   with pytest.raises(InputError, match=f'^{message}'):
-    setup.train(parse(recipe('nowhere', '')), workdir)
+    setup.train(parse_config(recipe('nowhere', '')), workdir)
 
 
 def test_no_such_checkpoint(bucket):

@@ -25,7 +25,7 @@ from janus_jax.data.packing import WAITING
 from janus_jax.data.resizing import fast
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
 from janus_jax.runs import loading, setup
-from janus_jax.runs.config import default_config, parse
+from janus_jax.runs.config import default_config, parse_config
 from janus_jax.runs.image_codes import image_encoder
 from janus_jax.runs.tokenizing import load_vq
 from janus_jax.training import loop
@@ -153,7 +153,7 @@ def test_a_run_on_every_format_stops_and_goes_on(entries, checkpoint, tmp_path, 
   config.workers = 2
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
   with caplog.at_level(logging.INFO):
-    setup.train(parse(config), str(whole))
+    setup.train(parse_config(config), str(whole))
   said = [record.getMessage() for record in caplog.records]
   workers = []
 
@@ -164,10 +164,10 @@ def test_a_run_on_every_format_stops_and_goes_on(entries, checkpoint, tmp_path, 
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Progress, 'update', interrupted)
-    setup.train(parse(config), str(stopped))
+    setup.train(parse_config(config), str(stopped))
   assert workers == [2, 2]
   config.workers = 0
-  setup.train(parse(config), str(stopped), force=True)
+  setup.train(parse_config(config), str(stopped), force=True)
   lines = {path: list(map(json.loads, (path / 'metrics.jsonl').read_text().splitlines())) for path in (whole, stopped)}
   first, second = ([(line['step'], line['loss']) for line in found if 'loss' in line] for found in lines.values())
   assert len(first) == STEPS

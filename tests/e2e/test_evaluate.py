@@ -54,7 +54,9 @@ def write_random(directory: pathlib.Path, config=CONFIG) -> str:
   """An Orbax checkpoint of random weights, with a tokenizer of the toy world."""
   directory.mkdir()
   path = directory / 'tokenizer.json'
-  tokenizer_training.train(tokenizer_training.toy_texts(WORLD, num_scenes=300), path, config.language_model.vocab_size)
+  tokenizer_training.train_tokenizer(
+    tokenizer_training.toy_texts(WORLD, num_scenes=300), path, config.language_model.vocab_size
+  )
   config = dataclasses.replace(config, image_token_id=Tokenizer(path).special.image_placeholder)
   params = flatten(jax.device_get(initial_params(config, 0)))
   arrays = {name: from_numpy(np.asarray(leaf), name) for name, leaf in params.items()}
@@ -128,20 +130,20 @@ def test_pictures_belong_to_their_cases(evaluated):
 def picture_of(expected: Description | int, rng: np.random.Generator) -> np.ndarray:
   """What a perfect model draws."""
   if isinstance(expected, int):
-    images, labels = digits.load(24, 'train')
+    images, labels = digits.load_digits(24, 'train')
     return images[rng.choice(np.flatnonzero(labels == expected))]
   first = expected.parts[0]
   while True:
     kind = 'two' if len(expected.parts) == 2 else 'alike' if first.count > 1 else 'one'
-    objects = scenes.sample(WORLD, rng, kind).objects
+    objects = scenes.sample_scene(WORLD, rng, kind).objects
     parts = expected.parts if kind == 'two' else [first] * len(objects)
     triple = objects[0].colour, objects[0].size
     changed = [
       dataclasses.replace(o, shape=p.shape, colour=p.colour or triple[0], size=p.size or triple[1])
       for o, p in zip(objects, parts)
     ]
-    if expected in captions.descriptions(Scene(tuple(changed))):
-      return shapes.render(WORLD, [Scene(tuple(changed))])[0]
+    if expected in captions.scene_descriptions(Scene(tuple(changed))):
+      return shapes.render_scene(WORLD, [Scene(tuple(changed))])[0]
 
 
 @pytest.fixture(scope='module')

@@ -31,7 +31,7 @@ from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings
 from janus_jax.runs import datasets, setup, workdirs
 from janus_jax.runs.callbacks import HeldOutLoss, Sampler
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.toy import dataset
 from janus_jax.training import loop
@@ -60,7 +60,7 @@ def data(tmp_path_factory) -> str:
 @pytest.fixture(scope='module')
 def uninterrupted(start, data, tmp_path_factory) -> tuple[pathlib.Path, dict]:
   workdir = tmp_path_factory.mktemp('uninterrupted')
-  return workdir, leaves(setup.train(parse(recipe(start, data)), str(workdir)))
+  return workdir, leaves(setup.train(parse_config(recipe(start, data)), str(workdir)))
 
 
 def take_codes(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -83,7 +83,7 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
   lines = [line for line in lines if 'loss' in line]
   rates = [
     learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
-    for stage in parse(recipe(start, data)).run_stages
+    for stage in parse_config(recipe(start, data)).run_stages
   ]
   np.testing.assert_allclose([line['learning_rate'] for line in lines], np.concatenate(rates), rtol=1e-6)
   # Examples of each source over the whole run: a stage that began anew would show earlier ones again.
@@ -96,14 +96,14 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
 def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
   """The recipe computes codes before the first step; here the step does."""
   config = recipe(start, data)
-  world = dataset.name_of(datasets.read_world(parse(config), janus_jax.load(start).config))
+  world = dataset.name_of(datasets.read_world(parse_config(config), janus_jax.load(start).config))
   # Then the version of the images, and a digest of the VQ.
   stored = sorted(path.name.rsplit('-', 2)[0] for path in (uninterrupted[0] / 'codes').iterdir())
   assert stored == [f'{name}-{split}-{world}' for name in ('digits', 'shapes') for split in ('test', 'train')]
   config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
   # As many as a row holds: codes need no room, which decides what is packed.
   config.stages.stage1.generation_images_per_row = 3
-  setup.train(parse(config), str(tmp_path))
+  setup.train(parse_config(config), str(tmp_path))
   assert not (tmp_path / 'codes').exists()
   np.testing.assert_allclose(
     [line[2:] for line in losses(tmp_path)], [line[2:] for line in losses(uninterrupted[0])[:STEPS]], rtol=1e-5
@@ -123,7 +123,7 @@ def test_metrics_are_read_after_the_next_step_is_dispatched(uninterrupted, start
   line = loop.Window.line
   monkeypatch.setattr(loop, 'jit_train_step', dispatched)
   monkeypatch.setattr(loop.Window, 'line', lambda *arguments: events.append('read') or line(*arguments))
-  setup.train(parse(config), str(tmp_path))
+  setup.train(parse_config(config), str(tmp_path))
   assert events == ['dispatch', 'dispatch', 'read', 'dispatch', 'read', 'read']
   assert [line[0] for line in losses(tmp_path)] == [1, 2, 3]
 
@@ -133,7 +133,7 @@ def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
   janus = janus_jax.load(str(uninterrupted[0]))
   config, params = janus.config, janus.params
   take_codes(uninterrupted[0], tmp_path)
-  data = datasets.open_data(parse(recipe(start, data)), config, str(tmp_path), lambda: open_checkpoint(start), 2)
+  data = datasets.open_data(parse_config(recipe(start, data)), config, str(tmp_path), lambda: open_checkpoint(start), 2)
   settings = ImageSettings(cfg_weight=1.5, temperature=0.8, top_k=3)
   with MetricWriter(str(tmp_path)) as writer:
     Sampler(config, *janus.tokenizer_and_template(), data.samples, settings)(7, 'stage1', params, writer)
@@ -168,7 +168,7 @@ def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_pat
   config.save_every = config.keep_every = 1
   workdir = tmp_path / 'run'
   take_codes(uninterrupted[0], workdir)
-  setup.train(parse(config), str(workdir))
+  setup.train(parse_config(config), str(workdir))
   # Before each evaluation, which is no step: it was reported as one that hangs.
   assert rests == [0, 0, *range(STEPS)]
   first = leaves(janus_jax.load(start).params)
@@ -190,7 +190,7 @@ def test_averages_are_evaluated_and_exported(uninterrupted, start, data, tmp_pat
   assert load_tokenizer(f'{workdir}@ema')[0].special == load_tokenizer(start)[0].special
   assert workdirs.read_sampling(f'{workdir}@ema')['cfg_weight'] == config.sampling.cfg_weight
   config.init_from = f'{workdir}@ema'
-  assert setup.open_start(parse(config)).params.keys() == first.keys()
+  assert setup.open_start(parse_config(config)).params.keys() == first.keys()
   exported = leaves(janus_jax.load(str(tmp_path / 'average')).params)
   for path, leaf in leaves(janus_jax.load(f'{workdir}@ema').params).items():
     np.testing.assert_array_equal(leaf, kept[STEPS][path], err_msg=path)
@@ -207,7 +207,7 @@ def test_a_refused_force_leaves_the_workdir_as_it_was(uninterrupted, start, data
   ):
     config.run, config.stages.stage3.steps = run, steps
     with pytest.raises(InputError, match=rf'{reason}: expected .*--config\.init_from={workdir} --workdir=NEW$'):
-      setup.train(parse(config), str(workdir), force=True)
+      setup.train(parse_config(config), str(workdir), force=True)
     assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
 
 
@@ -216,7 +216,7 @@ def test_a_workdir_in_use_is_left_alone(start, data, tmp_path):
   saving = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp-1'
   saving.mkdir(parents=True)
   with owned(str(tmp_path)), pytest.raises(InputError, match=rf'^{tmp_path}: in use by pid {os.getpid()} on host'):
-    setup.train(parse(recipe(start, data)), str(tmp_path))
+    setup.train(parse_config(recipe(start, data)), str(tmp_path))
   assert saving.exists()
 
 
@@ -244,7 +244,7 @@ def test_a_run_cut_short_and_taken_up_again_and_again_is_bit_identical(
     with monkeypatch.context() as patch:
       patch.setattr(loop.Progress, 'update', cut_short)
       with pytest.raises(KilledError):
-        setup.train(parse(config), str(tmp_path))
+        setup.train(parse_config(config), str(tmp_path))
 
   def saved() -> int:
     return max(int(path.name) for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdecimal())
@@ -263,17 +263,17 @@ def test_a_run_cut_short_and_taken_up_again_and_again_is_bit_identical(
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Progress, 'update', interrupt)
-    setup.train(parse(config), str(tmp_path))
+    setup.train(parse_config(config), str(tmp_path))
   assert interrupted == ['stage2', 'stage2', 'stage3']
   assert saved() == 2 * STEPS + 1  # By the signal.
   assert losses(tmp_path) == written[: 2 * STEPS + 1]
-  params = leaves(setup.train(parse(config), str(tmp_path)))
+  params = leaves(setup.train(parse_config(config), str(tmp_path)))
   assert losses(tmp_path) == written
   for path, leaf in expected.items():
     np.testing.assert_array_equal(params[path], leaf, err_msg=path)
   caplog.clear()
   caplog.set_level('INFO')
-  setup.train(parse(config), str(tmp_path))
+  setup.train(parse_config(config), str(tmp_path))
   assert f'already complete: all {3 * STEPS} steps are in {tmp_path}' in capsys.readouterr().err
   assert f'complete: {3 * STEPS} steps in {tmp_path}' in caplog.messages[-1]
   assert losses(tmp_path) == written
@@ -288,9 +288,9 @@ def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
   config.run = ('stage1', 'stage2')
   config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, 2, 1
   with pytest.raises(InputError, match=r'mesh sizes .* need 2 devices: there are 8'):
-    setup.train(parse(config), str(tmp_path), force=True)
+    setup.train(parse_config(config), str(tmp_path), force=True)
   config.mesh.data, config.mesh.fsdp = 8, 1
-  setup.train(parse(config), str(tmp_path), force=True)
+  setup.train(parse_config(config), str(tmp_path), force=True)
   expected = losses(uninterrupted[0])
   assert losses(tmp_path)[:STEPS] == expected[:STEPS]
   assert losses(tmp_path)[STEPS:] != expected[STEPS : 2 * STEPS]  # Trained here, where sums are of another order.
@@ -323,7 +323,7 @@ def test_a_wrong_config_leaves_no_workdir(start, data, tmp_path, field, value, m
   config.stages.stage1.carry_moments = config.stages.stage2.carry_moments = False
   config.update_from_flattened_dict({field: value})
   with pytest.raises(InputError, match=message):
-    setup.train(parse(config), str(tmp_path / 'run'))
+    setup.train(parse_config(config), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
@@ -343,7 +343,7 @@ def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_pat
   backend.save(str(broken / 'tokenizer.json'))
   message = r'tokenizer\.json: has a token with id 712: expected ids below .*384'
   with pytest.raises(InputError, match=message):
-    setup.train(parse(recipe(str(broken), data)), str(tmp_path / 'run'))
+    setup.train(parse_config(recipe(str(broken), data)), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
   tokenizer, template = load_tokenizer(str(broken))
   janus = dataclasses.replace(janus_jax.load(start), tokenizer=tokenizer, template=template)
@@ -366,7 +366,7 @@ def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path, monke
     InputError,
     match=r'source text/books: none of its first \d+ records can be used\. The last: .*data\.sources\.books\.long',
   ):
-    setup.train(parse(config), str(tmp_path / 'run'))
+    setup.train(parse_config(config), str(tmp_path / 'run'))
   # The index of the file is kept for the next start.
   assert {path.name for path in (tmp_path / 'run').iterdir()} <= {'data'}
   config.data.sources.books.long = 'split'
@@ -377,7 +377,7 @@ def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path, monke
 
   monkeypatch.setattr(loop, 'jit_train_step', lambda mode: step)  # It gets a batch; nothing new would be compiled.
   with pytest.raises(KilledError):
-    setup.train(parse(config), str(tmp_path / 'run'))
+    setup.train(parse_config(config), str(tmp_path / 'run'))
 
 
 def test_one_line_for_wrong_commands(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig, from_dict, to_dict
+from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig, config_to_dict, from_dict
 from janus_jax.models.initialization import initial_params, initial_std, sample_on_devices
 from janus_jax.models.janus import Janus, abstract_params
 from janus_jax.models.layers import Linear, input_first
@@ -223,7 +223,7 @@ def test_a_shared_encoder_changes_no_parameter():
 @pytest.mark.parametrize('preset', sorted(PRESETS))
 def test_config_survives_json(preset, shared):
   config = dataclasses.replace(PRESETS[preset], shared_encoder=shared)
-  assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+  assert from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_sizes_that_do_not_fit_are_refused(part, fields, message):
 
 
 def test_unknown_config_field_is_named():
-  values = to_dict(CONFIG)
+  values = config_to_dict(CONFIG)
   values['vq']['colour'] = 1
   with pytest.raises(InputError, match=r'vq.colour is unknown'):
     from_dict(values)

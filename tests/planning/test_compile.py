@@ -17,7 +17,7 @@ from janus_jax.planning import compile, memory, report, suggest
 from janus_jax.planning.compile import StagePlan, abstract_batch, abstract_state, make_setup, plan_stage, start_bytes
 from janus_jax.planning.memory import held_bytes, memory_of, wanted_bytes
 from janus_jax.planning.topologies import parse_topology
-from janus_jax.runs.config import TrainConfig, parse, replaced
+from janus_jax.runs.config import TrainConfig, parse_config, replaced
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.training.state import flatten, start_stage, start_state
@@ -32,7 +32,7 @@ def tiny(batch_size: int = 8, **changes) -> TrainConfig:
   for stage in config.stages.values():
     stage.batch_size = batch_size
   config.update_from_flattened_dict({name.replace('/', '.'): value for name, value in changes.items()})
-  return parse(config)
+  return parse_config(config)
 
 
 def setup_of(config, **fields):
@@ -84,15 +84,15 @@ def test_abstract_state_is_that_of_a_run(stage_masks):
 
 
 def test_what_a_run_starts_from():
-  released = find_start(parse(recipe('janus_pro_7b')), 'somewhere/janus_pro_7b.py')
+  released = find_start(parse_config(recipe('janus_pro_7b')), 'somewhere/janus_pro_7b.py')
   assert released.model == PRESETS['janus_pro_7b']
   assert released.dtypes['language_model/layers/mlp/up/kernel'] == 'bfloat16'
   assert released.dtypes['vision_encoder/pos_embed'] == 'float32'
-  assert find_start(parse(recipe('tiny')), 'configs/tiny.py').model == PRESETS['toy']
+  assert find_start(parse_config(recipe('tiny')), 'configs/tiny.py').model == PRESETS['toy']
   shared = find_start(tiny(shared_encoder=True), 'configs/tiny.py').model
   assert shared == dataclasses.replace(PRESETS['toy'], shared_encoder=True)
   with pytest.raises(InputError, match=r'configs/mine.py: which model\? init_from is empty: expected a checkpoint'):
-    find_start(parse(recipe('janus_pro_7b')), 'configs/mine.py')
+    find_start(parse_config(recipe('janus_pro_7b')), 'configs/mine.py')
 
 
 def test_a_checkpoint_says_what_a_run_starts_from(tmp_path):
@@ -119,19 +119,19 @@ def test_plan_of_a_stage(monkeypatch):
   more = dataclasses.replace(plan.memory, peaks={**plan.memory.peaks, 'held-out': plan.memory.available + 1})
   assert (more.worst, more.fits) == ('held-out', False)
   assert plan.received['all-gather'] > 0
-  found = report.to_json(plan, [], None)
+  found = report.plan_to_json(plan, [], None)
   assert found['stage'] == 'stage3'
   assert found['ideal_collective_bytes_per_device'] == plan.ideal
   ideal = f'GB (ideal {plan.ideal / 1e9:.1f}): '
-  assert ideal in report.to_text(plan, [], None)
+  assert ideal in report.plan_to_text(plan, [], None)
   assert found['chips'] == found['devices'] == 8
   halves = dataclasses.replace(plan, setup=dataclasses.replace(plan.setup, topology=parse_topology('tpu7x-8')))
-  found = report.to_json(halves, [], None)
+  found = report.plan_to_json(halves, [], None)
   assert (found['chips'], found['devices'], found['peak_bytes_per_device']) == (4, 8, plan.memory.peak)
-  assert 'stage3 on tpu7x-8 (fsdp 8 on 4 chips): fits' in report.to_text(halves, [], None)
+  assert 'stage3 on tpu7x-8 (fsdp 8 on 4 chips): fits' in report.plan_to_text(halves, [], None)
   assert found['tokens'] == tiny().stages['stage3'].steps * 8 * 104
   assert found['mfu_bound'] is None  # A CPU has no known peak.
-  assert 'stage3 on cpu-8 (fsdp 8): fits' in report.to_text(plan, [], None)
+  assert 'stage3 on cpu-8 (fsdp 8): fits' in report.plan_to_text(plan, [], None)
 
 
 def test_more_moments_are_more_memory():
@@ -194,7 +194,7 @@ def test_hints_name_the_first_settings_that_fit(monkeypatch):
   options, found = suggest.find_fitting(config, 1, failed)
   assert options == ['--config.mesh.data=1', '--config.mesh.fsdp=-1', '--config.accumulation=4']
   assert found.memory.fits
-  assert '--config.accumulation=4' in report.to_text(failed, options, found)
+  assert '--config.accumulation=4' in report.plan_to_text(failed, options, found)
 
 
 def test_hints_compile_nothing_that_cannot_fit(monkeypatch):
@@ -227,7 +227,7 @@ def test_changes_go_from_cheap_to_dear():
   config = tiny(**{'compute/remat': 'dots', 'mesh/data': 4, 'mesh/fsdp': 2})
   setup = setup_of(config)
   stage = dataclasses.replace(setup.run.run_stages[1], batch_size=64)
-  assert list(suggest.changes(setup, stage)) == [
+  assert list(suggest.candidate_changes(setup, stage)) == [
     {'mesh.data': 1, 'mesh.fsdp': -1},
     {'accumulation': 2},
     {'accumulation': 4},
@@ -238,8 +238,8 @@ def test_changes_go_from_cheap_to_dear():
   ]
   # Every slice has a state of its own.
   two = dataclasses.replace(setup, topology=parse_topology('2xv5e-4'))
-  assert next(suggest.changes(two, stage)) == {'mesh.data': 2, 'mesh.fsdp': -1}
+  assert next(suggest.candidate_changes(two, stage)) == {'mesh.data': 2, 'mesh.fsdp': -1}
   best = setup_of(tiny(**{'compute/remat': 'full', 'accumulation': 1}))
   optimizer = dataclasses.replace(best.step.optimizer, moment_dtype='bfloat16', gradient_sum_dtype='bfloat16')
   best = dataclasses.replace(best, step=dataclasses.replace(best.step, optimizer=optimizer))
-  assert list(suggest.changes(best, best.run.run_stages[1])) == []
+  assert list(suggest.candidate_changes(best, best.run.run_stages[1])) == []

@@ -7,10 +7,10 @@ from recipes import recipe as load
 
 from janus_jax.errors import InputError
 from janus_jax.planning.compile import make_setup, plan_stage
-from janus_jax.planning.report import to_json, to_text
+from janus_jax.planning.report import plan_to_json, plan_to_text
 from janus_jax.planning.suggest import find_fitting
 from janus_jax.planning.topologies import Topology, parse_topology
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
 
@@ -19,7 +19,7 @@ def plan(topology: str | Topology, recipe: str = 'janus_pro_1b', **changes):
   config = load(recipe)
   config.run = ('stage3',)
   config.update_from_flattened_dict(changes)
-  parsed = parse(config)
+  parsed = parse_config(config)
   place = parse_topology(topology) if isinstance(topology, str) else topology
   setup = make_setup(parsed, find_start(parsed, f'configs/{recipe}.py'), place)
   return parsed, plan_stage(setup, 0)
@@ -39,8 +39,8 @@ def test_memory_is_a_little_more_than_an_h100_took(rows, remat, codes, chunk, me
 
 def test_a_plan_says_that_it_is_an_estimate():
   _, found = plan('h100-8', 'janus_pro_7b')
-  assert to_text(found, [], None).splitlines()[0].endswith(': fits, estimated by formula and not compiled')
-  assert to_json(found, [], None)['estimated']
+  assert plan_to_text(found, [], None).splitlines()[0].endswith(': fits, estimated by formula and not compiled')
+  assert plan_to_json(found, [], None)['estimated']
   assert 0.3 < found.figures.mfu_bound < 1
 
 

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from janus_jax.planning.hlo import KINDS, received_bytes
+from janus_jax.planning.hlo import TASKS, received_bytes
 
 DEVICES = 8
 STEPS = 5
@@ -45,7 +45,7 @@ def compiled_text(collective, steps: int) -> str:
 @pytest.mark.parametrize('name', COLLECTIVES)
 def test_a_loop_counts_as_often_as_it_runs(name):
   collective, kind, expected = COLLECTIVES[name]
-  assert received_bytes(compiled_text(collective, STEPS)) == dict.fromkeys(KINDS, 0) | {kind: STEPS * expected}
+  assert received_bytes(compiled_text(collective, STEPS)) == dict.fromkeys(TASKS, 0) | {kind: STEPS * expected}
 
 
 def test_a_loop_that_ends_when_the_data_says_counts_as_often_as_the_caller_says():
@@ -82,7 +82,7 @@ ENTRY %main (x: f32[1024]) -> f32[128] {
 
 
 def test_a_tpus_reduce_scatter_is_counted_as_one():
-  nothing = dict.fromkeys(KINDS, 0)
+  nothing = dict.fromkeys(TASKS, 0)
   assert received_bytes(SCATTERED) == nothing | {'reduce-scatter': 4096 * 7 // 8}
   alone = SCATTERED.replace('%all-reduce-scatter.3', '%fused_computation.3')
   assert received_bytes(alone) == nothing | {'all-reduce': 2 * 4096 * 7 // 8}

@@ -12,14 +12,14 @@ from janus_jax.data.packing import BatchShape, MeanSize
 from janus_jax.models.config import PRESETS
 from janus_jax.planning.compile import make_setup, plan_stage
 from janus_jax.planning.ideal import ideal_bytes, passes
-from janus_jax.planning.roofline import Work
+from janus_jax.planning.roofline import StageWork
 from janus_jax.planning.topologies import parse_topology
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.mesh import make_mesh
 
-STAGE = dataclasses.replace(parse(recipe('janus_pro_7b')).run_stages[1], batch_size=8)
-WORK = Work(
+STAGE = dataclasses.replace(parse_config(recipe('janus_pro_7b')).run_stages[1], batch_size=8)
+WORK = StageWork(
   stage=STAGE,
   model=PRESETS['test_tiny'],
   shape=BatchShape(2, 64, 0, 0),
@@ -72,6 +72,6 @@ def test_a_step_receives_at_most_half_more_than_the_ideal(sizes, stage):
   for each in config.stages.values():
     each.batch_size = 8
   assert jax.device_count() == 8
-  config = parse(config)
+  config = parse_config(config)
   plan = plan_stage(make_setup(config, find_start(config, 'configs/tiny.py'), parse_topology('cpu-8')), stage)
   assert sum(plan.received.values()) <= 1.5 * plan.ideal

@@ -8,18 +8,20 @@ from recipes import recipe
 
 from janus_jax.data.packing import batch_shape
 from janus_jax.models.config import PRESETS
-from janus_jax.planning.roofline import Work, figures, token_counts
+from janus_jax.planning.roofline import StageWork, stage_figures, token_counts
 from janus_jax.planning.topologies import parse_topology
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.training.run_config import expected_mean
 from janus_jax.training.throughput import vq_encoder_forward_flops
 
 
-def work_7b(index: int, holds_codes: bool = False, **changes) -> Work:
-  stage = dataclasses.replace(parse(recipe('janus_pro_7b')).run_stages[index], expected_tokens=(800.0, 1000.0, 650.0))
+def work_7b(index: int, holds_codes: bool = False, **changes) -> StageWork:
+  stage = dataclasses.replace(
+    parse_config(recipe('janus_pro_7b')).run_stages[index], expected_tokens=(800.0, 1000.0, 650.0)
+  )
   trained = frozenset({'vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder'})
   mean = expected_mean(stage, 4096, holds_codes)
-  work = Work(
+  work = StageWork(
     stage,
     PRESETS['janus_pro_7b'],
     batch_shape(stage.batch_size // 16, 4096, mean),
@@ -60,27 +62,29 @@ def test_full_batches_are_counted_as_documented():
 
 def test_empty_slots_and_exact_products_take_time_but_are_no_flops_of_mfu():
   topology, work = parse_topology('v5e-16'), work_7b(2)
-  more = dataclasses.replace(work, shape=dataclasses.replace(work.shape, drawings=work.shape.drawings + 10))
-  found, emptier = (figures(one, topology, Mesh, NOTHING) for one in (work, more))
+  more = dataclasses.replace(
+    work, shape=dataclasses.replace(work.shape, generation_images=work.shape.generation_images + 10)
+  )
+  found, emptier = (stage_figures(one, topology, Mesh, NOTHING) for one in (work, more))
   assert emptier.flops == found.flops
   image, peak = vq_encoder_forward_flops(work.model.vq), 16 * 197e12
   assert emptier.executed_flops - found.executed_flops == pytest.approx(16 * 10 * image)
   # Six products in bfloat16 for one in float32.
   assert emptier.bound.compute - found.bound.compute == pytest.approx(6 * 16 * 10 * image / peak)
-  stored = figures(work_7b(2, holds_codes=True), topology, Mesh, NOTHING)
-  exact = 6 * 16 * work.shape.drawings * image / peak
+  stored = stage_figures(work_7b(2, holds_codes=True), topology, Mesh, NOTHING)
+  exact = 6 * 16 * work.shape.generation_images * image / peak
   assert found.bound.compute - stored.bound.compute == pytest.approx(exact, rel=1e-3)
 
 
 def test_days_and_bound_by_hand():
   work = work_7b(1)
-  found = figures(work, parse_topology('v5e-16'), Mesh, NOTHING)
+  found = stage_figures(work, parse_topology('v5e-16'), Mesh, NOTHING)
   peak = 16 * 197e12
   assert found.tokens == 270_000 * 512 * 4096
   assert found.days[50] == pytest.approx(270_000 * found.flops.total / (0.5 * peak) / 86_400)
   assert found.days[40] / found.days[60] == pytest.approx(1.5)
   # Nothing to wait for but products, of which the logits are computed twice, and those of the VQ exactly.
-  exact = 5 * 16 * work.shape.drawings * vq_encoder_forward_flops(work.model.vq) / peak
+  exact = 5 * 16 * work.shape.generation_images * vq_encoder_forward_flops(work.model.vq) / peak
   assert found.bound.seconds == found.bound.compute == pytest.approx(found.executed_flops / peak + exact)
   assert 0.9 < found.mfu_bound < 1
   # 41 GFLOP a token for text alone, with attention; logits of codes cost less, SigLIP and the VQ add some.
@@ -90,7 +94,7 @@ def test_days_and_bound_by_hand():
 def test_rematerialisation_bounds_mfu():
   topology = parse_topology('v5e-16')
   by_remat = {
-    r: figures(work_7b(1, holds_codes=True, remat=r), topology, Mesh, NOTHING) for r in ('none', 'dots', 'full')
+    r: stage_figures(work_7b(1, holds_codes=True, remat=r), topology, Mesh, NOTHING) for r in ('none', 'dots', 'full')
   }
   assert by_remat['none'].flops == by_remat['full'].flops
   bounds = [by_remat[remat].mfu_bound for remat in ('full', 'dots', 'none')]
@@ -99,21 +103,25 @@ def test_rematerialisation_bounds_mfu():
   assert bounds[0] == pytest.approx(0.75, abs=0.02)
   # Nothing passes gradients through the layers where the image head alone trains.
   head = frozenset({'gen_head'})
-  alone = [figures(work_7b(0, remat=r, trained=head), topology, Mesh, NOTHING) for r in ('none', 'full')]
+  alone = [stage_figures(work_7b(0, remat=r, trained=head), topology, Mesh, NOTHING) for r in ('none', 'full')]
   assert alone[0].executed_flops == alone[1].executed_flops
 
 
 def test_slow_networks_bound_the_step():
   received = {'all-gather': 400e9, 'between-slices': 0}
-  found = figures(work_7b(2), parse_topology('v5e-16'), Mesh, received)
+  found = stage_figures(work_7b(2), parse_topology('v5e-16'), Mesh, received)
   assert found.bound.network == pytest.approx(400e9 / 200e9)
   across = {'all-gather': 0, 'between-slices': 400e9}
-  assert figures(work_7b(2), parse_topology('2xv5e-8'), Mesh, across).bound.network == pytest.approx(400e9 / 3.125e9)
+  assert stage_figures(work_7b(2), parse_topology('2xv5e-8'), Mesh, across).bound.network == pytest.approx(
+    400e9 / 3.125e9
+  )
 
 
 def test_state_and_weights_bound_the_step():
-  few = figures(work_7b(2), parse_topology('v5e-16'), Mesh, NOTHING).bound.memory
-  many = figures(work_7b(2, accumulation=8, state_bytes=10**10), parse_topology('v5e-16'), Mesh, NOTHING).bound.memory
+  few = stage_figures(work_7b(2), parse_topology('v5e-16'), Mesh, NOTHING).bound.memory
+  many = stage_figures(
+    work_7b(2, accumulation=8, state_bytes=10**10), parse_topology('v5e-16'), Mesh, NOTHING
+  ).bound.memory
   weights = 2 * (30 * (4 * 4096**2 + 3 * 4096 * 11008) + 102400 * 4096)
   assert few == pytest.approx(2 * weights / 819e9)
   assert many == pytest.approx((2e10 + 8 * 2 * weights) / 819e9)

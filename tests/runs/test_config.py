@@ -12,7 +12,7 @@ from recipes import recipe
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig
 from janus_jax.runs import config_help, workdirs
-from janus_jax.runs.config import DataConfig, TrainConfig, default_config, parse, replaced, to_dict, to_json
+from janus_jax.runs.config import DataConfig, TrainConfig, default_config, parse_config, replaced, to_dict, to_json
 from janus_jax.training.stages import Stage
 
 SAVED = pathlib.Path(__file__).parent / 'saved'  # What commit 79967ae wrote, of recipes that are here still.
@@ -20,8 +20,8 @@ SAVED = pathlib.Path(__file__).parent / 'saved'  # What commit 79967ae wrote, of
 
 @pytest.mark.parametrize('name', ['tiny', 'janus_pro_7b', 'data/llava', 'benchmarks/cpu'])
 def test_what_is_parsed_is_written_as_it_was_read(name):
-  config = parse(recipe(name))
-  assert parse(type(recipe(name))(to_dict(config))) == config
+  config = parse_config(recipe(name))
+  assert parse_config(type(recipe(name))(to_dict(config))) == config
   written = to_dict(config)
   for field, value in recipe(name).to_dict().items():
     if field != 'pretraining':  # Which gets the defaults that it leaves out.
@@ -37,7 +37,7 @@ def test_defaults_are_those_of_the_dataclasses():
 
 
 def test_fields_are_replaced_by_their_dotted_names():
-  config = parse(recipe('tiny'))
+  config = parse_config(recipe('tiny'))
   changed = replaced(config, {'data.directory': 'x', 'seed': 3, 'stages.stage2.steps': 40, 'mesh.data': 2})
   assert (changed.data.directory, changed.seed, changed.stages['stage2'].steps, changed.mesh.data) == ('x', 3, 40, 2)
   assert replaced(changed, {'data.directory': '', 'seed': 0, 'stages.stage2.steps': 4800, 'mesh.data': 1}) == config
@@ -50,9 +50,9 @@ def test_a_workdir_of_before_is_that_of_the_same_recipe(name, tmp_path):
   shutil.copy(SAVED / f'{pathlib.Path(name).name}.json', tmp_path / 'config.json')
   config = recipe(name)
   config.init_from = 'parts'
-  workdirs.check_config(str(tmp_path), to_json(parse(config)), force=False)
+  workdirs.check_config(str(tmp_path), to_json(parse_config(config)), force=False)
   with pytest.raises(InputError, match=r'a run with another config \(seed: 0 -> 1\): --force'):
-    workdirs.check_config(str(tmp_path), to_json(parse(config)) | {'seed': 1}, force=False)
+    workdirs.check_config(str(tmp_path), to_json(parse_config(config)) | {'seed': 1}, force=False)
 
 
 def test_a_saved_config_is_read_by_todays_names(tmp_path):
@@ -61,7 +61,7 @@ def test_a_saved_config_is_read_by_todays_names(tmp_path):
   (tmp_path / 'janus_config.json').touch()
   found = workdirs.read_config(str(tmp_path))
   assert found['data']['name'] == found['pretraining']['model'] == 'toy'
-  assert parse(ConfigDict(found)) == replaced(parse(recipe('tiny')), {'init_from': 'parts'})
+  assert parse_config(ConfigDict(found)) == replaced(parse_config(recipe('tiny')), {'init_from': 'parts'})
 
 
 def test_every_field_is_described():
@@ -78,8 +78,8 @@ def test_every_field_is_described():
 
 
 def test_descriptions_are_those_of_the_owners():
-  assert config_help.descriptions(Stage)['steps'] == 'updates.'
+  assert config_help.field_descriptions(Stage)['steps'] == 'updates.'
   # Also of what a dataclass inherits from, over several lines.
-  assert config_help.descriptions(TrainConfig)['run'].endswith('repeat one: name it twice.')
+  assert config_help.field_descriptions(TrainConfig)['run'].endswith('repeat one: name it twice.')
   text = config_help.describe_fields({'base': {'data': {'sources': {'mine': {'path': 'x'}}}}}, 200)
   assert text.startswith("  --config.base.data.sources.mine.path='x'\n      of the files: paths, patterns")

@@ -14,7 +14,7 @@ import small_checkpoint
 from conversion.pretrained import save_parts
 
 from janus_jax.runs import data_checking
-from janus_jax.runs.config import TrainConfig, default_config, parse
+from janus_jax.runs.config import TrainConfig, default_config, parse_config
 from janus_jax.runs.data_checking import stage_fractions
 
 LENGTH = 60
@@ -31,7 +31,7 @@ def config_of(tmp_path, entries: dict, sources: dict, ratio: tuple[int, int, int
   }
   config.stages, config.run = {'only': stage}, ('only',)
   config.update(fields)
-  return parse(config)
+  return parse_config(config)
 
 
 def text_source(tmp_path, name: str, texts: list) -> dict:

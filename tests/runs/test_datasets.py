@@ -17,7 +17,7 @@ from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data.sources import manifest
 from janus_jax.errors import InputError
 from janus_jax.runs import datasets
-from janus_jax.runs.config import TrainConfig, parse, replaced
+from janus_jax.runs.config import TrainConfig, parse_config, replaced
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.tokenizing import load_vq, tokenize
 from janus_jax.toy.shapes import World
@@ -32,7 +32,7 @@ def config_of(sources: dict, **data) -> TrainConfig:
   config = recipe('tiny')
   config.data.update({'name': 'files', 'precompute_codes': False, **data})
   config.data.sources = sources
-  return parse(config)
+  return parse_config(config)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_raw_source_has_no_questions_to_look_at(tmp_path):
 
 
 def test_images_that_no_stage_generates_have_no_codes():
-  config = replaced(parse(recipe('tiny')), {'run': ('stage1',)})
+  config = replaced(parse_config(recipe('tiny')), {'run': ('stage1',)})
   for name in config.stages:
     config = replaced(config, {f'stages.{name}.sources.generation': {'shapes': 1, 'digits': 0}})
   assert datasets._generation_sources(config) == ['shapes']

@@ -20,7 +20,7 @@ from recipes import ROOT, recipe
 from janus_jax import cli
 from janus_jax.errors import InputError
 from janus_jax.runs.config import SECTIONS, TrainConfig
-from janus_jax.runs.config import parse as parse_config
+from janus_jax.runs.config import parse_config as parse_config
 from janus_jax.runs.config_checks import FIELDS
 from janus_jax.toy.parts import check_parts
 

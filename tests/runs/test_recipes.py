@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.sources.build import FORMATS, read_specs
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.runs.data_checking import stage_fractions
 from janus_jax.runs.report_data import TOKENS
 
@@ -28,8 +28,8 @@ def load(path: pathlib.Path, *arguments: str):
 def check(config) -> None:
   specs, used = read_specs(config.data.sources), set()
   assert config.data.name == 'files'
-  for stage in parse(config).run_stages:
-    for kind, share in zip(KINDS, stage.ratio):
+  for stage in parse_config(config).run_stages:
+    for kind, share in zip(TASKS, stage.ratio):
       names = {name for name, weight in stage.sources.get(kind, {}).items() if weight}
       assert bool(names) >= bool(share), (stage.name, kind)
       assert {specs[name].kind for name in names} <= {kind}
@@ -60,12 +60,12 @@ def test_the_readme_of_configs_has_entries_that_are_read():
 
 def test_the_readme_of_configs_counts_tokens_right():
   text = ' '.join((CONFIGS / 'README.md').read_text().split())
-  stage = parse(load(CONFIGS / 'janus_pro_7b.py', '/data')).stages['stage2']
+  stage = parse_config(load(CONFIGS / 'janus_pro_7b.py', '/data')).stages['stage2']
   assert stage.ratio == (2, 3, 5)
   for lengths, said in (((800, 4096, 650), '9 : 72 : 19'), (stage.expected_tokens, '23 : 27 : 50')):
-    of_sources = {f'{kind}/{name}': n for kind, n in zip(KINDS, lengths) for name in stage.sources[kind]}
+    of_sources = {f'{kind}/{name}': n for kind, n in zip(TASKS, lengths) for name in stage.sources[kind]}
     found = stage_fractions(stage, of_sources)
-    by_kind = [sum(tokens for name, (_, tokens) in found.items() if name.startswith(kind)) for kind in KINDS]
+    by_kind = [sum(tokens for name, (_, tokens) in found.items() if name.startswith(kind)) for kind in TASKS]
     assert ' : '.join(f'{100 * part:.0f}' for part in by_kind) == said
     assert f'it is {said}' in text or f'2 : 3 : 5 is {said}' in text
 
@@ -130,10 +130,10 @@ def test_pretraining_understands_without_roles(name):
 @pytest.mark.parametrize('name', REPORTS)
 def test_the_lengths_that_plan_assumes_are_those_of_the_stage_s_sources(name):
   """With and without the data: `plan` reads none."""
-  with_data = parse(load(CONFIGS / f'{name}.py', '/data')).run_stages
-  for stage, other in zip(with_data, parse(load(CONFIGS / f'{name}.py')).run_stages):
+  with_data = parse_config(load(CONFIGS / f'{name}.py', '/data')).run_stages
+  for stage, other in zip(with_data, parse_config(load(CONFIGS / f'{name}.py')).run_stages):
     assert stage.expected_tokens == other.expected_tokens
-    for kind, share, expected in zip(KINDS, stage.ratio, stage.expected_tokens):
+    for kind, share, expected in zip(TASKS, stage.ratio, stage.expected_tokens):
       lengths = {TOKENS[source]: weight for source, weight in stage.sources.get(kind, {}).items()}
       if share:
         assert expected == np.average(list(lengths), weights=list(lengths.values()))

@@ -10,7 +10,7 @@ import pytest
 from janus_jax.data.packing import MeanSize
 from janus_jax.models.config import ComputeConfig
 from janus_jax.runs import summary
-from janus_jax.runs.config import default_config, parse, replaced, set_stages
+from janus_jax.runs.config import default_config, parse_config, replaced, set_stages
 from janus_jax.training import run_config
 
 ROOT = pathlib.Path(summary.__file__).parent.parent
@@ -22,7 +22,7 @@ def config(trainable=(('gen_head',), ('gen_head', 'language_model'))):
   source = {'sources': {'text': {'a': 1}}, 'ratio': (0, 1, 0), 'batch_size': 4, 'learning_rate': 1e-3}
   set_stages(found, {f's{i}': {**source, 'steps': 10 + i, 'trainable': names} for i, names in enumerate(trainable)})
   found.run = tuple(found.stages)
-  return parse(found)
+  return parse_config(found)
 
 
 def test_the_table_has_what_trains_in_each_stage_in_lines_of_100_characters():

@@ -19,7 +19,7 @@ from janus_jax.data.images import generation_pixels
 from janus_jax.data.sources import manifest
 from janus_jax.data.sources.array_record import ArrayRecordExamples, ShardWriter, encode_example
 from janus_jax.data.sources.files import find_files
-from janus_jax.data.sources.manifest import Settings, ShardCounts, check_manifest, parameters_hash, read_manifest
+from janus_jax.data.sources.manifest import CodeSettings, ShardCounts, check_manifest, parameters_hash, read_manifest
 from janus_jax.data.sources.records import Fields, GenerationRecord
 from janus_jax.errors import InputError, RecordError
 from janus_jax.models.config import ComputeConfig, VQConfig
@@ -27,7 +27,7 @@ from janus_jax.models.vq import VQ
 from janus_jax.runs import image_codes, tokenizing
 
 CONFIG = VQConfig(8, codebook_size=64, z_channels=32, base_channels=32, channel_multipliers=(1, 1), num_res_blocks=1)
-SETTINGS = Settings('codes', 20, 6, 'a' * 64, 8, tokenizing.CROP, 16, 64)
+SETTINGS = CodeSettings('codes', 20, 6, 'a' * 64, 8, tokenizing.CROP, 16, 64)
 DEFAULTS = {'name': 'codes', 'records_per_shard': 6, 'shard': (0, 1), 'batch_size': 1, 'max_bad_share': 0.01}
 
 

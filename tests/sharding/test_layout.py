@@ -23,7 +23,7 @@ from janus_jax.training.losses import batch_losses
 from janus_jax.training.step import jit_train_step
 
 SIZES = {'fsdp': 2, 'tensor': 2, 'context': 2}
-# A forward pass pins, in the decoder, looked_up, hidden (embedded, entering, twice a layer), mlp, logits (text, codes);
+# A forward pass pins, in the decoder, embedded, hidden (embedded, entering, twice a layer), mlp, logits (text, codes);
 # in the encoder patches (entering, once a layer) and patch_mlp. The attentions pin their operands by shard_map.
 FORWARD = 11
 

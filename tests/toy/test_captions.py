@@ -3,22 +3,22 @@ import itertools
 import numpy as np
 
 from janus_jax.toy import captions, digits, scenes
-from janus_jax.toy.captions import Description, Part
+from janus_jax.toy.captions import CaptionPart, Description
 from janus_jax.toy.shapes import COLOURS, SHAPES, Object, Scene, World
 
 WORLD = World()
 
 
 def _texts(scene):
-  return [description.text for description in captions.descriptions(scene)]
+  return [description.text for description in captions.scene_descriptions(scene)]
 
 
 def test_words():
-  assert Part(1, 'circle', 'orange').text == 'an orange circle'
-  assert Part(1, 'circle', 'orange', 'large').text == 'a large orange circle'
-  assert Part(3, 'cross', 'red').text == 'three red crosses'
-  assert Part(4, 'square').text == 'four squares'
-  parts = Part(1, 'cross'), Part(1, 'circle', 'orange')
+  assert CaptionPart(1, 'circle', 'orange').text == 'an orange circle'
+  assert CaptionPart(1, 'circle', 'orange', 'large').text == 'a large orange circle'
+  assert CaptionPart(3, 'cross', 'red').text == 'three red crosses'
+  assert CaptionPart(4, 'square').text == 'four squares'
+  parts = CaptionPart(1, 'cross'), CaptionPart(1, 'circle', 'orange')
   assert Description(parts).text == 'a cross and an orange circle'
   assert Description(parts, 'left of').text == 'a cross left of an orange circle'
 
@@ -66,11 +66,11 @@ def test_training_never_says_what_is_held_out():
     other = 'large' if size == 'small' else 'small'
     assert f'a {other} {colour} {shape}' in texts
   for count, colour, shape in scenes.HELD_OUT_COUNTS:
-    assert Part(count, shape, colour).text not in texts
-    assert Part(count, shape).text in texts
+    assert CaptionPart(count, shape, colour).text not in texts
+    assert CaptionPart(count, shape).text in texts
   for a, b in itertools.permutations(itertools.product(COLOURS, SHAPES), 2):
     if scenes.pair_held_out(a, b):
-      assert f'{Part(1, a[1], a[0]).text} and {Part(1, b[1], b[0]).text}' not in texts
+      assert f'{CaptionPart(1, a[1], a[0]).text} and {CaptionPart(1, b[1], b[0]).text}' not in texts
   for shape, name, other in scenes.HELD_OUT_RELATIONS:
     assert f'a {shape} {name} a {other}' not in texts
     assert f'a {other} {scenes.OPPOSITE[name]} a {shape}' not in texts

@@ -5,7 +5,7 @@ import numpy as np
 from janus_jax.toy import shapes
 from janus_jax.toy.crowds import crowds
 from janus_jax.toy.scenes import HELD_OUT_TRIPLES
-from janus_jax.toy.shape_judge import parse
+from janus_jax.toy.shape_judge import parse_prompt
 from janus_jax.toy.shapes import Object, Scene, World
 
 WORLD = World()
@@ -23,7 +23,7 @@ def test_most_places_hold_an_object_and_none_is_held_out():
       for y in range(3):
         alone = np.full((24, 24, 3), shapes.GROUND, np.uint8)
         alone[8:16, 8:16] = picture[8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
-        for seen in parse(WORLD, alone):
+        for seen in parse_prompt(WORLD, alone):
           found += 1
           held_out += (seen.colour, seen.shape, seen.size) in HELD_OUT_TRIPLES
   assert found > 40  # Of 90 places, 70 % hold one.
@@ -32,8 +32,8 @@ def test_most_places_hold_an_object_and_none_is_held_out():
 
 def test_the_cut_of_the_test_above_reads_single_objects():
   scene = Scene((Object('circle', 'red', 'small', 3, 3),))
-  (picture,) = shapes.render(WORLD, [scene])
-  (seen,) = parse(WORLD, picture)
+  (picture,) = shapes.render_scene(WORLD, [scene])
+  (seen,) = parse_prompt(WORLD, picture)
   assert (seen.colour, seen.shape, seen.size) == ('red', 'circle', 'small')
 
 

@@ -23,7 +23,7 @@ def directory(tmp_path_factory):
   path = tmp_path_factory.mktemp('world')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(socket.socket, 'connect', _no_network)
-    dataset.prepare(WORLD, path)
+    dataset.prepare_dataset(WORLD, path)
   return path
 
 
@@ -39,17 +39,17 @@ def test_files_are_array_records_and_a_second_call_leaves_them(directory):
   files = {path: path.stat().st_mtime_ns for path in pathlib.Path(directory).rglob('*') if path.is_file()}
   records = [path for path in files if '.array_record' in path.name]
   assert len(records) == 5
-  dataset.prepare(WORLD, directory)
+  dataset.prepare_dataset(WORLD, directory)
   assert files == {path: path.stat().st_mtime_ns for path in pathlib.Path(directory).rglob('*') if path.is_file()}
 
 
 def test_another_world_gets_its_own_files(directory, tmp_path):
   other = World(num_train=3, num_test=2, num_held_out=1)
   assert dataset.name_of(other) != dataset.name_of(WORLD)
-  dataset.prepare(other, tmp_path)
+  dataset.prepare_dataset(other, tmp_path)
   with pytest.raises(InputError, match='no shapes of World'):
     dataset.data_source('shapes', WORLD, tmp_path, 'train')
-  dataset.prepare(World(num_train=3, num_test=2, num_held_out=1, seed=1), tmp_path)
+  dataset.prepare_dataset(World(num_train=3, num_test=2, num_held_out=1, seed=1), tmp_path)
   assert len(dataset.data_source('shapes', other, tmp_path, 'train')) == 3
 
 
@@ -73,13 +73,13 @@ def test_stored_scenes_are_those_of_the_split_and_the_pictures_show_them(directo
     elements = [source[index] for index in range(len(source))]
     found = [shapes.decode(element['scene']) for element in elements]
     assert {scenes.split_of(scene) for scene in found} == {split}
-    assert (np.stack([element['image'] for element in elements]) == shapes.render(WORLD, found)).all()
+    assert (np.stack([element['image'] for element in elements]) == shapes.render_scene(WORLD, found)).all()
 
 
 def test_stored_digits_are_those_of_the_split(directory):
   for split in digits.SPLITS:
     source = dataset.data_source('digits', WORLD, directory, split)
-    images, labels = digits.load(WORLD.size, split)
+    images, labels = digits.load_digits(WORLD.size, split)
     expected = sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
     elements = [source[index] for index in range(len(source))]
     assert sorted((element['image'].tobytes(), int(element['label'])) for element in elements) == expected
@@ -185,4 +185,4 @@ def test_sources_can_be_sent_to_workers(directory):
 def test_a_directory_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match=r'file.*expected a directory to write to'):
-    dataset.prepare(WORLD, tmp_path / 'file')
+    dataset.prepare_dataset(WORLD, tmp_path / 'file')

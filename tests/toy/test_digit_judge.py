@@ -21,7 +21,7 @@ def judge(size):
 
 
 def test_reads_scans_that_it_was_not_fitted_on_and_refuses_hardly_any(size, judge):
-  images, labels = digits.load(size, 'test')
+  images, labels = digits.load_digits(size, 'test')
   read = judge.predict(images)
   right = (
     judge.classifier.predict((GROUND - images.mean(-1, dtype=np.float32)).reshape(len(images), -1) / 255) == labels
@@ -43,7 +43,7 @@ def with_speck(images):
 
 @pytest.mark.parametrize('change', [soft, with_speck, lambda images: images * 0.93], ids=['soft', 'speck', 'dimmer'])
 def test_reads_what_decoders_leave_of_digits(size, judge, change):
-  images, labels = digits.load(size, 'test')
+  images, labels = digits.load_digits(size, 'test')
   assert (judge.predict(as_pixels(change(images.astype(np.float32)))) == labels).mean() >= 0.97
 
 
@@ -73,13 +73,15 @@ def coloured(images, rng):
 
 def of_shapes(images, rng):
   world = World(size=images.shape[1], grid=min(images.shape[1] // 4, 8))
-  return shapes.render(world, [scenes.draw(world, 'train', index) for index in range(len(images))])
+  return shapes.render_scene(world, [scenes.draw(world, 'train', index) for index in range(len(images))])
 
 
 def of_black_shapes(images, rng):
   world = World(size=images.shape[1], grid=min(images.shape[1] // 4, 8))
   middle = world.grid // 2
-  return shapes.render(world, [Scene((Object(s, 'black', z, middle, middle),)) for s in SHAPES for z in SIZES] * 6)
+  return shapes.render_scene(
+    world, [Scene((Object(s, 'black', z, middle, middle),)) for s in SHAPES for z in SIZES] * 6
+  )
 
 
 def halves(images, rng):
@@ -117,7 +119,7 @@ NO_DIGITS = {
 
 @pytest.mark.parametrize('name', NO_DIGITS)
 def test_what_is_no_digit_is_none(size, judge, name):
-  images = digits.load(size, 'test')[0][:96].astype(np.float32)
+  images = digits.load_digits(size, 'test')[0][:96].astype(np.float32)
   read = judge.predict(as_pixels(NO_DIGITS[name](images, np.random.default_rng(0))))
   assert (read == NONE).mean() >= 46 / 48
 

@@ -13,7 +13,7 @@ def _keys(images, labels):
 
 def test_splits_are_all_scans_once():
   datasets = pytest.importorskip('sklearn.datasets')
-  (train, train_labels), (test, test_labels) = digits.load(24, 'train'), digits.load(24, 'test')
+  (train, train_labels), (test, test_labels) = digits.load_digits(24, 'train'), digits.load_digits(24, 'test')
   assert (len(train), len(test)) == (1437, 360)
   scans = datasets.load_digits()
   everything = digits.draw_scans(scans.images, 24)
@@ -42,4 +42,4 @@ def test_missing_sklearn_names_the_command(monkeypatch):
   monkeypatch.setitem(sys.modules, 'sklearn', None)
   monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
   with pytest.raises(InputError, match='pip install scikit-learn'):
-    digits.load(24, 'train')
+    digits.load_digits(24, 'train')

@@ -22,7 +22,7 @@ def of_each_object(world):
 def passes(world, scene, image):
   """Judged by the densest description of the scene."""
   pixels = np.rint(image.clip(0, 255)).astype(np.uint8)
-  return judge_lib.judge_image(world, captions.descriptions(scene)[-1], pixels).passed
+  return judge_lib.judge_image(world, captions.scene_descriptions(scene)[-1], pixels).passed
 
 
 def cover_of(world, item, dx=0.0, dy=0.0, scale=1.0):
@@ -177,7 +177,7 @@ SPOILT = {
 def refused(world, spoil):
   rng, found = np.random.default_rng(0), 0
   objects = of_each_object(world)
-  for scene, image in zip(objects, shapes.render(world, objects), strict=True):
+  for scene, image in zip(objects, shapes.render_scene(world, objects), strict=True):
     found += not passes(world, scene, spoil(world, scene.objects[0], image.astype(np.float32), rng))
   return found
 
@@ -213,7 +213,7 @@ def every_object(world):
 def test_every_object_passes_everywhere(size):
   world = WORLDS[size]
   everything = every_object(world)[:: 1 if size == 24 else 7]
-  images = shapes.render(world, everything)
+  images = shapes.render_scene(world, everything)
   assert [s for s, image in zip(everything, images, strict=True) if not passes(world, s, image)] == []
 
 
@@ -221,7 +221,9 @@ def test_every_test_scene_passes():
   world = WORLDS[24]
   drawn = [scenes.draw(world, 'test', index) for index in range(world.num_test)]
   drawn += [scenes.draw(world, 'held_out', index) for index in range(world.num_held_out)]
-  assert [s for s, image in zip(drawn, shapes.render(world, drawn), strict=True) if not passes(world, s, image)] == []
+  assert [
+    s for s, image in zip(drawn, shapes.render_scene(world, drawn), strict=True) if not passes(world, s, image)
+  ] == []
 
 
 @pytest.mark.parametrize('sigma', [0.3, 0.5])
@@ -229,7 +231,7 @@ def test_every_test_scene_passes():
 def test_soft_images_pass(size, sigma):
   world, rng = WORLDS[size], np.random.default_rng(size)
   drawn = of_each_object(world) + [scenes.draw(world, 'test', index) for index in range(150)]
-  images = shapes.render(world, drawn)
+  images = shapes.render_scene(world, drawn)
   failed = [s for s, image in zip(drawn, images, strict=True) if not passes(world, s, softened(image, sigma, rng))]
   assert failed == []
 
@@ -238,14 +240,14 @@ def test_reasons_say_what_is_wrong():
   world = WORLDS[24]
   item = Object('square', 'red', 'large', 3, 3)
   scene = Scene((item,))
-  image, rng = shapes.render(world, [scene])[0].astype(np.float32), np.random.default_rng(0)
+  image, rng = shapes.render_scene(world, [scene])[0].astype(np.float32), np.random.default_rng(0)
   reasons = {}
   for name in SPOILT:
     pixels = np.rint(SPOILT[name](world, item, image, rng).clip(0, 255)).astype(np.uint8)
-    reasons[name] = judge_lib.judge_image(world, captions.descriptions(scene)[-1], pixels).reason
+    reasons[name] = judge_lib.judge_image(world, captions.scene_descriptions(scene)[-1], pixels).reason
   assert reasons['pale pink ground'] == 'the ground is off by 21 grey levels'
   assert reasons['hole'] == 'a part of the red square is missing'
   assert reasons['shadow at 0.5'].startswith('something on the ground: ')
   assert reasons['washed out to 0.65'] == 'the red square has 65 % of its colour'
   assert reasons['bare ground'] == '0 objects: expected 1'
-  assert judge_lib.find_flaw(world, image.astype(np.uint8), judge_lib.parse(world, image.astype(np.uint8))) == ''
+  assert judge_lib.find_flaw(world, image.astype(np.uint8), judge_lib.parse_prompt(world, image.astype(np.uint8))) == ''

@@ -10,7 +10,7 @@ from janus_jax.toy.shapes import Object, Scene, World
 
 def test_the_understanding_encoder_is_shown_dense_captions_only(tmp_path):
   path = str(tmp_path / 'tokenizer.json')
-  tokenizer_training.train(tokenizer_training.toy_texts(World(), 50), path, 384)
+  tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(World(), 50), path, 384)
   scenes = [Scene((Object('circle', 'red', size, x, 2),)) for size, x in (('small', 2), ('large', 3), ('small', 4))]
   elements = [{'scene': shapes.encode(scene)} for scene in scenes] + [{'label': 7}]
   captions, true_of = parts._captions(elements, Tokenizer(path))

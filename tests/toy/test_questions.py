@@ -41,13 +41,13 @@ def _side(item, other):
 def test_every_question_has_one_answer_and_it_is_true():
   kinds = set()
   for index in range(400):
-    scene = scenes.sample(WORLD, np.random.default_rng(index))
+    scene = scenes.sample_scene(WORLD, np.random.default_rng(index))
     asked = questions.ask(scene)
     assert len({question.text for question in asked}) == len(asked)
     for question in asked:
       kinds.add(question.kind)
       if question.kind == 'describe':
-        assert set(question.answers) == {item.text for item in captions.descriptions(scene)}
+        assert set(question.answers) == {item.text for item in captions.scene_descriptions(scene)}
       else:
         assert _truth(scene, question.text) == set(question.answers), (question, scene)
   assert kinds == set(questions.TYPES) - {'digit'}

@@ -128,6 +128,6 @@ def test_drawing_is_reproducible_and_depends_on_the_seed(train):
 
 def test_kinds_come_in_the_shares_of_the_mixture():
   rng = np.random.default_rng(0)
-  kinds = [scenes.kind(scenes.sample(World(mixture=(2, 1, 1)), rng)) for _ in range(2000)]
+  kinds = [scenes.kind(scenes.sample_scene(World(mixture=(2, 1, 1)), rng)) for _ in range(2000)]
   assert abs(kinds.count('one') / 2000 - 0.5) < 0.05
   assert abs(kinds.count('alike') / 2000 - 0.25) < 0.05

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from janus_jax.toy import captions, scenes, shapes
 from janus_jax.toy import shape_judge as judge_lib
-from janus_jax.toy.captions import Description, Part
+from janus_jax.toy.captions import CaptionPart, Description
 from janus_jax.toy.shape_judge import Seen, judge
 from janus_jax.toy.shapes import COLOURS, GROUND, SHAPES, SIZES, Object, Scene, World
 
@@ -15,8 +15,8 @@ WORLD = World()
 
 
 def _drawn(world, count):
-  drawn = [scenes.sample(world, np.random.default_rng(seed)) for seed in range(count)]
-  return drawn, shapes.render(world, drawn)
+  drawn = [scenes.sample_scene(world, np.random.default_rng(seed)) for seed in range(count)]
+  return drawn, shapes.render_scene(world, drawn)
 
 
 def _says(seen):
@@ -24,11 +24,11 @@ def _says(seen):
 
 
 def _right(world, scene, pixels):
-  seen = judge_lib.parse(world, pixels)
+  seen = judge_lib.parse_prompt(world, pixels)
   step = world.size / world.grid
   places = sorted((item.x * step, item.y * step) for item in scene.objects)
   near = len(seen) == len(places) and np.allclose(sorted((round(o.x), round(o.y)) for o in seen), places, atol=1.01)
-  truths = all(judge(description, seen).passed for description in captions.descriptions(scene))
+  truths = all(judge(description, seen).passed for description in captions.scene_descriptions(scene))
   return _says(seen) == _says(scene.objects) and near and truths
 
 
@@ -62,7 +62,7 @@ def test_every_object_reads_as_itself_wherever_it_is():
     radius = WORLD.radius(size)
     alpha = shapes.coverage(shape, radius, 9.3, 13.6, 24)[..., None]
     image = np.rint(GROUND + alpha * (np.array(COLOURS[colour]) - GROUND)).astype(np.uint8)
-    (seen,) = judge_lib.parse(WORLD, image)
+    (seen,) = judge_lib.parse_prompt(WORLD, image)
     assert (seen.shape, seen.colour, seen.size) == (shape, colour, size)
     assert abs(seen.x - 9.3) < 0.3
     assert abs(seen.y - 13.6) < 0.3
@@ -71,29 +71,29 @@ def test_every_object_reads_as_itself_wherever_it_is():
 def test_what_is_no_shape_is_not_recognised():
   image = np.full((24, 24, 3), GROUND, np.uint8)
   image[10:12, 2:22] = COLOURS['red']
-  (seen,) = judge_lib.parse(WORLD, image)
+  (seen,) = judge_lib.parse_prompt(WORLD, image)
   assert (seen.shape, seen.colour) == (None, 'red')
-  pink = shapes.render(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
+  pink = shapes.render_scene(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
   pink[(pink != GROUND).any(-1)] = (120, 200, 120)
-  (seen,) = judge_lib.parse(WORLD, pink)
+  (seen,) = judge_lib.parse_prompt(WORLD, pink)
   assert seen.shape is None or seen.colour == 'green'
-  yellow = shapes.render(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
+  yellow = shapes.render_scene(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
   yellow[(yellow != GROUND).any(-1)] = (40, 240, 240)
-  assert all(item.shape is None for item in judge_lib.parse(WORLD, yellow))
+  assert all(item.shape is None for item in judge_lib.parse_prompt(WORLD, yellow))
 
 
 def test_a_square_with_long_arms_is_no_square():
-  image = shapes.render(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
+  image = shapes.render_scene(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
   image[11:13] = COLOURS['red']
-  (seen,) = judge_lib.parse(WORLD, image)
+  (seen,) = judge_lib.parse_prompt(WORLD, image)
   assert seen.shape is None
 
 
 def test_specks_are_ignored_and_nothing_is_nothing():
   image = np.full((24, 24, 3), GROUND, np.uint8)
-  assert judge_lib.parse(WORLD, image) == []
+  assert judge_lib.parse_prompt(WORLD, image) == []
   image[5, 5:7] = COLOURS['blue']
-  assert judge_lib.parse(WORLD, image) == []
+  assert judge_lib.parse_prompt(WORLD, image) == []
 
 
 RED = Seen('circle', 'red', 'small', 4, 4)
@@ -103,21 +103,25 @@ BLUE = Seen('cross', 'blue', 'large', 16, 8)
 @pytest.mark.parametrize(
   ('description', 'seen', 'reason'),
   [
-    (Description((Part(1, 'circle'),)), [RED], ''),
-    (Description((Part(1, 'circle', 'red', 'small'),)), [RED], ''),
-    (Description((Part(1, 'circle', 'red', 'large'),)), [RED], '0 large red circles: expected 1'),
-    (Description((Part(1, 'circle'),)), [], '0 objects: expected 1'),
-    (Description((Part(1, 'circle'),)), [RED, BLUE], '2 objects: expected 1'),
-    (Description((Part(2, 'circle', 'red'),)), [RED, RED], ''),
-    (Description((Part(3, 'circle', 'red'),)), [RED, RED], '2 objects: expected 3'),
-    (Description((Part(2, 'circle', 'red'),)), [RED, BLUE], '1 red circles: expected 2'),
-    (Description((Part(1, 'circle'), Part(1, 'cross'))), [RED, BLUE], ''),
-    (Description((Part(1, 'cross'), Part(1, 'circle'))), [RED, BLUE], ''),
-    (Description((Part(1, 'circle', 'blue'), Part(1, 'cross', 'red'))), [RED, BLUE], '0 blue circles: expected 1'),
-    (Description((Part(1, 'circle'), Part(1, 'cross')), 'left of'), [RED, BLUE], ''),
-    (Description((Part(1, 'cross'), Part(1, 'circle')), 'right of'), [RED, BLUE], ''),
-    (Description((Part(1, 'circle'), Part(1, 'cross')), 'above'), [RED, BLUE], 'is left of, not above'),
-    (Description((Part(1, 'circle'),)), [Seen(None, 'red', None, 4, 4)], '1 of 1 objects not recognised'),
+    (Description((CaptionPart(1, 'circle'),)), [RED], ''),
+    (Description((CaptionPart(1, 'circle', 'red', 'small'),)), [RED], ''),
+    (Description((CaptionPart(1, 'circle', 'red', 'large'),)), [RED], '0 large red circles: expected 1'),
+    (Description((CaptionPart(1, 'circle'),)), [], '0 objects: expected 1'),
+    (Description((CaptionPart(1, 'circle'),)), [RED, BLUE], '2 objects: expected 1'),
+    (Description((CaptionPart(2, 'circle', 'red'),)), [RED, RED], ''),
+    (Description((CaptionPart(3, 'circle', 'red'),)), [RED, RED], '2 objects: expected 3'),
+    (Description((CaptionPart(2, 'circle', 'red'),)), [RED, BLUE], '1 red circles: expected 2'),
+    (Description((CaptionPart(1, 'circle'), CaptionPart(1, 'cross'))), [RED, BLUE], ''),
+    (Description((CaptionPart(1, 'cross'), CaptionPart(1, 'circle'))), [RED, BLUE], ''),
+    (
+      Description((CaptionPart(1, 'circle', 'blue'), CaptionPart(1, 'cross', 'red'))),
+      [RED, BLUE],
+      '0 blue circles: expected 1',
+    ),
+    (Description((CaptionPart(1, 'circle'), CaptionPart(1, 'cross')), 'left of'), [RED, BLUE], ''),
+    (Description((CaptionPart(1, 'cross'), CaptionPart(1, 'circle')), 'right of'), [RED, BLUE], ''),
+    (Description((CaptionPart(1, 'circle'), CaptionPart(1, 'cross')), 'above'), [RED, BLUE], 'is left of, not above'),
+    (Description((CaptionPart(1, 'circle'),)), [Seen(None, 'red', None, 4, 4)], '1 of 1 objects not recognised'),
   ],
 )
 def test_verdicts(description, seen, reason):
@@ -129,8 +133,8 @@ def test_verdicts(description, seen, reason):
 def test_false_descriptions_fail():
   """A description that another scene made passes on this one only if this scene's own list has it."""
   drawn, images = _drawn(WORLD, 60)
-  seen = [judge_lib.parse(WORLD, image) for image in images]
-  truths = [set(captions.descriptions(scene)) for scene in drawn]
+  seen = [judge_lib.parse_prompt(WORLD, image) for image in images]
+  truths = [set(captions.scene_descriptions(scene)) for scene in drawn]
   for (mine, objects), others in itertools.product(zip(truths, seen, strict=True), truths):
     for description in others:
       assert judge(description, objects).passed == (description in mine)

@@ -11,7 +11,7 @@ WORLDS = [World(), World(size=32, grid=8), World(size=24, grid=12, small=1.25, l
 
 
 def _scene(world, seed):
-  return scenes.sample(world, np.random.default_rng(seed))
+  return scenes.sample_scene(world, np.random.default_rng(seed))
 
 
 def _outline(shape, x, y, r):
@@ -48,7 +48,7 @@ def _reference(world, scene):
 @pytest.mark.parametrize('world', WORLDS, ids=lambda world: f'{world.size}-{world.grid}')
 def test_pictures_look_as_pillow_draws_them(world):
   drawn = [_scene(world, seed) for seed in range(30)]
-  for scene, image in zip(drawn, shapes.render(world, drawn), strict=True):
+  for scene, image in zip(drawn, shapes.render_scene(world, drawn), strict=True):
     difference = np.abs(image - _reference(world, scene))
     # 8 x 8 samples of a pixel against 64 x 64.
     assert difference.max() < 30
@@ -56,7 +56,7 @@ def test_pictures_look_as_pillow_draws_them(world):
 
 
 def test_ground_is_constant():
-  image = shapes.render(World(), [Scene((Object('circle', 'red', 'large', 1, 1),))])[0]
+  image = shapes.render_scene(World(), [Scene((Object('circle', 'red', 'large', 1, 1),))])[0]
   assert (image[8:] == 242).all()
   assert (image[:, 8:] == 242).all()
   assert (image[4, 4] == COLOURS['red']).all()
@@ -66,7 +66,7 @@ def test_no_cell_shows_two_objects_and_each_fills_four():
   world = World()
   for seed in range(50):
     scene = _scene(world, seed)
-    single = [shapes.render(world, [Scene((item,))])[0] for item in scene.objects]
+    single = [shapes.render_scene(world, [Scene((item,))])[0] for item in scene.objects]
     cells = [(image != GROUND).any(-1).reshape(6, 4, 6, 4).any((1, 3)) for image in single]
     assert all(cell.sum() == 4 for cell in cells)
     assert sum(cells).max() == 1

@@ -34,7 +34,7 @@ def test_same_seed_same_test(asked, prompts):
 def test_questions_cover_every_kind_once_per_scene(asked):
   counts = collections.Counter((case.subject, case.kind, case.group) for case in asked)
   assert set(counts.values()) == {30}
-  kinds = {subject: {kind for s, kind, _ in counts if s == subject} for subject in (*scenes.KINDS, 'digit')}
+  kinds = {subject: {kind for s, kind, _ in counts if s == subject} for subject in (*scenes.TASKS, 'digit')}
   plain = {'colour', 'shape', 'size', 'count', 'describe'}
   assert kinds == {'one': plain, 'alike': plain, 'two': plain | {'where', 'beside'}, 'digit': {'digit', 'describe'}}
   for key in counts:
@@ -43,13 +43,17 @@ def test_questions_cover_every_kind_once_per_scene(asked):
 
 
 def test_questions_are_about_images_that_training_never_shows(asked):
-  train = {image.tobytes() for image in shapes.render(WORLD, [scenes.draw(WORLD, 'train', i) for i in range(6000)])}
-  train |= {image.tobytes() for image in digits.load(24, 'train')[0]}
+  train = {
+    image.tobytes() for image in shapes.render_scene(WORLD, [scenes.draw(WORLD, 'train', i) for i in range(6000)])
+  }
+  train |= {image.tobytes() for image in digits.load_digits(24, 'train')[0]}
   assert not train & {case.image.tobytes() for case in asked}
 
 
 def test_prompts_of_each_group(prompts):
-  trained = {item.text for index in range(6000) for item in captions.descriptions(scenes.draw(WORLD, 'train', index))}
+  trained = {
+    item.text for index in range(6000) for item in captions.scene_descriptions(scenes.draw(WORLD, 'train', index))
+  }
   phrases = trained | {digits.phrase(digit) for digit in range(10)}
   said = {
     wording.format(phrase)
@@ -79,19 +83,19 @@ def _scene_showing(description, group):
   kind = 'two' if len(description.parts) == 2 else many
   for index in range(20000):
     scene = scenes.draw(WORLD, split, index, kind)
-    if description in captions.descriptions(scene):
+    if description in captions.scene_descriptions(scene):
       return scene
   raise AssertionError(description)
 
 
 def test_right_drawings_pass_and_shuffled_ones_fail():
   cases = [case for case in test_set.build_drawings(3) if case.skill != 'colour_binding']
-  test_images, test_labels = digits.load(24, 'test')
+  test_images, test_labels = digits.load_digits(24, 'test')
   judge = DigitJudge.fit(24)
   read = judge.predict(test_images)
   images = np.stack(
     [
-      shapes.render(WORLD, [_scene_showing(case.expected, case.group)])[0]
+      shapes.render_scene(WORLD, [_scene_showing(case.expected, case.group)])[0]
       if isinstance(case.expected, Description)
       else test_images[(test_labels == case.expected) & (read == case.expected)][0]
       for case in cases

@@ -16,7 +16,7 @@ ANY_TEXT = ['Naïve 漢字 \U0001f600!', '\n\n  two  spaces\t', 'Circles, crosse
 @pytest.fixture(scope='module')
 def tokenizer(tmp_path_factory):
   path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
-  size = tokenizer_training.train(tokenizer_training.toy_texts(WORLD), path)
+  size = tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(WORLD), path)
   assert size <= 512
   return Tokenizer(str(path))
 
@@ -39,7 +39,7 @@ def test_captions_questions_and_answers_are_a_token_a_word(tokenizer):
 def test_the_system_prompt_is_one_token_where_asked(tokenizer, tmp_path):
   assert len(tokenizer.encode(prompts.SYSTEM_PROMPT, add_bos=False)) == 1
   plain = tmp_path / 'plain.json'
-  tokenizer_training.train(tokenizer_training.toy_texts(WORLD, 200), plain, phrases=())
+  tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(WORLD, 200), plain, phrases=())
   assert len(Tokenizer(str(plain)).encode(prompts.SYSTEM_PROMPT, add_bos=False)) == 35
 
 
@@ -64,7 +64,7 @@ def test_transformers_reads_the_same(tokenizer):
 
 def test_the_same_texts_give_the_same_file(tmp_path):
   for name in ('a', 'b'):
-    tokenizer_training.train(tokenizer_training.toy_texts(WORLD, 100), tmp_path / name)
+    tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(WORLD, 100), tmp_path / name)
   assert (tmp_path / 'a').read_bytes() == (tmp_path / 'b').read_bytes()
 
 
@@ -72,7 +72,7 @@ def test_the_rarest_words_go_first(tmp_path):
   texts = ['seldom'] + ['often'] * 2
   rng = np.random.default_rng(0)
   path = tmp_path / 'tokenizer.json'
-  assert tokenizer_training.train(rng.permutation(texts).tolist(), path, vocab_size=265, phrases=()) == 265
+  assert tokenizer_training.train_tokenizer(rng.permutation(texts).tolist(), path, vocab_size=265, phrases=()) == 265
   tokenizer = Tokenizer(str(path))
   assert len(tokenizer.encode('often', add_bos=False)) == 1
   assert len(tokenizer.encode('seldom', add_bos=False)) == 6
@@ -80,6 +80,6 @@ def test_the_rarest_words_go_first(tmp_path):
 
 def test_bad_input(tmp_path):
   with pytest.raises(InputError, match='vocab_size 264: expected at least 265'):
-    tokenizer_training.train(['text'], tmp_path / 'tokenizer.json', vocab_size=264, phrases=())
+    tokenizer_training.train_tokenizer(['text'], tmp_path / 'tokenizer.json', vocab_size=264, phrases=())
   with pytest.raises(InputError, match='cannot be written'):
-    tokenizer_training.train(['text'], tmp_path / 'nowhere' / 'tokenizer.json')
+    tokenizer_training.train_tokenizer(['text'], tmp_path / 'nowhere' / 'tokenizer.json')

@@ -26,7 +26,9 @@ CONFIG = dataclasses.replace(
   language_model=dataclasses.replace(TINY.language_model, depth=1),
   image_token_id=special_token_ids(TOKENIZER).image_placeholder,
 )
-SHAPE = BatchShape(rows=4, length=80, images=5, drawings=4)  # Room for one image more than there are, of each kind.
+SHAPE = BatchShape(
+  rows=4, length=80, images=5, generation_images=4
+)  # Room for one image more than there are, of each kind.
 IMAGE_SIZE, DRAWING_SIZE, NUM_CODES = CONFIG.vision_encoder.image_size, CONFIG.vq.image_size, CONFIG.vq.num_tokens
 
 
@@ -78,7 +80,7 @@ def records() -> list[tuple[str, dict]]:
   ]
 
 
-# Row 1 has two drawings and a text.
+# Row 1 has two generation_images and a text.
 ROWS = (0, 1, 1, 1, 2, 0, 3, 3)
 
 
@@ -108,7 +110,7 @@ def batch_of(
 def images_of_rows(batch: dict[str, np.ndarray], per_image: int = CONFIG.vision_encoder.num_tokens) -> list[np.ndarray]:
   """uint8[n, size, size, 3] for each row: the understanding images that stand in it."""
   found = []
-  for pixels, kinds in zip(batch['pixels'], np.split(batch['kinds'], len(batch['pixels']))):
+  for pixels, kinds in zip(batch['pixels'], np.split(batch['token_types'], len(batch['pixels']))):
     counts = (kinds == IMAGE).sum(1) // per_image
     found += np.split(pixels[: counts.sum()], np.cumsum(counts)[:-1])
   return found

@@ -158,10 +158,12 @@ def both_forms(apply, spec) -> tuple[dict, dict]:
   size = batches.DRAWING_SIZE
   pairs = batches.records()
   drawn = [i for i, (kind, _) in enumerate(pairs) if kind == 'generation']
-  drawings = {i: rng.integers(0, 256, (size, size, 3), np.uint8) for i in drawn}
-  codes = dict(zip(drawings, np.asarray(apply(np.stack(list(drawings.values())), method='encode_pixels'))))
-  assert len(np.unique(np.stack(list(codes.values())), axis=0)) == len(drawings)
-  with_pixels = [(kind, {**record, 'image': drawings.get(i)}) for i, (kind, record) in enumerate(pairs)]
+  generation_images = {i: rng.integers(0, 256, (size, size, 3), np.uint8) for i in drawn}
+  codes = dict(
+    zip(generation_images, np.asarray(apply(np.stack(list(generation_images.values())), method='encode_pixels')))
+  )
+  assert len(np.unique(np.stack(list(codes.values())), axis=0)) == len(generation_images)
+  with_pixels = [(kind, {**record, 'image': generation_images.get(i)}) for i, (kind, record) in enumerate(pairs)]
   examples = batches.make_examples(spec, with_pixels)
   as_pixels = batches.batch_of(examples, batches.ROWS, batches.DRAWING_SIZE)
   coded = [(kind, {**record, 'codes': codes.get(i)}) for i, (kind, record) in enumerate(pairs)]
@@ -181,9 +183,9 @@ def test_codes_stand_where_the_batch_says(spec):
   for row, segment, value in ((1, 1, 1), (0, 1, 2), (1, 2, 3)):
     codes = 100 * value + np.arange(P)
     here = batch['segments'][row] == segment
-    np.testing.assert_array_equal(encoded['tokens'][row][here & (batch['kinds'][row] == CODE)], codes[:-1])
-    np.testing.assert_array_equal(encoded['targets'][row][here & (batch['losses'][row] == GENERATION_LOSS)], codes)
-  is_text = batch['kinds'] == TEXT
+    np.testing.assert_array_equal(encoded['tokens'][row][here & (batch['token_types'][row] == CODE)], codes[:-1])
+    np.testing.assert_array_equal(encoded['targets'][row][here & (batch['loss_ids'][row] == GENERATION_LOSS)], codes)
+  is_text = batch['token_types'] == TEXT
   np.testing.assert_array_equal(encoded['tokens'][is_text], batch['tokens'][is_text])
 
 
@@ -199,7 +201,7 @@ def test_pixels_to_draw_cost_what_their_stored_codes_cost(apply, spec):
 
 def test_batches_without_room_for_images(apply, spec):
   """A stage of text only."""
-  shape = dataclasses.replace(batches.SHAPE, images=0, drawings=0)
+  shape = dataclasses.replace(batches.SHAPE, images=0, generation_images=0)
   texts = [pair for pair in batches.records() if pair[0] == 'text']
   batch = make_batch(
     batches.make_examples(spec, texts),
@@ -230,13 +232,13 @@ def test_each_image_stands_where_its_row_has_it(streams, apply, spec):
   shape = dataclasses.replace(batches.SHAPE, images=4)
   batch = batches.batch_of(examples, (1, 2, 1), batches.DRAWING_SIZE, streams=streams, shape=shape)
   x = embedded(apply, batch)
-  assert (batch['kinds'] == IMAGE).sum() == 4 * CONFIG.vision_encoder.num_tokens
+  assert (batch['token_types'] == IMAGE).sum() == 4 * CONFIG.vision_encoder.num_tokens
   for row, images in enumerate(batches.images_of_rows(batch)):
-    places = np.flatnonzero(batch['kinds'][row] == IMAGE).reshape(-1, CONFIG.vision_encoder.num_tokens)
+    places = np.flatnonzero(batch['token_types'][row] == IMAGE).reshape(-1, CONFIG.vision_encoder.num_tokens)
     for place, features in zip(places, apply(images, method='embed_images')):
       np.testing.assert_allclose(x[row, place], features, atol=1e-5)
   # More placeholders than images are a mistake that must not pass for the last image.
-  batch['kinds'][:2, :] = IMAGE
+  batch['token_types'][:2, :] = IMAGE
   assert np.isnan(embedded(apply, batch)[:2]).any()
 
 
@@ -247,7 +249,7 @@ def test_kinds_of_one_batch_are_told_apart(monkeypatch, spec):
   monkeypatch.setattr(Janus, 'text_logits', ignorant(512))
   monkeypatch.setattr(Janus, 'image_logits', ignorant(128))
   found = jax.jit(lambda batch: batch_losses(batches.params(), batch, ONES, CONFIG, ComputeConfig(), 32)[1])(batch)
-  counts = [(batch['losses'] == loss).sum() for loss in (1, 2, 3)]
+  counts = [(batch['loss_ids'] == loss).sum() for loss in (1, 2, 3)]
   np.testing.assert_array_equal(found.weights, counts)
   np.testing.assert_allclose(found.sums, np.array(counts) * np.log([512, 512, 128]), rtol=1e-5)
 
@@ -258,7 +260,7 @@ LONG = dataclasses.replace(batches.SHAPE, length=200)
 
 @pytest.fixture(scope='module')
 def questions(spec):
-  """A packed batch for a model with one encoder: images of the size of drawings, as many places as they have codes."""
+  """A packed batch for a model with one encoder: images of the size that is generated, a position for each code."""
   rng = np.random.default_rng(1)
   image = lambda: rng.integers(0, 256, (SHARED.image_size, SHARED.image_size, 3), np.uint8)  # noqa: E731
   records = [(1, ['What?', 'A red box.']), (2, ['Same?', 'No']), (1, ['Hm?', '13'])]
@@ -274,7 +276,7 @@ def test_with_one_encoder_an_image_of_a_question_is_what_the_vq_makes_of_it(appl
   encode = functools.partial(apply, method='encode_pixels')
   seen = with_understood_codes(questions, encode)
   x = np.asarray(embed(apply, seen, None))
-  is_image = questions['kinds'] == IMAGE
+  is_image = questions['token_types'] == IMAGE
   assert is_image.sum() == 4 * batches.NUM_CODES
   for row, images in enumerate(batches.images_of_rows(questions, batches.NUM_CODES)):
     places = np.flatnonzero(is_image[row]).reshape(-1, batches.NUM_CODES)
@@ -283,7 +285,7 @@ def test_with_one_encoder_an_image_of_a_question_is_what_the_vq_makes_of_it(appl
       np.testing.assert_allclose(x[row, place], apply(codes, method='embed_codes')[0], atol=1e-5)
   # Nothing else has changed.
   np.testing.assert_array_equal(np.asarray(seen['tokens'])[~is_image], questions['tokens'][~is_image])
-  np.testing.assert_array_equal(np.asarray(seen['kinds'])[~is_image], questions['kinds'][~is_image])
+  np.testing.assert_array_equal(np.asarray(seen['token_types'])[~is_image], questions['token_types'][~is_image])
 
 
 def test_the_loss_with_one_encoder_is_that_of_the_model_which_answers(questions):
@@ -296,7 +298,7 @@ def test_the_loss_with_one_encoder_is_that_of_the_model_which_answers(questions)
     segments = questions['segments'][row]
     for segment in sorted(set(segments) - {0}):
       here = np.flatnonzero(segments == segment)
-      kinds, tokens = questions['kinds'][row, here], questions['tokens'][row, here]
+      kinds, tokens = questions['token_types'][row, here], questions['tokens'][row, here]
       count = (kinds == IMAGE).sum() // batches.NUM_CODES
       pixels = np.stack([next(images) for _ in range(count)])
       tokens = np.where(kinds == IMAGE, SHARED.image_token_id, tokens)

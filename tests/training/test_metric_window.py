@@ -4,7 +4,7 @@ import numpy as np
 from training import batches
 
 from janus_jax.data.examples import CODE, IMAGE, TEXT
-from janus_jax.training.losses import kind_weights
+from janus_jax.training.losses import target_counts
 from janus_jax.training.metric_window import Window
 from janus_jax.training.throughput import TokenCounts
 
@@ -21,11 +21,11 @@ def test_a_window_counts_tokens_by_what_they_cost(tmp_path):
   window = Window(batches.CONFIG, batches.SHAPE.length, ())
   for _ in range(2):
     window.add(batch, 0.0)
-  understood, said, drawn = (int(weight) for weight in kind_weights(batch))
+  understood, said, drawn = (int(weight) for weight in target_counts(batch))
   expected = TokenCounts(
-    text=2 * int((batch['kinds'] == TEXT).sum()),
-    understanding=2 * int((batch['kinds'] == IMAGE).sum()),
-    generation=2 * int((batch['kinds'] == CODE).sum()),
+    text=2 * int((batch['token_types'] == TEXT).sum()),
+    understanding=2 * int((batch['token_types'] == IMAGE).sum()),
+    generation=2 * int((batch['token_types'] == CODE).sum()),
     images_encoded=2 * 4,
     images_tokenized=2 * 3,
     text_targets=2 * (understood + said),

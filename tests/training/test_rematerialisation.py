@@ -12,7 +12,7 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import PRESETS, ComputeConfig, LlamaConfig, SiglipConfig
 from janus_jax.models.llama import Llama
 from janus_jax.models.siglip import Siglip
-from janus_jax.runs.config import parse, replaced
+from janus_jax.runs.config import parse_config, replaced
 from janus_jax.runs.setup import read_step
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.sharding.mesh import make_mesh
@@ -92,7 +92,7 @@ def run_of(devices: int = 8, **changes):
     stage.batch_size = 64
   values = {'compute.remat': 'auto', **{name.replace('/', '.'): value for name, value in changes.items()}}
   config.update_from_flattened_dict(values)
-  config = parse(config)
+  config = parse_config(config)
   model, mesh = PRESETS['toy'], make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:devices])
   placement = Placement.of(mesh, parameter_shapes(model))
   step = read_step(config, model, placement)
@@ -114,7 +114,7 @@ def test_what_fits_is_kept(monkeypatch):
 
 
 def test_a_run_compiles_with_what_was_chosen(monkeypatch):
-  config, placement = replaced(parse(recipe('tiny')), {'compute.remat': 'auto'}), run_of()[2]
+  config, placement = replaced(parse_config(recipe('tiny')), {'compute.remat': 'auto'}), run_of()[2]
   assert read_step(config, PRESETS['toy'], placement).compute.remat == 'full'
   monkeypatch.setattr(rematerialisation, 'usable_bytes', lambda _: 1e12)
   assert read_step(config, PRESETS['toy'], placement).compute.remat == 'dots'
@@ -163,7 +163,7 @@ def test_rows_of_the_1b_on_an_h100(rows, fits, monkeypatch):
   config, model = recipe('janus_pro_1b'), PRESETS['janus_pro_1b']
   config.run, config.accumulation = ('stage3',), config.stages.stage3.batch_size // rows
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(model))
-  config = parse(config)
+  config = parse_config(config)
   step = read_step(config, model, placement)
   needed = step_bytes(step, config.run_stages, placement, parameter_shapes(model), config.sequence_length, 'dots')
   assert (needed <= usable_bytes(device('NVIDIA H100 80GB HBM3', 'gpu'))) == fits

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
-from janus_jax.runs.config import parse
+from janus_jax.runs.config import parse_config
 from janus_jax.training.stages import Stage, stage_ends, trained_groups, trained_paths
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
@@ -55,7 +55,7 @@ TABLES['janus_pro_7b'] = {**TABLES['janus_pro_1b'], 'steps': (20_000, 270_000, 4
 @pytest.mark.parametrize('name', TABLES)
 def test_recipes_hold_the_tables(name):
   config = recipe(name)
-  stages = parse(config).run_stages
+  stages = parse_config(config).run_stages
   for field, values in TABLES[name].items():
     assert tuple(getattr(stage, field) for stage in stages) == values, field
   optimizer = config.optimizer
@@ -85,7 +85,7 @@ def test_every_field_of_a_stage_can_be_a_flag(name):
 def test_each_stage_trains_what_the_paper_says(name):
   first = {'vision_aligner', 'gen_aligner', 'gen_head', 'gen_embed'}
   expected = {'1': first, '2': first | {'language_model'}, '3': first | {'language_model', 'vision_encoder'}}
-  for stage in parse(recipe(name)).run_stages:
+  for stage in parse_config(recipe(name)).run_stages:
     number = stage.name.removeprefix('stage').removesuffix('_imagenet')
     assert trained_groups(trained_paths(stage, SHAPES)) == expected[number]
 
@@ -93,7 +93,7 @@ def test_each_stage_trains_what_the_paper_says(name):
 def test_run_chooses_and_repeats_stages():
   config = recipe('tiny')
   config.run = ('stage2', 'stage3', 'stage2')
-  stages = parse(config).run_stages
+  stages = parse_config(config).run_stages
   assert [stage.name for stage in stages] == ['stage2', 'stage3', 'stage2']
   ends = stage_ends(stages)
   assert [ends[0], ends[1] - ends[0], ends[2] - ends[1]] == [stage.steps for stage in stages]
@@ -102,7 +102,7 @@ def test_run_chooses_and_repeats_stages():
 def test_a_group_is_not_taken_for_one_whose_name_it_ends():
   config = recipe('tiny')
   config.stages.stage1.trainable = ('gen_aligner',)
-  paths = trained_paths(parse(config).run_stages[0], SHAPES)
+  paths = trained_paths(parse_config(config).run_stages[0], SHAPES)
   assert paths
   assert all(path.startswith('gen_aligner/') for path in paths)
 
@@ -132,17 +132,17 @@ def test_bad_stages_are_refused(field, value, message):
   with config.unlocked(), config.ignore_type():
     config.stages.stage2[field] = ConfigDict(value) if isinstance(value, dict) else value
   with pytest.raises(InputError, match=message):
-    parse(config)
+    parse_config(config)
 
 
 def test_unknown_stage_and_empty_run():
   config = recipe('tiny')
   config.run = ('stage4',)
   with pytest.raises(InputError, match=r"^run: no stage is called 'stage4': expected some of stage1"):
-    parse(config)
+    parse_config(config)
   config.run = ()
   with pytest.raises(InputError, match=r'^run is \(\): expected a tuple of one or more names$'):
-    parse(config)
+    parse_config(config)
 
 
 @pytest.mark.parametrize(('pattern', 'message'), [('aligner', 'matches no parameter'), ('(', 'no regular expression')])
@@ -150,4 +150,4 @@ def test_patterns_that_match_nothing(pattern, message):
   config = recipe('tiny')
   config.stages.stage1.trainable = (pattern,)
   with pytest.raises(InputError, match=rf'^stages\.stage1\.trainable: .*{message}'):
-    trained_paths(parse(config).run_stages[0], SHAPES)
+    trained_paths(parse_config(config).run_stages[0], SHAPES)

@@ -210,7 +210,7 @@ def test_overfits_one_batch_of_all_kinds(full_step, batch):
 def broken(kind: str, state, batch):
   """The same with a loss that is NaN, or with a finite loss and a gradient whose norm is infinite."""
   if kind == 'loss':
-    return state, {**batch, 'weights': np.where(batch['losses'] == 2, np.nan, batch['weights'])}
+    return state, {**batch, 'weights': np.where(batch['loss_ids'] == 2, np.nan, batch['weights'])}
   flat = flatten(state.params)
   head = 'language_model/lm_head/kernel'
   return state.replace(params=unflatten({**flat, head: flat[head] * 1e25})), batch

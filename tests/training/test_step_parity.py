@@ -10,7 +10,7 @@ from training.steps import EPS, STAGE_3, STEP, fresh, gradients_of_first_step, s
 from janus_jax.conversion.configs import janus_to_huggingface
 from janus_jax.conversion.lazy import from_numpy
 from janus_jax.conversion.translate import parameter_shapes, params_from_tensors, tensors_from_params
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.training.state import flatten
 from janus_jax.training.step import jit_train_step
 
@@ -44,7 +44,7 @@ def torch_losses(model, kind: str, record: dict, example, spec):
   """Cross-entropy of every supervised target of one example, run by itself. Reads no targets, losses or weights."""
   ids = torch.from_numpy(example.tokens).long()
   if kind == 'generation':
-    prompt, codes = ids[torch.from_numpy(example.kinds == 1)], torch.from_numpy(record['codes']).long()
+    prompt, codes = ids[torch.from_numpy(example.token_types == 1)], torch.from_numpy(record['codes']).long()
     text = model.model.language_model.embed_tokens(prompt[None])
     drawn = model.prepare_embeddings_for_image_generation(codes[None, :-1])
     hidden = model.model.language_model(inputs_embeds=torch.cat([text, drawn], 1)).last_hidden_state
@@ -68,7 +68,7 @@ def torch_reference(examples, spec):
   weights = tensors_from_params(lazy, 'huggingface')
   model.load_state_dict({name: torch.tensor(array[...]) for name, array in weights.items()})
   found = {}
-  for kind in KINDS:
+  for kind in TASKS:
     pairs = [(record, example) for (k, record), example in zip(batches.records(), examples) if k == kind]
     losses = torch.cat([torch_losses(model, kind, record, example, spec) for record, example in pairs])
     model.zero_grad()
@@ -97,9 +97,9 @@ REACHED = {
 }
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', TASKS)
 def test_loss_and_gradients_of_each_kind_equal_torch(kind, full_step, batch, torch_reference):
-  index = KINDS.index(kind)
+  index = TASKS.index(kind)
   state, metrics = full_step(fresh(), batch, stage_values(loss_weights=np.eye(3)[index]))
   loss, count, gradients = torch_reference[kind]
   assert abs(float(metrics['loss']) - loss) < 1e-4
@@ -113,12 +113,12 @@ def test_loss_and_gradients_of_each_kind_equal_torch(kind, full_step, batch, tor
 
 def test_the_loss_of_all_kinds_is_the_mean_over_all_targets(full_step, batch, torch_reference):
   state, metrics = full_step(fresh(), batch, stage_values())
-  counts = np.array([torch_reference[kind][1] for kind in KINDS])
-  losses = np.array([torch_reference[kind][0] for kind in KINDS])
+  counts = np.array([torch_reference[kind][1] for kind in TASKS])
+  losses = np.array([torch_reference[kind][0] for kind in TASKS])
   assert abs(float(metrics['loss']) - (counts * losses).sum() / counts.sum()) < 1e-4
   ours = gradients_of_first_step(state, metrics)
   for path in REACHED['text'] + REACHED['generation']:
-    expected = sum(n * torch_reference[kind][2][path] for n, kind in zip(counts, KINDS)) / counts.sum()
+    expected = sum(n * torch_reference[kind][2][path] for n, kind in zip(counts, TASKS)) / counts.sum()
     assert np.abs(ours[path] - expected).max() < 1e-4
 
 

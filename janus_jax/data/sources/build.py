@@ -8,7 +8,7 @@ from typing import Any
 
 import grain
 
-from janus_jax.data.examples import KINDS
+from janus_jax.data.examples import TASKS
 from janus_jax.data.pointers import check_files
 from janus_jax.data.resizing import Resize, pillow
 from janus_jax.data.sources import held_out, records
@@ -53,7 +53,7 @@ class SourceSpec:
 
   Attributes:
     name: of the entry; stages refer to it.
-    kind: of the records, one of `examples.KINDS`.
+    kind: of the records, one of `examples.TASKS`.
     format: one of FORMATS.
     path: of the files: paths, patterns (`files.find_files`) or folders; for 'folder' a directory, for 'tfds' the
       builder's name.
@@ -104,7 +104,7 @@ def read_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, SourceSpec
 
 def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
   where = f'data.sources.{name}'
-  for field, allowed in (('kind', KINDS), ('format', FORMATS)):
+  for field, allowed in (('kind', TASKS), ('format', FORMATS)):
     if entry.get(field) not in allowed:
       raise InputError(f'{where}.{field} is {entry.get(field)!r}: expected one of {", ".join(allowed)}')
   if not entry.get('path'):
@@ -283,7 +283,7 @@ def open_sources(
   Raises:
     InputError: as `items`; no records, or fewer than are to be held out; a file of class names that is not there.
   """
-  opened = {split: {kind: {} for kind in KINDS} for split in ('train', 'held_out')}
+  opened = {split: {kind: {} for kind in TASKS} for split in ('train', 'held_out')}
   for spec in specs.values():
     if spec.fields.names:
       read_text(spec.fields.names)

@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class CodeSettings:
   """What the shards of a dataset depend on; the same for every host and every run into one directory.
 
   Attributes:
@@ -91,7 +91,7 @@ class Manifest:
   """
 
   path: str
-  settings: Settings
+  settings: CodeSettings
   shards: tuple[ShardCounts, ...]
 
   @property
@@ -162,7 +162,7 @@ def check_manifest(manifest: Manifest, vq_hash: str, image_size: int, codebook_s
     raise InputError(f'{manifest.path}: {finished} of {count} shards: expected all; run janus_jax.tokenize again')
 
 
-def start_manifest(directory: str, settings: Settings) -> None:
+def start_manifest(directory: str, settings: CodeSettings) -> None:
   """Writes a manifest without shards, unless there is one already, which then must have the same settings.
 
   Raises:
@@ -175,12 +175,12 @@ def start_manifest(directory: str, settings: Settings) -> None:
     _write(path, Manifest(path, settings, ()))
 
 
-def write_counts(directory: str, settings: Settings, counts: ShardCounts) -> None:
+def write_counts(directory: str, settings: CodeSettings, counts: ShardCounts) -> None:
   """Writes what stands beside a shard, which makes it count as finished."""
   write_json(_counts_path(directory, settings, counts.index), _flat(settings) | dataclasses.asdict(counts))
 
 
-def finished_shards(directory: str, settings: Settings) -> dict[int, ShardCounts]:
+def finished_shards(directory: str, settings: CodeSettings) -> dict[int, ShardCounts]:
   """Finished shards by index: those whose file holds as many records as stands beside it.
 
   Raises:
@@ -190,7 +190,7 @@ def finished_shards(directory: str, settings: Settings) -> dict[int, ShardCounts
   return {counts.index: counts for counts in found if counts is not None}
 
 
-def merge_manifest(directory: str, settings: Settings) -> Manifest:
+def merge_manifest(directory: str, settings: CodeSettings) -> Manifest:
   """Writes the manifest anew with all shards that are finished by now, and returns it."""
   path, written = os.path.join(directory, FILE), None
   # Another host may finish its last shard meanwhile, and write its manifest before this one is.
@@ -201,11 +201,11 @@ def merge_manifest(directory: str, settings: Settings) -> Manifest:
   return manifest
 
 
-def _counts_path(directory: str, settings: Settings, shard: int) -> str:
+def _counts_path(directory: str, settings: CodeSettings, shard: int) -> str:
   return settings.path_of(directory, shard).removesuffix('.array_record') + '.json'
 
 
-def _read_counts(directory: str, settings: Settings, shard: int) -> ShardCounts | None:
+def _read_counts(directory: str, settings: CodeSettings, shard: int) -> ShardCounts | None:
   path = _counts_path(directory, settings, shard)
   if not os.path.exists(path):
     return None
@@ -221,7 +221,7 @@ def _read_counts(directory: str, settings: Settings, shard: int) -> ShardCounts 
   return counts if whole else None
 
 
-def _check_same(path: str, found: Settings, expected: Settings) -> None:
+def _check_same(path: str, found: CodeSettings, expected: CodeSettings) -> None:
   for name, value in _flat(expected).items():
     if (there := getattr(found, name)) != value:
       if name == 'dataset':
@@ -230,12 +230,12 @@ def _check_same(path: str, found: Settings, expected: Settings) -> None:
       raise InputError(f'{path}: {name} is {there!r}: expected {value!r} as in this run; choose another --output')
 
 
-def _settings(values: Mapping[str, Any]) -> Settings:
+def _settings(values: Mapping[str, Any]) -> CodeSettings:
   known = {'dataset': '', **values}
-  return Settings(**{field.name: known[field.name] for field in dataclasses.fields(Settings)})
+  return CodeSettings(**{field.name: known[field.name] for field in dataclasses.fields(CodeSettings)})
 
 
-def _flat(settings: Settings) -> dict[str, Any]:
+def _flat(settings: CodeSettings) -> dict[str, Any]:
   return dataclasses.asdict(settings)
 
 

@@ -210,7 +210,7 @@ def test_the_form_of_a_source_is_that_of_its_examples(entries, spec, tmp_path):
   for kind, sources in opened.items():
     for name, source in sources.items():
       (example,) = make_examples(kind, source[0], spec, np.random.default_rng(0), 0.0)
-      said = spec.tokenizer.decode(example.tokens[example.kinds != CODE], skip_special=False)
+      said = spec.tokenizer.decode(example.tokens[example.token_types != CODE], skip_special=False)
       assert said == begin[name]
   two_turns = opened['understanding']['llava'][1]
   (whole,) = make_examples('understanding', two_turns, spec, np.random.default_rng(0))
@@ -282,7 +282,7 @@ def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path, caplog)
   entry = {'kind': 'generation', 'format': 'json_lines', 'path': str(tmp_path / 'x.jsonl')}
   sources = open_sources(read_specs({'x': entry}), SIZES, 0, str(tmp_path))['train']
   arguments = (sources, (0, 0, 1), {'generation': {'x': 1}}, spec, SHAPE)
-  found = batches(*arguments, seed=0, skip_limit=SkipLimit(share=0.2, after=20), workers=2)
+  found = batches(*arguments, seed=0, skip_limit=SkipLimit(fraction=0.2, after=20), workers=2)
   state = found.get_state()['streams'][0]
   while state['examples']['generation/x'] + sum(state['skipped']['generation/x'].values()) < 7 * 50:
     next(found)
@@ -298,4 +298,4 @@ def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path, caplog)
   with pytest.raises(
     InputError, match=r'^source generation/x: \d+ of \d+ .*\(.*image \w+ \d.*\).*5.0% \(config\.max_bad'
   ):
-    list(batches(*arguments, seed=0, skip_limit=SkipLimit(share=0.05, after=20)))
+    list(batches(*arguments, seed=0, skip_limit=SkipLimit(fraction=0.05, after=20)))
