@@ -44,7 +44,7 @@ def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
   for stage, mean in zip(stages, mean_sizes(data.train, mixtures, spec, config.seed)):
     rooms = stage.images_per_row, stage.generation_images_per_row
     shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
-    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shares': all_shards(streams)}
+    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shards': all_shards(streams)}
     batches = pipeline.batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
     window = Window(start.config, config.sequence_length, ())
     for _ in range(BATCHES):

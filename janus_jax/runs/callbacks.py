@@ -69,7 +69,7 @@ class HeldOutLoss:
     if num_batches and any(ratio):
       (mean,) = mean_sizes(sources, [(ratio, weights)], spec, run.seed)
       shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
-      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shares': all_shards(rows_split)}
+      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shards': all_shards(rows_split)}
       stream = batches(sources, ratio, weights, spec, shape, **options)
       self._batches = [next(stream) for _ in range(num_batches)]
 

@@ -258,7 +258,7 @@ def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(sweeps, abl
   assert not [path for path in (tmp_path / 'runs').iterdir() if path.name.startswith('ratio')]
   killed_after(1, loop.Progress, 'update')
   assert results(tmp_path)['ratio', 0]['status'] == 'started'
-  killed_after(0, sweep.measuring, 'measure')
+  killed_after(0, sweep.measuring, 'measure_run')
   assert sweep.ablate(ablation, str(tmp_path))
   assert comparable(tmp_path) == uninterrupted.numbers
   assert table(tmp_path) == uninterrupted.table
