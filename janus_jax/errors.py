@@ -46,7 +46,7 @@ def _visible(character: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-  """What an exception says, without line breaks."""
+  """Message of an exception without line breaks."""
   return ' '.join(str(error).split())
 
 

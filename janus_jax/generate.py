@@ -136,14 +136,14 @@ def main() -> None:
     janus = loading.load(_CHECKPOINT.value, _DTYPE.value, mesh)
     decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
     images = generation.stream_images(decoder, rows, wanted, tokenizer.special.pad, settings)
-    with tqdm.tqdm(total=len(wanted), desc='drawing', unit='image', dynamic_ncols=True) as bar:
+    with tqdm.tqdm(total=len(wanted), desc='generating', unit='image', dynamic_ncols=True) as bar:
       for image in images:
         pair, codes = (image.prompt_index, image.image_index), image.codes.tolist()
         image_files.save_picture(_path(*pair), image.pixels, codes, _settings(prompts, *pair))
         report(*pair, codes)
         bar.update()
   image_files.write_sheet(_OUT.value, [_path(*pair) for pair in pairs], _NUM_IMAGES.value)
-  logging.info('%s: %d pictures drawn, %d kept', _OUT.value, len(wanted), len(pairs) - len(wanted))
+  logging.info('%s: %d images generated, %d already there', _OUT.value, len(wanted), len(pairs) - len(wanted))
 
 
 if __name__ == '__main__':

@@ -35,7 +35,7 @@ IMAGES = 'An image per seed. Whole green frame: exactly what was asked for. Dash
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Findings:
-  """What an ablation found so far.
+  """Findings of an ablation so far.
 
   Attributes:
     name: of the report.
@@ -124,7 +124,7 @@ def _cell(summary: Summary, metric: str) -> Html:
 
 
 def _stages(found: Findings) -> list[Html]:
-  """What each stage of each variant cost; means over seeds."""
+  """Cost of each stage of each variant, means over seeds."""
   rows = []
   for item in found.summaries:
     names = [run.name for run in found.runs if run.variant == item.variant and run.name in found.done]

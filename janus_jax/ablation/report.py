@@ -128,7 +128,7 @@ def _smoothed(lines: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
 
 
 def held_out_losses(runs: Sequence[Sequence[Mapping[str, Any]]], kind: str) -> tuple[tuple[float, ...], ...]:
-  """As `mean_losses`, at the ends of stages. The runs are of one variant, so their stages end alike."""
+  """Losses as of `mean_losses`, at the ends of stages. The runs are of one variant, so their stages end alike."""
   return _over_runs(
     (stages[0]['end'], [stage['held_out'][kind] for stage in stages])
     for stages in zip(*runs)

@@ -26,7 +26,7 @@ class Sheet:
 
 
 def read_sheet(places: SweepPaths, runs: Sequence[PlannedRun]) -> Sheet | None:
-  """What finished runs generated; None where nothing was.
+  """Images that finished runs generated; None where there are none.
 
   Args:
     places: of the sweep.

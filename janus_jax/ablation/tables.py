@@ -159,7 +159,7 @@ def left_out_text(summary: Summary, metric: str) -> str:
 
 
 def difference_text(summary: Summary, metric: str) -> str:
-  """As `mean_text`, '+1.2 [+0.4, +2.0] *': a star says that the interval leaves out 0. '' where nothing is compared."""
+  """Text such as '+1.2 [+0.4, +2.0] *', with a star where the interval leaves out 0; '' where nothing is compared."""
   found = summary.difference(metric)
   if found is None:
     return ''

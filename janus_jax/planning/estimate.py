@@ -1,4 +1,4 @@
-"""What a step needs of a GPU, by formula: XLA's compiler for GPUs wants to try its kernels on the card.
+"""Memory that a step needs of a GPU, by formula: XLA's compiler for GPUs wants to try its kernels on the card.
 
 The formula is the one by which 'auto' chooses what is kept for the backward pass (training/rematerialisation.py). Of
 Stage III of the 1B it says 3 to 11 % more than an H100 took (tests/planning/test_estimate.py).

@@ -74,7 +74,7 @@ def test_greedy_codes_are_those_of_transformers(checkpoint, drawn):
     assert set(result) == {'prompt', 'index', 'seed', 'codes', 'path'}
     assert (result['index'], result['seed']) == (0, 0)
     assert result['path'] == f'{out}/0000{prompt}-00.png'
-  assert 'drawing: 100%' in process.stderr
+  assert 'generating: 100%' in process.stderr
   assert 'image' in process.stderr
 
 
@@ -108,7 +108,7 @@ def test_a_run_goes_on_where_it_stood(drawn):
   lost.unlink()
   second = run(*arguments)
   assert second.returncode == 0, second.stderr
-  assert '1 pictures drawn, 1 kept' in second.stderr
+  assert '1 images generated, 1 already there' in second.stderr
   assert lost.read_bytes() == before
   assert kept.stat().st_mtime_ns == kept_at
   assert sorted(second.stdout.splitlines()) == sorted(first.stdout.splitlines())

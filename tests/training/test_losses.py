@@ -340,3 +340,20 @@ def test_wide_products_have_the_gradients_of_products():
   wide = lambda x, matrix: jnp.sin(wide_product(x, matrix, 'float32')).sum()  # noqa: E731
   for one, other in zip(jax.grad(wide, (0, 1))(x, matrix), jax.grad(plain, (0, 1))(x, matrix)):
     np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_no_chunk_casts_the_weights_of_a_head():
+  """They are cast before the loop over chunks begins."""
+  config, compute = CONFIG.language_model, ComputeConfig(dtype='bfloat16')
+  linear = Linear((config.vocab_size,), (config.width,), compute, use_bias=False, out_dtype='float32')
+  hidden, targets = jnp.ones((2, 8, config.width), 'bfloat16'), jnp.zeros((2, 8), jnp.int32)
+
+  def total(kernel):
+    head = lambda weights, h: linear.apply({'params': weights}, h)  # noqa: E731
+    return cross_entropy(head, {'kernel': kernel}, hidden, targets, targets == 0, jnp.ones((2, 8)), chunk=2)[1]
+
+  text = jax.jit(jax.grad(total)).lower(jnp.ones((config.vocab_size, config.width))).as_text()
+  size = f'{config.vocab_size}x{config.width}x'
+  casts = [match.start() for match in re.finditer(rf'convert .*tensor<{size}f32>\) -> tensor<{size}bf16>', text)]
+  assert casts
+  assert max(casts) < text.index('stablehlo.while')
