@@ -203,3 +203,17 @@ def _mme_scores(rows: Sequence[Row], readings: Sequence[Reading], image: str) ->
       mean([readings[index].score for index in indices]) + mean([min(p) for p in pairs.values()])
     )
   return scores
+
+
+RULES = {
+  'pope': {
+    **{f'vlmevalkit-{v}': functools.partial(pope_vlmevalkit, version=v) for v in ('2026', '2025')},
+    'lmms-eval': pope_lmms_eval,
+    'official': pope_official,
+  },
+  'mme': {
+    **{f'vlmevalkit-{v}': functools.partial(mme_vlmevalkit, version=v) for v in ('2026', '2025')},
+    'lmms-eval': mme_lmms_eval,
+    'official': mme_official,
+  },
+}
