@@ -1,13 +1,13 @@
 """The benchmarks that are scored here, and the rules of each."""
 
 from janus_jax.errors import InputError
-from janus_jax.evaluation import multiple_choice, yes_no
+from janus_jax.evaluation import mmmu, multiple_choice, yes_no
 from janus_jax.evaluation.rules import Rule
 
 DEFAULT_RULE = 'vlmevalkit-2026'
 
 
-RULES: dict[str, dict[str, Rule]] = {**yes_no.RULES, **multiple_choice.RULES}
+RULES: dict[str, dict[str, Rule]] = {**yes_no.RULES, **multiple_choice.RULES, **mmmu.RULES}
 
 
 def find_rules(benchmark: str, rule: str) -> dict[str, Rule]:
