@@ -16,23 +16,24 @@ from absl import flags
 
 from janus_jax import cli
 from janus_jax.data.whole_files import write_json, write_text
-from janus_jax.evaluation import benchmarks
-from janus_jax.evaluation.rows import join, read_rows
+from janus_jax.evaluation.benchmarks import BENCHMARKS
+from janus_jax.evaluation.rows import read_rows
 from janus_jax.evaluation.tables import side_by_side
 
-_BENCHMARK = flags.DEFINE_enum('benchmark', None, list(benchmarks.RULES), 'Benchmark.', required=True)
+_BENCHMARK = flags.DEFINE_enum('benchmark', None, list(BENCHMARKS), 'Benchmark.', required=True)
 _PREDICTIONS = cli.define_path('predictions', None, 'File of answers: .jsonl, .json, .tsv or .xlsx.', required=True)
 _DATA = cli.define_path('data', None, "The dataset's file, where predictions have only `index`.")
-_RULE = flags.DEFINE_string('rule', benchmarks.DEFAULT_RULE, 'Rule, or all.')
+_RULE = flags.DEFINE_string('rule', None, 'Rule, or all; default: vlmevalkit-2026, official for geneval and dpg.')
 _OUT = cli.define_path('out', None, 'Directory for rows.jsonl and scores.json.', required=True)
 _ALLOW_PARTIAL = flags.DEFINE_bool('allow_partial', False, 'Score although some rows have no prediction.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per rule on stdout.')
 
 
 def main() -> None:
-  rules = benchmarks.find_rules(_BENCHMARK.value, _RULE.value)
+  benchmark = BENCHMARKS[_BENCHMARK.value]
+  rules = benchmark.find_rules(_RULE.value)
   data = read_rows(_DATA.value) if _DATA.value else None
-  rows, missing = join(read_rows(_PREDICTIONS.value), data, _ALLOW_PARTIAL.value)
+  rows, missing = benchmark.prepare(read_rows(_PREDICTIONS.value), data, _ALLOW_PARTIAL.value)
   lines, found = [{'index': row.get('index', number)} for number, row in enumerate(rows)], []
   for name, rule in rules.items():
     readings, metrics = rule(rows)
