@@ -15,7 +15,9 @@ from typing import Any
 from janus_jax.errors import InputError, one_line, shown
 
 Row = Mapping[str, Any]
-FORMATS = ('.jsonl', '.json', '.tsv', '.xlsx')
+FORMATS = ('.jsonl', '.json', '.tsv', '.csv', '.xlsx')
+# Columns that tell a question from others; the first that both files have joins them.
+KEYS = ('index', 'id', 'question_id', 'questionId')
 # Names that datasets give the columns of VLMEvalKit's files, which are ours.
 COLUMNS = {'text': 'question', 'label': 'answer', 'capability': 'category', 'L2-category': 'l2-category'}
 
@@ -45,10 +47,13 @@ def read_rows(path: str) -> list[dict[str, Any]]:
     if suffix == '.json':
       with open(path, encoding='utf-8') as file:
         rows = json.load(file)
+      if isinstance(rows, dict):  # GQA's questions, by their id.
+        rows = [{'questionId': name, **row} if isinstance(row, dict) else None for name, row in rows.items()]
       if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f'{path}: expected a list of objects')
       return rows
-    read = functools.partial(pandas().read_csv, sep='\t') if suffix == '.tsv' else pandas().read_excel
+    read_tsv, read_csv = functools.partial(pandas().read_csv, sep='\t'), pandas().read_csv
+    read = {'.tsv': read_tsv, '.csv': read_csv, '.xlsx': pandas().read_excel}[suffix]
     frame = read(path, dtype=str, keep_default_na=False)
   except InputError:
     raise
@@ -83,46 +88,51 @@ def join(
   """Predictions with the columns of the dataset, in its order.
 
   Args:
-    predictions: with 'prediction', and 'index' where `data` is given.
-    data: the dataset's rows, with 'index'; None where predictions have all columns.
+    predictions: with 'prediction', and one of KEYS where `data` is given.
+    data: the dataset's rows, with the same one of KEYS; None where predictions have all columns.
     allow_partial: whether some of the dataset's rows may have no prediction; they are left out.
 
   Returns:
     Rows, and the number of the dataset's rows that have no prediction.
 
   Raises:
-    InputError: a column is missing; an index is repeated, unknown, or (unless `allow_partial`) has no prediction.
+    InputError: a column is missing; a key is repeated, unknown, or (unless `allow_partial`) has no prediction.
   """
+  if not predictions:
+    raise InputError('no predictions to score')
   rows = [{COLUMNS.get(name, name): value for name, value in row.items()} for row in predictions]
   for number, row in enumerate(rows, 1):
-    if 'prediction' not in row:
+    if 'prediction' not in row and 'judge_replies' not in row:
       raise InputError(f'row {number} of the predictions has no column prediction: {", ".join(row) or "none at all"}')
-    row['prediction'] = '' if row['prediction'] is None else row['prediction']
+    row['prediction'] = '' if row.get('prediction') is None else row['prediction']
   if data is None:
-    _by_index([row for row in rows if 'index' in row], 'predictions')
+    if all('index' in row for row in rows):
+      _by_key(rows, 'index', 'predictions')
     return rows, 0
-  wanted, given = _by_index(data, 'data'), _by_index(rows, 'predictions')
-  if unknown := [index for index in given if index not in wanted]:
-    raise InputError(f'index {unknown[0]} ({len(unknown)} in all) is not in the dataset: are these answers to another?')
-  missing = [index for index in wanted if index not in given]
+  key = next((name for name in KEYS if name in rows[0] and data and name in data[0]), None)
+  if key is None:
+    raise InputError(f'predictions and data have no column in common that tells questions apart: {", ".join(KEYS)}')
+  wanted, given = _by_key(data, key, 'data'), _by_key(rows, key, 'predictions')
+  if unknown := [name for name in given if name not in wanted]:
+    raise InputError(
+      f'{key} {unknown[0]} ({len(unknown)} in all) is not in the data: are these answers to another set?'
+    )
+  missing = [name for name in wanted if name not in given]
   if missing and not allow_partial:
-    raise InputError(f'index {missing[0]} ({len(missing)} of {len(wanted)} rows) has no prediction: expected one each')
+    raise InputError(f'{key} {missing[0]} ({len(missing)} of {len(wanted)} rows) has no prediction: expected one each')
   named = [{COLUMNS.get(name, name): value for name, value in row.items()} for row in data]
-  # What a prediction says of its question beside the index is not trusted.
-  joined = [
-    {**row, 'prediction': given[str(row['index'])]['prediction']} for row in named if str(row['index']) in given
-  ]
-  return joined, len(missing)
+  # What predictions say of a question is not trusted; of what else they hold (a judge's replies) nothing is lost.
+  return [{**given[str(row[key])], **row} for row in named if str(row[key]) in given], len(missing)
 
 
-def _by_index(rows: Sequence[Row], what: str) -> dict[str, Row]:
+def _by_key(rows: Sequence[Row], key: str, what: str) -> dict[str, Row]:
   found: dict[str, Row] = {}
   for number, row in enumerate(rows, 1):
-    if 'index' not in row:
-      raise InputError(f'row {number} of the {what} has no column index: expected one')
-    if str(row['index']) in found:
-      raise InputError(f'index {row["index"]} stands in the {what} more than once')
-    found[str(row['index'])] = row
+    if key not in row:
+      raise InputError(f'row {number} of the {what} has no column {key}: expected one')
+    if str(row[key]) in found:
+      raise InputError(f'{key} {row[key]} stands in the {what} more than once')
+    found[str(row[key])] = row
   return found
 
 
