@@ -10,7 +10,10 @@ scored under every rule, and a table shows them side by side.
 
 import json
 import logging
+import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
@@ -29,6 +32,13 @@ _ALLOW_PARTIAL = flags.DEFINE_bool('allow_partial', False, 'Score although some 
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per rule on stdout.')
 
 
+def _without_nan(value: Any) -> Any:
+  """Metrics with None in place of NaN, which JSON does not know."""
+  if isinstance(value, Mapping):
+    return {name: _without_nan(inner) for name, inner in value.items()}
+  return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def main() -> None:
   benchmark = BENCHMARKS[_BENCHMARK.value]
   rules = benchmark.find_rules(_RULE.value)
@@ -39,7 +49,7 @@ def main() -> None:
     readings, metrics = rule(rows)
     for line, reading in zip(lines, readings):
       line[name] = {'read': reading.read, 'score': reading.score, 'is_random': reading.is_random}
-    scores = {'benchmark': _BENCHMARK.value, 'rule': name, 'metrics': metrics, 'rows': len(rows)}
+    scores = {'benchmark': _BENCHMARK.value, 'rule': name, 'metrics': _without_nan(metrics), 'rows': len(rows)}
     random_fallbacks = sum(reading.is_random for reading in readings)
     found.append({**scores, 'random_fallbacks': random_fallbacks, **({'missing_rows': missing} if missing else {})})
   os.makedirs(_OUT.value, exist_ok=True)
