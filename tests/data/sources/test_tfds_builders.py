@@ -159,7 +159,7 @@ def test_classes_without_names_and_unknown_classes_are_not_prompts(multi, direct
     (lambda path: path.unlink(), 'No such file'),
     (lambda path: path.write_bytes(b''), '0 bytes'),
     (lambda path: path.write_bytes(path.read_bytes()[:-40_000]), 'expected an ArrayRecord file'),
-    (lambda path: path.write_bytes(b'version https://git-lfs.github.com/spec/v1\n'), 'a Git LFS pointer'),
+    (lambda path: path.write_bytes(b'version https://git-lfs.github.com/spec/v1\n'), 'a Git-LFS pointer'),
   ],
 )
 def test_a_damaged_shard_is_refused_when_it_is_opened(directory, tmp_path, damage, message):
