@@ -111,7 +111,7 @@ def test_records_are_held_out_once_and_not_trained_on(entries, tmp_path):
     ({'path': ''}, r'data.sources.x.path is missing'),
     ({'caption': 'txt'}, r'data.sources.x.caption: expected one of .*prompt'),
     ({'text': 'txt'}, r'data.sources.x.text: expected one of .*prompt'),
-    ({'first_sentence': 2}, r'data.sources.x: first_sentence is 2: expected a share'),
+    ({'first_sentence': 2}, r'data.sources.x: first_sentence is 2: expected a fraction'),
     ({'path': '/nowhere/*.tar'}, r'/nowhere/\*.tar: no such file'),
     ({'format': 'parquet'}, r'00000.tar: .*expected a parquet file'),
     ({'format': 'tfds', 'path': 'no_such_dataset'}, r'TFDS no_such_dataset: .*expected the name of a TFDS dataset'),

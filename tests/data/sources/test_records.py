@@ -135,10 +135,10 @@ def test_images_of_a_document_go_where_it_has_them(first, second):
 @pytest.mark.parametrize(
   ('item', 'reason', 'message'),
   [
-    ({'doc': 'One.<image>', 'image': []}, 'no image', 'doc: 1 places for 0 images: expected one for each'),
-    ({'doc': 'One.', 'image': png(PHOTO)}, 'image count', 'doc: 0 places for 1 images'),
-    ({'doc': 'One.<image>', 'image': [png(PHOTO)] * 2}, 'image count', 'doc: 1 places for 2 images'),
-    ({'doc': [{'type': 'image', 'image': png(PHOTO)}], 'image': png(PHOTO)}, 'image count', 'doc: 0 places for 1'),
+    ({'doc': 'One.<image>', 'image': []}, 'no image', 'doc: 1 placeholders for 0 images: expected one for each'),
+    ({'doc': 'One.', 'image': png(PHOTO)}, 'image count', 'doc: 0 placeholders for 1 images'),
+    ({'doc': 'One.<image>', 'image': [png(PHOTO)] * 2}, 'image count', 'doc: 1 placeholders for 2 images'),
+    ({'doc': [{'type': 'image', 'image': png(PHOTO)}], 'image': png(PHOTO)}, 'image count', 'doc: 0 placeholders'),
     ({'doc': [{'type': 'video'}]}, 'wrong type', r"doc\[0\]: 'video': expected a part of type text or image"),
     ({'doc': ['One.']}, 'wrong type', r'doc\[0\]: None: expected a part'),
     ({'doc': [{'type': 'text'}]}, 'wrong type', r'doc\[0\]: a NoneType: expected text'),
