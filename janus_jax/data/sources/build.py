@@ -62,7 +62,7 @@ class SourceSpec:
       `<image><text>`, of which all text is supervised, `<caption><image>`, documents.
     long: treatment of records that are longer than a row, of `LONG`.
     system: comes before a conversation; None for the vision system prompt in understanding and nothing in text.
-    split: of a TFDS builder.
+    split: part of a TFDS dataset: 'train', 'train[:90%]'.
     directory: `data_dir` of a TFDS builder.
     held_out: records, spread over the source, that are kept out of training to measure the loss on.
   """
@@ -238,7 +238,7 @@ def open_sources(
   Args:
     specs: from `read_specs`.
     sizes: sides of the images that records hold.
-    seed: of what is sampled for each record.
+    seed: for what is sampled for each record.
     index_directory: for indices and copies, as in `items`.
 
   Raises:

@@ -118,8 +118,8 @@ class _Pieces(BlockRecords):
 
   def _entry(self, index: int) -> tuple[int, str, int, int]:
     """The number of a piece's file, the piece's name, and the offsets of its begin and end."""
-    file, place = self.locate(index)
-    begin, end, number = np.fromfile(self._indices[file], '<i8', 3, offset=place * ENTRY).tolist()
+    file, piece = self.locate(index)
+    begin, end, number = np.fromfile(self._indices[file], '<i8', 3, offset=piece * ENTRY).tolist()
     return file, self._name.format(self._names[file], number), begin, end
 
   def _read(self, index: int) -> tuple[str, str]:

@@ -245,7 +245,7 @@ def test_rows_of_a_row_group_are_read_together(entries, tmp_path):
   source = open_sources(read_specs({'table': entries['table']}), SIZES, 0, str(tmp_path))['train']['understanding']
   view, orders = shuffled(source['table'], 0, 'table'), set()
   for epoch in range(12):
-    rows = [int(view[epoch * ITEMS + place]['turns'][1][-1]) for place in range(ITEMS)]
+    rows = [int(view[epoch * ITEMS + position]['turns'][1][-1]) for position in range(ITEMS)]
     assert {frozenset(rows[:4]), frozenset(rows[:2])} & {frozenset(range(4)), frozenset((4, 5))}, rows
     assert sorted(rows) == list(range(ITEMS))
     orders.add(tuple(rows))
