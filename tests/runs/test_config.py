@@ -82,4 +82,4 @@ def test_descriptions_are_those_of_the_owners():
   # Also of what a dataclass inherits from, over several lines.
   assert config_help.field_descriptions(TrainConfig)['run'].endswith('repeat one: name it twice.')
   text = config_help.describe_fields({'base': {'data': {'sources': {'mine': {'path': 'x'}}}}}, 200)
-  assert text.startswith("  --config.base.data.sources.mine.path='x'\n      of the files: paths, patterns")
+  assert text.startswith("  --config.base.data.sources.mine.path='x'\n      paths, patterns")

@@ -111,7 +111,7 @@ def test_records_are_held_out_once_and_not_trained_on(entries, tmp_path):
     ({'path': ''}, r'data.sources.x.path is missing'),
     ({'caption': 'txt'}, r'data.sources.x.caption: expected one of .*prompt'),
     ({'text': 'txt'}, r'data.sources.x.text: expected one of .*prompt'),
-    ({'first_sentence': 2}, r'data.sources.x: first_sentence is 2: expected a share'),
+    ({'first_sentence': 2}, r'data.sources.x: first_sentence is 2: expected a fraction'),
     ({'path': '/nowhere/*.tar'}, r'/nowhere/\*.tar: no such file'),
     ({'format': 'parquet'}, r'00000.tar: .*expected a parquet file'),
     ({'format': 'tfds', 'path': 'no_such_dataset'}, r'TFDS no_such_dataset: .*expected the name of a TFDS dataset'),
@@ -245,7 +245,7 @@ def test_rows_of_a_row_group_are_read_together(entries, tmp_path):
   source = open_sources(read_specs({'table': entries['table']}), SIZES, 0, str(tmp_path))['train']['understanding']
   view, orders = shuffled(source['table'], 0, 'table'), set()
   for epoch in range(12):
-    rows = [int(view[epoch * ITEMS + place]['turns'][1][-1]) for place in range(ITEMS)]
+    rows = [int(view[epoch * ITEMS + position]['turns'][1][-1]) for position in range(ITEMS)]
     assert {frozenset(rows[:4]), frozenset(rows[:2])} & {frozenset(range(4)), frozenset((4, 5))}, rows
     assert sorted(rows) == list(range(ITEMS))
     orders.add(tuple(rows))

@@ -25,7 +25,7 @@ from janus_jax.errors import InputError
 from janus_jax.runs.tokenizing import read_picture
 
 FILES, ITEMS = 2, 4  # Each file has so many items, of which one is bad.
-BAD = (1, 2)  # Its file and its place there.
+BAD = (1, 2)  # The file and the index in it.
 
 
 def png() -> bytes:
@@ -79,9 +79,9 @@ def write_records(root, files):
 def write_folder(root, files):
   for number, found in enumerate(files):
     (root / str(number)).mkdir()
-    for place, item in enumerate(found):
-      (root / str(number) / f'{place}.png').write_bytes(item['image'])
-      (root / str(number) / f'{place}.txt').write_text(item['prompt'])
+    for index, item in enumerate(found):
+      (root / str(number) / f'{index}.png').write_bytes(item['image'])
+      (root / str(number) / f'{index}.txt').write_text(item['prompt'])
   return {'format': 'folder', 'path': str(root)}
 
 
