@@ -1,20 +1,56 @@
 """Reading a JSON config field by field, with errors that say which file, which field, and what was expected."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
+
+
+def json_object(content: bytes, name: str) -> dict[str, Any]:
+  """The JSON object that a file holds; InputError, which begins with `name`, where it is none."""
+  check_content(content, name)
+  try:
+    value = json.loads(content.decode('utf-8-sig'))
+  except (ValueError, RecursionError) as error:  # ValueError covers bad UTF-8 and bad JSON.
+    raise InputError(f'{name}: not JSON ({error})') from None
+  if not isinstance(value, dict):
+    raise InputError(f'{name}: expected a JSON object, found {type(value).__name__}')
+  return value
+
+
+def read_json(path: str) -> dict[str, Any]:
+  """Reads a JSON object from a file; InputError names the file where it is missing or none."""
+  try:
+    with open(path, 'rb') as file:
+      return json_object(file.read(), path)
+  except FileNotFoundError:
+    raise InputError(f'{path}: no such file') from None
+
+
+def written_section(config: Any, names: Mapping[str, str], fixed: Mapping[str, Any]) -> dict[str, Any]:
+  """The object of a config file that `ConfigSection.fields` and `allow` read, sorted by name.
+
+  Args:
+    config: dataclass with our fields.
+    names: our field -> its name in the file.
+    fixed: fields of the file that do not depend on `config`.
+  """
+  values = {theirs: getattr(config, ours) for ours, theirs in names.items()}
+  values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+  return dict(sorted({**fixed, **values}.items()))
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfigSection:
-  """One object of a config file, which knows where it stands. A field that is null counts as absent.
+  """One object of a config file, with its position in the file. A field that is null counts as absent.
 
   Attributes:
     values: the object.
     source: the file, for error messages.
-    path: where in the file the object stands ("vision_config.params"); empty for the whole file.
+    path: names of the fields that lead to the object ("vision_config.params"); empty for the whole file.
   """
 
   values: Mapping[str, Any]
@@ -42,7 +78,7 @@ class ConfigSection:
     value = self.values.get(field)
     if value is None and default is not None:
       return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not _is_count(value):
       raise self.error(field, 'a whole number above 0')
     return value
 
@@ -51,10 +87,9 @@ class ConfigSection:
     value = self.values.get(field)
     if value is None:
       return default
-    items = value if isinstance(value, (list, tuple)) else []
-    if not items or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in items):
+    if not isinstance(value, (list, tuple)) or not value or not all(map(_is_count, value)):
       raise self.error(field, 'a list of whole numbers above 0')
-    return tuple(items)
+    return tuple(value)
 
   def number(self, field: str, default: float) -> float:
     """A number above 0."""
@@ -65,11 +100,30 @@ class ConfigSection:
       raise self.error(field, 'a number above 0')
     return float(value)
 
+  def fields(self, names: Mapping[str, str], defaults: Any) -> dict[str, Any]:
+    """Our fields: name -> value, of the same type as its default.
+
+    Args:
+      names: our field -> its name in the file.
+      defaults: dataclass with the values of absent fields.
+    """
+    readers = {int: self.integer, float: self.number, tuple: self.integers}
+    found = {}
+    for ours, theirs in names.items():
+      default = getattr(defaults, ours)
+      found[ours] = readers[type(default)](theirs, default)
+    return found
+
   def require(self, field: str, expected: Any, default: Any = None) -> None:
     """Raises InputError unless the field, or `default` where the field is absent, is `expected`."""
     value = self.values.get(field)
     if (default if value is None else value) != expected:
       raise self.error(field, repr(expected))
+
+  def allow(self, fixed: Mapping[str, Any]) -> None:
+    """Raises InputError unless each of these fields is absent or has this value."""
+    for field, expected in fixed.items():
+      self.require(field, expected, default=expected)
 
   def agreeing(self, **measured: tuple[int, str]) -> 'ConfigSection':
     """The same section with sizes that were read off tensors filled in.
@@ -86,3 +140,7 @@ class ConfigSection:
         raise InputError(f'{self.source}: {self.name(field)} is {stated!r}: expected {size}, which tensor {tensor} has')
     sizes = {field: size for field, (size, _) in measured.items()}
     return dataclasses.replace(self, values={**self.values, **sizes})
+
+
+def _is_count(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and value > 0

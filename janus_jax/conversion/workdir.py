@@ -9,7 +9,7 @@ from etils import epath
 from janus_jax.conversion.buckets import ORBAX_PROTOCOL, is_url, reaching
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.orbax_files import read_orbax
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
 
 # Orbax's name. Locally a checkpoint has its name from when it is whole; in a bucket, once it has this file.
@@ -29,7 +29,7 @@ def split_ema(path: str | os.PathLike) -> tuple[str, bool]:
 
 
 def is_workdir(path: str) -> bool:
-  """Whether there are checkpoints of a run, in a directory or bucket."""
+  """Tells whether a directory or bucket has checkpoints of a run."""
   if is_url(path) and not path.startswith(ORBAX_PROTOCOL):
     return False
   with reaching(path, 'a directory that can be read'):
@@ -110,7 +110,7 @@ def check_checkpoint_files(directory: str) -> None:
   try:
     lengths = _file_lengths(directory)
   except (ValueError, KeyError, IndexError) as error:
-    raise InputError(f'{directory}: damaged index ({" ".join(str(error).split())[:200]})') from error
+    raise InputError(f'{directory}: damaged index ({one_line(error)[:200]})') from error
   for name, length in lengths.items():
     path = epath.Path(directory, name)
     size = path.stat().length if path.exists() else 0

@@ -35,7 +35,7 @@ from janus_jax.conversion.checkpoint import write_checkpoint  # noqa: E402
 from janus_jax.conversion.export import exporting  # noqa: E402
 from janus_jax.conversion.load import load_params  # noqa: E402
 from janus_jax.conversion.parts import TEMPLATES  # noqa: E402
-from janus_jax.conversion.tokenizer_files import companions_for  # noqa: E402
+from janus_jax.conversion.tokenizer_files import tokenizer_files_for  # noqa: E402
 from janus_jax.data import prompts  # noqa: E402
 from janus_jax.models.config import JanusConfig  # noqa: E402
 from janus_jax.models.janus import Janus  # noqa: E402
@@ -152,14 +152,14 @@ def test_the_export_is_what_transformers_and_its_processor_load(tmp_path, parts,
 def test_the_tokenizer_gets_the_special_tokens(parts):
   checkpoint = composed(parts)
   base = tokenizers.Tokenizer.from_str(BASE_TOKENIZER.decode())
-  tokenizer = tokenizers.Tokenizer.from_str(checkpoint.companions['tokenizer.json'].decode())
+  tokenizer = tokenizers.Tokenizer.from_str(checkpoint.tokenizer_files['tokenizer.json'].decode())
   assert checkpoint.config.image_token_id == tokenizer.token_to_id(IMAGE)
   new_ids = [tokenizer.token_to_id(token) for token in JANUS_TOKENS]
   assert sorted(new_ids) == list(range(BASE_SIZE, BASE_SIZE + len(JANUS_TOKENS)))
   assert tokenizer.encode('How many red circles?').ids == base.encode('How many red circles?').ids
   # Generation settings of the base, its stop tokens among them, are not Janus's.
   assert os.path.exists(os.path.join(parts['language_model'], 'generation_config.json'))
-  assert set(checkpoint.companions) == {'tokenizer.json'}
+  assert set(checkpoint.tokenizer_files) == {'tokenizer.json'}
 
 
 @pytest.mark.parametrize('layout', ['orbax', 'deepseek', 'huggingface'])
@@ -167,8 +167,8 @@ def test_the_tokenizer_gets_the_special_tokens(parts):
 def test_the_roles_stay_what_they_were_composed_with(tmp_path, parts, template, layout):
   """In every layout, and read back from it."""
   checkpoint = composed(parts, template=template)
-  files = companions_for(layout, checkpoint.companions, checkpoint.config)
-  again = companions_for('orbax', files, checkpoint.config)
+  files = tokenizer_files_for(layout, checkpoint.tokenizer_files, checkpoint.config)
+  again = tokenizer_files_for('orbax', files, checkpoint.config)
   for name, content in again.items():
     (tmp_path / name).write_bytes(content)
   tokenizer, found = load_tokenizer(str(tmp_path))
