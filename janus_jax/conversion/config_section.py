@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from janus_jax.data.pointers import check_content
@@ -73,32 +73,25 @@ class ConfigSection:
       raise self.error(field, 'an object')
     return ConfigSection(value or {}, self.source, self.name(field))
 
-  def integer(self, field: str, default: int | None = None) -> int:
-    """A whole number above 0. Without `default`, an absent field is an error."""
+  def _value(self, field: str, default: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
     value = self.values.get(field)
-    if value is None and default is not None:
+    if value is None:
       return default
-    if not _is_count(value):
-      raise self.error(field, 'a whole number above 0')
+    if not is_valid(value):
+      raise self.error(field, expected)
     return value
+
+  def integer(self, field: str, default: int) -> int:
+    """A whole number above 0."""
+    return self._value(field, default, _is_count, 'a whole number above 0')
 
   def integers(self, field: str, default: tuple[int, ...]) -> tuple[int, ...]:
     """A list of whole numbers above 0, not empty."""
-    value = self.values.get(field)
-    if value is None:
-      return default
-    if not isinstance(value, (list, tuple)) or not value or not all(map(_is_count, value)):
-      raise self.error(field, 'a list of whole numbers above 0')
-    return tuple(value)
+    return tuple(self._value(field, default, _are_counts, 'a list of whole numbers above 0'))
 
   def number(self, field: str, default: float) -> float:
     """A number above 0."""
-    value = self.values.get(field)
-    if value is None:
-      return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-      raise self.error(field, 'a number above 0')
-    return float(value)
+    return float(self._value(field, default, _is_positive, 'a number above 0'))
 
   def fields(self, names: Mapping[str, str], defaults: Any) -> dict[str, Any]:
     """Our fields: name -> value, of the same type as its default.
@@ -134,13 +127,21 @@ class ConfigSection:
     Raises:
       InputError: the file states another size.
     """
+    values = dict(self.values)
     for field, (size, tensor) in measured.items():
-      stated = self.values.get(field)
-      if stated is not None and stated != size:
-        raise InputError(f'{self.source}: {self.name(field)} is {stated!r}: expected {size}, which tensor {tensor} has')
-    sizes = {field: size for field, (size, _) in measured.items()}
-    return dataclasses.replace(self, values={**self.values, **sizes})
+      if values.get(field) not in (None, size):
+        raise self.error(field, f'{size}, which tensor {tensor} has')
+      values[field] = size
+    return dataclasses.replace(self, values=values)
+
+
+def _is_positive(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _is_count(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool) and value > 0
+  return isinstance(value, int) and _is_positive(value)
+
+
+def _are_counts(value: Any) -> bool:
+  return isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_count, value))

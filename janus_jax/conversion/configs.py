@@ -112,14 +112,9 @@ def janus_to_huggingface(
       f'vision_encoder.activation is {vision.activation!r}: the huggingface layout has one activation for tower and '
       "adaptor, and the adaptor's is 'gelu'"
     )
-  joins = {'dtype': dtype, 'projection_dim': llama.width}
-  vision_fixed = {
-    **_SIGLIP_FIXED,
-    **joins,
-    'mlp_ratio': _mlp_ratio(vision.width, vision.mlp_dim),
-    'num_image_tokens': vision.num_tokens,
-  }
-  vq_fixed = {**_VQ_FIXED, **joins, 'image_token_embed_dim': llama.width, 'num_patches': vq.grid}
+  common = {'dtype': dtype, 'projection_dim': llama.width}
+  vision_sizes = {'mlp_ratio': _mlp_ratio(vision.width, vision.mlp_dim), 'num_image_tokens': vision.num_tokens}
+  vq_sizes = {'image_token_embed_dim': llama.width, 'num_patches': vq.grid}
   # Null, not absent: absent means Llama's own ids 1 and 2, at which transformers would stop an answer.
   token_ids = {f'{name}_token_id': getattr(special_tokens, name, None) for name in ('bos', 'eos', 'pad')}
   return {
@@ -130,8 +125,8 @@ def janus_to_huggingface(
     'text_config': {**llama_fields(llama), 'dtype': dtype, **token_ids},
     # transformers' default is True, which would replace the trained lm_head by the token table.
     'tie_word_embeddings': False,
-    'vision_config': written_section(vision, SIGLIP_NAMES, vision_fixed),
-    'vq_config': written_section(vq, _VQ_NAMES, vq_fixed),
+    'vision_config': written_section(vision, SIGLIP_NAMES, _SIGLIP_FIXED | common | vision_sizes),
+    'vq_config': written_section(vq, _VQ_NAMES, _VQ_FIXED | common | vq_sizes),
   }
 
 

@@ -110,19 +110,18 @@ def _llama_from_deepseek(llama: ConfigSection, shapes: Shapes) -> LlamaConfig:
   """The decoder: sizes from the tensors, the rest as the file says or as LlamaConfig defaults."""
   layer = 'language_model.model.layers.0.'
   mlp, keys = f'{layer}mlp.gate_proj.weight', f'{layer}self_attn.k_proj.weight'
-  vocab_size, width = _shape(shapes, _EMBED, 2, llama.source)
+  source = llama.source
+  vocab_size, width = _shape(shapes, _EMBED, 2, source)
   llama = llama.agreeing(
     vocab_size=(vocab_size, _EMBED),
     hidden_size=(width, _EMBED),
-    intermediate_size=(_shape(shapes, mlp, 2, llama.source)[0], mlp),
+    intermediate_size=(_shape(shapes, mlp, 2, source)[0], mlp),
     num_hidden_layers=(_count(shapes, 'language_model.model.layers.'), f'{layer}*'),
   )
   config = read_llama(llama)
-  key_rows = _shape(shapes, keys, 2, llama.source)[0]
+  key_rows = _shape(shapes, keys, 2, source)[0]
   if key_rows % config.head_dim:
-    raise InputError(
-      f'{llama.source}: tensor {keys} has {key_rows} rows: expected a multiple of head_dim {config.head_dim}'
-    )
+    raise InputError(f'{source}: tensor {keys} has {key_rows} rows: expected a multiple of head_dim {config.head_dim}')
   return read_llama(llama.agreeing(num_key_value_heads=(key_rows // config.head_dim, keys)))
 
 
@@ -142,9 +141,9 @@ def _siglip_from_deepseek(vision: ConfigSection, shapes: Shapes) -> SiglipConfig
   grid = math.isqrt(num_positions)
   if grid**2 != num_positions:
     raise InputError(f'{source}: tensor {positions} has {num_positions} positions: expected those of a square image')
-  params = params.agreeing(image_size=(grid * patch_size, positions))
+  params.agreeing(image_size=(grid * patch_size, positions))
   return SiglipConfig(
-    image_size=params.integer('image_size'),
+    image_size=grid * patch_size,
     patch_size=patch_size,
     width=width,
     mlp_dim=_shape(shapes, mlp, 2, source)[0],
@@ -164,9 +163,8 @@ def vq_from_deepseek(gen_vision: ConfigSection, shapes: Shapes, grid: int) -> VQ
   params = params.agreeing(image_token_size=(codebook_size, _CODEBOOK), n_embed=(code_dim, _CODEBOOK))
   base_channels = _shape(shapes, f'{encoder}conv_in.weight', 4, source)[0]
   multipliers = []
-  for level in range(
-    max(1, _count(shapes, f'{encoder}conv_blocks.'))
-  ):  # Without any, the first one's absence is reported.
+  num_levels = max(1, _count(shapes, f'{encoder}conv_blocks.'))  # Without any, the first one's absence is reported.
+  for level in range(num_levels):
     tensor = f'{encoder}conv_blocks.{level}.res.0.conv1.weight'
     channels = _shape(shapes, tensor, 4, source)[0]
     if channels % base_channels:

@@ -22,7 +22,7 @@ DTYPES = {'float32': np.dtype(np.float32), 'float16': np.dtype(np.float16), 'bfl
 
 
 def _cast(array: LazyArray, dtype: np.dtype) -> LazyArray:
-  if not jnp.issubdtype(array.dtype, jnp.floating):
+  if array.dtype == dtype or not jnp.issubdtype(array.dtype, jnp.floating):
     return array
   return LazyArray(array.shape, dtype, lambda index: array[index].astype(dtype), array.origin)
 
@@ -98,14 +98,7 @@ def published(output: str, overwrite: bool, needed: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def exporting(checkpoint: Checkpoint, output: str, format: Format, overwrite: bool) -> Iterator[str]:
-  """`published` for a checkpoint: a directory to give to `write_checkpoint`.
-
-  Args:
-    checkpoint: what will be written.
-    output: directory that must not exist, unless `overwrite`; never one that the checkpoint reads from.
-    format: 'orbax', 'huggingface' or 'deepseek'.
-    overwrite: replace an existing checkpoint directory.
-  """
+  """`published` for a checkpoint: a directory for `write_checkpoint`; never one that the checkpoint reads from."""
   if os.path.realpath(output) in map(os.path.realpath, checkpoint.sources):
     raise InputError(f'{output}: is the input itself; choose another --output')
   with published(output, overwrite, export_bytes(checkpoint, format)) as directory:

@@ -6,6 +6,7 @@ every layer of a stack: our one array [L, ...] is L torch tensors. Names and sha
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -132,12 +133,13 @@ def _vq_rows() -> list[MappingRow]:
     blocks += [(f'{half}/mid/res_{i}', f'{half}.mid.block_{i + 1}', f'{half}.mid.{2 * i}') for i in range(2)]
     attentions.append((rf'{ours}/attn_(\d+)', rf'{hf_level}.attn.\2', rf'{ds_level}.attn.\2'))
     attentions.append((f'{half}/mid/attn', f'{half}.mid.attn_1', f'{half}.mid.1'))
-  convs = [('norm1', 'norm1', SAME), ('norm2', 'norm2', SAME), ('conv1', 'conv1', CONV), ('conv2', 'conv2', CONV)]
-  of_block = [*convs, ('shortcut', 'nin_shortcut', CONV_1X1)]
-  of_attention = [('norm', 'norm', SAME), *((name, name, CONV_1X1) for name in 'qkv'), ('proj', 'proj_out', CONV_1X1)]
+  of_block = {'norm1': SAME, 'norm2': SAME, 'conv1': CONV, 'conv2': CONV, 'shortcut': CONV_1X1}
+  of_attention = {'norm': SAME, **dict.fromkeys(('q', 'k', 'v', 'proj'), CONV_1X1)}
+  renamed = {'shortcut': 'nin_shortcut', 'proj': 'proj_out'}
   for parents, members in ((blocks, of_block), (attentions, of_attention)):
-    for ours, hf, ds in parents:
-      modules += [(f'{ours}/{a}', f'{hf}.{b}', f'{ds}.{b}', transform) for a, b, transform in members]
+    for (ours, hf, ds), (name, transform) in itertools.product(parents, members.items()):
+      torch_name = renamed.get(name, name)
+      modules.append((f'{ours}/{name}', f'{hf}.{torch_name}', f'{ds}.{torch_name}', transform))
   hf, ds = 'model.vqmodel.', 'gen_vision_model.'
   rows = [MappingRow('vq/codebook', f'{hf}quantize.embedding.weight', f'{ds}quantize.embedding.weight')]
   for ours, hf_module, ds_module, transform in modules:
@@ -192,12 +194,9 @@ def torch_names(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> dict[s
     if layout == 'deepseek':
       template, transform, third = row.deepseek, row.deepseek_transform or row.transform, row.third
     name = match.expand(template)
-    if '{layer}' in name:
-      for layer in range(shape[0]):
-        piece = Piece(path, layer, tuple(shape[1:]), transform, third)
-        names.setdefault(name.replace('{layer}', str(layer)), []).append(piece)
-    else:
-      names.setdefault(name, []).append(Piece(path, None, tuple(shape), transform, third))
+    for layer in range(shape[0]) if '{layer}' in name else (None,):
+      piece = Piece(path, layer, tuple(shape if layer is None else shape[1:]), transform, third)
+      names.setdefault(name.replace('{layer}', str(layer)), []).append(piece)
   return {name: sorted(pieces, key=lambda piece: piece.third or 0) for name, pieces in names.items()}
 
 

@@ -24,6 +24,7 @@ import tensorstore
 from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import type_handlers
+from orbax.checkpoint.type_handlers import ParamInfo
 
 from janus_jax.conversion.buckets import ORBAX_PROTOCOL, absolute, is_url, reaching
 from janus_jax.conversion.lazy import Index, LazyArray, index_tuple, row_slices
@@ -82,9 +83,8 @@ def read_orbax(directory: str) -> dict[str, LazyArray]:
   check_files([os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names])
   with reaching(directory, 'an Orbax checkpoint that can be read'):
     path = _tree_directory(epath.Path(absolute(directory)))
-  checkpointer = _checkpointer(
-    (jax.Array, _LazyReader('jax.Array')), (np.ndarray, _LazyReader('np.ndarray')), (float, _LazyReader('scalar'))
-  )
+  leaf_types = ((jax.Array, 'jax.Array'), (np.ndarray, 'np.ndarray'), (float, 'scalar'))
+  checkpointer = _checkpointer(*((leaf_type, _LazyReader(typestr)) for leaf_type, typestr in leaf_types))
   try:
     tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore())
   except (ValueError, KeyError, TypeError, AttributeError) as error:  # What metadata of the wrong form runs into.
@@ -101,10 +101,7 @@ class _SliceWriter(type_handlers.NumpyHandler):
     self._progress = progress
 
   async def serialize(
-    self,
-    values: Sequence[LazyArray],
-    infos: Sequence[type_handlers.ParamInfo],
-    args: Sequence[type_handlers.SaveArgs] | None = None,
+    self, values: Sequence[LazyArray], infos: Sequence[ParamInfo], args: Sequence[Any] | None = None
   ) -> list[Any]:
     """Blocks until everything is written, so there are no futures to return: the source is read in step with it."""
     for info in infos:
@@ -145,27 +142,20 @@ class _LazyReader(type_handlers.ArrayHandler):
   def typestr(self) -> str:
     return self._typestr
 
-  async def deserialize(
-    self, infos: Sequence[type_handlers.ParamInfo], args: Sequence[type_handlers.RestoreArgs] | None = None
-  ) -> list[LazyArray]:
+  async def deserialize(self, infos: Sequence[ParamInfo], args: Sequence[Any] | None = None) -> list[LazyArray]:
     return [_lazy_array(info) for info in infos]
 
 
 def _checkpointer(*handlers: tuple[type, type_handlers.TypeHandler]) -> ocp.Checkpointer:
   registry = type_handlers.create_type_handler_registry(*handlers)
-  return ocp.Checkpointer(
-    ocp.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False, type_handler_registry=registry)
-  )
+  tree_handler = ocp.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False, type_handler_registry=registry)
+  return ocp.Checkpointer(tree_handler)
 
 
-def _create_store(value: LazyArray, info: type_handlers.ParamInfo) -> tensorstore.Future:
+def _create_store(value: LazyArray, info: ParamInfo) -> tensorstore.Future:
+  chunk = _chunk_shape(value.shape, value.dtype.itemsize)
   spec = type_handlers.get_json_tspec_write(
-    info,
-    use_ocdbt=True,
-    global_shape=value.shape,
-    local_shape=_chunk_shape(value.shape, value.dtype.itemsize),
-    dtype=value.dtype,
-    process_index=0,
+    info, use_ocdbt=True, global_shape=value.shape, local_shape=chunk, dtype=value.dtype, process_index=0
   )
   return tensorstore.open(tensorstore.Spec(spec), create=True, open=True, context=info.ts_context)
 
@@ -184,15 +174,14 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
   Orbax's `chunk_byte_size` only takes divisors, and a vocabulary of prime size would end in chunks of one column.
   """
-  chunk = [max(1, size) for size in shape]
-  chunk[:1] = [_slice_rows(shape, itemsize)] if shape else []
+  chunk = [_slice_rows(shape, itemsize), *(max(1, size) for size in shape[1:])][: len(shape)]  # None for a scalar.
   while math.prod(chunk) * itemsize > CHUNK_BYTES:
     longest = chunk.index(max(chunk))
     chunk[longest] = -(-chunk[longest] // 2)
   return tuple(chunk)
 
 
-def _lazy_array(info: type_handlers.ParamInfo) -> LazyArray:
+def _lazy_array(info: ParamInfo) -> LazyArray:
   spec = type_handlers.get_json_tspec_read(
     info, use_ocdbt=info.is_ocdbt_checkpoint, raise_array_data_missing_error=info.raise_array_data_missing_error
   )
@@ -230,12 +219,12 @@ def _tree_directory(directory: epath.Path) -> epath.Path:
   if (directory / '_METADATA').is_file():
     return directory
   found = sorted(path.parent for path in directory.glob('*/_METADATA'))
-  if len(found) == 1:
-    return found[0]
-  if found:
+  if not found:
+    raise InputError(f'{directory}: no Orbax checkpoint, expected a _METADATA file in it or one level below')
+  if len(found) > 1:
     names = ', '.join(path.name for path in found)
     raise InputError(f'{directory}: holds several trees ({names}), expected one; name its directory')
-  raise InputError(f'{directory}: no Orbax checkpoint, expected a _METADATA file in it or one level below')
+  return found[0]
 
 
 def _fault(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import pathlib
 
 from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
@@ -37,14 +38,11 @@ _WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.msgpack', '.h5', '
 
 
 def check_is_checkpoint(path: str, name: str) -> None:
-  """Checks that a directory may be a checkpoint, which a config file makes it.
+  """Raises InputError, which says what `path` is instead, unless a config file makes it a checkpoint.
 
   Args:
-    path: local.
+    path: local path.
     name: what the message calls it, where `path` is its copy.
-
-  Raises:
-    InputError: says what it is instead.
   """
   if not os.path.exists(path):
     raise InputError(f'{name}: no such directory')
@@ -77,8 +75,9 @@ def _file_text(path: str, name: str) -> str:
   if found is None or (ending and 'PyTorch' in ending):  # What torch.save writes is a zip archive.
     found = ending or 'a file'
   if 'archive' in found:
-    return f'{name}: {found}, not a directory: expected one with {EXPECTED}; unpack it first'
-  hint = f'; did you mean {os.path.dirname(name) or "."}?' if has_config(os.path.dirname(path) or '.') else ''
+    hint = '; unpack it first'
+  else:
+    hint = f'; did you mean {os.path.dirname(name) or "."}?' if has_config(os.path.dirname(path) or '.') else ''
   return f'{name}: {found}, not a directory: expected one with {EXPECTED}{hint}'
 
 
@@ -98,9 +97,7 @@ def _adapter_text(path: str, found: list[str]) -> str | None:
 
 def _directory_text(path: str, found: list[str]) -> str:
   """The error's text for a directory without a config."""
-  above = path
-  for _ in range(3):  # Up to WORKDIR from WORKDIR/checkpoints/STEP/params.
-    above = os.path.dirname(os.path.abspath(above))
+  for above in pathlib.Path(os.path.abspath(path)).parents[:3]:  # WORKDIR/checkpoints/STEP/params: up to WORKDIR.
     if has_config(above):
       return f'a part of the checkpoint {above}: expected {EXPECTED}; did you mean {above}?'
   # huggingface_hub's cache is models--ORGANISATION--NAME/snapshots/REVISION.
@@ -115,6 +112,6 @@ def _directory_text(path: str, found: list[str]) -> str:
   return f'not a checkpoint: expected {EXPECTED}{known[0] if known else ""}'
 
 
-def has_config(directory: str) -> bool:
+def has_config(directory: str | os.PathLike) -> bool:
   """Tells whether a directory has one of CONFIG_FILES, which makes it a checkpoint."""
   return any(os.path.isfile(os.path.join(directory, file)) for file in CONFIG_FILES)

@@ -99,9 +99,9 @@ def read_sharded(index_path: str, read_file: Callable[[str], dict[str, LazyArray
   shards, tensors = {}, {}
   for name, shard in weight_map.items():
     path = os.path.join(folder, shard)
-    if not os.path.isfile(path):
-      raise InputError(f'{index_path}: names the shard {shard!r}, which is not in its folder')
     if shard not in shards:
+      if not os.path.isfile(path):
+        raise InputError(f'{index_path}: names the shard {shard!r}, which is not in its folder')
       shards[shard] = read_file(path)
     if name not in shards[shard]:
       raise InputError(f'{path}: lacks tensor {name!r}, which {index_name} names')

@@ -10,22 +10,11 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from janus_jax.conversion import special_tokens
 from janus_jax.conversion.chat_template import chat_template
 from janus_jax.conversion.config_section import json_object
 from janus_jax.conversion.mapping import Format, Layout
-from janus_jax.conversion.special_tokens import (
-  ADDITIONAL,
-  BEGIN_OF_IMAGE,
-  BOS,
-  END_OF_IMAGE,
-  EOS,
-  IMAGE_PLACEHOLDER,
-  PAD,
-  SpecialTokens,
-  complete_tokenizer,
-  special_token_ids,
-  token_ids,
-)
+from janus_jax.conversion.special_tokens import SpecialTokens, complete_tokenizer, special_token_ids, token_ids
 from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig
@@ -116,7 +105,7 @@ def special_tokens_of(files: TokenizerFiles, config: JanusConfig) -> SpecialToke
   tokens = special_token_ids(files['tokenizer.json'])
   if tokens.image_placeholder != config.image_token_id:
     raise InputError(
-      f'tokenizer.json: {IMAGE_PLACEHOLDER} has id {tokens.image_placeholder}: '
+      f'tokenizer.json: {special_tokens.IMAGE_PLACEHOLDER} has id {tokens.image_placeholder}: '
       f'expected the image_token_id of the model, {config.image_token_id}'
     )
   vocab_size = config.language_model.vocab_size
@@ -178,12 +167,12 @@ def _tokenizer_settings(files: TokenizerFiles, config: JanusConfig) -> dict[str,
   return {
     'add_bos_token': True,
     'add_eos_token': False,
-    'bos_token': BOS,
+    'bos_token': special_tokens.BOS,
     'clean_up_tokenization_spaces': False,
-    'eos_token': EOS,
+    'eos_token': special_tokens.EOS,
     'legacy': True,
     'model_max_length': max_length or config.language_model.max_positions,
-    'pad_token': PAD,
+    'pad_token': special_tokens.PAD,
     'padding_side': 'left',
     # JanusProcessor of transformers 4 accepts no other class; transformers 5 takes tokenizer.json as it stands.
     'tokenizer_class': 'LlamaTokenizerFast',
@@ -193,7 +182,11 @@ def _tokenizer_settings(files: TokenizerFiles, config: JanusConfig) -> dict[str,
 
 
 def _huggingface_files(files: TokenizerFiles, config: JanusConfig, tokens: SpecialTokens) -> dict[str, bytes | dict]:
-  named_tokens = {'boi_token': BEGIN_OF_IMAGE, 'eoi_token': END_OF_IMAGE, 'image_token': IMAGE_PLACEHOLDER}
+  named_tokens = {
+    'boi_token': special_tokens.BEGIN_OF_IMAGE,
+    'eoi_token': special_tokens.END_OF_IMAGE,
+    'image_token': special_tokens.IMAGE_PLACEHOLDER,
+  }
   return {
     'chat_template.jinja': chat_template(template_of(files, tokens) == 'deepseek').encode(),
     'generation_config.json': {
@@ -227,7 +220,7 @@ def _deepseek_files(files: TokenizerFiles, config: JanusConfig, tokens: SpecialT
     'processor_config.json': {
       'add_special_token': False,
       'ignore_id': -100,
-      'image_tag': IMAGE_PLACEHOLDER,
+      'image_tag': special_tokens.IMAGE_PLACEHOLDER,
       'mask_prompt': True,
       'num_image_tokens': config.num_image_tokens,
       'processor_class': 'VLChatProcessor',
@@ -235,10 +228,10 @@ def _deepseek_files(files: TokenizerFiles, config: JanusConfig, tokens: SpecialT
     },
     'special_tokens_map.json': {
       # Only those that are there: loading would add the others, with new ids.
-      'additional_special_tokens': [token for token in ADDITIONAL if token in present],
-      'bos_token': BOS,
-      'eos_token': EOS,
-      'pad_token': PAD,
+      'additional_special_tokens': [token for token in special_tokens.ADDITIONAL if token in present],
+      'bos_token': special_tokens.BOS,
+      'eos_token': special_tokens.EOS,
+      'pad_token': special_tokens.PAD,
     },
     'tokenizer.json': tokenizer_json,
     'tokenizer_config.json': _tokenizer_settings(files, config),

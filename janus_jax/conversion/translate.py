@@ -56,21 +56,22 @@ def _from_piece(tensor: LazyArray, piece: Piece, index: Index) -> np.ndarray:
   return piece.transform.from_torch(tensor[rows], piece.shape)[index]
 
 
-def _from_layers(tensors: list[LazyArray], pieces: list[Piece], index: Index) -> np.ndarray:
+def _from_layers(parts: list[tuple[LazyArray, Piece]], index: Index) -> np.ndarray:
   """A part of a stacked parameter [L, ...], each layer of which is (in) a tensor of its own."""
   layers, *rest = index_tuple(index) or (...,)
   if layers is Ellipsis:
     layers, rest = slice(None), [..., *rest]
-  chosen, rest = range(len(pieces))[layers], tuple(rest) or (...,)
-  if isinstance(chosen, int):
-    return _from_piece(tensors[chosen], pieces[chosen], rest)
-  first = _from_piece(tensors[chosen[0]], pieces[chosen[0]], rest)
+  rest = tuple(rest) or (...,)
+  if not isinstance(layers, slice):
+    return _from_piece(*parts[layers], rest)
+  chosen = parts[layers]
+  first = _from_piece(*chosen[0], rest)
   if len(chosen) == 1:
     return first[None]
-  stacked = np.empty((len(chosen), *first.shape), first.dtype)
+  stacked = np.empty((len(chosen), *first.shape), first.dtype)  # No list of layers beside it: memory.
   stacked[0] = first
-  for i, layer in enumerate(chosen[1:], start=1):
-    stacked[i] = _from_piece(tensors[layer], pieces[layer], rest)
+  for i, part in enumerate(chosen[1:], start=1):
+    stacked[i] = _from_piece(*part, rest)
   return stacked
 
 
@@ -93,23 +94,19 @@ def params_from_tensors(
   """
   names = torch_names(shapes, layout)
   check_names({name: tensor_shape(pieces) for name, pieces in names.items()}, tensors, source)
-  pieces_by_path: dict[str, list[Piece]] = {path: [] for path in shapes}
-  tensors_by_path: dict[str, list[LazyArray]] = {path: [] for path in shapes}
+  sources: dict[str, list[tuple[LazyArray, Piece]]] = {path: [] for path in shapes}
   for name, pieces in names.items():  # Layers are in order.
     for piece in pieces:
-      pieces_by_path[piece.path].append(piece)
-      tensors_by_path[piece.path].append(tensors[name])
+      sources[piece.path].append((tensors[name], piece))
   params = {}
-  for path, shape in shapes.items():
-    pieces, parts = pieces_by_path[path], tensors_by_path[path]
-    dtypes = {tensor.dtype for tensor in parts}
+  for path, parts in sources.items():
+    first, piece = parts[0]
+    dtypes = {tensor.dtype for tensor, _ in parts}
     if len(dtypes) > 1:
-      raise InputError(f'{source}: the layers of {path} are of {len(dtypes)} dtypes ({parts[0].origin}): expected one')
-    if pieces[0].layer is None:
-      read = functools.partial(_from_piece, parts[0], pieces[0])
-    else:
-      read = functools.partial(_from_layers, parts, pieces)
-    params[path] = LazyArray(tuple(shape), parts[0].dtype, read, parts[0].origin)
+      raise InputError(f'{source}: the layers of {path} are of {len(dtypes)} dtypes ({first.origin}): expected one')
+    stacked = piece.layer is not None
+    read = functools.partial(_from_layers, parts) if stacked else functools.partial(_from_piece, first, piece)
+    params[path] = LazyArray(tuple(shapes[path]), first.dtype, read, first.origin)
   return params
 
 

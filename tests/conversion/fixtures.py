@@ -29,7 +29,7 @@ _SENTENCES = (
 
 
 def make_tokenizer(special_tokens: Sequence[str]) -> bytes:
-  """A byte-level BPE of DeepSeek-LLM's kind, trained on a few sentences, with `special_tokens` appended to its 300."""
+  """A byte-level BPE like DeepSeek-LLM's, trained on a few sentences, with `special_tokens` appended to its 300."""
   tokenizers = pytest.importorskip('tokenizers')
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -81,7 +81,7 @@ POSITION_IDS = {'embeddings.position_ids': torch.arange(VISION.num_tokens)[None]
 
 
 @pytest.mark.parametrize(
-  ('kind', 'edit'),
+  ('model_class', 'edit'),
   [
     ('SiglipVisionModel', rename('vision_model.', **POSITION_IDS)),
     ('SiglipVisionModel', rename('')),
@@ -89,8 +89,8 @@ POSITION_IDS = {'embeddings.position_ids': torch.arange(VISION.num_tokens)[None]
   ],
   ids=['vision model', 'vision model without prefix', 'whole SigLIP'],
 )
-def test_the_tower_computes_what_siglip_does(tmp_path, parts, kind, edit):
-  model = siglip_model(kind)
+def test_the_tower_computes_what_siglip_does(tmp_path, parts, model_class, edit):
+  model = siglip_model(model_class)
   model.save_pretrained(tmp_path / 'siglip')
   edit_tensors(tmp_path / 'siglip' / 'model.safetensors', edit)
   checkpoint = composed(parts, vision_encoder=str(tmp_path / 'siglip'))
@@ -132,7 +132,7 @@ def test_a_tied_head_is_the_token_table(tmp_path, parts):
 
 @pytest.mark.parametrize('file', ['vq_ds16_t2i.pt', 'vq.safetensors'])
 def test_the_export_is_what_transformers_and_its_processor_load(tmp_path, parts, file):
-  """Every pretrained value is in the place that transformers' own conversion puts it, bit by bit."""
+  """Every pretrained value is where transformers' own conversion puts it, bit by bit."""
   checkpoint = composed(parts, vq=save_vq(tmp_path / file))
   output = str(tmp_path / 'janus')
   with exporting(checkpoint, output, 'huggingface', overwrite=False) as directory:

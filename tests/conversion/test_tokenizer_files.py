@@ -41,9 +41,9 @@ def tokenizer_json() -> bytes:
 
 
 @pytest.fixture
-def picture():
-  image = pytest.importorskip('PIL.Image')
-  return image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8))
+def image():
+  pillow_image = pytest.importorskip('PIL.Image')
+  return pillow_image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8))
 
 
 def user(*content: dict | str) -> dict:
@@ -96,7 +96,7 @@ def saved_by_transformers(directory, tokenizer_json: bytes, config: JanusConfig)
   return str(directory)
 
 
-def test_files_of_transformers_pass_through_orbax_unchanged(tmp_path, tokenizer_json, picture):
+def test_files_of_transformers_pass_through_orbax_unchanged(tmp_path, tokenizer_json, image):
   transformers = pytest.importorskip('transformers')
   source = saved_by_transformers(tmp_path / 'source', tokenizer_json, CONFIG)
   files = read_tokenizer_files(source)
@@ -110,9 +110,9 @@ def test_files_of_transformers_pass_through_orbax_unchanged(tmp_path, tokenizer_
   calls = [
     lambda p: p(text='three red circles', return_tensors='np'),
     lambda p: p(text='three red circles', generation_mode='image', return_tensors='np'),
-    lambda p: p(text=f'{IMAGE}\nHow many?', images=[picture], return_tensors='np'),
+    lambda p: p(text=f'{IMAGE}\nHow many?', images=[image], return_tensors='np'),
     lambda p: p.apply_chat_template(
-      [user({'type': 'image', 'image': picture}, 'How many?')], tokenize=True, return_dict=True, return_tensors='np'
+      [user({'type': 'image', 'image': image}, 'How many?')], tokenize=True, return_dict=True, return_tensors='np'
     ),
   ]
   for call in calls:
@@ -128,14 +128,14 @@ def test_deepseek_files_pass_through_orbax_unchanged(tokenizer_json):
   assert tokenizer_files_for('deepseek', stored, CONFIG) == files
 
 
-def test_a_deepseek_directory_becomes_one_that_transformers_loads(tmp_path, tokenizer_json, picture):
+def test_a_deepseek_directory_becomes_one_that_transformers_loads(tmp_path, tokenizer_json, image):
   transformers = pytest.importorskip('transformers')
   directory = export(tmp_path, deepseek_tokenizer_files(tokenizer_json, CONFIG))
   processor = transformers.AutoProcessor.from_pretrained(directory)
   assert isinstance(processor, transformers.JanusProcessor)
   prompt = processor.apply_chat_template([user({'type': 'image'}, 'How many?')], add_generation_prompt=True)
   assert prompt == f'{USER}: {IMAGE}\nHow many?\n\n{ASSISTANT}:'
-  inputs = processor(text=prompt, images=[picture], return_tensors='np')
+  inputs = processor(text=prompt, images=[image], return_tensors='np')
   backend = processor.tokenizer.backend_tokenizer
 
   def ids(text: str) -> list[int]:
@@ -150,8 +150,10 @@ def test_a_deepseek_directory_becomes_one_that_transformers_loads(tmp_path, toke
   np.testing.assert_allclose(pixels[:, 24:], 127 / 127.5 - 1, atol=1e-6)
   assert pixels[:, 8:24].std() > 0.1
 
-  drawn = processor(text=f'{USER}: three red circles\n\n{ASSISTANT}:', generation_mode='image', return_tensors='np')
-  assert drawn['input_ids'].tolist() == [[300, *ids(f'{USER}: three red circles\n\n{ASSISTANT}:'), 303]]
+  prompt_inputs = processor(
+    text=f'{USER}: three red circles\n\n{ASSISTANT}:', generation_mode='image', return_tensors='np'
+  )
+  assert prompt_inputs['input_ids'].tolist() == [[300, *ids(f'{USER}: three red circles\n\n{ASSISTANT}:'), 303]]
   tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
   padded = tokenizer(['red', 'How many red circles are there?'], padding=True)['input_ids']
   assert padded[0][0] == 302  # Padding is on the left.
@@ -189,8 +191,8 @@ def test_chat_template_renders_deepseeks_format(tokenizer_json):
   assert render(template, plain, add_generation_prompt=False) == f'{USER}: a red circle\n\n{ASSISTANT}:'
   system = {'role': 'system', 'content': SYSTEM}
   assert render(template, [system, *turns], add_generation_prompt=False) == f'{SYSTEM}\n\n{two_turns}'
-  pictures = render(template, [user(image, image, 'one', 'two')], add_generation_prompt=False)
-  assert pictures == f'{USER}: {IMAGE}\n\n{IMAGE}\none two'
+  rendered = render(template, [user(image, image, 'one', 'two')], add_generation_prompt=False)
+  assert rendered == f'{USER}: {IMAGE}\n\n{IMAGE}\none two'
   assert render(template, [user('one', image)], add_generation_prompt=False) == f'{USER}: one\n{IMAGE}'
 
 
@@ -217,12 +219,12 @@ def test_plain_roles_where_the_source_says_so(tokenizer_json):
   assert render(template, [user('Q1')], add_generation_prompt=True) == 'User: Q1\n\nAssistant:'
 
 
-@pytest.mark.parametrize('place', ['chat_template.json', 'tokenizer_config.json'])
-def test_a_chat_template_elsewhere_is_not_overruled(tmp_path, tokenizer_json, place):
+@pytest.mark.parametrize('name', ['chat_template.json', 'tokenizer_config.json'])
+def test_a_chat_template_elsewhere_is_not_overruled(tmp_path, tokenizer_json, name):
   source = read_tokenizer_files(saved_by_transformers(tmp_path, tokenizer_json, CONFIG))
   template = source.pop('chat_template.jinja').decode()
   assert 'chat_template.jinja' in tokenizer_files_for('huggingface', source, CONFIG)
-  source[place] = dump({**json.loads(source.get(place, b'{}')), 'chat_template': template})
+  source[name] = dump({**json.loads(source.get(name, b'{}')), 'chat_template': template})
   assert tokenizer_files_for('huggingface', source, CONFIG) == source
 
 
@@ -245,7 +247,7 @@ def test_files_of_transformers_become_deepseeks(tmp_path, tokenizer_json):
   assert files['tokenizer.json'] == source['tokenizer.json']
 
 
-def test_a_base_tokenizer_alone_becomes_a_whole_processor(tmp_path, picture):
+def test_a_base_tokenizer_alone_becomes_a_whole_processor(tmp_path, image):
   """DeepSeek-LLM's tokenizer, its own tokenizer_config beside it, extended: what a composed model starts from."""
   transformers = pytest.importorskip('transformers')
   base = make_tokenizer((BOS, EOS))
@@ -256,7 +258,7 @@ def test_a_base_tokenizer_alone_becomes_a_whole_processor(tmp_path, picture):
   }
   config = dataclasses.replace(CONFIG, image_token_id=special_token_ids(files['tokenizer.json']).image_placeholder)
   processor = transformers.AutoProcessor.from_pretrained(export(tmp_path, files, config))
-  inputs = processor(text=f'{IMAGE}', images=[picture], return_tensors='np')['input_ids'][0].tolist()
+  inputs = processor(text=f'{IMAGE}', images=[image], return_tensors='np')['input_ids'][0].tolist()
   assert inputs.count(config.image_token_id) == config.vision_encoder.num_tokens
   assert inputs[0] == 300
   assert processor.tokenizer.pad_token == PAD
