@@ -89,7 +89,7 @@ def describe_start(start: Checkpoint) -> dict[str, Any]:
     parts.setdefault(path.split('/')[0], []).append(path)
   params = start.params
   found: dict[str, Any] = {'model': model_config.config_to_dict(start.config)}
-  found |= {name: _digest([content]) for name, content in sorted(start.companions.items())}
+  found |= {name: _digest([content]) for name, content in sorted(start.tokenizer_files.items())}
   for part, paths in parts.items():
     shapes = [f'{path} {params[path].shape} {params[path].dtype}'.encode() for path in paths]
     by_size = sorted(paths, key=lambda path: (params[path].nbytes, path))

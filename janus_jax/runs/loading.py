@@ -46,7 +46,7 @@ def load(
   shardings = None
   if mesh is not None:
     shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)
-  words = load_tokenizer(path) if 'tokenizer.json' in checkpoint.companions else (None, None)
+  words = load_tokenizer(path) if 'tokenizer.json' in checkpoint.tokenizer_files else (None, None)
   return LoadedJanus(checkpoint.config, load_params(checkpoint, shardings), *words)
 
 

@@ -67,7 +67,7 @@ def open_start(config: TrainConfig) -> Checkpoint:
   """
   checkpoint = _open(config.init_from, config.template)
   workdirs.check_template(config.template, config.init_from, checkpoint)
-  special_tokens_of(checkpoint.companions, checkpoint.config)
+  special_tokens_of(checkpoint.tokenizer_files, checkpoint.config)
   return dataclasses.replace(checkpoint, config=as_trained(checkpoint.config, config))
 
 

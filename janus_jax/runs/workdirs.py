@@ -18,7 +18,7 @@ import jax
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
 from janus_jax.conversion.special_tokens import special_token_ids
-from janus_jax.conversion.tokenizer_files import companions_for, template_of
+from janus_jax.conversion.tokenizer_files import template_of, tokenizer_files_for
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.whole_files import write_json
 from janus_jax.errors import InputError
@@ -49,9 +49,9 @@ def is_begun(workdir: str) -> bool:
 
 def check_template(template: str, init_from: str, checkpoint: Checkpoint) -> None:
   """Raises InputError where a config names another template than that of the checkpoint a run starts from."""
-  if not template or 'tokenizer.json' not in checkpoint.companions:
+  if not template or 'tokenizer.json' not in checkpoint.tokenizer_files:
     return
-  own = template_of(checkpoint.companions, special_token_ids(checkpoint.companions['tokenizer.json']))
+  own = template_of(checkpoint.tokenizer_files, special_token_ids(checkpoint.tokenizer_files['tokenizer.json']))
   if template != own:
     raise InputError(f'template is {template!r}: expected {own!r} or nothing, as {init_from} was trained with that')
 
@@ -112,7 +112,7 @@ def machine() -> str:
 
 def write_tokenizer(directory: str, checkpoint: Checkpoint) -> None:
   """Writes the tokenizer of a checkpoint, and what goes with it, as a workdir has them."""
-  for name, content in companions_for('orbax', checkpoint.companions, checkpoint.config).items():
+  for name, content in tokenizer_files_for('orbax', checkpoint.tokenizer_files, checkpoint.config).items():
     with open(os.path.join(directory, name), 'wb') as file:
       file.write(content)
 

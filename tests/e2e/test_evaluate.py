@@ -60,8 +60,8 @@ def write_random(directory: pathlib.Path, config=CONFIG) -> str:
   config = dataclasses.replace(config, image_token_id=Tokenizer(path).special.image_placeholder)
   params = flatten(jax.device_get(initial_params(config, 0)))
   arrays = {name: from_numpy(np.asarray(leaf), name) for name, leaf in params.items()}
-  companions = {'tokenizer.json': path.read_bytes()}
-  write_checkpoint(Checkpoint(config, arrays, companions, {}, ()), str(directory), 'orbax', lambda _: None)
+  files = {'tokenizer.json': path.read_bytes()}
+  write_checkpoint(Checkpoint(config, arrays, files, {}, ()), str(directory), 'orbax', lambda _: None)
   return str(directory)
 
 
