@@ -23,7 +23,7 @@ from janus_jax.models.config import Layout
 
 __all__ = ['IMPLEMENTATIONS', 'KeyValueStore', 'attention', 'masked_attention']
 
-# Of a TPU: splash. Of NVIDIA's GPUs, whole sequences only: the last three.
+# splash runs on TPUs, the last three on NVIDIA's GPUs and over whole sequences only.
 WHOLE = ('cudnn', 'pallas', 'tokamax')
 IMPLEMENTATIONS = ('xla', 'chunked', 'splash', *WHOLE)
 
@@ -59,12 +59,11 @@ def attention(
     q: [B, T, N, H].
     k: [B, T, K, H].
     v: [B, T, K, H].
-    segments: int32[B, T], not negative, each lying together; positions attend only within their own segment. None: one
-      segment.
+    segments: int32[B, T], not negative, each lying together; positions attend within their own. None: one segment.
     causal: whether a position attends only to itself and earlier ones.
     implementation: one of IMPLEMENTATIONS; `attention_choice.choose` knows which fit.
-    layout: where q, k and v lie; None for one device, or to leave it to XLA.
-    names: of the layout, for q (and the result), and for k and v.
+    layout: splits of q, k and v; None for one device, or to leave it to XLA.
+    names: the layout's names for q (and the result), and for k and v.
     interpret: whether to interpret splash or the Pallas kernel, on any device: slow, for tests.
 
   Returns:
