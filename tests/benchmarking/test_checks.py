@@ -35,7 +35,10 @@ def wrong(subject: BenchmarkModel) -> list[str]:
 
 def test_a_kernel_that_attends_beyond_its_segment_is_found(monkeypatch):
   exact = attention.chunked_attention
-  leaky = lambda q, k, v, *_, **options: exact(q, k, v, None, None, **options)  # noqa: E731
+
+  def leaky(operands, **options):
+    return exact(operands._replace(query_segments=None, key_segments=None), **options)
+
   packed = dataclasses.replace(checks.PACKED, length=96, head_dim=16)
   assert all(check.ok for check in checks._attention('chunked', packed))
   monkeypatch.setattr(attention, 'chunked_attention', leaky)
