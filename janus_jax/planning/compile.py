@@ -41,11 +41,7 @@ class Setup:
   """A config on a topology, as far as compiling its steps needs it.
 
   Attributes:
-    topology: devices.
-    start: model and dtypes that the run begins with.
-    run: the config.
     step: settings that the step is compiled for.
-    placement: mesh and shardings.
     holds_codes: whether images to generate come as codes, so that the VQ encoder is not part of the step.
   """
 
@@ -66,12 +62,8 @@ class StagePlan:
   """One stage on a topology.
 
   Attributes:
-    stage: the stage.
-    setup: config and topology it was compiled for.
-    memory: memory of a device.
     received: bytes a device gets from others in a step, by kind of collective; None where it does not fit.
     ideal: bytes that it would have to get at least (ideal.py).
-    figures: figures that follow from sizes.
     compile_seconds: seconds on this machine.
   """
 

@@ -34,10 +34,10 @@ def ideal_bytes(
   trained: Collection[str],
   itemsize: int,
 ) -> int:
-  """Bytes that a device receives at least in a step (see the top).
+  """Bytes that a device receives at least in a step, by the formulas above.
 
   Args:
-    work: sizes of the step.
+    work: the step.
     shapes: path -> shape of each parameter.
     shardings: path -> its sharding.
     trained: paths that train.

@@ -18,13 +18,7 @@ def plan_and_print(
 ) -> None:
   """Plans a stage of a run, None for all, and prints each on stdout as it is done.
 
-  Args:
-    config: the run.
-    recipe: path of its file.
-    topology: devices.
-    stage: name of the stage.
-    hints: whether to look for settings with which a stage fits that does not.
-    as_json: whether to print one object per stage, in a line.
+  `recipe` is the path of the config's file; `hints`: look for settings with which a stage fits that does not.
 
   Raises:
     InputError: something in the config is wrong, or does not go with the topology.

@@ -25,14 +25,10 @@ class StageWork:
   """Work of a step.
 
   Attributes:
-    stage: batch size and ratio.
-    model: architecture.
     shape: shape of the part of a batch that one stream makes.
     streams: streams that make a batch.
     mean: mean size of an example.
     trained: parameter groups that train.
-    remat: policy of `ComputeConfig`.
-    accumulation: microbatches.
     state_bytes: bytes of the state on a device.
   """
 

@@ -14,12 +14,9 @@ GRADIENT_BYTES = 4  # Per parameter that trains.
 
 
 def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[list[str], StagePlan | None]:
-  """Finds what to add to the command so that a stage fits, and the plan with it; ([], None) if nothing was found.
+  """Finds flags with which stage `index` fits, which has `failed` with the config, and its plan with them.
 
-  Args:
-    config: config with which the stage does not fit.
-    index: number of the stage in the run.
-    failed: plan of the stage with `config`.
+  ([], None) if nothing was found.
   """
   start, topology = failed.setup.start, failed.setup.topology
   options: dict[str, str] = {}
@@ -56,7 +53,7 @@ def candidate_changes(setup: Setup, stage: Stage) -> Iterator[dict[str, str | in
     yield {'compute.remat': 'full'}
   if setup.step.optimizer.moment_dtype != 'bfloat16':
     yield {'optimizer.moment_dtype': 'bfloat16'}
-  if setup.step.optimizer.gradient_sum_dtype != 'bfloat16':  # Of use as gradients are summed up by now.
+  if setup.step.optimizer.gradient_sum_dtype != 'bfloat16':  # Useful since gradients are summed up by now.
     yield {'optimizer.gradient_sum_dtype': 'bfloat16'}
 
 

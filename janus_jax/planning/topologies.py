@@ -80,8 +80,7 @@ class Topology:
   """Devices that a name stands for.
 
   Attributes:
-    name: the name.
-    chip: kind of chip; None for simulated CPU devices.
+    chip: None for simulated CPU devices.
     slices: slices joined by the data-centre network; nodes of GPUs.
     grid: sides of a slice's grid of chips; number of simulated devices, or of a node's GPUs.
   """

@@ -244,14 +244,14 @@ def test_the_script_says_what_is_wrong(tmp_path):
     return subprocess.run(['bash', ROOT / 'launch/measure.sh', *flags], capture_output=True, text=True, env=environment)
 
   out = f'--out={tmp_path}/out'
-  for flags, said in (
+  for flags, message in (
     (['--minutes=0', out], 'error: minutes is 0.0: expected a number above 0'),
     (['--parts=trian', out], "error: --parts names 'trian': expected some of check, train_stage2, "),
     (['--out=/proc/measured'], 'error: /proc/measured: No such file or directory'),
   ):
     result = run(*flags)
     assert (result.returncode, result.stdout) == (1, '')
-    assert result.stderr.splitlines()[-1].startswith(said)
+    assert result.stderr.splitlines()[-1].startswith(message)
   assert not (tmp_path / 'out').exists()
   assert 'nowhere has no jax: expected .venv' in run(out, PYTHON='nowhere').stderr
   card = tmp_path / 'bin' / 'nvidia-smi'  # A card whose driver is too old for jax, or of which jax has no plugin.
