@@ -26,7 +26,7 @@ def answer_logits(decoder: Decoder, prompts: Prompts, answers: jax.Array) -> jax
 
 
 def _hidden(decoder: Decoder, prompts: Prompts, fed: jax.Array) -> jax.Array:
-  """[R, n, D]: predicts the n tokens after the prompts [R, T], all but the last of which are embedded in `fed`."""
+  """States [R, n, D] that predict the n tokens after the prompts [R, T]; `fed` embeds all of them but the last."""
   tokens, pixels = prompts.tokens, prompts.pixels
   prompt = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
   x = jnp.concatenate([decoder.method(*prompt), fed], axis=1)

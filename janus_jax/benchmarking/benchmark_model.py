@@ -45,10 +45,10 @@ def open_model(run: TrainConfig, recipe: str) -> BenchmarkModel:
   """
   start = find_start(run, recipe)
   placement = make_placement(run.mesh, start.model)
-  make_params = functools.partial(sample_on_devices, start.model, run.seed, start.dtypes, placement.params)
   if run.init_from:
     params = jax.tree.map(np.asarray, load_params(open_start(run), None))
     return BenchmarkModel(run, start.model, lambda: params, placement)
+  make_params = functools.partial(sample_on_devices, start.model, run.seed, start.dtypes, placement.params)
   return BenchmarkModel(run, start.model, make_params, placement)
 
 

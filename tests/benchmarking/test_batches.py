@@ -108,10 +108,10 @@ def test_losses_and_counts_are_those_of_training(batch):
   assert counts.tokens == batch['segments'].size
   assert counts.text_targets == (batch['loss_ids'] == UNDERSTANDING_LOSS).sum() + (batch['loss_ids'] == TEXT_LOSS).sum()
   _, losses = batch_losses(params(), batch, np.ones(3, np.float32), CONFIG, ComputeConfig(), chunk=LENGTH)
-  by_kind = [(batch['loss_ids'] == loss).sum() for loss in (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)]
-  np.testing.assert_array_equal(losses.weights, by_kind)
-  # Of random targets; NaN where an image had no place or a code no meaning.
-  assert all(2 < total / count < 20 for total, count in zip(losses.sums, by_kind))
+  by_task = [(batch['loss_ids'] == loss).sum() for loss in (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)]
+  np.testing.assert_array_equal(losses.weights, by_task)
+  # Targets are random; NaN where an image had no slot or a code no meaning.
+  assert all(2 < total / count < 20 for total, count in zip(losses.sums, by_task))
 
 
 def test_arrays_are_those_that_plan_compiles_for(batch):

@@ -22,6 +22,8 @@ from janus_jax.training.state import Placement
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 SETTINGS = BenchmarkSettings(repeats=2, steps=1, peer=True)
+ALONE = dataclasses.replace(SETTINGS, peer=False)
+REQUEST = Request((1,), prompt_tokens=6, answer_tokens=8, dtype='float32')
 
 
 @pytest.fixture(scope='module')
@@ -49,6 +51,10 @@ def model() -> BenchmarkModel:
   return BenchmarkModel(parse_config(config), CONFIG, params, placement)
 
 
+def inferred(mode: str, model: BenchmarkModel, settings: BenchmarkSettings = SETTINGS, **changes) -> dict:
+  return running.benchmark_inference(mode, model, dataclasses.replace(REQUEST, **changes), settings)
+
+
 def printed(found: dict) -> list[str]:
   assert json.loads(json.dumps(report.rounded(found)))
   return report.to_text(found).splitlines()
@@ -61,7 +67,7 @@ def torch():
 
 
 class PeerHere:
-  """As `PeerProcess`, which takes long to start."""
+  """`PeerProcess` without its process, which takes long to start."""
 
   def __init__(self, make):
     self._made = make()
@@ -73,7 +79,7 @@ class PeerHere:
 @pytest.fixture
 def here(monkeypatch):
   monkeypatch.setattr(running, 'PeerProcess', PeerHere)
-  # Of the eight that tests have, these use one.
+  # Tests have eight devices, these use one.
   monkeypatch.setattr(jax, 'device_count', lambda: 1)
 
 
@@ -98,9 +104,7 @@ def test_rows_of_one_example_need_no_mask(torch, here, model):
 
 
 def test_images_are_those_that_the_peer_generates(torch, here, model):
-  found = running.benchmark_inference(
-    'generate', model, Request((1, 2), prompt_tokens=6, answer_tokens=0, dtype='float32'), SETTINGS
-  )
+  found = inferred('generate', model, batches=(1, 2))
   assert found['greedy_agreement'] == 1.0
   assert [row['batch'] for row in found['images']] == [1, 2]
   for row in found['images']:
@@ -114,15 +118,11 @@ def test_images_are_those_that_the_peer_generates(torch, here, model):
 def test_weights_that_the_peer_does_not_know(model):
   unguided = dataclasses.replace(model, run=replaced(model.run, {'sampling.cfg_weight': 0.0}))
   with pytest.raises(InputError, match=r'sampling\.cfg_weight is 0\.0: expected more than 1'):
-    running.benchmark_inference(
-      'generate', unguided, Request((1,), prompt_tokens=6, answer_tokens=0, dtype='float32'), SETTINGS
-    )
+    inferred('generate', unguided)
 
 
 def test_answers_are_those_of_the_peer(torch, here, model):
-  found = running.benchmark_inference(
-    'understand', model, Request((2,), prompt_tokens=6, answer_tokens=12, dtype='float32'), SETTINGS
-  )
+  found = inferred('understand', model, batches=(2,), answer_tokens=12)
   assert found['greedy_agreement'] == 1.0
   (row,) = found['answers']
   assert row['seconds_to_first_token']['low'] > 0
@@ -141,8 +141,7 @@ def test_answers_are_those_of_the_peer(torch, here, model):
 )
 def test_the_cost_of_rounding_is_a_figure(model, mode, options, largest):
   """Measured: 0.0045, 0.0001, 0.00013. Guidance multiplies the cost of generation."""
-  request = Request((1,), prompt_tokens=6, answer_tokens=8, dtype='float32', **options)
-  found = running.benchmark_inference(mode, model, request, dataclasses.replace(SETTINGS, peer=False))
+  found = inferred(mode, model, ALONE, **options)
   print(mode, options, found['rounding'])
   assert 0 < found['rounding']['kl_mean'] < largest
   assert found.items() >= options.items()
@@ -150,9 +149,7 @@ def test_the_cost_of_rounding_is_a_figure(model, mode, options, largest):
 
 
 def test_what_is_shared_is_what_the_peer_runs_for_each(torch, here, model):
-  found = running.benchmark_inference(
-    'understand', model, Request((4,), prompt_tokens=6, answer_tokens=8, dtype='float32', rows_per_prefix=2), SETTINGS
-  )
+  found = inferred('understand', model, batches=(4,), rows_per_prefix=2)
   assert found['greedy_agreement'] == 1.0
   assert found['share'] == 2
 
@@ -169,10 +166,7 @@ def test_slots_of_a_cache_that_is_shared_are_read_once(model):
 
 
 def test_nothing_is_said_of_rounding_where_there_is_none(model):
-  request = Request((1,), prompt_tokens=6, answer_tokens=8, dtype='bfloat16', cache_dtype='bfloat16')
-  assert 'rounding' not in running.benchmark_inference(
-    'understand', model, request, dataclasses.replace(SETTINGS, peer=False)
-  )
+  assert 'rounding' not in inferred('understand', model, ALONE, dtype='bfloat16', cache_dtype='bfloat16')
 
 
 def test_what_differs_is_refused():
@@ -259,7 +253,7 @@ def test_the_stage_that_is_measured_decides_alone_what_its_backward_pass_is_hand
 
 def test_sizes_change_what_is_measured(model):
   longer = resized(model, 192, CONFIG.language_model.depth)
-  assert make_work(longer, longer.config.find_stage(None), True).counts.tokens == 2 * 192
+  assert make_work(longer, longer.run.find_stage(None), True).counts.tokens == 2 * 192
   assert longer.make_params is model.make_params
   deeper = resized(model, 96, 3)
   kernels = deeper.make_params()['language_model']['layers']['attn']['q']['kernel']
