@@ -45,7 +45,7 @@ def parts_for(machine: Machine, profiles: str) -> list[Part]:
   """All parts for a machine, with traces in the directory `profiles`: Janus-Pro-1B and 7B on an accelerator, small
   models on a CPU.
   """
-  flags = ('--config.pretraining.model=tiny', '--config.sequence_length=512')
+  flags = ('--config.pretraining.model=test_tiny', '--config.sequence_length=512')
   command = _benchmark(machine, 'benchmarks/cpu', 'check', *flags)
   check = Part('check', 'Correct here', (command,), 40 if machine.platform == 'cpu' else 130, 260)
   return [check, *(_small_parts if machine.platform == 'cpu' else _real_parts)(machine, profiles)]
