@@ -155,9 +155,9 @@ def test_a_tpus_peak_is_not_the_sum_of_its_sizes():
     'peak_memory_in_bytes': 14721,
   }
   compiled = types.SimpleNamespace(memory_analysis=lambda: types.SimpleNamespace(**sizes))
-  memory = memory_of(compiled, None, 0, parse_topology('v5e-8'))
+  memory = memory_of(compiled, parse_topology('v5e-8'))
   assert (memory.arguments, memory.temporaries, memory.peak) == (7186, 14721 - 7186, 14721 + 56)
-  on_cpu = memory_of(compiled, None, 0, CPU_8)
+  on_cpu = memory_of(compiled, CPU_8)
   assert (on_cpu.arguments, on_cpu.temporaries, on_cpu.peak) == (7186, 11486, 7186 + 11486 + 56)
 
 
