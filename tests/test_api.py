@@ -20,7 +20,7 @@ import janus_jax
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference import answering, generation, requests
-from janus_jax.inference.batching import device_batch_size
+from janus_jax.inference.batching import Group, device_batch_size
 from janus_jax.inference.requests import AnswerSettings, ImageSettings, decoder_for
 from janus_jax.sharding.mesh import parse_mesh
 
@@ -53,8 +53,7 @@ def codes(images: list[list[generation.GeneratedImage]]) -> np.ndarray:
 
 
 def test_device_batch_size_where_memory_is_unknown(model):
-  sizes = {'rows': 2, 'slots': 100, 'dtype': 'float32'}
-  assert device_batch_size(model.config.language_model, **sizes) >= 1
+  assert device_batch_size(decoder_for(model), [Group((0,), 64)], output=36, rows=2) >= 1
 
 
 def test_pictures_do_not_depend_on_their_batch(model):
@@ -194,9 +193,9 @@ def test_questions_about_one_image_share_it_and_are_answered_as_alone(model, mon
   together = janus_jax.answer(model, images, questions, batch_size=8, **options)
   assert together == alone
   prefilled = [
-    (len(tokens), len(keys), len(pixels), options['rest'] is not None)
-    for (_, tokens, _, pixels, keys), options in calls
-    if pixels is not None
+    (len(prompts.tokens), len(keys), len(prompts.pixels), prompts.rest is not None)
+    for (_, prompts, keys), _ in calls
+    if prompts.pixels is not None
   ]
   # Prompts, rows, images, whether there are two passes. First and other (of which a row is repeated), alone, both.
   assert sorted(prefilled) == sorted([(2, 6, 2, True), (1, 1, 1, False), (1, 2, 2, True)])

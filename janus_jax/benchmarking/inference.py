@@ -12,9 +12,9 @@ from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.data.images import to_uint8
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
-from janus_jax.inference.requests import LoadedJanus, decoder_for, full_precision, request_keys
+from janus_jax.inference.requests import LoadedJanus, decoder_for, request_keys
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.text import generate_text
+from janus_jax.inference.text import TextPrompts, generate_text
 from janus_jax.sharding.accelerators import ACCELERATORS
 
 # Ids that stand for the special tokens; with random weights any will do.
@@ -93,9 +93,7 @@ def draw_codes(decoder: Decoder, prompts: Prompts, guidance: float, sampling: Sa
   images = len(prompts.tokens) // (2 if has_guidance(guidance) else 1)
   keys = request_keys(0, [(row,) for row in range(images)])
   asked = prompts.tokens[:: prompts.share], prompts.mask[:: prompts.share]
-  with full_precision(decoder):
-    found = generate_codes(decoder, *asked, keys, guidance=guidance, sampling=sampling)
-  return np.asarray(found)
+  return np.asarray(generate_codes(decoder, *asked, keys, guidance=guidance, sampling=sampling))
 
 
 @jax.jit
@@ -105,25 +103,23 @@ def _decode_codes(decoder: Decoder, codes: jax.Array) -> jax.Array:
 
 def decode_codes(decoder: Decoder, codes: np.ndarray) -> np.ndarray:
   """int32[N, P] to uint8[N, size, size, 3], one image at a time as `drawing.stream_images` does it."""
-  with full_precision(decoder):
-    return to_uint8(np.concatenate([_decode_codes(decoder, row[None]) for row in codes]))
+  return to_uint8(np.concatenate([_decode_codes(decoder, row[None]) for row in codes]))
 
 
 def answer_tokens(decoder: Decoder, prompts: Prompts, count: int) -> tuple[np.ndarray, float]:
   """int32[R, count], the likeliest ones, and the seconds that those after the first took."""
   keys = request_keys(0, [(row,) for row in range(len(prompts.tokens))])
   options = {'eos_id': NO_END, 'max_new_tokens': count, 'sampling': Sampling(temperature=0.0)}
-  tokens, mask, pixels = prompts.tokens, prompts.mask, prompts.pixels
+  tokens, mask, pixels, rest = prompts.tokens, prompts.mask, prompts.pixels, None
   if prompts.share > 1:
-    options['rest'] = tokens[:, prompts.seen :], mask[:, prompts.seen :]
+    rest = tokens[:, prompts.seen :], mask[:, prompts.seen :]
     tokens, mask = (array[:: prompts.share, : prompts.seen] for array in (tokens, mask))
     pixels = pixels[:: prompts.share]
-  with full_precision(decoder):
-    chunks = generate_text(decoder, tokens, mask, pixels, keys, **options)
-    first = next(chunks)
-    began = time.perf_counter()
-    tokens = np.concatenate([first, *chunks], axis=1)
-    return tokens, time.perf_counter() - began
+  chunks = generate_text(decoder, TextPrompts(tokens, mask, pixels, rest), keys, **options)
+  first = next(chunks)
+  began = time.perf_counter()
+  tokens = np.concatenate([first, *chunks], axis=1)
+  return tokens, time.perf_counter() - began
 
 
 def bytes_per_step(decoder: Decoder, head: str, slots: float) -> float:

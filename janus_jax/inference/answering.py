@@ -3,7 +3,11 @@
 Questions that begin alike, up to the end of the same images, have that beginning run once for all of them.
 """
 
+import collections
 import dataclasses
+import functools
+import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,8 +21,8 @@ from janus_jax.data.tokenizer import SpecialIds, Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.requests import AnswerSettings, LoadedJanus, decoder_for, full_precision, request_keys
-from janus_jax.inference.text import CHUNK, generate_text
+from janus_jax.inference.requests import AnswerSettings, LoadedJanus, decoder_for, request_keys
+from janus_jax.inference.text import CHUNK, TextPrompts, generate_text
 from janus_jax.models.config import JanusConfig
 
 Turns = str | Sequence[str]  # A question, or question, answer, question, ..., question.
@@ -42,9 +46,9 @@ class Question:
   """A conversation as the decoder takes it.
 
   Attributes:
-    ids: of the whole prompt.
+    ids: the whole prompt.
     pixels: uint8[I, size, size, 3] in the order they are mentioned.
-    seen: how many of the ids there are up to the last image, that included; 0 without images.
+    seen: number of ids up to the end of the last image; 0 without images.
   """
 
   ids: list[int]
@@ -62,8 +66,8 @@ def prepare_question(
     images: RGB, of the whole conversation (`data.images.load_image`); may be none.
     turns: a question, or question, answer, ..., question. `data.prompts.place_images` says where the images go; LLaVA's
       `<image>` is as good as Janus's placeholder, as in training.
-    tokenizer: of the checkpoint.
-    template: of the checkpoint.
+    tokenizer: the checkpoint's.
+    template: the checkpoint's.
 
   Raises:
     InputError: an empty question, placeholders that do not match the images, longer than the decoder's positions.
@@ -89,11 +93,10 @@ def prepare_questions(
   tokenizer: Tokenizer,
   template: Template,
 ) -> list[Question]:
-  """`prepare_question` of each question and its images.
+  """`prepare_question` for each question and its images, whose InputErrors get the question's number.
 
   Raises:
-    InputError: one string in place of a list, not one list of images per question, or what `prepare_question` raises,
-      with the question's number.
+    InputError: also one string in place of a list, or not one list of images per question.
   """
   if isinstance(questions, str):
     raise InputError(f'questions is the string {questions[:40]!r}: expected a list')
@@ -109,21 +112,16 @@ def prepare_questions(
 
 
 def group_questions(questions: Sequence[Question]) -> list[Group]:
-  """Questions by what they begin with: the same ids up to the end of the same images. Without images, each alone."""
-  members: dict[tuple, list[int]] = {}
+  """Questions by their beginning: the same ids up to the end of the same images. Without images, each alone."""
+  members = collections.defaultdict(list)
   for index, question in enumerate(questions):
-    alike = (tuple(question.ids[: question.seen]), question.pixels.tobytes()) if question.seen else (index,)
-    members.setdefault(alike, []).append(index)
+    beginning = (tuple(question.ids[: question.seen]), question.pixels.tobytes()) if question.seen else index
+    members[beginning].append(index)
   groups = []
   for indices in members.values():
-    found = [questions[i] for i in indices]
-    images, longest = len(found[0].pixels), max(len(question.ids) for question in found)
-    if len(found) == 1:
-      sizes = {'shared': bucket_length(longest)}
-    else:
-      seen = found[0].seen
-      sizes = {'shared': bucket_length(seen), 'rest': bucket_length(longest - seen)}
-    groups.append(Group(tuple(indices), **sizes, images=images))
+    first, longest = questions[indices[0]], max(len(questions[i].ids) for i in indices)
+    shared = longest if len(indices) == 1 else first.seen
+    groups.append(Group(tuple(indices), bucket_length(shared), bucket_length(longest - shared), len(first.pixels)))
   return groups
 
 
@@ -140,7 +138,7 @@ def stream_tokens(
   Args:
     decoder: weights (`decoder_for`).
     questions: with equally many images each.
-    indices: of the questions in the whole request; with the seed they decide what is sampled.
+    indices: the questions' in the whole request; with the seed they decide what is sampled.
     special: ids of the tokenizer.
     settings: all but `batch_size`, `weights` and `cache_dtype`.
     share: each so many consecutive questions begin alike (`group_questions`), with images; 1 where they do not.
@@ -148,34 +146,22 @@ def stream_tokens(
   Yields:
     per question, the ids that its answer goes on with; none once it has ended. No end tokens.
   """
-  ids = [question.ids for question in questions]
-  # The last token is sampled but never fed.
-  limits = [min(settings.max_new_tokens, decoder.config.language_model.max_positions - len(row) + 1) for row in ids]
-  heads, rest = questions[::share], None
-  if share == 1:
-    tokens, mask = _padded(ids, special.pad)
-  else:
-    tokens, mask = _padded([question.ids[: question.seen] for question in heads], special.pad)
+  ids, first = [question.ids for question in questions], questions[::share]
+  pixels = np.concatenate([question.pixels for question in first])
+  rest = None
+  if share > 1:
     rest = _padded([question.ids[question.seen :] for question in questions], special.pad)
-  pixels = np.concatenate([question.pixels for question in heads])
+    ids = [question.ids[: question.seen] for question in first]
+  prompts = TextPrompts(*_padded(ids, special.pad), pixels if len(pixels) else None, rest)
   keys = request_keys(settings.seed, [(index,) for index in indices])
-  chunks = generate_text(
-    decoder,
-    tokens,
-    mask,
-    pixels if len(pixels) else None,
-    keys,
-    eos_id=special.eos,
-    max_new_tokens=max(limits),
-    sampling=settings.sampling,
-    rest=rest,
-  )
-  ended = [False] * len(ids)
-  for chunk in _in_full_precision(decoder, chunks):
-    drawn = [row[:limit] for row, limit in zip(chunk.tolist(), limits)]
-    yield [[] if done else _until(special.eos, row) for row, done in zip(drawn, ended)]
+  # The last token is sampled but never fed.
+  positions = decoder.config.language_model.max_positions
+  limits = [min(settings.max_new_tokens, positions - len(question.ids) + 1) for question in questions]
+  options = {'eos_id': special.eos, 'max_new_tokens': max(limits), 'sampling': settings.sampling}
+  is_text = functools.partial(operator.ne, special.eos)  # A row that has ended goes on with end tokens.
+  for chunk in generate_text(decoder, prompts, keys, **options):
+    yield [list(itertools.takewhile(is_text, row[:limit])) for row, limit in zip(chunk.tolist(), limits)]
     limits = [max(limit - chunk.shape[1], 0) for limit in limits]
-    ended = [done or special.eos in row for row, done in zip(drawn, ended)]
 
 
 def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,34 +169,18 @@ def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.
   return left_pad(rows, pad_id, bucket_length(max(map(len, rows))))
 
 
-def _in_full_precision(decoder: Decoder, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-  """The chunks, each computed under `full_precision`; whoever reads them is not."""
-  while True:
-    with full_precision(decoder):
-      chunk = next(chunks, None)
-    if chunk is None:
-      return
-    yield chunk
-
-
-def _until(end: int, ids: list[int]) -> list[int]:
-  return ids[: ids.index(end)] if end in ids else ids
-
-
 def answer_questions(
   decoder: Decoder, questions: Sequence[Question], tokenizer: Tokenizer, settings: AnswerSettings
 ) -> list[Answer]:
-  """`answer` where the questions are prepared and the weights are in place (`decoder_for`)."""
-  groups, batch_size, longest = group_questions(questions), settings.batch_size, settings.max_new_tokens
-  if batch_size is None:
-    slots = max((group.shared + group.rest for group in groups), default=0) + longest
-    batch_size = device_batch_size(decoder.config.language_model, rows=1, slots=slots, dtype=decoder.cache_dtype)
+  """`answer` to prepared questions with prepared weights (`decoder_for`)."""
+  groups, longest = group_questions(questions), settings.max_new_tokens
+  batch_size = settings.batch_size or device_batch_size(decoder, groups, longest)
   answers: list[list[int]] = [[] for _ in questions]
   # Nobody knows how long answers get; most end within a chunk.
   for batch in plan_batches(groups, batch_size, output=min(longest, CHUNK)):
     rows = [questions[i] for i in batch.rows]
-    for new in stream_tokens(decoder, rows, batch.rows, tokenizer.special, settings, share=batch.share):
-      for index, row in batch.places.items():
+    for new in stream_tokens(decoder, rows, batch.rows, tokenizer.special, settings, batch.share):
+      for index, row in batch.row_of.items():
         answers[index] += new[row]
   return [Answer(tokenizer.decode(ids), ids) for ids in answers]
 
@@ -227,7 +197,7 @@ def answer(
   Questions about the same images are cheap together: the images are run once for all of them, or once per batch.
 
   Args:
-    janus: from `janus_jax.load`; what its parameters are stored in is computed in.
+    janus: from `janus_jax.load`; computes in what its parameters are stored in.
     images: per question, its images (RGB, `data.images.load_image`), none or several.
     questions: each a text, or turns: question, answer, question, ..., question.
     settings: None takes the defaults.

@@ -1,5 +1,6 @@
 """Generates images for prompts: whole requests, cut into batches. Re-exported: `janus_jax.generate_images`."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from janus_jax.errors import InputError
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
-from janus_jax.inference.requests import ImageSettings, LoadedJanus, decoder_for, full_precision, request_keys
+from janus_jax.inference.requests import ImageSettings, LoadedJanus, decoder_for, request_keys
 from janus_jax.models.config import JanusConfig
 
 
@@ -26,7 +27,7 @@ class GeneratedImage:
   Attributes:
     prompt_index: into the prompts of the call.
     image_index: among the images of that prompt.
-    codes: int32[P], what the decoder sampled.
+    codes: int32[P], sampled by the decoder.
     pixels: uint8[size, size, 3].
   """
 
@@ -49,31 +50,17 @@ def prompt_rows(
   # The last code is sampled but never fed.
   room = config.language_model.max_positions - config.vq.num_tokens + 1
   rows = []
-  for index, prompt in enumerate(prompts):
+  for number, prompt in enumerate(prompts, start=1):
     try:
       rows.append(prompts_lib.generation_ids(tokenizer, template, prompt, max_length=room))
     except InputError as error:
-      raise InputError(f'prompt {index + 1} of {len(prompts)}: {error}') from None
+      raise InputError(f'prompt {number} of {len(prompts)}: {error}') from None
   return rows
 
 
 @jax.jit
 def _decode_codes(decoder: Decoder, codes: jax.Array) -> jax.Array:
   return decoder.method('decode_codes', codes)
-
-
-def _pixels(decoder: Decoder, codes: jax.Array) -> np.ndarray:
-  """int32[N, P] -> uint8[N, size, size, 3], one at a time: in a batch, rounding would depend on its size."""
-  pixels = [_decode_codes(decoder, row[None]) for row in codes]
-  return to_uint8(np.concatenate(pixels))
-
-
-def _same_prompt(rows: Sequence[Sequence[int]], wanted: Sequence[tuple[int, int]]) -> list[Group]:
-  """Images by what their prompt says, though it may be given twice."""
-  members: dict[tuple[int, ...], list[int]] = {}
-  for index, (prompt, _) in enumerate(wanted):
-    members.setdefault(tuple(rows[prompt]), []).append(index)
-  return [Group(tuple(found), shared=bucket_length(len(ids))) for ids, found in members.items()]
 
 
 def stream_images(
@@ -93,29 +80,28 @@ def stream_images(
     rows: ids of the prompts (`prompt_rows`).
     wanted: (prompt index, image index) of each image. Those of one prompt share it, and prompts of like length run
       together, so the order may change.
-    pad_id: of the tokenizer.
+    pad_id: the tokenizer's.
     settings: all but `num_images`, `weights` and `cache_dtype`, which `wanted` and `decoder` have settled.
   """
-  config, cfg_weight, batch_size = decoder.config, settings.cfg_weight, settings.batch_size
-  guided = has_guidance(cfg_weight)
-  guidance = float(cfg_weight) if guided else 1.0  # One program for both weights that leave one kind of row.
-  groups, P = _same_prompt(rows, wanted), config.vq.num_tokens
-  if batch_size is None:
-    sizes = {'rows': 2 if guided else 1, 'slots': max((group.shared for group in groups), default=0) + P}
-    batch_size = device_batch_size(config.language_model, **sizes, dtype=decoder.cache_dtype)
+  members = collections.defaultdict(list)
+  for index, (prompt, _) in enumerate(wanted):
+    members[tuple(rows[prompt])].append(index)  # A prompt may be given twice.
+  groups = [Group(tuple(found), shared=bucket_length(len(ids))) for ids, found in members.items()]
+  P, guided = decoder.config.vq.num_tokens, has_guidance(settings.cfg_weight)
+  batch_size = settings.batch_size or device_batch_size(decoder, groups, P, rows=2 if guided else 1)
+  guidance = float(settings.cfg_weight) if guided else 1.0  # One program for both weights that need one kind of row.
   for batch in plan_batches(groups, batch_size, output=P):
     pairs = [wanted[i] for i in batch.rows]
     ids = [rows[prompt] for prompt, _ in pairs[:: batch.share]]
     length = bucket_length(len(ids[0]))
-    ids = guided_prompts(ids, [prompts_lib.unconditional_ids(row, pad_id) for row in ids], cfg_weight)
-    tokens, mask = left_pad(ids, pad_id, length)
+    ids = guided_prompts(ids, [prompts_lib.unconditional_ids(row, pad_id) for row in ids], settings.cfg_weight)
     keys = request_keys(settings.seed, pairs)
-    with full_precision(decoder):
-      codes = generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=settings.sampling)
-      codes = np.asarray(codes)[list(batch.places.values())]
-      pixels = _pixels(decoder, codes)
-    for index, row, picture in zip(batch.places, codes, pixels):
-      yield GeneratedImage(*wanted[index], row, picture)
+    tokens, mask = left_pad(ids, pad_id, length)
+    codes = np.asarray(generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=settings.sampling))
+    # One at a time: in a batch, rounding would depend on its size.
+    pixels = {index: _decode_codes(decoder, codes[row, None]) for index, row in batch.row_of.items()}
+    for index, row in batch.row_of.items():
+      yield GeneratedImage(*wanted[index], codes[row], to_uint8(pixels[index][0]))
 
 
 def generate_images(
@@ -123,11 +109,11 @@ def generate_images(
 ) -> list[list[GeneratedImage]]:
   """Generates images for each prompt.
 
-  What is random in an image is decided by (seed, prompt index, image index) alone. In float32 so is the image: of 64,
-  none differed between batch sizes 1 and 64. In bfloat16 rounding depends on the batch size: 6 of 64 differed.
+  The seed, the prompt's index and the image's index decide what is random in an image. In float32 they decide the
+  image: of 64, none differed between batch sizes 1 and 64. In bfloat16 rounding depends on the batch size: 6 of 64 did.
 
   Args:
-    janus: from `janus_jax.load`; what its parameters are stored in is computed in.
+    janus: from `janus_jax.load`; computes in what its parameters are stored in.
     prompts: descriptions.
     settings: None takes the defaults.
     **changes: fields of `ImageSettings` that differ from `settings`.

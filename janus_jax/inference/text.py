@@ -25,15 +25,34 @@ BLOCK = 4 * CHUNK
 
 
 @flax.struct.dataclass
+class TextPrompts:
+  """Prompts of B rows.
+
+  Attributes:
+    tokens: int32[U, T], left-padded: the beginning that the prompts of B / U consecutive rows share; image placeholders
+      hold `config.image_token_id`.
+    mask: bool[U, T], False on left padding.
+    pixels: uint8[I, size, size, 3] in the order `tokens` mention them, or None where they mention none.
+    rest: the text after the beginning of each row's prompt: int32[B, S], left-padded, and bool[B, S], False on left
+      padding. None where `tokens` are whole prompts: then there is one pass, not two.
+  """
+
+  tokens: jax.Array
+  mask: jax.Array
+  pixels: jax.Array | None = None
+  rest: tuple[jax.Array, jax.Array] | None = None
+
+
+@flax.struct.dataclass
 class TextState:
-  """Where generation stands.
+  """State of generation between chunks.
 
   Attributes:
     cache: keys and values so far.
-    token: int32[B], drawn last and not fed yet.
-    position: int32[B], where `token` goes.
-    done: bool[B], rows that have drawn an end-of-text token.
-    step: int32 scalar, how many tokens have been drawn.
+    token: int32[B], sampled last and not fed yet.
+    position: int32[B], the position of `token`.
+    done: bool[B], rows that have sampled an end-of-text token.
+    step: int32 scalar, how many tokens have been sampled.
   """
 
   cache: KVCache
@@ -45,45 +64,20 @@ class TextState:
 
 @functools.partial(jax.jit, static_argnames=('max_new_tokens', 'sampling'), compiler_options=COMPILER_OPTIONS)
 def prefill(
-  decoder: Decoder,
-  tokens: jax.Array,
-  mask: jax.Array,
-  pixels: jax.Array | None,
-  keys: jax.Array,
-  eos_id: jax.Array,
-  *,
-  max_new_tokens: int,
-  sampling: Sampling,
-  rest: tuple[jax.Array, jax.Array] | None = None,
+  decoder: Decoder, prompts: TextPrompts, keys: jax.Array, eos_id: jax.Array, *, max_new_tokens: int, sampling: Sampling
 ) -> TextState:
-  """Runs the prompts and draws the first token of each row.
-
-  Args:
-    decoder: weights.
-    tokens: int32[U, T], left-padded, what the prompts of B / U consecutive rows each begin with; image placeholders
-      hold `config.image_token_id`.
-    mask: bool[U, T], False on left padding.
-    pixels: uint8[I, size, size, 3] in the order `tokens` mention them, or None where they mention none.
-    keys: key[B].
-    eos_id: int32 scalar.
-    max_new_tokens: the longest answer, which the cache makes room for.
-    sampling: how tokens are chosen.
-    rest: what each row's prompt goes on with, without images: int32[B, S], left-padded, and bool[B, S], False on left
-      padding. None where `tokens` are whole prompts: then there is one pass, not two.
-  """
-  fed = max_new_tokens - 1  # The last token is drawn but never fed.
+  """Runs the prompts and samples the first token of each row. Arguments as in `generate_text`."""
+  tokens, mask, rest, B = prompts.tokens, prompts.mask, prompts.rest, len(keys)
+  fed = max_new_tokens - 1  # The last token is sampled but never fed.
   blocks = [min(BLOCK, fed - start) for start in range(0, fed, BLOCK)]
-  masks = (mask,) if rest is None else (mask, rest[1])
-  B = len(keys)
-  cache = decoder.empty_cache(masks, B, blocks)
-  embed = ('embed_text', tokens) if pixels is None else ('embed_prompt', tokens, pixels)
+  cache = decoder.empty_cache((mask,) if rest is None else (mask, rest[1]), B, blocks)
+  embed = ('embed_text', tokens) if prompts.pixels is None else ('embed_prompt', tokens, prompts.pixels)
   positions = prompt_positions(mask)
   hidden, cache = decoder.hidden(decoder.method(*embed), positions, cache)
   hidden, after = (jnp.repeat(x[:, -1:], B // len(tokens), axis=0) for x in (hidden, positions + 1))
   if rest is not None:
-    rest_tokens, rest_mask = rest
-    positions = after + prompt_positions(rest_mask)
-    hidden, cache = decoder.hidden(decoder.method('embed_text', rest_tokens), positions, cache.writing(1))
+    positions = after + prompt_positions(rest[1])
+    hidden, cache = decoder.hidden(decoder.method('embed_text', rest[0]), positions, cache.writing(1))
     after = positions[:, -1:] + 1
   token = sample(decoder.method('text_logits', hidden[:, -1]), keys, 0, sampling)
   return TextState(cache, token, after[:, 0], token == eos_id, jnp.ones((), jnp.int32))
@@ -103,38 +97,34 @@ def decode_chunk(
     return (i < steps) & ~state.done.all()
 
   def step(carry: tuple[jax.Array, TextState, jax.Array]) -> tuple[jax.Array, TextState, jax.Array]:
-    i, state, drawn = carry
+    i, state, sampled = carry
     x = decoder.method('embed_text', state.token[:, None])
     hidden, cache = decoder.hidden(x, state.position[:, None], state.cache)
     token = sample(decoder.method('text_logits', hidden[:, -1]), keys, state.step, sampling)
     token = jnp.where(state.done, eos_id, token)
     done = state.done | (token == eos_id)
-    return i + 1, TextState(cache, token, state.position + 1, done, state.step + 1), drawn.at[:, i].set(token)
+    return i + 1, TextState(cache, token, state.position + 1, done, state.step + 1), sampled.at[:, i].set(token)
 
   start = (jnp.zeros((), jnp.int32), state, jnp.full((B, steps), eos_id, jnp.int32))
-  _, state, drawn = jax.lax.while_loop(going_on, step, start)
-  return state, drawn
+  _, state, sampled = jax.lax.while_loop(going_on, step, start)
+  return state, sampled
 
 
 def generate_text(
-  decoder: Decoder,
-  tokens: np.ndarray,
-  mask: np.ndarray,
-  pixels: np.ndarray | None,
-  keys: jax.Array,
-  *,
-  eos_id: int,
-  max_new_tokens: int,
-  sampling: Sampling,
-  rest: tuple[np.ndarray, np.ndarray] | None = None,
+  decoder: Decoder, prompts: TextPrompts, keys: jax.Array, *, eos_id: int, max_new_tokens: int, sampling: Sampling
 ) -> Iterator[np.ndarray]:
   """Yields the new tokens of all rows, int32[B, n], a chunk at a time; ends when every row has ended.
 
-  A row that has ended goes on with `eos_id`. Arguments as in `prefill`.
+  Args:
+    decoder: weights.
+    prompts: prompts of B rows.
+    keys: key[B].
+    eos_id: the token that ends a row; it goes on with `eos_id`.
+    max_new_tokens: the longest answer, which the cache makes room for.
+    sampling: how tokens are chosen.
   """
   eos = jnp.asarray(eos_id, jnp.int32)
-  settings = {'max_new_tokens': max_new_tokens, 'sampling': sampling, 'rest': rest}
-  state = prefill(decoder, tokens, mask, pixels, keys, eos, **settings)
+  state = prefill(decoder, prompts, keys, eos, max_new_tokens=max_new_tokens, sampling=sampling)
   prompt_blocks = len(state.cache.prompt_masks)
   yield np.asarray(state.token)[:, None]
   for fed in range(0, max_new_tokens - 1, CHUNK):
