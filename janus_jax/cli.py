@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import tqdm
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
@@ -157,7 +156,7 @@ def define_settings(kind: type, *names: str, stored: Mapping[str, float] | None 
   choices = {'weights': WEIGHTS, 'cache_dtype': CACHE_DTYPES}
   descriptions, found = field_descriptions(kind), []
   for name in names:
-    default, help = getattr(kind, name), descriptions[name]
+    default, help = getattr(kind, name), descriptions[name][0].upper() + descriptions[name][1:]
     if stored is not None:
       default, help = None, f'{help} Default: as a workdir says, else {stored[name]:g}.'
     if name in choices:
@@ -276,8 +275,3 @@ def run(main: Callable[[], None]) -> None:
       _fail('interrupted', INTERRUPTED)
 
   app.run(call, flags_parser=parse)
-
-
-def byte_progress(total: int, description: str) -> tqdm.tqdm:
-  """A progress bar over bytes; `.update(n)`."""
-  return tqdm.tqdm(total=total, desc=description, unit='B', unit_scale=True, unit_divisor=1000, dynamic_ncols=True)

@@ -30,15 +30,10 @@ Turns = str | Sequence[str]  # A question, or question, answer, question, ..., q
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """An answer.
-
-  Attributes:
-    text: decoded.
-    token_ids: without the end token; there was none if the answer was cut at its longest.
-  """
+  """An answer."""
 
   text: str
-  token_ids: list[int]
+  token_ids: list[int]  # Without the end token; there was none if the answer was cut at its longest.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +56,8 @@ def prepare_question(
 ) -> Question:
   """Renders a question and resizes its images.
 
-  Args:
-    config: architecture.
-    images: RGB, of the whole conversation (`data.images.load_image`); may be none.
-    turns: a question, or question, answer, ..., question. `data.prompts.place_images` says where the images go; LLaVA's
-      `<image>` is as good as Janus's placeholder, as in training.
-    tokenizer: the checkpoint's.
-    template: the checkpoint's.
+  `data.prompts.place_images` says where the images, RGB, of the whole conversation go; LLaVA's `<image>` is as good as
+  Janus's placeholder, as in training.
 
   Raises:
     InputError: an empty question, placeholders that do not match the images, longer than the decoder's positions.
@@ -95,8 +85,7 @@ def prepare_questions(
 ) -> list[Question]:
   """`prepare_question` for each question and its images, whose InputErrors get the question's number.
 
-  Raises:
-    InputError: also one string in place of a list, or not one list of images per question.
+  Raises InputError also for one string in place of a list, or not one list of images per question.
   """
   if isinstance(questions, str):
     raise InputError(f'questions is the string {questions[:40]!r}: expected a list')
@@ -136,7 +125,7 @@ def stream_tokens(
   """Answers questions of one shape as one batch, a few tokens at a time.
 
   Args:
-    decoder: weights (`decoder_for`).
+    decoder: weights.
     questions: with equally many images each.
     indices: the questions' in the whole request; with the seed they decide what is sampled.
     special: ids of the tokenizer.
@@ -202,9 +191,6 @@ def answer(
     questions: each a text, or turns: question, answer, question, ..., question.
     settings: None takes the defaults.
     **changes: fields of `AnswerSettings` that differ from `settings`.
-
-  Returns:
-    per question.
 
   Raises:
     InputError: what `prepare_questions` raises, a setting out of range, a tokenizer of another checkpoint or none.

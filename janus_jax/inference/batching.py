@@ -41,15 +41,10 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Requests that run together.
+  """Requests that run together."""
 
-  Attributes:
-    rows: the request of each row.
-    share: each so many consecutive rows begin alike and have one prompt.
-  """
-
-  rows: tuple[int, ...]
-  share: int
+  rows: tuple[int, ...]  # The request of each.
+  share: int  # Each so many consecutive rows begin alike and have one prompt.
 
   @property
   def row_of(self) -> dict[int, int]:
@@ -71,8 +66,8 @@ def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[
     output: tokens that a row is expected to generate; weighed against those of the prompts.
 
   Returns:
-    batches that together hold every request, in order of each shape's first appearance. To fill rows, the last request
-    of a part and the last part of a batch are repeated.
+    batches, in order of each shape's first appearance. To fill rows, the last request of a part and the last part of a
+    batch are repeated.
   """
   shapes = collections.defaultdict(list)
   for group in groups:
@@ -90,14 +85,10 @@ def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[
 
 
 def _cheapest_cut(sizes: Sequence[int], batch_size: int, tokens: tuple[int, int, int]) -> tuple[int, int]:
-  """Rows per prompt and prompts per batch that cost least, rows that fill a batch included.
+  """Rows per prompt and prompts per batch that cost least, for groups of so many requests.
 
-  Many rows per prompt share more, but leave more rows of the smaller groups empty.
-
-  Args:
-    sizes: requests of each group.
-    batch_size: at most this many rows in a batch.
-    tokens: how many are run once per prompt, are run after them for each row, and are generated, in as many steps.
+  Many rows per prompt share more, but leave more rows of the smaller groups to be filled. `tokens` are those run once
+  per prompt, run after them for each row, and generated, in as many steps.
   """
   shared, rest, output = tokens
   cuts = []
@@ -116,13 +107,8 @@ def _cheapest_cut(sizes: Sequence[int], batch_size: int, tokens: tuple[int, int,
 def device_batch_size(decoder: Decoder, groups: Sequence[Group], output: int, rows: int = 1) -> int:
   """The number of requests that fit the default device together, after the parameters are in place.
 
-  An estimate from the size of the key/value cache; results do not depend on it.
-
-  Args:
-    decoder: weights.
-    groups: requests.
-    output: the most tokens that a row generates.
-    rows: rows of the batch per request (2 with guidance).
+  An estimate from the size of the key/value cache; results do not depend on it. A request has so many rows (2 with
+  guidance) and generates at most `output` tokens.
   """
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' not in stats:

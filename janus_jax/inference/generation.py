@@ -22,28 +22,19 @@ from janus_jax.models.config import JanusConfig
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedImage:
-  """A generated image.
-
-  Attributes:
-    prompt_index: into the prompts of the call.
-    image_index: among the images of that prompt.
-    codes: int32[P], sampled by the decoder.
-    pixels: uint8[size, size, 3].
-  """
+  """A generated image, by the index of its prompt and its index among the images of that."""
 
   prompt_index: int
   image_index: int
-  codes: np.ndarray
-  pixels: np.ndarray
+  codes: np.ndarray  # int32[P], sampled by the decoder.
+  pixels: np.ndarray  # uint8[size, size, 3].
 
 
 def prompt_rows(
   config: JanusConfig, prompts: Sequence[str], tokenizer: Tokenizer, template: Template
 ) -> list[list[int]]:
-  """The ids of each prompt.
-
-  Raises:
-    InputError: one string in place of a list, a prompt that is empty or does not leave room for its image.
+  """The ids of each prompt. Raises InputError for one string in place of a list, a prompt that is empty or too long to
+  leave room for its image.
   """
   if isinstance(prompts, str):
     raise InputError(f'prompts is the string {prompts[:40]!r}: expected a list of strings')
@@ -76,7 +67,7 @@ def stream_images(
   logits are rounded differently in batches of another size, and some codes with them (`generate_images`).
 
   Args:
-    decoder: weights (`decoder_for`).
+    decoder: weights.
     rows: ids of the prompts (`prompt_rows`).
     wanted: (prompt index, image index) of each image. Those of one prompt share it, and prompts of like length run
       together, so the order may change.
@@ -107,7 +98,7 @@ def stream_images(
 def generate_images(
   janus: LoadedJanus, prompts: Sequence[str], settings: ImageSettings | None = None, **changes: Any
 ) -> list[list[GeneratedImage]]:
-  """Generates images for each prompt.
+  """Generates images for each prompt, a list of them per prompt.
 
   The seed, the prompt's index and the image's index decide what is random in an image. In float32 they decide the
   image: of 64, none differed between batch sizes 1 and 64. In bfloat16 rounding depends on the batch size: 6 of 64 did.
@@ -117,9 +108,6 @@ def generate_images(
     prompts: descriptions.
     settings: None takes the defaults.
     **changes: fields of `ImageSettings` that differ from `settings`.
-
-  Returns:
-    per prompt, its images.
 
   Raises:
     InputError: an empty or too long prompt, a setting out of range, a tokenizer of another checkpoint or none.

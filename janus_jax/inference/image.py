@@ -59,7 +59,7 @@ def generate_codes(
       (`data.prompts.unconditional_ids`) in the same order; else R = U (`guided_prompts`).
     mask: bool[R, T], False on left padding.
     keys: key[N], one per image (`sampling.row_key`).
-    guidance: weight of classifier-free guidance.
+    guidance: weight.
     sampling: how codes are chosen.
   """
   P = decoder.config.vq.num_tokens

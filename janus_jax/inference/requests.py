@@ -24,8 +24,8 @@ class LoadedJanus:
   Attributes:
     config: architecture.
     params: parameter tree for `models.janus.Janus(config).apply({'params': params}, ...)`.
-    tokenizer: the checkpoint's own, None where it has none. The model accepts another one, which ruins its output.
-    template: names of the speakers that this checkpoint was trained with, None without a tokenizer.
+    tokenizer: the checkpoint's own, or None. The model accepts another one, which ruins its output.
+    template: names of the speakers in this checkpoint's training, None without a tokenizer.
   """
 
   config: JanusConfig
@@ -43,7 +43,7 @@ class LoadedJanus:
 
 @dataclasses.dataclass(frozen=True)
 class RequestSettings(Sampling):
-  """Settings of every request. `cli.define_settings` makes flags of them, with these descriptions as their help.
+  """Settings of every request. Verbs have flags for them with these descriptions (`cli.define_settings`).
 
   Attributes:
     seed: the same seed gives the same results, 0 to 2^32 - 1; in bfloat16 at the same batch_size.

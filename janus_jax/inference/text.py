@@ -2,8 +2,6 @@
 
 A chunk of steps is one compiled loop that ends early when every row has ended. Between chunks the host sees the new
 tokens, so that text can be streamed; within one there is no traffic with the host.
-
-Rows whose prompts begin alike, as questions about one image do, have that beginning run once for all of them.
 """
 
 import functools
@@ -26,7 +24,7 @@ BLOCK = 4 * CHUNK
 
 @flax.struct.dataclass
 class TextPrompts:
-  """Prompts of B rows.
+  """Prompts of B rows. A beginning that rows share, as questions about one image do, is run once for all of them.
 
   Attributes:
     tokens: int32[U, T], left-padded: the beginning that the prompts of B / U consecutive rows share; image placeholders
@@ -45,21 +43,13 @@ class TextPrompts:
 
 @flax.struct.dataclass
 class TextState:
-  """State of generation between chunks.
-
-  Attributes:
-    cache: keys and values so far.
-    token: int32[B], sampled last and not fed yet.
-    position: int32[B], the position of `token`.
-    done: bool[B], rows that have sampled an end-of-text token.
-    step: int32 scalar, how many tokens have been sampled.
-  """
+  """State of generation between chunks."""
 
   cache: KVCache
-  token: jax.Array
-  position: jax.Array
-  done: jax.Array
-  step: jax.Array
+  token: jax.Array  # int32[B], sampled last and not fed yet.
+  position: jax.Array  # int32[B] of `token`.
+  done: jax.Array  # bool[B], rows that have sampled an end-of-text token.
+  step: jax.Array  # int32 scalar, how many tokens have been sampled.
 
 
 @functools.partial(jax.jit, static_argnames=('max_new_tokens', 'sampling'), compiler_options=COMPILER_OPTIONS)
@@ -115,13 +105,7 @@ def generate_text(
 ) -> Iterator[np.ndarray]:
   """Yields the new tokens of all rows, int32[B, n], a chunk at a time; ends when every row has ended.
 
-  Args:
-    decoder: weights.
-    prompts: prompts of B rows.
-    keys: key[B].
-    eos_id: the token that ends a row; it goes on with `eos_id`.
-    max_new_tokens: the longest answer, which the cache makes room for.
-    sampling: how tokens are chosen.
+  A row that has ended goes on with `eos_id`. The cache has room for `max_new_tokens`; keys: key[B].
   """
   eos = jnp.asarray(eos_id, jnp.int32)
   state = prefill(decoder, prompts, keys, eos, max_new_tokens=max_new_tokens, sampling=sampling)
