@@ -9,7 +9,7 @@ import numpy as np
 
 from janus_jax.benchmarking.inference import Prompts
 from janus_jax.inference.decoder import Decoder, prompt_positions
-from janus_jax.inference.image import guided_logits
+from janus_jax.inference.generation import guided_logits
 
 
 @functools.partial(jax.jit, static_argnames='guidance')
@@ -18,7 +18,7 @@ def code_logits(decoder: Decoder, tokens: jax.Array, mask: jax.Array, codes: jax
 
   Args:
     decoder: weights.
-    tokens: int32[R, T], as `inference.image.generate_codes` takes them, one row for each image and kind.
+    tokens: int32[R, T], as `inference.generation.generate_codes` takes them, one row for each image and kind.
     mask: bool[R, T], False on left padding.
     codes: int32[N, P].
     guidance: weight of classifier-free guidance, R = 2N; R = N for one kind of row (`image.has_guidance`).

@@ -10,11 +10,11 @@ import numpy as np
 
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.data.images import to_uint8
+from janus_jax.inference.answering import TextPrompts, generate_text
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
+from janus_jax.inference.generation import generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.requests import LoadedJanus, decoder_for, request_keys
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.text import TextPrompts, generate_text
 from janus_jax.sharding.accelerators import ACCELERATORS
 
 # Ids that stand for the special tokens; with random weights any will do.
@@ -56,7 +56,7 @@ def benchmark_decoder(
 
 
 def drawing_prompts(subject: BenchmarkModel, batch: int, words: int, guidance: float, share: int = 1) -> Prompts:
-  """Prompts of `words` tokens, each for `share` images, the last token begin-of-image (`image.guided_prompts`)."""
+  """Prompts of `words` tokens, each for `share` images, the last token begin-of-image (`generation.guided_prompts`)."""
   tokens = _words(subject, batch // share, words, np.random.default_rng(subject.config.seed)).repeat(share, axis=0)
   tokens[:, -1] = BEGIN_OF_IMAGE
   without = tokens.copy()

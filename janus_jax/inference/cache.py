@@ -141,7 +141,7 @@ class KVCache:
 
   def attend(self, layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, 'KVCache']:
     """`KeyValueStore.attend`, with as many rows as the current block holds: U where it is shared. The caller advances
-    once all layers have written.
+    `position` once all layers have written.
     """
     blocks, steps = self.layers[layer], k.shape[1]
     stored, block = blocks[: self.current], blocks[self.current]
@@ -175,10 +175,6 @@ class KVCache:
     mask = filled[:, None] & (slots <= index[:, None])
     # A padding query reads nothing real; its own slot keeps the softmax finite, and nobody reads the result.
     return mask | (slots == index[:, None])
-
-  def advance(self, steps: int) -> 'KVCache':
-    """The cache after all layers have written `steps` positions."""
-    return self.replace(position=self.position + steps)
 
   def writing(self, block: int) -> 'KVCache':
     """The cache about to write into `block`, once the ones before it are full."""

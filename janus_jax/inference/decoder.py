@@ -89,7 +89,8 @@ class Decoder:
       for i, weights in enumerate(self.layers):
         (x, cache), _ = LlamaBlock(llama, self.compute).apply({'params': weights}, (x, cache), i, rotary, None)
     norm = RMSNorm(llama.norm_eps, self.compute)
-    return norm.apply({'params': self.rest['language_model']['final_norm']}, x), cache.advance(x.shape[1])
+    x = norm.apply({'params': self.rest['language_model']['final_norm']}, x)
+    return x, cache.replace(position=cache.position + x.shape[1])
 
   def _precision(self) -> contextlib.AbstractContextManager:
     """Accelerators round the inputs of float32 products unless told not to."""

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.inference import text
+from janus_jax.inference import answering
+from janus_jax.inference.answering import TextPrompts, generate_text, prefill
 from janus_jax.inference.cache import Block, Buffer, KVCache, attend_to_blocks, init_cache
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
-from janus_jax.inference.image import generate_codes
+from janus_jax.inference.generation import generate_codes
 from janus_jax.inference.sampling import Sampling, row_key
-from janus_jax.inference.text import TextPrompts, generate_text, prefill
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
@@ -255,12 +255,12 @@ def test_generation_keeps_its_cache_in_int8():
 @pytest.fixture
 def small_blocks(monkeypatch):
   """Blocks of 4 steps, chunks of 2. Compiled functions hold the sizes they were traced with."""
-  text.prefill.clear_cache()
+  answering.prefill.clear_cache()
   with monkeypatch.context() as patch:
-    patch.setattr(text, 'CHUNK', 2)
-    patch.setattr(text, 'BLOCK', 4)
+    patch.setattr(answering, 'CHUNK', 2)
+    patch.setattr(answering, 'BLOCK', 4)
     yield
-  text.prefill.clear_cache()
+  answering.prefill.clear_cache()
 
 
 def sampled_text(decoder: Decoder) -> list[np.ndarray]:

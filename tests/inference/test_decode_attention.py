@@ -10,11 +10,11 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from janus_jax.inference import cache as caching
 from janus_jax.inference import decoder as decoding
+from janus_jax.inference.answering import TextPrompts, generate_text
 from janus_jax.inference.decode_attention import PART, can_read, decode_attention
 from janus_jax.inference.decoder import Decoder, make_decoder
-from janus_jax.inference.image import generate_codes
+from janus_jax.inference.generation import generate_codes
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.text import TextPrompts, generate_text
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params

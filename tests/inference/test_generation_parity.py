@@ -10,10 +10,10 @@ transformers = pytest.importorskip('transformers')
 
 import reference  # noqa: E402
 
+from janus_jax.inference.answering import TextPrompts, generate_text  # noqa: E402
 from janus_jax.inference.decoder import make_decoder  # noqa: E402
-from janus_jax.inference.image import generate_codes, guided_prompts  # noqa: E402
+from janus_jax.inference.generation import generate_codes, guided_prompts  # noqa: E402
 from janus_jax.inference.sampling import Sampling, row_key  # noqa: E402
-from janus_jax.inference.text import TextPrompts, generate_text  # noqa: E402
 from janus_jax.models.config import ComputeConfig  # noqa: E402
 
 CONFIG = reference.TINY

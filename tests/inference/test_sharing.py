@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from janus_jax.inference.answering import TextPrompts, decode_chunk, generate_text, prefill
 from janus_jax.inference.cache import CACHE_DTYPES, Block, Buffer, attend_to_blocks, init_cache
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
-from janus_jax.inference.image import generate_codes
+from janus_jax.inference.generation import generate_codes
 from janus_jax.inference.sampling import Sampling, row_key
-from janus_jax.inference.text import TextPrompts, decode_chunk, generate_text, prefill
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
