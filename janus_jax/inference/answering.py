@@ -230,7 +230,7 @@ def stream_tokens(
   indices: Sequence[int],
   special: SpecialIds,
   settings: AnswerSettings,
-  share: int = 1,
+  rows_per_prompt: int = 1,
 ) -> Iterator[list[list[int]]]:
   """Answers questions of one shape as one batch, a few tokens at a time.
 
@@ -240,15 +240,15 @@ def stream_tokens(
     indices: the questions' in the whole request; with the seed they decide what is sampled.
     special: ids of the tokenizer.
     settings: all but `batch_size`, `weights` and `cache_dtype`.
-    share: each so many consecutive questions begin alike (`group_questions`), with images; 1 where they do not.
+    rows_per_prompt: so many consecutive questions begin alike (`group_questions`), with images; 1 where they do not.
 
   Yields:
     per question, the ids that its answer goes on with; none once it has ended. No end tokens.
   """
-  ids, first = [question.ids for question in questions], questions[::share]
+  ids, first = [question.ids for question in questions], questions[::rows_per_prompt]
   pixels = np.concatenate([question.pixels for question in first])
   rest = None
-  if share > 1:
+  if rows_per_prompt > 1:
     rest = _padded([question.ids[question.seen :] for question in questions], special.pad)
     ids = [question.ids[: question.seen] for question in first]
   prompts = TextPrompts(*_padded(ids, special.pad), pixels if len(pixels) else None, rest)
@@ -278,7 +278,7 @@ def answer_questions(
   # Nobody knows how long answers get; most end within a chunk.
   for batch in plan_batches(groups, batch_size, output=min(longest, CHUNK)):
     rows = [questions[i] for i in batch.rows]
-    for new in stream_tokens(decoder, rows, batch.rows, tokenizer.special, settings, batch.share):
+    for new in stream_tokens(decoder, rows, batch.rows, tokenizer.special, settings, batch.rows_per_prompt):
       for index, row in batch.row_of.items():
         answers[index] += new[row]
   return [Answer(tokenizer.decode(ids), ids) for ids in answers]

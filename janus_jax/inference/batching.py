@@ -44,7 +44,7 @@ class Batch:
   """Requests that run together."""
 
   rows: tuple[int, ...]  # The request of each.
-  share: int  # Each so many consecutive rows begin alike and have one prompt.
+  rows_per_prompt: int  # So many consecutive rows begin alike.
 
   @property
   def row_of(self) -> dict[int, int]:
@@ -74,13 +74,13 @@ def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[
     shapes[group.shared, group.rest, group.images].append(group.members)
   batches = []
   for (shared, rest, _), found in shapes.items():
-    share, prompts = _cheapest_cut([len(members) for members in found], batch_size, (shared, rest, output))
-    parts = [members[i : i + share] for members in found for i in range(0, len(members), share)]
-    parts = [part + part[-1:] * (share - len(part)) for part in parts]
+    size, prompts = _cheapest_cut([len(members) for members in found], batch_size, (shared, rest, output))
+    parts = [members[i : i + size] for members in found for i in range(0, len(members), size)]
+    parts = [part + part[-1:] * (size - len(part)) for part in parts]
     for start in range(0, len(parts), prompts):
       filled = parts[start : start + prompts]
       filled += filled[-1:] * (prompts - len(filled))
-      batches.append(Batch(tuple(itertools.chain(*filled)), share))
+      batches.append(Batch(tuple(itertools.chain(*filled)), size))
   return batches
 
 
@@ -92,16 +92,16 @@ def _cheapest_cut(sizes: Sequence[int], batch_size: int, tokens: tuple[int, int,
   """
   shared, rest, output = tokens
   cuts = []
-  for share in range(min(batch_size, max(sizes)), 0, -1):
-    parts = sum(-(-size // share) for size in sizes)
+  for part in range(1, min(batch_size, max(sizes)) + 1):
+    parts = sum(-(-size // part) for size in sizes)
     # As many batches as needed and then as small as possible: 10 requests at 8 give 5 + 5, not 8 + 2 padded to 8.
-    count = -(-parts // (batch_size // share))
+    count = -(-parts // (batch_size // part))
     prompts = -(-parts // count)
-    rows = prompts * share
+    rows = prompts * part
     cost = count * (prompts * shared + rows * rest + output * (STEP_TOKENS + rows))
-    cuts.append((cost, -share, prompts))  # Of equal costs, that which shares most.
-  _, share, prompts = min(cuts)
-  return -share, prompts
+    cuts.append((cost, -part, prompts))  # Of equal costs, the one whose rows share most.
+  _, part, prompts = min(cuts)
+  return -part, prompts
 
 
 def device_batch_size(decoder: Decoder, groups: Sequence[Group], output: int, rows: int = 1) -> int:

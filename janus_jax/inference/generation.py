@@ -167,7 +167,7 @@ def stream_images(
   guidance = float(settings.cfg_weight) if guided else 1.0  # One program for both weights that need one kind of row.
   for batch in plan_batches(groups, batch_size, output=P):
     pairs = [wanted[i] for i in batch.rows]
-    ids = [rows[prompt] for prompt, _ in pairs[:: batch.share]]
+    ids = [rows[prompt] for prompt, _ in pairs[:: batch.rows_per_prompt]]
     length = bucket_length(len(ids[0]))
     ids = guided_prompts(ids, [prompts_lib.unconditional_ids(row, pad_id) for row in ids], settings.cfg_weight)
     keys = request_keys(settings.seed, pairs)

@@ -35,7 +35,7 @@ def cost(batches: list[Batch], groups: list[Group], output: int) -> int:
   total = 0
   for batch in batches:
     group, rows = of[batch.rows[0]], len(batch.rows)
-    total += rows // batch.share * group.shared + rows * (group.rest + output) + STEP_TOKENS * output
+    total += rows // batch.rows_per_prompt * group.shared + rows * (group.rest + output) + STEP_TOKENS * output
   return total
 
 
@@ -52,11 +52,11 @@ def test_batches_hold_every_request_once_in_few_shapes(seed):
   found = collections.defaultdict(set)
   for batch in batches:
     (kind,) = {shape(of[index]) for index in batch.rows}
-    found[kind].add((len(batch.rows), batch.share))
+    found[kind].add((len(batch.rows), batch.rows_per_prompt))
     assert 1 <= len(batch.rows) <= batch_size
-    assert len(batch.rows) % batch.share == 0
-    for start in range(0, len(batch.rows), batch.share):
-      assert len({id(of[index]) for index in batch.rows[start : start + batch.share]}) == 1
+    assert len(batch.rows) % batch.rows_per_prompt == 0
+    for start in range(0, len(batch.rows), batch.rows_per_prompt):
+      assert len({id(of[index]) for index in batch.rows[start : start + batch.rows_per_prompt]}) == 1
     assert all(batch.rows[row] == index for index, row in batch.row_of.items())
   assert all(len(sizes) == 1 for sizes in found.values())
   alone = [Group((index,), *shape(group)) for group in groups for index in group.members]
@@ -65,7 +65,11 @@ def test_batches_hold_every_request_once_in_few_shapes(seed):
 
 def test_requests_that_share_nothing_fill_as_few_and_small_batches_as_it_takes():
   batches = plan_batches(singles([32] * 10 + [64] * 3), batch_size=8, output=32)
-  assert [(len(batch.row_of), len(batch.rows), batch.share) for batch in batches] == [(5, 5, 1), (5, 5, 1), (3, 3, 1)]
+  assert [(len(batch.row_of), len(batch.rows), batch.rows_per_prompt) for batch in batches] == [
+    (5, 5, 1),
+    (5, 5, 1),
+    (3, 3, 1),
+  ]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_requests_that_share_nothing_fill_as_few_and_small_batches_as_it_takes()
 )
 def test_groups_of_questions(sizes, batch_size, expected):
   batches = plan_batches(grouped(sizes, shared=640, rest=32, images=1), batch_size, output=32)
-  assert [(len(batch.rows) // batch.share, batch.share) for batch in batches] == expected
+  assert [(len(batch.rows) // batch.rows_per_prompt, batch.rows_per_prompt) for batch in batches] == expected
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,7 @@ def test_groups_of_questions(sizes, batch_size, expected):
 )
 def test_groups_of_images(sizes, expected):
   batches = plan_batches(grouped(sizes, shared=32), batch_size=10, output=576)
-  assert [(len(batch.rows) // batch.share, batch.share) for batch in batches] == expected
+  assert [(len(batch.rows) // batch.rows_per_prompt, batch.rows_per_prompt) for batch in batches] == expected
 
 
 def test_rows_repeat_the_last_request_and_the_last_part():
