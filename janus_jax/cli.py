@@ -22,7 +22,7 @@ flags.disclaim_key_flags()  # --help lists a flag as that of the verb which has 
 INPUT_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 # Checks of the values of flags for numbers, by name: of those defined, and of the fields of settings of requests.
 CHECKS: dict[str, Integer | Number] = {}
-SETTINGS: Mapping[str, Integer | Number] = {
+SETTING_CHECKS: Mapping[str, Integer | Number] = {
   'num_images': Integer(1),
   'cfg_weight': Number(),
   'max_new_tokens': Integer(1),
@@ -162,7 +162,7 @@ def define_settings(kind: type, *names: str, stored: Mapping[str, float] | None 
     if name in choices:
       found.append(flags.DEFINE_enum(name, default, list(choices[name]), help))
     else:
-      found.append(define_number(name, default, help, SETTINGS[name]))
+      found.append(define_number(name, default, help, SETTING_CHECKS[name]))
   return tuple(found)
 
 

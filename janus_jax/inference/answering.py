@@ -32,10 +32,10 @@ from janus_jax.inference.requests import AnswerSettings, LoadedJanus, decoder_fo
 from janus_jax.inference.sampling import Sampling, sample
 from janus_jax.models.config import JanusConfig
 
-CHUNK = 32  # Steps per compiled call.
-# Slots per block of the cache after the prompt: what is read grows by this much, and so do the loops to compile. A
-# multiple of CHUNK, so that a chunk writes into one block.
-BLOCK = 4 * CHUNK
+STEPS_PER_CHUNK = 32  # A chunk is one compiled call.
+# Slots of a block of the cache after the prompt: what is read grows by this much, and so do the loops to compile. A
+# multiple of STEPS_PER_CHUNK, so that a chunk writes into one block.
+STEPS_PER_BLOCK = 4 * STEPS_PER_CHUNK
 Turns = str | Sequence[str]  # A question, or question, answer, question, ..., question.
 
 
@@ -76,7 +76,7 @@ def prefill(
   """Runs the prompts and samples the first token of each row. Arguments as in `generate_text`."""
   tokens, mask, rest, B = prompts.tokens, prompts.mask, prompts.rest, len(keys)
   fed = max_new_tokens - 1  # The last token is sampled but never fed.
-  blocks = [min(BLOCK, fed - start) for start in range(0, fed, BLOCK)]
+  blocks = [min(STEPS_PER_BLOCK, fed - start) for start in range(0, fed, STEPS_PER_BLOCK)]
   cache = decoder.empty_cache((mask,) if rest is None else (mask, rest[1]), B, blocks)
   embed = ('embed_text', tokens) if prompts.pixels is None else ('embed_prompt', tokens, prompts.pixels)
   positions = prompt_positions(mask)
@@ -128,12 +128,12 @@ def generate_text(
   state = prefill(decoder, prompts, keys, eos, max_new_tokens=max_new_tokens, sampling=sampling)
   prompt_blocks = len(state.cache.prompt_masks)
   yield np.asarray(state.token)[:, None]
-  for fed in range(0, max_new_tokens - 1, CHUNK):
+  for fed in range(0, max_new_tokens - 1, STEPS_PER_CHUNK):
     if np.asarray(state.done).all():
       return
-    block = min(fed // BLOCK, len(state.cache.generated_blocks) - 1)
+    block = min(fed // STEPS_PER_BLOCK, len(state.cache.generated_blocks) - 1)
     state = state.replace(cache=state.cache.writing(prompt_blocks + block))
-    steps = min(CHUNK, max_new_tokens - 1 - fed)
+    steps = min(STEPS_PER_CHUNK, max_new_tokens - 1 - fed)
     state, chunk = decode_chunk(decoder, state, keys, eos, steps=steps, sampling=sampling)
     yield np.asarray(chunk)
 
@@ -276,7 +276,7 @@ def answer_questions(
   batch_size = settings.batch_size or device_batch_size(decoder, groups, longest)
   answers: list[list[int]] = [[] for _ in questions]
   # Nobody knows how long answers get; most end within a chunk.
-  for batch in plan_batches(groups, batch_size, output=min(longest, CHUNK)):
+  for batch in plan_batches(groups, batch_size, output=min(longest, STEPS_PER_CHUNK)):
     rows = [questions[i] for i in batch.rows]
     for new in stream_tokens(decoder, rows, batch.rows, tokenizer.special, settings, batch.rows_per_prompt):
       for index, row in batch.row_of.items():

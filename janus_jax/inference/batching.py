@@ -40,7 +40,7 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class RequestBatch:
   """Requests that run together."""
 
   rows: tuple[int, ...]  # The request of each.
@@ -57,7 +57,7 @@ def bucket_length(length: int) -> int:
   return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
-def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[Batch]:
+def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[RequestBatch]:
   """Cuts groups into parts of one size, and puts as many into a batch as there is room for, alike for one shape.
 
   Args:
@@ -80,7 +80,7 @@ def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[
     for start in range(0, len(parts), prompts):
       filled = parts[start : start + prompts]
       filled += filled[-1:] * (prompts - len(filled))
-      batches.append(Batch(tuple(itertools.chain(*filled)), size))
+      batches.append(RequestBatch(tuple(itertools.chain(*filled)), size))
   return batches
 
 

@@ -32,7 +32,7 @@ from janus_jax.models.config import JanusConfig
 # Reading all of it all the time would move 1.85 times the bytes (50 tokens of prompt); four blocks move 1.2 times.
 NUM_BLOCKS = 4
 
-Row = TypeVar('Row')
+_Row = TypeVar('_Row')
 
 
 def has_guidance(guidance: float) -> bool:
@@ -40,7 +40,7 @@ def has_guidance(guidance: float) -> bool:
   return guidance not in (0.0, 1.0)
 
 
-def guided_prompts(conditional: Sequence[Row], unconditional: Sequence[Row], guidance: float) -> list[Row]:
+def guided_prompts(conditional: Sequence[_Row], unconditional: Sequence[_Row], guidance: float) -> list[_Row]:
   """The prompts that `generate_codes` reads: both kinds, or the one kind that decides (`has_guidance`)."""
   if has_guidance(guidance):
     return [*conditional, *unconditional]

@@ -16,7 +16,7 @@ from janus_jax.data.sources.files import read_text
 from janus_jax.data.text_encodings import split_lines
 from janus_jax.errors import InputError
 
-SHEET = 'sheet.png'
+SHEET_NAME = 'sheet.png'
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 PNG_END = b'IEND\xaeB`\x82'
 SHEET_LIMIT = 100  # Images: as many as a person still looks at, and small enough for any viewer.
@@ -105,7 +105,7 @@ def write_sheet(directory: str, paths: list[str], num_images: int) -> None:
   """Writes a row per prompt, or a square of all images where each prompt has one; at most `SHEET_LIMIT` images."""
   shown = paths[:SHEET_LIMIT]
   if len(shown) < len(paths):
-    logging.info('%s shows the first %d of %d images', SHEET, len(shown), len(paths))
+    logging.info('%s shows the first %d of %d images', SHEET_NAME, len(shown), len(paths))
   columns = num_images if 1 < num_images < len(paths) else math.ceil(math.sqrt(len(shown)))
   images = [np.asarray(load_image(path)) for path in shown]
-  save_png(os.path.join(directory, SHEET), contact_sheet(images, columns), {})
+  save_png(os.path.join(directory, SHEET_NAME), contact_sheet(images, columns), {})

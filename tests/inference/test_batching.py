@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from janus_jax.inference.batching import STEP_TOKENS, Batch, Group, bucket_length, plan_batches
+from janus_jax.inference.batching import STEP_TOKENS, Group, RequestBatch, bucket_length, plan_batches
 
 
 def singles(lengths: list[int]) -> list[Group]:
@@ -29,7 +29,7 @@ def shape(group: Group) -> tuple[int, int, int]:
   return group.shared, group.rest, group.images
 
 
-def cost(batches: list[Batch], groups: list[Group], output: int) -> int:
+def cost(batches: list[RequestBatch], groups: list[Group], output: int) -> int:
   """Tokens that are run, and steps at what they cost."""
   of = {index: group for group in groups for index in group.members}
   total = 0

@@ -257,8 +257,8 @@ def small_blocks(monkeypatch):
   """Blocks of 4 steps, chunks of 2. Compiled functions hold the sizes they were traced with."""
   answering.prefill.clear_cache()
   with monkeypatch.context() as patch:
-    patch.setattr(answering, 'CHUNK', 2)
-    patch.setattr(answering, 'BLOCK', 4)
+    patch.setattr(answering, 'STEPS_PER_CHUNK', 2)
+    patch.setattr(answering, 'STEPS_PER_BLOCK', 4)
     yield
   answering.prefill.clear_cache()
 
