@@ -41,8 +41,7 @@ from janus_jax.benchmarking import data, report, running, settings
 from janus_jax.benchmarking.benchmark_model import open_model
 from janus_jax.benchmarking.scaling import Cost
 from janus_jax.errors import InputError
-from janus_jax.inference.cache import CACHE_DTYPES
-from janus_jax.inference.decoder import WEIGHTS
+from janus_jax.inference.requests import ImageSettings
 from janus_jax.reporting import charts
 from janus_jax.runs.config import parse_config
 from janus_jax.runs.value_checks import Integer, Number
@@ -59,10 +58,7 @@ _STEPS = cli.define_number('steps', 10, 'Training steps in a run.', Integer(1))
 _BATCH = flags.DEFINE_list('batch', ['1'], 'Images or questions at a time; several numbers: one after the other.')
 _PROMPT_TOKENS = cli.define_number('prompt_tokens', 32, 'Tokens of a prompt or question.', Integer(3))
 _ANSWER_TOKENS = cli.define_number('answer_tokens', 128, 'Tokens of an answer.', Integer(2))
-_WEIGHTS = flags.DEFINE_enum('weights', 'full', list(WEIGHTS), 'Storage of kernels for generation and answers.')
-_CACHE_DTYPE = flags.DEFINE_enum(
-  'cache_dtype', None, list(CACHE_DTYPES), 'Dtype of keys and values; default: as computed.'
-)
+_WEIGHTS, _CACHE_DTYPE = cli.define_settings(ImageSettings, 'weights', 'cache_dtype')
 _SHARE = cli.define_number('share', 1, 'Images of one prompt, or questions about one image.', Integer(1))
 _PROFILE = cli.define_path('profile', '', 'Directory for a trace.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'Whether cost is measured against size.')

@@ -21,31 +21,20 @@ from janus_jax import cli
 from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.inference import image_files
-from janus_jax.inference.cache import CACHE_DTYPES
-from janus_jax.inference.decoder import WEIGHTS
-from janus_jax.inference.requests import check_tokenizer
+from janus_jax.inference.requests import ImageSettings, check_tokenizer
 from janus_jax.runs import loading, workdirs
 from janus_jax.runs.config import DataConfig
-from janus_jax.runs.value_checks import SEED, Integer, Number
+from janus_jax.runs.value_checks import SEED, Integer
 from janus_jax.toy import scoring
 from janus_jax.toy.dataset import world_for
 
-_CHECKPOINT = cli.define_path('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
+_CHECKPOINT = cli.define_checkpoint()
 _OUT = cli.define_path('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
 _QUESTIONS = cli.define_number('questions_per_kind', 40, 'Questions of each kind, subject and group.', Integer(1))
 _DRAWINGS = cli.define_number('drawings_per_group', 20, 'Drawings of each skill and group.', Integer(1))
-_CFG_WEIGHT = cli.define_number(
-  'cfg_weight', None, "Weight of guidance, 1: none. Default: as the run's config, else 1.5.", Number()
-)
-_TEMPERATURE = cli.define_number('temperature', None, "Of drawing; default: the run's config, else 0.8.", Number())
-_TOP_K = cli.define_number(
-  'top_k', None, "Only the k most likely codes, 0: all; default: the run's config, else 0.", Integer()
-)
+_CFG_WEIGHT, _TEMPERATURE, _TOP_K = cli.define_settings(ImageSettings, *scoring.SAMPLING, stored=scoring.SAMPLING)
 _SEED = cli.define_number('seed', 0, 'Of the choice of questions and prompts, and of drawing.', SEED)
-_WEIGHTS = flags.DEFINE_enum(
-  'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
-)
-_CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: float32.')
+_WEIGHTS, _CACHE_DTYPE = cli.define_settings(ImageSettings, 'weights', 'cache_dtype')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout in place of the tables.')
 
 

@@ -34,7 +34,7 @@ from janus_jax.runs.value_checks import Integer, Number
 _INPUT = cli.define_path(
   'input', None, 'Folder of images with .txt captions, or RECIPE.py[:ARGUMENT]:SOURCE.', required=True
 )
-_CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
+_CHECKPOINT = cli.define_checkpoint()
 _OUTPUT = cli.define_path('output', None, 'Directory for the shards.', required=True)
 _NAME = flags.DEFINE_string('name', 'codes', 'What the files of shards begin with.')
 _RECORDS_PER_SHARD = cli.define_number(

@@ -10,11 +10,11 @@ import numpy as np
 
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.data.images import to_uint8
+from janus_jax.inference.answering import TextPrompts, generate_text
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.image import generate_codes, guided_prompts, has_guidance
-from janus_jax.inference.requests import LoadedJanus, decoder_for, full_precision, request_keys
+from janus_jax.inference.generation import generate_codes, guided_prompts, has_guidance
+from janus_jax.inference.requests import LoadedJanus, decoder_for, request_keys
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.text import generate_text
 from janus_jax.sharding.accelerators import ACCELERATORS
 
 # Ids that stand for the special tokens; with random weights any will do.
@@ -58,7 +58,7 @@ def benchmark_decoder(
 
 
 def image_prompts(model: BenchmarkModel, batch: int, length: int, guidance: float, per_prompt: int = 1) -> Prompts:
-  """Prompts of `length` tokens, the last begin-of-image, each for `per_prompt` images (`image.guided_prompts`)."""
+  """Prompts of `length` tokens, the last begin-of-image, each for `per_prompt` images (`generation.guided_prompts`)."""
   rng = np.random.default_rng(model.run.seed)
   tokens = _random_tokens(model, batch // per_prompt, length, rng).repeat(per_prompt, axis=0)
   tokens[:, -1] = BEGIN_OF_IMAGE
@@ -97,8 +97,7 @@ def sample_codes(decoder: Decoder, prompts: Prompts, guidance: float, sampling: 
   images = len(prompts.tokens) // (2 if has_guidance(guidance) else 1)
   keys = request_keys(0, [(row,) for row in range(images)])
   tokens, mask = (array[:: prompts.rows_per_prefix] for array in (prompts.tokens, prompts.mask))
-  with full_precision(decoder):
-    return np.asarray(generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=sampling))
+  return np.asarray(generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=sampling))
 
 
 @jax.jit
@@ -107,26 +106,24 @@ def _decode_codes(decoder: Decoder, codes: jax.Array) -> jax.Array:
 
 
 def decode_codes(decoder: Decoder, codes: np.ndarray) -> np.ndarray:
-  """int32[N, P] to uint8[N, size, size, 3], one image at a time as `drawing.stream_images` does it."""
-  with full_precision(decoder):
-    return to_uint8(np.concatenate([_decode_codes(decoder, row[None]) for row in codes]))
+  """int32[N, P] to uint8[N, size, size, 3], one image at a time as `generation.stream_images` does it."""
+  return to_uint8(np.concatenate([_decode_codes(decoder, row[None]) for row in codes]))
 
 
 def answer_tokens(decoder: Decoder, prompts: Prompts, count: int) -> tuple[np.ndarray, float]:
   """Greedy answers int32[R, count], and the seconds that tokens after the first took."""
   keys = request_keys(0, [(row,) for row in range(len(prompts.tokens))])
   options = {'eos_id': NO_END, 'max_new_tokens': count, 'sampling': GREEDY}
-  tokens, mask, pixels = prompts.tokens, prompts.mask, prompts.pixels
+  tokens, mask, pixels, rest = prompts.tokens, prompts.mask, prompts.pixels, None
   if prompts.rows_per_prefix > 1:
     each, prefix = slice(None, None, prompts.rows_per_prefix), prompts.prefix_length
-    options['rest'] = tokens[:, prefix:], mask[:, prefix:]
+    rest = tokens[:, prefix:], mask[:, prefix:]
     tokens, mask, pixels = tokens[each, :prefix], mask[each, :prefix], pixels[each]
-  with full_precision(decoder):
-    chunks = generate_text(decoder, tokens, mask, pixels, keys, **options)
-    first = next(chunks)
-    began = time.perf_counter()
-    tokens = np.concatenate([first, *chunks], axis=1)
-    return tokens, time.perf_counter() - began
+  chunks = generate_text(decoder, TextPrompts(tokens, mask, pixels, rest), keys, **options)
+  first = next(chunks)
+  began = time.perf_counter()
+  tokens = np.concatenate([first, *chunks], axis=1)
+  return tokens, time.perf_counter() - began
 
 
 def bytes_per_step(decoder: Decoder, head: str, slots: float) -> float:
