@@ -34,7 +34,7 @@ class StopRequest:
     self._step_done = True
 
   @contextlib.contextmanager
-  def listening(self) -> Iterator[None]:
+  def listening(self) -> Iterator['StopRequest']:
     """Listens within the block, which runs in the main thread. Signals that are ignored (nohup) stay so."""
     caught = [signal.SIGINT, signal.SIGHUP]
     if jax.process_count() == 1:  # Else jax has a handler of its own by now, which tells the other processes.
@@ -48,7 +48,7 @@ class StopRequest:
     thread = threading.Thread(target=self._listen, args=(reading,), name='signals', daemon=True)
     thread.start()
     try:
-      yield
+      yield self
     finally:
       signal.set_wakeup_fd(old_pipe)
       for number, handler in old.items():

@@ -43,7 +43,7 @@ class MetricWriter:
     *,
     resume_step: int = 0,
     enabled: bool = True,
-    wandb: Mapping[str, Any] | None = None,
+    wandb_project: str = '',
     config: Mapping[str, Any] | None = None,
   ):
     """Opens the files and cuts off what a run that is now taken up again had written beyond its checkpoint.
@@ -52,8 +52,8 @@ class MetricWriter:
       workdir: existing directory.
       resume_step: step of the checkpoint that the run goes on from, 0 for a new one. Later lines and samples go.
       enabled: False in all processes but one.
-      wandb: arguments of `wandb.init` (project, name, ...), or None to do without.
-      config: what wandb shows as the run's configuration.
+      wandb_project: project of Weights & Biases; '' does without.
+      config: what Weights & Biases shows as the run's configuration.
 
     Raises:
       InputError: wandb is asked for and not installed.
@@ -64,8 +64,8 @@ class MetricWriter:
     self._enabled = enabled
     if not enabled:
       return
-    if wandb is not None:
-      self._wandb = _start_wandb(workdir, wandb, config)
+    if wandb_project:
+      self._wandb = _start_wandb(workdir, wandb_project, config)
     path = os.path.join(workdir, METRICS_FILE)
     truncate_metrics(path, resume_step)
     self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115, closed by close()
@@ -215,9 +215,9 @@ def _step_of(line: str) -> int | None:
   return step if isinstance(step, int) else None
 
 
-def _start_wandb(workdir: str, arguments: Mapping[str, Any], config: Mapping[str, Any] | None) -> Any:
+def _start_wandb(workdir: str, project: str, config: Mapping[str, Any] | None) -> Any:
   try:
     import wandb
   except ImportError:
     raise InputError('Weights & Biases is asked for and not installed: pip install wandb') from None
-  return wandb.init(dir=workdir, config=dict(config or {}), **{'resume': 'allow', **arguments})
+  return wandb.init(dir=workdir, config=dict(config or {}), resume='allow', project=project)

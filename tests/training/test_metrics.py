@@ -177,7 +177,7 @@ def test_wandb_missing_is_one_line(tmp_path, monkeypatch):
 
   monkeypatch.setattr(builtins, '__import__', refuse)
   with pytest.raises(InputError, match='pip install wandb'):
-    MetricWriter(str(tmp_path), wandb={'project': 'janus'})
+    MetricWriter(str(tmp_path), wandb_project='janus')
   assert not list(tmp_path.iterdir())
 
 

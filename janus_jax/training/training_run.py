@@ -1,0 +1,141 @@
+"""A training run as data: what trains, on what, and where it goes. The loop that trains is in loop.py."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grain
+import jax.numpy as jnp
+
+from janus_jax.data import pipeline
+from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.packing import BatchShape, MeanSize
+from janus_jax.data.shard_state import DataShard
+from janus_jax.data.skipping import SkipLimit
+from janus_jax.training.metrics import MetricWriter
+from janus_jax.training.run_config import RunConfig, stage_shape
+from janus_jax.training.stages import Stage, trained_paths
+from janus_jax.training.state import Placement
+from janus_jax.training.step import StaticMasks, StepConfig, TracedMasks
+
+Sources = Mapping[str, Mapping[str, grain.MapDataset]]
+# (step, stage name, parameters, writer): generates, asks or scores, and writes the results.
+Callback = Callable[[int, str, Any, MetricWriter], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+  """Records, and how batches are made of them.
+
+  Attributes:
+    sources: per task, records by name.
+    spec: how records become examples.
+    means: mean size of an example, for each stage of the run (`data.mean_sizes`).
+  """
+
+  sources: Sources
+  spec: ExampleSpec
+  means: Sequence[MeanSize]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+  """Files and directories of a run.
+
+  Attributes:
+    workdir: existing local directory, for everything but the checkpoints.
+    url: where the checkpoints go: the workdir, or gs://BUCKET/...
+    metadata: JSON values stored with every checkpoint (config, versions).
+    begin: called by process 0 once the run can start and a checkpoint is accepted; nothing is written before.
+    before_save: called before each save: the workdir's other files must not be older than a checkpoint.
+  """
+
+  workdir: str
+  url: str
+  metadata: Mapping[str, Any]
+  begin: Callable[[], None]
+  before_save: Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledStage:
+  """A stage at its position in a run. It takes the steps after `start`, up to and including `end`.
+
+  Attributes:
+    index: position among the stages that run.
+    stage: the stage.
+    start: steps of the run before it.
+    trained: paths of the parameters that train.
+    with_moments: paths of the parameters that have moments.
+    masks: what `train_step` gets.
+  """
+
+  index: int
+  stage: Stage
+  start: int
+  trained: frozenset[str]
+  with_moments: frozenset[str]
+  masks: StaticMasks | TracedMasks
+
+  @property
+  def end(self) -> int:
+    return self.start + self.stage.steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+  """One run in one workdir; `loop.train` carries it to its end.
+
+  Attributes:
+    config: the stages, and everything about the run beside them.
+    step: what the step is compiled for.
+    placement: mesh and shardings.
+    data: what batches are made of.
+    files: where the run leaves what it makes.
+    callbacks: evaluations along the way, by what each does.
+  """
+
+  config: RunConfig
+  step: StepConfig
+  placement: Placement
+  data: TrainingData
+  files: RunFiles
+  callbacks: Mapping[str, Callback]
+
+  @functools.cached_property
+  def stages(self) -> list[ScheduledStage]:
+    """The stages in their order. With traced masks whatever trains in one of them has moments in all."""
+    trained = [trained_paths(stage, self.placement.params) for stage in self.config.run_stages]
+    union, stages, start = frozenset().union(*trained), [], 0
+    for index, (stage, paths) in enumerate(zip(self.config.run_stages, trained)):
+      with_moments = masks = paths
+      if self.config.stage_masks == 'traced':
+        with_moments, masks = union, {path: jnp.asarray(path in paths) for path in sorted(union)}
+      stages.append(ScheduledStage(index, stage, start, paths, with_moments, masks))
+      start += stage.steps
+    return stages
+
+  def batch_shape(self, stage: ScheduledStage, num_streams: int) -> BatchShape:
+    """Shape of the part of a batch that each stream makes."""
+    return stage_shape(self.config, self.data.means, stage.index, num_streams)
+
+  def batches(
+    self, stage: ScheduledStage, shards: Sequence[DataShard], states: Sequence[Mapping[str, Any]] | None
+  ) -> grain.DatasetIterator:
+    """The batches of a stage made of these shards of the data, from the given states of their streams on."""
+    config, data = self.config, self.data
+    return pipeline.batches(
+      data.sources,
+      stage.stage.ratio,
+      stage.stage.sources,
+      data.spec,
+      self.batch_shape(stage, shards[0].count),
+      seed=config.seed,
+      guidance_dropout=config.guidance_dropout,
+      skip_limit=SkipLimit(fraction=config.max_bad_record_fraction),
+      prefetch=config.prefetch,
+      workers=config.num_workers,
+      shards=shards,
+      states=states,
+    )
