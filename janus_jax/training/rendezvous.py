@@ -1,4 +1,4 @@
-"""How the processes of a run find each other before jax does, which ends in C++ where one is missing.
+"""Meeting of the processes of a run before jax's own, which ends in C++ where one is missing.
 
 Process 0 listens where jax will afterwards. Every process, 0 too, connects there, says which it is, and stays connected
 until process 0 answers: all are there, or what is wrong. Messages are lines of JSON.
@@ -25,11 +25,7 @@ MAX_LINE = 100_000
 
 
 def parse_address(text: str) -> tuple[str, int]:
-  """'HOST:PORT' -> (host, port).
-
-  Raises:
-    InputError: not of that form.
-  """
+  """'HOST:PORT' -> (host, port). Raises InputError for another form."""
   found = re.fullmatch(r'(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})', text)
   if not found or not 0 < int(found[3]) < 2**16:
     raise InputError(
@@ -44,7 +40,7 @@ def meet(coordinator: str, count: int, index: int, patience: float) -> None:
   Args:
     coordinator: 'HOST:PORT' of process 0.
     count: processes.
-    index: of this one.
+    index: index of this process.
     patience: seconds that it waits for the others.
 
   Raises:
@@ -75,7 +71,7 @@ def meet(coordinator: str, count: int, index: int, patience: float) -> None:
 
 
 def _listen(port: int, count: int) -> socket.socket | None:
-  """Where process 0 is reached; None where another process listens: process 0 too, or of a run that is ending."""
+  """A socket for process 0; None where another process listens: a second process 0, or a run that is ending."""
   ipv6 = socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if ipv6 else socket.AF_INET
   try:
@@ -89,7 +85,7 @@ def _listen(port: int, count: int) -> socket.socket | None:
 def _ask(
   address: tuple[str, int], hello: Mapping[str, Any], end: float, meeting: '_Meeting | None'
 ) -> tuple[dict[str, Any], str]:
-  """The last that process 0 answered to one connection, and why that ended, if not for want of time."""
+  """The last answer of process 0 to one connection, and why that ended, if not for want of time."""
   answer: dict[str, Any] = {}
   try:
     with socket.create_connection(address, timeout=10) as connection:
@@ -111,13 +107,13 @@ def _ask(
 
 
 class _Lines:
-  """Lines of JSON that arrive at a connection."""
+  """JSON objects that arrive at a connection, one a line."""
 
   def __init__(self, connection: socket.socket):
     self._connection, self._rest = connection, b''
 
   def read(self) -> Iterator[dict[str, Any]]:
-    """Those that have arrived. Raises ValueError for what is no such line, OSError where the connection has ended."""
+    """Objects that have arrived. Raises ValueError for another line, OSError where the connection has ended."""
     try:
       content = self._connection.recv(65536)
     except TimeoutError:
@@ -135,7 +131,7 @@ class _Lines:
 
 
 class _Meeting:
-  """Where process 0 listens. Process 0 has no thread for it: it serves between its own reads."""
+  """Process 0's end of the meeting. It has no thread: process 0 serves between its own reads."""
 
   def __init__(self, server: socket.socket, count: int, patience: float):
     self._server, self._count, self._patience = server, count, patience
@@ -153,7 +149,7 @@ class _Meeting:
       connection.close()
 
   def serve(self) -> None:
-    """Takes what has arrived, and answers once all are there, something is wrong or time is up."""
+    """Takes messages that have arrived, and answers once all are there, something is wrong or time is up."""
     for ready in select.select([self._server, *self._lines], [], [], 0.05)[0]:
       if ready is self._server:
         self._accept()
