@@ -21,12 +21,12 @@ from janus_jax.training.training_run import ScheduledStage, TrainingRun
 
 @dataclasses.dataclass(frozen=True)
 class HostStreams:
-  """The streams of data that this host reads.
+  """Streams of data that this host reads.
 
   Attributes:
     host: this host, of those that make a batch together. It may be several processes, which make the same rows.
     count: streams of all hosts.
-    states: states of this host's streams (`data.pipeline.Stream`); None before the first batch.
+    states: states of this host's streams (`data.pipeline.Stream`); None before the first stage.
   """
 
   host: DataShard
@@ -46,14 +46,7 @@ class HostStreams:
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-  """All that the next step of a run depends on.
-
-  Attributes:
-    step: updates so far.
-    state: parameters, moments, counters; given up (donated) by the next step.
-    streams: this host's part of the data.
-    stopped: a signal has asked the run to stop here.
-  """
+  """All that the rest of a run depends on, after `step` updates; `stopped` if a signal has asked it to stop here."""
 
   step: int
   state: TrainState

@@ -47,18 +47,18 @@ class StageValues:
 def train_step(
   state: TrainState, batch: Batch, values: StageValues, *, masks: StaticMasks | TracedMasks, config: StepConfig
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One update.
+  """Makes one update.
 
   The loss is the weighted mean over all supervised targets of the batch, whatever their task: sum over tasks of
   weight * summed cross-entropy, divided by sum of weight * targets. A loss or gradient that is not finite changes
   nothing but the counters.
 
   Args:
-    state: donated.
+    state: given up (donated).
     batch: arrays of `data.packing.make_batch`.
     values: rates and weights of this step.
-    masks: which parameters train (see the top).
-    config: static.
+    masks: parameters that train (see the top).
+    config: constants that it is compiled for.
 
   Returns:
     the new state, and metrics: float32 `loss`, `grad_norm` (before clipping), `param_norm` and `update_norm` (of what
@@ -81,15 +81,11 @@ def train_step(
   finite = jnp.isfinite(norm) & jnp.isfinite(loss)
   changes = {path: finite & masks[path] if isinstance(masks, Mapping) else finite for path in trained}
   new = _where(changes, new, trained)
-  opt_state = opt_state._replace(
-    count=jnp.where(finite, opt_state.count, state.opt_state.count),
-    mu=_where(changes, opt_state.mu, state.opt_state.mu),
-    nu=_where(changes, opt_state.nu, state.opt_state.nu),
-  )
+  opt_state = _where_finite(finite, changes, opt_state, state.opt_state)
   ema = _update_ema(state.ema, new, config.optimizer, finite)
   new, opt_state, ema = _constrain_shardings(new, opt_state, ema, config)
 
-  skipped = (~finite).astype(jnp.int32)
+  skipped = state.skipped + (~finite).astype(jnp.int32)
   consecutive = jnp.where(finite, 0, state.skipped_in_a_row + 1)
   metrics = {
     'loss': loss,
@@ -98,19 +94,17 @@ def train_step(
     'grad_norm': norm,
     'param_norm': optax.tree.norm(new),
     'update_norm': optax.tree.norm({path: new[path] - trained[path] for path in new}),
-    'skipped': state.skipped + skipped,
+    'skipped': skipped,
     'skipped_in_a_row': consecutive,
   }
-  state = TrainState(state.step + 1, unflatten({**flat, **new}), opt_state, ema, state.skipped + skipped, consecutive)
-  return state, metrics
+  return TrainState(state.step + 1, unflatten({**flat, **new}), opt_state, ema, skipped, consecutive), metrics
 
 
 @functools.cache
 def jit_train_step(mode: str) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """The one place where the step is compiled: `train_step` with its state donated. Runs of one process share it.
+  """`train_step`, compiled, its state donated: the one place where it is. Runs of one process share it.
 
-  Args:
-    mode: one of MODES; decides whether `masks` is static or traced.
+  Whether `masks` is static or traced is by `mode`, one of MODES.
   """
   static = ('masks', 'config') if mode == 'static' else ('config',)
   return jax.jit(train_step, static_argnames=static, donate_argnames=('state',))
@@ -161,6 +155,13 @@ def _add_in_float32(total: jax.Array, part: jax.Array) -> jax.Array:
 
 def _where(conditions: Flat, new: Flat, old: Flat) -> Flat:
   return {path: jnp.where(conditions[path], new[path], old[path]) for path in new}
+
+
+def _where_finite(
+  finite: jax.Array, changes: Flat, new: optax.ScaleByAdamState, old: optax.ScaleByAdamState
+) -> optax.ScaleByAdamState:
+  count = jnp.where(finite, new.count, old.count)
+  return optax.ScaleByAdamState(count, mu=_where(changes, new.mu, old.mu), nu=_where(changes, new.nu, old.nu))
 
 
 def _update_ema(ema: Flat | None, params: Flat, config: OptimizerConfig, finite: jax.Array) -> Flat | None:

@@ -19,20 +19,14 @@ from janus_jax.training.stages import Stage, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StaticMasks, StepConfig, TracedMasks
 
-Sources = Mapping[str, Mapping[str, grain.MapDataset]]
+Sources = Mapping[str, Mapping[str, grain.MapDataset]]  # Per task, records by name.
 # (step, stage name, parameters, writer): generates, asks or scores, and writes the results.
 Callback = Callable[[int, str, Any, MetricWriter], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-  """Records, and how batches are made of them.
-
-  Attributes:
-    sources: per task, records by name.
-    spec: how records become examples.
-    means: mean size of an example, for each stage of the run (`data.mean_sizes`).
-  """
+  """Records, how they become examples, and the mean size of these for each stage of the run (`data.mean_sizes`)."""
 
   sources: Sources
   spec: ExampleSpec
@@ -60,23 +54,19 @@ class RunFiles:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduledStage:
-  """A stage at its position in a run. It takes the steps after `start`, up to and including `end`.
+  """The stage `index` of a run. It takes the steps after `start`, up to and including `end`.
 
   Attributes:
-    index: position among the stages that run.
-    stage: the stage.
-    start: steps of the run before it.
-    trained: paths of the parameters that train.
+    trained: paths of the parameters that train; `masks` say the same to `train_step`.
     with_moments: paths of the parameters that have moments.
-    masks: what `train_step` gets.
   """
 
   index: int
   stage: Stage
   start: int
   trained: frozenset[str]
-  with_moments: frozenset[str]
   masks: StaticMasks | TracedMasks
+  with_moments: frozenset[str]
 
   @property
   def end(self) -> int:
@@ -112,7 +102,7 @@ class TrainingRun:
       with_moments = masks = paths
       if self.config.stage_masks == 'traced':
         with_moments, masks = union, {path: jnp.asarray(path in paths) for path in sorted(union)}
-      stages.append(ScheduledStage(index, stage, start, paths, with_moments, masks))
+      stages.append(ScheduledStage(index, stage, start, paths, masks, with_moments))
       start += stage.steps
     return stages
 
@@ -124,13 +114,9 @@ class TrainingRun:
     self, stage: ScheduledStage, shards: Sequence[DataShard], states: Sequence[Mapping[str, Any]] | None
   ) -> grain.DatasetIterator:
     """The batches of a stage made of these shards of the data, from the given states of their streams on."""
-    config, data = self.config, self.data
+    config, data, shape = self.config, self.data, self.batch_shape(stage, shards[0].count)
     return pipeline.batches(
-      data.sources,
-      stage.stage.ratio,
-      stage.stage.sources,
-      data.spec,
-      self.batch_shape(stage, shards[0].count),
+      *(data.sources, stage.stage.ratio, stage.stage.sources, data.spec, shape),
       seed=config.seed,
       guidance_dropout=config.guidance_dropout,
       skip_limit=SkipLimit(fraction=config.max_bad_record_fraction),
