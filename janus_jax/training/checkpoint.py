@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from janus_jax.errors import InputError
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
 from janus_jax.training import storage_faults
-from janus_jax.training.storage_faults import DamagedError, RaisedAnyway, SaveFaults, fault_line
+from janus_jax.training.storage_faults import DamagedError, OrbaxLog, fault_line
 
 DATA_DIRECTORY = 'data'
 METADATA_FILE = '_CHECKPOINT_METADATA'  # Orbax's name and format.
@@ -96,11 +96,9 @@ class Checkpoints:
     workdir = os.fspath(workdir)
     self._in_bucket = '://' in workdir
     self.directory = epath.Path(workdir if self._in_bucket else os.path.abspath(workdir)) / CHECKPOINTS_DIRECTORY
-    self._failed, self._faults = False, SaveFaults()
-    logging.getLogger('absl').addFilter(self._faults)  # Before the filter that drops what it hears.
-    self._filter = RaisedAnyway()
-    logging.getLogger('absl').addFilter(self._filter)
-    with self._system_errors(), self._filter.silence():
+    self._failed, self._log = False, OrbaxLog()
+    logging.getLogger('absl').addFilter(self._log)
+    with self._system_errors(), self._log.silence():
       self.directory.mkdir(parents=True, exist_ok=True)
       self._remove_unfinished()
       saving = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=REPLICA_SLICE)
@@ -119,7 +117,7 @@ class Checkpoints:
       if kind is None or jax.process_count() == 1:
         self.close()
       elif issubclass(kind, InputError):  # Else other processes may be gone, and no save can end.
-        self._faults.call(self._checkpointer.wait, agree=False)
+        self._log.call(self._checkpointer.wait, agree=False)
     except Exception as error:
       if kind is None:
         raise
@@ -161,26 +159,25 @@ class Checkpoints:
     }
     self.wait()
     with self._system_errors():
-      self._faults.first = None
+      self._log.first = None
       self._checkpointer.save_checkpointables_async(step, items, force=True, custom_metadata=dict(metadata))
     return True
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises OSError if it could not be written."""
     with self._system_errors():
-      self._faults.call(self._checkpointer.wait)
+      self._log.call(self._checkpointer.wait)
 
   def close(self) -> None:
     """Waits; nothing can be saved afterwards."""
     try:
       self.wait()
     finally:
-      if not self._faults.block:
+      if not self._log.block:
         with self._system_errors():
           self._checkpointer.close()
-      logging.getLogger('absl').removeFilter(self._faults)
       if not self._failed:  # Else Orbax tells of it once more when the process ends.
-        logging.getLogger('absl').removeFilter(self._filter)
+        logging.getLogger('absl').removeFilter(self._log)
 
   def restore(self, abstract_state: Callable[[dict[str, Any]], State]) -> Restored | None:
     """Restores the newest checkpoint that is whole.
@@ -223,13 +220,13 @@ class Checkpoints:
       data_states = _read_process_jsons(directory / DATA_DIRECTORY)
     state = abstract_state(metadata)
     abstract = {PARAMS_DIRECTORY: state.params, TRAIN_DIRECTORY: state.replace(params=None)}
-    with self._damage(), self._filter.silence():
+    with self._damage(), self._log.silence():
       trees = {name: ocp.metadata(directory, name).metadata for name in abstract}
     for name, tree in trees.items():
       if tree is None:  # Orbax's answer to whatever it fails at.
         raise DamagedError(f'{name}/ cannot be read')
       _check_shapes(abstract[name], tree, directory / name)
-    with self._damage(), self._filter.silence():
+    with self._damage(), self._log.silence():
       found = self._checkpointer.load_checkpointables(step, jax.tree.map(_placed, abstract))
     return Restored(step, found[TRAIN_DIRECTORY].replace(params=found[PARAMS_DIRECTORY]), data_states, metadata)
 

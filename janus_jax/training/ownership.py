@@ -196,10 +196,8 @@ def _is_gone(owner: Mapping[str, Any]) -> bool:
     return False
   try:
     os.kill(owner['pid'], 0)
-  except ProcessLookupError:
-    return True
-  except OSError:
-    return False
+  except OSError as error:
+    return isinstance(error, ProcessLookupError)
   return False
 
 

@@ -107,11 +107,6 @@ def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation
       )
 
 
-def streams_fit(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> bool:
-  """True if so many streams can make the batches (`check_batches`)."""
-  return not streams % rows_split(mesh) and all(not stage.batch_size % (streams * accumulation) for stage in stages)
-
-
 def expected_mean(stage: Stage, length: int, holds_codes: bool) -> MeanSize:
   """Mean size of a stage's examples where no data says it: `expected_tokens`, at most a row, and an image each.
 

@@ -14,7 +14,7 @@ from janus_jax.data.shard_state import DataShard, deal_states
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import process_batch_shard, rows_split
 from janus_jax.training.checkpoint import Checkpoints
-from janus_jax.training.run_config import streams_fit
+from janus_jax.training.run_config import check_batches
 from janus_jax.training.state import TrainState, abstract, new_state, start_stage, start_state, unflatten
 from janus_jax.training.training_run import ScheduledStage, TrainingRun
 
@@ -97,7 +97,9 @@ def _restored_streams(run: TrainingRun, host: DataShard, saved: Sequence[Mapping
   found = {data['first'] + i: state for data in saved for i, state in enumerate(data['streams'])}
   states = [found[index] for index in range(saved[0]['count'])]
   count, mesh = run.config.streams or len(states), run.placement.mesh
-  if not streams_fit(run.config.run_stages, mesh, run.step.accumulation, count):
+  try:
+    check_batches(run.config.run_stages, mesh, run.step.accumulation, count)
+  except InputError:
     count = rows_split(mesh)
   if count != len(states):
     logging.info('%d streams of data are dealt to %d', len(states), count)

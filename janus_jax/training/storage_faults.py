@@ -1,7 +1,7 @@
 """Faults of the storage under checkpoints, a disk or a bucket, as Orbax and TensorStore raise and log them.
 
 Each becomes an OSError or a DamagedError. In a run of several processes all hear of a fault of one at the same point
-(`SaveFaults`). Orbax tells the caller only after it has met the other processes, which wait for what could not be
+(`OrbaxLog.call`). Orbax tells the caller only after it has met the other processes, which wait for what could not be
 written: nobody would move for 20 minutes. And a process that ended alone would take the others down without a reason.
 """
 
@@ -63,23 +63,6 @@ def as_damage(directory: str, in_bucket: bool) -> Iterator[None]:
     raise
 
 
-class RaisedAnyway(logging.Filter):
-  """Drops what Orbax logs of errors that reach the caller as exceptions: tracebacks, and within `silence` all."""
-
-  _silent = False
-
-  def filter(self, record: logging.LogRecord) -> bool:
-    return not ((record.exc_info or self._silent) and f'{os.sep}orbax{os.sep}' in record.pathname)
-
-  @contextlib.contextmanager
-  def silence(self) -> Iterator[None]:
-    self._silent = True
-    try:
-      yield
-    finally:
-      self._silent = False
-
-
 def fault_line(error: Exception) -> str:
   text = ' '.join(str(error).split(' [tensorstore_spec')[0].split())
   return f'{type(error).__name__}: {text[:300]}'
@@ -97,20 +80,32 @@ def _errno(error: Exception) -> int | None:
   return int(code[1]) if code else None
 
 
-class SaveFaults(logging.Filter):
-  """Faults of Orbax's threads, which log them first thing: a filter of their logger hears of them.
+class OrbaxLog(logging.Filter):
+  """Filter of Orbax's log: hears of faults of its threads, which log them first thing, and drops what is raised anyway.
+
+  Dropped are tracebacks, and within `silence` everything.
 
   Attributes:
     first: the first fault of the save under way; another process's too, once it has been heard of.
   """
 
   first: BaseException | None = None
+  _silent = False
 
   def filter(self, record: logging.LogRecord) -> bool:
-    is_caller = threading.current_thread() is threading.main_thread()
-    if record.exc_info and not is_caller and f'{os.sep}orbax{os.sep}' in record.pathname:
+    if f'{os.sep}orbax{os.sep}' not in record.pathname:
+      return True
+    if record.exc_info and threading.current_thread() is not threading.main_thread():
       self.first = self.first or record.exc_info[1]
-    return True
+    return not (record.exc_info or self._silent)
+
+  @contextlib.contextmanager
+  def silence(self) -> Iterator[None]:
+    self._silent = True
+    try:
+      yield
+    finally:
+      self._silent = False
 
   @property
   def block(self) -> bool:
