@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any
 
@@ -24,7 +24,7 @@ from janus_jax.training.metric_window import Report, Window
 from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.progress import Progress
-from janus_jax.training.run_position import HostStreams, Position, enter_stage, start_position
+from janus_jax.training.run_position import Position, enter_stage, start_position
 from janus_jax.training.stages import Stage, trained_groups
 from janus_jax.training.state import evaluated_params, flatten, place_batch
 from janus_jax.training.step import StageValues, jit_train_step
@@ -51,6 +51,12 @@ class Session:
     """Counts the block as time spent on `cause`, and says what is done."""
     return self.time.on(cause, what, self.progress.log)
 
+  def step_dispatched(self, stage: str, metrics: Mapping[str, jax.Array]) -> None:
+    """Tells all that a step of a stage has been given to the devices."""
+    self.watchdog.step_dispatched(metrics['loss'])
+    self.stop.step_done()
+    self.progress.update(stage)
+
 
 def train(run: TrainingRun, initial_params: Callable[[], Any]) -> tuple[Any, bool]:
   """Trains to the end of the last stage, or until a signal asks to save and stop (`interrupts.py`).
@@ -73,7 +79,7 @@ def train(run: TrainingRun, initial_params: Callable[[], Any]) -> tuple[Any, boo
       if position.stopped or position.step >= stage.end:
         continue
       if position.step == stage.start:
-        session.progress.log(_batch_line(run, stage, position.streams.count))
+        session.progress.log(_batch_line(run, stage, position.num_streams))
         position = enter_stage(run, stage, position)
       position = train_stage(run, stage, position, session)
     if position.stopped:
@@ -89,53 +95,52 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
   1. The step is dispatched, which returns before the devices have computed it. Only then are the metrics of an earlier
      step read: reading waits for that step, and the devices have the next one to go on with.
   2. All processes ask once a step, at the same point, whether to stop: they agree on the step that is the last.
-  3. The data's state is taken while no batch has been read beyond the step: it is the state that the step left.
+  3. The data's state is taken before the next batch is read: it is what the step has left.
   4. Metrics are written before callbacks and saves: what lies in the workdir is never older than a checkpoint.
   5. A save comes after the callbacks. A run that dies in one comes back before it; what it wrote is cut off and made
      anew.
   """
-  config, name, step, state, stopped = run.config, stage.stage.name, position.step, position.state, False
+  config, name, first = run.config, stage.stage.name, position.step
   train_step, (rates, values) = jit_train_step(config.stage_masks), _stage_values(stage.stage)
   reports, timed = _Reports(run, stage, position, session), session.timed
   session.watchdog.rest()
-  with closing(run.batches(stage, position.streams.shards, position.streams.states)) as batches:
-    while step < stage.end and not stopped:
-      is_first, began = step == position.step, time.perf_counter()
+  with closing(run.batches(stage, position.shards, position.streams)) as batches:
+    while position.step < stage.end and not position.stopped:
+      is_first, began = position.step == first, time.perf_counter()
       with timed('waiting for data', f'{name}: reading the first batch' if is_first else ''):
         batch = next(batches)
       reports.count(batch, time.perf_counter() - began)
-      batch = place_batch(batch, run.placement.mesh, position.streams.host.count)
-      values = values.replace(learning_rate=rates[step - stage.start])
+      batch = place_batch(batch, run.placement.mesh, position.num_hosts)
+      values = values.replace(learning_rate=rates[position.step - stage.start])
       with timed('compiling', f'{name}: compiling the training step') if is_first else nullcontext():
-        state, metrics = train_step(state, batch, values, masks=stage.masks, config=run.step)
-      step += 1
-      session.watchdog.step_dispatched(metrics['loss'])
-      session.stop.step_done()
-      session.progress.update(name)
+        state, metrics = train_step(position.state, batch, values, masks=stage.masks, config=run.step)
+      session.step_dispatched(name, metrics)
+      step = position.step + 1
       stopped = hosts.should_stop(session.stop.asked, step)  # 2.
+      streams = batches.get_state()['streams']  # 3.
+      position = dataclasses.replace(position, step=step, state=state, streams=streams, stopped=stopped)
 
-      reports.write()  # 1. Of an earlier step.
+      reports.write()  # 1.
       if step % config.log_every == 0 or step == stage.end:
-        reports.take(step, metrics, values, batches.get_state()['streams'])
+        reports.take(position, metrics, values)
       is_due = config.eval_every and step % config.eval_every == 0
       evaluating = not stopped and (is_due or step == stage.end)
       saving = session.checkpoints.should_save(step) or stopped
       if evaluating or saving:
-        reports.write()  # 4. Of this step.
+        reports.write()  # 4.
         session.watchdog.rest()
       if evaluating:
-        _evaluate(run, stage, Position(step, state, position.streams), session)
+        _evaluate(run, stage, position, session)
         reports.restart()
       if saving:
-        _save(run, stage, Position(step, state, position.streams.at(batches)), session)
-    streams = position.streams.at(batches)
-  _log_unused(streams)
-  return Position(step, state, streams, stopped)
+        _save(run, stage, position, session)  # 5.
+  _log_unused(position)
+  return position
 
 
-def _log_unused(streams: HostStreams) -> None:
+def _log_unused(position: Position) -> None:
   for what, described in ('skipped', describe_skipped), ('that were longer than a row', describe_shortened):
-    if counts := described(streams.states):
+    if counts := described(position.streams):
       logging.info('records %s so far: %s', what, counts)
 
 
@@ -146,10 +151,10 @@ def _evaluate(run: TrainingRun, stage: ScheduledStage, position: Position, sessi
 
 
 def _save(run: TrainingRun, stage: ScheduledStage, position: Position, session: Session) -> None:
-  state, streams = position.state, position.streams
+  state = position.state
   params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
   metadata = {**run.files.metadata, 'stage': stage.stage.name, 'stage_index': stage.index, 'params': params}
-  data = {'count': streams.count, 'first': streams.shards[0].index, 'streams': streams.states}
+  data = {'count': position.num_streams, 'first': position.shards[0].index, 'streams': position.streams}
   with session.timed('saving', f'step {position.step}: saving'):
     run.files.before_save()
     session.checkpoints.save(position.step, state, data, metadata)
@@ -194,14 +199,14 @@ class _Reports:
 
   def __init__(self, run: TrainingRun, stage: ScheduledStage, position: Position, session: Session):
     self._stage, self._session, self._max_skips = stage.stage.name, session, run.config.max_consecutive_skips
-    groups, host_count = trained_groups(stage.trained), position.streams.host.count
-    self._window = Window(run.step.model, run.config.sequence_length, groups, host_count)
+    groups = trained_groups(stage.trained)
+    self._window = Window(run.step.model, run.config.sequence_length, groups, position.num_hosts)
     self._pending: Report | None = None
     self.count, self.restart = self._window.add, self._window.restart
 
-  def take(self, step: int, metrics: Mapping[str, jax.Array], values: StageValues, streams: Sequence[Any]) -> None:
+  def take(self, position: Position, metrics: Mapping[str, jax.Array], values: StageValues) -> None:
     """Ends a window with a dispatched step; waits for nothing."""
-    self._pending = self._window.take(step, metrics, float(values.learning_rate), streams)
+    self._pending = self._window.take(position.step, metrics, float(values.learning_rate), position.streams)
 
   def write(self) -> None:
     """Waits for the step that was taken, if any, and writes its line."""

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import grain
 import jax
 
 from janus_jax.data.pipeline import next_stage
@@ -20,38 +19,32 @@ from janus_jax.training.training_run import ScheduledStage, TrainingRun
 
 
 @dataclasses.dataclass(frozen=True)
-class HostStreams:
-  """Streams of data that this host reads.
+class Position:
+  """All that the rest of a run depends on.
 
   Attributes:
-    host: this host, of those that make a batch together. It may be several processes, which make the same rows.
-    count: streams of all hosts.
-    states: states of this host's streams (`data.pipeline.Stream`); None before the first stage.
+    step: updates so far.
+    state: parameters, moments, counters; given up (donated) by the next step.
+    shards: for each of this host's streams, the shard of the data that it reads.
+    streams: states of these streams (`data.pipeline.Stream`); None before the first stage.
+    stopped: a signal has asked the run to stop here.
   """
-
-  host: DataShard
-  count: int
-  states: Sequence[Mapping[str, Any]] | None = None
-
-  @property
-  def shards(self) -> list[DataShard]:
-    """The shard of the data that each of this host's streams reads."""
-    own = self.count // self.host.count
-    return [DataShard(self.host.index * own + i, self.count) for i in range(own)]
-
-  def at(self, batches: grain.DatasetIterator) -> 'HostStreams':
-    """The same after the last batch that was taken."""
-    return dataclasses.replace(self, states=batches.get_state()['streams'])
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-  """All that the rest of a run depends on, after `step` updates; `stopped` if a signal has asked it to stop here."""
 
   step: int
   state: TrainState
-  streams: HostStreams
+  shards: Sequence[DataShard]
+  streams: Sequence[Mapping[str, Any]] | None = None
   stopped: bool = False
+
+  @property
+  def num_streams(self) -> int:
+    """Streams of all hosts."""
+    return self.shards[0].count
+
+  @property
+  def num_hosts(self) -> int:
+    """Hosts that make a batch, each a part. A host may be several processes, which make the same rows."""
+    return self.num_streams // len(self.shards)
 
 
 def start_position(run: TrainingRun, checkpoints: Checkpoints, initial_params: Callable[[], Any]) -> Position:
@@ -60,17 +53,25 @@ def start_position(run: TrainingRun, checkpoints: Checkpoints, initial_params: C
   Raises:
     InputError: the checkpoint is of another schedule.
   """
-  host = DataShard(*process_batch_shard(run.placement.mesh))
+  mesh = run.placement.mesh
   restored = checkpoints.restore(functools.partial(_abstract_state, run))
   if restored is None:
     state = start_state(initial_params(), run.stages[0].with_moments, run.step.optimizer, run.placement)
-    return Position(0, state, HostStreams(host, run.config.streams or rows_split(run.placement.mesh)))
+    return Position(0, state, _host_shards(mesh, run.config.streams or rows_split(mesh)))
   stage, step = run.stages[restored.metadata['stage_index']], restored.step
   if not stage.start < step <= stage.end:
     where = f'of step {step} in stage {stage.index + 1}'
     raise _refused(run, f'{where}, and {stage.stage.name} has steps {stage.start + 1} to {stage.end} here')
   logging.info('%s: resuming after step %d', run.files.url, step)
-  return Position(step, restored.state, _restored_streams(run, host, restored.data_states))
+  streams = _streams(run, restored.data_states)
+  shards = _host_shards(mesh, len(streams))
+  return Position(step, restored.state, shards, [streams[shard.index] for shard in shards])
+
+
+def _host_shards(mesh: jax.sharding.Mesh, num_streams: int) -> list[DataShard]:
+  host, num_hosts = process_batch_shard(mesh)
+  own = num_streams // num_hosts
+  return [DataShard(host * own + i, num_streams) for i in range(own)]
 
 
 def _abstract_state(run: TrainingRun, metadata: Mapping[str, Any]) -> TrainState:
@@ -91,8 +92,8 @@ def _refused(run: TrainingRun, what: str) -> InputError:
   )
 
 
-def _restored_streams(run: TrainingRun, host: DataShard, saved: Sequence[Mapping[str, Any]]) -> HostStreams:
-  """This host's streams by what all processes saved; dealt anew where their number no longer fits."""
+def _streams(run: TrainingRun, saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  """The states of all streams, as all processes saved them; dealt anew where their number no longer fits."""
   # Processes that make the same rows saved the same.
   found = {data['first'] + i: state for data in saved for i, state in enumerate(data['streams'])}
   states = [found[index] for index in range(saved[0]['count'])]
@@ -104,16 +105,13 @@ def _restored_streams(run: TrainingRun, host: DataShard, saved: Sequence[Mapping
   if count != len(states):
     logging.info('%d streams of data are dealt to %d', len(states), count)
     states = deal_states(states, count)
-  streams = HostStreams(host, count)
-  return dataclasses.replace(streams, states=[states[shard.index] for shard in streams.shards])
+  return states
 
 
 def enter_stage(run: TrainingRun, stage: ScheduledStage, position: Position) -> Position:
   """The position at a stage's start: fresh moments unless it carries them, and every source where it was left."""
-  state, streams = position.state, position.streams
+  state, streams = position.state, position.streams and next_stage(position.streams)
   if position.step:  # Else the state is new.
     carry = stage.stage.carry_moments
     state = start_stage(state, stage.with_moments, run.step.optimizer, run.placement, carry_moments=carry)
-  if streams.states:
-    streams = dataclasses.replace(streams, states=next_stage(streams.states))
   return dataclasses.replace(position, state=state, streams=streams)

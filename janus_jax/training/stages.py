@@ -75,7 +75,7 @@ def trained_paths(stage: Stage, paths: Collection[str]) -> frozenset[str]:
 
 
 def check_carried(stages: Sequence[Stage], paths: Collection[str]) -> None:
-  """Raises InputError where moments are to be carried over from a stage that trains other parameters."""
+  """Raises InputError where moments are to be carried over from a stage that trains other parameters, or from none."""
   for before, stage in zip([None, *stages], stages):
     if not stage.carry_moments:
       continue
