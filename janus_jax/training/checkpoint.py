@@ -13,6 +13,7 @@ checkpoint. Buckets cannot rename: there a directory is whole once it has COMMIT
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -56,11 +57,8 @@ class Restored(NamedTuple):
   metadata: dict[str, Any]
 
 
-class Checkpoints:
-  """The checkpoints of one workdir.
-
-  A context manager: leaving it waits for the save under way. Every process of a run makes the same calls.
-  """
+class Checkpoints(contextlib.AbstractContextManager):
+  """The checkpoints of one workdir. Leaving it waits for the save under way. All processes make the same calls."""
 
   def __init__(
     self,
@@ -96,6 +94,7 @@ class Checkpoints:
     workdir = os.fspath(workdir)
     self._in_bucket = '://' in workdir
     self.directory = epath.Path(workdir if self._in_bucket else os.path.abspath(workdir)) / CHECKPOINTS_DIRECTORY
+    self._damage = functools.partial(storage_faults.as_damage, str(self.directory), self._in_bucket)
     self._failed, self._log = False, OrbaxLog()
     logging.getLogger('absl').addFilter(self._log)
     with self._system_errors(), self._log.silence():
@@ -108,9 +107,6 @@ class Checkpoints:
         save_decision_policy=saved.AnySavePolicy(when),
         preservation_policy=kept.AnyPreservationPolicy(which),
       )
-
-  def __enter__(self) -> 'Checkpoints':
-    return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
     try:
@@ -263,9 +259,6 @@ class Checkpoints:
     except (OSError, ValueError):
       self._failed = True
       raise
-
-  def _damage(self) -> contextlib.AbstractContextManager:
-    return storage_faults.as_damage(str(self.directory), self._in_bucket)
 
 
 def _placed(leaf: Any) -> Any:

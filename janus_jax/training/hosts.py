@@ -98,12 +98,8 @@ def _ending_after(seconds: float) -> Iterator[None]:
   """Ends the process with code 1 and a line if the block takes longer: in C++, where nothing else ends it so."""
 
   def end() -> None:
-    print(
-      f'error: the processes of the run do not find each other within {seconds:.0f} s (--wait_for_processes): expected '
-      'all of them to be started',
-      file=sys.stderr,
-      flush=True,
-    )
+    line = f'the processes of the run do not find each other within {seconds:.0f} s (--wait_for_processes)'
+    print(f'error: {line}: expected all of them to be started', file=sys.stderr, flush=True)
     os._exit(1)
 
   timer = threading.Timer(seconds, end)

@@ -1,5 +1,6 @@
 """Numbers, images and answers of a run, written to metrics.jsonl, TensorBoard, Weights & Biases and samples/."""
 
+import contextlib
 import json
 import math
 import os
@@ -31,8 +32,8 @@ SHOWN = {
 WIDTH = 100  # Characters of a line of the log.
 
 
-class MetricWriter:
-  """Writes metrics of one run into its workdir; a context manager. In other processes than the first it does nothing.
+class MetricWriter(contextlib.AbstractContextManager):
+  """Writer of one run's metrics into its workdir; a context manager. Where it is not `enabled` it does nothing.
 
   metrics.jsonl has one object per line: {"step", "stage", "time" (seconds since the epoch), and the values}.
   """
@@ -51,7 +52,7 @@ class MetricWriter:
     Args:
       workdir: existing directory.
       resume_step: step of the checkpoint that the run resumes from, 0 for a new one. Later lines go.
-      enabled: False in all processes but one.
+      enabled: False in all processes but the first.
       wandb_project: project of Weights & Biases; '' does without.
       config: what Weights & Biases shows as the run's configuration.
 
@@ -68,9 +69,6 @@ class MetricWriter:
     self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115, closed by close()
     purge_from = resume_step + 1 if resume_step else None
     self._events = EventFile(os.path.join(workdir, TENSORBOARD_DIRECTORY), purge_from)
-
-  def __enter__(self) -> 'MetricWriter':
-    return self
 
   def __exit__(self, *_: Any) -> None:
     self.close()

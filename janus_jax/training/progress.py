@@ -1,12 +1,13 @@
 """The progress of a run: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 from typing import Any, TextIO
 
 import tqdm
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
   """A bar on a terminal, with lines scrolling above it; in a file or a pipe only the lines. A context manager."""
 
   def __init__(self, total: int, initial: int = 0, stream: TextIO | None = None, enabled: bool = True):
@@ -25,9 +26,6 @@ class Progress:
       'disable': not (enabled and self._stream.isatty()),
     }
     self._bar = tqdm.tqdm(total=total, initial=initial, file=self._stream, **options)
-
-  def __enter__(self) -> 'Progress':
-    return self
 
   def __exit__(self, *_: Any) -> None:
     self._bar.close()
