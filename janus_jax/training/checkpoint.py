@@ -144,7 +144,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       False, and nothing is written, if the step is saved already.
 
     Raises:
-      OSError: this save or the one before it failed, as on a full disk. The checkpoints saved before are intact.
+      OSError: this save or the one before it failed, as on a full disk. Older checkpoints are intact.
     """
     if step in self.steps:
       return False
@@ -189,8 +189,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       None if there is no checkpoint.
 
     Raises:
-      InputError: the tree is not that of `abstract_state` (lists what is missing, unexpected or of a wrong shape),
-        or no checkpoint is whole.
+      InputError: the tree is not that of `abstract_state` (lists how they differ), or no checkpoint is whole.
     """
     self.wait()
     damaged = {}
@@ -231,7 +230,9 @@ class Checkpoints(contextlib.AbstractContextManager):
       return
     if jax.process_index() == 0:
       for step in steps:
-        (self.directory / str(step)).rename(_free_path(self.directory / f'{step}{DAMAGED_SUFFIX}'))
+        names = (f'{step}{DAMAGED_SUFFIX}{number}' for number in ('', *range(2, 1000)))
+        free = next(path for path in map(self.directory.joinpath, names) if not path.exists())
+        (self.directory / str(step)).rename(free)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('janus_jax: damaged checkpoints set aside')
     self._checkpointer.reload()
@@ -266,11 +267,6 @@ def _placed(leaf: Any) -> Any:
   if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.sharding is not None:
     return leaf
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-
-
-def _free_path(path: epath.Path) -> epath.Path:
-  candidates = (path, *(path.with_name(f'{path.name}{number}') for number in range(2, 1000)))
-  return next(candidate for candidate in candidates if not candidate.exists())
 
 
 class _ProcessJson:

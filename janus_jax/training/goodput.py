@@ -56,9 +56,9 @@ class Watchdog:
     """
     Args:
       factor: times the mean of the steps so far after which a step is reported; 0 never does.
-      least: seconds that a step takes at least before it is reported.
+      least: least seconds of a step that is reported.
       stacks: path of the file that the stacks are appended to.
-      clock: seconds that only grow.
+      clock: gives seconds that only grow.
     """
     self._factor, self._least, self._stacks, self._clock = factor, least, stacks, clock
     self._lock, self._ended = threading.Lock(), threading.Event()

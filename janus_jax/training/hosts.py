@@ -42,7 +42,7 @@ def start(
   Args:
     mode: one of MODES; with 'flags' the next three are given, else None.
     coordinator: 'HOST:PORT', where process 0 listens.
-    count: processes.
+    count: number of processes.
     index: index of this process.
     dead_after: seconds without a sign of life after which the others give a process up and end.
     patience: seconds that a process waits for the others to start.
@@ -183,15 +183,9 @@ def gathered(value: Any) -> list[Any]:
 
 
 def check_same(what: str, values: Mapping[str, Any]) -> None:
-  """Checks that all processes of a run have the same JSON values.
+  """Checks that all processes of a run have the same JSON values; `what` names others, as in 'another config'.
 
-  Args:
-    what: name for values that differ: 'another config'.
-    values: by name.
-
-  Raises:
-    InputError: in all processes; names the first value that differs, the processes that have another one than process
-      0, and both.
+  Raises InputError in all of them, with the first value that differs from that of process 0, and who has it.
   """
   if jax.process_count() == 1:
     return

@@ -26,15 +26,9 @@ MAX_PADDING = 1 / 16
 
 
 def encode_images(encode: Encode, pixels: jax.Array, at_once: int) -> jax.Array:
-  """Encodes the images of every stream, a group at a time, and again in the backward pass.
+  """uint8[N, J, size, size, 3] -> [N, J * P, ...]: encodes the images of every stream, `at_once` at most at a time.
 
-  Args:
-    encode: the encoder.
-    pixels: uint8[N, J, size, size, 3].
-    at_once: most images of a stream in a group.
-
-  Returns:
-    [N, J * P, ...].
+  Where one group does not hold them all, they are encoded again in the backward pass.
   """
   N, J = pixels.shape[:2]
   size = next(size for size in range(min(at_once, J), 0, -1) if -J % size <= J * MAX_PADDING)
@@ -57,10 +51,7 @@ def encode_images(encode: Encode, pixels: jax.Array, at_once: int) -> jax.Array:
 def with_codes(batch: Batch, encode: Encode, at_once: int = 1) -> Batch:
   """The batch with the codes of its `generation_pixels` in `tokens` and `targets`, which hold indices of them.
 
-  Args:
-    batch: a batch of `data.packing.make_batch`, the streams one after another; kept where codes were precomputed.
-    encode: the VQ encoder.
-    at_once: see `encode_images`.
+  A batch whose codes were precomputed stays as it is. `encode` is the VQ encoder; `at_once`: see `encode_images`.
   """
   if 'generation_pixels' not in batch:
     return batch

@@ -61,12 +61,8 @@ class Session:
 def train(run: TrainingRun, initial_params: Callable[[], Any]) -> tuple[Any, bool]:
   """Trains to the end of the last stage, or until a signal asks to save and stop (`interrupts.py`).
 
-  Args:
-    run: what to train.
-    initial_params: gives the tree to start from; called if there is no checkpoint yet.
-
-  Returns:
-    the parameters, and whether the last stage has ended.
+  Returns the parameters, and whether the last stage has ended. `initial_params` gives the tree to start from, and is
+  called if there is no checkpoint yet.
 
   Raises:
     InputError: the data has too many bad records; too many consecutive updates were not finite; a checkpoint of

@@ -46,11 +46,11 @@ def target_counts(batch: Batch) -> jax.Array:
 
 
 class Head(NamedTuple):
-  """Function from hidden states to logits.
+  """A head of the model.
 
   Attributes:
-    logits: weights {path: array} and [B, t, D] -> float32[B, t, V].
-    spread: over which devices; None for one, or to leave it to XLA.
+    logits: function of weights {path: array} and hidden states [B, t, D] -> float32[B, t, V].
+    spread: devices that its loss is spread over; None for one, or to leave it to XLA.
   """
 
   logits: Callable[[Weights, jax.Array], jax.Array]
@@ -61,17 +61,11 @@ class Head(NamedTuple):
 
 
 class Targets(NamedTuple):
-  """Targets of each position of a batch.
+  """Targets of each position of a batch, of which those that are wanted count; scales have no gradient."""
 
-  Attributes:
-    ids: int32[B, T].
-    wanted: bool[B, T], which of them count.
-    scales: float32[B, T]; they have no gradient.
-  """
-
-  ids: jax.Array
-  wanted: jax.Array
-  scales: jax.Array
+  ids: jax.Array  # int32[B, T].
+  wanted: jax.Array  # bool[B, T].
+  scales: jax.Array  # float32[B, T].
 
 
 def cross_entropy(
@@ -83,8 +77,8 @@ def cross_entropy(
   others are never computed. Those of a chunk are made once, and its gradients on the spot: the sum is linear in them.
 
   Args:
-    head: gives the logits.
-    weights: path -> array, the head's.
+    head: gives the logits, with its `weights`.
+    weights: {path: array}.
     hidden: [B, T, D].
     targets: what is predicted.
     chunk: positions of a row whose logits exist together. From T on all logits are computed, at once.
@@ -135,13 +129,7 @@ def _in_chunks(
 
   A loop whose trip count is an array has no gradient of its own: hence the rule below.
 
-  Args:
-    how: the head; size, the positions of a chunk.
-    needed: int32, chunks.
-    hidden: [R, C, L, D], L a multiple of size.
-    targets: int32[R, C, L].
-    scales: float32[R, C, L].
-    weights: the head's.
+  `how` is (head, size). hidden is [R, C, L, D], L a multiple of size; targets are int32[R, C, L], scales float32.
   """
   head, size = how
 
@@ -228,10 +216,7 @@ def _with_chunk(x: jax.Array, part: jax.Array, i: jax.Array, size: int) -> jax.A
 def embed(apply: Callable[..., Any], batch: Batch, features: jax.Array | None) -> jax.Array:
   """[B, T, D]: text, image features and codes, each where the batch says it stands.
 
-  Args:
-    apply: the model's.
-    batch: rows, with `image_places` where there are features.
-    features: [N, J * P, Dv] of `image_encoding.image_features`, or None.
+  `features` are [N, J * P, Dv] of `image_encoding.image_features`, or None; with them the batch has `image_places`.
   """
   tokens, token_types = batch['tokens'], batch['token_types']
   x = apply(jnp.where(token_types == TEXT, tokens, 0), method='embed_text')
@@ -252,17 +237,14 @@ def embed(apply: Callable[..., Any], batch: Batch, features: jax.Array | None) -
 def row_losses(
   params: Any, batch: Batch, features: jax.Array | None, loss_weights: jax.Array, config: StepConfig
 ) -> tuple[jax.Array, TaskLosses]:
-  """The losses of rows whose images are encoded.
+  """The losses of rows whose images are encoded: their weighted sum, which has a gradient, and those of each task.
 
   Args:
     params: the model's tree.
-    batch: of `image_encoding.split_pixels`, or a microbatch of it.
+    batch: rows of `image_encoding.split_pixels`, or a microbatch of them.
     features: features of the images of the whole batch, or None.
     loss_weights: float32[3], weight of a target of each task.
     config: what the loss is compiled for.
-
-  Returns:
-    the weighted sum of all losses, which has a gradient, and the losses of each task, which have none.
   """
   model = Janus(config.model, config.compute)
 

@@ -57,15 +57,15 @@ class Report:
 class Window:
   """Counts the batches since the last report."""
 
-  def __init__(self, model: JanusConfig, length: int, trained: Collection[str], host_count: int = 1):
+  def __init__(self, model: JanusConfig, length: int, trained: Collection[str], num_hosts: int = 1):
     """
     Args:
       model: architecture, for FLOPs.
       length: positions of a row.
       trained: parameter groups that train.
-      host_count: hosts that make a batch, each a part; a host may be several processes, which make the same.
+      num_hosts: hosts that make a batch, each a part; a host may be several processes, which make the same.
     """
-    self._model, self._length, self._trained, self._host_count = model, length, trained, host_count
+    self._model, self._length, self._trained, self._num_hosts = model, length, trained, num_hosts
     self.restart()
 
   def restart(self) -> None:
@@ -111,14 +111,14 @@ class Window:
     packed = round(sums.packing * PACKING_UNITS)
     own = [*sums.counts, *sums.slots, count_skipped(report.streams), packed, *examples.values()]
     # Processes of one host count the same rows.
-    total = hosts.summed(np.array(own)) * self._host_count // jax.process_count()
+    total = hosts.summed(np.array(own)) * self._num_hosts // jax.process_count()
     counts, slots, (skipped, packing) = TokenCounts(*map(int, total[:6])), total[6:8], total[8:10]
     line = {'loss': float(found['loss'])}
     for task, loss, weight in zip(TASKS, found['loss_sums'], found['loss_weights']):
       if weight:
         line[f'loss/{task}'] = float(loss / weight)
     line |= {name: float(found[name]) for name in ('grad_norm', 'param_norm', 'update_norm')}
-    packing = packing / PACKING_UNITS / self._host_count / sums.steps
+    packing = packing / PACKING_UNITS / self._num_hosts / sums.steps
     line |= {'learning_rate': report.learning_rate, 'packing': packing}
     images = counts.images_encoded, counts.images_tokenized
     line |= {name: n / all_slots for name, n, all_slots in zip(SLOT_METRICS, images, slots) if all_slots}

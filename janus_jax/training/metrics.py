@@ -148,10 +148,9 @@ def truncate_metrics(path: str, last_step: int) -> None:
   with open(path, encoding='utf-8', errors='replace') as file:
     lines = file.readlines()
   kept = [line for line in lines if (step := _step_of(line)) is not None and step <= last_step]
-  if len(kept) == len(lines):
-    return
-  with replacing(path) as partial, open(partial, 'w', encoding='utf-8') as file:
-    file.writelines(kept)
+  if len(kept) < len(lines):
+    with replacing(path) as partial, open(partial, 'w', encoding='utf-8') as file:
+      file.writelines(kept)
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
@@ -192,7 +191,7 @@ def _step_of(line: str) -> int | None:
     return None
   try:
     step = json.loads(line)['step']
-  except (json.JSONDecodeError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError):
     return None
   return step if isinstance(step, int) else None
 

@@ -11,7 +11,7 @@ import optax
 
 from janus_jax.errors import InputError
 
-Rules = tuple[tuple[str, float], ...]
+Rules = tuple[tuple[str, float], ...]  # Ordered (regex over the whole path, factor).
 Flat = Mapping[str, jax.Array]  # Path -> array.
 SCHEDULES = ('constant', 'cosine', 'linear')
 STORED_DTYPES = ('float32', 'bfloat16')
@@ -26,7 +26,7 @@ class OptimizerConfig:
     b2: decay of Adam's second moment.
     eps: added to the root of the second moment. The reports state the betas and clipping, but not this.
     max_grad_norm: largest norm of a gradient (over everything that trains); a longer one is shortened to it.
-    learning_rate_rules: ordered (regex over the whole path, factor); the first match decides, 1 where none does.
+    learning_rate_rules: factors by path; the first match decides, 1 where none does.
     weight_decay_rules: as `learning_rate_rules`, for weight decay.
     ema_decay: decay of an exponential moving average of the parameters that train, from when they begin to train:
       average <- ema_decay * average + (1 - ema_decay) * parameter after each step (float32, 4 bytes a parameter).

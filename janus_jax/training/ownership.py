@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import pathlib
 import socket
 import threading
 import time
@@ -37,8 +38,7 @@ class InUseError(InputError):
 def owned(directory: str) -> Iterator[None]:
   """Makes this process the owner of a directory for the block; it leaves nothing behind in one that was not there.
 
-  Args:
-    directory: local, made if missing; or a URL that fsspec knows.
+  The directory is local, made if missing, or a URL that fsspec knows.
 
   Raises:
     InUseError: another process owns it; says which.
@@ -67,12 +67,9 @@ def owned(directory: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: str, name: str, wait: bool = False) -> Iterator[None]:
-  """Holds the system's lock on a file for the block; the file is gone afterwards.
+  """Holds the system's lock on a file, made if missing, for the block; the file is gone afterwards.
 
-  Args:
-    path: a file, made if missing, in an existing directory.
-    name: what is owned, for messages.
-    wait: waits until the present owner is done.
+  `name` is what is owned, for messages. With `wait` another owner is waited for.
 
   Raises:
     InUseError: another process has it and `wait` is False.
@@ -217,11 +214,9 @@ def _in_use(name: str, owner: Mapping[str, Any]) -> InUseError:
   return InUseError(f'{name}: in use by {_described(owner) or "another process"}: expected a free workdir')
 
 
-def _make_directories(directory: str) -> list[str]:
+def _make_directories(directory: str) -> list[pathlib.Path]:
   """Makes it and its parents; returns what was made, the innermost first."""
-  missing, path = [], os.path.abspath(directory)
-  while not os.path.lexists(path):
-    missing.append(path)
-    path = os.path.dirname(path)
-  os.makedirs(directory, exist_ok=True)
+  path = pathlib.Path(os.path.abspath(directory))
+  missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
+  path.mkdir(parents=True, exist_ok=True)
   return missing

@@ -41,11 +41,7 @@ def kept_bytes(model: JanusConfig, dtype: str, remat: str, tensor: int = 1) -> t
   A layer keeps its input [D]. With 'dots' also q [N, H], k and v [K, H], attention's output [N, H] and the logarithm
   of its sums, float32[N], the output's product [D], and the activation's input: gate and up, 2 [F]; in SigLIP one [F].
 
-  Args:
-    model: architecture.
-    dtype: dtype of activations.
-    remat: 'full' or 'dots'.
-    tensor: devices that heads and hidden units are split over.
+  `remat` is 'full' or 'dots'; `tensor` is the number of devices that heads and hidden units are split over.
   """
   size, llama, siglip = jnp.dtype(dtype).itemsize, model.language_model, model.vision_encoder
   decoder, encoder = size * llama.width, size * siglip.width

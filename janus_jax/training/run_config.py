@@ -82,29 +82,24 @@ class RunConfig:
 
 
 def cpu_cores() -> int:
-  """Cores that this process may use."""
+  """Number of cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:
   """Raises InputError for a batch that does not divide into microbatches, over the mesh or into streams."""
-  parts = rows_split(mesh)
+  parts, axes = rows_split(mesh), f'data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]}'
   if streams % parts:
     raise InputError(
       f'streams is {streams}: expected a multiple of {parts}, the parts into which the mesh splits the rows of a batch '
-      f'(data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]}), or 0'
+      f'({axes}), or 0'
     )
   for stage in stages:
+    where = f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of'
     if stage.batch_size % (parts * accumulation):
-      raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts * accumulation} (mesh '
-        f'axes data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {accumulation})'
-      )
+      raise InputError(f'{where} {parts * accumulation} (mesh axes {axes} x accumulation {accumulation})')
     if streams and stage.batch_size % (streams * accumulation):
-      raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of streams x accumulation, which '
-        f'is {streams} x {accumulation}'
-      )
+      raise InputError(f'{where} streams x accumulation, which is {streams} x {accumulation}')
 
 
 def expected_mean(stage: Stage, length: int, holds_codes: bool) -> MeanSize:

@@ -65,7 +65,7 @@ class Placement:
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """Nested dicts to {"/"-joined path: leaf}."""
+  """{"/"-joined path: leaf} of nested dicts."""
   return flax.traverse_util.flatten_dict(tree, sep='/')
 
 
@@ -90,12 +90,8 @@ def start_state(
 ) -> TrainState:
   """The state that `new_state` describes, on the mesh; no array that is to be split is ever whole on one device.
 
-  Args:
-    params: the model's tree; numpy arrays, or arrays on the mesh, which are given up (donated) where dtypes change.
-    trained: paths that get moments.
-    config: the optimizer's constants.
-    placement: mesh and shardings.
-    ema: averages so far; those of other paths start with the parameter.
+  Parameters are numpy arrays, or arrays on the mesh, which are given up (donated) where dtypes change. `ema` are
+  averages so far; those of other paths start with the parameter.
   """
   flat = flatten(params)
   for path, leaf in flat.items():
@@ -135,12 +131,8 @@ def start_stage(
 ) -> TrainState:
   """The state with which a stage begins: the same parameters and counters, fresh moments for what now trains.
 
-  Args:
-    state: the state at the end of the stage before; given up (donated).
-    trained: paths that have moments now.
-    config: the optimizer's constants.
-    placement: mesh and shardings.
-    carry_moments: keep the moments and their count; `trained` has not changed.
+  `state`, at the end of the stage before, is given up (donated). With `carry_moments` the moments and their count stay;
+  `trained` must not have changed.
   """
   if carry_moments:
     return state.replace(skipped_in_a_row=_zero(placement))
@@ -168,16 +160,13 @@ def abstract(state: TrainState, placement: Placement) -> TrainState:
 def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh, shards: int = 1) -> dict[str, jax.Array]:
   """Rows, and streams of images, split over the axes `data` and `fsdp`.
 
-  Args:
-    batch: this process's shard of the rows and streams.
-    mesh: over the devices of all processes.
-    shards: how many make up the batch (`mesh.process_batch_shard`).
+  `batch` is this process's one of so many `shards` of the rows and streams (`mesh.process_batch_shard`).
   """
-
-  def placed(array: np.ndarray) -> jax.Array:
-    return jax.make_array_from_process_local_data(_rows(mesh), array, (len(array) * shards, *array.shape[1:]))
-
-  return {name: placed(array) for name, array in batch.items()}
+  rows = _rows(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(rows, array, (len(array) * shards, *array.shape[1:]))
+    for name, array in batch.items()
+  }
 
 
 def place_whole_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

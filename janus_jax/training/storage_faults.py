@@ -113,15 +113,10 @@ class OrbaxLog(logging.Filter):
     return self.first is not None and jax.process_count() > 1
 
   def call(self, wait: Callable[[], None], agree: bool = True) -> None:
-    """Calls something that waits for the save under way, but not beyond its first fault in any process.
+    """Calls Orbax to wait for the save under way, but not beyond its first fault in any process, which is raised.
 
-    Args:
-      wait: a call of Orbax. Every process of a run makes the same calls.
-      agree: False: the others may be doing something else, and their faults are not heard of.
-
-    Raises:
-      OSError: another process has a fault.
-      Exception: `wait` raised it, or Orbax failed with it.
+    Every process of a run makes the same calls. Without `agree` the others may be doing something else, and their
+    faults are not heard of.
     """
     if jax.process_count() == 1:
       wait()

@@ -41,7 +41,7 @@ class RunFiles:
     workdir: existing local directory, for everything but the checkpoints.
     url: where the checkpoints go: the workdir, or gs://BUCKET/...
     metadata: JSON values stored with every checkpoint (config, versions).
-    begin: called by process 0 once the run can start and a checkpoint is accepted; nothing is written before.
+    begin: called by process 0 once the run can start: nothing is written before.
     before_save: called before each save: the workdir's other files must not be older than a checkpoint.
   """
 
@@ -75,16 +75,7 @@ class ScheduledStage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-  """One run in one workdir; `loop.train` carries it to its end.
-
-  Attributes:
-    config: the stages, and everything about the run beside them.
-    step: what the step is compiled for.
-    placement: mesh and shardings.
-    data: what batches are made of.
-    files: where the run leaves what it makes.
-    callbacks: evaluations along the way, by what each does.
-  """
+  """One run in one workdir; `loop.train` carries it to its end. `callbacks` are named by what each does."""
 
   config: RunConfig
   step: StepConfig
