@@ -24,11 +24,10 @@ from janus_jax.training.metric_window import Report, Window
 from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.progress import Progress
-from janus_jax.training.run_position import Position, enter_stage, start_position
 from janus_jax.training.stages import Stage, trained_groups
 from janus_jax.training.state import evaluated_params, flatten, place_batch
 from janus_jax.training.step import StageValues, jit_train_step
-from janus_jax.training.training_run import ScheduledStage, TrainingRun
+from janus_jax.training.training_run import Position, ScheduledStage, TrainingRun, enter_stage, start_position
 
 # Seconds that a step takes before the watchdog reports it, however short the others are.
 WATCHDOG_LEAST = 60.0

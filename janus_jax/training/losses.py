@@ -118,12 +118,7 @@ def cross_entropy(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _in_chunks(
-  how: tuple[Head, int],
-  needed: jax.Array,
-  hidden: jax.Array,
-  targets: jax.Array,
-  scales: jax.Array,
-  weights: Weights,
+  how: tuple[Head, int], needed: jax.Array, hidden: jax.Array, targets: jax.Array, scales: jax.Array, weights: Weights
 ) -> tuple[jax.Array, jax.Array]:
   """The first `needed` chunks of `size` positions of each device: sum of scaled losses, and losses float32[R, C, L].
 

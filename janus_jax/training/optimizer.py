@@ -11,7 +11,7 @@ import optax
 
 from janus_jax.errors import InputError
 
-Rules = tuple[tuple[str, float], ...]  # Ordered (regex over the whole path, factor).
+Rules = tuple[tuple[str, float], ...]
 Flat = Mapping[str, jax.Array]  # Path -> array.
 SCHEDULES = ('constant', 'cosine', 'linear')
 STORED_DTYPES = ('float32', 'bfloat16')
@@ -26,7 +26,7 @@ class OptimizerConfig:
     b2: decay of Adam's second moment.
     eps: added to the root of the second moment. The reports state the betas and clipping, but not this.
     max_grad_norm: largest norm of a gradient (over everything that trains); a longer one is shortened to it.
-    learning_rate_rules: factors by path; the first match decides, 1 where none does.
+    learning_rate_rules: ordered (regex over the whole path, factor); the first match decides, 1 where none does.
     weight_decay_rules: as `learning_rate_rules`, for weight decay.
     ema_decay: decay of an exponential moving average of the parameters that train, from when they begin to train:
       average <- ema_decay * average + (1 - ema_decay) * parameter after each step (float32, 4 bytes a parameter).
@@ -72,13 +72,13 @@ def adam(config: OptimizerConfig) -> optax.GradientTransformation:
     return exact
 
   def init(params: Flat) -> optax.ScaleByAdamState:
-    mu, nu = ({path: jnp.zeros(p.shape, dtype) for path, p in params.items()} for _ in range(2))
+    mu, nu = (optax.tree.zeros_like(params, dtype) for _ in range(2))
     return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
   def update(
     gradients: Flat, state: optax.ScaleByAdamState, params: Flat | None = None
   ) -> tuple[Flat, optax.ScaleByAdamState]:
-    mu, nu = ({path: m.astype(jnp.float32) for path, m in moments.items()} for moments in (state.mu, state.nu))
+    mu, nu = optax.tree.cast((state.mu, state.nu), jnp.float32)
     directions, new = exact.update(gradients, state._replace(mu=mu, nu=nu), params)
     # From the count alone: a run that resumes samples what it would have sampled.
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0, impl='threefry2x32'), new.count))

@@ -20,6 +20,8 @@ from janus_jax.training.stages import Stage, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
 
+Shapes = Mapping[str, tuple[int, ...]]
+
 # Fraction of a program's memory that the formula may fill: it knows no workspaces and no fragmentation.
 USABLE = 0.9
 # Fraction of a GPU's memory that JAX takes unless its environment says otherwise.
@@ -62,9 +64,7 @@ def working_bytes(model: JanusConfig, dtype: str) -> int:
   return jnp.dtype(dtype).itemsize * (7 * llama.mlp_dim + 22 * llama.width)
 
 
-def state_bytes(
-  step: StepConfig, trained: frozenset[str], placement: Placement, shapes: Mapping[str, tuple[int, ...]]
-) -> int:
+def state_bytes(step: StepConfig, trained: frozenset[str], placement: Placement, shapes: Shapes) -> int:
   """Bytes of a device that do not depend on rows.
 
   A parameter that trains is stored in float32, with two moments, its gradient and, by `step`, its average and the sum
@@ -80,12 +80,7 @@ def state_bytes(
 
 
 def step_bytes(
-  step: StepConfig,
-  stages: Iterable[Stage],
-  placement: Placement,
-  shapes: Mapping[str, tuple[int, ...]],
-  length: int,
-  remat: str,
+  step: StepConfig, stages: Iterable[Stage], placement: Placement, shapes: Shapes, length: int, remat: str
 ) -> int:
   """Bytes of a device at the worst moment of the largest step of a run, with the state of all that ever trains.
 
@@ -107,11 +102,7 @@ def step_bytes(
 
 
 def with_remat(
-  step: StepConfig,
-  stages: Iterable[Stage],
-  placement: Placement,
-  shapes: Mapping[str, tuple[int, ...]],
-  length: int,
+  step: StepConfig, stages: Iterable[Stage], placement: Placement, shapes: Shapes, length: int
 ) -> StepConfig:
   """`step` with 'auto' replaced by 'dots' where the device is known to have the memory for all stages, else by 'full'.
 

@@ -47,18 +47,11 @@ class StageValues:
 def train_step(
   state: TrainState, batch: Batch, values: StageValues, *, masks: StaticMasks | TracedMasks, config: StepConfig
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """Makes one update.
+  """Makes one update, on a batch of `data.packing.make_batch`. The state is given up (donated).
 
   The loss is the weighted mean over all supervised targets of the batch, whatever their task: sum over tasks of
   weight * summed cross-entropy, divided by sum of weight * targets. A loss or gradient that is not finite changes
   nothing but the counters.
-
-  Args:
-    state: given up (donated).
-    batch: arrays of `data.packing.make_batch`.
-    values: rates and weights of this step.
-    masks: parameters that train (see the top).
-    config: constants that it is compiled for.
 
   Returns:
     the new state, and metrics: float32 `loss`, `grad_norm` (before clipping), `param_norm` and `update_norm` (of what
