@@ -95,9 +95,9 @@ def train_step(
 
 @functools.cache
 def jit_train_step(mode: str) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """`train_step`, compiled, its state donated: the one place where it is. Runs of one process share it.
+  """`train_step`, compiled with its state donated: nothing else compiles it, and all runs of a process share it.
 
-  Whether `masks` is static or traced is by `mode`, one of MODES.
+  `mode`, one of MODES, decides whether `masks` is static or traced.
   """
   static = ('masks', 'config') if mode == 'static' else ('config',)
   return jax.jit(train_step, static_argnames=static, donate_argnames=('state',))

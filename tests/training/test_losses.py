@@ -23,7 +23,7 @@ STEP, TWO_PARTS = StepConfig(CONFIG, loss_chunk=32), StepConfig(CONFIG, accumula
 
 @pytest.fixture(scope='module')
 def spec(tmp_path_factory):
-  return batches.make_spec(tmp_path_factory.mktemp('tokenizer'), batches.DRAWING_SIZE)
+  return batches.make_spec(tmp_path_factory.mktemp('tokenizer'), batches.GENERATION_SIZE)
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +37,7 @@ def apply():
 def both_forms(apply, spec) -> tuple[dict, dict]:
   """The same batch with images to generate as pixels, and as the codes that the tokenizer makes of them."""
   rng = np.random.default_rng(1)
-  size = batches.DRAWING_SIZE
+  size = batches.GENERATION_SIZE
   pairs = batches.records()
   generated = [i for i, (kind, _) in enumerate(pairs) if kind == 'generation']
   generation_images = {i: rng.integers(0, 256, (size, size, 3), np.uint8) for i in generated}
@@ -47,7 +47,7 @@ def both_forms(apply, spec) -> tuple[dict, dict]:
   assert len(np.unique(np.stack(list(codes.values())), axis=0)) == len(generation_images)
   with_pixels = [(kind, {**record, 'image': generation_images.get(i)}) for i, (kind, record) in enumerate(pairs)]
   examples = batches.make_examples(spec, with_pixels)
-  as_pixels = batches.batch_of(examples, batches.ROWS, batches.DRAWING_SIZE)
+  as_pixels = batches.batch_of(examples, batches.ROWS, batches.GENERATION_SIZE)
   coded = [(kind, {**record, 'codes': codes.get(i)}) for i, (kind, record) in enumerate(pairs)]
   return as_pixels, batches.batch_of(batches.make_examples(as_codes(spec), coded), batches.ROWS)
 
@@ -59,7 +59,7 @@ def as_codes(spec):
 def test_codes_stand_where_the_batch_says(spec):
   """With a tokenizer whose codes tell the image and the position."""
   pairs = [('generation', {'prompt': 'x', 'image': np.full((16, 16, 3), value, np.uint8)}) for value in (1, 2, 3)]
-  batch = batches.batch_of(batches.make_examples(spec, pairs), (1, 0, 1), batches.DRAWING_SIZE)
+  batch = batches.batch_of(batches.make_examples(spec, pairs), (1, 0, 1), batches.GENERATION_SIZE)
   P = batches.NUM_CODES
   encoded = with_codes(batch, lambda pixels: 100 * pixels[:, 0, 0, :1].astype(jnp.int32) + jnp.arange(P))
   for row, segment, value in ((1, 1, 1), (0, 1, 2), (1, 2, 3)):
@@ -92,7 +92,7 @@ def test_batches_without_room_for_images(apply, spec):
     shape,
     num_codes=batches.NUM_CODES,
     image_size=batches.IMAGE_SIZE,
-    generation_size=batches.DRAWING_SIZE,
+    generation_size=batches.GENERATION_SIZE,
   )
   encoded = with_codes(batch, functools.partial(apply, method='encode_pixels'))
   np.testing.assert_array_equal(encoded['tokens'], batch['tokens'])
@@ -113,13 +113,13 @@ def test_each_image_stands_where_its_row_has_it(streams, apply, spec):
   pairs = [pair for pair in batches.records() if pair[0] == 'understanding']
   examples = batches.make_examples(spec, pairs)
   shape = dataclasses.replace(batches.SHAPE, images=4)
-  batch = batches.batch_of(examples, (1, 2, 1), batches.DRAWING_SIZE, streams=streams, shape=shape)
+  batch = batches.batch_of(examples, (1, 2, 1), batches.GENERATION_SIZE, streams=streams, shape=shape)
   x = embedded(apply, batch)
   assert (batch['token_types'] == IMAGE).sum() == 4 * CONFIG.vision_encoder.num_tokens
   for row, images in enumerate(batches.images_of_rows(batch)):
-    places = np.flatnonzero(batch['token_types'][row] == IMAGE).reshape(-1, CONFIG.vision_encoder.num_tokens)
-    for place, features in zip(places, apply(images, method='embed_images')):
-      np.testing.assert_allclose(x[row, place], features, atol=1e-5)
+    found = np.flatnonzero(batch['token_types'][row] == IMAGE).reshape(-1, CONFIG.vision_encoder.num_tokens)
+    for positions, features in zip(found, apply(images, method='embed_images')):
+      np.testing.assert_allclose(x[row, positions], features, atol=1e-5)
   # More placeholders than images are a mistake that must not pass for the last image.
   batch['token_types'][:2, :] = IMAGE
   assert np.isnan(embedded(apply, batch)[:2]).any()
@@ -154,7 +154,7 @@ def questions(spec):
     ('understanding', {'images': [rng.integers(0, 256, size, np.uint8) for _ in range(n)], 'turns': turns})
     for n, turns in records
   ]
-  sizes = {'shape': LONG, 'image_size': SHARED.image_size, 'generation_size': batches.DRAWING_SIZE}
+  sizes = {'shape': LONG, 'image_size': SHARED.image_size, 'generation_size': batches.GENERATION_SIZE}
   return batches.batch_of(batches.make_examples(spec, pairs), (1, 2, 1), **sizes)
 
 
@@ -165,10 +165,10 @@ def test_with_one_encoder_an_image_of_a_question_is_what_the_vq_makes_of_it(appl
   is_image = questions['token_types'] == IMAGE
   assert is_image.sum() == 4 * batches.NUM_CODES
   for row, images in enumerate(batches.images_of_rows(questions, batches.NUM_CODES)):
-    places = np.flatnonzero(is_image[row]).reshape(-1, batches.NUM_CODES)
-    for place, image in zip(places, images):
+    found = np.flatnonzero(is_image[row]).reshape(-1, batches.NUM_CODES)
+    for positions, image in zip(found, images):
       codes = apply(image[None], method='encode_pixels')
-      np.testing.assert_allclose(x[row, place], apply(codes, method='embed_codes')[0], atol=1e-5)
+      np.testing.assert_allclose(x[row, positions], apply(codes, method='embed_codes')[0], atol=1e-5)
   # Nothing else has changed.
   np.testing.assert_array_equal(np.asarray(seen['tokens'])[~is_image], questions['tokens'][~is_image])
   np.testing.assert_array_equal(np.asarray(seen['token_types'])[~is_image], questions['token_types'][~is_image])
