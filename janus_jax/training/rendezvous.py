@@ -120,7 +120,8 @@ class _Meeting:
 
   async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Takes messages from a connection until it ends; it may come again, or it is nobody of ours."""
-    with contextlib.closing(writer), contextlib.suppress(OSError, ValueError):
+    # Up to Python 3.12 asyncio logs a traceback for a connection that is cancelled at the end.
+    with contextlib.closing(writer), contextlib.suppress(OSError, ValueError, asyncio.CancelledError):
       try:
         async for line in reader:
           hello = _parsed(line)

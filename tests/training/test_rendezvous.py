@@ -36,10 +36,11 @@ def outcomes(address: str, *processes: tuple[int, int], patience: float = 60) ->
     return list(pool.map(run, processes))
 
 
-def test_all_come_in_any_order_and_may_meet_there_again(address):
+def test_all_come_in_any_order_and_may_meet_there_again(address, caplog):
   for _ in range(2):
     assert outcomes(address, (2, 3), (1, 3), (0, 3)) == ['', '', '']
   assert outcomes(address, (0, 1)) == ['']
+  assert not caplog.messages  # asyncio logs what its tasks end with.
 
 
 def test_those_who_wait_say_who_is_missing(address):
