@@ -95,8 +95,8 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
   5. A save comes after the callbacks. A run that dies in one comes back before it; what it wrote is cut off and made
      anew.
   """
-  config, name, first = run.config, stage.stage.name, position.step
-  train_step, (rates, values) = jit_train_step(config.stage_masks), _stage_values(stage.stage)
+  config, name, first = run.config, stage.settings.name, position.step
+  train_step, (rates, values) = jit_train_step(config.stage_masks), _stage_values(stage.settings)
   reports, timed = _Reports(run, stage, position, session), session.timed
   session.watchdog.rest()
   with closing(run.batches(stage, position.shards, position.streams)) as batches:
@@ -142,13 +142,13 @@ def _log_unused(position: Position) -> None:
 def _evaluate(run: TrainingRun, stage: ScheduledStage, position: Position, session: Session) -> None:
   for what, callback in run.callbacks.items():
     with session.timed('observing', f'step {position.step}: {what}'):
-      callback(position.step, stage.stage.name, evaluated_params(position.state), session.writer)
+      callback(position.step, stage.settings.name, evaluated_params(position.state), session.writer)
 
 
 def _save(run: TrainingRun, stage: ScheduledStage, position: Position, session: Session) -> None:
   state = position.state
   params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
-  metadata = {**run.files.metadata, 'stage': stage.stage.name, 'stage_index': stage.index, 'params': params}
+  metadata = {**run.files.metadata, 'stage': stage.settings.name, 'stage_index': stage.index, 'params': params}
   data = {'count': position.num_streams, 'first': position.shards[0].index, 'streams': position.streams}
   with session.timed('saving', f'step {position.step}: saving'):
     run.files.before_save()
@@ -184,7 +184,7 @@ def _open_session(run: TrainingRun, initial_params: Callable[[], Any], stack: Ex
 def _batch_line(run: TrainingRun, stage: ScheduledStage, count: int) -> str:
   shape = run.batch_shape(stage, count)
   return (
-    f'{stage.stage.name}: a batch is {count} x {shape.rows} rows, with room for {count} x ({shape.images} images to '
+    f'{stage.settings.name}: a batch is {count} x {shape.rows} rows, with room for {count} x ({shape.images} images to '
     f'understand, {shape.generation_images} to generate)'
   )
 
@@ -193,7 +193,7 @@ class _Reports:
   """Lines of metrics of one stage: taken when their step has been dispatched, written later."""
 
   def __init__(self, run: TrainingRun, stage: ScheduledStage, position: Position, session: Session):
-    self._stage, self._session, self._max_skips = stage.stage.name, session, run.config.max_consecutive_skips
+    self._stage, self._session, self._max_skips = stage.settings.name, session, run.config.max_consecutive_skips
     groups = trained_groups(stage.trained)
     self._window = Window(run.step.model, run.config.sequence_length, groups, position.num_hosts)
     self._pending: Report | None = None

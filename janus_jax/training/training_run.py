@@ -67,7 +67,7 @@ class ScheduledStage:
   """
 
   index: int
-  stage: Stage
+  settings: Stage
   start: int
   trained: frozenset[str]
   masks: StaticMasks | TracedMasks
@@ -75,7 +75,7 @@ class ScheduledStage:
 
   @property
   def end(self) -> int:
-    return self.start + self.stage.steps
+    return self.start + self.settings.steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,9 +110,13 @@ class TrainingRun:
     self, stage: ScheduledStage, shards: Sequence[DataShard], states: Sequence[Mapping[str, Any]] | None
   ) -> grain.DatasetIterator:
     """The batches of a stage made of these shards of the data, from the given states of their streams on."""
-    config, data, shape = self.config, self.data, self.batch_shape(stage, shards[0].count)
+    config, settings = self.config, stage.settings
     return pipeline.batches(
-      *(data.sources, stage.stage.ratio, stage.stage.sources, data.spec, shape),
+      self.data.sources,
+      ratio=settings.ratio,
+      weights=settings.sources,
+      spec=self.data.spec,
+      shape=self.batch_shape(stage, shards[0].count),
       seed=config.seed,
       guidance_dropout=config.guidance_dropout,
       skip_limit=SkipLimit(fraction=config.max_bad_record_fraction),
@@ -166,7 +170,7 @@ def start_position(run: TrainingRun, checkpoints: Checkpoints, initial_params: C
   stage, step = run.stages[restored.metadata['stage_index']], restored.step
   if not stage.start < step <= stage.end:
     where = f'of step {step} in stage {stage.index + 1}'
-    raise _refused(run, f'{where}, and {stage.stage.name} has steps {stage.start + 1} to {stage.end} here')
+    raise _refused(run, f'{where}, and {stage.settings.name} has steps {stage.start + 1} to {stage.end} here')
   logging.info('%s: resuming after step %d', run.files.url, step)
   streams = _streams(run, restored.data_states)
   shards = _host_shards(mesh, len(streams))
@@ -217,6 +221,6 @@ def enter_stage(run: TrainingRun, stage: ScheduledStage, position: Position) -> 
   """The position at a stage's start: fresh moments unless it carries them, and every source where it was left."""
   state, streams = position.state, position.streams and pipeline.next_stage(position.streams)
   if position.step:  # Else the state is new.
-    carry = stage.stage.carry_moments
+    carry = stage.settings.carry_moments
     state = start_stage(state, stage.with_moments, run.step.optimizer, run.placement, carry_moments=carry)
   return dataclasses.replace(position, state=state, streams=streams)
