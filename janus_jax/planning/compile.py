@@ -23,7 +23,7 @@ from janus_jax.planning.ideal import ideal_bytes
 from janus_jax.planning.memory import Memory, available_bytes, held_bytes, memory_of, wanted_bytes
 from janus_jax.planning.roofline import Figures, StageWork, stage_figures
 from janus_jax.planning.topologies import Topology, abstract_devices
-from janus_jax.runs.callbacks import held_out_losses, static_arguments
+from janus_jax.runs.callbacks import held_out_losses
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import hold_codes
 from janus_jax.runs.setup import make_placement, read_step
@@ -209,7 +209,7 @@ def _held_out_bytes(setup: Setup, state: TrainState) -> int:
   weights = jax.ShapeDtypeStruct((3,), jnp.float32)
   _, memory = _compile(
     setup,
-    lambda: held_out_losses.lower(state.params, batch, weights, **static_arguments(setup.step)),
+    lambda: held_out_losses.lower(state.params, batch, weights, setup.step),
     (state.params, batch),
   )
   # Parameters that the loss does not need are no arguments of its program, but are there.

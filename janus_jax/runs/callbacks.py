@@ -19,27 +19,17 @@ from janus_jax.inference.generation import generate_images
 from janus_jax.inference.requests import ImageSettings, LoadedJanus
 from janus_jax.models.config import JanusConfig
 from janus_jax.runs.datasets import Samples
-from janus_jax.training.loop import Sources
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.run_config import RunConfig
 from janus_jax.training.state import place_whole_batch
 from janus_jax.training.step import StepConfig
+from janus_jax.training.training_run import Sources
 
 ANSWER_TOKENS = 32
 BATCH_SIZE = 64
 
-held_out_losses = jax.jit(batch_losses, static_argnames=('config', 'compute', 'chunk', 'accumulation'))
-
-
-def static_arguments(step: StepConfig) -> dict[str, Any]:
-  """Static arguments of `held_out_losses`."""
-  return {
-    'config': step.model,
-    'compute': step.compute,
-    'chunk': step.loss_chunk,
-    'accumulation': step.accumulation,
-  }
+held_out_losses = jax.jit(batch_losses, static_argnames='config')
 
 
 class HeldOutLoss:
@@ -59,7 +49,7 @@ class HeldOutLoss:
     """
     stage = run.run_stages[-1]
     self._batches: list[dict[str, np.ndarray]] = []
-    self._static = static_arguments(step)
+    self._step = step
     weights = {
       kind: {name: weight for name, weight in stage.sources.get(kind, {}).items() if name in sources[kind]}
       for kind in TASKS
@@ -83,9 +73,7 @@ class HeldOutLoss:
       return {}
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     ones = np.ones(len(TASKS), np.float32)
-    found = [
-      held_out_losses(params, place_whole_batch(batch, mesh), ones, **self._static)[1] for batch in self._batches
-    ]
+    found = [held_out_losses(params, place_whole_batch(batch, mesh), ones, self._step)[1] for batch in self._batches]
     sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
     return {kind: float(total / weight) for kind, total, weight in zip(TASKS, sums, weights) if weight}
 

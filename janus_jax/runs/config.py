@@ -28,7 +28,7 @@ from janus_jax.toy.pretraining_vq import Quantisation
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.run_config import RunConfig
 from janus_jax.training.stages import Stage
-from janus_jax.training.step import StepSettings
+from janus_jax.training.step_config import StepSettings
 
 Part = TypeVar('Part')
 

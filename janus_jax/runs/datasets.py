@@ -27,7 +27,7 @@ from janus_jax.runs.image_codes import image_encoder, only_codes, stored_codes
 from janus_jax.toy import dataset
 from janus_jax.toy.shapes import World
 from janus_jax.toy.test_set import build_drawings, build_questions
-from janus_jax.training.loop import Sources
+from janus_jax.training.training_run import Sources
 
 
 @dataclasses.dataclass(frozen=True)

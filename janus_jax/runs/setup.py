@@ -27,14 +27,14 @@ from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import MeshConfig, make_mesh, rows_split
-from janus_jax.training import hosts
-from janus_jax.training.loop import Run
+from janus_jax.training import hosts, loop
 from janus_jax.training.optimizer import check_rules
 from janus_jax.training.rematerialisation import with_remat
 from janus_jax.training.run_config import check_batches
 from janus_jax.training.stages import Stage, check_carried, trained_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
+from janus_jax.training.training_run import RunFiles, TrainingData, TrainingRun
 
 
 def train(config: TrainConfig, workdir: str, force: bool = False) -> Any:
@@ -89,18 +89,13 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       workdirs.begin(workdir, written, checkpoint)
       files.upload()
 
-    run = Run(
-      config,
-      step_config,
-      spec,
-      data.train,
-      means,
-      placement,
-      workdir,
-      files.url,
-      {'config': written, 'versions': {'jax': jax.__version__}},
-      begin=begin,
-      before_save=files.upload,
+    metadata = {'config': written, 'versions': {'jax': jax.__version__}}
+    run = TrainingRun(
+      config=config,
+      step=step_config,
+      placement=placement,
+      data=TrainingData(data.train, spec, means),
+      files=RunFiles(workdir, files.url, metadata, begin=begin, before_save=files.upload),
       callbacks={
         **({'measuring held-out losses': held_out} if config.held_out_batches else {}),
         **({'generating images and answers': sampler} if config.sampling.num_images else {}),
@@ -113,8 +108,8 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       if advice := summary.short_rows(stages, means, config.sequence_length):
         logging.warning('%s', advice)
     with jax.set_mesh(mesh):
-      params = run.train(lambda: load_params(start(), placement.params))
-    if run.is_complete and not jax.process_index():
+      params, is_complete = loop.train(run, lambda: load_params(start(), placement.params))
+    if is_complete and not jax.process_index():
       logging.info('%s', summary.end_summary(workdir, files.url, config.data.name == 'toy'))
     return params
 

@@ -1,6 +1,7 @@
-"""The stages of training: what each of them is, what trains in it, where it ends."""
+"""The stages of training: their settings, the parameters that train in them, their ends."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -19,19 +20,18 @@ class Stage:
     steps: updates.
     batch_size: packed rows per update.
     trainable: parameter groups, or regexes over whole paths; what trains.
-    learning_rate: the highest of the stage.
+    learning_rate: highest rate of the stage.
     warmup_steps: updates before it is reached.
     schedule: 'constant', or 'cosine' or 'linear', which fall after the warm-up.
-    final_fraction: fraction of the learning rate that they fall to.
+    final_fraction: fraction of the learning rate that these two fall to.
     weight_decay: AdamW's weight decay.
     ratio: understanding : text : generation.
-    sources: per kind, the integer weight of each source.
-    loss_weights: weight of a target of each kind in the loss: understanding, text, generation.
-    images_per_row: understanding images that there is room for, per row; 0: as many as the mixture needs
-      (`packing.batch_shape`).
-    generation_images_per_row: images to generate that there is room for, in the same way.
+    sources: per task, the integer weight of each source.
+    loss_weights: weight of a target of each task in the loss: understanding, text, generation.
+    images_per_row: slots for understanding images per row; 0: as many as the mixture needs (`packing.batch_shape`).
+    generation_images_per_row: slots for images to generate, in the same way.
     carry_moments: keep Adam's moments of the stage before, which must train the same parameters.
-    expected_tokens: mean length of an example of each kind, images included: what `plan` assumes, which reads no data.
+    expected_tokens: mean length of an example of each task, images included, for `plan`, which reads no data.
   """
 
   name: str
@@ -56,13 +56,8 @@ class Stage:
       raise InputError(f'warmup_steps is {self.warmup_steps}: expected 0 to the {self.steps} steps of the stage')
 
 
-def trained_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
-  """The parameters that train in a stage.
-
-  Raises:
-    InputError: a pattern that is no regex or matches nothing.
-  """
-  paths = list(paths)
+def trained_paths(stage: Stage, paths: Collection[str]) -> frozenset[str]:
+  """The parameters that train in a stage. Raises InputError for a pattern that is no regex or matches nothing."""
   found: set[str] = set()
   for pattern in stage.trainable:
     regex = f'{pattern}/.*' if pattern in GROUPS else pattern
@@ -79,9 +74,8 @@ def trained_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
   return frozenset(found)
 
 
-def check_carried(stages: Sequence[Stage], paths: Iterable[str]) -> None:
-  """Raises InputError where moments are to be carried over from a stage that trains other parameters."""
-  paths = list(paths)
+def check_carried(stages: Sequence[Stage], paths: Collection[str]) -> None:
+  """Raises InputError where moments are to be carried over from a stage that trains other parameters, or from none."""
   for before, stage in zip([None, *stages], stages):
     if not stage.carry_moments:
       continue
@@ -103,8 +97,4 @@ def trained_groups(paths: Collection[str]) -> set[str]:
 
 def stage_ends(stages: Iterable[Stage]) -> list[int]:
   """The step of the run at which each stage is over."""
-  ends, total = [], 0
-  for stage in stages:
-    total += stage.steps
-    ends.append(total)
-  return ends
+  return list(itertools.accumulate(stage.steps for stage in stages))

@@ -10,12 +10,12 @@ from training.batches import CONFIG, params
 from janus_jax.benchmarking.batches import synthetic_batch
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
 from janus_jax.data.packing import WAITING, BatchShape, batch_shape
-from janus_jax.models.config import ComputeConfig
 from janus_jax.planning.compile import abstract_batch
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metric_window import Window
 from janus_jax.training.run_config import expected_mean
+from janus_jax.training.step_config import StepConfig
 
 P, G = CONFIG.num_image_tokens, CONFIG.vq.num_tokens
 QUESTION, TEXT_LENGTH, GENERATION = P + 48, 40, G - 1 + 16
@@ -107,7 +107,7 @@ def test_losses_and_counts_are_those_of_training(batch):
   counts = window.counts
   assert counts.tokens == batch['segments'].size
   assert counts.text_targets == (batch['loss_ids'] == UNDERSTANDING_LOSS).sum() + (batch['loss_ids'] == TEXT_LOSS).sum()
-  _, losses = batch_losses(params(), batch, np.ones(3, np.float32), CONFIG, ComputeConfig(), chunk=LENGTH)
+  _, losses = batch_losses(params(), batch, np.ones(3, np.float32), StepConfig(CONFIG, loss_chunk=LENGTH))
   by_task = [(batch['loss_ids'] == loss).sum() for loss in (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)]
   np.testing.assert_array_equal(losses.weights, by_task)
   # Targets are random; NaN where an image had no slot or a code no meaning.

@@ -42,7 +42,7 @@ def setup_of(config, **fields):
 
 @pytest.mark.parametrize('holds_codes', [False, True], ids=['pixels', 'codes'])
 def test_abstract_batch_is_like_a_real_one(tmp_path, holds_codes):
-  size = None if holds_codes else batches.DRAWING_SIZE
+  size = None if holds_codes else batches.GENERATION_SIZE
   spec = batches.make_spec(tmp_path, size)
   pairs = [pair for pair in batches.records() if pair[0] != 'generation']
   real = batches.batch_of(batches.make_examples(spec, pairs), (0, 0, 1, 1, 2), size, streams=4)
