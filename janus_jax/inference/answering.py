@@ -99,10 +99,6 @@ def decode_chunk(
   """Up to `steps` more tokens. Returns the new state and int32[B, steps]; after a row's end it holds `eos_id`."""
   B = len(state.token)
 
-  def going_on(carry: tuple[jax.Array, TextState, jax.Array]) -> jax.Array:
-    i, state, _ = carry
-    return (i < steps) & ~state.done.all()
-
   def step(carry: tuple[jax.Array, TextState, jax.Array]) -> tuple[jax.Array, TextState, jax.Array]:
     i, state, sampled = carry
     x = decoder.method('embed_text', state.token[:, None])
@@ -113,7 +109,7 @@ def decode_chunk(
     return i + 1, TextState(cache, token, state.position + 1, done, state.step + 1), sampled.at[:, i].set(token)
 
   start = (jnp.zeros((), jnp.int32), state, jnp.full((B, steps), eos_id, jnp.int32))
-  _, state, sampled = jax.lax.while_loop(going_on, step, start)
+  _, state, sampled = jax.lax.while_loop(lambda carry: (carry[0] < steps) & ~carry[1].done.all(), step, start)
   return state, sampled
 
 
