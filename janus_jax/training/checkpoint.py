@@ -238,7 +238,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._checkpointer.reload()
 
   def _remove_unfinished(self) -> None:
-    """Saves that were cut short. (Orbax's `cleanup_tmp_directories` leaves those of this layout.)"""
+    """Removes saves that were cut short. (Orbax's `cleanup_tmp_directories` leaves those of this layout.)"""
     if jax.process_index():
       return
     if self._in_bucket:

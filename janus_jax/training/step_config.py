@@ -27,7 +27,7 @@ class StepSettings:
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig(StepSettings):
-  """All of it: beside StepSettings,
+  """Everything that the step is compiled for: StepSettings, and
 
   Attributes:
     model: architecture.
