@@ -1,6 +1,7 @@
-"""Questions about a scene that have exactly one right answer, of one or a few words."""
+"""Questions about a scene that have exactly one right answer, of one or a few words, and their marking."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,12 +11,12 @@ from janus_jax.toy.shapes import Object, Scene
 DESCRIBE = 'Describe the image.'
 DIGIT = 'What digit is this?'
 # 'describe' has many right answers: any true description.
-TYPES = ('colour', 'shape', 'size', 'count', 'where', 'beside', 'digit', 'describe')
+KINDS = ('colour', 'shape', 'size', 'count', 'where', 'beside', 'digit', 'describe')
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneQuestion:
-  """A question with its right answers (one, but for 'describe'). `kind` is one of TYPES."""
+  """A question with its right answers (one, but for 'describe'). `kind` is one of KINDS."""
 
   kind: str
   text: str
@@ -27,7 +28,7 @@ def ask(scene: Scene) -> list[SceneQuestion]:
   count = SceneQuestion('count', 'How many objects are there?', (captions.NUMBERS[len(scene.objects)],))
   describe = SceneQuestion('describe', DESCRIBE, tuple(item.text for item in captions.scene_descriptions(scene)))
   first = scene.objects[0]
-  match scenes.kind(scene):
+  match scenes.layout(scene):
     case 'one':
       return [*_attributes('the object', first), count, describe]
     case 'alike':
@@ -57,15 +58,24 @@ def _ask_about(item: Object, other: Object) -> list[SceneQuestion]:
 
 
 def ask_digit(digit: int) -> list[SceneQuestion]:
-  """The questions about a picture of a digit."""
+  """The questions about an image of a digit."""
   name = captions.NUMBERS[digit]
   return [SceneQuestion('digit', DIGIT, (name,)), SceneQuestion('describe', DESCRIBE, (f'the digit {name}',))]
 
 
-def draw_turns(questions: list[SceneQuestion], rng: np.random.Generator, count: int = 3) -> list[str]:
+def sample_turns(questions: list[SceneQuestion], rng: np.random.Generator, count: int = 3) -> list[str]:
   """Question, answer, question, answer, ...: up to `count` of them in random order, none twice."""
   turns = []
   for index in rng.permutation(len(questions))[:count]:
     question = questions[index]
     turns += [question.text, question.answers[rng.integers(len(question.answers))]]
   return turns
+
+
+def is_right(answer: str, expected: Sequence[str]) -> bool:
+  """True where `answer` is one of the `expected`, but for case, spaces and the full stop; there are no synonyms."""
+  return _normalise(answer) in map(_normalise, expected)
+
+
+def _normalise(text: str) -> str:
+  return ' '.join(text.lower().split()).rstrip('. ')

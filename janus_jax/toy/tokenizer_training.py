@@ -1,4 +1,4 @@
-"""Makes a small tokenizer for a small world: byte-level BPE with Janus's special tokens and the words of a text."""
+"""Makes a small tokenizer for the toy world: byte-level BPE with Janus's special tokens and the words of a text."""
 
 import collections
 import os
@@ -75,7 +75,7 @@ def train_tokenizer(
 
 
 def _words(texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, phrases: list[str]) -> collections.Counter:
-  """How often each word of the texts occurs, in the alphabet of the bytes."""
+  """Counts of the words of the texts, in the alphabet of the bytes."""
   atoms = re.compile('|'.join(map(re.escape, [*SPECIAL_TOKENS, *phrases])))
   counts = collections.Counter()
   for text, repeats in collections.Counter(texts).items():
@@ -92,18 +92,18 @@ def _most_frequent(counts: collections.Counter, count: int) -> list[str]:
 
 
 def toy_texts(world: World, num_scenes: int = 2000) -> Iterator[str]:
-  """What is written about the toy world, as training renders it: prompts, conversations, plain text."""
+  """Texts about the toy world, as training renders them: prompts, conversations, plain text."""
   rng = np.random.default_rng(world.seed)
   template = prompts.TEMPLATES['deepseek']
   yield prompts.SYSTEM_PROMPT
-  asked = [questions.ask(scenes.draw(world, 'train', index)) for index in range(num_scenes)]
+  asked = [questions.ask(scenes.scene_at(world, 'train', index)) for index in range(num_scenes)]
   phrases = [answer for scene in asked for item in scene if item.kind == 'describe' for answer in item.answers]
   numbers = range(10)
   phrases += [digits.phrase(number) for number in numbers]
   for phrase in phrases:
-    yield captions.draw_prompt(phrase, rng)
-    yield prompts.render_prompt(template, [captions.draw_prompt(phrase, rng), ''])
+    yield captions.sample_prompt(phrase, rng)
+    yield prompts.render_prompt(template, [captions.sample_prompt(phrase, rng), ''])
   for items in [*asked, *map(questions.ask_digit, numbers)]:
-    turns = questions.draw_turns(items, rng, len(items))
+    turns = questions.sample_turns(items, rng, len(items))
     yield ' '.join(turns[:2])
     yield prompts.render_prompt(template, prompts.place_images(turns, 1), prompts.SYSTEM_PROMPT)

@@ -22,7 +22,7 @@ def of_each_object(world):
 def passes(world, scene, image):
   """Judged by the densest description of the scene."""
   pixels = np.rint(image.clip(0, 255)).astype(np.uint8)
-  return judge_lib.judge_image(world, captions.scene_descriptions(scene)[-1], pixels).passed
+  return judge_lib.judge_image(world, captions.scene_descriptions(scene)[-1], pixels).right
 
 
 def cover_of(world, item, dx=0.0, dy=0.0, scale=1.0):
