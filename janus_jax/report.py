@@ -149,7 +149,7 @@ def main() -> None:
     'paths': where,
   }
   title = _TITLE.value or f'Janus training run {"/".join(where["workdir"].split("/")[-2:])}'
-  page = run_page.render(run_page.Run(title, lines, *found, config, model, tables))
+  page = run_page.render_run(run_page.RunReport(title, lines, *found, config, model, tables))
   with open(_OUT.value, 'w', encoding='utf-8') as file:
     file.write(page)
   logging.info('wrote %s', _OUT.value)

@@ -50,7 +50,9 @@ def test_images_must_be_those_of_the_scores(tmp_path):
     read_scores(str(tmp_path))
   for content in (b'', b'PK', b'not an archive'):
     (tmp_path / 'images.npz').write_bytes(content)
-    with pytest.raises(InputError, match=r'images\.npz: .*expected what janus_jax.evaluate writes'):
+    with pytest.raises(
+      InputError, match=r'images\.npz: .*expected what janus_jax.evaluate --out writes .*evaluate again'
+    ):
       read_scores(str(tmp_path))
 
 

@@ -23,7 +23,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.toy import dataset, scenes, tokenizer_training
-from janus_jax.toy.pretraining import Optimization, PackedText, Setup, pretrain_decoder
+from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, pretrain_decoder
 from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision
 from janus_jax.toy.pretraining_vq import Quantisation, pretrain_vq
 from janus_jax.toy.shapes import World, sized_world
@@ -112,9 +112,9 @@ def _pretrain(
   elements = {name: [source[i] for i in range(len(source))] for name, source in sources.items()}
   stopping = threading.Event()
 
-  def setup(optimization: Optimization, progress: Callable) -> Setup:
+  def setup(optimization: Optimization, progress: Callable) -> PretrainingSetup:
     # Unrolled: these towers are shallow, and a loop costs more than it saves.
-    return Setup(model, ComputeConfig(unroll=4), optimization, seed, progress)
+    return PretrainingSetup(model, ComputeConfig(unroll=4), optimization, seed, progress)
 
   def train_vq() -> Any:
     images = _tokenizer_images(world, elements, np.random.default_rng(seed))

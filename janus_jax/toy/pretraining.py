@@ -73,8 +73,8 @@ def _no_progress(step: int, loss: jax.Array) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-  """What the pretrainings of all parts are told.
+class PretrainingSetup:
+  """Settings that the pretrainings of all parts take.
 
   Attributes:
     model: sizes of all parts.
@@ -92,7 +92,9 @@ class Setup:
   progress: Callable[[int, jax.Array], None] = _no_progress
 
 
-def minimize(setup: Setup, params: Any, objective: Callable[[Any, Any], jax.Array], batches: Iterable[Any]) -> Any:
+def minimize(
+  setup: PretrainingSetup, params: Any, objective: Callable[[Any, Any], jax.Array], batches: Iterable[Any]
+) -> Any:
   """Parameters after an update for each batch, by the gradient of objective(params, batch)."""
   optimizer = setup.optimization.optimizer()
 
@@ -130,7 +132,7 @@ def next_token_loss(logits: jax.Array, tokens: jax.Array, segments: jax.Array) -
   return jnp.sum(losses * follows) / jnp.maximum(jnp.sum(follows), 1)
 
 
-def pretrain_decoder(setup: Setup, params: Any, rows: PackedText) -> Any:
+def pretrain_decoder(setup: PretrainingSetup, params: Any, rows: PackedText) -> Any:
   """Trains `language_model`, whose tree is `params`: decoder, token table and text head. Returns the trained tree.
 
   Raises:

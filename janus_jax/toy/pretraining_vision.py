@@ -19,7 +19,7 @@ from janus_jax.models.config import ComputeConfig, JanusConfig, SiglipConfig
 from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.siglip import Siglip, SiglipBlock
 from janus_jax.models.vq import l2_normalize
-from janus_jax.toy.pretraining import Setup, minimize
+from janus_jax.toy.pretraining import PretrainingSetup, minimize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,12 @@ def sample_captions(rng: np.random.Generator, rows: np.ndarray, true_of: np.ndar
 
 
 def pretrain_vision(
-  setup: Setup, params: Any, images: np.ndarray, captions: np.ndarray, true_of: np.ndarray, contrast: Contrast
+  setup: PretrainingSetup,
+  params: Any,
+  images: np.ndarray,
+  captions: np.ndarray,
+  true_of: np.ndarray,
+  contrast: Contrast,
 ) -> Any:
   """Trains the understanding encoder; each step sees some images and one true caption for each.
 

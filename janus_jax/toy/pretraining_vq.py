@@ -14,9 +14,8 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +26,14 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, VQConfig
 from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.vq import VQ, l2_normalize
-from janus_jax.toy.pretraining import Optimization, Setup
+from janus_jax.toy.pretraining import Optimization, PretrainingSetup
 
 # A row chosen less often than this fraction of the mean is dead.
 DEAD_FRACTION = 0.02
 # Mean patches of two rows that differ by less (root mean square, pixels in -1..1) look the same.
 SAME_LOOK = 0.08
+
+Scalar = jax.Array | float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,46 +56,36 @@ class Quantisation:
   restart_until: float = 0.7
 
 
-@flax.struct.dataclass
-class VQLosses:
-  """float32 scalars, unweighted; see the formula at the top."""
-
-  reconstruction: jax.Array
-  codebook: jax.Array
-  commitment: jax.Array
-
-  def total(self, quantised: jax.Array | float, commitment_weight: jax.Array | float) -> jax.Array:
-    return self.reconstruction + quantised * (self.codebook + commitment_weight * self.commitment)
-
-
-@flax.struct.dataclass
-class VQOutputs:
-  """codes int32[B, P]; z, the encoder's outputs, float32[B, P, code_dim]; decoded pixels float32[B, size, size, 3]."""
+class VQOutputs(NamedTuple):
+  """codes int32[B, P]; z, the encoder's outputs, float32[B, P, code_dim]; decoded pixels float32[B, size, size, 3]; and
+  their loss, a float32 scalar.
+  """
 
   codes: jax.Array
   z: jax.Array
   decoded: jax.Array
+  reconstruction: jax.Array
 
 
-def vq_losses(vq: VQ, pixels: jax.Array, quantised: jax.Array | float) -> tuple[VQLosses, VQOutputs]:
-  """The losses of a bound tokenizer.
+def vq_loss(vq: VQ, pixels: jax.Array, quantised: Scalar, commitment_weight: Scalar) -> tuple[jax.Array, VQOutputs]:
+  """The loss of a tokenizer, by the formula at the top.
 
   Args:
     vq: bound, or the first argument in `nn.apply`.
     pixels: float32[B, size, size, 3] in [-1, 1].
     quantised: 1.0, or 0.0 to hand the decoder the encoder's outputs unquantised.
+    commitment_weight: 0.25 in the formula.
   """
   z = vq.latents(pixels)
   codes = vq.nearest(z)
   rows = l2_normalize(vq.codebook)[codes]
   stop = jax.lax.stop_gradient
   decoded = vq.decode_latents(z + quantised * stop(rows - z))
-  losses = VQLosses(
-    reconstruction=jnp.mean(jnp.square(decoded - pixels)),
-    codebook=jnp.mean(jnp.square(rows - stop(z))),
-    commitment=jnp.mean(jnp.square(stop(rows) - z)),
-  )
-  return losses, VQOutputs(codes, z, decoded)
+  reconstruction = jnp.mean(jnp.square(decoded - pixels))
+  codebook = jnp.mean(jnp.square(rows - stop(z)))
+  commitment = jnp.mean(jnp.square(stop(rows) - z))
+  loss = reconstruction + quantised * (codebook + commitment_weight * commitment)
+  return loss, VQOutputs(codes, z, decoded, reconstruction)
 
 
 def locality_loss(vq: VQ, pixels: jax.Array, z: jax.Array, mask: jax.Array) -> jax.Array:
@@ -164,24 +155,13 @@ def twins(counts: np.ndarray, looks: np.ndarray) -> np.ndarray:
   return found
 
 
-def restart_dead(
-  codebook: np.ndarray,
-  dead: np.ndarray,
-  outputs: np.ndarray,
-  patches: np.ndarray,
-  errors: np.ndarray,
-  rng: np.random.Generator,
-) -> np.ndarray:
-  """Replaces dead rows by outputs of patches that are badly reconstructed.
+def restart_dead(codebook: np.ndarray, dead: np.ndarray, seen: tuple, rng: np.random.Generator) -> np.ndarray:
+  """Replaces rows of float32[K, d] that are dead (bool[K]) by outputs of patches that are badly reconstructed.
 
-  Args:
-    codebook: float32[K, d].
-    dead: bool[K].
-    outputs: unit vectors float32[n, d] of the encoder.
-    patches: float32[n, e], what they stand for.
-    errors: float[n], squared, of their reconstruction.
-    rng: random generator.
+  `seen` are the encoder's outputs, unit vectors float32[n, d]; their patches float32[n, e]; and the squared errors
+  float[n] of the patches' reconstruction.
   """
+  outputs, patches, errors = map(np.asarray, seen)
   rows = codebook.copy()
   rows[dead] = outputs[spread_picks(patches, errors, int(dead.sum()), rng)]
   return rows
@@ -192,31 +172,31 @@ def _jit_step(config: VQConfig, compute: ComputeConfig, optimization: Optimizati
   """The update, compiled once for all trainings alike."""
   model, optimizer, grid = VQ(config, compute), optimization.optimizer(), config.grid
 
-  def losses_of(vq: VQ, pixels, mask, quantised):
-    losses, outputs = vq_losses(vq, pixels, quantised)
-    return losses, outputs, locality_loss(vq, pixels, outputs.z, mask)
+  def losses(vq: VQ, pixels, mask, quantised, commitment_weight):
+    loss, outputs = vq_loss(vq, pixels, quantised, commitment_weight)
+    return loss, outputs, locality_loss(vq, pixels, outputs.z, mask)
 
   @jax.jit
   def step(params, state, used, images, mask, scales):
-    quantised, commitment_weight, locality_weight = scales
+    *scales, locality_weight = scales
 
     def objective(params, pixels):
-      losses, outputs, locality = nn.apply(losses_of, model)({'params': params}, pixels, mask, quantised)
-      return losses.total(quantised, commitment_weight) + locality_weight * locality, (losses, outputs)
+      loss, outputs, locality = nn.apply(losses, model)({'params': params}, pixels, mask, *scales)
+      return loss + locality_weight * locality, outputs
 
     pixels = normalize_pixels(images)
-    gradients, (losses, outputs) = jax.grad(objective, has_aux=True)(params, pixels)
+    gradients, outputs = jax.grad(objective, has_aux=True)(params, pixels)
     updates, state = optimizer.update(gradients, state, params)
     codes, patches = outputs.codes.reshape(-1), cells_of(pixels, grid)
     errors = jnp.sum(cells_of(jnp.square(outputs.decoded - pixels), grid), axis=-1)
     used = (used[0].at[codes].add(1), used[1].at[codes].add(patches))
     seen = (outputs.z.reshape(len(errors), -1), patches, errors)
-    return optax.apply_updates(params, updates), state, used, losses.reconstruction, seen
+    return optax.apply_updates(params, updates), state, used, outputs.reconstruction, seen
 
   return step
 
 
-def pretrain_vq(setup: Setup, params: Any, images: np.ndarray, quantisation: Quantisation) -> Any:
+def pretrain_vq(setup: PretrainingSetup, params: Any, images: np.ndarray, quantisation: Quantisation) -> Any:
   """Trains the tokenizer, whose tree is `params`, on uint8[N, size, size, 3]. Returns the trained tree.
 
   Raises:
@@ -262,7 +242,7 @@ def _renew(
   twin = twins(counts, np.asarray(used[1]) / np.maximum(counts, 1)[:, None])
   if restarting:
     dead = (counts < DEAD_FRACTION * counts.sum() / len(counts)) | (twin != np.arange(len(counts)))
-    return restart_dead(codebook, dead, *map(np.asarray, seen), rng), merged
+    return restart_dead(codebook, dead, seen, rng), merged
   # Of equal rows the first is chosen and trained, so that one has to stand for them.
   _, firsts, group = np.unique(twin, return_index=True, return_inverse=True)
   merged = firsts[group][merged]

@@ -33,7 +33,7 @@ CURVES = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
+class RunReport:
   """Content of the page.
 
   Attributes:
@@ -57,7 +57,7 @@ class Run:
   tables: Mapping[str, Mapping[str, str]]
 
 
-def render(run: Run) -> str:
+def render_run(run: RunReport) -> str:
   """The page."""
   scored = (('Scores', _scores), ('Generated images', _images), ('Answers', _answers))
   sections = [
@@ -69,7 +69,7 @@ def render(run: Run) -> str:
   return page(run.title, sections)
 
 
-def _head(run: Run) -> list[Html]:
+def _head(run: RunReport) -> list[Html]:
   cards = [_card(score) for score in run.scores.get('target_scores', ())]
   tables = [table((title, ''), list(values.items())) for title, values in run.tables.items()]
   notes = [note(text) for text in NOTES] if cards else ()
@@ -115,7 +115,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure | None]:
   ]
 
 
-def _scores(run: Run) -> list[Html]:
+def _scores(run: RunReport) -> list[Html]:
   settings = ', '.join(f'{name} {value}' for name, value in run.scores.get('settings', {}).items())
   tables = (
     _score_table('questions', run.scores['questions'], QUESTION_GROUPS),
@@ -144,7 +144,7 @@ def _score_cell(score: Mapping[str, Any] | None) -> Html:
   return element('td', _percent(score), about, class_='number', style=bar)
 
 
-def _images(run: Run) -> list[Html]:
+def _images(run: RunReport) -> list[Html]:
   rows: dict[str, list[tuple[Mapping[str, Any], np.ndarray]]] = {}
   for case, pixels in zip(run.scores['generation_cases'], run.generations):
     rows.setdefault(f'{case["skill"]}, {case["group"]}'.replace('_', ' '), []).append((case, pixels))
@@ -162,7 +162,7 @@ def _figure(case: Mapping[str, Any], pixels: np.ndarray) -> Html:
   return element('figure', image(pixels, case['prompt'], case['right']), caption)
 
 
-def _answers(run: Run) -> list[Html]:
+def _answers(run: RunReport) -> list[Html]:
   """The questions about an image stand together, beside it."""
   found = [note('Answered greedily. After a wrong answer stands a right one, in brackets.')]
   groups: dict[tuple[str, str], dict[int, list[Html]]] = {}
@@ -183,7 +183,7 @@ def _question(case: Mapping[str, Any]) -> Html:
   return element('div', f'{case["question"]} ', answer, '' if case['right'] else f' ({case["expected"][0]})')
 
 
-def _configuration(run: Run) -> list[Html]:
+def _configuration(run: RunReport) -> list[Html]:
   found = run.config.get('stages', {})
   rows = []
   for name in (name for name in run.config.get('run', found) if name in found):

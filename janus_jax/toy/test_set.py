@@ -70,12 +70,10 @@ class GenerationCase:
 
   @property
   def key(self) -> tuple[str, ...]:
-    """Cases of one key are scored together."""
     return self.skill, self.group
 
   @property
   def unit(self) -> str:
-    """Cases of one unit are not independent."""
     return self.prompt
 
 

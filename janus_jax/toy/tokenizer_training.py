@@ -36,16 +36,13 @@ def train_tokenizer(
 
   Its vocabulary: Janus's special tokens (ids from 0), the 256 bytes, so that any text can be written, the `phrases`,
   and the most frequent words of `texts`, with the space before them. There are no merges: a word is one token, or
-  bytes. The same texts give the same file.
+  bytes. The same texts give the same file. Returns the size of the vocabulary.
 
   Args:
-    texts: to count words in, special tokens included or not.
-    path: of the file to write.
-    vocab_size: at most.
-    phrases: that become one token wherever they stand.
-
-  Returns:
-    The size of the vocabulary.
+    texts: words are counted in them, special tokens included or not.
+    path: file to write.
+    vocab_size: largest size.
+    phrases: texts that become one token wherever they stand.
 
   Raises:
     InputError: `vocab_size` has no room for more than bytes, special tokens and phrases, or `path` cannot be written.
@@ -56,7 +53,9 @@ def train_tokenizer(
   if room < 1:
     raise InputError(f'vocab_size {vocab_size}: expected at least {vocab_size - room + 1}')
   splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  words = _most_frequent(_words(texts, splitter, phrases), room)
+  counts = _count_words(texts, splitter, phrases)
+  # Of more than one byte; equal counts go by the alphabet.
+  words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))[:room]
   vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet, *words])}
   # ignore_merges: a word that is in the vocabulary is taken whole, without the merges that would lead there.
   backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
@@ -74,7 +73,9 @@ def train_tokenizer(
   return backend.get_vocab_size()
 
 
-def _words(texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, phrases: list[str]) -> collections.Counter:
+def _count_words(
+  texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, phrases: list[str]
+) -> collections.Counter:
   """Counts of the words of the texts, in the alphabet of the bytes."""
   atoms = re.compile('|'.join(map(re.escape, [*SPECIAL_TOKENS, *phrases])))
   counts = collections.Counter()
@@ -83,12 +84,6 @@ def _words(texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, phrases:
       for word, _ in splitter.pre_tokenize_str(piece):
         counts[word] += repeats
   return counts
-
-
-def _most_frequent(counts: collections.Counter, count: int) -> list[str]:
-  """Words of more than one byte; equal counts go by the alphabet."""
-  ordered = sorted((-number, word) for word, number in counts.items() if len(word) > 1)
-  return [word for _, word in ordered[:count]]
 
 
 def toy_texts(world: World, num_scenes: int = 2000) -> Iterator[str]:

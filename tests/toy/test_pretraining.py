@@ -12,7 +12,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig, LlamaConfig, SiglipConfig, VQConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.models.vq import VQ
-from janus_jax.toy.pretraining import Optimization, PackedText, Setup, next_token_loss, pretrain_decoder
+from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, next_token_loss, pretrain_decoder
 from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision, sample_captions, sigmoid_loss
 from janus_jax.toy.pretraining_vq import (
   Quantisation,
@@ -23,7 +23,7 @@ from janus_jax.toy.pretraining_vq import (
   restart_dead,
   spread_picks,
   twins,
-  vq_losses,
+  vq_loss,
 )
 
 SIZE = 8
@@ -46,7 +46,7 @@ CONFIG = JanusConfig(
 COMPUTE = ComputeConfig()
 # The same for every run of the tokenizer: they share its step.
 VQ_OPTIMIZATION = Optimization(120, 8, 3e-3, 10)
-SETUP = Setup(CONFIG, COMPUTE, VQ_OPTIMIZATION, seed=0)
+SETUP = PretrainingSetup(CONFIG, COMPUTE, VQ_OPTIMIZATION, seed=0)
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +76,7 @@ def test_vq_losses_and_where_their_gradients_stop_match_torch():
   z0, book0 = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 5, 8), (7, 8)))
   target = rng.standard_normal(z0.shape).astype(np.float32)
 
-  class Bound:  # What `vq_losses` needs of a tokenizer, with nothing learned in it; the decoder is z -> 3 z.
+  class Bound:  # What `vq_loss` needs of a tokenizer, with nothing learned in it; the decoder is z -> 3 z.
     def __init__(self, z, codebook):
       self.z, self.codebook = z, codebook
 
@@ -91,8 +91,7 @@ def test_vq_losses_and_where_their_gradients_stop_match_torch():
       return 3 * z
 
   def ours(z, codebook):
-    losses, _ = vq_losses(Bound(z, codebook), target, 1.0)
-    return losses.total(1.0, 0.25)
+    return vq_loss(Bound(z, codebook), target, 1.0, 0.25)[0]
 
   loss, gradients = jax.value_and_grad(ours, (0, 1))(z0, book0)
 
@@ -157,7 +156,7 @@ def test_only_dead_rows_are_restarted_where_the_errors_are():
   corners = np.eye(8, dtype=np.float32)
   codebook = np.concatenate([2 * corners[:4], -corners[:2]])
   dead, errors = np.array([0, 0, 0, 0, 1, 1], bool), np.array([0, 3, 0, 1])
-  restarted = restart_dead(codebook, dead, corners[4:], corners[:4], errors, np.random.default_rng(0))
+  restarted = restart_dead(codebook, dead, (corners[4:], corners[:4], errors), np.random.default_rng(0))
   np.testing.assert_array_equal(restarted[:4], codebook[:4])
   assert sorted(restarted[4:].argmax(1)) == [5, 7]
 
@@ -262,7 +261,7 @@ def test_encoder_learns(params):
   captions = np.array([[f, 4 + c, -1] for f in range(4) for c in range(4)], np.int32)
   true_of = np.stack([colours[:, f] == c for f in range(4) for c in range(4)], axis=1)
   log = Log()
-  setup = Setup(CONFIG, COMPUTE, Optimization(200, 16, 3e-3, 10), 0, log)
+  setup = PretrainingSetup(CONFIG, COMPUTE, Optimization(200, 16, 3e-3, 10), 0, log)
   trained = pretrain_vision(setup, params['vision_encoder'], images, captions, true_of, Contrast(text_depth=1))
   assert np.mean(log.losses[-10:]) < 0.3 * np.mean(log.losses[:10])
   assert jax.tree.map(np.shape, trained) == jax.tree.map(np.shape, params['vision_encoder'])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from janus_jax.reporting.charts import Boundary
 from janus_jax.toy import run_page, scores
-from janus_jax.toy.run_page import Run
+from janus_jax.toy.run_page import RunReport
 from janus_jax.toy.scores import Score
 from janus_jax.toy.test_set import GenerationCase, QuestionCase
 
@@ -51,7 +51,7 @@ def generation(prompt, right, reason=''):
   return {'skill': 'digit', 'group': 'seen', 'prompt': prompt, 'right': right, 'reason': reason}
 
 
-def run_of(**changes) -> Run:
+def run_of(**changes) -> RunReport:
   rng = np.random.default_rng(0)
   found = {
     'target_scores': [scores.score_dict(item) for item in scores.target_scores(QUESTIONS, GENERATIONS)],
@@ -72,12 +72,12 @@ def run_of(**changes) -> Run:
     'model': {'image_token_id': 5},
     'tables': {'run': {'revision': 'abc-dirty', 'seed': '7'}, 'paths': {'export': '/x/<y>'}},
   }
-  return Run(**{**values, **changes})
+  return RunReport(**{**values, **changes})
 
 
 def test_the_page_holds_everything_and_fetches_nothing():
   run = run_of()
-  page = run_page.render(run)
+  page = run_page.render_run(run)
   found = parse(page)
   charts = [link for link in found.links if link.startswith('data:image/svg+xml;base64,')]
   assert len(charts) == 1
@@ -105,7 +105,7 @@ def test_the_page_holds_everything_and_fetches_nothing():
 
 
 def test_right_and_wrong_are_told_apart():
-  page = run_page.render(run_of())
+  page = run_page.render_run(run_of())
   assert re.search(r'<img class="pixels right" [^>]*alt="the digit one"', page)
   assert re.search(r'<img class="pixels wrong" [^>]*alt="draw the digit two"', page)
   assert '<strong class="right">red</strong>' in page
@@ -113,7 +113,7 @@ def test_right_and_wrong_are_told_apart():
 
 
 def test_a_run_without_scores_or_curves_still_has_a_page():
-  found = parse(run_page.render(run_of(scores={}, metrics=[], config={}, model={})))
+  found = parse(run_page.render_run(run_of(scores={}, metrics=[], config={}, model={})))
   assert found.tags['img'] == found.tags['h2'] == 0
 
 
@@ -126,7 +126,7 @@ def test_stages_follow_each_other():
 def test_charts_have_units():
   values = {'loss/text': 2.0, 'held_out/text': 1.0, 'learning_rate': 1e-3, 'grad_norm': 0.5, 'packing': 0.9}
   lines = [{'step': step, 'stage': 'a', 'tokens_per_second': 100.0 * step, **values} for step in (1, 2)]
-  page = run_page.render(run_of(metrics=lines))
+  page = run_page.render_run(run_of(metrics=lines))
   found = [base64.b64decode(text).decode() for text in re.findall('data:image/svg.xml;base64,([^"]*)', page)]
   units = ('nats per target', 'nats per target', 'learning rate', 'L2 norm', 'tokens/s', 'fraction of tokens')
   for chart, unit in zip(found, units, strict=True):
