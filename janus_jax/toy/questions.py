@@ -27,31 +27,23 @@ def ask(scene: Scene) -> list[SceneQuestion]:
   """Every question that the scene answers in one way."""
   count = SceneQuestion('count', 'How many objects are there?', (captions.NUMBERS[len(scene.objects)],))
   describe = SceneQuestion('describe', DESCRIBE, tuple(item.text for item in captions.scene_descriptions(scene)))
-  first = scene.objects[0]
-  match scenes.layout(scene):
-    case 'one':
-      return [*_attributes('the object', first), count, describe]
-    case 'alike':
-      return [*_attributes('each object', first), count, describe]
+  if name := {'one': 'the object', 'alike': 'each object'}.get(scenes.layout(scene)):
+    return [*(_attribute(kind, name, scene.objects[0]) for kind in ('colour', 'shape', 'size')), count, describe]
   a, b = scene.objects
   return [*_ask_about(a, b), *_ask_about(b, a), count, describe]
 
 
-def _attributes(name: str, item: Object) -> list[SceneQuestion]:
-  return [
-    SceneQuestion('colour', f'What colour is {name}?', (item.colour,)),
-    SceneQuestion('shape', f'What shape is {name}?', (item.shape,)),
-    SceneQuestion('size', f'What size is {name}?', (item.size,)),
-  ]
+def _attribute(kind: str, name: str, item: Object) -> SceneQuestion:
+  return SceneQuestion(kind, f'What {kind} is {name}?', (getattr(item, kind),))
 
 
 def _ask_about(item: Object, other: Object) -> list[SceneQuestion]:
   """Questions about one of two objects. Their shapes and their colours differ, so that each word finds one of them."""
   relation = scenes.relation(item, other)
   return [
-    SceneQuestion('colour', f'What colour is the {item.shape}?', (item.colour,)),
-    SceneQuestion('shape', f'What shape is the {item.colour} object?', (item.shape,)),
-    SceneQuestion('size', f'What size is the {item.shape}?', (item.size,)),
+    _attribute('colour', f'the {item.shape}', item),
+    _attribute('shape', f'the {item.colour} object', item),
+    _attribute('size', f'the {item.shape}', item),
     SceneQuestion('where', f'Where is the {item.shape}?', (relation.removesuffix(' of'),)),
     SceneQuestion('beside', f'What is {relation} the {other.shape}?', (f'{item.colour} {item.shape}',)),
   ]

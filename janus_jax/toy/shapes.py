@@ -164,7 +164,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _masks(world: World) -> np.ndarray:
-  """float32[shapes, sizes, y, x, size, size]: the coverage of every object the world can hold."""
+  """float32[shapes, sizes, y, x, size, size]: the coverage of every object that a scene can hold."""
   positions = world.positions
   masks = np.zeros((len(SHAPES), len(SIZES), len(positions), len(positions), world.size, world.size), np.float32)
   pixels = world.size / world.grid

@@ -13,16 +13,7 @@ from janus_jax.toy.shape_judge import Verdict
 from janus_jax.toy.shapes import COLOURS, SHAPES, SIZES, World
 
 # GenEval's six, one object with all its attributes, and the digits.
-SKILLS = (
-  'single_object',
-  'attributes',
-  'colours',
-  'counting',
-  'two_objects',
-  'position',
-  'colour_binding',
-  'digit',
-)
+SKILLS = ('single_object', 'attributes', 'colours', 'counting', 'two_objects', 'position', 'colour_binding', 'digit')
 # 'seen': a phrase and a prompt template that training uses together. 'new_phrasing': both known, never together.
 # 'new_combination': what the phrase says never occurs in training. For questions: 'new_scene' is a scene that training
 # never shows, but nothing in it is of a new combination.

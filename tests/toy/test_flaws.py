@@ -16,7 +16,7 @@ PALETTE = {name: np.array(colour, np.float32) for name, colour in COLOURS.items(
 
 def of_each_object(world):
   middle = world.positions[len(world.positions) // 2]
-  return [Scene((Object(*kind, middle, middle),)) for kind in itertools.product(SHAPES, COLOURS, SIZES)]
+  return [Scene((Object(*triple, middle, middle),)) for triple in itertools.product(SHAPES, COLOURS, SIZES)]
 
 
 def passes(world, scene, image):
@@ -49,10 +49,10 @@ def rendered(world, cover, item):
   return painted(np.full((world.size, world.size, 3), GROUND, np.float32), cover, PALETTE[item.colour])
 
 
-def cut(side, share):
+def cut(side, fraction):
   def spoil(world, item, image, rng):
     # Of a triangle a quarter of the height at its tip is 6 % of the area: half is a quarter.
-    part = 0.5 if side == 'upper' and item.shape == 'triangle' else share
+    part = 0.5 if side == 'upper' and item.shape == 'triangle' else fraction
     centre = (item.y if side in ('lower', 'upper') else item.x) * world.size / world.grid
     edge = world.radius(item.size) * (1 - 2 * part)
     pixels = np.arange(world.size)
@@ -66,9 +66,9 @@ def cut(side, share):
 def ghost(opacity, colour=None):
   def spoil(world, item, image, rng):
     far = [
-      place
-      for place in itertools.product(world.positions, repeat=2)
-      if max(abs(place[0] - item.x), abs(place[1] - item.y)) >= world.min_distance
+      position
+      for position in itertools.product(world.positions, repeat=2)
+      if max(abs(position[0] - item.x), abs(position[1] - item.y)) >= world.min_distance
     ]
     x, y = far[rng.integers(len(far))]
     shape, size, other = (list(of)[rng.integers(len(of))] for of in (SHAPES, SIZES, COLOURS))
@@ -204,9 +204,9 @@ def softened(image, sigma, rng):
 
 
 def every_object(world):
-  places = itertools.product(world.positions, repeat=2)
-  kinds = itertools.product(SHAPES, COLOURS, SIZES)
-  return [Scene((Object(*kind, *place),)) for place, kind in itertools.product(places, kinds)]
+  positions = itertools.product(world.positions, repeat=2)
+  triples = itertools.product(SHAPES, COLOURS, SIZES)
+  return [Scene((Object(*triple, *position),)) for position, triple in itertools.product(positions, triples)]
 
 
 @pytest.mark.parametrize('size', WORLDS)

@@ -34,7 +34,7 @@ def _outline(shape, x, y, r):
 
 
 def _reference(world, scene):
-  """The scene drawn large by Pillow, then averaged."""
+  """The scene rendered large by Pillow, then averaged."""
   canvas = Image.new('RGB', (world.size * SCALE,) * 2, (GROUND,) * 3)
   step = world.size / world.grid
   for item in scene.objects:
