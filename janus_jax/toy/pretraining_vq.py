@@ -178,10 +178,10 @@ def _jit_step(config: VQConfig, compute: ComputeConfig, optimization: Optimizati
 
   @jax.jit
   def step(params, state, used, images, mask, scales):
-    *scales, locality_weight = scales
+    quantised, commitment_weight, locality_weight = scales
 
     def objective(params, pixels):
-      loss, outputs, locality = nn.apply(losses, model)({'params': params}, pixels, mask, *scales)
+      loss, outputs, locality = nn.apply(losses, model)({'params': params}, pixels, mask, quantised, commitment_weight)
       return loss + locality_weight * locality, outputs
 
     pixels = normalize_pixels(images)
