@@ -219,8 +219,8 @@ def test_every_object_passes_everywhere(size):
 
 def test_every_test_scene_passes():
   world = WORLDS[24]
-  drawn = [scenes.draw(world, 'test', index) for index in range(world.num_test)]
-  drawn += [scenes.draw(world, 'held_out', index) for index in range(world.num_held_out)]
+  drawn = [scenes.scene_at(world, 'test', index) for index in range(world.num_test)]
+  drawn += [scenes.scene_at(world, 'held_out', index) for index in range(world.num_held_out)]
   assert [
     s for s, image in zip(drawn, shapes.render_scene(world, drawn), strict=True) if not passes(world, s, image)
   ] == []
@@ -230,7 +230,7 @@ def test_every_test_scene_passes():
 @pytest.mark.parametrize('size', WORLDS)
 def test_soft_images_pass(size, sigma):
   world, rng = WORLDS[size], np.random.default_rng(size)
-  drawn = of_each_object(world) + [scenes.draw(world, 'test', index) for index in range(150)]
+  drawn = of_each_object(world) + [scenes.scene_at(world, 'test', index) for index in range(150)]
   images = shapes.render_scene(world, drawn)
   failed = [s for s, image in zip(drawn, images, strict=True) if not passes(world, s, softened(image, sigma, rng))]
   assert failed == []
@@ -250,4 +250,4 @@ def test_reasons_say_what_is_wrong():
   assert reasons['shadow at 0.5'].startswith('something on the ground: ')
   assert reasons['washed out to 0.65'] == 'the red square has 65 % of its colour'
   assert reasons['bare ground'] == '0 objects: expected 1'
-  assert judge_lib.find_flaw(world, image.astype(np.uint8), judge_lib.parse_prompt(world, image.astype(np.uint8))) == ''
+  assert judge_lib.find_flaw(world, image.astype(np.uint8), judge_lib.find_objects(world, image.astype(np.uint8))) == ''
