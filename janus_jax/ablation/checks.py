@@ -23,7 +23,7 @@ SET_BY_SWEEP = {
   'seed': '`seeds`',
   'held_out_batches': '`evaluation.held_out_batches`',
   'eval_every': 'nothing: finished runs are measured, and the ends of their stages',
-  'sampling.num_images': '`evaluation.drawings_per_group`',
+  'sampling.num_images': '`evaluation.images_per_group`',
 }
 
 

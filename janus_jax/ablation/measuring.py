@@ -1,12 +1,12 @@
 """What is measured of a finished run: scores, held-out losses at the end of each stage, what it cost. Numbers by name.
 
-  questions/SUBJECT/KIND/GROUP, drawings/SKILL/GROUP   percent right (janus_jax.evaluate)
-  questions/all, drawings/all                          of all of them together
-  goals/NAME                                           percent, the figures that janus_jax.evaluate lists first
+  questions/CONTENT/KIND/GROUP, generations/SKILL/GROUP   percent right (janus_jax.evaluate)
+  questions/all, generations/all                          of all of them together
+  target_scores/NAME                                      percent, the figures that janus_jax.evaluate lists first
   held_out/KIND                                        loss per target at the end of the run
   cost/...                                             see `cost_metrics`
 
-All runs are measured on the same questions, prompts and seeds of drawing, and on held-out batches of the baseline's
+All runs are measured on the same questions, prompts and seeds of generation, and on held-out batches of the baseline's
 last stage. Of a run with `optimizer.ema_decay` the averages are measured.
 """
 
@@ -123,7 +123,7 @@ def _scores(places: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict
   workdir, directory = places.of('runs', run.name), places.of('scores', run.name)
   prepare_directory(directory)
   checkpoint = f'{workdir}{EMA_SUFFIX}' if _is_averaged(run) else workdir
-  settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'drawings_per_group', 'seed')}
+  settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'images_per_group', 'seed')}
   settings |= {name: getattr(run.config.sampling, name) for name in SAMPLING}
   janus, data = loading.load(checkpoint, 'float32'), run.config.data
   scored = scoring.score(janus, world_for(janus.config, data.toy_grid, data.num_train, seed=0), **settings)
@@ -134,8 +134,8 @@ def _scores(places: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict
 
 def score_metrics(found: Mapping[str, Any]) -> dict[str, float]:
   """Percentages of what `scoring.to_dict` gives."""
-  metrics = {f'goals/{goal["name"]}': goal['percent'] for goal in found['goals']}
-  for kind in ('questions', 'drawings'):
+  metrics = {f'target_scores/{score["name"]}': score['percent'] for score in found['target_scores']}
+  for kind in ('questions', 'generations'):
     metrics[f'{kind}/all'] = percent(*(sum(score[part] for score in found[kind]) for part in ('right', 'total')))
     metrics |= {'/'.join((kind, *score['name'], score['group'])): score['percent'] for score in found[kind]}
   return metrics

@@ -147,4 +147,4 @@ def _write_plots(directory: str, charts: Mapping[str, Figure], sheet: Sheet | No
     file = ''.join(letter if letter.isalnum() or letter == '-' else '_' for letter in name)
     save_chart(chart, os.path.join(directory, f'{file}.png'))
   if sheet:
-    save_png(os.path.join(directory, 'drawings.png'), to_image(sheet), {})
+    save_png(os.path.join(directory, 'generations.png'), to_image(sheet), {})

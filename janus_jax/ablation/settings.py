@@ -10,17 +10,18 @@ from ml_collections import ConfigDict
 from janus_jax.errors import InputError
 from janus_jax.runs.config import TrainConfig, parse_config, replaced, unshared
 from janus_jax.runs.value_checks import SEED, Bool, Integer, Table, check_fields
+from janus_jax.toy.test_set import IMAGES_PER_GROUP, QUESTIONS_PER_KIND
 
 # A variant's name becomes part of directory names and of the report.
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
 LONGEST_NAME = 150  # Letters: with seed, hash and what writing adds it is to stay within the 255 of a file name.
 EVALUATION: Table = {
   'scores': Bool(),
-  **dict.fromkeys(('questions_per_kind', 'drawings_per_group', 'held_out_batches'), Integer(1)),
+  **dict.fromkeys(('questions_per_kind', 'images_per_group', 'held_out_batches'), Integer(1)),
   'seed': SEED,
 }
 # What a report compares first, where a config says nothing; patterns as of fnmatch over names of metrics.
-METRICS = ('goals/*', 'questions/all', 'drawings/all', 'held_out/*')
+METRICS = ('target_scores/*', 'questions/all', 'generations/all', 'held_out/*')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +29,16 @@ class Evaluation:
   """How finished runs are measured.
 
   Attributes:
-    scores: whether questions are asked and prompts drawn; the held-out loss is measured anyway.
-    questions_per_kind: of each kind, subject and group (`toy.test_set.build_questions`).
-    drawings_per_group: of each skill and group.
-    seed: of the choice of questions and prompts, and of drawing: the same for all runs.
+    scores: whether questions are asked and images generated; the held-out loss is measured anyway.
+    questions_per_kind: of each kind, content and group (`toy.test_set.build_questions`).
+    images_per_group: of each skill and group.
+    seed: of the choice of questions and prompts, and of generation: the same for all runs.
     held_out_batches: of the baseline's last stage; all variants are measured on the same ones.
   """
 
   scores: bool
   questions_per_kind: int
-  drawings_per_group: int
+  images_per_group: int
   seed: int
   held_out_batches: int
 
@@ -88,7 +89,7 @@ def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]],
   config.variants = ConfigDict(dict(variants), allow_dotted_keys=True, sort_keys=False)
   config.equal_flops = ConfigDict(sort_keys=False)
   config.parts_per_seed = config.fresh_compilation = False
-  config.evaluation = dataclasses.asdict(Evaluation(True, 40, 20, 0, 16))
+  config.evaluation = dataclasses.asdict(Evaluation(True, QUESTIONS_PER_KIND, IMAGES_PER_GROUP, 0, 16))
   return config
 
 

@@ -11,8 +11,9 @@ from janus_jax.ablation.paths import SweepPaths
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.reporting.image_grid import JudgedImage, image_grid
+from janus_jax.toy.scores import IMAGES_FILE
 
-# Of each skill, from the group of prompts in new wordings where it has one; and seeds of a variant.
+# Of each skill, from the group of prompts in new phrasings where it has one; and seeds of a variant.
 PROMPTS_SHOWN, SEEDS_SHOWN = 2, 3
 LONGEST_PROMPT = 34  # Letters, in an image.
 
@@ -36,8 +37,8 @@ def read_sheet(places: SweepPaths, runs: Sequence[PlannedRun]) -> Sheet | None:
   for run in runs:
     path = places.of('scores', run.name, 'scores.json')
     if os.path.exists(path) and len(shown.setdefault(run.variant, [])) < SEEDS_SHOWN:
-      with np.load(places.of('scores', run.name, 'pictures.npz')) as file:
-        shown[run.variant].append((run, read_json(path)['drawing_cases'], file['drawings']))
+      with np.load(places.of('scores', run.name, IMAGES_FILE)) as file:
+        shown[run.variant].append((run, read_json(path)['generation_cases'], file['generations']))
   if not shown:
     return None
 
@@ -60,7 +61,7 @@ def _chosen(cases: Sequence[Mapping[str, Any]]) -> list[int]:
     of.setdefault(case['skill'], []).append(index)
   chosen = []
   for members in of.values():
-    new = [index for index in members if cases[index]['group'] == 'new_wording']
+    new = [index for index in members if cases[index]['group'] == 'new_phrasing']
     chosen += (new or members)[:PROMPTS_SHOWN]
   return chosen
 

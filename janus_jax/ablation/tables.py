@@ -12,7 +12,7 @@ from typing import Any
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.reporting.statistics import Estimate, estimate, paired_difference
 
-PERCENTAGES = ('questions/', 'drawings/', 'goals/')
+PERCENTAGES = ('questions/', 'generations/', 'target_scores/')
 COSTS = {
   'cost/teraflops': 'TFLOP',
   'cost/tokens': 'tokens',

@@ -26,7 +26,7 @@ from janus_jax.runs.config import DataConfig, TrainConfig
 from janus_jax.runs.image_codes import image_encoder, only_codes, stored_codes
 from janus_jax.toy import dataset
 from janus_jax.toy.shapes import World
-from janus_jax.toy.test_set import build_drawings, build_questions
+from janus_jax.toy.test_set import build_prompts, build_questions
 from janus_jax.training.training_run import Sources
 
 
@@ -181,9 +181,9 @@ def _open_world(
     named = _generation_sources(config)
     codes = {split: _drawn_codes(named, world, directory, split, workdir, open_start, is_new) for split in codes}
   sources = {split: _toy_sources(world, directory, split, config.seed, codes[split]) for split in codes}
-  prompts = [case.prompt for case in _spread(build_drawings(1, config.seed), num_samples)]
+  prompts = [case.prompt for case in _spread(build_prompts(1, config.seed), num_samples)]
   asked = _spread(build_questions(world, 1, config.seed), num_samples) if num_samples else []
-  samples = Samples(prompts, [(case.image, case.text) for case in asked])
+  samples = Samples(prompts, [(case.image, case.question) for case in asked])
   return RunData(sources['train'], sources['test'], config.data.precompute_codes, samples)
 
 

@@ -6,7 +6,7 @@ from janus_jax.ablation import measuring
 from janus_jax.ablation.settings import Evaluation
 from janus_jax.runs.config import TrainConfig
 
-EVALUATION = Evaluation(scores=True, questions_per_kind=4, drawings_per_group=4, seed=0, held_out_batches=1)
+EVALUATION = Evaluation(scores=True, questions_per_kind=4, images_per_group=4, seed=0, held_out_batches=1)
 
 
 def test_scores_of_other_judges_are_measured_anew(monkeypatch):
