@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 
 from janus_jax.errors import InputError
 from janus_jax.runs.config import TrainConfig, parse_config, replaced, unshared
-from janus_jax.runs.value_checks import SEED, Bool, Integer, Table, check_fields
+from janus_jax.runs.value_checks import BOOL, SEED, Integer, Table, check_fields
 
 # A variant's name becomes part of directory names and of the report.
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
 LONGEST_NAME = 150  # Letters: with seed, hash and what writing adds it is to stay within the 255 of a file name.
 EVALUATION: Table = {
-  'scores': Bool(),
+  'scores': BOOL,
   **dict.fromkeys(('questions_per_kind', 'drawings_per_group', 'held_out_batches'), Integer(1)),
   'seed': SEED,
 }

@@ -1,4 +1,4 @@
-"""What every field of a training config may be: one table, applied where a config is parsed (`runs.config`)."""
+"""Checks of every field of a training config: one table, applied where a config is parsed (`runs.config`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.attention import IMPLEMENTATIONS
 from janus_jax.models.config import PRESETS
 from janus_jax.models.layers import REMAT_POLICIES
-from janus_jax.runs.value_checks import (
-  SEED,
-  Bool,
-  Entries,
-  Factors,
-  Integer,
-  Names,
-  Number,
-  OneOf,
-  PerTask,
-  Table,
-  Text,
-)
+from janus_jax.runs.value_checks import BOOL, DICTS, NAMES, SEED, TEXT, Factors, Integer, Number, OneOf, PerTask, Table
 from janus_jax.sharding.mesh import AXES
 from janus_jax.training.optimizer import SCHEDULES, STORED_DTYPES
 from janus_jax.training.step import MODES
@@ -35,34 +23,29 @@ FRACTION = Number(0, 1)
 DECAY = Number(0, 1, below=True)
 POSITIVE = Number(above=True)
 
-STAGE: Table = {
+# Fields that a stage has in common with the training of one part of a small Janus.
+TRAINING: Table = {
   'steps': Integer(1, 10**8),
   'batch_size': Integer(1, 10**6),
-  'trainable': Names(),
   'learning_rate': Number(0, 100),
   'warmup_steps': Integer(),
-  'schedule': OneOf(SCHEDULES),
   'final_fraction': FRACTION,
   'weight_decay': Number(0, 100),
+}
+OPTIMIZATION: Table = {**TRAINING, 'b2': DECAY, 'max_grad_norm': POSITIVE}
+STAGE: Table = {
+  **TRAINING,
+  'trainable': NAMES,
+  'schedule': OneOf(SCHEDULES),
   'ratio': PerTask(TASKS, Integer()),
-  'sources': {kind: {'*': Integer()} for kind in TASKS},
+  'sources': {task: {'*': Integer()} for task in TASKS},
   'loss_weights': PerTask(TASKS, Number()),
   'images_per_row': Number(0, 10_000),
   'generation_images_per_row': Number(0, 10_000),
-  'carry_moments': Bool(),
+  'carry_moments': BOOL,
   'expected_tokens': PerTask(TASKS, Number(above=True), zeros=False),
 }
 
-OPTIMIZATION: Table = {
-  'steps': Integer(1, 10**8),
-  'batch_size': Integer(1, 10**6),
-  'learning_rate': Number(0, 100),
-  'warmup_steps': Integer(),
-  'final_fraction': FRACTION,
-  'b2': DECAY,
-  'weight_decay': Number(0, 100),
-  'max_grad_norm': POSITIVE,
-}
 PRETRAINING: Table = {
   'model': OneOf(tuple(PRESETS)),
   'vq': OPTIMIZATION,
@@ -78,22 +61,22 @@ PRETRAINING: Table = {
   'decoder': OPTIMIZATION,
 }
 
-# The fields of a config, which `runs.config` describes. `data.sources` is checked by `build.read_specs`.
+# `data.sources` is checked by `build.read_specs`.
 FIELDS: Table = {
-  'init_from': Text(),
+  'init_from': TEXT,
   'template': OneOf(('', 'deepseek', 'deepseek_old')),
   'seed': SEED,
-  'shared_encoder': Bool(),
+  'shared_encoder': BOOL,
   'stages': {'*': STAGE},
-  'run': Names(),
+  'run': NAMES,
   'stage_masks': OneOf(MODES),
   'data': {
     'name': OneOf(('toy', 'files')),
-    'directory': Text(),
+    'directory': TEXT,
     'toy_grid': Integer(),
     'num_train': Integer(1),
-    'sources': Entries(),
-    'precompute_codes': Bool(),
+    'sources': DICTS,
+    'precompute_codes': BOOL,
     'resize': OneOf(tuple(RESIZES)),
   },
   'sequence_length': Integer(1),
@@ -132,19 +115,15 @@ FIELDS: Table = {
   'save_every': Integer(1),
   'keep_last': Integer(1),
   'keep_every': Integer(),
-  'wandb_project': Text(),
+  'wandb_project': TEXT,
   'sampling': {'cfg_weight': Number(), 'temperature': Number(), 'top_k': Integer(), 'num_images': Integer(0, 10**6)},
   'pretraining': PRETRAINING,
 }
 
 
 def set_floats(config: ConfigDict, table: Table = FIELDS) -> None:
-  """Makes floats of the integers in fields for numbers: `weight_decay = 0` in a recipe, then 0.1 on a command line,
-  which ml_collections would refuse.
-
-  Args:
-    config: of a run, or its part that the table describes; changed in place.
-    table: what each field may be.
+  """Makes floats of the integers in fields for numbers, in place: ml_collections would refuse 0.1 on the command line
+  after `weight_decay = 0` in a recipe.
   """
   with config.ignore_type():
     for name, value in config.items():
@@ -156,7 +135,7 @@ def set_floats(config: ConfigDict, table: Table = FIELDS) -> None:
 
 
 def check_present(values: Any, expected: Mapping[str, Any], path: str = '') -> None:
-  """Raises InputError for a field that is not there. What is no mapping is left to the table."""
+  """Raises InputError for a field that is not there. A value that is no mapping is left to the table."""
   for name, inner in expected.items() if isinstance(values, Mapping) else ():
     if name not in values:
       raise InputError(f'{path}{name} is missing')

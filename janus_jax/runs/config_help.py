@@ -1,4 +1,4 @@
-"""What --help says of the fields of a config: name, value, and the description that the dataclass has which owns it."""
+"""Descriptions of the fields of a config for --help, from the docstrings of the dataclasses that own them."""
 
 import fnmatch
 import inspect
@@ -21,12 +21,7 @@ def every_field() -> dict[str, Any]:
 
 
 def describe_fields(values: Mapping[str, Any], width: int) -> str:
-  """A line `--config.FIELD=VALUE` for each field, section by section, and below it what the field means.
-
-  Args:
-    values: of a recipe.
-    width: of the terminal.
-  """
+  """A line `--config.FIELD=VALUE` for each field of a recipe, section by section, and below it what the field means."""
   margin = {'initial_indent': ' ' * 6, 'subsequent_indent': ' ' * 6}
   lines = []
   for section, name, value in sorted(_flat(values), key=lambda field: field[:2]):
@@ -52,7 +47,7 @@ def _description(section: str, name: str) -> str:
 
 
 def field_descriptions(kind: type) -> dict[str, str]:
-  """What the docstring of a dataclass, and those of what it inherits from, say of its attributes."""
+  """Attributes of a dataclass and their descriptions in its docstring and those of its bases."""
   found = {}
   for base in reversed(kind.__mro__):
     entries = re.findall(r'^  (\w+): (.*(?:\n    .*)*)', inspect.cleandoc(base.__doc__ or ''), re.MULTILINE)

@@ -189,7 +189,7 @@ COMMANDS = {
 }
 ODD_TEXTS = ('0', '-1', '1.5', 'nan', 'inf', '-inf', '1e40', '1' + '0' * 30, 'abc', '', 'True', '0x10', '1,2')
 LEGAL_TEXTS = {
-  '0': {'cfg_weight', 'temperature', 'top_k', 'seed', 'step_seconds', 'max_bad_share', 'process_id'},
+  '0': {'cfg_weight', 'temperature', 'top_k', 'seed', 'step_seconds', 'max_bad_fraction', 'process_id'},
   '1.5': {'cfg_weight', 'temperature', 'seconds', 'step_seconds'},
   '0x10': {'INTEGERS'},
 }
