@@ -1,4 +1,4 @@
-"""Recipes: Python files whose `get_config` returns a config, and what to say of one that does not."""
+"""Recipes: Python files whose `get_config` returns a config; messages about those that do not."""
 
 import difflib
 import importlib.machinery
@@ -85,6 +85,7 @@ def unknown_field(config: ConfigDict, name: str) -> str | None:
 
 def field_names(values: Mapping[str, Any], before: str = '') -> list[str]:
   """Dotted names of all fields of a config that have values of their own."""
-  named = [(f'{before}{key}', value) for key, value in values.items()]
-  inner = [field_names(value, f'{name}.') if isinstance(value, Mapping) else [name] for name, value in named]
-  return [name for names in inner for name in names]
+  names = []
+  for key, value in values.items():
+    names += field_names(value, f'{before}{key}.') if isinstance(value, Mapping) else [f'{before}{key}']
+  return names

@@ -1,4 +1,4 @@
-"""What a run starts from: the checkpoint that its config names, or the parts that it composes."""
+"""The start of a run: the checkpoint that its config names, or the parts that it composes."""
 
 import dataclasses
 import os
@@ -13,30 +13,21 @@ from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.runs import workdirs
 from janus_jax.runs.config import TrainConfig
 
-# What the parts of a real run are stored in (DeepSeek-LLM, SigLIP, LlamaGen's VQ); new parts are float32.
+# Types that the parts of a real run are stored in (DeepSeek-LLM, SigLIP, LlamaGen's VQ); new parts are float32.
 PART_DTYPES = (('language_model/', 'bfloat16'), ('', 'float32'))
-PARTS = ('vision_encoder', 'vq', 'language_model')  # That `init_from` may name.
+PARTS = ('vision_encoder', 'vq', 'language_model')  # Names that `init_from` may have.
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """What a run starts from.
-
-  Attributes:
-    model: architecture.
-    dtypes: path -> dtype name that the parameter is stored in.
-  """
+  """Architecture that a run starts from, and path -> name of the dtype that the parameter is stored in."""
 
   model: JanusConfig
   dtypes: Mapping[str, str]
 
 
 def find_start(config: TrainConfig, recipe: str) -> Start:
-  """What a run would start from: the checkpoint it names; if it names none, the released model of the recipe's name.
-
-  Args:
-    config: of the run.
-    recipe: path of its file.
+  """The start of a run: the checkpoint it names; if it names none, the released model that its recipe file is called as.
 
   Raises:
     InputError: it names none, and no released model has the name.
@@ -45,9 +36,9 @@ def find_start(config: TrainConfig, recipe: str) -> Start:
     checkpoint = open_start(config)
     return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
   if config.pretraining and config.pretraining.model:  # Its parts are made, in float32.
-    model = as_trained(PRESETS[config.pretraining.model], config)
-    return Start(model, dict.fromkeys(parameter_shapes(model), 'float32'))
-  name = os.path.basename(recipe).partition('.')[0]
+    name, part_dtypes = config.pretraining.model, (('', 'float32'),)
+  else:
+    name, part_dtypes = os.path.basename(recipe).partition('.')[0], PART_DTYPES
   if name not in PRESETS:
     raise InputError(
       f'{recipe}: which model? init_from is empty: expected a checkpoint in it, or a file called as one of '
@@ -55,8 +46,7 @@ def find_start(config: TrainConfig, recipe: str) -> Start:
     )
   model = as_trained(PRESETS[name], config)
   paths = parameter_shapes(model)
-  dtypes = {path: next(dtype for part, dtype in PART_DTYPES if path.startswith(part)) for path in paths}
-  return Start(model, dtypes)
+  return Start(model, {path: next(dtype for part, dtype in part_dtypes if path.startswith(part)) for path in paths})
 
 
 def open_start(config: TrainConfig) -> Checkpoint:
