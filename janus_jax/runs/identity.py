@@ -115,14 +115,12 @@ def _files_of(spec: build.SourceSpec) -> list[str]:
 def _describe_files(paths: list[str]) -> dict[str, Any]:
   chosen = paths[:: -(-len(paths) // FILES)] if paths else []
   sizes = {path: os.path.getsize(path) for path in chosen if os.path.isfile(path)}
-  is_small = sum(sizes.values()) <= WHOLE_FILES
+  whole = sum(sizes.values()) <= WHOLE_FILES
   return {
     'files': len(paths),
     'bytes': sum(sizes.values()),
     'digest of their names': _digest(os.path.basename(path).encode() for path in paths),
-    'digest of their content': _digest(
-      piece for path, size in sizes.items() for piece in _pieces(path, size, is_small)
-    ),
+    'digest of their content': _digest(piece for path, size in sizes.items() for piece in _pieces(path, size, whole)),
   }
 
 

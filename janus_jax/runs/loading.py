@@ -22,7 +22,7 @@ from janus_jax.sharding.rules import parameter_shardings
 def load(
   path: str, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None, image_size: int | None = None
 ) -> LoadedJanus:
-  """Loads a checkpoint of any layout (Orbax, transformers' or DeepSeek's), all that `generate_images` and `answer` need.
+  """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's.
 
   Weights alone, without a tokenizer.json, load too.
 

@@ -27,7 +27,7 @@ class Start:
 
 
 def find_start(config: TrainConfig, recipe: str) -> Start:
-  """The start of a run: the checkpoint it names; if it names none, the released model that its recipe file is called as.
+  """The start of a run: the checkpoint it names; if it names none, the released model that its recipe is called as.
 
   Raises:
     InputError: it names none, and no released model has the name.
