@@ -34,7 +34,12 @@ held_out_losses = jax.jit(batch_losses, static_argnames=('config', 'compute', 'c
 
 def static_arguments(step: StepConfig) -> dict[str, Any]:
   """Static arguments of `held_out_losses`."""
-  return {'config': step.model, 'compute': step.compute, 'chunk': step.loss_chunk, 'accumulation': step.accumulation}
+  return {
+    'config': step.model,
+    'compute': step.compute,
+    'chunk': step.loss_chunk,
+    'accumulation': step.accumulation,
+  }
 
 
 class HeldOutLoss:
@@ -78,8 +83,9 @@ class HeldOutLoss:
       return {}
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     ones = np.ones(len(TASKS), np.float32)
-    placed = (place_whole_batch(batch, mesh) for batch in self._batches)
-    found = [held_out_losses(params, batch, ones, **self._static)[1] for batch in placed]
+    found = [
+      held_out_losses(params, place_whole_batch(batch, mesh), ones, **self._static)[1] for batch in self._batches
+    ]
     sums, weights = (sum(np.asarray(getattr(losses, name)) for losses in found) for name in ('sums', 'weights'))
     return {task: float(total / weight) for task, total, weight in zip(TASKS, sums, weights) if weight}
 

@@ -164,7 +164,7 @@ def check(config: TrainConfig, out: str, records: int) -> DataReport:
   lengths = {f'{report.kind}/{report.name}': report.tokens[1] for report in reports}
   means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in stages], spec, config.seed)
   stages = tuple(
-    _check_stage(stage, stage_batches(config, stage, mean, data.train, spec), spec, lengths)
+    _check_stage(stage, stage_batches(config, stage, mean, data, spec), spec, lengths)
     for stage, mean in zip(stages, means)
   )
   length = fitting_length(max(report.tokens[1] for report in reports), max(report.tokens_99 for report in reports))

@@ -33,7 +33,7 @@ from janus_jax.runs.start import open_start
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import MeshConfig, make_mesh, rows_split
 from janus_jax.training import hosts
-from janus_jax.training.loop import Run, Sources
+from janus_jax.training.loop import Run
 from janus_jax.training.optimizer import check_rules
 from janus_jax.training.rematerialisation import with_remat
 from janus_jax.training.run_config import check_batches
@@ -154,13 +154,13 @@ def open_examples(config: TrainConfig, start: Checkpoint, directory: str) -> tup
 
 
 def stage_batches(
-  config: TrainConfig, stage: Stage, mean: MeanSize, train: Sources, spec: ExampleSpec, streams: int = 1
+  config: TrainConfig, stage: Stage, mean: MeanSize, data: RunData, spec: ExampleSpec, streams: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
   """The batches of a stage, by examples of a mean size, from its first one on."""
   rooms = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
   options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shards': all_shards(streams)}
-  return batches(train, stage.ratio, stage.sources, spec, shape, **options)
+  return batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
 
 
 def make_placement(sizes: MeshConfig, model: JanusConfig, devices: Sequence[jax.Device] | None = None) -> Placement:

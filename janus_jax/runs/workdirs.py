@@ -158,8 +158,7 @@ def read_sampling(checkpoint: str, defaults: Mapping[str, float | int] = SAMPLIN
 def differences(old: Any, new: Any, name: str = '') -> list[str]:
   """Differences of two configs, a line each: 'stages.stage1.steps: 100 -> 200'."""
   if isinstance(old, dict) and isinstance(new, dict):
-    found = (
-      differences(old.get(key), new.get(key), f'{name}.{key}'.lstrip('.')) for key in dict.fromkeys([*old, *new])
-    )
-    return [*itertools.chain.from_iterable(found)]
+    keys = dict.fromkeys([*old, *new])
+    found = (differences(old.get(key), new.get(key), f'{name}.{key}'.lstrip('.')) for key in keys)
+    return list(itertools.chain.from_iterable(found))
   return [] if old == new else [f'{name}: {json.dumps(old)} -> {json.dumps(new)}']
