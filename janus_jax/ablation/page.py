@@ -16,7 +16,7 @@ from janus_jax.reporting.page import Html, charts, element, folded, image, note,
 from janus_jax.runs.config import to_json
 from janus_jax.runs.workdirs import differences
 
-TITLE_VARIANTS = 4  # Named in the title.
+TITLE_VARIANTS = 4  # Variants named in the title.
 NOTE = (
   'With one seed there is no interval. All runs answered the same questions and generated images of the same prompts '
   "with the same seeds; held-out losses are on the same batches of the baseline's last stage."
@@ -38,12 +38,12 @@ class Findings:
   """Findings of an ablation so far.
 
   Attributes:
-    name: of the report.
-    ablation: what it is about.
-    runs: all of the ablation.
+    name: title of the report.
+    ablation: the ablation.
+    runs: all of its runs.
     done: run name -> record of the runs that are finished and did not fail.
-    summaries: of the variants.
-    metrics: shown first.
+    summaries: one per variant.
+    metrics: names of the metrics that are shown first.
   """
 
   name: str

@@ -1,7 +1,8 @@
-"""Where things lie in the directory of a sweep, and how several processes keep out of each other's way there."""
+"""Paths in the directory of a sweep, and locks between processes that share it."""
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,11 +15,11 @@ class SweepPaths:
   """The directory of a sweep.
 
   parts/HASH      pretrained parts, a checkpoint
-  data/           the rendered worlds
-  codes/          of their pictures, by the parts whose tokenizer made them
+  data/           rendered toy worlds
+  codes/          codes of their images, by the parts whose tokenizer made them
   runs/NAME       training workdirs
-  scores/NAME     what `janus_jax.evaluate --out` writes
-  results/NAME.json   what a run is, and what was measured of it
+  scores/NAME     the files of `janus_jax.evaluate --out`
+  results/NAME.json   a record: the run's settings, and what was measured of it
   """
 
   def __init__(self, root: str):
@@ -28,20 +29,17 @@ class SweepPaths:
     return os.path.join(self.root, *names)
 
   def read_results(self) -> dict[str, dict[str, Any]]:
-    """Run name -> what `write_result` wrote, of all runs that were ever begun here."""
-    directory = self.of('results')
-    names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
-    return {name.removesuffix('.json'): read_json(self.of('results', name)) for name in names if name.endswith('.json')}
+    """Run name -> its record, of all runs that were ever begun here."""
+    return {path.stem: read_json(str(path)) for path in sorted(pathlib.Path(self.root, 'results').glob('*.json'))}
 
   def write_result(self, name: str, result: Mapping[str, Any]) -> None:
-    """Replaces what is there at once, or not at all."""
+    """Replaces a record whole or not at all."""
     os.makedirs(self.of('results'), exist_ok=True)
-    path = self.of('results', f'{name}.json')
-    write_json(path, result)
+    write_json(self.of('results', f'{name}.json'), result)
 
   @contextlib.contextmanager
   def alone(self, name: str) -> Iterator[None]:
-    """Waits until no other process works on what `name` stands for. The lock of a process that dies is gone."""
+    """Holds the lock of a name once no other process does. The lock of a process that dies is gone."""
     os.makedirs(self.of('locks'), exist_ok=True)
     with locked(self.of('locks', name), name, wait=True):
       yield

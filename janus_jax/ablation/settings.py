@@ -20,7 +20,7 @@ EVALUATION: Table = {
   'seed': SEED,
 }
 # What a report compares first, where a config says nothing; patterns as of fnmatch over names of metrics.
-METRICS = ('goals/*', 'questions/all', 'drawings/all', 'held_out/*')
+METRICS = ('target_scores/*', 'questions/all', 'drawings/all', 'held_out/*')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -234,10 +234,12 @@ def test_intervals_of_percentages_end_at_0_and_100():
 def test_differences_of_percentages_end_at_100():
   chosen = [run for run in runs() if run.variant in VALUES and run.seed < 2]
   values = {'base': (10.0, 60.0), 'better': (90.0, 80.0)}
-  found = {run.name: {'status': 'done', 'metrics': {'goals/x': values[run.variant][run.seed]}} for run in chosen}
+  found = {
+    run.name: {'status': 'done', 'metrics': {'target_scores/x': values[run.variant][run.seed]}} for run in chosen
+  }
   base, better = tables.summarise(chosen, found, 'base')
-  assert tables.difference_text(better, 'goals/x') == '+50.0 [-100.0, +100.0]'
-  assert tables.difference_text(base, 'goals/x') == ''
+  assert tables.difference_text(better, 'target_scores/x') == '+50.0 [-100.0, +100.0]'
+  assert tables.difference_text(base, 'target_scores/x') == ''
 
 
 @pytest.mark.parametrize(
