@@ -79,10 +79,10 @@ def find_shared_run(paths: SweepPaths, run: PlannedRun, results: dict[str, dict[
   the step of that; None if there is none.
   """
   shared = {name: shared_stages(run, result['prefixes']) for name, result in results.items() if name != run.name}
-  for stage, name in sorted(((stage, name) for name in shared for stage in range(shared[name])), reverse=True):
-    step = run.ends[stage]
-    if _is_whole(paths.of('runs', name, CHECKPOINTS_DIRECTORY, str(step))):
-      return name, step
+  ends = [(end, name) for name, count in shared.items() for end in run.ends[:count]]
+  for end, name in sorted(ends, reverse=True):
+    if _is_whole(paths.of('runs', name, CHECKPOINTS_DIRECTORY, str(end))):
+      return name, end
   return None
 
 

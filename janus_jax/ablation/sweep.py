@@ -7,7 +7,6 @@ A run's record (results/NAME.json) says 'started', then 'done' or 'failed'. A sw
 are done, goes on with those that are started, and tries failed ones again only if it is told to.
 """
 
-import dataclasses
 import logging
 import os
 import time
@@ -32,31 +31,6 @@ from janus_jax.runs.workdirs import is_begun
 
 class StoppedError(Exception):
   """SIGTERM came while a run was training; it is saved."""
-
-
-@dataclasses.dataclass
-class SweepProgress:
-  """Progress of a call: runs that are over (those before the call included) of all, and the call's pace so far.
-
-  Attributes:
-    trained: steps, which took `training_seconds`.
-    measured: runs, which took `measuring_seconds`.
-  """
-
-  done: int
-  total: int
-  trained: int = 0
-  measured: int = 0
-  training_seconds: float = 0.0
-  measuring_seconds: float = 0.0
-
-  def left(self, steps: int) -> str:
-    """Estimate of the time that `steps` and the runs that are not done take; '' as long as nothing is known."""
-    runs = self.total - self.done
-    if not runs or not self.trained or not self.measured:
-      return ''
-    seconds = steps * self.training_seconds / self.trained + runs * self.measuring_seconds / self.measured
-    return f', about {seconds / 60:.0f} min left' if seconds >= 90 else f', about {seconds:.0f} s left'
 
 
 def ablate(
@@ -124,32 +98,40 @@ def all_runs(ablation: Ablation, configs: Mapping[str, TrainConfig]) -> list[Pla
 
 
 class _Sweep:
-  """The runs of an ablation in a directory."""
+  """The runs of an ablation in a directory, and the pace at which this call trains steps and measures runs."""
 
   def __init__(self, ablation: Ablation, paths: SweepPaths, runs: Sequence[PlannedRun]):
     self._ablation, self._paths, self._runs = ablation, paths, runs
     self._baselines = {run.seed: run.config for run in runs if run.variant == ablation.baseline}
+    self._steps_trained = self._runs_measured = 0
+    self._training_seconds = self._measuring_seconds = 0.0
 
   def run(self, runs: Sequence[PlannedRun], retry_failed: bool) -> bool:
-    """False after SIGTERM."""
+    """Trains and measures what is missing of these runs; False after SIGTERM."""
     results = self._paths.read_results()
-    open_runs = [run for run in runs if not self._is_over(run, results, retry_failed)]
-    progress = SweepProgress(len(runs) - len(open_runs), len(runs))
-    logging.info('%d of %d runs are done, %d steps to train', progress.done, len(runs), self._steps_left(open_runs))
-    for number, run in enumerate(open_runs):
+    left = [run for run in runs if not self._is_over(run, results, retry_failed)]
+    done = len(runs) - len(left)
+    logging.info('%d of %d runs are done, %d steps to train', done, len(runs), self._steps_left(left))
+    for number, run in enumerate(left, start=1):
       with self._paths.alone(run.name):
-        # Another process may have been here, and what this one has finished is there to fork from.
+        # Another process may have been here, and runs that this one has finished can be forked.
         results = self._paths.read_results()
         try:
           if not self._is_over(run, results, retry_failed):
-            self._finish(run, results, progress)
+            self._finish(run, results)
         except StoppedError:
           logging.info('stopped in %s, which is saved: the same command goes on', run.name)
           return False
-      progress.done += 1
-      left = progress.left(self._steps_left(open_runs[number + 1 :]))
-      logging.info('%d of %d runs are done%s', progress.done, progress.total, left)
+      logging.info('%d of %d runs are done%s', done + number, len(runs), self._time_left(left[number:]))
     return True
+
+  def _time_left(self, runs: Sequence[PlannedRun]) -> str:
+    """Estimate of the time that runs take; '' as long as nothing is known."""
+    if not runs or not self._steps_trained or not self._runs_measured:
+      return ''
+    seconds = self._steps_left(runs) * self._training_seconds / self._steps_trained
+    seconds += len(runs) * self._measuring_seconds / self._runs_measured
+    return f', about {seconds / 60:.0f} min left' if seconds >= 90 else f', about {seconds:.0f} s left'
 
   def current_results(self) -> dict[str, dict[str, Any]]:
     """Records of the ablation's runs, without those that were measured otherwise than is asked for now."""
@@ -171,7 +153,7 @@ class _Sweep:
     trained = [run for run in self._runs if is_finished(self._paths, run)]
     return steps_to_train([*trained, *runs]) - steps_to_train(trained)
 
-  def _finish(self, run: PlannedRun, results: dict[str, dict[str, Any]], progress: SweepProgress) -> None:
+  def _finish(self, run: PlannedRun, results: dict[str, dict[str, Any]]) -> None:
     """Trains and measures a run, or records why it failed."""
     record = {
       'variant': run.variant,
@@ -183,12 +165,12 @@ class _Sweep:
       'forked': results.get(run.name, {}).get('forked'),
     }
     try:
-      record['forked'] = self._train(run, record, results, progress)
+      self._train(run, record, results)
       began = time.perf_counter()
       baseline, alone = self._baselines[run.seed], self._ablation.fresh_compilation
       measured = measuring.measure_run(self._paths, run, self._ablation.evaluation, baseline, with_compiling=alone)
-      progress.measuring_seconds += time.perf_counter() - began
-      progress.measured += 1
+      self._measuring_seconds += time.perf_counter() - began
+      self._runs_measured += 1
       self._paths.write_result(run.name, {**record, 'status': 'done', **measured})
     except (OSError, StoppedError):
       raise  # A full disk is no property of the variant.
@@ -200,19 +182,17 @@ class _Sweep:
       logging.warning('%s failed: %s', run.name, reason)
       self._paths.write_result(run.name, {**record, 'status': 'failed', 'reason': reason})
 
-  def _train(
-    self, run: PlannedRun, record: Mapping[str, Any], results: dict[str, dict[str, Any]], progress: SweepProgress
-  ) -> dict[str, Any] | None:
-    """Trains a run to its end. Returns the run and step that it was forked from, if it was."""
+  def _train(self, run: PlannedRun, record: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
+    """Trains a run to its end, and records from which run and step it was forked, if it was."""
     prepare_runs(self._paths, run)
-    workdir, forked, how = self._paths.of('runs', run.name), record['forked'], 'resumed'
+    workdir, how = self._paths.of('runs', run.name), 'resumed'
     if not is_begun(workdir):
-      source = find_shared_run(self._paths, run, results)
-      forked = {'run': source[0], 'step': source[1]} if source else None
-      how = f'forked from {source[0]} after step {source[1]}' if source else 'from its first step'
-      if source:
+      record['forked'], how = None, 'from its first step'
+      if source := find_shared_run(self._paths, run, results):
         fork(self._paths, run, *source)
-    self._paths.write_result(run.name, {**record, 'forked': forked, 'status': 'started'})
+        record['forked'] = {'run': source[0], 'step': source[1]}
+        how = f'forked from {source[0]} after step {source[1]}'
+    self._paths.write_result(run.name, {**record, 'status': 'started'})
     logging.info('%s: %s', run.name, how)
     take_codes(self._paths, run)
     if self._ablation.fresh_compilation:
@@ -222,9 +202,8 @@ class _Sweep:
     give_codes(self._paths, run)
     if not is_finished(self._paths, run):
       raise StoppedError
-    progress.training_seconds += time.perf_counter() - began
-    progress.trained += run.steps - (forked['step'] if forked else 0)
-    return forked
+    self._training_seconds += time.perf_counter() - began
+    self._steps_trained += run.steps - (record['forked'] or {'step': 0})['step']
 
 
 def is_finished(paths: SweepPaths, run: PlannedRun) -> bool:
