@@ -23,9 +23,7 @@ BATCHES = 64
 def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
   """FLOPs of a step of each stage that runs, by formula (training/throughput.py) from the first batches of the stage.
 
-  Args:
-    config: a run's, with `init_from` and `data.directory`.
-    directory: holds indices of data.
+  The config has `init_from` and `data.directory`; indices of data go to `directory`.
   """
   coded, config = config.data.precompute_codes, replaced(config, {'data.precompute_codes': False})
   start = open_start(config)
@@ -59,12 +57,7 @@ def matched_steps(
 ) -> dict[str, int]:
   """Steps of some stages, all multiplied by one factor, with which a schedule costs `budget` FLOPs.
 
-  Args:
-    config: the schedule's.
-    prices: FLOPs of a step of each stage.
-    budget: FLOPs, which rounding misses by less than half a step of each stage.
-    stages: names of the stages whose steps change.
-    where: begins the message of an error.
+  Rounding misses it by less than half a step of each stage. `prices` are FLOPs of a step of each.
 
   Raises:
     InputError: a stage that does not run, or those that stay as they are cost more than the budget.

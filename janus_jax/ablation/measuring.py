@@ -18,8 +18,7 @@ from typing import Any
 
 import jax
 
-from janus_jax.ablation.paths import SweepPaths
-from janus_jax.ablation.preparing import runnable
+from janus_jax.ablation.preparing import SweepPaths, runnable
 from janus_jax.ablation.settings import Evaluation
 from janus_jax.ablation.variants import PlannedRun, digest
 from janus_jax.conversion.checkpoint import open_checkpoint
@@ -47,7 +46,6 @@ class StageCost:
   """Cost of one stage.
 
   Attributes:
-    steps: updates.
     seconds: training alone.
     compile_seconds: the excess of its first line of metrics (compiling, mostly), as it depends on which run came first;
       0 where there is only one line.

@@ -35,16 +35,7 @@ IMAGES = 'An image per seed. Whole green frame: exactly what was asked for. Dash
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Findings:
-  """Findings of an ablation so far.
-
-  Attributes:
-    name: title of the report.
-    ablation: the ablation.
-    runs: all of its runs.
-    done: run name -> record of the runs that are finished and did not fail.
-    summaries: one per variant.
-    metrics: names of the metrics that are shown first.
-  """
+  """Findings of an ablation so far: records of the runs that are done and did not fail; metrics to show first."""
 
   name: str
   ablation: Ablation

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from janus_jax.ablation import page, tables
-from janus_jax.ablation.paths import SweepPaths
+from janus_jax.ablation.preparing import SweepPaths
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.sheets import Sheet, read_sheet, to_image
 from janus_jax.ablation.tables import Summary

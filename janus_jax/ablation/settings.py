@@ -50,12 +50,10 @@ class Ablation:
     variants: name -> {dotted name of a field: value}, in the order of the report.
     configs: name of a variant -> `base` with these fields.
     baseline: the variant that the others are compared with.
-    seeds: different ones.
     metrics: patterns of the metrics that the report shows first.
     equal_flops: variant -> names of stages whose steps are multiplied so that the variant costs what the baseline does.
     parts_per_seed: whether each seed has parts pretrained of its own; else all share those of `base.seed`.
     fresh_compilation: whether each run compiles everything anew, so that its cost is that of a run alone.
-    evaluation: settings by which finished runs are measured.
   """
 
   base: TrainConfig
@@ -74,10 +72,7 @@ def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]],
   """The fields of an ablation with their defaults. Runs neither measure held-out losses nor generate images along the
   way: the sweep measures all of them alike.
 
-  Args:
-    base: config of a run.
-    variants: name -> {dotted name of a field: value}, as {'long': {'stages.stage1.steps': 300}}.
-    baseline: one of them.
+  `variants` are as {'long': {'stages.stage1.steps': 300}}, `baseline` is one of their names.
   """
   base = ConfigDict(unshared(base.to_dict()))
   base.held_out_batches = base.sampling.num_images = base.eval_every = 0

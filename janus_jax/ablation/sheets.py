@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.ablation.paths import SweepPaths
+from janus_jax.ablation.preparing import SweepPaths
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.reporting.image_grid import JudgedImage, image_grid

@@ -15,10 +15,9 @@ from typing import Any
 
 import jax
 
-from janus_jax.ablation import compute, measuring, report
+from janus_jax.ablation import compute, measuring, preparing, report
 from janus_jax.ablation.checks import check_sweep
-from janus_jax.ablation.paths import SweepPaths
-from janus_jax.ablation.preparing import find_shared_run, fork, give_codes, prepare_runs, runnable, take_codes
+from janus_jax.ablation.preparing import SweepPaths, runnable
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, planned, steps_to_train
 from janus_jax.errors import InputError, one_line
@@ -44,7 +43,7 @@ def ablate(
 
   Args:
     ablation: from `settings.read_ablation`.
-    workdir: the sweep's (`paths.SweepPaths`).
+    workdir: the sweep's (`preparing.SweepPaths`).
     shard: (i, n): this is process i of n, which share the directory and the runs.
     retry_failed: runs that failed go on where they stopped.
     report_directory: default: `workdir`.
@@ -78,7 +77,7 @@ def with_equal_compute(ablation: Ablation, paths: SweepPaths) -> dict[str, Train
 
   def prices(name: str) -> dict[str, float]:
     run = planned(name, ablation.seeds[0], configs[name], ablation.parts_per_seed)
-    prepare_runs(paths, run)
+    preparing.prepare_runs(paths, run)
     return compute.step_prices(runnable(paths, run), paths.of('data'))
 
   budget = compute.total_flops(configs[ablation.baseline], prices(ablation.baseline))
@@ -184,22 +183,22 @@ class _Sweep:
 
   def _train(self, run: PlannedRun, record: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
     """Trains a run to its end, and records from which run and step it was forked, if it was."""
-    prepare_runs(self._paths, run)
+    preparing.prepare_runs(self._paths, run)
     workdir, how = self._paths.of('runs', run.name), 'resumed'
     if not is_begun(workdir):
       record['forked'], how = None, 'from its first step'
-      if source := find_shared_run(self._paths, run, results):
-        fork(self._paths, run, *source)
+      if source := preparing.find_shared_run(self._paths, run, results):
+        preparing.fork(self._paths, run, *source)
         record['forked'] = {'run': source[0], 'step': source[1]}
         how = f'forked from {source[0]} after step {source[1]}'
     self._paths.write_result(run.name, {**record, 'status': 'started'})
     logging.info('%s: %s', run.name, how)
-    take_codes(self._paths, run)
+    preparing.take_codes(self._paths, run)
     if self._ablation.fresh_compilation:
       jax.clear_caches()
     began = time.perf_counter()
     setup.train(runnable(self._paths, run), workdir)
-    give_codes(self._paths, run)
+    preparing.give_codes(self._paths, run)
     if not is_finished(self._paths, run):
       raise StoppedError
     self._training_seconds += time.perf_counter() - began

@@ -31,11 +31,10 @@ class Summary:
   """Results of a variant.
 
   Attributes:
-    variant: its name.
     values: metric -> {seed: number} of the runs that are done.
     failed: {seed: reason}.
     missing: seeds that have not run yet.
-    baseline: summary of the baseline; None of the baseline itself.
+    baseline: None of the baseline itself.
   """
 
   variant: str
@@ -86,13 +85,7 @@ class Summary:
 
 
 def summarise(runs: Sequence[PlannedRun], results: Mapping[str, Mapping[str, Any]], baseline: str) -> list[Summary]:
-  """A summary per variant, in the order in which they first occur.
-
-  Args:
-    runs: all of the ablation.
-    results: run name -> its record; runs without one are missing.
-    baseline: a variant.
-  """
+  """A summary per variant, in the order of the runs; those without a record in `results` (by name) are missing."""
 
   def summary(variant: str, compared: Summary | None) -> Summary:
     records = {run.seed: results.get(run.name, {}) for run in runs if run.variant == variant}

@@ -19,7 +19,6 @@ class PlannedRun:
   """One variant with one seed.
 
   Attributes:
-    variant: its name.
     seed: seed of data and guidance dropout.
     config: the run's, without `init_from` where the parts that it starts from are the sweep's own.
     parts: a hash of all that those parts depend on; '' where `init_from` names existing ones.

@@ -171,23 +171,18 @@ def parse_config(config: ConfigDict, where: str = '') -> TrainConfig:
     InputError: a field that is missing, unknown or has a value that makes no sense, by its dotted name, after `where`.
   """
   try:
-    return _parse(config.to_dict())
+    values = unshared(config.to_dict())
+    check_present(values, to_dict(TrainConfig()))
+    check_fields(values, FIELDS)
+    named = {name: {'name': name, **fields} for name, fields in values['stages'].items()}
+    stages = {name: _build('stages.*', fields, f'stages.{name}.') for name, fields in named.items()}
+    parsed = _build('', {**values, 'stages': stages})
+    _check_run(parsed)
+    if parsed.data.name == 'files':
+      _ = parsed.data.specs  # Checks them.
   except InputError as error:
     raise InputError(f'{where}{error}') from None
-
-
-def _parse(values: dict[str, Any]) -> TrainConfig:
-  check_present(values, to_dict(TrainConfig()))
-  check_fields(values, FIELDS)
-  values = unshared(values)
-  values['stages'] = {
-    name: _build('stages.*', {'name': name, **fields}, f'stages.{name}.') for name, fields in values['stages'].items()
-  }
-  config = _build('', values)
-  _check_run(config)
-  if config.data.name == 'files':
-    _ = config.data.specs  # Checks them.
-  return config
+  return parsed
 
 
 def _build(section: str, values: Mapping[str, Any], path: str = '') -> Any:
@@ -219,8 +214,8 @@ def _check_run(config: TrainConfig) -> None:
 
 
 def unshared(value: Any) -> Any:
-  """A copy of nested dicts in which none stands in two places, with tuples for lists. ConfigDict keeps a dict that was
-  given to several stages as one: `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
+  """A copy of nested dicts in which each stands once, with tuples for lists. ConfigDict keeps a dict that was given to
+  several stages as one: `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
   """
   if isinstance(value, Mapping):
     return {name: unshared(inner) for name, inner in value.items()}
@@ -248,7 +243,7 @@ def _filled(values: Any, defaults: Any) -> Any:
 
 
 def to_dict(part: Any, table: Table = FIELDS) -> dict[str, Any]:
-  """The fields of a config, or of the part that a table describes, as recipes have them: `_parse` inverts it."""
+  """The fields of a config, or of the part that a table describes, as recipes have them: `parse_config` inverts it."""
   values = part if isinstance(part, Mapping) else {name: getattr(part, name) for name in table}
   checks = {name: table.get(name, table.get('*')) for name in values}
   return {

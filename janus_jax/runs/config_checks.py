@@ -11,13 +11,13 @@ from janus_jax.errors import InputError
 from janus_jax.models.attention import IMPLEMENTATIONS
 from janus_jax.models.config import PRESETS
 from janus_jax.models.layers import REMAT_POLICIES
-from janus_jax.runs.value_checks import BOOL, DICTS, NAMES, SEED, TEXT, Factors, Integer, Number, OneOf, PerTask, Table
+from janus_jax.runs.value_checks import BOOL, DICTS, NAMES, SEED, TEXT, Factors, Integer, Number, PerTask, Table, one_of
 from janus_jax.sharding.mesh import AXES
 from janus_jax.training.optimizer import SCHEDULES, STORED_DTYPES
 from janus_jax.training.step import MODES
 
-COMPUTE_DTYPES = OneOf(('float32', 'bfloat16', 'float16'))
-KERNELS = OneOf(('auto', *IMPLEMENTATIONS))
+COMPUTE_DTYPES = one_of(('float32', 'bfloat16', 'float16'))
+KERNELS = one_of(('auto', *IMPLEMENTATIONS))
 AXIS = Integer(1, others=(-1,))
 FRACTION = Number(0, 1)
 DECAY = Number(0, 1, below=True)
@@ -36,7 +36,7 @@ OPTIMIZATION: Table = {**TRAINING, 'b2': DECAY, 'max_grad_norm': POSITIVE}
 STAGE: Table = {
   **TRAINING,
   'trainable': NAMES,
-  'schedule': OneOf(SCHEDULES),
+  'schedule': one_of(SCHEDULES),
   'ratio': PerTask(TASKS, Integer()),
   'sources': {task: {'*': Integer()} for task in TASKS},
   'loss_weights': PerTask(TASKS, Number()),
@@ -47,7 +47,7 @@ STAGE: Table = {
 }
 
 PRETRAINING: Table = {
-  'model': OneOf(tuple(PRESETS)),
+  'model': one_of(tuple(PRESETS)),
   'vq': OPTIMIZATION,
   'quantisation': {
     'commitment_weight': Number(),
@@ -64,20 +64,20 @@ PRETRAINING: Table = {
 # `data.sources` is checked by `build.read_specs`.
 FIELDS: Table = {
   'init_from': TEXT,
-  'template': OneOf(('', 'deepseek', 'deepseek_old')),
+  'template': one_of(('', 'deepseek', 'deepseek_old')),
   'seed': SEED,
   'shared_encoder': BOOL,
   'stages': {'*': STAGE},
   'run': NAMES,
-  'stage_masks': OneOf(MODES),
+  'stage_masks': one_of(MODES),
   'data': {
-    'name': OneOf(('toy', 'files')),
+    'name': one_of(('toy', 'files')),
     'directory': TEXT,
     'toy_grid': Integer(),
     'num_train': Integer(1),
     'sources': DICTS,
     'precompute_codes': BOOL,
-    'resize': OneOf(tuple(RESIZES)),
+    'resize': one_of(tuple(RESIZES)),
   },
   'sequence_length': Integer(1),
   'guidance_dropout': FRACTION,
@@ -88,7 +88,7 @@ FIELDS: Table = {
   'compute': {
     'dtype': COMPUTE_DTYPES,
     'vq_dtype': COMPUTE_DTYPES,
-    'remat': OneOf(('auto', *REMAT_POLICIES)),
+    'remat': one_of(('auto', *REMAT_POLICIES)),
     'unroll': Integer(1),
     'attention': KERNELS,
     'vision_attention': KERNELS,
@@ -103,8 +103,8 @@ FIELDS: Table = {
     'learning_rate_rules': Factors(),
     'weight_decay_rules': Factors(),
     'ema_decay': DECAY,
-    'moment_dtype': OneOf(STORED_DTYPES),
-    'gradient_sum_dtype': OneOf(STORED_DTYPES),
+    'moment_dtype': one_of(STORED_DTYPES),
+    'gradient_sum_dtype': one_of(STORED_DTYPES),
   },
   'max_consecutive_skips': Integer(1),
   'watchdog_factor': Number(),

@@ -39,11 +39,9 @@ MESSAGES_SHOWN = 3  # Messages about bad records, for each reason.
 
 @dataclasses.dataclass(frozen=True)
 class SourceReport:
-  """Findings in a sample of a source.
+  """Findings in a sample of a source, which is of the task `kind`.
 
   Attributes:
-    kind: task of the source.
-    name: name of the source.
     records: number in the whole source.
     read: number in the sample.
     tokens: (shortest, mean, longest) example, in tokens, images included; zeros if there is none.
@@ -73,7 +71,6 @@ class StageReport:
   """Findings in the first batches of a stage.
 
   Attributes:
-    name: name of the stage.
     packing: fraction of the positions that are no padding.
     slots: used fractions of the slots for images to understand and to generate; 0 where there are none.
     examples: mean number in a batch.

@@ -39,13 +39,9 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-  """Sources of records by task and name.
+  """Sources of records by task and name (held out: of some tasks), and requests that are sampled along the way.
 
-  Attributes:
-    train: to train on.
-    held_out: to measure the loss on; tasks may be missing.
-    holds_codes: whether images to generate come as codes, not as pixels.
-    samples: requests that are sampled along the way.
+  `holds_codes` is True where images to generate come as codes, not as pixels.
   """
 
   train: Sources

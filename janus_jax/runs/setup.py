@@ -46,7 +46,7 @@ def train(config: TrainConfig, workdir: str, force: bool = False) -> Any:
   """Trains until the last stage is over, or a signal asks to save and stop; returns the parameters.
 
   Args:
-    config: of the run.
+    config: the run's.
     workdir: local or gs://BUCKET/...; made if missing; a run in it is resumed.
     force: also where it was begun with another config.
 
@@ -192,16 +192,13 @@ def check_trainable(stages: Iterable[Stage], model: JanusConfig, paths: Collecti
 
 def check_room(stages: Iterable[Stage], model: JanusConfig, sequence_length: int) -> None:
   """Raises InputError where a row is too short for an image that a stage trains on."""
+  # An image stands between two marks and is asked about; one to generate has a prompt before it.
+  least = {'understand': model.num_image_tokens + 3, 'generate': model.vq.num_tokens + 1}
   for stage in stages:
-    for part, tokens, what in (
-      # An image stands between two marks and is asked about; one to generate has a prompt before it.
-      (stage.ratio[0], model.num_image_tokens + 3, 'an image to understand'),
-      (stage.ratio[2], model.vq.num_tokens + 1, 'an image to generate'),
-    ):
+    for part, (what, tokens) in zip(stage.ratio[::2], least.items()):
       if part and sequence_length < tokens:
-        raise InputError(
-          f'sequence_length is {sequence_length}: expected at least {tokens}, as {what} takes in stages.{stage.name}'
-        )
+        expected = f'expected at least {tokens}, as an image to {what} takes in stages.{stage.name}'
+        raise InputError(f'sequence_length is {sequence_length}: {expected}')
 
 
 def check_length(sequence_length: int, model: JanusConfig) -> None:

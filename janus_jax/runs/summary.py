@@ -20,12 +20,7 @@ def start_summary(
 ) -> str:
   """The settings of a run, and a table of its stages: what trains in each, and on how much.
 
-  Args:
-    config: the run's.
-    compute: as settled for these devices.
-    shapes: shapes of all parameters, by path.
-    mesh: size of each axis.
-    url: workdir.
+  `compute` is settled for these devices; `shapes` has all parameters by path, `mesh` the size of each axis.
   """
   stages = [config.stages[name] for name in dict.fromkeys(config.run)]
   axes = ' x '.join(f'{name} {size}' for name, size in mesh.items() if size > 1)
@@ -84,13 +79,7 @@ def fitting_length(mean_tokens: float, longest: float = 0.0) -> int:
 
 
 def end_summary(workdir: str, url: str, toy: bool) -> str:
-  """A box with the losses of a finished run, and the commands that come next.
-
-  Args:
-    workdir: local, with the metrics.
-    url: the workdir as commands are to call it.
-    toy: whether the run trained on the toy world, which `evaluate` scores.
-  """
+  """A box with the losses of a finished run, and the commands that come next, which call its workdir `url`."""
   metrics = os.path.join(workdir, METRICS_FILE)
   lines = read_metrics(metrics) if os.path.exists(metrics) else []
   last = {name: value for line in lines for name, value in line.items()}

@@ -61,7 +61,7 @@ class EncodableImage:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizeSettings:
-  """Settings of `tokenize`.
+  """Settings of `tokenize`. Raises InputError where one is out of range.
 
   Attributes:
     name: beginning of the files' names.
@@ -71,11 +71,7 @@ class TokenizeSettings:
     max_bad_fraction: a larger fraction of bad records stops the run, once 1000 were read and at the end. So do 100 bad
       ones in a row.
     resize: one of `resizing.RESIZES`; training on pixels should use the same.
-    files: a digest of the files that the records are read from. It tells the dataset from others, with one of the
-      records themselves.
-
-  Raises:
-    InputError: a setting out of range.
+    files: a digest of the files that the records are read from: tells the dataset from others, with the records'.
   """
 
   name: str
@@ -101,15 +97,15 @@ def tokenize(
   """Encodes images with the frozen VQ, in float32, on all devices of this host.
 
   Writes `output`/NAME-00003-of-00010.array_record, each a shard of `tf.train.Example` records {'codes': little-endian
-  uint16[P] as bytes, 'prompt': UTF-8, 'key': bytes} in the order of `records`, and manifest.json. Shards that are
-  finished already stay as they are. Bad records are left out, counted, and the first few of each kind logged.
+  uint16[P] as bytes, 'prompt': UTF-8, 'key': bytes} in the order of `records`, and manifest.json. Finished shards stay
+  as they are. Bad records are left out, counted, and the first few of each reason logged.
 
   Args:
     records: by index, {'prompt': str, 'image': file content, path or uint8[h, w, 1 or 3], 'key': str}. They are read in
       order by one thread, while images are opened and decoded by many. InputError, OSError or ValueError from
       reading one make it a bad record.
     checkpoint: directory of any layout.
-    output: directory, made if missing; on a local or mounted disk.
+    output: directory on a local or mounted disk, made if missing.
     settings: all else.
 
   Returns:
@@ -261,15 +257,7 @@ def _read_ahead(
 
 
 def read_image(located: tuple[str, Mapping[str, Any]], transform: GenerationRecord) -> EncodableImage:
-  """Decodes and crops the image of a record.
-
-  Args:
-    located: where the record comes from, for messages, and the record as `tokenize` takes them.
-    transform: decodes and crops.
-
-  Raises:
-    RecordError: it cannot be used.
-  """
+  """Decodes and crops the image of (origin for messages, record as of `tokenize`). Raises RecordError."""
   found = transform.random_map(located, np.random.default_rng(0))
   return EncodableImage(os.fsencode(located[1]['key']), found['prompt'].encode(), found['image'])
 

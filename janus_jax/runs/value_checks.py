@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from janus_jax.errors import InputError
 
@@ -14,13 +14,6 @@ from janus_jax.errors import InputError
 LARGEST, HUGE = 2**31 - 1, 1e18
 MENTIONED = 10**5  # Larger limits are named only where a value exceeds them.
 SHOWN = 80  # Characters of a refused value.
-
-
-class Check(Protocol):
-  """A check of one value."""
-
-  def expected(self, value: Any) -> str | None:
-    """Describes the values that may stand in place of this one; None if it may stand itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +60,6 @@ class Number:
     return None if fits else expected
 
 
-@dataclasses.dataclass(frozen=True)
-class OneOf:
-  """One of some texts."""
-
-  values: tuple[str, ...]
-
-  def expected(self, value: Any) -> str | None:
-    names = ', '.join(name or "''" for name in self.values)
-    return None if isinstance(value, str) and value in self.values else f'one of {names}'
-
-
 SEED = Integer(0, 2**32 - 1)
 
 
@@ -90,6 +72,11 @@ class Fitting:
 
   def expected(self, value: Any) -> str | None:
     return None if self.fits(value) else self.what
+
+
+def one_of(values: Sequence[str]) -> Fitting:
+  names = ', '.join(name or "''" for name in values)
+  return Fitting(lambda value: isinstance(value, str) and value in values, f'one of {names}')
 
 
 def _is_names(value: Any) -> bool:
@@ -136,6 +123,8 @@ class Factors:
     return 'pairs of a regular expression and a factor of 0 or more'
 
 
+# Methods `expected` of checks describe the values that they accept; None if they accept the one at hand.
+Check = Integer | Number | Fitting | PerTask | Factors
 # Nested as the values that it checks; '*' stands for any other name.
 Table = Mapping[str, 'Check | Table']
 
@@ -148,13 +137,7 @@ def check_value(name: str, value: Any, check: Check) -> None:
 
 
 def check_fields(values: Any, table: Table, path: str = '') -> None:
-  """Raises InputError for a field, by its dotted name, that a table does not have or refuses.
-
-  Args:
-    values: nested mappings; may lack fields.
-    table: checks of the fields.
-    path: name of the mapping, with a dot at the end.
-  """
+  """Raises InputError for a field that a table does not have or refuses, by its dotted name, which `path` begins."""
   if not isinstance(values, Mapping):
     raise InputError(f'{path[:-1]} is {_shown(values)}: expected fields: {", ".join(table)}')
   for name, value in values.items():

@@ -31,12 +31,7 @@ UPLOADED = (CODES_DIRECTORY, SAMPLES_DIRECTORY, TENSORBOARD_DIRECTORY)
 
 @dataclasses.dataclass
 class LocalWorkdir:
-  """A workdir that needs no mirror.
-
-  Attributes:
-    path: local directory for everything but checkpoints.
-    url: directory of the checkpoints.
-  """
+  """A workdir without a mirror: `path` is a local directory for everything but checkpoints, which go to `url`."""
 
   path: str
   url: str
@@ -85,11 +80,10 @@ class MirroredWorkdir(LocalWorkdir):
 
   def close(self) -> None:
     """Uploads for the last time, if that ever began; raises as `upload`."""
-    if self._thread is None:
-      return
-    self._stopping.set()
-    self._thread.join()
-    self._upload()
+    if self._thread is not None:
+      self._stopping.set()
+      self._thread.join()
+      self._upload()
 
   def _keep_up(self) -> None:
     while not self._stopping.wait(EVERY):
@@ -134,28 +128,27 @@ def opened(workdir: str) -> Iterator[LocalWorkdir]:
     InputError: in use by another process, another kind of URL, no such bucket, no permission, no driver.
     OSError: it cannot be written to; the last upload failed; says where the files are kept.
   """
-  if not is_url(workdir):
-    with _owned(workdir):
-      try:
-        yield LocalWorkdir(workdir, workdir)
-      finally:
-        workdirs.remove_empty(workdir)
-    return
-  if not workdir.startswith(ORBAX_PROTOCOL):
-    raise InputError(f'{workdir}: expected a local directory or {ORBAX_PROTOCOL}BUCKET/..., all that Orbax writes to')
-  own_files(workdir)  # Raises where something is wrong with the bucket.
-  with _owned(normalized(workdir)), _mirrored(workdir) as mirrored:
-    yield mirrored
-
-
-def _owned(workdir: str) -> contextlib.AbstractContextManager:
-  return contextlib.nullcontext() if jax.process_index() else owned(workdir)
+  if is_url(workdir):
+    if not workdir.startswith(ORBAX_PROTOCOL):
+      raise InputError(f'{workdir}: expected a local directory or {ORBAX_PROTOCOL}BUCKET/..., all that Orbax writes to')
+    own_files(workdir)  # Raises where something is wrong with the bucket.
+    workdir = normalized(workdir)
+  owner = contextlib.nullcontext() if jax.process_index() else owned(workdir)
+  with owner, _mirrored(workdir) if is_url(workdir) else _local(workdir) as files:
+    yield files
 
 
 @contextlib.contextmanager
-def _mirrored(workdir: str) -> Iterator[MirroredWorkdir]:
-  local = tempfile.mkdtemp(prefix='janus_jax-workdir-')
-  mirrored = MirroredWorkdir(local, normalized(workdir))
+def _local(workdir: str) -> Iterator[LocalWorkdir]:
+  try:
+    yield LocalWorkdir(workdir, workdir)
+  finally:
+    workdirs.remove_empty(workdir)
+
+
+@contextlib.contextmanager
+def _mirrored(url: str) -> Iterator[MirroredWorkdir]:
+  mirrored = MirroredWorkdir(tempfile.mkdtemp(prefix='janus_jax-workdir-'), url)
   failed = True
   try:
     mirrored.download()
@@ -165,9 +158,9 @@ def _mirrored(workdir: str) -> Iterator[MirroredWorkdir]:
     try:
       mirrored.close()
     except InputError as error:
-      line = f'{error}; what it does not have is kept in {local}'
+      line = f'{error}; what it does not have is kept in {mirrored.path}'
       if not failed:
         raise OSError(line) from error
       logging.warning('%s', line)  # The reason why the run ends is on its way up already.
     else:
-      shutil.rmtree(local)
+      shutil.rmtree(mirrored.path)

@@ -73,15 +73,9 @@ def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
 
 
 def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
-  """Writes config, revision, machine and, of a new workdir, tokenizer and model: once all that can be checked has been.
+  """Writes config (from `to_json`), revision, machine, and tokenizer and model of the checkpoint of a new run.
 
-  Args:
-    workdir: made if missing.
-    config: the run's, from `to_json`.
-    checkpoint: start of a new run; None where the workdir is begun.
-
-  Raises:
-    OSError: nothing can be written there.
+  Comes once all that can be checked has been. Raises OSError where nothing can be written.
   """
   os.makedirs(workdir, exist_ok=True)
   if checkpoint is not None:
