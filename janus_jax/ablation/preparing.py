@@ -141,7 +141,8 @@ def fork(paths: SweepPaths, run: PlannedRun, source: str, step: int) -> None:
   other run may have measured on a mixture of its own, nor generated images and TensorBoard's files.
   """
   config, other = runnable(paths, run), paths.of('runs', source)
-  _remove_cut_short(paths, run)
+  for leftover in pathlib.Path(paths.of('runs')).glob(f'.{glob.escape(run.name)}.*'):  # Of forks that were killed.
+    shutil.rmtree(leftover)
   with published(paths.of('runs', run.name), overwrite=False, needed=0) as directory:
     ends = [os.path.join(CHECKPOINTS_DIRECTORY, str(end)) for end in run.ends if end <= step]
     for folder in (*ends, CODES_DIRECTORY):
@@ -152,9 +153,3 @@ def fork(paths: SweepPaths, run: PlannedRun, source: str, step: int) -> None:
     kept = [line for line, value in zip(lines, read_metrics(metrics)) if value['step'] <= step and 'loss' in value]
     write_text(os.path.join(directory, METRICS_FILE), ''.join(kept))
     workdirs.begin(directory, to_json(config), open_start(config))
-
-
-def _remove_cut_short(paths: SweepPaths, run: PlannedRun) -> None:
-  """Removes what forks that were killed have left."""
-  for directory in pathlib.Path(paths.of('runs')).glob(f'.{glob.escape(run.name)}.*'):
-    shutil.rmtree(directory)

@@ -42,23 +42,17 @@ class PlannedRun:
     return self.ends[-1]
 
 
-def parts_name(config: TrainConfig, seed: int) -> str:
-  """`PlannedRun.parts`. Raises InputError where there are neither parts nor settings to make them."""
-  if config.init_from:
-    return ''
-  if config.pretraining is None:
-    raise InputError('base.init_from is empty and there is no base.pretraining: expected one of them')
-  return digest([to_json(config)['pretraining'], config.data.num_train, seed])
-
-
 def planned(variant: str, seed: int, config: TrainConfig, parts_per_seed: bool = False) -> PlannedRun:
   """The run of a variant with a seed, which replaces the config's (for the parts only with `parts_per_seed`).
 
   Raises:
-    InputError: no parts.
+    InputError: neither parts nor settings to make them.
   """
+  if not config.init_from and config.pretraining is None:
+    raise InputError('base.init_from is empty and there is no base.pretraining: expected one of them')
   parts_seed = seed if parts_per_seed else config.seed
-  parts = parts_name(config, parts_seed)
+  made_of = [to_json(config).get('pretraining'), config.data.num_train, parts_seed]
+  parts = '' if config.init_from else digest(made_of)
   config = dataclasses.replace(config, seed=seed)
   values = to_json(config)
   return PlannedRun(

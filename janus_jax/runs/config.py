@@ -5,20 +5,25 @@ in `config_checks.py`. `--help` lists all of them.
 """
 
 import dataclasses
+import fnmatch
 import functools
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from janus_jax.data.examples import TASKS
 from janus_jax.data.sources.build import SourceSpec, read_specs
+from janus_jax.data.sources.records import Fields
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import ComputeConfig
-from janus_jax.runs.config_checks import FIELDS, PRETRAINING, check_present
+from janus_jax.runs.config_checks import FIELDS, OPTIMIZATION, PRETRAINING, STAGE, check_present
 from janus_jax.runs.value_checks import Table, check_fields
 from janus_jax.sharding.mesh import MeshConfig
 from janus_jax.toy.parts import Pretraining
@@ -262,3 +267,45 @@ def replaced(part: Part, changes: Mapping[str, Any]) -> Part:
       value = replaced(inner if isinstance(inner, Mapping) or dataclasses.is_dataclass(inner) else {}, {rest: value})
     part = {**part, first: value} if isinstance(part, Mapping) else dataclasses.replace(part, **{first: value})
   return part
+
+
+def every_field() -> dict[str, Any]:
+  """All fields of a training config with their defaults, `...` where one has none."""
+  trainer = dict.fromkeys(OPTIMIZATION.keys() - defaults_of(Optimization), ...)
+  stages = {'NAME': dict.fromkeys(STAGE.keys() - STAGE_DEFAULTS, ...)}
+  return filled({'stages': stages, 'pretraining': dict.fromkeys(('vq', 'vision', 'decoder'), trainer)})
+
+
+def describe_fields(values: Mapping[str, Any], width: int) -> str:
+  """A line `--config.FIELD=VALUE` for each field of a recipe, section by section, and below it what the field means."""
+  margin = {'initial_indent': ' ' * 6, 'subsequent_indent': ' ' * 6}
+  lines = []
+  for section, name, value in sorted(_flat(values), key=lambda field: field[:2]):
+    shown = '...' if value is ... else repr(value)
+    lines.append(f'  --config.{section}{"." if section else ""}{name}={shown}')
+    lines += textwrap.wrap(_description(section.removeprefix('base').removeprefix('.'), name), width, **margin)
+  return '\n'.join(lines)
+
+
+def _flat(values: Mapping[str, Any], section: str = '') -> Iterator[tuple[str, str, Any]]:
+  """Section, name and value of nested fields."""
+  for name, value in values.items():
+    if isinstance(value, Mapping) and value:
+      yield from _flat(value, f'{section}.{name}' if section else name)
+    else:
+      yield section, name, value
+
+
+def _description(section: str, name: str) -> str:
+  kinds = [kind for pattern, kind in SECTIONS.items() if fnmatch.fnmatchcase(section, pattern)]
+  kinds += [SourceSpec, Fields] if section.startswith('data.sources.') else []
+  return next((text for kind in kinds if (text := field_descriptions(kind).get(name))), '')
+
+
+def field_descriptions(kind: type) -> dict[str, str]:
+  """Attributes of a dataclass and their descriptions in its docstring and those of its bases."""
+  found = {}
+  for base in reversed(kind.__mro__):
+    entries = re.findall(r'^  (\w+): (.*(?:\n    .*)*)', inspect.cleandoc(base.__doc__ or ''), re.MULTILINE)
+    found |= {name: ' '.join(text.split()) for name, text in entries}
+  return found

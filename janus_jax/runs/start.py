@@ -13,8 +13,6 @@ from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.runs import workdirs
 from janus_jax.runs.config import TrainConfig
 
-# Types that the parts of a real run are stored in (DeepSeek-LLM, SigLIP, LlamaGen's VQ); new parts are float32.
-PART_DTYPES = (('language_model/', 'bfloat16'), ('', 'float32'))
 PARTS = ('vision_encoder', 'vq', 'language_model')  # Names that `init_from` may have.
 
 
@@ -35,18 +33,18 @@ def find_start(config: TrainConfig, recipe: str) -> Start:
   if config.init_from:
     checkpoint = open_start(config)
     return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
-  if config.pretraining and config.pretraining.model:  # Its parts are made, in float32.
-    name, part_dtypes = config.pretraining.model, (('', 'float32'),)
-  else:
-    name, part_dtypes = os.path.basename(recipe).partition('.')[0], PART_DTYPES
+  # Of the parts of a real run DeepSeek-LLM alone is not stored in float32; nor are parts that the run makes.
+  name, language_dtype = os.path.basename(recipe).partition('.')[0], 'bfloat16'
+  if config.pretraining and config.pretraining.model:
+    name, language_dtype = config.pretraining.model, 'float32'
   if name not in PRESETS:
     raise InputError(
       f'{recipe}: which model? init_from is empty: expected a checkpoint in it, or a file called as one of '
       f'{", ".join(PRESETS)}'
     )
   model = as_trained(PRESETS[name], config)
-  paths = parameter_shapes(model)
-  return Start(model, {path: next(dtype for part, dtype in part_dtypes if path.startswith(part)) for path in paths})
+  dtypes = {'language_model': language_dtype}
+  return Start(model, {path: dtypes.get(path.split('/')[0], 'float32') for path in parameter_shapes(model)})
 
 
 def open_start(config: TrainConfig) -> Checkpoint:

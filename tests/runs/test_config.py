@@ -12,8 +12,19 @@ from recipes import recipe
 
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig
-from janus_jax.runs import config_help, workdirs
-from janus_jax.runs.config import DataConfig, TrainConfig, default_config, parse_config, replaced, to_dict, to_json
+from janus_jax.runs import workdirs
+from janus_jax.runs.config import (
+  DataConfig,
+  TrainConfig,
+  default_config,
+  describe_fields,
+  every_field,
+  field_descriptions,
+  parse_config,
+  replaced,
+  to_dict,
+  to_json,
+)
 from janus_jax.runs.setup import check_trainable
 from janus_jax.training.stages import Stage
 
@@ -67,7 +78,7 @@ def test_a_saved_config_is_read_by_todays_names(tmp_path):
 
 
 def test_every_field_is_described():
-  lines = config_help.describe_fields(config_help.every_field(), 80).splitlines()
+  lines = describe_fields(every_field(), 80).splitlines()
   assert max(map(len, lines)) <= 80
   fields = [line for line in lines if line.startswith('  --config.')]
   texts = [after for line, after in itertools.pairwise(lines) if line in fields]
@@ -80,10 +91,10 @@ def test_every_field_is_described():
 
 
 def test_descriptions_are_those_of_the_owners():
-  assert config_help.field_descriptions(Stage)['steps'] == 'updates.'
+  assert field_descriptions(Stage)['steps'] == 'updates.'
   # Also of what a dataclass inherits from, over several lines.
-  assert config_help.field_descriptions(TrainConfig)['run'].endswith('repeat one: name it twice.')
-  text = config_help.describe_fields({'base': {'data': {'sources': {'mine': {'path': 'x'}}}}}, 200)
+  assert field_descriptions(TrainConfig)['run'].endswith('repeat one: name it twice.')
+  text = describe_fields({'base': {'data': {'sources': {'mine': {'path': 'x'}}}}}, 200)
   assert text.startswith("  --config.base.data.sources.mine.path='x'\n      of the files: paths, patterns")
 
 
