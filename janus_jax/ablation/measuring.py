@@ -99,7 +99,7 @@ def measure_run(
 
   Args:
     paths: the sweep's.
-    run: finished.
+    run: the run.
     evaluation: settings.
     baseline: the baseline's config with the seed of the run.
     with_compiling: whether the run compiled for itself, not after another one.

@@ -92,7 +92,7 @@ def _changes(found: Findings) -> list[Html]:
   configs = {run.variant: to_json(run.config) for run in reversed(found.runs)}
   baseline, rows = configs[found.ablation.baseline], []
   for item in found.summaries:
-    if not item.is_baseline:
+    if item.baseline:
       lines = differences(baseline, configs[item.variant]) or ['nothing']
       rows.append((item.variant, element('td', '\n'.join(lines), class_='lines')))
   base = element('pre', json.dumps(to_json(found.ablation.base), indent=2))

@@ -53,7 +53,7 @@ def metric_chart(summaries: Sequence[Summary], metric: str) -> Figure | None:
   for item in summaries:
     estimate, label = item.estimate(metric), item.variant + tables.left_out_text(item, metric)
     mean, interval = (estimate.mean, estimate.interval(limits)) if estimate else (None, None)
-    rows.append(Row(label, mean, interval, list(item.finite(metric).values()), item.is_baseline))
+    rows.append(Row(label, mean, interval, list(item.finite(metric).values()), item.baseline is None))
   return interval_chart(metric, rows, Axis(tables.unit(metric), limits=limits))
 
 

@@ -44,10 +44,6 @@ class Summary:
   baseline: 'Summary | None'
 
   @property
-  def is_baseline(self) -> bool:
-    return self.baseline is None
-
-  @property
   def is_whole(self) -> bool:
     """True where every seed has a finite value of everything."""
     return not (self.failed or self.missing or any(map(self.not_finite, self.values)))
@@ -210,7 +206,7 @@ def status(summary: Summary) -> str:
 
 def column_name(summary: Summary) -> str:
   """'base (baseline)', 'other'."""
-  return f'{summary.variant} (baseline)' if summary.is_baseline else summary.variant
+  return f'{summary.variant} (baseline)' if summary.baseline is None else summary.variant
 
 
 def to_markdown(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Evaluations while a run goes on: losses on data it never trains on, generated images, answers."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -69,9 +70,8 @@ class HeldOutLoss:
     if num_batches and any(ratio):
       (mean,) = mean_sizes(sources, [(ratio, weights)], spec, run.seed)
       shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
-      options = {'seed': run.seed, 'guidance_dropout': 0.0, 'shards': all_shards(rows_split)}
-      stream = batches(sources, ratio, weights, spec, shape, **options)
-      self._batches = [next(stream) for _ in range(num_batches)]
+      stream = batches(sources, ratio, weights, spec, shape, seed=run.seed, shards=all_shards(rows_split))
+      self._batches = list(itertools.islice(stream, num_batches))
 
   def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
     if self._batches:

@@ -33,7 +33,7 @@ def find_start(config: TrainConfig, recipe: str) -> Start:
   if config.init_from:
     checkpoint = open_start(config)
     return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
-  # Of the parts of a real run DeepSeek-LLM alone is not stored in float32; nor are parts that the run makes.
+  # DeepSeek-LLM is stored in bfloat16; SigLIP, LlamaGen's VQ and all parts that a run makes in float32.
   name, language_dtype = os.path.basename(recipe).partition('.')[0], 'bfloat16'
   if config.pretraining and config.pretraining.model:
     name, language_dtype = config.pretraining.model, 'float32'

@@ -94,7 +94,7 @@ class TokenizeSettings:
 def tokenize(
   records: Sequence[Mapping[str, Any]], checkpoint: str, output: str, settings: TokenizeSettings
 ) -> Manifest:
-  """Encodes images with the frozen VQ, in float32, on all devices of this host.
+  """Encodes images with the frozen VQ, in float32, on all devices of this host. Returns the manifest.
 
   Writes `output`/NAME-00003-of-00010.array_record, each a shard of `tf.train.Example` records {'codes': little-endian
   uint16[P] as bytes, 'prompt': UTF-8, 'key': bytes} in the order of `records`, and manifest.json. Finished shards stay
@@ -108,9 +108,6 @@ def tokenize(
     output: directory on a local or mounted disk, made if missing.
     settings: all else.
 
-  Returns:
-    The manifest, with the shards that are finished by now, those of other hosts included.
-
   Raises:
     InputError: no records, no checkpoint there, shards in `output` that were made otherwise, too many bad records, or
       files that cannot be written.
@@ -118,17 +115,7 @@ def tokenize(
   if not len(records):
     raise InputError('the dataset has no records: expected at least one')
   config, params = load_vq(checkpoint)
-  made = CodeSettings(
-    name=settings.name,
-    num_records=len(records),
-    records_per_shard=settings.records_per_shard,
-    vq_hash=parameters_hash(params),
-    image_size=config.image_size,
-    crop=CROP.format(settings.resize),
-    codes_per_image=config.num_tokens,
-    codebook_size=config.codebook_size,
-    dataset=hashlib.sha256(f'{records_digest(records)} {settings.files}'.encode()).hexdigest()[:32],
-  )
+  made = _code_settings(records, settings, config, parameters_hash(params))
   os.makedirs(output, exist_ok=True)
   start_manifest(output, made)
   finished = finished_shards(output, made)
@@ -156,6 +143,23 @@ def tokenize(
         write_counts(output, made, ShardCounts(index, written, dict(bad.reasons - before), jax.__version__))
   logging.info('%s: %d shards written, %d kept; %s', output, len(wanted), len(mine) - len(wanted), bad.describe())
   return merge_manifest(output, made)
+
+
+def _code_settings(
+  records: Sequence[Mapping[str, Any]], settings: TokenizeSettings, config: VQConfig, vq_hash: str
+) -> CodeSettings:
+  dataset = hashlib.sha256(f'{records_digest(records)} {settings.files}'.encode()).hexdigest()[:32]
+  return CodeSettings(
+    settings.name,
+    len(records),
+    settings.records_per_shard,
+    vq_hash,
+    config.image_size,
+    CROP.format(settings.resize),
+    codes_per_image=config.num_tokens,
+    codebook_size=config.codebook_size,
+    dataset=dataset,
+  )
 
 
 def load_vq(checkpoint: str) -> tuple[VQConfig, dict[str, np.ndarray]]:

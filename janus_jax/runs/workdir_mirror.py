@@ -66,11 +66,7 @@ class MirroredWorkdir(LocalWorkdir):
         self._uploaded[os.path.join(directory, name)] = _state(pathlib.Path(self.path, directory, name))
 
   def upload(self) -> None:
-    """Uploads changed files; from the first call on that also happens in the background, in process 0.
-
-    Raises:
-      InputError: the bucket cannot be written to.
-    """
+    """Uploads changed files, in process 0, and from the first call on in the background too. Raises InputError."""
     if jax.process_index():
       return
     self._upload()
