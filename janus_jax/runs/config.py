@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -24,6 +24,7 @@ from janus_jax.inference.requests import ImageSettings
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import ComputeConfig
 from janus_jax.runs.config_checks import FIELDS, OPTIMIZATION, PRETRAINING, STAGE, check_present
+from janus_jax.runs.recipes import flat_fields
 from janus_jax.runs.value_checks import Table, check_fields
 from janus_jax.sharding.mesh import MeshConfig
 from janus_jax.toy.parts import Pretraining
@@ -93,9 +94,6 @@ class TrainConfig(RunConfig, StepSettings):
     shared_encoder: whether images are understood through the VQ too, as they are generated, where the checkpoint that
       the run starts from has two encoders. `vision_encoder` and `vision_aligner` cannot train then.
     held_out_batches: batches of held-out data on which the loss is measured; 0 measures none.
-    data: what the run reads.
-    mesh: layout of the devices.
-    sampling: settings of generated images.
     pretraining: how the toy world's parts are made (`janus_jax.pretrain`).
   """
 
@@ -152,9 +150,7 @@ def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> N
 def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[int]) -> ConfigDict:
   """A config that trains a whole Janus on a person's own files, in one stage with the rates of Janus-Pro's Stage III.
 
-  Args:
-    sources: `config.data.sources`; those of one task are read equally often.
-    ratio: understanding : text : generation.
+  Sources (`config.data.sources`) of one task are read equally often; the ratio is understanding : text : generation.
   """
   config = default_config()
   config.data.update({'name': 'files', 'sources': {name: dict(entry) for name, entry in sources.items()}})
@@ -280,20 +276,11 @@ def describe_fields(values: Mapping[str, Any], width: int) -> str:
   """A line `--config.FIELD=VALUE` for each field of a recipe, section by section, and below it what the field means."""
   margin = {'initial_indent': ' ' * 6, 'subsequent_indent': ' ' * 6}
   lines = []
-  for section, name, value in sorted(_flat(values), key=lambda field: field[:2]):
-    shown = '...' if value is ... else repr(value)
-    lines.append(f'  --config.{section}{"." if section else ""}{name}={shown}')
+  for path, value in sorted(flat_fields(values).items(), key=lambda field: field[0].rpartition('.')):
+    section, _, name = path.rpartition('.')
+    lines.append(f'  --config.{path}={"..." if value is ... else repr(value)}')
     lines += textwrap.wrap(_description(section.removeprefix('base').removeprefix('.'), name), width, **margin)
   return '\n'.join(lines)
-
-
-def _flat(values: Mapping[str, Any], section: str = '') -> Iterator[tuple[str, str, Any]]:
-  """Section, name and value of nested fields."""
-  for name, value in values.items():
-    if isinstance(value, Mapping) and value:
-      yield from _flat(value, f'{section}.{name}' if section else name)
-    else:
-      yield section, name, value
 
 
 def _description(section: str, name: str) -> str:

@@ -102,9 +102,8 @@ class DataReport:
 
   def table(self) -> str:
     """The report as text for a person."""
-    lines = [
-      f'{"source":30} {"records":>11} {"tokens min/mean/max":>21} {"images":>7} {"read/s":>8}  skipped of a sample'
-    ]
+    head = f'{"source":30} {"records":>11} {"tokens min/mean/max":>21} {"images":>7} {"read/s":>8}'
+    lines = [f'{head}  skipped of a sample']
     for report in self.sources:
       low, mean, high = report.tokens
       skipped = ', '.join(f'{reason} {count}' for reason, count in sorted(report.skipped.items())) or 'none'
@@ -122,16 +121,13 @@ class DataReport:
         f'understanding {stage.slots[0]:.1%}, generation {stage.slots[1]:.1%}\n'
         f'    {"source":30} {"of examples":>12} {"of tokens":>12}'
       )
-      lines += [
-        f'    {source:30} {examples:>12.1%} {tokens:>12.1%}' for source, (examples, tokens) in stage.fractions.items()
-      ]
+      for source, (examples, tokens) in stage.fractions.items():
+        lines.append(f'    {source:30} {examples:>12.1%} {tokens:>12.1%}')
       found, assumed = (':'.join(f'{n:.0f}' for n in lengths) for lengths in (stage.tokens, stage.expected_tokens))
       lines.append(f'    mean tokens of an example, {":".join(TASKS)}: {found}; expected_tokens is {assumed}')
-    if self.better_length:
+    if length := self.better_length:
       full = min(stage.packing for stage in self.stages)
-      lines.append(
-        f'rows are {full:.0%} full: --config.sequence_length={self.better_length} holds 99 % of the examples'
-      )
+      lines.append(f'rows are {full:.0%} full: --config.sequence_length={length} holds 99 % of the examples')
     return '\n'.join([*lines, f'examples as training sees them: {self.sheet}'])
 
 

@@ -58,9 +58,8 @@ def check_data(config: TrainConfig, model: JanusConfig) -> None:
   if config.data.precompute_codes:
     raise InputError('data.precompute_codes is for the toy world: expected False, and `janus_jax.tokenize` instead')
   if not config.data.specs:
-    raise InputError(
-      "data.sources is empty: expected an entry for each source that the stages name, as data.name is 'files'"
-    )
+    expected = "expected an entry for each source that the stages name, as data.name is 'files'"
+    raise InputError(f'data.sources is empty: {expected}')
   hold_codes(config.data)
 
 
@@ -168,12 +167,11 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 
 def _toy_sources(world: World, directory: str, split: str, seed: int, codes: Mapping[str, np.ndarray]) -> Sources:
   """The sources of the toy world by task, under the names that configs use; arguments as `dataset.sources`."""
-  found = dataset.sources(world, directory, split, seed, codes)
-  endings = dict(zip(TASKS, ('_und', '_text', '_gen')))
-  return {
-    task: {name.removesuffix(ending): source for name, source in found.items() if name.endswith(ending)}
-    for task, ending in endings.items()
-  }
+  found, tasks = {task: {} for task in TASKS}, dict(zip(('und', 'text', 'gen'), TASKS))
+  for key, source in dataset.sources(world, directory, split, seed, codes).items():
+    name, ending = key.rsplit('_', 1)
+    found[tasks[ending]][name] = source
+  return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,13 +102,11 @@ def _files_of(spec: build.SourceSpec) -> list[str]:
   """Files of a source, as far as they are local or can be listed."""
   found = []
   for path in filter(None, (spec.directory,) if spec.format == 'tfds' else spec.path):
-    if os.path.isdir(path):
-      found += [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    else:
-      try:
-        found += find_files(path)
-      except InputError:  # Whatever opens it says what is wrong.
-        found.append(path)
+    try:
+      walked = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+      found += walked if os.path.isdir(path) else find_files(path)
+    except InputError:  # The reader that opens it says what is wrong.
+      found.append(path)
   return sorted(found)
 
 

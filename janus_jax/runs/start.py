@@ -25,11 +25,7 @@ class Start:
 
 
 def find_start(config: TrainConfig, recipe: str) -> Start:
-  """The start of a run: the checkpoint it names; if it names none, the released model that its recipe is called as.
-
-  Raises:
-    InputError: it names none, and no released model has the name.
-  """
+  """The start of a run: the checkpoint it names, else the released model that its recipe is called as."""
   if config.init_from:
     checkpoint = open_start(config)
     return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})

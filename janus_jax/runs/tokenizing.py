@@ -106,11 +106,9 @@ def tokenize(
       reading one make it a bad record.
     checkpoint: directory of any layout.
     output: directory on a local or mounted disk, made if missing.
-    settings: all else.
 
   Raises:
-    InputError: no records, no checkpoint there, shards in `output` that were made otherwise, too many bad records, or
-      files that cannot be written.
+    InputError: no records or checkpoint, other shards in `output`, too many bad records, files that cannot be written.
   """
   if not len(records):
     raise InputError('the dataset has no records: expected at least one')
