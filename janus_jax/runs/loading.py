@@ -20,12 +20,11 @@ from janus_jax.sharding.rules import parameter_shardings
 
 
 def load(
-  path: str,
-  dtype: str | None = None,
-  mesh: jax.sharding.Mesh | None = None,
-  image_size: int | None = None,
+  path: str, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None, image_size: int | None = None
 ) -> LoadedJanus:
-  """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's. It tells which by looking.
+  """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's.
+
+  Weights alone, without a tokenizer.json, load too.
 
   Args:
     path: directory, local or in a bucket (gs://BUCKET/...); WORKDIR@ema for the averages of a run with
@@ -33,9 +32,6 @@ def load(
     dtype: 'float32', 'bfloat16' or 'float16'; None keeps what is stored.
     mesh: devices to spread the parameters over, by `sharding/rules.py`; None puts them on the default device.
     image_size: pixels; another size than the checkpoint's resamples the table of patch positions.
-
-  Returns:
-    All that `generate_images` and `answer` need. Weights alone, without a tokenizer.json, load too.
 
   Raises:
     InputError: no checkpoint there, damaged files, tensors that are not a Janus's, or a tokenizer that is not.
@@ -51,10 +47,9 @@ def load(
 
 
 def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:
-  """The tokenizer of a checkpoint directory, and the names it was taught for who speaks.
+  """The tokenizer and template (names of the roles) of a checkpoint directory.
 
-  Both belong to the one checkpoint: ids and names differ between the released ones, and the wrong ones are accepted by
-  the model and ruin what it makes.
+  They differ between the released checkpoints; the model accepts wrong ones, and they ruin what it makes.
 
   Raises:
     InputError: no tokenizer there, or not a Janus's.

@@ -11,8 +11,8 @@ EVALUATION = Evaluation(scores=True, questions_per_kind=4, images_per_group=4, s
 
 def test_scores_of_other_judges_are_measured_anew(monkeypatch):
   without = dataclasses.replace(EVALUATION, scores=False)
-  before = [measuring.ruler(evaluation, TrainConfig()) for evaluation in (EVALUATION, without)]
+  before = [measuring.eval_fingerprint(evaluation, TrainConfig()) for evaluation in (EVALUATION, without)]
   monkeypatch.setattr(measuring, 'JUDGES', measuring.JUDGES + 1)
-  after = [measuring.ruler(evaluation, TrainConfig()) for evaluation in (EVALUATION, without)]
+  after = [measuring.eval_fingerprint(evaluation, TrainConfig()) for evaluation in (EVALUATION, without)]
   assert before[0] != after[0]
   assert before[1] == after[1]

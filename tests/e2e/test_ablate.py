@@ -17,7 +17,7 @@ from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
 from janus_jax.ablation import compute, measuring, preparing, settings, sweep, tables
-from janus_jax.ablation.paths import SweepPaths
+from janus_jax.ablation.preparing import SweepPaths
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order
 from janus_jax.conversion.orbax_files import read_orbax

@@ -22,7 +22,7 @@ from janus_jax.data.sources.records import Fields, GenerationRecord, Numbered, T
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.workers import Reading, reason_of
 from janus_jax.errors import InputError
-from janus_jax.runs.tokenizing import read_picture
+from janus_jax.runs.tokenizing import read_image
 
 FILES, ITEMS = 2, 4  # Each file has so many items, of which one is bad.
 BAD = (1, 2)  # The file and the index in it.
@@ -132,7 +132,7 @@ def test_each_bad_record_is_named(kind, reason, spec, tmp_path):
     (read,) = read_specs({'x': entry}).values()
     located = Numbered(ToEncode(items(read, index), read.fields))[BAD[0] * ITEMS + BAD[1]]
     with pytest.raises(InputError, match=rf'^{tmp_path}/data/{where.split(" ")[0]}.*: .*{message}'):
-      read_picture(located, GenerationRecord(Fields(), 16))
+      read_image(located, GenerationRecord(Fields(), 16))
 
 
 def test_a_document_is_named_by_its_first_line(spec, tmp_path):

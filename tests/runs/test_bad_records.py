@@ -1,0 +1,36 @@
+"""Bad records of a dataset that is encoded: when they stop the run, and which of them are logged."""
+
+from janus_jax.errors import InputError, RecordError
+from janus_jax.runs import tokenizing
+
+
+def test_when_bad_records_are_too_many():
+  def counted(pattern: str) -> str | None:
+    bad = tokenizing.BadRecords(tokenizing.SkipLimit())
+    try:
+      for letter in pattern:
+        bad.add_good() if letter == '.' else bad.add_bad(RecordError('image', 'this one'))
+    except InputError as error:
+      return str(error)
+
+  assert counted('..x....xxx' * 99) is None
+  assert counted('.' * 900 + 'x' * 99) is None
+  too_many = '100 of 1001 records are bad (image 100): expected at most 1.0% (--max_bad_fraction)'
+  assert counted('.' * 900 + 'x' * 99 + '.' + 'x') == too_many
+  assert counted('.' * 990 + 'x' * 10 + '.') is None
+  in_a_row = (
+    '100 bad records in a row: expected fewer than 100; 100 of 200 records are bad (image 100). The last: this one'
+  )
+  assert counted('.' * 100 + 'x' * 100) == in_a_row
+  assert counted('.' * 20_000 + 'x' * 100).startswith('100 bad records in a row')
+
+
+def test_only_the_first_few_are_logged(caplog):
+  bad = tokenizing.BadRecords(tokenizing.SkipLimit())
+  for number in range(20):
+    bad.add_bad(RecordError('image', f'number {number}'))
+  bad.add_bad(RecordError('text', 'another kind'))
+  assert caplog.messages == [
+    *(f'Skipped (image): number {number}' for number in range(5)),
+    'Skipped (text): another kind',
+  ]
