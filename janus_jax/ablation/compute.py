@@ -7,6 +7,7 @@ from janus_jax.ablation.settings import times
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data import pipeline
 from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import batch_shape
 from janus_jax.data.shard_state import all_shards
 from janus_jax.errors import InputError
@@ -44,8 +45,8 @@ def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
   for stage, mean in zip(stages, mean_sizes(data.train, mixtures, spec, config.seed)):
     rooms = stage.images_per_row, stage.generation_images_per_row
     shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
-    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shards': all_shards(streams)}
-    batches = pipeline.batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
+    options = pipeline.StreamOptions(config.seed, config.guidance_dropout, shards=all_shards(streams))
+    batches = pipeline.batches(data.train, make_mixture(stage.ratio, stage.sources), spec, shape, options)
     window = Window(start.config, config.sequence_length, ())
     for _ in range(BATCHES):
       batch = next(batches)

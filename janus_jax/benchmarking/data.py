@@ -5,8 +5,9 @@ from contextlib import closing
 from typing import Any
 
 from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import batch_shape, statistics
-from janus_jax.data.pipeline import batches
+from janus_jax.data.pipeline import StreamOptions, batches
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
@@ -43,10 +44,9 @@ def measure_data(
   rooms = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
   options = {name: getattr(config, name) for name in ('seed', 'guidance_dropout', 'prefetch')}
+  options = StreamOptions(**options, workers=config.num_workers)
   totals, waited, count = dict.fromkeys(('examples', 'tokens', 'images', 'bytes', 'packing'), 0.0), 0.0, 0
-  with closing(
-    batches(data.train, stage.ratio, stage.sources, spec, shape, workers=config.num_workers, **options)
-  ) as stream:
+  with closing(batches(data.train, make_mixture(stage.ratio, stage.sources), spec, shape, options)) as stream:
     next(stream)  # Starts the workers.
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:

@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE, TASKS, ExampleSpec, make_examples
 from janus_jax.data.images import contact_sheet, save_png
 from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import LONG, MeanSize, batch_shape, statistics
-from janus_jax.data.pipeline import batches
+from janus_jax.data.pipeline import StreamOptions, batches
 from janus_jax.data.workers import reason_of
 from janus_jax.errors import InputError
 from janus_jax.inference.image_files import prepare_directory
@@ -237,8 +238,8 @@ def _check_stage(
 ) -> StageReport:
   rooms = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *rooms)
-  options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout}
-  stream = batches(sources, stage.ratio, stage.sources, spec, shape, **options)
+  options = StreamOptions(config.seed, config.guidance_dropout)
+  stream = batches(sources, make_mixture(stage.ratio, stage.sources), spec, shape, options)
   found = [next(stream) for _ in range(BATCHES)]
   counts = [statistics(batch) for batch in found]
   packing, examples = (float(np.mean([one[name] for one in counts])) for name in ('packing', 'examples'))

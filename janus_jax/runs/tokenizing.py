@@ -199,8 +199,8 @@ class BadRecords:
     self.reasons[reason] += 1
     if self.reasons[reason] <= LOGGED:
       logging.warning('Skipped (%s): %s', reason, error)
-    if self._in_a_row >= self._limit.in_a_row:
-      expected = f'expected fewer than {self._limit.in_a_row}'
+    if self._in_a_row >= self._limit.consecutive:
+      expected = f'expected fewer than {self._limit.consecutive}'
       raise InputError(f'{self._in_a_row} bad records in a row: {expected}; {self.describe()}. The last: {error}')
     if self._read >= self._limit.after:
       self.check_share()

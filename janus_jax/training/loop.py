@@ -19,6 +19,7 @@ import numpy as np
 
 from janus_jax.data import pipeline
 from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import BatchShape, MeanSize
 from janus_jax.data.pipeline import next_stage
 from janus_jax.data.shard_state import DataShard, deal_states
@@ -314,17 +315,18 @@ class Run:
     stage = self.config.run_stages[index]
     return pipeline.batches(
       self._sources,
-      stage.ratio,
-      stage.sources,
+      make_mixture(stage.ratio, stage.sources),
       self._spec,
       self._shape(index),
-      seed=self.config.seed,
-      guidance_dropout=self.config.guidance_dropout,
-      skip_limit=SkipLimit(fraction=self.config.max_bad_record_fraction),
-      prefetch=self.config.prefetch,
-      workers=self.config.num_workers,
-      shards=self._shards(),
-      states=streams,
+      pipeline.StreamOptions(
+        self.config.seed,
+        self.config.guidance_dropout,
+        SkipLimit(fraction=self.config.max_bad_record_fraction),
+        self.config.prefetch,
+        self.config.num_workers,
+        self._shards(),
+      ),
+      streams,
     )
 
   def _described(self, index: int, state: TrainState) -> dict[str, Any]:
