@@ -255,7 +255,7 @@ class Stream:
       else:
         del rest[0]
         self._records.pop((source, record), None)
-      if fits(size_of(found[1]), self._stage.shape):  # What an earlier stage left may not.
+      if fits(size_of(found[1]), self._stage.shape.largest):  # What an earlier stage left may not.
         self._state['index'] += 1
         return found
       _count(self._state['skipped'][source], LONG)
