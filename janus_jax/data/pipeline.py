@@ -86,7 +86,8 @@ def batches(
   """
   views = open_views(source_shares(mixture), sources, options.seed)
   reading = Reading(views, spec, options.seed, options.guidance_dropout)
-  runs = {key: _run_length(sources, key) for key in views}
+  read = {f'{kind}/{name}': source for kind, found in sources.items() for name, source in found.items()}
+  runs = {key: read[key].block_size if isinstance(read[key], BlockDataset) else 1 for key in views}
   dataset = _BatchDataset(Stage(mixture, reading, shape, options, runs), states or [NEW] * len(options.shards))
   if options.prefetch:
     dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=options.prefetch)
@@ -103,7 +104,10 @@ def next_stage(states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """What all streams of a stage have in common; `run_lengths` are the positions that a host reads at a time."""
+  """Arguments of all streams of a stage.
+
+  `run_lengths`: consecutive positions of a source that one host reads, a block, so that not all of them decode it.
+  """
 
   mixture: Mixture
   reading: Reading
@@ -121,13 +125,6 @@ def open_views(keys: Iterable[str], sources: Sources, seed: int) -> dict[str, gr
       raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(sources.get(kind, {}))}')
     views[key] = shuffled(sources[kind][name], seed, key)
   return views
-
-
-def _run_length(sources: Sources, key: str) -> int:
-  """Consecutive positions that one host should read: a block, so that not all of them decode it."""
-  kind, name = key.split('/', 1)
-  source = sources[kind][name]
-  return source.block_size if isinstance(source, BlockDataset) else 1
 
 
 class _BatchDataset(grain.IterDataset):

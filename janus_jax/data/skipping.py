@@ -30,14 +30,14 @@ FEW = SkipLimit()
 def check_skipped(
   source: str, read: int, counts: Mapping[str, int], skipped: Sequence[str], limit: SkipLimit, error: InputError
 ) -> None:
-  """Raises InputError where a source has too many bad records, or only long ones.
+  """Raises InputError where a source has too many bad records, or only long ones, which a policy leaves out.
 
   Args:
     source: 'kind/name'.
     read: records read so far.
     counts: records skipped so far, by reason.
-    skipped: reasons of the last records, if these were all skipped.
-    limit: how many may be bad. Records that are too long are not: they were left out by a policy.
+    skipped: reasons of the last records that were skipped one after the other.
+    limit: how many may be bad.
     error: what the last one was skipped for.
   """
   bad = {reason: count for reason, count in counts.items() if reason != LONG}
