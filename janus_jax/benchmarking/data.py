@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import batch_shape, statistics
-from janus_jax.data.pipeline import batches
+from janus_jax.data.pipeline import StreamOptions, batches
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
@@ -67,8 +68,8 @@ def _batches(config: TrainConfig, stage: Stage, scratch: str) -> Iterator[dict[s
   (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, config.seed)
   slots = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size, config.sequence_length, mean, *slots)
-  options = {name: getattr(config, name) for name in ('seed', 'guidance_dropout', 'prefetch')}
-  return batches(data.train, stage.ratio, stage.sources, spec, shape, workers=config.num_workers, **options)
+  options = StreamOptions(config.seed, config.guidance_dropout, prefetch=config.prefetch, workers=config.num_workers)
+  return batches(data.train, make_mixture(stage.ratio, stage.sources), spec, shape, options)
 
 
 def _contents(batch: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -10,8 +10,9 @@ from PIL import Image
 
 from janus_jax.data.examples import TASKS, ExampleSpec
 from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import batch_shape
-from janus_jax.data.pipeline import batches
+from janus_jax.data.pipeline import StreamOptions, batches
 from janus_jax.data.prompts import Template
 from janus_jax.data.shard_state import all_shards
 from janus_jax.data.tokenizer import Tokenizer
@@ -60,7 +61,8 @@ class HeldOutLoss:
     if num_batches and any(ratio):
       (mean,) = mean_sizes(sources, [(ratio, weights)], spec, run.seed)
       shape = batch_shape(stage.batch_size // rows_split, run.sequence_length, mean)
-      stream = batches(sources, ratio, weights, spec, shape, seed=run.seed, shards=all_shards(rows_split))
+      options = StreamOptions(run.seed, shards=all_shards(rows_split))
+      stream = batches(sources, make_mixture(ratio, weights), spec, shape, options)
       self._batches = list(itertools.islice(stream, num_batches))
 
   def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:

@@ -15,8 +15,9 @@ from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import MeanSize, batch_shape
-from janus_jax.data.pipeline import batches
+from janus_jax.data.pipeline import StreamOptions, batches
 from janus_jax.data.prompts import Template
 from janus_jax.data.shard_state import all_shards
 from janus_jax.data.tokenizer import Tokenizer
@@ -154,8 +155,8 @@ def stage_batches(
   """The batches of a stage, by examples of a mean size, from its first one on."""
   rooms = stage.images_per_row, stage.generation_images_per_row
   shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
-  options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shards': all_shards(streams)}
-  return batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
+  options = StreamOptions(config.seed, config.guidance_dropout, shards=all_shards(streams))
+  return batches(data.train, make_mixture(stage.ratio, stage.sources), spec, shape, options)
 
 
 def make_placement(sizes: MeshConfig, model: JanusConfig, devices: Sequence[jax.Device] | None = None) -> Placement:

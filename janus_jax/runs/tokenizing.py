@@ -218,8 +218,8 @@ class BadRecords:
     self.reasons[reason] += 1
     if self.reasons[reason] <= LOGGED:
       logging.warning('Skipped (%s): %s', reason, error)
-    if self._consecutive >= self._limit.in_a_row:
-      expected = f'expected fewer than {self._limit.in_a_row}'
+    if self._consecutive >= self._limit.consecutive:
+      expected = f'expected fewer than {self._limit.consecutive}'
       raise InputError(f'{self._consecutive} bad records in a row: {expected}; {self.describe()}. The last: {error}')
     if self._read >= self._limit.after:
       self.check_fraction()

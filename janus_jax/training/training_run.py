@@ -10,9 +10,10 @@ import grain
 import jax
 import jax.numpy as jnp
 
-from janus_jax.data import pipeline
 from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import BatchShape, MeanSize
+from janus_jax.data.pipeline import StreamOptions, batches, next_stage
 from janus_jax.data.shard_state import DataShard, deal_states
 from janus_jax.data.skipping import SkipLimit
 from janus_jax.errors import InputError
@@ -111,20 +112,16 @@ class TrainingRun:
   ) -> grain.DatasetIterator:
     """The batches of a stage made of these shards of the data, from the given states of their streams on."""
     config, settings = self.config, stage.settings
-    return pipeline.batches(
-      self.data.sources,
-      ratio=settings.ratio,
-      weights=settings.sources,
-      spec=self.data.spec,
-      shape=self.batch_shape(stage, shards[0].count),
-      seed=config.seed,
-      guidance_dropout=config.guidance_dropout,
-      skip_limit=SkipLimit(fraction=config.max_bad_record_fraction),
-      prefetch=config.prefetch,
-      workers=config.num_workers,
-      shards=shards,
-      states=states,
+    options = StreamOptions(
+      config.seed,
+      config.guidance_dropout,
+      SkipLimit(fraction=config.max_bad_record_fraction),
+      config.prefetch,
+      config.num_workers,
+      shards,
     )
+    mixture, shape = make_mixture(settings.ratio, settings.sources), self.batch_shape(stage, shards[0].count)
+    return batches(self.data.sources, mixture, self.data.spec, shape, options, states)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +216,7 @@ def _streams(run: TrainingRun, saved: Sequence[Mapping[str, Any]]) -> list[Mappi
 
 def enter_stage(run: TrainingRun, stage: ScheduledStage, position: Position) -> Position:
   """The position at a stage's start: fresh moments unless it carries them, and every source where it was left."""
-  state, streams = position.state, position.streams and pipeline.next_stage(position.streams)
+  state, streams = position.state, position.streams and next_stage(position.streams)
   if position.step:  # Else the state is new.
     carry = stage.settings.carry_moments
     state = start_stage(state, stage.with_moments, run.step.optimizer, run.placement, carry_moments=carry)

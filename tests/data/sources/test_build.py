@@ -21,9 +21,9 @@ from data.datasets import ITEMS, NAMES
 from janus_jax.data import prompts
 from janus_jax.data.examples import CODE, ExampleSpec, make_examples
 from janus_jax.data.images import understanding_pixels
-from janus_jax.data.mixture import shuffled
+from janus_jax.data.mixture import make_mixture, shuffled
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import LOGGED, batches
+from janus_jax.data.pipeline import LOGGED, StreamOptions, batches
 from janus_jax.data.resizing import pillow
 from janus_jax.data.skipping import SkipLimit, describe_skipped
 from janus_jax.data.sources import records
@@ -61,10 +61,9 @@ def words(batch, spec) -> list[str]:
   return found
 
 
-def stream(entries, spec, directory, **options):
+def stream(entries, spec, directory, states=None, **options):
   sources = open_sources(read_specs(entries), SIZES, 0, str(directory))['train']
-  options = {'seed': 0, 'guidance_dropout': 0.0} | options
-  return batches(sources, RATIO, WEIGHTS, spec, SHAPE, **options)
+  return batches(sources, make_mixture(RATIO, WEIGHTS), spec, SHAPE, StreamOptions(0, **options), states)
 
 
 def test_each_sample_of_every_format_comes_once_an_epoch_stopped_or_not(entries, spec, tmp_path):
@@ -281,8 +280,8 @@ def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path, caplog)
   (tmp_path / 'x.jsonl').write_bytes(b'\n'.join([*lines[:20], *bad, *lines[20:]]))
   entry = {'kind': 'generation', 'format': 'json_lines', 'path': str(tmp_path / 'x.jsonl')}
   sources = open_sources(read_specs({'x': entry}), SIZES, 0, str(tmp_path))['train']
-  arguments = (sources, (0, 0, 1), {'generation': {'x': 1}}, spec, SHAPE)
-  found = batches(*arguments, seed=0, skip_limit=SkipLimit(fraction=0.2, after=20), workers=2)
+  arguments = (sources, make_mixture((0, 0, 1), {'generation': {'x': 1}}), spec, SHAPE)
+  found = batches(*arguments, StreamOptions(0, skip_limit=SkipLimit(fraction=0.2, after=20), workers=2))
   state = found.get_state()['streams'][0]
   while state['examples']['generation/x'] + sum(state['skipped']['generation/x'].values()) < 7 * 50:
     next(found)
@@ -298,4 +297,4 @@ def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path, caplog)
   with pytest.raises(
     InputError, match=r'^source generation/x: \d+ of \d+ .*\(.*image \w+ \d.*\).*5.0% \(config\.max_bad'
   ):
-    list(batches(*arguments, seed=0, skip_limit=SkipLimit(fraction=0.05, after=20)))
+    list(batches(*arguments, StreamOptions(0, skip_limit=SkipLimit(fraction=0.05, after=20))))
