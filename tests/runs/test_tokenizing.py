@@ -17,9 +17,9 @@ from PIL import Image
 from janus_jax import cli
 from janus_jax.data.images import generation_pixels
 from janus_jax.data.sources import manifest
-from janus_jax.data.sources.array_record import ArrayRecordExamples, ShardWriter, encode_example
+from janus_jax.data.sources.array_record import ArrayRecordExamples
 from janus_jax.data.sources.files import find_files
-from janus_jax.data.sources.manifest import CodeSettings, ShardCounts, check_manifest, parameters_hash, read_manifest
+from janus_jax.data.sources.manifest import check_manifest, parameters_hash, read_manifest
 from janus_jax.data.sources.records import Fields, GenerationRecord
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, VQConfig
@@ -27,7 +27,6 @@ from janus_jax.models.vq import VQ
 from janus_jax.runs import image_codes, tokenizing
 
 CONFIG = VQConfig(8, codebook_size=64, z_channels=32, base_channels=32, channel_multipliers=(1, 1), num_res_blocks=1)
-SETTINGS = CodeSettings('codes', 20, 6, 'a' * 64, 8, tokenizing.CROP, 16, 64)
 DEFAULTS = {'name': 'codes', 'records_per_shard': 6, 'shard': (0, 1), 'batch_size': 1, 'max_bad_fraction': 0.01}
 
 
@@ -306,18 +305,6 @@ def test_codes_of_an_unknown_dataset_train_and_are_not_gone_on_with(single, tmp_
   check_manifest(read_manifest(str(directory)), parameters_hash(parameters()), 8, 64)
   with pytest.raises(InputError, match='codes of an unknown dataset: expected'):
     run(dataset(20), directory)
-
-
-def test_hosts_that_disagree_find_out(tmp_path):
-  """Two that began at the same time, so that neither saw the other's manifest."""
-  manifest.start_manifest(str(tmp_path), SETTINGS)
-  other = dataclasses.replace(SETTINGS, vq_hash='b' * 64)
-  counts = ShardCounts(2, 1, {}, jax.__version__)
-  with ShardWriter(other.path_of(str(tmp_path), 2)) as writer:
-    writer.write(encode_example({}))
-  manifest.write_counts(str(tmp_path), other, counts)
-  with pytest.raises(InputError, match=r"codes-00002-of-00004.json: vq_hash is 'b{64}': expected 'a{64}'"):
-    manifest.merge_manifest(str(tmp_path), SETTINGS)
 
 
 def test_a_trainer_checks_the_manifest(single):

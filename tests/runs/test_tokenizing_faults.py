@@ -34,3 +34,16 @@ def test_only_the_first_few_are_logged(caplog):
     *(f'Skipped (image): number {number}' for number in range(5)),
     'Skipped (text): another kind',
   ]
+
+
+def test_hosts_that_disagree_find_out(tmp_path):
+  """Two that began at the same time, so that neither saw the other's manifest."""
+  settings = CodeSettings('codes', 20, 6, 'a' * 64, 8, tokenizing.CROP, 16, 64)
+  manifest.start_manifest(str(tmp_path), settings)
+  other = dataclasses.replace(settings, vq_hash='b' * 64)
+  counts = ShardCounts(2, 1, {}, jax.__version__)
+  with ShardWriter(other.path_of(str(tmp_path), 2)) as writer:
+    writer.write(encode_example({}))
+  manifest.write_counts(str(tmp_path), other, counts)
+  with pytest.raises(InputError, match=r"codes-00002-of-00004.json: vq_hash is 'b{64}': expected 'a{64}'"):
+    manifest.merge_manifest(str(tmp_path), settings)
