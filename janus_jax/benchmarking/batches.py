@@ -15,7 +15,7 @@ from janus_jax.data.examples import (
   TEXT_LOSS,
   UNDERSTANDING_LOSS,
   Example,
-  drawing,
+  generation_example,
   no_images,
   predicting,
 )
@@ -89,7 +89,7 @@ def _generation(model: JanusConfig, words: int, holds_codes: bool, rng: np.rando
   P, size = model.vq.num_tokens, model.vq.image_size
   codes = rng.integers(0, model.vq.codebook_size, P).astype(np.int32) if holds_codes else np.arange(P, dtype=np.int32)
   pixels = no_images(size) if holds_codes else rng.integers(0, 256, (1, size, size, 3), np.uint8)
-  return drawing(_words(model, words, rng), codes, no_images(model.image_size), pixels)
+  return generation_example(_words(model, words, rng), codes, no_images(model.image_size), pixels)
 
 
 _EXAMPLES = {'understanding': _question, 'text': _text, 'generation': _generation}

@@ -206,10 +206,12 @@ def _generation_example(
   _check_length(len(ids) + spec.num_codes - 1, spec, record)
   if drop:
     ids = prompts.unconditional_ids(ids, spec.tokenizer.special.pad)
-  return drawing(np.array(ids, np.int32), codes, no_images(spec.image_size), pixels)
+  return generation_example(np.array(ids, np.int32), codes, no_images(spec.image_size), pixels)
 
 
-def drawing(prompt: np.ndarray, codes: np.ndarray, pixels: np.ndarray, generation_pixels: np.ndarray) -> Example:
+def generation_example(
+  prompt: np.ndarray, codes: np.ndarray, pixels: np.ndarray, generation_pixels: np.ndarray
+) -> Example:
   """An image to generate: prompt int32[n] ending in begin-of-image, codes int32[P]; other arrays as in `Example`."""
   n, P = len(prompt), len(codes)
   loss_ids = np.repeat(np.array([NO_LOSS, GENERATION_LOSS], np.uint8), (n - 1, P))

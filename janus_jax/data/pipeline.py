@@ -37,7 +37,7 @@ Part = tuple[str, int, int]  # 'kind/source', record, part.
 
 @dataclasses.dataclass(frozen=True)
 class StreamOptions:
-  """How streams read their sources.
+  """Settings of how streams read their sources.
 
   Attributes:
     seed: of the order and of guidance dropout; the same in all stages of a run.

@@ -56,21 +56,21 @@ def after(place: ReadPosition, shard: DataShard) -> ReadPosition:
   return {**place, 'next': following}
 
 
-def deal(places: Sequence[ReadPosition], count: int) -> list[ReadPosition]:
+def deal(positions: Sequence[ReadPosition], count: int) -> list[ReadPosition]:
   """Gives what hosts have left to read to `count` other hosts: no position is lost, none is read again.
 
   Args:
-    places: read position in one source of each host so far.
+    positions: read position in one source of each host so far.
     count: hosts from now on.
 
   Returns:
     The read position of each. They read what lies behind the furthest host first, in parts of equal length, and then
     every `count`-th run.
   """
-  run, before = places[0]['run'], len(places)
+  run, before = positions[0]['run'], len(positions)
   # The first run that nobody has begun: a host at the start of a run has last read the one `before` runs earlier.
-  frontier = 1 + max(place['next'] // run - (0 if place['next'] % run else before) for place in places)
-  left = sorted(number for place in places for number in _left(place, before, frontier))
+  frontier = 1 + max(position['next'] // run - (0 if position['next'] % run else before) for position in positions)
+  left = sorted(number for position in positions for number in _left(position, before, frontier))
   cuts = [index * len(left) // count for index in range(count + 1)]
   return [
     {'run': run, 'left': _intervals(left[start:stop]), 'next': (frontier + index) * run}
@@ -126,7 +126,7 @@ def deal_states(states: Sequence[Mapping[str, Any]], count: int) -> list[dict[st
   Each begins a new cycle of tasks, as a stage does. What has been counted so far stands in the first.
   """
   sources = states[0]['places']
-  places = {source: deal([state['places'][source] for state in states], count) for source in sources}
+  dealt = {source: deal([state['places'][source] for state in states], count) for source in sources}
   unused, read = [unused_parts(state) for state in states], [records_read(state) for state in states]
   rest = {source: [part for parts in unused for part in parts[source]] for source in sources}
   dealt = [
@@ -136,7 +136,7 @@ def deal_states(states: Sequence[Mapping[str, Any]], count: int) -> list[dict[st
       'records': dict.fromkeys(sources, 0),
       'skipped': {source: {} for source in sources},
       'shortened': {source: {} for source in sources},
-      'places': {source: places[source][index] for source in sources},
+      'places': {source: dealt[source][index] for source in sources},
       'rest': {source: rest[source][index::count] for source in sources},
       'held': [],
     }

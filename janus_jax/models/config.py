@@ -117,10 +117,7 @@ class JanusConfig:
 
 
 class Layout(Protocol):
-  """Where activations and parameters lie on `mesh`, as modules need to know it; `sharding/layout.py` implements it.
-
-  Hashable.
-  """
+  """Splits of activations and parameters over `mesh`; `sharding/layout.py` implements them. Hashable."""
 
   mesh: jax.sharding.Mesh
 

@@ -1,6 +1,6 @@
 """Charts by matplotlib: curves with bands, means with intervals; as SVG for a page, or as a PNG file.
 
-matplotlib is imported where a chart is drawn, so this module loads without it. The n-th of what a chart compares looks
+matplotlib is imported where a chart is made, so this module loads without it. The n-th of what a chart compares looks
 alike in all charts: it has a dash and a mark as well as a colour, so that it can be told apart in black and white. The
 colours are Okabe and Ito's, which colour-blind people can tell apart.
 """
