@@ -44,11 +44,11 @@ DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticEr
 DAMAGE += (struct.error, zlib.error, AssertionError, AttributeError, Image.DecompressionBombError)
 
 
-def load_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(path: str | os.PathLike) -> Image.Image:
   """Reads an image file as RGB (`decode_image`). InputError: it cannot be read, or what `decode_image` raises."""
   try:
     with open(path, 'rb') as file:
-      return decode_image(file, str(path), max_pixels)
+      return decode_image(file, str(path))
   except OSError as error:
     raise InputError(f'{path}: {error.strerror or error}: expected an image file') from None
 

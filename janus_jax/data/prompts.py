@@ -182,11 +182,8 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = No
   """
   length = max(map(len, rows)) if length is None else length
   ids = np.full((len(rows), length), pad_id, np.int32)
-  mask = np.zeros((len(rows), length), bool)
   for index, row in enumerate(rows):
-    start = length - len(row)
-    if start < 0:
+    if len(row) > length:
       raise ValueError(f'row {index} has {len(row)} ids: expected at most {length}')
-    ids[index, start:] = row
-    mask[index, start:] = True
-  return ids, mask
+    ids[index, length - len(row) :] = row
+  return ids, np.arange(length) >= length - np.array([len(row) for row in rows])[:, None]

@@ -54,9 +54,8 @@ def fast(image: Image.Image, size: tuple[int, int], box: Box | None = None) -> n
   from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 
   def along(source: Image.Image, size: tuple[int, int], left: int, top: int, right: int, bottom: int) -> Image.Image:
-    options = ResizeOptions(
-      ResizeAlg.convolution(FilterType.catmull_rom), False, CropBox(left, top, right - left, bottom - top)
-    )
+    crop = CropBox(left, top, right - left, bottom - top)
+    options = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), False, crop)
     target = Image.new('RGB', size)
     resizer.resize_pil(source, target, options)
     return target

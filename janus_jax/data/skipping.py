@@ -59,20 +59,15 @@ def count_skipped(states: Sequence[Mapping[str, Any]]) -> int:
   return sum(count for counts in found for reason, count in counts.items() if reason != LONG)
 
 
-def describe_skipped(states: Sequence[Mapping[str, Any]]) -> str:
+def describe_skipped(states: Sequence[Mapping[str, Any]], name: str = 'skipped') -> str:
   """'generation/laion: image 12, missing field 3; ...' of all streams; '' if all records were used."""
-  return _described(count_reasons(states, 'skipped'))
+  return '; '.join(
+    f'{source}: {", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))}'
+    for source, counts in count_reasons(states, name).items()
+    if counts
+  )
 
 
 def describe_shortened(states: Sequence[Mapping[str, Any]]) -> str:
   """'text/books: split 12; ...', the long records of all streams; '' if there were none."""
-  return _described(count_reasons(states, 'shortened'))
-
-
-def _described(found: Mapping[str, Mapping[str, int]]) -> str:
-  lines = (
-    f'{source}: {", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))}'
-    for source, counts in found.items()
-    if counts
-  )
-  return '; '.join(lines)
+  return describe_skipped(states, 'shortened')

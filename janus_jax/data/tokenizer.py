@@ -27,18 +27,8 @@ ASSISTANT = '<|Assistant|>'
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 
 
-# Attributes of `SpecialIds`, and those that Janus-1.3B has no token for.
-SPECIAL_TOKENS = {
-  'bos': BOS,
-  'eos': EOS,
-  'pad': PAD,
-  'begin_of_image': BEGIN_OF_IMAGE,
-  'end_of_image': END_OF_IMAGE,
-  'image_placeholder': IMAGE_PLACEHOLDER,
-  'user': USER,
-  'assistant': ASSISTANT,
-}
-OPTIONAL = ('user', 'assistant')
+# In the order of `SpecialIds`.
+SPECIAL_TOKENS = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, USER, ASSISTANT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +62,11 @@ class Tokenizer:
   special: SpecialIds = dataclasses.field(init=False, compare=False)
 
   def __post_init__(self):
-    found = {name: self._backend.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
-    for name, token_id in found.items():
-      if token_id is None and name not in OPTIONAL:
-        raise InputError(f'{self.path}: no token {SPECIAL_TOKENS[name]!r}: expected the tokenizer of a Janus')
-    object.__setattr__(self, 'special', SpecialIds(**found))
+    ids = {token: self._backend.token_to_id(token) for token in SPECIAL_TOKENS}
+    for token, token_id in ids.items():
+      if token_id is None and token not in (USER, ASSISTANT):
+        raise InputError(f'{self.path}: no token {token!r}: expected the tokenizer of a Janus')
+    object.__setattr__(self, 'special', SpecialIds(*ids.values()))
 
   def __getstate__(self) -> dict:
     return {'path': self.path, 'special': self.special}
