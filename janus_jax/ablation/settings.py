@@ -27,7 +27,7 @@ class Evaluation:
   """Settings by which finished runs are measured.
 
   Attributes:
-    scores: whether questions are asked and prompts drawn; the held-out loss is measured anyway.
+    scores: whether questions are asked and images generated; the held-out loss is measured anyway.
     questions_per_kind: of each kind, subject and group (`toy.test_set.build_questions`).
     drawings_per_group: of each skill and group.
     seed: seed of the choice of questions and prompts, and of sampling: the same for all runs.
