@@ -6,7 +6,7 @@
 DATASET is a folder of images with captions beside them (`cat.jpg`, `cat.txt`), or RECIPE.py:SOURCE, the generation
 source of that name in a recipe's `data.sources`, or RECIPE.py:ARGUMENT:SOURCE of a recipe that takes an argument
 (`configs/janus_pro_1b.py:ROOT:SOURCE`). DIR gets ArrayRecord shards and a manifest.json
-that says which VQ made them. Called again after an interruption it goes on where it stood. On n hosts that share DIR,
+that says which VQ made them. Called again after an interruption it resumes. On n hosts that share DIR,
 host i runs it with --shard=i/n.
 """
 

@@ -90,7 +90,7 @@ def _check_measured(ablation: Ablation, baseline: TrainConfig) -> None:
   if baseline.data.name != 'files':
     return
   stage = baseline.run_stages[-1]
-  names = sorted({name for kind in stage.sources.values() for name in kind})
+  names = sorted({name for weights in stage.sources.values() for name in weights})
   specs = baseline.data.specs
   if any(specs[name].held_out for name in names if name in specs):
     return

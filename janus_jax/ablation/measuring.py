@@ -3,7 +3,7 @@
   questions/CONTENT/KIND/GROUP, generations/SKILL/GROUP   percent right (janus_jax.evaluate)
   questions/all, generations/all                          of all of them together
   target_scores/NAME                                      percent, the figures that janus_jax.evaluate lists first
-  held_out/KIND                                           loss per target at the end of the run
+  held_out/TASK                                           loss per target at the end of the run
   cost/...                                                see `cost_metrics`
 
 All runs are measured on the same questions, prompts and seeds of generation, and on held-out batches of the baseline's
@@ -105,13 +105,13 @@ def measure_run(
     with_compiling: whether the run compiled for itself, not after another one.
 
   Returns:
-    'metrics': {name: number}; 'stages': a dict for each stage, with its cost and 'held_out': {kind: loss}.
+    'metrics': {name: number}; 'stages': a dict for each stage, with its cost and 'held_out': {task: loss}.
   """
   workdir = paths.of('runs', run.name)
   costs = stage_costs(read_metrics(os.path.join(workdir, METRICS_FILE)), run.ends)
   held_out = _held_out_losses(workdir, run, runnable(paths, run, baseline), evaluation.held_out_batches)
   metrics = _scores(paths, run, evaluation) if evaluation.scores else {}
-  metrics |= {f'held_out/{kind}': loss for kind, loss in held_out[-1].items()}
+  metrics |= {f'held_out/{task}': loss for task, loss in held_out[-1].items()}
   metrics |= cost_metrics(costs, with_compiling)
   stages = [
     {'name': name, 'end': end, **dataclasses.asdict(cost), 'held_out': losses}

@@ -1,5 +1,13 @@
-"""Bad records of a dataset that is encoded: when they stop the run, and which of them are logged."""
+"""Faults of encoding a dataset: when bad records stop it, which of them are logged, and hosts that disagree."""
 
+import dataclasses
+
+import jax
+import pytest
+
+from janus_jax.data.sources import manifest
+from janus_jax.data.sources.array_record import ShardWriter, encode_example
+from janus_jax.data.sources.manifest import CodeSettings, ShardCounts
 from janus_jax.errors import InputError, RecordError
 from janus_jax.runs import tokenizing
 
