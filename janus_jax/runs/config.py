@@ -33,7 +33,7 @@ from janus_jax.toy.pretraining_vision import Contrast
 from janus_jax.toy.pretraining_vq import Quantisation
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.run_config import RunConfig
-from janus_jax.training.stages import GROUPS, Stage
+from janus_jax.training.stages import TRAINABLE, Stage
 from janus_jax.training.step_config import StepSettings
 
 Part = TypeVar('Part')
@@ -134,7 +134,6 @@ def defaults_of(kind: type) -> dict[str, Any]:
 
 
 STAGE_DEFAULTS: Mapping[str, Any] = defaults_of(Stage)  # Fields that a stage may leave out.
-TRAINABLE = tuple(group for group in GROUPS if group != 'vq')
 
 
 def default_config() -> ConfigDict:

@@ -27,7 +27,7 @@ from janus_jax.models.attention_choice import platform_of, with_attention
 from janus_jax.models.config import JanusConfig
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import HeldOutLoss, Sampler
-from janus_jax.runs.config import TRAINABLE, TrainConfig, to_json
+from janus_jax.runs.config import TrainConfig, to_json
 from janus_jax.runs.datasets import RunData, check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.start import open_start
@@ -37,7 +37,7 @@ from janus_jax.training import hosts, loop
 from janus_jax.training.optimizer import check_rules
 from janus_jax.training.rematerialisation import with_remat
 from janus_jax.training.run_config import check_batches
-from janus_jax.training.stages import Stage, check_carried, trained_groups, trained_paths
+from janus_jax.training.stages import TRAINABLE, Stage, check_carried, trained_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
 from janus_jax.training.training_run import RunFiles, TrainingData, TrainingRun

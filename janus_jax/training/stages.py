@@ -9,6 +9,7 @@ from janus_jax.errors import InputError
 
 # The first names of parameter paths; a pattern that names one of them alone means everything in it.
 GROUPS = ('vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
+TRAINABLE = tuple(group for group in GROUPS if group != 'vq')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,8 @@ def trained_paths(stage: Stage, paths: Collection[str]) -> frozenset[str]:
       raise InputError(f'stages.{stage.name}.trainable: {pattern!r} is no regular expression ({error})') from None
     if not matches:
       raise InputError(
-        f'stages.{stage.name}.trainable: {pattern!r} matches no parameter: expected a group ({", ".join(GROUPS)}) or a '
-        'regular expression over whole paths'
+        f'stages.{stage.name}.trainable: {pattern!r} matches no parameter: expected a group '
+        f'({", ".join(TRAINABLE)}) or a regular expression over whole paths'
       )
     found |= matches
   return frozenset(found)
