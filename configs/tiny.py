@@ -3,8 +3,8 @@
     python -m janus_jax.pretrain --config=configs/tiny.py --output=DIR/parts
     python -m janus_jax.train --config=configs/tiny.py --config.init_from=DIR/parts --workdir=DIR/run
 
-Rates and steps are for a model of a million parameters; the recipe's shape is Janus-Pro's. Guidance
-5 ruins drawings at this scale, 1.5 is right.
+Rates and steps are for a model of a million parameters; the recipe's shape is Janus-Pro's. Guidance 5 ruins images at
+this scale, 1.5 is right.
 """
 
 from janus_jax.runs.config import default_config, set_stages
@@ -12,7 +12,7 @@ from janus_jax.runs.config import default_config, set_stages
 SOURCES = {
   'understanding': {'shapes': 1, 'digits': 1},
   'text': {'captions': 1},
-  # The report draws real and synthetic images 1 : 1; here digits are learned long before shapes follow their prompts.
+  # The report mixes real and synthetic images 1 : 1; here digits are learned long before shapes follow their prompts.
   'generation': {'shapes': 3, 'digits': 1},
 }
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
@@ -20,7 +20,7 @@ ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 
 def get_config():
   config = default_config()
-  config.sequence_length = 104  # Two drawings and a sentence; attention's cost grows with the square.
+  config.sequence_length = 104  # Two images and a sentence; attention's cost grows with the square.
   config.data.precompute_codes = True
   config.compute.dtype = 'float32'
   config.compute.remat = 'none'
@@ -42,7 +42,7 @@ def get_config():
     'warmup_steps': 30,
     'schedule': 'cosine',
     'final_fraction': 0.05,
-    # Answers are a few tokens, drawings 36 codes: without weights nearly all the loss would be drawing.
+    # Answers are a few tokens, images 36 codes: without weights nearly all the loss would be generation.
     'loss_weights': (2.0, 1.0, 1.0),
   }
   stages = {

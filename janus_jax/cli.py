@@ -1,4 +1,4 @@
-"""What every entry point shares: exit codes, one-line errors, progress on stderr."""
+"""Shared parts of all entry points: flags, exit codes, one-line errors, progress on stderr."""
 
 import logging
 import os
@@ -7,20 +7,31 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import tqdm
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from janus_jax.errors import InputError
 from janus_jax.runs.recipes import read_recipe, unknown_field
-from janus_jax.runs.value_checks import Integer, Number, check_value
+from janus_jax.runs.value_checks import SEED, Integer, Number, check_value
+
+flags.disclaim_key_flags()  # --help lists a flag as that of the verb which has it defined here.
 
 INPUT_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
-# What flags for numbers may be, by name.
+# Checks of the values of flags for numbers, by name: of those defined, and of the fields of settings of requests.
 CHECKS: dict[str, Integer | Number] = {}
+SETTING_CHECKS: Mapping[str, Integer | Number] = {
+  'num_images': Integer(1),
+  'cfg_weight': Number(),
+  'max_new_tokens': Integer(1),
+  'temperature': Number(),
+  'top_k': Integer(),
+  'top_p': Number(0, 1, above=True),
+  'seed': SEED,
+  'batch_size': Integer(1),
+}
 
 
 def _quit(*_: Any) -> None:
@@ -37,7 +48,7 @@ def _interrupt_again(unraisable: Any) -> None:
 
 
 def _on_interrupt(handler: Callable[..., Any]) -> None:
-  if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # As of jobs in the background.
+  if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # As it is for jobs in the background.
     signal.signal(signal.SIGINT, handler)
 
 
@@ -48,11 +59,7 @@ if _spec and _spec.name.startswith('janus_jax.'):
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-  """Of a flag --shard, '2/8' -> (2, 8): the third of eight hosts.
-
-  Raises:
-    InputError: not of that form, or no such host.
-  """
+  """The value of a flag --shard, '2/8' -> (2, 8): the third of eight hosts. Raises InputError for any other form."""
   index, _, count = text.partition('/')
   if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
     raise InputError(f'shard is {text!r}: expected i/n, the hosts being 0/n to n-1/n')
@@ -103,7 +110,7 @@ def define_paths(name: str, help: str) -> flags.FlagHolder[list[str]]:
 
 
 def define_config(help: str = 'Recipe, a file of configs/.') -> flags.FlagHolder[ConfigDict]:
-  """Defines the required flag --config for a config file, and with it --config.FIELD for what changes in it."""
+  """Defines the required flag --config for a config file, and with it --config.FIELD for each field of it."""
   holder = config_flags.DEFINE_config_file('config', None, help, lock_config=True)
   flags.FLAGS['config'].parser = _ConfigParser()
   flags.mark_flag_as_required('config')
@@ -115,6 +122,53 @@ def define_number(name: str, default: float | None, help: str, check: Integer | 
   define = flags.DEFINE_integer if isinstance(check, Integer) else flags.DEFINE_float
   CHECKS[name] = check
   return define(name, default, help)
+
+
+def define_model() -> tuple[flags.FlagHolder, flags.FlagHolder, flags.FlagHolder]:
+  """Defines --checkpoint, --dtype and --mesh, for `runs.loading.load` (`sharding.mesh.parse_mesh`)."""
+  from janus_jax.conversion.export import DTYPES
+
+  return (
+    define_checkpoint(),
+    flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute in.'),
+    flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.'),
+  )
+
+
+def define_checkpoint() -> flags.FlagHolder[str]:
+  """Defines the required flag --checkpoint."""
+  return define_path('checkpoint', None, 'Checkpoint of any layout, or a training workdir.', required=True)
+
+
+def define_settings(kind: type, *names: str, stored: Mapping[str, float] | None = None) -> tuple[flags.FlagHolder, ...]:
+  """Defines flags for fields of a dataclass of settings (`inference.requests`), by its defaults and descriptions.
+
+  Args:
+    kind: the dataclass.
+    names: its fields.
+    stored: values by name where a training workdir says none (`runs.workdirs.read_sampling`). A flag that is not given
+      is None, for what the workdir says.
+  """
+  from janus_jax.inference.cache import CACHE_DTYPES
+  from janus_jax.inference.decoder import WEIGHTS
+  from janus_jax.runs.config_help import field_descriptions
+
+  choices = {'weights': WEIGHTS, 'cache_dtype': CACHE_DTYPES}
+  descriptions, found = field_descriptions(kind), []
+  for name in names:
+    default, help = getattr(kind, name), descriptions[name][0].upper() + descriptions[name][1:]
+    if stored is not None:
+      default, help = None, f'{help} Default: as a workdir says, else {stored[name]:g}.'
+    if name in choices:
+      found.append(flags.DEFINE_enum(name, default, list(choices[name]), help))
+    else:
+      found.append(define_number(name, default, help, SETTING_CHECKS[name]))
+  return tuple(found)
+
+
+def values(*holders: flags.FlagHolder) -> dict[str, Any]:
+  """Values of flags by name, without those that are None."""
+  return {holder.name: holder.value for holder in holders if holder.value is not None}
 
 
 def check_flags() -> None:
@@ -132,34 +186,32 @@ def parse(argv: list[str]) -> list[str]:
     except SystemExit:  # absl has printed help that was asked for, and ends with 1.
       _print_fields(argv)
       sys.exit()
-  except _ConfigError as error:
-    _fail(f'error: {error}', INPUT_ERROR)
+  except (_ConfigError, OSError) as error:
+    _fail_input(error)
   except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
     # Of fields that a config does not have, ml_collections raises various.
     _fail(_wrong_field(argv) or _described(str(error)), USAGE_ERROR)
-  except OSError as error:
-    _fail(f'error: {_describe(error)}', INPUT_ERROR)
   if positional:
     _fail(f'unexpected argument {positional[0]!r}: every argument is a --flag', USAGE_ERROR)
   return argv
 
 
 def _print_fields(argv: list[str]) -> None:
-  """Prints below the help of a command what `--config.FIELD` can change, in the recipe that a command line names."""
+  """Prints below the help of a command the fields of the recipe that a command line names, for `--config.FIELD`."""
   if 'config' not in flags.FLAGS:
     return
   parser = flags.FLAGS['config'].parser
   # absl stops at --help: a recipe that is named after it has not been read.
   path = next((found.group(1) for found in (re.match(r'--?config=(.+)', argument) for argument in argv) if found), None)
   config = parser.config or (path and parser.parse(path))
-  from janus_jax.runs.config_help import describe_fields, every_field
+  from janus_jax.runs.config import describe_fields, every_field
 
-  said = (
-    'of the recipe, with its values' if config else 'of training; --config=FILE --help lists the fields of a recipe'
-  )
+  if config:
+    said, fields = 'of the recipe, with its values', config.to_dict()
+  else:
+    said, fields = 'of training; --config=FILE --help lists the fields of a recipe', every_field()
   print(f'\nFields {said}:')
-  values = config.to_dict() if config else every_field()
-  print(describe_fields(values, shutil.get_terminal_size().columns))
+  print(describe_fields(fields, shutil.get_terminal_size().columns))
 
 
 def _wrong_field(argv: list[str]) -> str | None:
@@ -172,7 +224,7 @@ def _wrong_field(argv: list[str]) -> str | None:
 
 
 def _described(message: str) -> str:
-  """A message of absl about a flag, for people."""
+  """A message of absl about a flag, in a person's words."""
   if missing := re.findall(r'Flag --(\S+) must have a value other than None', message):
     return '; '.join(f'--{name} is missing: expected --{name}=VALUE ({flags.FLAGS[name].help})' for name in missing)
   wrong = re.match(r'flag --([\w.]+)=(.*?): ', message, re.DOTALL)
@@ -189,9 +241,11 @@ def _fail(message: str, code: int) -> None:
   sys.exit(code)
 
 
-def _describe(error: OSError) -> str:
-  names = [str(name) for name in (error.filename, error.filename2) if name]
-  return f'{" -> ".join(names)}: {error.strerror}' if names and error.strerror else str(error)
+def _fail_input(error: Exception) -> None:
+  if isinstance(error, OSError) and error.filename and error.strerror:
+    names = [str(name) for name in (error.filename, error.filename2) if name]
+    error = f'{" -> ".join(names)}: {error.strerror}'
+  _fail(f'error: {error}', INPUT_ERROR)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -214,17 +268,10 @@ def run(main: Callable[[], None]) -> None:
       main()
     except flags.Error as error:
       _fail(str(error), USAGE_ERROR)
-    except InputError as error:
-      _fail(f'error: {error}', INPUT_ERROR)
-    except OSError as error:
-      _fail(f'error: {_describe(error)}', INPUT_ERROR)
+    except (InputError, OSError) as error:
+      _fail_input(error)
     except KeyboardInterrupt:
       _on_interrupt(lambda *_: os._exit(INTERRUPTED))  # Threads may take a while to end.
       _fail('interrupted', INTERRUPTED)
 
   app.run(call, flags_parser=parse)
-
-
-def byte_progress(total: int, description: str) -> tqdm.tqdm:
-  """A progress bar over bytes; `.update(n)`."""
-  return tqdm.tqdm(total=total, desc=description, unit='B', unit_scale=True, unit_divisor=1000, dynamic_ncols=True)

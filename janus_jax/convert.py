@@ -8,6 +8,7 @@ Tensors pass through one at a time, so a 7B needs little memory.
 
 import logging
 
+import tqdm
 from absl import flags
 
 from janus_jax import cli
@@ -54,9 +55,10 @@ def main() -> None:
   checkpoint = cast_params(_open(), _DTYPE.value)
   if _IMAGE_SIZE.value is not None:
     checkpoint = resize_images(checkpoint, _IMAGE_SIZE.value)
+  size = export_bytes(checkpoint, _FORMAT.value)
   with (
     exporting(checkpoint, _OUTPUT.value, _FORMAT.value, _OVERWRITE.value) as directory,
-    cli.byte_progress(export_bytes(checkpoint, _FORMAT.value), 'converting') as bar,
+    tqdm.tqdm(desc='converting', total=size, unit='B', unit_scale=True, unit_divisor=1000, dynamic_ncols=True) as bar,
   ):
     write_checkpoint(checkpoint, directory, _FORMAT.value, bar.update)
   logging.info('wrote %s (%s)', _OUTPUT.value, _FORMAT.value)

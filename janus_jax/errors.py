@@ -1,7 +1,5 @@
-"""The one exception that means "the input is wrong", as against "the program is wrong".
-
-Every package may import this module (it imports nothing); entry points turn the exception into one line on
-stderr and exit code 1.
+"""The exception that means "the input is wrong", as against "the program is wrong"; verbs print it as one line and exit
+with 1. Every package may import this module (it imports nothing).
 """
 
 # Characters of a value that a message shows, and of the message of a record: one may hold an image in base64.
@@ -9,9 +7,8 @@ SHOWN, LONGEST = 160, 600
 
 
 class InputError(ValueError):
-  """Something the user gave is wrong. The message is one line: what is wrong, where, what was expected.
-
-  Names of files, keys of records and the like stand in it as they are, but for what would steer a terminal.
+  """Wrong input of the user. The message is one line: what is wrong, where, what was expected. Names of files, keys of
+  records and the like stand in it as they are, but for characters that would steer a terminal.
   """
 
   def __init__(self, message: str):
@@ -19,10 +16,8 @@ class InputError(ValueError):
 
 
 class RecordError(InputError):
-  """One record of a data source cannot be used; it is skipped and counted.
-
-  Attributes:
-    reason: what kind of thing is wrong with it, a word or two: what is counted by (configs/README.md lists them).
+  """A record of a data source that cannot be used; it is skipped, and counted by `reason`, a word or two that
+  configs/README.md lists.
   """
 
   def __init__(self, reason: str, message: str):

@@ -1,14 +1,14 @@
-"""Scores a checkpoint on the toy world: questions about images and prompts to draw that training never had.
+"""Scores a checkpoint on the toy world: questions about images and prompts for images that training never had.
 
-    python -m janus_jax.evaluate --checkpoint=PATH [--out=DIR --questions_per_kind=40 --drawings_per_group=20
+    python -m janus_jax.evaluate --checkpoint=PATH [--out=DIR --questions_per_kind=40 --images_per_group=20
                                  --cfg_weight=1.5 --temperature=0.8 --top_k=0 --seed=0 --json]
                                  [--weights=int8 --cache_dtype=int8]
 
 PATH is a training workdir (its newest checkpoint is scored; WORKDIR@ema: its averages) or a checkpoint of any layout,
 of a model that was trained on the toy world. Every answer and every generated image is right or wrong;
 percentages come with 95 % intervals that count prompts and images, not cases (reporting/intervals.py). DIR gets
-scores.txt (what is printed), scores.json (all scores and all cases), drawings.png (every generated image, framed green
-where it is right), pictures.npz.
+scores.txt (what is printed), scores.json (all scores and all cases), generations.png (every generated image, framed
+green where it is right), images.npz.
 """
 
 import json
@@ -21,40 +21,32 @@ from janus_jax import cli
 from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.inference import image_files
-from janus_jax.inference.cache import CACHE_DTYPES
-from janus_jax.inference.decoder import WEIGHTS
-from janus_jax.inference.requests import check_tokenizer
+from janus_jax.inference.requests import ImageSettings, check_tokenizer
 from janus_jax.runs import loading, workdirs
 from janus_jax.runs.config import DataConfig
-from janus_jax.runs.value_checks import SEED, Integer, Number
+from janus_jax.runs.value_checks import SEED, Integer
 from janus_jax.toy import scoring
 from janus_jax.toy.dataset import world_for
+from janus_jax.toy.test_set import IMAGES_PER_GROUP, QUESTIONS_PER_KIND
 
-_CHECKPOINT = cli.define_path('checkpoint', None, 'Training workdir or checkpoint of any layout.', required=True)
-_OUT = cli.define_path('out', None, 'Directory for scores.txt, scores.json, drawings.png, pictures.npz; replaced.')
-_QUESTIONS = cli.define_number('questions_per_kind', 40, 'Questions of each kind, subject and group.', Integer(1))
-_DRAWINGS = cli.define_number('drawings_per_group', 20, 'Drawings of each skill and group.', Integer(1))
-_CFG_WEIGHT = cli.define_number(
-  'cfg_weight', None, "Weight of guidance, 1: none. Default: as the run's config, else 1.5.", Number()
+_CHECKPOINT = cli.define_checkpoint()
+_OUT = cli.define_path('out', None, 'Directory for scores.txt, scores.json, generations.png, images.npz; replaced.')
+_QUESTIONS = cli.define_number(
+  'questions_per_kind', QUESTIONS_PER_KIND, 'Questions of each kind, content and group.', Integer(1)
 )
-_TEMPERATURE = cli.define_number('temperature', None, "Of drawing; default: the run's config, else 0.8.", Number())
-_TOP_K = cli.define_number(
-  'top_k', None, "Only the k most likely codes, 0: all; default: the run's config, else 0.", Integer()
-)
-_SEED = cli.define_number('seed', 0, 'Of the choice of questions and prompts, and of drawing.', SEED)
-_WEIGHTS = flags.DEFINE_enum(
-  'weights', 'full', list(WEIGHTS), 'What kernels are stored in; int8 takes less memory and time, and costs accuracy.'
-)
-_CACHE_DTYPE = flags.DEFINE_enum('cache_dtype', None, list(CACHE_DTYPES), 'Of keys and values; default: float32.')
+_IMAGES = cli.define_number('images_per_group', IMAGES_PER_GROUP, 'Images of each skill and group.', Integer(1))
+_CFG_WEIGHT, _TEMPERATURE, _TOP_K = cli.define_settings(ImageSettings, *scoring.SAMPLING, stored=scoring.SAMPLING)
+_SEED = cli.define_number('seed', 0, 'Seed of the choice of questions and prompts, and of generation.', SEED)
+_WEIGHTS, _CACHE_DTYPE = cli.define_settings(ImageSettings, 'weights', 'cache_dtype')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout in place of the tables.')
 
 
 def _settings(sampling: dict) -> dict:
-  """What the scores depend on, apart from the checkpoint."""
+  """Settings that the scores depend on, apart from the checkpoint."""
   given = {'cfg_weight': _CFG_WEIGHT.value, 'temperature': _TEMPERATURE.value, 'top_k': _TOP_K.value}
   return {
     'questions_per_kind': _QUESTIONS.value,
-    'drawings_per_group': _DRAWINGS.value,
+    'images_per_group': _IMAGES.value,
     **{name: sampling[name] if value is None else value for name, value in given.items()},
     'seed': _SEED.value,
     'weights': _WEIGHTS.value,
@@ -80,18 +72,10 @@ def main() -> None:
   found['seconds']['all'] = seconds
   if _OUT.value:
     scoring.write_scores(_OUT.value, found, scored)
-  print(
-    json.dumps({key: value for key, value in found.items() if not key.endswith('_cases')})
-    if _JSON.value
-    else scored.tables()
-  )
-  logging.info(
-    '%d questions and %d drawings in %.0f s%s',
-    len(scored.questions),
-    len(scored.drawings),
-    seconds,
-    f', written to {_OUT.value}' if _OUT.value else '',
-  )
+  summary = {key: value for key, value in found.items() if not key.endswith('_cases')}
+  print(json.dumps(summary) if _JSON.value else scored.tables())
+  written = f', written to {_OUT.value}' if _OUT.value else ''
+  logging.info('%d questions and %d images in %.0f s%s', len(scored.questions), len(scored.images), seconds, written)
 
 
 if __name__ == '__main__':

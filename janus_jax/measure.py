@@ -1,11 +1,11 @@
-"""Measures what this machine does in minutes: correctness, training, images, answers, beside transformers.
+"""Measures this machine in minutes: correctness, training, images and answers, also beside transformers.
 
     bash launch/measure.sh [--minutes=7 --out=measured --parts=check,train_1b_stage3]
 
 Finds the accelerator, or else measures small models on the CPU. Needs no files and no network: weights are random and
-made on the device. Parts run in order of value, each in a process of its own with a limit of time; what fails, or what
-the memory or the minutes do not hold, says why and the rest goes on. DIR/figures.json has every figure from the moment
-it exists, DIR/table.md the table for a README with the commands, DIR/NAME.log what a part said, DIR/profiles traces
+made on the device. Parts run in order of value, each in a process of its own with a limit of time; one that fails, or
+does not fit the memory or the minutes, says why and the rest goes on. DIR/figures.json has every figure from the moment
+it exists, DIR/table.md the table for a README with the commands, DIR/NAME.log a part's messages, DIR/profiles traces
 for TensorBoard or Perfetto. Called again with the same DIR, --parts are measured anew and others are kept.
 """
 
@@ -24,13 +24,13 @@ from janus_jax.benchmarking.parts import parts_for
 from janus_jax.errors import InputError
 from janus_jax.runs.value_checks import Number
 
-_MINUTES = cli.define_number('minutes', 7.0, 'For all parts together.', Number(0, above=True))
+_MINUTES = cli.define_number('minutes', 7.0, 'Minutes for all parts together.', Number(0, above=True))
 _OUT = cli.define_path('out', 'measured', 'Directory for figures, table, logs and traces.')
-_PARTS = flags.DEFINE_list('parts', [], 'Names of those to measure; default: all.')
+_PARTS = flags.DEFINE_list('parts', [], 'Names of parts to measure; default: all.')
 
 
 def main() -> None:
-  # Only this process, which shapes of parameters are asked of: it must leave the device to its parts.
+  # This process only computes shapes of parameters: it must leave the device to its parts.
   jax.config.update('jax_platforms', 'cpu')
   out = pathlib.Path(_OUT.value)
   machine = read_machine()

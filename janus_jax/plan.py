@@ -18,9 +18,9 @@ from janus_jax.planning.topologies import parse_topology, prepare_process
 from janus_jax.runs.config import parse_config
 
 _CONFIG = cli.define_config()
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'Where, such as v5e-16.', required=True)
-_STAGE = flags.DEFINE_string('stage', None, 'Of the config; default: all that it runs.')
-_HINTS = flags.DEFINE_bool('hints', True, 'Whether to look for settings that make fit what does not.')
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'Devices to plan for, such as v5e-16.', required=True)
+_STAGE = flags.DEFINE_string('stage', None, 'Stage of the config; default: all that it runs.')
+_HINTS = flags.DEFINE_bool('hints', True, 'Look for settings with which a stage fits that does not.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per stage on stdout, and everything else on stderr.')
 
 

@@ -9,6 +9,7 @@ import collections
 import logging
 import math
 import os
+import pathlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from janus_jax.reporting import charts
 from janus_jax.runs import workdirs
 from janus_jax.runs.workdirs import MACHINE_FILE, REVISION_FILE
 from janus_jax.toy import run_page
+from janus_jax.toy.scores import IMAGES_FILE
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 _WORKDIR = cli.define_path('workdir', None, 'Training workdir.', required=True)
@@ -36,13 +38,13 @@ _TITLE = flags.DEFINE_string('title', None, 'Title of the page; default: names t
 _PATHS = flags.DEFINE_multi_string('path', [], 'NAME=PATH to list on the page; may be given several times.')
 _SECONDS = flags.DEFINE_multi_string('seconds', [], 'PART=SECONDS to list on the page; may be given several times.')
 
-# What the page shows of each entry of a list in scores.json.
+# Fields of each entry of a list in scores.json that the page shows.
 SCORE_FIELDS = {
-  'goals': ('name', 'percent', 'right', 'total', 'goal', 'met', 'control_percent'),
-  'questions': ('name', 'group', 'percent', 'total', 'control'),
-  'drawings': ('name', 'group', 'percent', 'total', 'control'),
-  'question_cases': ('subject', 'group', 'image', 'question', 'answer', 'expected', 'right'),
-  'drawing_cases': ('skill', 'group', 'prompt', 'right', 'reason'),
+  'target_scores': ('name', 'percent', 'interval', 'right', 'total', 'target', 'met', 'control_percent'),
+  'questions': ('name', 'group', 'percent', 'interval', 'total', 'control'),
+  'generations': ('name', 'group', 'percent', 'interval', 'total', 'control'),
+  'question_cases': ('content', 'group', 'image', 'question', 'answer', 'expected', 'right'),
+  'generation_cases': ('skill', 'group', 'prompt', 'right', 'reason'),
 }
 
 
@@ -60,40 +62,33 @@ def _seconds() -> dict[str, float]:
     raise flags.Error(f'--seconds: {error}: expected PART=NUMBER') from None
 
 
-def _read_text(path: str) -> str:
-  if not os.path.exists(path):
-    return ''
-  with open(path, encoding='utf-8') as file:
-    return file.read().strip()
-
-
 def read_scores(directory: str) -> tuple[dict, np.ndarray, np.ndarray]:
-  """What `janus_jax.evaluate --out` wrote: scores.json; the drawings and the scenes of its cases, uint8[n, h, w, 3].
+  """scores.json as `janus_jax.evaluate --out` wrote it; images of its generations and questions, uint8[n, h, w, 3].
 
   Raises:
-    InputError: scores.json or pictures.npz is missing, damaged, or without what the page shows.
+    InputError: scores.json or images.npz is missing, damaged, or without what the page shows.
   """
-  path, pictures = os.path.join(directory, 'scores.json'), os.path.join(directory, 'pictures.npz')
+  path, images = os.path.join(directory, 'scores.json'), os.path.join(directory, IMAGES_FILE)
+  expected = 'expected what janus_jax.evaluate --out writes (older scores have other names: evaluate again)'
   scores = read_json(path)
   for name, fields in SCORE_FIELDS.items():
     entries = scores.get(name)
     if not isinstance(entries, list) or not entries:
-      raise InputError(f'{path}: {name} is missing or empty: expected what janus_jax.evaluate --out writes')
+      raise InputError(f'{path}: {name} is missing or empty: {expected}')
     for number, entry in enumerate(entries):
       if missing := [field for field in fields if not isinstance(entry, dict) or field not in entry]:
-        raise InputError(f'{path}: {name}: entry {number} has no {missing[0]}: expected what janus_jax.evaluate writes')
+        raise InputError(f'{path}: {name}: entry {number} has no {missing[0]}: {expected}')
   try:
-    with np.load(pictures) as file:
-      drawings, scenes = file['drawings'], file['questions']
+    with np.load(images) as file:
+      generations, questions = file['generations'], file['questions']
   except (ValueError, EOFError, LookupError, zipfile.BadZipFile) as error:
-    raise InputError(f'{pictures}: {" ".join(str(error).split())}: expected what janus_jax.evaluate writes') from None
-  asked = 1 + max(case['image'] for case in scores['question_cases'])
-  if len(drawings) != len(scores['drawing_cases']) or len(scenes) < asked:
-    raise InputError(
-      f'{pictures}: {len(drawings)} drawings and {len(scenes)} scenes: expected {len(scores["drawing_cases"])} and '
-      f'{asked}, those of {path}'
-    )
-  return scores, drawings, scenes
+    raise InputError(f'{images}: {" ".join(str(error).split())}: {expected}') from None
+  found = len(generations), len(questions)
+  wanted = len(scores['generation_cases']), 1 + max(case['image'] for case in scores['question_cases'])
+  if found[0] != wanted[0] or found[1] < wanted[1]:
+    shown = '{} generations and {} images asked about'
+    raise InputError(f'{images}: {shown.format(*found)}: expected {shown.format(*wanted)}, those of {path}')
+  return scores, generations, questions
 
 
 def duration(seconds: float) -> str:
@@ -110,7 +105,7 @@ def with_total(values: Mapping[str, Any], text: Callable[[Any], str]) -> dict[st
 
 
 def parameter_counts(model: Mapping[str, Any]) -> dict[str, int]:
-  """Part of the model -> how many parameters it has; empty where the workdir does not say what the model is."""
+  """Part of the model -> number of its parameters; empty where the workdir does not say what the model is."""
   counts: collections.Counter[str] = collections.Counter()
   for path, shape in parameter_shapes(model_config.from_dict(model)).items() if model else ():
     counts[path.split('/')[0]] += math.prod(shape)
@@ -118,15 +113,16 @@ def parameter_counts(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def facts(workdir: str, config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  """What identifies a run, and how far it came."""
+  """Texts that identify a run, and how far it came."""
   elapsed = metrics[-1].get('time', 0) - metrics[0].get('time', 0) if metrics else 0
   found = {
     'seed': str(config.get('seed', '')),
     'steps': f'{metrics[-1]["step"]:,}' if metrics else '',
     'first to last line of metrics': duration(elapsed) if elapsed else '',
-    'machine': _read_text(os.path.join(workdir, MACHINE_FILE)),
-    'revision': _read_text(os.path.join(workdir, REVISION_FILE)),
   }
+  for name, file in (('machine', MACHINE_FILE), ('revision', REVISION_FILE)):
+    path = pathlib.Path(workdir, file)
+    found[name] = path.read_text('utf-8').strip() if path.exists() else ''
   return {name: value for name, value in found.items() if value}
 
 
@@ -153,7 +149,7 @@ def main() -> None:
     'paths': where,
   }
   title = _TITLE.value or f'Janus training run {"/".join(where["workdir"].split("/")[-2:])}'
-  page = run_page.render(run_page.Run(title, lines, *found, config, model, tables))
+  page = run_page.render_run(run_page.RunReport(title, lines, *found, config, model, tables))
   with open(_OUT.value, 'w', encoding='utf-8') as file:
     file.write(page)
   logging.info('wrote %s', _OUT.value)

@@ -1,12 +1,12 @@
 """Encodes a dataset's images with a frozen VQ, once, so that training reads codes in place of pixels.
 
     python -m janus_jax.tokenize --input=DATASET --checkpoint=PATH --output=DIR
-                                 [--records_per_shard=8192 --shard=0/1 --batch_size=16 --max_bad_share=0.01]
+                                 [--records_per_shard=8192 --shard=0/1 --batch_size=16 --max_bad_fraction=0.01]
 
 DATASET is a folder of images with captions beside them (`cat.jpg`, `cat.txt`), or RECIPE.py:SOURCE, the generation
 source of that name in a recipe's `data.sources`, or RECIPE.py:ARGUMENT:SOURCE of a recipe that takes an argument
 (`configs/janus_pro_1b.py:ROOT:SOURCE`). DIR gets ArrayRecord shards and a manifest.json
-that says which VQ made them. Called again after an interruption it goes on where it stood. On n hosts that share DIR,
+that says which VQ made them. Called again after an interruption it resumes. On n hosts that share DIR,
 host i runs it with --shard=i/n.
 """
 
@@ -34,7 +34,7 @@ from janus_jax.runs.value_checks import Integer, Number
 _INPUT = cli.define_path(
   'input', None, 'Folder of images with .txt captions, or RECIPE.py[:ARGUMENT]:SOURCE.', required=True
 )
-_CHECKPOINT = cli.define_path('checkpoint', None, 'Checkpoint directory of any layout.', required=True)
+_CHECKPOINT = cli.define_checkpoint()
 _OUTPUT = cli.define_path('output', None, 'Directory for the shards.', required=True)
 _NAME = flags.DEFINE_string('name', 'codes', 'What the files of shards begin with.')
 _RECORDS_PER_SHARD = cli.define_number(
@@ -43,8 +43,8 @@ _RECORDS_PER_SHARD = cli.define_number(
 _SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: which of n hosts this is, counted from 0.')
 _BATCH_SIZE = cli.define_number('batch_size', 16, 'Images at a time on each device.', Integer(1))
 _RESIZE = flags.DEFINE_enum('resize', 'fast', sorted(RESIZES), 'As config.data.resize of the training.')
-_MAX_BAD_SHARE = cli.define_number(
-  'max_bad_share', SkipLimit.fraction, 'A larger share of bad records stops the run.', Number(0, 1)
+_MAX_BAD_FRACTION = cli.define_number(
+  'max_bad_fraction', SkipLimit.fraction, 'A larger fraction of bad records stops the run.', Number(0, 1)
 )
 
 
@@ -113,18 +113,17 @@ def input_digest(text: str) -> str:
 
 
 def main() -> None:
-  manifest = tokenizing.tokenize(
-    open_input(_INPUT.value, os.path.join(_OUTPUT.value, 'index')),
-    _CHECKPOINT.value,
-    _OUTPUT.value,
+  settings = tokenizing.TokenizeSettings(
     name=_NAME.value,
     records_per_shard=_RECORDS_PER_SHARD.value,
     shard=cli.parse_shard(_SHARD.value),
     batch_size=_BATCH_SIZE.value,
-    max_bad_share=_MAX_BAD_SHARE.value,
+    max_bad_fraction=_MAX_BAD_FRACTION.value,
     resize=_RESIZE.value,
     files=input_digest(_INPUT.value),
   )
+  records = open_input(_INPUT.value, os.path.join(_OUTPUT.value, 'index'))
+  manifest = tokenizing.tokenize(records, _CHECKPOINT.value, _OUTPUT.value, settings)
   count = manifest.settings.num_shards
   logging.info('%s: %d of %d shards are finished', manifest.path, len(manifest.shards), count)
 

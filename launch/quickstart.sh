@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # From nothing but Python 3.11+ and pip to a trained tiny Janus and its scores, on a CPU:
 #   bash launch/quickstart.sh [DIR]      # DIR: quickstart-output
-# Installs into .venv, pretrains the parts, trains all three stages, asks and draws what training never had, scores
-# both, exports for PyTorch, and writes DIR/report.html. Run again, it goes on where it was stopped; what is finished
-# is not done again. The recipe is configs/tiny.py.
+# Installs into .venv, pretrains the parts, trains all three stages, scores answers and generated images on what
+# training never had, exports for PyTorch, and writes DIR/report.html. Run again, it goes on where it was stopped; what
+# is finished is not done again. The recipe is configs/tiny.py.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 source "$root/launch/usage.sh"
@@ -62,7 +62,7 @@ fi
 part training janus train --config=configs/tiny.py --config.init_from="$directory/parts" \
   --config.data.directory="$directory/data" --workdir="$directory/run"
 part evaluation janus evaluate --checkpoint="$directory/run" --out="$directory/scores" \
-  --questions_per_kind=360 --drawings_per_group=40 >/dev/null
+  --questions_per_kind=360 --images_per_group=40 >/dev/null
 # DeepSeek's layout: transformers' cannot say that the two encoders cut the image into different grids, as tiny.py's do.
 part export janus convert --input="$directory/run" --output="$directory/export" --format=deepseek --overwrite
 
@@ -83,7 +83,7 @@ for name in installation pretraining training evaluation export report; do
 done
 printf '  %-14s %5s\n' 'this call' $(($(date +%s) - began))
 echo
-for entry in "report report.html" "drawings scores/drawings.png" "scores scores/scores.json" \
+for entry in "report report.html" "generations scores/generations.png" "scores scores/scores.json" \
   "checkpoints run/checkpoints" "curves run/metrics.jsonl" "export export"; do
   printf '%-12s %s\n' "${entry% *}" "$directory/${entry#* }"
 done

@@ -7,7 +7,7 @@ import reference
 from conversion.checkpoints import TINY, TOKENIZER
 from conversion.fixtures import write_files
 
-from janus_jax.conversion.tokenizer_files import companions_for
+from janus_jax.conversion.tokenizer_files import tokenizer_files_for
 
 CONFIG = dataclasses.replace(
   TINY,
@@ -19,4 +19,4 @@ CONFIG = dataclasses.replace(
 def write(directory: pathlib.Path) -> str:
   """transformers' layout in float32, weights of `reference.huggingface_model(CONFIG)`."""
   reference.huggingface_model(CONFIG).save_pretrained(directory)
-  return write_files(directory, companions_for('huggingface', {'tokenizer.json': TOKENIZER}, CONFIG))
+  return write_files(directory, tokenizer_files_for('huggingface', {'tokenizer.json': TOKENIZER}, CONFIG))

@@ -1,4 +1,4 @@
-"""What all commands do with Ctrl-C, and with numbers in recipes."""
+"""Behaviour of all commands: Ctrl-C, numbers in recipes, flags in --help."""
 
 import pathlib
 import subprocess
@@ -87,3 +87,27 @@ def test_help_lists_the_fields_of_a_recipe_wherever_it_is_named(tmp_path):
   for field in ('optimizer.max_grad_norm=1.0', 'stages.stage.steps=3', "run=('stage',)"):
     assert f'  --config.{field}' in lines
   assert '--config=FILE --help lists the fields' in without.stdout
+
+
+HELP = """
+from janus_jax import cli
+from janus_jax.inference.requests import ImageSettings
+
+cli.define_model()
+cli.define_settings(ImageSettings, 'seed', 'weights')
+cli.define_settings(ImageSettings, 'temperature', stored={'temperature': 0.8})
+cli.run(lambda: None)
+"""
+
+
+def test_help_lists_flags_of_settings_with_their_defaults_and_descriptions():
+  result = subprocess.run([sys.executable, '-c', HELP, '--help'], capture_output=True, text=True, cwd=ROOT, timeout=50)
+  assert result.returncode == 0, result.stderr
+  listed = ' '.join(result.stdout.split())
+  assert '--checkpoint: ' in listed
+  assert '--seed: The same seed gives the same results' in listed
+  assert '--weights: <full|int8|int8_products>: What kernels are stored in;' in listed
+  assert "(default: 'full')" in listed
+  assert (
+    '--temperature: Divides the logits; 0 takes the most likely token. Default: as a workdir says, else 0.8.' in listed
+  )

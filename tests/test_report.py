@@ -11,10 +11,12 @@ from janus_jax.models.config import PRESETS
 from janus_jax.report import SCORE_FIELDS, duration, facts, parameter_counts, read_scores, with_total
 
 
-def write(directory, scores, drawings=1, scenes=1):
+def write(directory, scores, generations=1, questions=1):
   (directory / 'scores.json').write_text(scores if isinstance(scores, str) else json.dumps(scores))
-  pixels = {name: np.zeros((n, 4, 4, 3), np.uint8) for name, n in (('drawings', drawings), ('questions', scenes))}
-  np.savez_compressed(directory / 'pictures.npz', **pixels)
+  pixels = {
+    name: np.zeros((n, 4, 4, 3), np.uint8) for name, n in (('generations', generations), ('questions', questions))
+  }
+  np.savez_compressed(directory / 'images.npz', **pixels)
 
 
 def whole() -> dict:
@@ -23,8 +25,8 @@ def whole() -> dict:
 
 def test_whole_scores_are_read(tmp_path):
   write(tmp_path, whole())
-  scores, drawings, scenes = read_scores(str(tmp_path))
-  assert (scores, drawings.shape, scenes.shape) == (whole(), (1, 4, 4, 3), (1, 4, 4, 3))
+  scores, generations, questions = read_scores(str(tmp_path))
+  assert (scores, generations.shape, questions.shape) == (whole(), (1, 4, 4, 3), (1, 4, 4, 3))
 
 
 @pytest.mark.parametrize('name', SCORE_FIELDS)
@@ -43,12 +45,14 @@ def test_empty_scores_are_refused(tmp_path, text):
 
 
 def test_images_must_be_those_of_the_scores(tmp_path):
-  write(tmp_path, whole(), drawings=2)
-  with pytest.raises(InputError, match=r'pictures\.npz: 2 drawings and 1 scenes: expected 1 and 1'):
+  write(tmp_path, whole(), generations=2)
+  with pytest.raises(InputError, match=r'images\.npz: 2 generations and 1 images asked about: expected 1 generations'):
     read_scores(str(tmp_path))
   for content in (b'', b'PK', b'not an archive'):
-    (tmp_path / 'pictures.npz').write_bytes(content)
-    with pytest.raises(InputError, match=r'pictures\.npz: .*expected what janus_jax.evaluate writes'):
+    (tmp_path / 'images.npz').write_bytes(content)
+    with pytest.raises(
+      InputError, match=r'images\.npz: .*expected what janus_jax.evaluate --out writes .*evaluate again'
+    ):
       read_scores(str(tmp_path))
 
 

@@ -5,7 +5,7 @@
 The rows of the Janus paper's Table 5 (arXiv 2410.13848) that need no other tokenizer:
   two_encoders         SigLIP to understand, VQ to draw (row D)
   shared_vq            the VQ for both: an image of a question is codes, as one to draw (row A)
-  understanding_only   as two_encoders; drawings lie in its batches as well but do not count (row E)
+  understanding_only   as two_encoders; generations lie in its batches as well but do not count (row E)
   generation_only      the same of questions (row F)
 Text counts in all of them. A loss that does not count, in place of data left out, has all four make the same number of
 updates, and the last three see the same examples as two_encoders in the same order. In shared_vq an image of a question

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 
+from janus_jax.ablation.compute import check_runs
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.tables import COSTS
 from janus_jax.data.sources.build import FILE_NAMES
@@ -18,23 +19,20 @@ from janus_jax.runs.setup import check_run, make_placement
 from janus_jax.runs.start import as_trained, open_start
 from janus_jax.toy.parts import check_parts
 
-# Fields that a sweep sets in each run -> what to set in their place.
+# Fields that a sweep sets in each run -> settings to use in their place.
 SET_BY_SWEEP = {
   'seed': '`seeds`',
   'held_out_batches': '`evaluation.held_out_batches`',
   'eval_every': 'nothing: finished runs are measured, and the ends of their stages',
-  'sampling.num_images': '`evaluation.drawings_per_group`',
+  'sampling.num_images': '`evaluation.images_per_group`',
 }
 
 
 def check_sweep(ablation: Ablation) -> None:
   """Checks every variant of a sweep as training would, and that there will be something to compare.
 
-  Args:
-    ablation: the sweep.
-
   Raises:
-    InputError: of the first thing that is wrong, with the name of the variant.
+    InputError: the first thing that is wrong, with the name of the variant.
   """
   for name, overrides in ablation.variants.items():
     for field, value in overrides.items():
@@ -51,9 +49,7 @@ def check_sweep(ablation: Ablation) -> None:
     except InputError as error:
       raise InputError(f'variant {name}: {error}') from None
   for name, stages in ablation.equal_flops.items():
-    if unknown := [stage for stage in stages if stage not in ablation.configs[name].run]:
-      expected = ', '.join(ablation.configs[name].run)
-      raise InputError(f'equal_flops.{name}: {unknown[0]!r}: expected stages that run, of {expected}')
+    check_runs(ablation.configs[name], stages, f'equal_flops.{name}')
   _check_measured(ablation, ablation.configs[ablation.baseline])
 
 
@@ -79,7 +75,7 @@ def _check_run(config: TrainConfig, model_of: Callable[[str, str], JanusConfig])
 
 
 def _check_files(config: TrainConfig) -> None:
-  """Raises InputError for a source whose files are not there; what is in them shows as a run opens them."""
+  """Raises InputError for a source whose files are missing; their content is checked as a run opens them."""
   for spec in config.data.specs.values():
     if spec.format == 'folder' and '://' not in spec.path[0] and not os.path.isdir(spec.path[0]):
       raise InputError(f'data.sources.{spec.name}.path: {spec.path[0]}: no such folder')
@@ -90,11 +86,11 @@ def _check_files(config: TrainConfig) -> None:
 
 
 def _check_measured(ablation: Ablation, baseline: TrainConfig) -> None:
-  """Says where no loss on held-out data can be measured; raises InputError where nothing else is compared."""
+  """Logs that no loss on held-out data can be measured; raises InputError where nothing else is compared."""
   if baseline.data.name != 'files':
     return
   stage = baseline.run_stages[-1]
-  names = sorted({name for kind in stage.sources.values() for name in kind})
+  names = sorted({name for weights in stage.sources.values() for name in weights})
   specs = baseline.data.specs
   if any(specs[name].held_out for name in names if name in specs):
     return

@@ -1,20 +1,15 @@
 """Equal compute: how many steps a schedule may have to cost as many FLOPs as another one."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 from janus_jax.ablation.settings import times
 from janus_jax.conversion.translate import parameter_shapes
-from janus_jax.data import pipeline
 from janus_jax.data.mean_sizes import mean_sizes
-from janus_jax.data.packing import batch_shape
-from janus_jax.data.shard_state import all_shards
 from janus_jax.errors import InputError
-from janus_jax.runs import workdirs
 from janus_jax.runs.config import TrainConfig, replaced
-from janus_jax.runs.datasets import open_data
-from janus_jax.runs.loading import load_tokenizer
-from janus_jax.runs.setup import example_spec
+from janus_jax.runs.setup import open_examples, stage_batches
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training.metric_window import Window
@@ -28,27 +23,17 @@ BATCHES = 64
 def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
   """FLOPs of a step of each stage that runs, by formula (training/throughput.py) from the first batches of the stage.
 
-  Args:
-    config: of a run, with `init_from` and `data.directory`.
-    directory: for indices of data.
+  The config has `init_from` and `data.directory`; indices of data go to `directory`.
   """
   coded, config = config.data.precompute_codes, replaced(config, {'data.precompute_codes': False})
   start = open_start(config)
-  with workdirs.tokenizer_of(start) as scratch:
-    tokenizer, template = load_tokenizer(scratch)
-  data = open_data(config, start.config, directory, lambda: start, 0)
-  spec = example_spec(config.sequence_length, start.config, tokenizer, template, data.holds_codes)
+  data, spec = open_examples(config, start, directory)
   streams = config.streams or rows_split(make_mesh(dataclasses.asdict(config.mesh)))
   prices, stages = {}, config.run_stages
   mixtures = [(stage.ratio, stage.sources) for stage in stages]
   for stage, mean in zip(stages, mean_sizes(data.train, mixtures, spec, config.seed)):
-    rooms = stage.images_per_row, stage.generation_images_per_row
-    shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
-    options = {'seed': config.seed, 'guidance_dropout': config.guidance_dropout, 'shards': all_shards(streams)}
-    batches = pipeline.batches(data.train, stage.ratio, stage.sources, spec, shape, **options)
     window = Window(start.config, config.sequence_length, ())
-    for _ in range(BATCHES):
-      batch = next(batches)
+    for batch in itertools.islice(stage_batches(config, stage, mean, data, spec, streams), BATCHES):
       window.add({name: part for name, part in batch.items() if not coded or name != 'generation_pixels'}, 0.0)
     trained = trained_groups(trained_paths(stage, parameter_shapes(start.config)))
     prices[stage.name] = step_flops(start.config, window.counts, config.sequence_length, trained).total / BATCHES
@@ -56,30 +41,28 @@ def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
 
 
 def total_flops(config: TrainConfig, prices: Mapping[str, float]) -> float:
-  """Of all stages that run."""
+  """FLOPs of all stages that run."""
   return sum(stage.steps * prices[stage.name] for stage in config.run_stages)
+
+
+def check_runs(config: TrainConfig, stages: Sequence[str], where: str) -> None:
+  """Raises InputError for a stage that does not run."""
+  for name in stages:
+    if name not in config.run:
+      raise InputError(f'{where}: {name!r}: expected stages that run, of {", ".join(config.run)}')
 
 
 def matched_steps(
   config: TrainConfig, prices: Mapping[str, float], budget: float, stages: Sequence[str], where: str
 ) -> dict[str, int]:
-  """Steps of some stages, all multiplied by one factor, with which a schedule costs `budget`.
+  """Steps of some stages, all multiplied by one factor, with which a schedule costs `budget` FLOPs.
 
-  The rest of rounding is less than half a step of each.
-
-  Args:
-    config: of the schedule.
-    prices: FLOPs of a step of each stage.
-    budget: FLOPs.
-    stages: whose steps change.
-    where: begins the line that says what is wrong.
+  Rounding misses it by less than half a step of each stage. `prices` are FLOPs of a step of each.
 
   Raises:
     InputError: a stage that does not run, or those that stay as they are cost more than the budget.
   """
-  for name in stages:
-    if name not in config.run:
-      raise InputError(f'{where}: {name!r}: expected stages that run, of {", ".join(config.run)}')
+  check_runs(config, stages, where)
   changing = sum(config.stages[name].steps * prices[name] for name in config.run if name in stages)
   left = budget - (total_flops(config, prices) - changing)
   if not changing or left <= 0:

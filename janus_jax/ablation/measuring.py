@@ -1,25 +1,24 @@
-"""What is measured of a finished run: scores, held-out losses at the end of each stage, what it cost. Numbers by name.
+"""Measurements of a finished run: scores, held-out losses at the end of each stage, costs. Numbers by name.
 
-  questions/SUBJECT/KIND/GROUP, drawings/SKILL/GROUP   percent right (janus_jax.evaluate)
-  questions/all, drawings/all                          of all of them together
-  goals/NAME                                           percent, the figures that janus_jax.evaluate lists first
-  held_out/KIND                                        loss per target at the end of the run
-  cost/...                                             see `cost_metrics`
+  questions/CONTENT/KIND/GROUP, generations/SKILL/GROUP   percent right (janus_jax.evaluate)
+  questions/all, generations/all                          of all of them together
+  target_scores/NAME                                      percent, the figures that janus_jax.evaluate lists first
+  held_out/TASK                                           loss per target at the end of the run
+  cost/...                                                see `cost_metrics`
 
-All runs are measured on the same questions, prompts and seeds of drawing, and on held-out batches of the baseline's
-last stage. Of a run with `optimizer.ema_decay` the averages are measured.
+All runs are measured on the same questions, prompts and seeds of generation, and on held-out batches of the baseline's
+last stage. A run with `optimizer.ema_decay` is measured by its averages.
 """
 
 import dataclasses
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from janus_jax.ablation.costs import StageCost, stage_costs
-from janus_jax.ablation.paths import SweepPaths
-from janus_jax.ablation.preparing import runnable
+from janus_jax.ablation.preparing import SweepPaths, runnable
 from janus_jax.ablation.settings import Evaluation
 from janus_jax.ablation.variants import PlannedRun, digest
 from janus_jax.conversion.checkpoint import open_checkpoint
@@ -42,37 +41,77 @@ from janus_jax.toy.test_set import JUDGES
 from janus_jax.training.metrics import METRICS_FILE, read_metrics
 
 
-def ruler(evaluation: Evaluation, baseline: TrainConfig) -> str:
-  """A name of how runs are measured: results of one ruler can be compared.
+@dataclasses.dataclass(frozen=True)
+class StageCost:
+  """Cost of one stage.
 
-  Args:
-    evaluation: settings.
-    baseline: its config.
+  Attributes:
+    seconds: training alone.
+    compile_seconds: the excess of its first line of metrics (compiling, mostly), as it depends on which run came first;
+      0 where there is only one line.
+    tokens: tokens of examples; no padding.
+    flops: by formula (training/throughput.py), over all devices.
   """
+
+  steps: int
+  seconds: float
+  compile_seconds: float
+  tokens: int
+  flops: float
+
+
+def stage_costs(lines: Sequence[Mapping[str, Any]], ends: Sequence[int]) -> list[StageCost]:
+  """The cost of each stage, from lines of metrics.jsonl and the steps at which stages are over.
+
+  A line of metrics stands for the steps since the line before it.
+  """
+  lines = [line for line in lines if 'step_seconds' in line]
+  steps = [line['step'] - before for line, before in zip(lines, [0, *(line['step'] for line in lines)])]
+  pairs = list(zip(lines, steps))
+  return [_cost([pair for pair in pairs if start < pair[0]['step'] <= end]) for start, end in zip((0, *ends), ends)]
+
+
+def _cost(lines: Sequence[tuple[Mapping[str, Any], int]]) -> StageCost:
+  if not lines:
+    return StageCost(0, 0.0, 0.0, 0, 0.0)
+  seconds = [line['step_seconds'] * steps for line, steps in lines]
+  later = [line['step_seconds'] for line, _ in lines[1:]]
+  first, first_steps = lines[0]
+  excess = max(first['step_seconds'] - statistics.median(later), 0.0) * first_steps if later else 0.0
+  tokens = sum(round(line['tokens_per_second'] * took) for (line, _), took in zip(lines, seconds))
+  flops = 0.0
+  for (line, _), took in zip(lines, seconds):
+    devices = line['tokens_per_second'] / line['tokens_per_second_per_device']
+    flops += line['tflops_per_second_per_device'] * 1e12 * devices * took
+  return StageCost(sum(steps for _, steps in lines), sum(seconds) - excess, excess, tokens, flops)
+
+
+def eval_fingerprint(evaluation: Evaluation, baseline: TrainConfig) -> str:
+  """A hash of how runs are measured: results of one fingerprint can be compared."""
   judges = [JUDGES] if evaluation.scores else []
   return digest([dataclasses.asdict(evaluation), to_json(baseline), *judges])
 
 
 def measure_run(
-  places: SweepPaths, run: PlannedRun, evaluation: Evaluation, baseline: TrainConfig, with_compiling: bool = False
+  paths: SweepPaths, run: PlannedRun, evaluation: Evaluation, baseline: TrainConfig, with_compiling: bool = False
 ) -> dict[str, Any]:
   """Everything that is measured of a finished run.
 
   Args:
-    places: of the sweep.
-    run: finished.
+    paths: the sweep's.
+    run: the run.
     evaluation: settings.
     baseline: the baseline's config with the seed of the run.
-    with_compiling: whether what compiling took is its own, not that of a run which came first.
+    with_compiling: whether the run compiled for itself, not after another one.
 
   Returns:
-    'metrics': {name: number}; 'stages': a dict for each stage, with its cost and 'held_out': {kind: loss}.
+    'metrics': {name: number}; 'stages': a dict for each stage, with its cost and 'held_out': {task: loss}.
   """
-  workdir = places.of('runs', run.name)
+  workdir = paths.of('runs', run.name)
   costs = stage_costs(read_metrics(os.path.join(workdir, METRICS_FILE)), run.ends)
-  held_out = _held_out_losses(workdir, run, runnable(places, run, baseline), evaluation.held_out_batches)
-  metrics = _scores(places, run, evaluation) if evaluation.scores else {}
-  metrics |= {f'held_out/{kind}': loss for kind, loss in held_out[-1].items()}
+  held_out = _held_out_losses(workdir, run, runnable(paths, run, baseline), evaluation.held_out_batches)
+  metrics = _scores(paths, run, evaluation) if evaluation.scores else {}
+  metrics |= {f'held_out/{task}': loss for task, loss in held_out[-1].items()}
   metrics |= cost_metrics(costs, with_compiling)
   stages = [
     {'name': name, 'end': end, **dataclasses.asdict(cost), 'held_out': losses}
@@ -82,8 +121,8 @@ def measure_run(
 
 
 def cost_metrics(costs: Sequence[StageCost], with_compiling: bool) -> dict[str, float]:
-  """Of a whole run: teraflops (1e12 operations, not per second), tokens, seconds of training, tokens per second of it;
-  seconds of compiling where each run compiles for itself.
+  """Costs of a whole run: teraflops (1e12 operations, not per second), tokens, seconds of training, tokens per second
+  of it; seconds of compiling where each run compiles for itself.
   """
   seconds, tokens = sum(cost.seconds for cost in costs), sum(cost.tokens for cost in costs)
   metrics = {
@@ -98,7 +137,7 @@ def cost_metrics(costs: Sequence[StageCost], with_compiling: bool) -> dict[str, 
 
 
 def _held_out_losses(workdir: str, run: PlannedRun, config: TrainConfig, num_batches: int) -> list[dict[str, float]]:
-  """At the end of each stage; `config` says on what."""
+  """Losses at the end of each stage on the held-out data of `config`."""
   checkpoint = open_checkpoint(workdir)
   placement = make_placement(config.mesh, checkpoint.config)
   data = open_data(config, checkpoint.config, workdir, lambda: open_start(config), 0, is_new=False)
@@ -118,12 +157,12 @@ def _is_averaged(run: PlannedRun) -> bool:
   return run.config.optimizer.ema_decay > 0
 
 
-def _scores(places: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict[str, float]:
-  """As `janus_jax.evaluate` scores; writes what that writes."""
-  workdir, directory = places.of('runs', run.name), places.of('scores', run.name)
+def _scores(paths: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict[str, float]:
+  """The scores that `janus_jax.evaluate` computes; writes the same files."""
+  workdir, directory = paths.of('runs', run.name), paths.of('scores', run.name)
   prepare_directory(directory)
   checkpoint = f'{workdir}{EMA_SUFFIX}' if _is_averaged(run) else workdir
-  settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'drawings_per_group', 'seed')}
+  settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'images_per_group', 'seed')}
   settings |= {name: getattr(run.config.sampling, name) for name in SAMPLING}
   janus, data = loading.load(checkpoint, 'float32'), run.config.data
   scored = scoring.score(janus, world_for(janus.config, data.toy_grid, data.num_train, seed=0), **settings)
@@ -133,9 +172,9 @@ def _scores(places: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict
 
 
 def score_metrics(found: Mapping[str, Any]) -> dict[str, float]:
-  """Percentages of what `scoring.to_dict` gives."""
-  metrics = {f'goals/{goal["name"]}': goal['percent'] for goal in found['goals']}
-  for kind in ('questions', 'drawings'):
+  """Percentages in a dict of `scoring.scores_to_dict`."""
+  metrics = {f'target_scores/{score["name"]}': score['percent'] for score in found['target_scores']}
+  for kind in ('questions', 'generations'):
     metrics[f'{kind}/all'] = percent(*(sum(score[part] for score in found[kind]) for part in ('right', 'total')))
     metrics |= {'/'.join((kind, *score['name'], score['group'])): score['percent'] for score in found[kind]}
   return metrics

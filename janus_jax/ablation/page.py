@@ -16,7 +16,7 @@ from janus_jax.reporting.page import Html, charts, element, folded, image, note,
 from janus_jax.runs.config import to_json
 from janus_jax.runs.workdirs import differences
 
-TITLE_VARIANTS = 4  # Named in the title.
+TITLE_VARIANTS = 4  # Variants named in the title.
 NOTE = (
   'With one seed there is no interval. All runs answered the same questions and generated images of the same prompts '
   "with the same seeds; held-out losses are on the same batches of the baseline's last stage."
@@ -35,16 +35,7 @@ IMAGES = 'An image per seed. Whole green frame: exactly what was asked for. Dash
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Findings:
-  """Findings of an ablation so far.
-
-  Attributes:
-    name: of the report.
-    ablation: what it is about.
-    runs: all of the ablation.
-    done: run name -> record of the runs that are finished and did not fail.
-    summaries: of the variants.
-    metrics: shown first.
-  """
+  """Findings of an ablation so far: records of the runs that are done and did not fail; metrics to show first."""
 
   name: str
   ablation: Ablation
@@ -101,7 +92,7 @@ def _changes(found: Findings) -> list[Html]:
   configs = {run.variant: to_json(run.config) for run in reversed(found.runs)}
   baseline, rows = configs[found.ablation.baseline], []
   for item in found.summaries:
-    if not item.is_baseline:
+    if item.baseline:
       lines = differences(baseline, configs[item.variant]) or ['nothing']
       rows.append((item.variant, element('td', '\n'.join(lines), class_='lines')))
   base = element('pre', json.dumps(to_json(found.ablation.base), indent=2))

@@ -1,4 +1,4 @@
-"""What an ablation is: a base config, variants of it, seeds, what is compared; read from configs/ablations/*.py."""
+"""Settings of an ablation: a base config, variants of it, seeds, metrics; read from configs/ablations/*.py."""
 
 import dataclasses
 import re
@@ -9,35 +9,35 @@ from ml_collections import ConfigDict
 
 from janus_jax.errors import InputError
 from janus_jax.runs.config import TrainConfig, parse_config, replaced, unshared
-from janus_jax.runs.value_checks import SEED, Bool, Integer, Table, check_fields
+from janus_jax.runs.value_checks import BOOL, SEED, Integer, Table, check_fields
+from janus_jax.toy.test_set import IMAGES_PER_GROUP, QUESTIONS_PER_KIND
 
-# A variant's name becomes part of directory names and of the report.
-NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
-LONGEST_NAME = 150  # Letters: with seed, hash and what writing adds it is to stay within the 255 of a file name.
+NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')  # A variant's, which is part of directory names.
+LONGEST_NAME = 150  # Letters, which seed, hash and suffixes of unfinished files keep within the 255 of a file name.
 EVALUATION: Table = {
-  'scores': Bool(),
-  **dict.fromkeys(('questions_per_kind', 'drawings_per_group', 'held_out_batches'), Integer(1)),
+  'scores': BOOL,
+  **dict.fromkeys(('questions_per_kind', 'images_per_group', 'held_out_batches'), Integer(1)),
   'seed': SEED,
 }
-# What a report compares first, where a config says nothing; patterns as of fnmatch over names of metrics.
-METRICS = ('goals/*', 'questions/all', 'drawings/all', 'held_out/*')
+# Patterns (fnmatch) of the metrics that a report shows first by default.
+METRICS = ('target_scores/*', 'questions/all', 'generations/all', 'held_out/*')
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """How finished runs are measured.
+  """Settings by which finished runs are measured.
 
   Attributes:
-    scores: whether questions are asked and prompts drawn; the held-out loss is measured anyway.
-    questions_per_kind: of each kind, subject and group (`toy.test_set.build_questions`).
-    drawings_per_group: of each skill and group.
-    seed: of the choice of questions and prompts, and of drawing: the same for all runs.
-    held_out_batches: of the baseline's last stage; all variants are measured on the same ones.
+    scores: whether questions are asked and images generated; the held-out loss is measured anyway.
+    questions_per_kind: questions of each kind, content and group (`toy.test_set.build_questions`).
+    images_per_group: images of each skill and group.
+    seed: seed of the choice of questions and prompts, and of sampling: the same for all runs.
+    held_out_batches: batches of the baseline's last stage; all variants are measured on the same ones.
   """
 
   scores: bool
   questions_per_kind: int
-  drawings_per_group: int
+  images_per_group: int
   seed: int
   held_out_batches: int
 
@@ -49,14 +49,12 @@ class Ablation:
   Attributes:
     base: config of a run.
     variants: name -> {dotted name of a field: value}, in the order of the report.
-    configs: of each variant: `base` with these fields.
+    configs: name of a variant -> `base` with these fields.
     baseline: the variant that the others are compared with.
-    seeds: different ones.
-    metrics: patterns over names of metrics: what the report shows first.
+    metrics: patterns of the metrics that the report shows first.
     equal_flops: variant -> names of stages whose steps are multiplied so that the variant costs what the baseline does.
     parts_per_seed: whether each seed has parts pretrained of its own; else all share those of `base.seed`.
     fresh_compilation: whether each run compiles everything anew, so that its cost is that of a run alone.
-    evaluation: of finished runs.
   """
 
   base: TrainConfig
@@ -72,32 +70,25 @@ class Ablation:
 
 
 def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]], baseline: str) -> ConfigDict:
-  """The fields of an ablation with their defaults. Runs neither measure held-out losses nor draw along the way: the
-  sweep measures all of them alike.
+  """The fields of an ablation with their defaults. Runs neither measure held-out losses nor generate images along the
+  way: the sweep measures all of them alike.
 
-  Args:
-    base: config of a run.
-    variants: name -> {dotted name of a field: value}, as {'long': {'stages.stage1.steps': 300}}.
-    baseline: one of them.
+  `variants` are as {'long': {'stages.stage1.steps': 300}}, `baseline` is one of their names.
   """
   base = ConfigDict(unshared(base.to_dict()))
   base.held_out_batches = base.sampling.num_images = base.eval_every = 0
-  config = ConfigDict({'baseline': baseline, 'seeds': (0, 1, 2), 'metrics': METRICS})
-  config.base = base
+  config = ConfigDict({'base': base, 'baseline': baseline, 'seeds': (0, 1, 2), 'metrics': METRICS})
   # Variants are shown in the order in which they were written.
   config.variants = ConfigDict(dict(variants), allow_dotted_keys=True, sort_keys=False)
   config.equal_flops = ConfigDict(sort_keys=False)
   config.parts_per_seed = config.fresh_compilation = False
-  config.evaluation = dataclasses.asdict(Evaluation(True, 40, 20, 0, 16))
+  config.evaluation = dataclasses.asdict(Evaluation(True, QUESTIONS_PER_KIND, IMAGES_PER_GROUP, 0, 16))
   return config
 
 
 def scaled(base: ConfigDict, scale: str) -> ConfigDict:
   """The config with every stage's steps, warm-up and distance between metrics multiplied by `scale`, a number as text:
-  the argument of a config file (`configs/ablations/stage1_length.py:0.1`).
-
-  Raises:
-    InputError: not a positive number.
+  the argument of a config file (`configs/ablations/stage1_length.py:0.1`). Raises InputError where it is not positive.
   """
   try:
     factor = float(scale)
@@ -119,13 +110,7 @@ def times(steps: int, factor: float) -> int:
 
 
 def read_ablation(config: ConfigDict) -> Ablation:
-  """The ablation that a config describes.
-
-  Raises:
-    InputError: no variants, a name that cannot be a directory's, a baseline that is no variant, no seeds or one twice,
-      `equal_flops` of the baseline or of what is no variant, nothing to measure, scores of data that has none; a config
-      that is wrong, with the name of the variant.
-  """
+  """The ablation that a config describes. Raises InputError for a field that is wrong, or a variant's config."""
   variants = {name: overrides.to_dict() for name, overrides in config.variants.items()}
   if not variants:
     raise InputError('variants is empty: expected {name: {field: value}}')
@@ -137,22 +122,19 @@ def read_ablation(config: ConfigDict) -> Ablation:
   known = ', '.join(variants)
   if config.baseline not in variants:
     raise InputError(f'baseline is {config.baseline!r}: expected one of the variants, {known}')
-  for name in config.equal_flops:
+  for name, stages in config.equal_flops.items():
     if name not in variants or name == config.baseline:
       raise InputError(f'equal_flops: {name!r}: expected a variant other than the baseline: {known}')
-  for name, stages in config.equal_flops.items():
     if isinstance(stages, str):
       raise InputError(f'equal_flops.{name} is {stages!r}: expected a tuple of names of stages')
   if config.evaluation.scores and config.base.data.name != 'toy':
     raise InputError('evaluation.scores is True: expected False, as only the toy world can be scored')
   check_fields(config.evaluation.to_dict(), EVALUATION, 'evaluation.')
+  changed = {name: ConfigDict(replaced(config.base.to_dict(), overrides)) for name, overrides in variants.items()}
   return Ablation(
     base=parse_config(config.base, 'base: '),
     variants=variants,
-    configs={
-      name: parse_config(ConfigDict(replaced(config.base.to_dict(), overrides)), f'variant {name}: ')
-      for name, overrides in variants.items()
-    },
+    configs={name: parse_config(variant, f'variant {name}: ') for name, variant in changed.items()},
     baseline=config.baseline,
     seeds=_read_seeds(config.seeds),
     metrics=tuple(config.metrics),

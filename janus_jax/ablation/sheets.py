@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.ablation.paths import SweepPaths
+from janus_jax.ablation.preparing import SweepPaths
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.conversion.checkpoint import read_json
 from janus_jax.reporting.image_grid import JudgedImage, image_grid
+from janus_jax.toy.scores import IMAGES_FILE
 
-# Of each skill, from the group of prompts in new wordings where it has one; and seeds of a variant.
+# Prompts of each skill, from the group of new phrasings where it has one; and seeds of a variant.
 PROMPTS_SHOWN, SEEDS_SHOWN = 2, 3
 LONGEST_PROMPT = 34  # Letters, in an image.
 
@@ -25,26 +26,21 @@ class Sheet:
   rows: Sequence[tuple[str, str, Sequence[Sequence[JudgedImage]]]]
 
 
-def read_sheet(places: SweepPaths, runs: Sequence[PlannedRun]) -> Sheet | None:
-  """Images that finished runs generated; None where there are none.
-
-  Args:
-    places: of the sweep.
-    runs: finished ones.
-  """
+def read_sheet(paths: SweepPaths, runs: Sequence[PlannedRun]) -> Sheet | None:
+  """Images that finished runs generated; None where there are none."""
   shown: dict[str, list[tuple[PlannedRun, Any, np.ndarray]]] = {}
   for run in runs:
-    path = places.of('scores', run.name, 'scores.json')
+    path = paths.of('scores', run.name, 'scores.json')
     if os.path.exists(path) and len(shown.setdefault(run.variant, [])) < SEEDS_SHOWN:
-      with np.load(places.of('scores', run.name, 'pictures.npz')) as file:
-        shown[run.variant].append((run, read_json(path)['drawing_cases'], file['drawings']))
+      with np.load(paths.of('scores', run.name, IMAGES_FILE)) as file:
+        shown[run.variant].append((run, read_json(path)['generation_cases'], file['generations']))
   if not shown:
     return None
 
   cases = next(iter(shown.values()))[0][1]
   rows = []
   for index in _chosen(cases):
-    images = [[_judged(run.seed, of[index], pixels[index]) for run, of, pixels in found] for found in shown.values()]
+    images = [[_judged(run.seed, own[index], pixels[index]) for run, own, pixels in found] for found in shown.values()]
     rows.append((cases[index]['skill'].replace('_', ' '), cases[index]['prompt'], images))
   return Sheet(tuple(shown), rows)
 
@@ -55,12 +51,12 @@ def _judged(seed: int, case: Mapping[str, Any], pixels: np.ndarray) -> JudgedIma
 
 def _chosen(cases: Sequence[Mapping[str, Any]]) -> list[int]:
   """The first prompts of each skill."""
-  of: dict[str, list[int]] = {}
+  by_skill: dict[str, list[int]] = {}
   for index, case in enumerate(cases):
-    of.setdefault(case['skill'], []).append(index)
+    by_skill.setdefault(case['skill'], []).append(index)
   chosen = []
-  for members in of.values():
-    new = [index for index in members if cases[index]['group'] == 'new_wording']
+  for members in by_skill.values():
+    new = [index for index in members if cases[index]['group'] == 'new_phrasing']
     chosen += (new or members)[:PROMPTS_SHOWN]
   return chosen
 

@@ -1,13 +1,12 @@
-"""Runs an ablation: what is missing of it, one run after the other, and the report.
+"""Runs an ablation: its missing runs, one after the other, and the report.
 
 All runs share one process, and so the compiled step of whatever they have in common: five short runs of configs/tiny.py
 took 83 s of CPU in one process, 210 s in a process each, 141 s in a process each with JAX's compilation cache on disk.
 
-A run's record (results/NAME.json) says 'started', then 'done' or 'failed'; a sweep that is called again leaves alone
-what is done, goes on with what is started, and remembers what failed until it is told to try again.
+A run's record (results/NAME.json) says 'started', then 'done' or 'failed'. A sweep that is called again skips runs that
+are done, goes on with those that are started, and tries failed ones again only if it is told to.
 """
 
-import dataclasses
 import logging
 import os
 import time
@@ -16,10 +15,9 @@ from typing import Any
 
 import jax
 
-from janus_jax.ablation import compute, measuring, report
+from janus_jax.ablation import compute, measuring, preparing, report
 from janus_jax.ablation.checks import check_sweep
-from janus_jax.ablation.paths import SweepPaths
-from janus_jax.ablation.preparing import find_shared_run, fork, give_codes, prepare_runs, runnable, take_codes
+from janus_jax.ablation.preparing import SweepPaths, runnable
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order, of_shard, planned, steps_to_train
 from janus_jax.errors import InputError, one_line
@@ -29,60 +27,29 @@ from janus_jax.runs import setup
 from janus_jax.runs.config import TrainConfig, replaced, to_json
 from janus_jax.runs.workdirs import is_begun
 
-WHOLE = (0, 1)
-
 
 class StoppedError(Exception):
   """SIGTERM came while a run was training; it is saved."""
 
 
-@dataclasses.dataclass
-class SweepProgress:
-  """How far a call has come.
-
-  Attributes:
-    done: runs that are over, those before the call included.
-    total: runs.
-    trained: steps in this call.
-    measured: runs in this call.
-    training_seconds: of this call.
-    measuring_seconds: of this call.
-  """
-
-  done: int
-  total: int
-  trained: int = 0
-  measured: int = 0
-  training_seconds: float = 0.0
-  measuring_seconds: float = 0.0
-
-  def left(self, steps: int) -> str:
-    """How long `steps` and the runs that are not done may take; '' as long as nothing is known."""
-    runs = self.total - self.done
-    if not runs or not self.trained or not self.measured:
-      return ''
-    seconds = steps * self.training_seconds / self.trained + runs * self.measuring_seconds / self.measured
-    return f', about {seconds / 60:.0f} min left' if seconds >= 90 else f', about {seconds:.0f} s left'
-
-
 def ablate(
   ablation: Ablation,
   workdir: str,
-  shard: tuple[int, int] = WHOLE,
+  shard: tuple[int, int] = (0, 1),
   retry_failed: bool = False,
   report_directory: str | None = None,
 ) -> bool:
-  """Does what is left of an ablation and writes its report.
+  """Trains and measures the missing runs of an ablation and writes its report.
 
   Args:
     ablation: from `settings.read_ablation`.
-    workdir: of the sweep; see `places.SweepPaths`.
+    workdir: the sweep's (`preparing.SweepPaths`).
     shard: (i, n): this is process i of n, which share the directory and the runs.
     retry_failed: runs that failed go on where they stopped.
     report_directory: default: `workdir`.
 
   Returns:
-    whether everything of this process's share is finished, failures included; False after SIGTERM.
+    True if all runs of this process are over, failures included; False after SIGTERM.
 
   Raises:
     InputError: something in the ablation is wrong.
@@ -90,19 +57,19 @@ def ablate(
   """
   charts.matplotlib()
   check_sweep(ablation)
-  all_runs(ablation, ablation.configs)  # What is wrong with one shows before anything is written.
-  places = SweepPaths(workdir)
-  os.makedirs(places.root, exist_ok=True)
+  all_runs(ablation, ablation.configs)  # Raises before anything is written.
+  paths = SweepPaths(workdir)
+  os.makedirs(paths.root, exist_ok=True)
   if ablation.fresh_compilation:
     jax.config.update('jax_enable_compilation_cache', False)
-  runs = all_runs(ablation, with_equal_compute(ablation, places))
-  sweep = _Sweep(ablation, places, runs)
+  runs = all_runs(ablation, with_equal_compute(ablation, paths))
+  sweep = _Sweep(ablation, paths, runs)
   finished = sweep.run(of_shard(in_order(runs), shard), retry_failed)
-  report.write(ablation, places, runs, sweep.current_results(), report_directory or places.root)
+  report.write(ablation, paths, runs, sweep.current_results(), report_directory or paths.root)
   return finished
 
 
-def with_equal_compute(ablation: Ablation, places: SweepPaths) -> dict[str, TrainConfig]:
+def with_equal_compute(ablation: Ablation, paths: SweepPaths) -> dict[str, TrainConfig]:
   """The configs with the steps that `ablation.equal_flops` asks for. Makes the parts, whose tokenizer it needs."""
   configs = dict(ablation.configs)
   if not ablation.equal_flops:
@@ -110,13 +77,14 @@ def with_equal_compute(ablation: Ablation, places: SweepPaths) -> dict[str, Trai
 
   def prices(name: str) -> dict[str, float]:
     run = planned(name, ablation.seeds[0], configs[name], ablation.parts_per_seed)
-    prepare_runs(places, run)
-    return compute.step_prices(runnable(places, run), places.of('data'))
+    preparing.prepare_runs(paths, run)
+    return compute.step_prices(runnable(paths, run), paths.of('data'))
 
   budget = compute.total_flops(configs[ablation.baseline], prices(ablation.baseline))
   for name, stages in ablation.equal_flops.items():
     steps = compute.matched_steps(configs[name], prices(name), budget, stages, f'equal_flops.{name}')
-    logging.info('%s costs what %s does with %s', name, ablation.baseline, _counts(steps))
+    counts = ', '.join(f'{count} steps of {stage}' for stage, count in steps.items())
+    logging.info('%s costs what %s does with %s', name, ablation.baseline, counts)
     configs[name] = replaced(configs[name], {f'stages.{stage}.steps': n for stage, n in steps.items()})
   return configs
 
@@ -129,53 +97,62 @@ def all_runs(ablation: Ablation, configs: Mapping[str, TrainConfig]) -> list[Pla
 
 
 class _Sweep:
-  """What is done with runs."""
+  """The runs of an ablation in a directory, and the pace at which this call trains steps and measures runs."""
 
-  def __init__(self, ablation: Ablation, places: SweepPaths, runs: Sequence[PlannedRun]):
-    self._ablation, self._places, self._runs = ablation, places, runs
+  def __init__(self, ablation: Ablation, paths: SweepPaths, runs: Sequence[PlannedRun]):
+    self._ablation, self._paths, self._runs = ablation, paths, runs
     self._baselines = {run.seed: run.config for run in runs if run.variant == ablation.baseline}
+    self._steps_trained = self._runs_measured = 0
+    self._training_seconds = self._measuring_seconds = 0.0
 
   def run(self, runs: Sequence[PlannedRun], retry_failed: bool) -> bool:
-    """False after SIGTERM."""
-    results = self._places.read_results()
-    open_runs = [run for run in runs if not self._is_over(run, results, retry_failed)]
-    progress = SweepProgress(len(runs) - len(open_runs), len(runs))
-    logging.info('%d of %d runs are done, %d steps to train', progress.done, len(runs), self._steps_left(open_runs))
-    for number, run in enumerate(open_runs):
-      with self._places.alone(run.name):
-        # Another process may have been here, and what this one has finished is there to fork from.
-        results = self._places.read_results()
+    """Trains and measures what is missing of these runs; False after SIGTERM."""
+    results = self._paths.read_results()
+    left = [run for run in runs if not self._is_over(run, results, retry_failed)]
+    done = len(runs) - len(left)
+    logging.info('%d of %d runs are done, %d steps to train', done, len(runs), self._steps_left(left))
+    for number, run in enumerate(left, start=1):
+      with self._paths.alone(run.name):
+        # Another process may have been here, and runs that this one has finished can be forked.
+        results = self._paths.read_results()
         try:
           if not self._is_over(run, results, retry_failed):
-            self._finish(run, results, progress)
+            self._finish(run, results)
         except StoppedError:
           logging.info('stopped in %s, which is saved: the same command goes on', run.name)
           return False
-      progress.done += 1
-      left = progress.left(self._steps_left(open_runs[number + 1 :]))
-      logging.info('%d of %d runs are done%s', progress.done, progress.total, left)
+      logging.info('%d of %d runs are done%s', done + number, len(runs), self._time_left(left[number:]))
     return True
+
+  def _time_left(self, runs: Sequence[PlannedRun]) -> str:
+    """Estimate of the time that runs take; '' as long as nothing is known."""
+    if not runs or not self._steps_trained or not self._runs_measured:
+      return ''
+    seconds = self._steps_left(runs) * self._training_seconds / self._steps_trained
+    seconds += len(runs) * self._measuring_seconds / self._runs_measured
+    return f', about {seconds / 60:.0f} min left' if seconds >= 90 else f', about {seconds:.0f} s left'
 
   def current_results(self) -> dict[str, dict[str, Any]]:
     """Records of the ablation's runs, without those that were measured otherwise than is asked for now."""
-    results = self._places.read_results()
+    results = self._paths.read_results()
     return {run.name: results[run.name] for run in self._runs if self._is_over(run, results, retry_failed=False)}
 
   def _is_over(self, run: PlannedRun, results: Mapping[str, Mapping[str, Any]], retry_failed: bool) -> bool:
     result = results.get(run.name, {})
     if result.get('status') == 'failed':
       return not retry_failed
-    return result.get('status') == 'done' and result['ruler'] == self._ruler(run)
+    # Records without a fingerprint have other names of metrics: they are measured anew.
+    return result.get('status') == 'done' and result.get('eval_fingerprint') == self._eval_fingerprint(run)
 
-  def _ruler(self, run: PlannedRun) -> str:
-    return measuring.ruler(self._ablation.evaluation, self._baselines[run.seed])
+  def _eval_fingerprint(self, run: PlannedRun) -> str:
+    return measuring.eval_fingerprint(self._ablation.evaluation, self._baselines[run.seed])
 
   def _steps_left(self, runs: Sequence[PlannedRun]) -> int:
-    """As if none of them was begun."""
-    trained = [run for run in self._runs if is_finished(self._places, run)]
+    """Steps of runs, as if none of them was begun."""
+    trained = [run for run in self._runs if is_finished(self._paths, run)]
     return steps_to_train([*trained, *runs]) - steps_to_train(trained)
 
-  def _finish(self, run: PlannedRun, results: dict[str, dict[str, Any]], progress: SweepProgress) -> None:
+  def _finish(self, run: PlannedRun, results: dict[str, dict[str, Any]]) -> None:
     """Trains and measures a run, or records why it failed."""
     record = {
       'variant': run.variant,
@@ -183,58 +160,51 @@ class _Sweep:
       'config': to_json(run.config),
       'prefixes': run.prefixes,
       'ends': run.ends,
-      'ruler': self._ruler(run),
+      'eval_fingerprint': self._eval_fingerprint(run),
       'forked': results.get(run.name, {}).get('forked'),
     }
     try:
-      record['forked'] = self._train(run, record, results, progress)
+      self._train(run, record, results)
       began = time.perf_counter()
       baseline, alone = self._baselines[run.seed], self._ablation.fresh_compilation
-      measured = measuring.measure_run(self._places, run, self._ablation.evaluation, baseline, with_compiling=alone)
-      progress.measuring_seconds += time.perf_counter() - began
-      progress.measured += 1
-      self._places.write_result(run.name, {**record, 'status': 'done', **measured})
+      measured = measuring.measure_run(self._paths, run, self._ablation.evaluation, baseline, with_compiling=alone)
+      self._measuring_seconds += time.perf_counter() - began
+      self._runs_measured += 1
+      self._paths.write_result(run.name, {**record, 'status': 'done', **measured})
     except (OSError, StoppedError):
       raise  # A full disk is no property of the variant.
     except Exception as error:
+      reason = one_line(error)[:500]
       if not isinstance(error, InputError):
         logging.exception('%s', run.name)
-      reason = one_line(error)[:500]
-      reason = reason if isinstance(error, InputError) else f'{type(error).__name__}: {reason}'
+        reason = f'{type(error).__name__}: {reason}'
       logging.warning('%s failed: %s', run.name, reason)
-      self._places.write_result(run.name, {**record, 'status': 'failed', 'reason': reason})
+      self._paths.write_result(run.name, {**record, 'status': 'failed', 'reason': reason})
 
-  def _train(
-    self, run: PlannedRun, record: Mapping[str, Any], results: dict[str, dict[str, Any]], progress: SweepProgress
-  ) -> dict[str, Any] | None:
-    """Returns where it was forked from, if it was."""
-    prepare_runs(self._places, run)
-    workdir, forked, how = self._places.of('runs', run.name), record['forked'], 'taken up again'
+  def _train(self, run: PlannedRun, record: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
+    """Trains a run to its end, and records from which run and step it was forked, if it was."""
+    preparing.prepare_runs(self._paths, run)
+    workdir, how = self._paths.of('runs', run.name), 'resumed'
     if not is_begun(workdir):
-      source = find_shared_run(self._places, run, results)
-      forked = {'run': source[0], 'step': source[1]} if source else None
-      how = f'forked from {source[0]} after step {source[1]}' if source else 'from its first step'
-      if source:
-        fork(self._places, run, *source)
-    self._places.write_result(run.name, {**record, 'forked': forked, 'status': 'started'})
+      record['forked'], how = None, 'from its first step'
+      if source := preparing.find_shared_run(self._paths, run, results):
+        preparing.fork(self._paths, run, *source)
+        record['forked'] = {'run': source[0], 'step': source[1]}
+        how = f'forked from {source[0]} after step {source[1]}'
+    self._paths.write_result(run.name, {**record, 'status': 'started'})
     logging.info('%s: %s', run.name, how)
-    take_codes(self._places, run)
+    preparing.take_codes(self._paths, run)
     if self._ablation.fresh_compilation:
       jax.clear_caches()
     began = time.perf_counter()
-    setup.train(runnable(self._places, run), workdir)
-    give_codes(self._places, run)
-    if not is_finished(self._places, run):
+    setup.train(runnable(self._paths, run), workdir)
+    preparing.give_codes(self._paths, run)
+    if not is_finished(self._paths, run):
       raise StoppedError
-    progress.training_seconds += time.perf_counter() - began
-    progress.trained += run.steps - (forked['step'] if forked else 0)
-    return forked
+    self._training_seconds += time.perf_counter() - began
+    self._steps_trained += run.steps - (record['forked'] or {'step': 0})['step']
 
 
-def is_finished(places: SweepPaths, run: PlannedRun) -> bool:
-  """Whether a run has been trained to its end."""
-  return os.path.isdir(places.of('runs', run.name, CHECKPOINTS_DIRECTORY, str(run.steps)))
-
-
-def _counts(steps: Mapping[str, int]) -> str:
-  return ', '.join(f'{count} steps of {name}' for name, count in steps.items())
+def is_finished(paths: SweepPaths, run: PlannedRun) -> bool:
+  """True if a run has been trained to its end."""
+  return os.path.isdir(paths.of('runs', run.name, CHECKPOINTS_DIRECTORY, str(run.steps)))

@@ -12,7 +12,7 @@ from typing import Any
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.reporting.statistics import Estimate, estimate, paired_difference
 
-PERCENTAGES = ('questions/', 'drawings/', 'goals/')
+PERCENTAGES = ('questions/', 'generations/', 'target_scores/')
 COSTS = {
   'cost/teraflops': 'TFLOP',
   'cost/tokens': 'tokens',
@@ -23,52 +23,53 @@ COSTS = {
 # Depend on what ran on the machine before: the runs that come later find programs compiled and files in memory.
 CLOCKED = ('cost/seconds', 'cost/compile_seconds', 'cost/tokens_per_second')
 FAILED, MISSING, NOTHING, NOT_FINITE = 'failed', 'not run yet', 'no finite value', 'not finite'
-METRICS_NAMED = 3  # That are not finite of a seed, in its status.
+METRICS_NAMED = 3  # Metrics that are not finite, in the status of a seed.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Summary:
-  """What is known of a variant.
+  """Results of a variant.
 
   Attributes:
-    variant: its name.
-    values: metric -> {seed: number} of the runs that are done, where it is finite.
-    not_finite: metric -> {seed: number} of the runs that are done, where it is not.
+    values: metric -> {seed: number} of the runs that are done.
     failed: {seed: reason}.
     missing: seeds that have not run yet.
-    baseline: of the baseline; None of the baseline itself.
+    baseline: None of the baseline itself.
   """
 
   variant: str
   values: Mapping[str, Mapping[int, float]]
-  not_finite: Mapping[str, Mapping[int, float]]
   failed: Mapping[int, str]
   missing: tuple[int, ...]
   baseline: 'Summary | None'
 
   @property
-  def is_baseline(self) -> bool:
-    return self.baseline is None
-
-  @property
   def is_whole(self) -> bool:
     """True where every seed has a finite value of everything."""
-    return not (self.failed or self.missing or self.not_finite)
+    return not (self.failed or self.missing or any(map(self.not_finite, self.values)))
+
+  def finite(self, metric: str) -> dict[int, float]:
+    """Values by seed that are finite."""
+    return {seed: value for seed, value in self.values.get(metric, {}).items() if math.isfinite(value)}
+
+  def not_finite(self, metric: str) -> list[int]:
+    """Seeds whose value is not finite."""
+    return [seed for seed, value in self.values.get(metric, {}).items() if not math.isfinite(value)]
 
   def left_out(self, metric: str) -> dict[str, int]:
-    """Why seeds are no part of `estimate` -> how many."""
-    counts = {NOT_FINITE: len(self.not_finite.get(metric, {})), FAILED: len(self.failed), MISSING: len(self.missing)}
+    """Reasons for which seeds are no part of `estimate` -> number of seeds."""
+    counts = {NOT_FINITE: len(self.not_finite(metric)), FAILED: len(self.failed), MISSING: len(self.missing)}
     return {reason: count for reason, count in counts.items() if count}
 
   def estimate(self, metric: str) -> Estimate | None:
     """None where there is no value."""
-    return estimate(list(self.values.get(metric, {}).values()))
+    return estimate(list(self.finite(metric).values()))
 
   def difference(self, metric: str) -> Estimate | None:
-    """To the baseline, over the seeds that both have; None for the baseline itself, and of wall time."""
+    """Difference to the baseline, over the seeds that both have; None for the baseline itself, and of wall time."""
     if self.baseline is None or metric in CLOCKED:
       return None
-    return paired_difference(self.values.get(metric, {}), self.baseline.values.get(metric, {}))
+    return paired_difference(self.finite(metric), self.baseline.finite(metric))
 
   def is_clear(self, metric: str) -> bool:
     """True where the interval of the difference leaves out 0, and no seed of either failed or is not finite: of those
@@ -80,35 +81,24 @@ class Summary:
 
 
 def summarise(runs: Sequence[PlannedRun], results: Mapping[str, Mapping[str, Any]], baseline: str) -> list[Summary]:
-  """A summary per variant, in the order in which they first occur.
+  """A summary per variant, in the order of the runs; those without a record in `results` (by name) are missing."""
 
-  Args:
-    runs: all of the ablation.
-    results: run name -> its record; those without one are missing.
-    baseline: a variant.
-  """
-  own = _summary(runs, results, baseline, None)
-  names = dict.fromkeys(run.variant for run in runs)
-  return [own if name == baseline else _summary(runs, results, name, own) for name in names]
+  def summary(variant: str, compared: Summary | None) -> Summary:
+    records = {run.seed: results.get(run.name, {}) for run in runs if run.variant == variant}
+    failed = {seed: record['reason'] for seed, record in records.items() if record.get('status') == 'failed'}
+    missing = tuple(seed for seed, record in records.items() if record.get('status') not in ('done', 'failed'))
+    values: dict[str, dict[int, float]] = {}
+    for seed, record in records.items():
+      for metric, value in record['metrics'].items() if record.get('status') == 'done' else ():
+        values.setdefault(metric, {})[seed] = value
+    return Summary(variant, values, failed, missing, compared)
 
-
-def _summary(
-  runs: Sequence[PlannedRun], results: Mapping[str, Mapping[str, Any]], variant: str, baseline: Summary | None
-) -> Summary:
-  of = {run.seed: results.get(run.name, {}) for run in runs if run.variant == variant}
-  done = {seed: result['metrics'] for seed, result in of.items() if result.get('status') == 'done'}
-  failed = {seed: result['reason'] for seed, result in of.items() if result.get('status') == 'failed'}
-  missing = tuple(seed for seed in of if seed not in done and seed not in failed)
-  values: dict[str, dict[int, float]] = {}
-  not_finite: dict[str, dict[int, float]] = {}
-  for seed, metrics in done.items():
-    for metric, value in metrics.items():
-      (values if math.isfinite(value) else not_finite).setdefault(metric, {})[seed] = value
-  return Summary(variant, values, not_finite, failed, missing, baseline)
+  own = summary(baseline, None)
+  return [own if name == baseline else summary(name, own) for name in dict.fromkeys(run.variant for run in runs)]
 
 
 def all_metrics(summaries: Sequence[Summary]) -> list[str]:
-  return list(dict.fromkeys(metric for item in summaries for metric in (*item.values, *item.not_finite)))
+  return list(dict.fromkeys(metric for item in summaries for metric in item.values))
 
 
 def chosen_metrics(summaries: Sequence[Summary], patterns: Sequence[str]) -> list[str]:
@@ -129,13 +119,13 @@ def unit(metric: str) -> str:
 
 
 def limits(metric: str, difference: bool = False) -> tuple[float, float]:
-  """Between which the metric, or the difference of two of its values, can lie. None is negative."""
+  """Limits of the metric, or of the difference of two of its values. No metric is negative."""
   high = 100.0 if metric.startswith(PERCENTAGES) else math.inf
   return (-high if difference else 0.0), high
 
 
 def decimals(metric: str, found: Estimate) -> int:
-  """How many a person needs: one of percentages, else two digits of half the interval, or four of the mean."""
+  """Decimals that a person needs: one of percentages, else two digits of half the interval, or four of the mean."""
   if metric.startswith(PERCENTAGES):
     return 1
   size, digits = (abs(found.half), 2) if found.half else (abs(found.mean), 4)
@@ -146,15 +136,15 @@ def mean_text(summary: Summary, metric: str) -> str:
   """'0.93 ± 0.02', of a percentage '93.1 [91.1, 95.1]', with '(1 of 3 not finite)', or why there is none."""
   found = summary.estimate(metric)
   if found is None:
-    reasons = summary.left_out(metric)
-    return NOTHING if NOT_FINITE in reasons else FAILED if FAILED in reasons else MISSING if reasons else NOTHING
+    reason = next(iter(summary.left_out(metric)), NOT_FINITE)
+    return NOTHING if reason == NOT_FINITE else reason
   return _with_interval(metric, found) + left_out_text(summary, metric)
 
 
 def left_out_text(summary: Summary, metric: str) -> str:
   """' (1 of 3 not finite, 1 of 3 failed)': seeds that a mean does not hold; '' if it holds all."""
   reasons = summary.left_out(metric)
-  total = sum(reasons.values()) + len(summary.values.get(metric, {}))
+  total = sum(reasons.values()) + len(summary.finite(metric))
   return f' ({", ".join(f"{count} of {total} {reason}" for reason, count in reasons.items())})' if reasons else ''
 
 
@@ -167,39 +157,35 @@ def difference_text(summary: Summary, metric: str) -> str:
 
 
 def _with_interval(metric: str, found: Estimate, difference: bool = False) -> str:
-  """Percentages have the interval itself, which ends at 0 and 100."""
-  places = decimals(metric, found)
-  form = f'{"+" if difference else ""},.{places}f'
+  """Text of a mean and its interval: of percentages the ends, which are cut to 0 and 100, else half of it."""
+  digits = decimals(metric, found)
+  form = f'{"+" if difference else ""},.{digits}f'
   ends = found.interval(limits(metric, difference))
   if ends is None:
     return f'{found.mean:{form}}'
   if metric.startswith(PERCENTAGES):
     return f'{found.mean:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]'
-  return f'{found.mean:{form}} ± {found.half:,.{places}f}'
+  return f'{found.mean:{form}} ± {found.half:,.{digits}f}'
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
   """A line per variant and metric: the mean, its interval, the difference, its interval, and each seed's value. Seeds
   whose value is 'nan' or 'inf' are counted in a column of their own, and in nothing else.
   """
-  found = [values for summary in summaries for part in (summary.values, summary.not_finite) for values in part.values()]
-  seeds = sorted({seed for values in found for seed in values})
+  seeds = sorted({seed for summary in summaries for values in summary.values.values() for seed in values})
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
   ends = ('mean', 'low', 'high', 'difference', 'difference_low', 'difference_high')
   writer.writerow(['variant', 'status', 'metric', 'seeds', 'not finite', *ends, *(f'seed {seed}' for seed in seeds)])
   for summary in summaries:
-    metrics = all_metrics([summary])
-    if not metrics:
+    for metric, values in summary.values.items():
+      counts = len(summary.finite(metric)), len(summary.not_finite(metric))
+      mean = _interval(summary.estimate(metric), limits(metric))
+      difference = _interval(summary.difference(metric), limits(metric, True))
+      own = [values.get(seed, '') for seed in seeds]
+      writer.writerow([summary.variant, status(summary), metric, *counts, *mean, *difference, *own])
+    if not summary.values:
       writer.writerow([summary.variant, status(summary), *[''] * (len(ends) + len(seeds) + 3)])
-    for metric in metrics:
-      values, others = summary.values.get(metric, {}), summary.not_finite.get(metric, {})
-      cells = (
-        *_interval(summary.estimate(metric), limits(metric)),
-        *_interval(summary.difference(metric), limits(metric, True)),
-      )
-      own = [{**values, **others}.get(seed, '') for seed in seeds]
-      writer.writerow([summary.variant, status(summary), metric, len(values), len(others), *cells, *own])
   return buffer.getvalue()
 
 
@@ -211,8 +197,8 @@ def status(summary: Summary) -> str:
   """'done', or what is wrong with which seeds."""
   parts = [f'{FAILED}: seed {seed}: {reason}' for seed, reason in summary.failed.items()]
   parts += [f'{MISSING}: seed {", ".join(map(str, summary.missing))}'] if summary.missing else []
-  for seed in sorted({seed for values in summary.not_finite.values() for seed in values}):
-    names = [metric for metric, values in summary.not_finite.items() if seed in values]
+  for seed in sorted({seed for metric in summary.values for seed in summary.not_finite(metric)}):
+    names = [metric for metric in summary.values if seed in summary.not_finite(metric)]
     more = [f'and {len(names) - METRICS_NAMED} more'] if len(names) > METRICS_NAMED else []
     parts.append(f'{NOT_FINITE}: seed {seed}: {", ".join([*names[:METRICS_NAMED], *more])}')
   return '; '.join(parts) or 'done'
@@ -220,7 +206,7 @@ def status(summary: Summary) -> str:
 
 def column_name(summary: Summary) -> str:
   """'base (baseline)', 'other'."""
-  return f'{summary.variant} (baseline)' if summary.is_baseline else summary.variant
+  return f'{summary.variant} (baseline)' if summary.baseline is None else summary.variant
 
 
 def to_markdown(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which runs an ablation consists of, and what they have in common: and names of their prefixes."""
+"""The runs of an ablation, and the stages that they have in common, by hashes of their prefixes."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from janus_jax.errors import InputError
 from janus_jax.runs.config import TrainConfig, to_json
 from janus_jax.training.stages import stage_ends
 
-# Fields that neither parameters nor metrics of a run depend on, or that say where it finds what is the same anyway.
+# Fields that neither parameters nor metrics of a run depend on.
 WITHOUT_EFFECT = ('sampling', 'keep_last', 'keep_every', 'watchdog_factor', 'wandb_project', 'prefetch', 'workers')
 
 
@@ -19,12 +19,11 @@ class PlannedRun:
   """One variant with one seed.
 
   Attributes:
-    variant: its name.
-    seed: of data and guidance dropout.
-    config: of the run, without `init_from` where the parts that it starts from are the sweep's own.
-    parts: a hash of all that those depend on; '' where `init_from` names what is there already.
-    parts_seed: that they are made with.
-    name: of its directory: variant, seed and a hash of the config, so that a changed variant is another run.
+    seed: seed of data and guidance dropout.
+    config: the run's, without `init_from` where the parts that it starts from are the sweep's own.
+    parts: a hash of all that those parts depend on; '' where `init_from` names existing ones.
+    parts_seed: seed that they are made with.
+    name: name of its directory: variant, seed and a hash of the config, so that a changed variant is another run.
     ends: the step at which each stage is over.
     prefixes: for 1, 2, ... stages a hash of all that their training depends on: runs of one hash train the same.
   """
@@ -43,37 +42,17 @@ class PlannedRun:
     return self.ends[-1]
 
 
-def parts_name(config: TrainConfig, seed: int) -> str:
-  """A hash of all that pretrained parts depend on; '' where `init_from` names them.
-
-  Args:
-    config: of a variant.
-    seed: of the parts.
-
-  Raises:
-    InputError: neither parts nor how to make them.
-  """
-  if config.init_from:
-    return ''
-  if config.pretraining is None:
-    raise InputError('base.init_from is empty and there is no base.pretraining: expected one of them')
-  return digest([to_json(config)['pretraining'], config.data.num_train, seed])
-
-
 def planned(variant: str, seed: int, config: TrainConfig, parts_per_seed: bool = False) -> PlannedRun:
-  """The run of a variant with a seed.
-
-  Args:
-    variant: its name.
-    seed: takes the place of the config's.
-    config: of the variant.
-    parts_per_seed: whether the parts have the seed of the run, or that of the config.
+  """The run of a variant with a seed, which replaces the config's (for the parts only with `parts_per_seed`).
 
   Raises:
-    InputError: no parts.
+    InputError: neither parts nor settings to make them.
   """
+  if not config.init_from and config.pretraining is None:
+    raise InputError('base.init_from is empty and there is no base.pretraining: expected one of them')
   parts_seed = seed if parts_per_seed else config.seed
-  parts = parts_name(config, parts_seed)
+  made_of = [to_json(config).get('pretraining'), config.data.num_train, parts_seed]
+  parts = '' if config.init_from else digest(made_of)
   config = dataclasses.replace(config, seed=seed)
   values = to_json(config)
   return PlannedRun(
@@ -89,7 +68,7 @@ def planned(variant: str, seed: int, config: TrainConfig, parts_per_seed: bool =
 
 
 def prefix_keys(values: Mapping[str, Any], parts: str) -> tuple[str, ...]:
-  """What `PlannedRun.prefixes` is, of a config as JSON reads it and the name of its parts."""
+  """`PlannedRun.prefixes` of a config as JSON reads it and the name of its parts."""
   common = {key: value for key, value in values.items() if key not in ('stages', 'run', *WITHOUT_EFFECT)}
   common['parts'] = parts
   names = list(values['run'])
@@ -102,7 +81,7 @@ def prefix_keys(values: Mapping[str, Any], parts: str) -> tuple[str, ...]:
 
 
 def shared_stages(run: PlannedRun, prefixes: Sequence[str]) -> int:
-  """How many stages a run has in common with one of these prefixes."""
+  """Number of stages that a run has in common with one of these prefixes."""
   return sum(own == other for own, other in zip(run.prefixes, prefixes))
 
 

@@ -1,7 +1,7 @@
-"""Packed batches without data or tokenizer: what a step costs does not depend on what is written in them.
+"""Packed batches without data or tokenizer: the cost of a step does not depend on their content.
 
 Examples come in the order of the stage's mixture and have the lengths that it expects. A question has 16 tokens before
-its image, and 16 after it at least, and an answer of 16.
+its image, at least 16 after it, and an answer of 16.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from janus_jax.data.examples import (
   TEXT_LOSS,
   UNDERSTANDING_LOSS,
   Example,
-  drawing,
+  generation_example,
   no_images,
   predicting,
 )
@@ -25,44 +25,30 @@ from janus_jax.models.config import JanusConfig
 from janus_jax.training.stages import Stage
 
 WORDS = 16
-_LEAST = {'understanding': 3 * WORDS, 'text': 2, 'generation': WORDS}  # Tokens of text in an example.
+_LEAST = {'understanding': 3 * WORDS, 'text': 2, 'generation': WORDS}  # Least tokens of text in an example.
 
 
 def synthetic_batch(
   model: JanusConfig, stage: Stage, shape: BatchShape, streams: int, holds_codes: bool, seed: int
 ) -> dict[str, np.ndarray]:
-  """A batch as training has it, the streams one after another. What is left of a row lengthens its last example.
+  """A batch as training has it, the streams one after another. The rest of a row lengthens its last example.
 
-  Args:
-    model: architecture.
-    stage: its ratio, and the lengths that it expects.
-    shape: of the part of a batch that one stream makes.
-    streams: of the batch.
-    holds_codes: whether images to generate are codes, not pixels.
-    seed: of tokens and pixels.
+  `shape` is that of one stream's part; with `holds_codes` images to generate are codes, not pixels.
   """
   rng = np.random.default_rng(seed)
-  kinds, sizes = itertools.cycle(interleave(dict(zip(TASKS, stage.ratio)))), _sizes(model, stage, shape, holds_codes)
+  tasks, sizes = itertools.cycle(interleave(dict(zip(TASKS, stage.ratio)))), _sizes(model, stage, shape, holds_codes)
+  image_sizes = {'image_size': model.image_size, 'generation_size': None if holds_codes else model.vq.image_size}
   waiting: list[str] = []
   parts = []
   for _ in range(streams):
-    taken, rows = fill_batch(waiting, lambda: next(kinds), sizes.get, shape)
+    taken, rows = fill_batch(waiting, lambda: next(tasks), sizes.get, shape)
     examples = []
-    for index, (kind, row) in enumerate(zip(taken, rows)):
-      words = sizes[kind][0] - _image_positions(model)[kind]
+    for index, (task, row) in enumerate(zip(taken, rows)):
+      words = sizes[task][0] - _image_positions(model)[task]
       if index + 1 == len(rows) or rows[index + 1] != row:
         words += shape.length - sum(sizes[other][0] for other, its_row in zip(taken, rows) if its_row == row)
-      examples.append(_EXAMPLES[kind](model, words, holds_codes, rng))
-    parts.append(
-      make_batch(
-        examples,
-        rows,
-        shape,
-        num_codes=model.vq.num_tokens,
-        image_size=model.image_size,
-        generation_size=None if holds_codes else model.vq.image_size,
-      )
-    )
+      examples.append(_EXAMPLES[task](model, words, holds_codes, rng))
+    parts.append(make_batch(examples, rows, shape, num_codes=model.vq.num_tokens, **image_sizes))
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -71,13 +57,13 @@ def _image_positions(model: JanusConfig) -> dict[str, int]:
 
 
 def _sizes(model: JanusConfig, stage: Stage, shape: BatchShape, holds_codes: bool) -> dict[str, Size]:
-  """Sizes of an example of each kind: as many tokens as expected, but no more than a row has."""
+  """Sizes of each task's examples: as many tokens as expected, but no more than a row has."""
   images = {'understanding': (1, 0), 'text': (0, 0), 'generation': (0, int(not holds_codes))}
   positions = _image_positions(model)
   found = {}
-  for kind, expected in zip(TASKS, stage.expected_tokens):
-    tokens = max(min(round(expected), shape.length), positions[kind] + _LEAST[kind])
-    found[kind] = (tokens, *images[kind])
+  for task, expected in zip(TASKS, stage.expected_tokens):
+    tokens = max(min(round(expected), shape.length), positions[task] + _LEAST[task])
+    found[task] = (tokens, *images[task])
   return found
 
 
@@ -94,19 +80,19 @@ def _question(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.
 
 
 def _text(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.Generator) -> Example:
-  said = np.arange(words) < words - 1
+  predicted = np.arange(words) < words - 1
   neither = no_images(model.image_size), no_images(model.vq.image_size)
-  return predicting(_words(model, words, rng), np.full(words, TEXT, np.uint8), said, TEXT_LOSS, *neither)
+  return predicting(_words(model, words, rng), np.full(words, TEXT, np.uint8), predicted, TEXT_LOSS, *neither)
 
 
-def _drawing(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.Generator) -> Example:
+def _generation(model: JanusConfig, words: int, holds_codes: bool, rng: np.random.Generator) -> Example:
   P, size = model.vq.num_tokens, model.vq.image_size
   codes = rng.integers(0, model.vq.codebook_size, P).astype(np.int32) if holds_codes else np.arange(P, dtype=np.int32)
-  drawn = no_images(size) if holds_codes else rng.integers(0, 256, (1, size, size, 3), np.uint8)
-  return drawing(_words(model, words, rng), codes, no_images(model.image_size), drawn)
+  pixels = no_images(size) if holds_codes else rng.integers(0, 256, (1, size, size, 3), np.uint8)
+  return generation_example(_words(model, words, rng), codes, no_images(model.image_size), pixels)
 
 
-_EXAMPLES = {'understanding': _question, 'text': _text, 'generation': _drawing}
+_EXAMPLES = {'understanding': _question, 'text': _text, 'generation': _generation}
 
 
 def _words(model: JanusConfig, count: int, rng: np.random.Generator) -> np.ndarray:

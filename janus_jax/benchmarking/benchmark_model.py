@@ -1,9 +1,9 @@
-"""What is benchmarked: a config's model with weights, on the config's mesh."""
+"""Model that is benchmarked: a config's, with weights, on the config's mesh."""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,67 +24,56 @@ class BenchmarkModel:
   """A model to measure.
 
   Attributes:
-    config: of a run.
-    model: architecture.
-    make_params: gives the parameters, in what a run of the config begins with: numpy arrays of a checkpoint, or
-      random ones made on the mesh, anew for each call, so that whoever asks may give them up.
+    run: config of a run.
+    config: architecture.
+    make_params: gives the parameters, in the dtypes that a run of the config begins with: numpy arrays of a checkpoint,
+      or random ones made on the mesh, anew for each call, so that the caller may give them up.
     placement: mesh and shardings.
   """
 
-  config: TrainConfig
-  model: JanusConfig
+  run: TrainConfig
+  config: JanusConfig
   make_params: Callable[[], Any]
   placement: Placement
 
 
-def read_subject(config: TrainConfig, recipe: str) -> BenchmarkModel:
-  """The model that a run of the config would start from; with random weights where `init_from` names none.
-
-  Args:
-    config: of a run.
-    recipe: path of its file.
+def open_model(run: TrainConfig, recipe: str) -> BenchmarkModel:
+  """Opens the model that a run would start from, with random weights where `init_from` names none.
 
   Raises:
-    InputError: no model is named, or its mesh does not fit the devices.
+    InputError: neither the config nor its recipe's path names a model, or its mesh does not fit the devices.
   """
-  start = find_start(config, recipe)
-  placement = make_placement(config.mesh, start.model)
-  make_params = _sampling(start.model, config.seed, start.dtypes, placement)
-  if config.init_from:
-    params = jax.tree.map(np.asarray, load_params(open_start(config), None))
-    make_params = lambda: params  # noqa: E731
-  return BenchmarkModel(config, start.model, make_params, placement)
+  start = find_start(run, recipe)
+  placement = make_placement(run.mesh, start.model)
+  if run.init_from:
+    params = jax.tree.map(np.asarray, load_params(open_start(run), None))
+    return BenchmarkModel(run, start.model, lambda: params, placement)
+  make_params = functools.partial(sample_on_devices, start.model, run.seed, start.dtypes, placement.params)
+  return BenchmarkModel(run, start.model, make_params, placement)
 
 
-def _sampling(model: JanusConfig, seed: int, dtypes: Mapping[str, str], placement: Placement) -> Callable[[], Any]:
-  return functools.partial(sample_on_devices, model, seed, dtypes, placement.params)
+def peak_memory() -> dict[str, int]:
+  """The peak so far, `peak_bytes_of_device`, or `peak_bytes_of_process` where a device does not say.
 
-
-def peak_memory() -> tuple[str, int]:
-  """('bytes_of_device', peak so far), or ('bytes_of_process', ...) where a device does not say."""
+  It counts whatever runs in the process, so it is asked before there is a peer.
+  """
   statistics = jax.local_devices()[0].memory_stats() or {}
   if 'peak_bytes_in_use' in statistics:
-    return 'peak_bytes_of_device', statistics['peak_bytes_in_use']
+    return {'peak_bytes_of_device': statistics['peak_bytes_in_use']}
   import resource
 
   unit = 1 if os.uname().sysname == 'Darwin' else 1024
-  return 'peak_bytes_of_process', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  return {'peak_bytes_of_process': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
-def resized(subject: BenchmarkModel, length: int, depth: int) -> BenchmarkModel:
-  """The same with rows of another length, or a decoder of another depth and then with random weights.
-
-  Args:
-    subject: what is measured.
-    length: positions of a row.
-    depth: layers of the decoder.
-  """
-  config = dataclasses.replace(subject.config, sequence_length=length)
-  if depth == subject.model.language_model.depth:
-    return dataclasses.replace(subject, config=config)
-  decoder = dataclasses.replace(subject.model.language_model, depth=depth)
-  model = dataclasses.replace(subject.model, language_model=decoder)
-  shapes = flatten(jax.eval_shape(subject.make_params))
-  dtypes = {path: leaf.dtype.name for path, leaf in shapes.items()}
-  placement = Placement.of(subject.placement.mesh, parameter_shapes(model))
-  return BenchmarkModel(config, model, _sampling(model, config.seed, dtypes, placement), placement)
+def resized(model: BenchmarkModel, length: int, depth: int) -> BenchmarkModel:
+  """The same with rows of `length` positions and a decoder of `depth` layers, which has random weights if new."""
+  run = dataclasses.replace(model.run, sequence_length=length)
+  if depth == model.config.language_model.depth:
+    return dataclasses.replace(model, run=run)
+  decoder = dataclasses.replace(model.config.language_model, depth=depth)
+  config = dataclasses.replace(model.config, language_model=decoder)
+  dtypes = {path: leaf.dtype.name for path, leaf in flatten(jax.eval_shape(model.make_params)).items()}
+  placement = Placement.of(model.placement.mesh, parameter_shapes(config))
+  make_params = functools.partial(sample_on_devices, config, run.seed, dtypes, placement.params)
+  return BenchmarkModel(run, config, make_params, placement)

@@ -1,4 +1,4 @@
-"""The machine that is measured, asked in a process of its own: whoever starts parts must not hold the device itself.
+"""The machine that is measured, asked in another process: whoever starts parts must not hold the device itself.
 
 python -m janus_jax.benchmarking.machine      # one JSON object
 """
@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
 
 from janus_jax.errors import InputError
 from janus_jax.sharding.accelerators import ACCELERATORS
@@ -37,10 +36,10 @@ class Machine:
   Attributes:
     platform: 'gpu', 'tpu', 'cpu' or another of jax's.
     kind: `jax.Device.device_kind`.
-    devices: how many of them jax sees.
-    memory: bytes of one; of a CPU those of the host.
-    versions: of driver, CUDA or libtpu, jax, jaxlib and Python, in words.
-    note: why a card that is there is not measured; '' if none is left out.
+    devices: number that jax sees.
+    memory: bytes of a device; a CPU's are the host's.
+    versions: driver, CUDA or libtpu, jax, jaxlib and Python, for people.
+    note: reason why a card that is there is not measured; '' if none is left out.
   """
 
   platform: str
@@ -56,16 +55,9 @@ class Machine:
     return next((name for start, name in FLAGS.items() if self.kind.startswith(start)), None)
 
 
-def read_machine(python: Sequence[str] = (sys.executable,)) -> Machine:
-  """Asks another process.
-
-  Args:
-    python: how it is started.
-
-  Raises:
-    InputError: jax finds no device.
-  """
-  asked = subprocess.run([*python, '-m', 'janus_jax.benchmarking.machine'], capture_output=True, text=True)
+def read_machine() -> Machine:
+  """Asks another process; raises InputError where jax finds no device."""
+  asked = subprocess.run([sys.executable, '-m', 'janus_jax.benchmarking.machine'], capture_output=True, text=True)
   lines = asked.stderr.strip().splitlines()
   if asked.returncode:
     raise InputError(f'jax finds no device: {lines[-1] if lines else f"exit code {asked.returncode}"}')
@@ -87,29 +79,24 @@ def _nvidia(field: str) -> str:
     return ''
 
 
-def _here() -> Machine:
+def _this_machine() -> Machine:
   import jax
   import jax.extend
   import jaxlib
 
   device = jax.devices()[0]
-  statistics = device.memory_stats() or {}
-  known = ACCELERATORS.get(device.device_kind)
-  memory = known.memory if known else statistics.get('bytes_limit', 0)
+  versions = [f'jax {jax.__version__}', f'jaxlib {jaxlib.__version__}', f'Python {platform.python_version()}']
   if device.platform == 'cpu':
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  driver = _nvidia('driver_version') if device.platform == 'gpu' else ''
-  runtime = jax.extend.backend.get_backend().platform_version.splitlines()[0] if device.platform != 'cpu' else ''
-  versions = [
-    f'driver {driver}' if driver else '',
-    runtime,
-    f'jax {jax.__version__}',
-    f'jaxlib {jaxlib.__version__}',
-    f'Python {platform.python_version()}',
-  ]
+  else:
+    known = ACCELERATORS.get(device.device_kind)
+    memory = known.memory if known else (device.memory_stats() or {}).get('bytes_limit', 0)
+    versions.insert(0, jax.extend.backend.get_backend().platform_version.splitlines()[0])
+  if device.platform == 'gpu' and (driver := _nvidia('driver_version')):
+    versions.insert(0, f'driver {driver}')
   words = ', '.join(filter(None, versions))
   return Machine(device.platform, device.device_kind, jax.device_count(), memory, words, '')
 
 
 if __name__ == '__main__':
-  print(json.dumps(dataclasses.asdict(_here())))
+  print(json.dumps(dataclasses.asdict(_this_machine())))

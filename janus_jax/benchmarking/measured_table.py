@@ -1,21 +1,16 @@
-"""The table of what was measured on a machine, for a terminal and as Markdown for a README."""
+"""Table of a machine's figures, for a terminal and as Markdown for a README."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from janus_jax.sharding.accelerators import GIB
 
-Found = Mapping[str, Any]
-# Load average, above which times on a CPU are worth little.
-BUSY = 0.5
+Found = Mapping[str, Any]  # Content of figures.json.
+BUSY = 0.5  # Load average, above which times on a CPU are worth little.
 
 
 def table_to_text(found: Found) -> str:
-  """Aligned lines: what was measured, and what came of it; what failed or was left out says why.
-
-  Args:
-    found: content of figures.json.
-  """
+  """Aligned lines, parts and their results; what failed or was left out says why."""
   rows = list(_rows(found))
   width = max((len(title) for title, _ in rows), default=0)
   note = found['machine']['note']
@@ -24,11 +19,7 @@ def table_to_text(found: Found) -> str:
 
 
 def to_markdown(found: Found) -> str:
-  """Markdown of the same table, of the commands, and of the longest operations of each trace.
-
-  Args:
-    found: content of figures.json.
-  """
+  """Markdown of the same table, of the commands, and of the longest operations of each trace."""
   note = found['machine']['note']
   lines = [f'{_heading(found)}.', '', *([f'{note}.', ''] if note else []), '| part | result |', '|---|---|']
   lines += [f'| {_cell(title)} | {_cell(value)} |' for title, value in _rows(found)]
@@ -51,60 +42,56 @@ def _rows(found: Found) -> Iterator[tuple[str, str]]:
     if part['error']:
       yield part['title'], f'{part["status"]}: {part["error"]}'
     if figures:
-      for detail, value in _DESCRIBED[figures['mode']](figures):
+      for detail, value in _ROWS[figures['mode']](figures):
         yield f'{part["title"]}{detail}', value
       if part['load'] > BUSY and found['machine']['platform'] == 'cpu' and figures['mode'] != 'check':
         yield f'{part["title"]}, busy machine', f'load average {part["load"]:.1f} before: not to be compared'
 
 
-def _of_check(figures: Found) -> Iterator[tuple[str, str]]:
+def _check_rows(figures: Found) -> Iterator[tuple[str, str]]:
   checks = figures['checks']
   wrong = [check for check in checks if not check['ok']]
   yield '', f'{len(checks) - len(wrong)} of {len(checks)} as they should be'
-  kernels = sorted({check['check'].split(',')[0] for check in checks if check['check'].startswith('attention')})
-  for kernel in kernels:
-    of_kernel = [check for check in checks if check['check'].startswith(f'{kernel},')]
-    differences = [check['difference'] for check in of_kernel if check['difference'] is not None]
-    if differences:
-      yield f', {kernel}', f'off by {max(differences):.2%} at most ({of_kernel[0]["tolerance"]:.0%} allowed)'
+  done = [check for check in checks if check['check'].startswith('attention') and check['difference'] is not None]
+  for kernel in sorted({check['check'].split(',')[0] for check in done}):
+    own = [check for check in done if check['check'].startswith(f'{kernel},')]
+    largest = max(check['difference'] for check in own)
+    yield f', {kernel}', f'off by {largest:.2%} at most ({own[0]["tolerance"]:.0%} allowed)'
   for check in wrong:
     difference = check.get('error') or f'off by {check["difference"]:.3g}, {check["tolerance"]:.3g} allowed'
     yield f', {check["check"]}', f'wrong: {difference}'
 
 
-def _of_training(figures: Found) -> Iterator[tuple[str, str]]:
+def _training_rows(figures: Found) -> Iterator[tuple[str, str]]:
   step, mfu = figures['step_seconds']['median'], figures['mfu']
-  yield (
-    '',
-    f'{step:.3g} s a step, {figures["tokens_per_second"]:,.0f} tokens/s, {figures["images_per_second"]:.3g} images/s',
-  )
+  speeds = f'{figures["tokens_per_second"]:,.0f} tokens/s, {figures["images_per_second"]:.3g} images/s'
+  yield '', f'{step:.3g} s a step, {speeds}'
   if mfu is not None:
     yield ', MFU', f'{mfu:.1%}, {figures["mfu_with_encoders"]:.1%} with both encoders'
-  how = (
-    f'{figures["rows"]} rows, remat {figures["remat"]}, attention {figures["attention"]}, {figures["compute_dtype"]}'
-  )
-  yield ', how', f'{how}, {_memory(figures)}, compiled in {figures["compile_seconds"]:.0f} s'
-  yield from _of_peer(figures, 'step_seconds', 'a step')
+  how = f'{figures["rows"]} rows, remat {figures["remat"]}, attention {figures["attention"]}'
+  memory = f'{_memory(figures)}, compiled in {figures["compile_seconds"]:.0f} s'
+  yield ', how', f'{how}, {figures["compute_dtype"]}, {memory}'
+  yield from _peer_rows(figures, 'step_seconds', 'a step')
 
 
-def _of_images(figures: Found) -> Iterator[tuple[str, str]]:
+def _image_rows(figures: Found) -> Iterator[tuple[str, str]]:
   for row in figures['images']:
     count, seconds = row['batch'], row['seconds_per_image'] * row['batch']
-    share = row['share_of_roofline']
-    bound = '' if share is None else f', codes at {share:.0%} of what the memory allows'
+    fraction = row['share_of_roofline']
+    bound = '' if fraction is None else f', codes at {fraction:.0%} of what the memory allows'
     yield f', {count} at a time', f'{seconds:.3g} s, {row["images_per_second"]:.3g} images/s{bound}'
-    yield from _of_peer(row, 'seconds_of_codes', 'the codes')
+    yield from _peer_rows(row, 'seconds_of_codes', 'the codes')
   yield ', how', f'{figures["compute_dtype"]}, weights {figures["weights"]}, {_memory(figures)}'
 
 
-def _of_answers(figures: Found) -> Iterator[tuple[str, str]]:
+def _answer_rows(figures: Found) -> Iterator[tuple[str, str]]:
   for row in figures['answers']:
     first, rate = row['seconds_to_first_token']['median'], row['tokens_per_second_after_first']
     yield f', {row["batch"]} at a time', f'first token after {first:.3g} s, then {rate:.4g} tokens/s'
-    yield from _of_peer(row, 'seconds_of_answer', 'an answer')
+    yield from _peer_rows(row, 'seconds_of_answer', 'an answer')
 
 
-def _of_peer(figures: Found, name: str, what: str) -> Iterator[tuple[str, str]]:
+def _peer_rows(figures: Found, name: str, what: str) -> Iterator[tuple[str, str]]:
   if f'peer_{name}' in figures:
     times, theirs = figures[f'times_the_peer_by_{name}']['median'], figures[f'peer_{name}']['median']
     yield ', transformers', f'{theirs:.3g} s for {what}: {times:.2f} times as long'
@@ -126,4 +113,4 @@ def _cell(text: str) -> str:
   return text.replace('|', '\\|')
 
 
-_DESCRIBED = {'check': _of_check, 'train': _of_training, 'generate': _of_images, 'understand': _of_answers}
+_ROWS = {'check': _check_rows, 'train': _training_rows, 'generate': _image_rows, 'understand': _answer_rows}

@@ -24,9 +24,8 @@ from janus_jax.errors import InputError
 from janus_jax.sharding.accelerators import GIB
 
 MEASURED, FAILED, LEFT_OUT = 'measured', 'failed', 'left out'
-# Of the memory that is sold; the rest is the runtime's.
-USABLE = 0.95
-BREATH = 10.0  # Seconds between lines of progress.
+USABLE = 0.95  # Fraction of the memory that is sold; the rest is the runtime's.
+PROGRESS_SECONDS = 10.0
 LONGEST = 300  # Characters of an error.
 _OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'out of memory', 'OutOfMemory', 'Out of memory', 'killed by signal 9')
 
@@ -36,13 +35,10 @@ class Result:
   """Result of a part.
 
   Attributes:
-    part: its name.
-    title: for people.
     status: one of MEASURED, FAILED and LEFT_OUT.
-    command: that was run last, or would have been run.
-    seconds: that it took in all.
-    figures: what it printed; None without any.
-    load: average of the machine before the first part of the call, which is others' work.
+    command: the last one that was run, or would have been run.
+    figures: the JSON object that it printed; None without one.
+    load: load average before the first part of the call, which is others' work.
     error: why it failed or was left out, '' otherwise.
   """
 
@@ -57,16 +53,13 @@ class Result:
 
 
 def measure(parts: Sequence[Part], machine: Machine, minutes: float, out: pathlib.Path) -> list[Result]:
-  """Runs the parts in order; figures.json, table.md and a log for each part are in `out` after each of them.
+  """Runs parts in order; figures.json, table.md and a log for each part are in `out` after each of them.
 
   Args:
-    parts: to run.
-    machine: where.
-    minutes: for all of them; the one that runs then is ended.
-    out: directory, made if missing; what an earlier call measured of other parts is kept.
-
-  Returns:
-    the result of each part.
+    parts: parts to run.
+    machine: this machine.
+    minutes: time for all of them; the one that runs then is ended.
+    out: directory, made if missing; an earlier call's results of other parts are kept.
 
   Raises:
     OSError: `out` cannot be written, before anything runs.
@@ -101,38 +94,39 @@ def _earlier(out: pathlib.Path, machine: Machine, names: set[str]) -> list[Resul
 
 def _run_part(part: Part, machine: Machine, end: float, load: float, log: pathlib.Path) -> Result:
   """Tries its commands until one fits the memory."""
-  left = end - time.monotonic()
-  shown = lambda command: ' '.join('python' if word == sys.executable else word for word in command)  # noqa: E731
-  result = Result(part.name, part.title, LEFT_OUT, shown(part.commands[0]), 0, None, load)
+  began = time.monotonic()
+  left = end - began
+  result = Result(part.name, part.title, LEFT_OUT, _shown(part.commands[0]), 0, None, load)
   if part.memory > USABLE * machine.memory:
     need = f'needs {part.memory / GIB:.0f} GiB of memory: there are {machine.memory / GIB:.0f}'
     return dataclasses.replace(result, error=need)
   if left < part.seconds:
     return dataclasses.replace(result, error=f'takes about {part.seconds:.0f} s: {max(left, 0):.0f} s are left')
-  began = time.monotonic()
   for command in part.commands:
     limit = min(part.limit, end - time.monotonic())
     code, printed = _run(command, limit, log)
-    figures, error = _figures(printed), _error(code, limit, log)
-    status = FAILED if error or figures is None else MEASURED
-    error = error or ('' if figures else 'printed no figures')
-    result = Result(part.name, part.title, status, shown(command), time.monotonic() - began, figures, load, error)
-    enough = end - time.monotonic() > part.seconds
-    if status == MEASURED or not enough or not any(words in error for words in _OUT_OF_MEMORY):
+    figures = _figures(printed)
+    error = _error(code, limit, log) or ('' if figures else 'printed no figures')
+    status, now = FAILED if error else MEASURED, time.monotonic()
+    result = Result(part.name, part.title, status, _shown(command), now - began, figures, load, error)
+    if end - now <= part.seconds or not any(words in error for words in _OUT_OF_MEMORY):
       break
     logging.info('  does not fit the memory')
   return result
 
 
+def _shown(command: Sequence[str]) -> str:
+  return ' '.join('python' if word == sys.executable else word for word in command)
+
+
 def _run(command: Sequence[str], limit: float, log: pathlib.Path) -> tuple[int | None, str]:
-  """Exit code, None if it was ended at the limit, and its stdout. Whatever it started ends with it."""
+  """Exit code, None if the command was ended at the limit, and its stdout. Whatever it started ends with it."""
   with open(log, 'w') as errors:
     process = subprocess.Popen(
       command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True, stdin=subprocess.DEVNULL
     )
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(log, stop), daemon=True)
-    beat.start()
+    threading.Thread(target=_report_progress, args=(log, stop), daemon=True).start()
     try:
       printed, _ = process.communicate(timeout=limit)
       return process.returncode, printed
@@ -140,22 +134,18 @@ def _run(command: Sequence[str], limit: float, log: pathlib.Path) -> tuple[int |
       return None, ''
     finally:
       stop.set()
-      _end(process)
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
 
 
-def _beat(log: pathlib.Path, stop: threading.Event) -> None:
-  """Repeats now and then what the part said last, so that a long one is seen to work."""
+def _report_progress(log: pathlib.Path, stop: threading.Event) -> None:
+  """Repeats the last line of a part now and then, so that a long one is seen to work."""
   began, said = time.monotonic(), ''
-  while not stop.wait(BREATH):
+  while not stop.wait(PROGRESS_SECONDS):
     line = _last_line(log)
     logging.info('  %.0f s%s', time.monotonic() - began, f': {line[:100]}' if line != said else '')
     said = line
-
-
-def _end(process: subprocess.Popen) -> None:
-  with contextlib.suppress(ProcessLookupError):
-    os.killpg(process.pid, signal.SIGKILL)
-  process.wait()
 
 
 def _figures(printed: str) -> dict[str, Any] | None:
@@ -168,7 +158,7 @@ def _figures(printed: str) -> dict[str, Any] | None:
 
 
 def _error(code: int | None, limit: float, log: pathlib.Path) -> str:
-  """What a part failed with, '' if it did not fail: its own line, else the last of an exception, else its last one.
+  """Why a part failed, '' if it did not: its own line, else the last of an exception, else its last one.
 
   XLA's allocator tries less and less memory, and logs that, before a program runs: not a failure.
   """

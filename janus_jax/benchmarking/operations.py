@@ -1,4 +1,4 @@
-"""The operations that took longest on a device, read off a trace that jax.profiler wrote."""
+"""Longest operations of a device, read off a trace that jax.profiler wrote."""
 
 import collections
 import pathlib
@@ -9,15 +9,11 @@ from jax.profiler import ProfileData
 
 
 def longest_operations(directory: str, count: int = 10) -> list[dict[str, Any]]:
-  """The most expensive kernels of the newest trace, all calls of one name together, the longest first.
-
-  Args:
-    directory: given to `jax.profiler.trace`.
-    count: how many.
+  """The `count` most expensive kernels of the newest trace below a directory, the longest first.
 
   Returns:
-    for each `operation`, its name without the number that XLA gives it; `seconds` of all its calls; `calls`; and
-    `share` of the seconds of all operations. Empty where a trace names no operations.
+    `operation`, a name without the number that XLA gives it; `seconds` of all its `calls`; and their `share`, the
+    fraction of the seconds of all operations. Empty where a trace names no operations.
   """
   paths = pathlib.Path(directory).rglob('*.xplane.pb')
   newest = max(paths, key=lambda path: path.stat().st_mtime)
@@ -34,7 +30,7 @@ def longest_operations(directory: str, count: int = 10) -> list[dict[str, Any]]:
 
 
 def _operations(data: ProfileData) -> Iterator[tuple[str, float]]:
-  """(name, seconds) of each that ran on the first device; on a CPU loops are left out, which contain others."""
+  """Yields name and seconds of each operation of the first device; but for loops, which contain others."""
   planes = {plane.name: plane for plane in data.planes}
   on_device = sorted(name for name in planes if name.startswith('/device:'))
   for line in planes[on_device[0] if on_device else '/host:CPU'].lines:

@@ -9,13 +9,15 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.sharding.accelerators import GIB
 
-# Rows of 4,096 positions on a device, tried in turn: so many that the backward pass is handed what products and
-# attention gave (training/rematerialisation.py), by GiB of memory; of the 7B, and of the peer, which keeps everything.
+# Rows of 4,096 positions on a device by GiB of its memory, tried in turn: so many that the backward pass is handed the
+# results of products and attention (training/rematerialisation.py). Fewer for the 7B, and for the peer, which keeps
+# everything.
 ROWS = ((120, (8, 4, 2, 1)), (70, (4, 2, 1)), (44, (2, 1)), (0, (1,)))
-LARGE_ROWS = PEER_ROWS = (2, 1)
-# How training is measured: codes of images to generate are stored, as they are where they are encoded once for several
-# epochs; so many positions of a row have logits at once that a head's weights are read a few times only.
+FEW_ROWS = (2, 1)
+# Training with stored codes of images to generate, as they are where they are encoded once for several epochs, and
+# logits for so many positions at once that a head's weights are read a few times only.
 STORED = ('--config.data.precompute_codes=true', '--config.loss_chunk=1024')
+HALF_MOMENTS = '--config.optimizer.moment_dtype=bfloat16'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Part:
     name: for flags and files.
     title: for people.
     commands: tried in turn until one fits the memory; they print one JSON object.
-    seconds: about what it takes; with less left it is left out.
+    seconds: usual duration; with less left the part is left out.
     limit: seconds after which it is ended.
     memory: bytes of a device that it needs at least.
   """
@@ -40,13 +42,13 @@ class Part:
 
 
 def parts_for(machine: Machine, profiles: str) -> list[Part]:
-  """All parts for a machine: Janus-Pro-1B and 7B on an accelerator, small models on a CPU.
-
-  Args:
-    machine: where they run.
-    profiles: directory for traces.
+  """All parts for a machine, with traces in the directory `profiles`: Janus-Pro-1B and 7B on an accelerator, small
+  models on a CPU.
   """
-  return _small_parts(machine, profiles) if machine.platform == 'cpu' else _real_parts(machine, profiles)
+  flags = ('--config.pretraining.model=test_tiny', '--config.sequence_length=512')
+  command = _benchmark(machine, 'benchmarks/cpu', 'check', *flags)
+  check = Part('check', 'Correct here', (command,), 40 if machine.platform == 'cpu' else 130, 260)
+  return [check, *(_small_parts if machine.platform == 'cpu' else _real_parts)(machine, profiles)]
 
 
 def _benchmark(machine: Machine, config: str, mode: str, *flags: str) -> tuple[str, ...]:
@@ -55,19 +57,12 @@ def _benchmark(machine: Machine, config: str, mode: str, *flags: str) -> tuple[s
   return (*start, verb, f'--config=configs/{config}.py', f'--mode={mode}', *flags, '--json')
 
 
-def _check(machine: Machine) -> Part:
-  flags = ('--config.pretraining.model=tiny', '--config.sequence_length=512')
-  command = _benchmark(machine, 'benchmarks/cpu', 'check', *flags)
-  return Part('check', 'Correct here', (command,), 40 if machine.platform == 'cpu' else 130, 260)
-
-
 def _small_parts(machine: Machine, profiles: str) -> list[Part]:
   def part(name: str, title: str, seconds: float, mode: str, *flags: str) -> Part:
     return Part(name, title, (_benchmark(machine, 'benchmarks/cpu', mode, *flags),), seconds, 4 * seconds)
 
   peer = '--peer=transformers'
   return [
-    _check(machine),
     part('train_stage2', 'Train, Stage II', 35, 'train', '--stage=stage2', '--steps=1', '--repeats=2'),
     part(
       'train_stage3', 'Train, Stage III', 45, 'train', '--stage=stage3', '--steps=1', '--repeats=2',
@@ -82,74 +77,57 @@ def _small_parts(machine: Machine, profiles: str) -> list[Part]:
 
 
 def _real_parts(machine: Machine, profiles: str) -> list[Part]:
-  small, large = PRESETS['janus_pro_1b'], PRESETS['janus_pro_7b']
-  decoding = ('--prompt_tokens=48', '--repeats=3')
-  peer = ('--peer=transformers', '--nocompile_peer', '--repeats=1')
-  lean = ('--config.optimizer.moment_dtype=bfloat16', '--config.optimizer.gradient_sum_dtype=bfloat16')
+  small, large = 'janus_pro_1b', 'janus_pro_7b'
 
-  def inference(name: str, title: str, mode: str, config: str, seconds: float, *flags: str) -> Part:
-    command, model = _benchmark(machine, config, mode, *flags), PRESETS[config]
+  def decoding(name: str, title: str, preset: str, seconds: float, mode: str, *flags: str) -> Part:
+    command = _benchmark(machine, preset, mode, *flags)
     # Weights exist twice while they are prepared.
-    return Part(name, title, (command,), seconds, 2 * seconds, 2 * stored_bytes(model))
+    return Part(name, title, (command,), seconds, 2 * seconds, 2 * stored_bytes(PRESETS[preset]))
 
-  def training(
-    name: str, title: str, config: str, stage: str, rows: tuple[int, ...], seconds: float, least: float, *flags: str
-  ) -> Part:
-    setting = f'--config.stages.{stage}.batch_size'
+  def training(name: str, title: str, preset: str, seconds: float, rows: tuple[int, ...], *flags: str) -> Part:
+    stage, *others = flags
+    size = f'--config.stages.{stage.removeprefix("--stage=")}.batch_size='
     commands = tuple(
-      _benchmark(machine, config, 'train', f'--stage={stage}', f'{setting}={count * machine.devices}', *flags)
-      for count in rows
+      _benchmark(machine, preset, 'train', stage, f'{size}{count * machine.devices}', *others) for count in rows
     )
+    least = training_bytes(PRESETS[preset], 2 if HALF_MOMENTS in flags else 4)
     return Part(name, title, commands, seconds, 2 * seconds, least / machine.devices)
 
   many = next(rows for least, rows in ROWS if machine.memory >= least * GIB)
-  steps, traced = ('--steps=5', '--repeats=3', *STORED), f'--profile={profiles}'
+  generate, steps = ('generate', '--prompt_tokens=48', '--repeats=3'), ('--steps=5', '--repeats=3', *STORED)
+  stage2, stage3, traced = '--stage=stage2', '--stage=stage3', f'--profile={profiles}'
+  lean = (HALF_MOMENTS, '--config.optimizer.gradient_sum_dtype=bfloat16')
+  peer = ('--peer=transformers', '--nocompile_peer', '--repeats=1')
   parts = [
-    _check(machine),
+    training('train_1b_stage2', 'Train 1B, Stage II, stored codes', small, 100, many, stage2, *steps),
     training(
-      'train_1b_stage2', 'Train 1B, Stage II, stored codes', 'janus_pro_1b', 'stage2', many, 100,
-      training_bytes(small, 4), *steps
-    ),
-    training(
-      'train_1b_stage3', 'Train 1B, Stage III, stored codes', 'janus_pro_1b', 'stage3', many, 110,
-      training_bytes(small, 4), *steps,
+      'train_1b_stage3', 'Train 1B, Stage III, stored codes', small, 110, many, stage3, *steps,
       f'{traced}/train_1b_stage3',
     ),
-    inference(
-      'images_1b', 'Images, 1B', 'generate', 'janus_pro_1b', 85, *decoding, '--batch=1,16', f'{traced}/images_1b'
-    ),
-    inference('images_7b', 'Images, 7B', 'generate', 'janus_pro_7b', 105, *decoding, '--batch=1,16'),
-    inference(
-      'images_7b_int8', 'Images, 7B, int8', 'generate', 'janus_pro_7b', 80, *decoding, '--batch=1', '--weights=int8'
-    ),
+    decoding('images_1b', 'Images, 1B', small, 85, *generate, '--batch=1,16', f'{traced}/images_1b'),
+    decoding('images_7b', 'Images, 7B', large, 105, *generate, '--batch=1,16'),
+    decoding('images_7b_int8', 'Images, 7B, int8', large, 80, *generate, '--batch=1', '--weights=int8'),
   ]  # fmt: skip
   if machine.platform == 'gpu' and machine.devices == 1:
     parts += [
-      inference(
-        'peer_images_1b', 'Images beside transformers, 1B', 'generate', 'janus_pro_1b', 180, *peer, '--batch=1'
-      ),
-      training(
-        'peer_train_1b', 'Train beside transformers, 1B', 'janus_pro_1b', 'stage2', PEER_ROWS, 150,
-        training_bytes(small, 4), *peer, '--steps=3',
-      ),
-    ]  # fmt: skip
-  least = training_bytes(large, 2)
+      decoding('peer_images_1b', 'Images beside transformers, 1B', small, 180, 'generate', *peer, '--batch=1'),
+      training('peer_train_1b', 'Train beside transformers, 1B', small, 150, FEW_ROWS, stage2, *peer, '--steps=3'),
+    ]
+  answers = ('understand', '--prompt_tokens=31', '--repeats=3')
   return [
     *parts,
-    inference('answers_1b', 'Answers, 1B', 'understand', 'janus_pro_1b', 80, '--prompt_tokens=31', '--repeats=3'),
-    training(
-      'train_7b', 'Train 7B, Stage III, stored codes', 'janus_pro_7b', 'stage3', LARGE_ROWS, 130, least, *steps, *lean
-    ),
+    decoding('answers_1b', 'Answers, 1B', small, 80, *answers),
+    training('train_7b', 'Train 7B, Stage III, stored codes', large, 130, FEW_ROWS, stage3, *steps, *lean),
   ]
 
 
-def stored_bytes(model: JanusConfig) -> float:
-  """The parameters as a real run's start has them: bfloat16 in the decoder, float32 elsewhere."""
-  sizes = {path: math.prod(shape) for path, shape in parameter_shapes(model).items()}
+def stored_bytes(config: JanusConfig) -> float:
+  """Parameters as a real run's start has them: bfloat16 in the decoder, float32 elsewhere."""
+  sizes = {path: math.prod(shape) for path, shape in parameter_shapes(config).items()}
   return sum(size * (2 if path.startswith('language_model/') else 4) for path, size in sizes.items())
 
 
-def training_bytes(model: JanusConfig, moment_bytes: int) -> float:
-  """The state and the gradients of a step that trains the decoder: parameters, gradients in float32, two moments."""
-  sizes = sum(math.prod(shape) for shape in parameter_shapes(model).values())
+def training_bytes(config: JanusConfig, moment_bytes: int) -> float:
+  """State and gradients of a step that trains the decoder: parameters, gradients in float32, two moments."""
+  sizes = sum(math.prod(shape) for shape in parameter_shapes(config).values())
   return sizes * (4 + 4 + 2 * moment_bytes)

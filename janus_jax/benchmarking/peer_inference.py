@@ -1,4 +1,4 @@
-"""The peer's drawing and answering: transformers' own `generate`, in `inference_mode`, with SDPA attention."""
+"""The peer's generation and answers: transformers' own `generate`, in `inference_mode`, with SDPA attention."""
 
 from typing import Any
 
@@ -10,28 +10,21 @@ from janus_jax.models.config import JanusConfig
 
 
 class PeerInference:
-  """What `inference.draw_codes` and `inference.answer_tokens` do, with the same weights.
+  """The peer's `inference.sample_codes` and `inference.answer_tokens`.
 
-  Images are drawn with a static cache, as transformers does by itself; answers so on a GPU, where its `generate` then
-  compiles the forward pass.
+  Codes come with a static cache, transformers' default; answers so on a GPU, where its `generate` then compiles the
+  forward pass. `compiled`: the decoder goes through `torch.compile`.
   """
 
-  def __init__(self, model: JanusConfig, params: Any, dtype: str, compiled: bool):
-    """
-    Args:
-      model: architecture.
-      params: our tree, numpy arrays.
-      dtype: what weights are stored and computed in.
-      compiled: whether the decoder goes through `torch.compile`.
-    """
+  def __init__(self, config: JanusConfig, params: Any, dtype: str, compiled: bool):
     self._torch, self._transformers = import_peer()
-    self._model = peer_model(model, params, dtype)
+    self._model = peer_model(config, params, dtype)
     if compiled:
       self._model.model.language_model.compile()
     self._device = device_of(self._torch)
 
-  def draw_codes(self, prompts: Prompts, images: int, guidance: float, temperature: float) -> np.ndarray:
-    """int32[N, P], N `images`; the unconditional rows it makes itself. Temperature 0 takes the likeliest codes."""
+  def sample_codes(self, prompts: Prompts, images: int, guidance: float, temperature: float) -> np.ndarray:
+    """int32[N, P], N `images`; it makes the unconditional rows itself. Temperature 0 takes the likeliest codes."""
     sampling = {'do_sample': True, 'top_k': 0, 'temperature': temperature} if temperature else {'do_sample': False}
     settings = self._transformers.GenerationConfig(
       **sampling,
@@ -56,7 +49,7 @@ class PeerInference:
       return ((pixels + 1) * 127.5).round().clamp(0, 255).to(self._torch.uint8).cpu().numpy()
 
   def answer_tokens(self, prompts: Prompts, count: int) -> np.ndarray:
-    """int[R, count], the likeliest ones."""
+    """Greedy answers int[R, count]."""
     settings = self._transformers.GenerationConfig(
       do_sample=False,
       min_new_tokens=count,

@@ -1,9 +1,9 @@
-"""The train step as a good torch user writes it around transformers' modules, which have no training path for drawings.
+"""The train step as a good torch user writes it around transformers' modules, which have no training path for images.
 
 Packed rows; logits at supervised positions only; no gradients for what is frozen; clipping, and fused AdamW (on a CPU
 too: 0.29 s against 0.40 s of `foreach` for 40 M parameters on 2 cores). Attention by SDPA, causal and without a mask
-where every row is one example, else with a block-diagonal mask. Where positions of each kind are is worked out once,
-which a user's data loader would do in its workers. bfloat16 is by autocast, with float32 masters for what trains.
+where every row is one example, else with a block-diagonal mask. Indices of each type of token are computed once, as the
+workers of a user's data loader would do. bfloat16 is by autocast, with float32 masters for what trains.
 """
 
 import dataclasses
@@ -25,20 +25,15 @@ HOW = 'logits at supervised positions only, frozen parts without gradients, fuse
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PeerWork:
-  """Of `train.Work` what the peer needs, without anything of jax, so that it can be sent to another process.
+  """The peer's part of `train.TrainWork`, without anything of jax, so that it can be sent to another process.
 
   Attributes:
-    model: architecture.
     params: our tree, numpy arrays.
-    batch: numpy arrays of `data.packing.make_batch`.
-    trained: paths of what trains.
-    stage: of the config.
-    rate: learning rate.
-    optimizer: constants of AdamW.
-    dtype: computed in.
+    batch, trained, rate: those of `train.TrainWork`.
+    dtype: dtype of computation.
   """
 
-  model: JanusConfig
+  config: JanusConfig
   params: Any
   batch: Mapping[str, np.ndarray]
   trained: frozenset[str]
@@ -49,22 +44,16 @@ class PeerWork:
 
   @property
   def one_example(self) -> bool:
-    """Whether every row is one example and full."""
+    """True if every row is one example and full."""
     return bool((self.batch['segments'] == 1).all())
 
 
 class PeerTrainer:
-  """As `train.Trainer`."""
+  """The peer's `train.Trainer`; `compiled`: the forward pass goes through `torch.compile`."""
 
   def __init__(self, work: PeerWork, compiled: bool):
-    """
-    Args:
-      work: what every step does; its config's optimizer and rates.
-      compiled: whether the forward pass goes through `torch.compile`.
-    """
     torch, _ = import_peer()
     self._torch, self._work, self._device = torch, work, device_of(torch)
-    self._half = work.dtype != 'float32'
     self._dtype = getattr(torch, work.dtype)
     if self._device == 'cuda':
       torch.set_float32_matmul_precision('high')  # As jax does by default: float32 products through TF32.
@@ -80,13 +69,13 @@ class PeerTrainer:
       fused=True,
     )
     self._batch = {name: self._tensor(array) for name, array in work.batch.items()}
-    self._places = {name: self._tensor(place) for name, place in _places(work).items()}
+    self._indices = {name: self._tensor(array) for name, array in _indices(work).items()}
     self._forward = torch.compile(self._loss) if compiled else self._loss
 
   def _make_model(self) -> Any:
-    """With gradients for what trains, no dropout, and frozen parts but the VQ in the dtype that is computed in."""
+    """The model with gradients for what trains, no dropout, and frozen parts but the VQ in the dtype of computation."""
     torch, names = self._torch, _torch_names(self._work)
-    model = peer_model(self._work.model, self._work.params, 'float32').train()
+    model = peer_model(self._work.config, self._work.params, 'float32').train()
     for module in model.modules():
       if isinstance(module, torch.nn.Dropout):
         module.p = 0.0
@@ -100,7 +89,7 @@ class PeerTrainer:
     """Takes steps and waits for the last; its loss."""
     torch = self._torch
     for _ in range(steps):
-      with torch.autocast(self._device, self._dtype, enabled=self._half):
+      with torch.autocast(self._device, self._dtype, enabled=self._work.dtype != 'float32'):
         loss = self._forward()
       self._optimizer.zero_grad(set_to_none=True)
       loss.backward()
@@ -110,32 +99,30 @@ class PeerTrainer:
 
   def _loss(self) -> Any:
     """The weighted mean over all supervised targets of the batch."""
-    torch, model, batch, places = self._torch, self._model.model, self._batch, self._places
+    torch, model, batch, indices = self._torch, self._model.model, self._batch, self._indices
     token_types, tokens, targets = batch['token_types'], batch['tokens'].long(), batch['targets'].long()
     if 'generation_pixels' in batch and batch['generation_pixels'].shape[1]:
       tokens, targets = self._with_codes(tokens, targets)
     x = model.language_model.embed_tokens(torch.where(token_types == TEXT, tokens, 0)).flatten(0, 1)
-    if len(places['codes']):
-      drawn = self._model.prepare_embeddings_for_image_generation(tokens.flatten()[places['codes']][None])[0]
-      x = x.index_put((places['codes'],), drawn.to(x.dtype))
-    if len(places['images']):
-      x = x.index_put((places['images'],), self._image_features().to(x.dtype))
+    if len(indices['codes']):
+      codes = self._model.prepare_embeddings_for_image_generation(tokens.flatten()[indices['codes']][None])[0]
+      x = x.index_put((indices['codes'],), codes.to(x.dtype))
+    if len(indices['images']):
+      x = x.index_put((indices['images'],), self._image_features().to(x.dtype))
     x = x.reshape(*tokens.shape, -1)
-    hidden = model.language_model(
-      inputs_embeds=x, position_ids=self._positions(), attention_mask=self._mask(), use_cache=False
-    ).last_hidden_state.flatten(0, 1)
+    hidden = model.language_model(inputs_embeds=x, use_cache=False, **self._packing()).last_hidden_state.flatten(0, 1)
     total = 0.0
     for name, head in (('text_targets', self._model.lm_head), ('code_targets', model.generation_head)):
-      at = places[name]
+      at = indices[name]
       if len(at):
         logits = head(hidden[at]).float()
         found = torch.nn.functional.cross_entropy(logits, targets.flatten()[at], reduction='none')
-        total = total + (found * places['weights'][at]).sum()
-    return total / places['weights'].sum()
+        total = total + (found * indices['weights'][at]).sum()
+    return total / indices['weights'].sum()
 
   def _image_features(self) -> Any:
-    """Of the images that stand in the rows, in reading order."""
-    pixels = self._scaled(self._batch['pixels'].flatten(0, 1)[self._places['filled']])
+    """Embeddings of the images that stand in the rows, in reading order."""
+    pixels = self._scaled(self._batch['pixels'].flatten(0, 1)[self._indices['filled']])
     model = self._model.model
     return model.aligner(model.vision_model(pixels).last_hidden_state).flatten(0, 1)
 
@@ -147,9 +134,10 @@ class PeerTrainer:
       codes = self._codes(pixels).reshape(len(self._batch['generation_pixels']), -1)
     is_code, is_target = self._batch['token_types'] == CODE, self._batch['loss_ids'] == GENERATION_LOSS
 
-    def codes_at(places: Any, where: Any) -> Any:
-      of_streams = torch.where(where, places, 0).reshape(len(codes), -1)
-      return torch.where(where, codes.gather(1, of_streams).reshape(places.shape), places)
+    def codes_at(ids: Any, where: Any) -> Any:
+      """Replaces indices among the codes of a stream by those codes."""
+      by_stream = torch.where(where, ids, 0).reshape(len(codes), -1)
+      return torch.where(where, codes.gather(1, by_stream).reshape(ids.shape), ids)
 
     return codes_at(tokens, is_code), codes_at(targets, is_target)
 
@@ -164,45 +152,42 @@ class PeerTrainer:
     """uint8[N, size, size, 3] to float32[N, 3, size, size], -1 to 1."""
     return (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
 
-  def _positions(self) -> Any:
-    # Left out where they count through the row: given, transformers looks for several examples in it.
-    return None if self._work.one_example else self._batch['positions'].long()
-
-  def _mask(self) -> Any:
-    """bool[B, 1, T, T]; None is causal, for which SDPA needs no mask."""
-    if self._work.one_example:
-      return None
+  def _packing(self) -> dict[str, Any]:
+    """Positions [B, T] and a mask bool[B, 1, T, T] for rows of several examples; SDPA is causal without a mask."""
+    if self._work.one_example:  # Given positions, transformers looks for several examples in a row.
+      return {}
     torch, segments = self._torch, self._batch['segments']
     T = segments.shape[1]
     causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
-    return ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
+    mask = ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
+    return {'position_ids': self._batch['positions'].long(), 'attention_mask': mask}
 
   def _tensor(self, array: np.ndarray) -> Any:
     return self._torch.from_numpy(np.array(array)).to(self._device)
 
 
-def _places(work: PeerWork) -> dict[str, np.ndarray]:
-  """Which positions of the flattened batch are codes and images, and which are supervised by either head (int64); which
-  images are there; the weight of each target, that of its kind included (float32).
+def _indices(work: PeerWork) -> dict[str, np.ndarray]:
+  """Indices (int64) into the flattened batch of codes, images, and targets of either head; of slots with an image; and
+  the weight (float32) of each position's target, its loss's weight included.
   """
-  batch, model = work.batch, work.model
+  batch, config = work.batch, work.config
   losses, is_image = batch['loss_ids'], batch['token_types'] == IMAGE
   streams, slots = batch['pixels'].shape[:2]
-  filled = np.arange(slots) < is_image.reshape(streams, -1).sum(1, keepdims=True) // model.num_image_tokens
-  of_kind = np.array([0.0, *work.stage.loss_weights], np.float32)
+  filled = np.arange(slots) < is_image.reshape(streams, -1).sum(1, keepdims=True) // config.num_image_tokens
+  loss_weights = np.array([0.0, *work.stage.loss_weights], np.float32)
   return {
     'codes': np.flatnonzero(batch['token_types'] == CODE),
     'images': np.flatnonzero(is_image),
     'text_targets': np.flatnonzero((losses != NO_LOSS) & (losses != GENERATION_LOSS)),
     'code_targets': np.flatnonzero(losses == GENERATION_LOSS),
     'filled': np.flatnonzero(filled),
-    'weights': (batch['weights'] * of_kind[losses]).ravel(),
+    'weights': (batch['weights'] * loss_weights[losses]).ravel(),
   }
 
 
 def _torch_names(work: PeerWork) -> set[str]:
-  """What trains, by transformers' names."""
-  shapes = parameter_shapes(work.model)
+  """Transformers' names of the parameters that train."""
+  shapes = parameter_shapes(work.config)
   flat = {path: np.full(shape, path in work.trained, np.float32) for path, shape in shapes.items()}
   tensors = tensors_from_params({path: from_numpy(leaf, path) for path, leaf in flat.items()}, 'huggingface')
   return {name for name, tensor in tensors.items() if np.any(tensor[...])}

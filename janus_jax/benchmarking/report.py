@@ -1,9 +1,9 @@
-"""What a benchmark found, for people and for scripts."""
+"""Figures of a benchmark, for people and for scripts."""
 
 import datetime
 import importlib.metadata
 import json
-import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,12 +16,11 @@ from janus_jax.runs.revision import revision
 
 
 def environment() -> dict[str, str | int]:
-  """On what, when, by which versions."""
-  device = jax.devices()[0]
+  """Date, device and versions."""
   return {
     'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
     'revision': revision(),
-    'device': device.device_kind,
+    'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
     'jax': jax.__version__,
     'jaxlib': importlib.metadata.version('jaxlib'),
@@ -38,7 +37,7 @@ def rounded(value: Any) -> Any:
 
 
 def to_text(found: Mapping[str, Any]) -> str:
-  """Aligned lines, one a figure; what is inside of a dict or list has a dotted name."""
+  """Aligned lines, one a figure; figures inside of a dict or list have dotted names."""
   lines = _usable_lines(found)
   width = max(len(name) for name, _ in lines)
   return '\n'.join(f'{name:{width}}  {value}' for name, value in lines)
@@ -46,40 +45,33 @@ def to_text(found: Mapping[str, Any]) -> str:
 
 def to_markdown(found: Mapping[str, Any]) -> str:
   """The same as a table."""
-  return '\n'.join(
-    ['| figure | value |', '|---|---|', *(f'| {name} | {value} |' for name, value in _usable_lines(found))]
-  )
+  rows = [f'| {name} | {value} |' for name, value in _usable_lines(found)]
+  return '\n'.join(['| figure | value |', '|---|---|', *rows])
 
 
 def write(directory: str, found: Mapping[str, Any], costs: Sequence[Cost]) -> None:
-  """results.json, table.md, and a PNG for each of the costs.
-
-  Args:
-    directory: made if missing; files of those names are replaced.
-    found: as it is printed.
-    costs: to draw.
-  """
-  os.makedirs(directory, exist_ok=True)
+  """Writes results.json, table.md, and a chart of each cost; makes the directory, replaces files of those names."""
+  out = pathlib.Path(directory)
+  out.mkdir(parents=True, exist_ok=True)
   for name, text in (('results.json', json.dumps(found, indent=2)), ('table.md', to_markdown(found))):
-    with open(os.path.join(directory, name), 'w') as file:
-      file.write(f'{text}\n')
+    (out / name).write_text(f'{text}\n')
   for cost in costs:
-    save_chart(cost_chart(cost), os.path.join(directory, f'{cost.axis}.png'))
+    save_chart(cost_chart(cost), str(out / f'{cost.axis}.png'))
 
 
 def cost_chart(cost: Cost) -> Figure:
   """Medians against size in a band of their spread, and the fitted power law; both axes are logarithmic."""
-  medians = [(point.size, point.seconds.median) for point in cost.points]
-  band = [(point.size, point.seconds.low, point.seconds.high) for point in cost.points]
-  fit = [(size, cost.fit.at(size)) for size, _ in medians]
-  series = [Series('median', medians, band), Series('fit', fit)]
+  spreads = {size: timing.spread() for size, timing in cost.seconds.items()}
+  medians = [(size, spread['median']) for size, spread in spreads.items()]
+  band = [(size, spread['low'], spread['high']) for size, spread in spreads.items()]
+  series = [Series('median', medians, band), Series('fit', [(size, cost.fit.at(size)) for size in spreads])]
   title = f'{cost.title}: exponent {cost.fit.exponent:.2f}'
   return line_chart(title, series, Axis(cost.axis, log=True), Axis('seconds', log=True))
 
 
 def _usable_lines(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-  """Without comparisons with a peer on a busy machine: torch's threads wait for each other all the time, and answers
-  took it eight times as long.
+  """Lines without comparisons with a peer on a busy machine: torch's threads wait for each other all the time, and
+  answers took it eight times as long.
   """
   load = found.get('load_average_before', 0.0)
   refused = f'not usable: load average {load:.1f} before, above {BUSY}'

@@ -33,7 +33,7 @@ def normalized(path: str) -> str:
 
 
 def absolute(path: str) -> str:
-  """As `os.path.abspath`; a URL is one."""
+  """The absolute path of a local one, normalized; a URL is one already."""
   return normalized(path) if is_url(path) else os.path.abspath(normalized(path))
 
 
@@ -54,10 +54,7 @@ def reaching(url: str, expected: str) -> Iterator[None]:
 
 
 def own_files(url: str) -> dict[str, str]:
-  """The files that a directory itself holds: name -> what changes when the file does.
-
-  Returns:
-    Nothing where there is no such directory: buckets know none that is empty.
+  """Files that a directory itself holds: name -> what changes when the file does; none where it does not exist.
 
   Raises:
     InputError: no such bucket, no permission, or no driver.
@@ -93,55 +90,41 @@ def fetch(url: str, name: str, directory: str) -> None:
     system.get_file(path, partial)
 
 
-def local_files(path: str) -> str:
-  """Where the files of a directory, not those of its subdirectories, can be opened: itself, if it is local.
+@functools.cache
+def _local_copy(url: str) -> tuple[tempfile.TemporaryDirectory, dict[str, str]]:
+  """A directory for copies that lasts as long as the process, and each copied file's state when it was copied."""
+  return tempfile.TemporaryDirectory(prefix='janus_jax-'), {}
 
-  Those of a bucket are copied to a directory that lasts as long as the process; a later call copies what has changed.
+
+def local_files(path: str) -> str:
+  """A local directory with the files of a directory, but not those of its subdirectories: itself, if it is local.
+
+  Files of a bucket are copied to a directory that lasts as long as the process; a later call copies what has changed.
 
   Raises:
     InputError: no such bucket or directory, no permission, no driver.
   """
   if not is_url(path):
     return os.path.expanduser(path)
-  copy = _Copy.of(normalized(path))
-  copy.refresh()
-  return copy.directory
+  url = normalized(path)
+  directory, copied = _local_copy(url)
+  found = own_files(url)
+  if not found:
+    raise InputError(f'{url}: no such directory: expected one with files')
+  changed = [name for name, state in found.items() if copied.get(name) != state]
+  if changed:
+    logging.info('copying %d files of %s to %s', len(changed), url, directory.name)
+  for name in changed:
+    fetch(url, name, directory.name)
+    copied[name] = found[name]
+  return directory.name
 
 
 def local_file(path: str) -> str:
-  """As `local_files`, of one file."""
+  """A local path of one file, which is copied if it lies in a bucket; errors as of `local_files`."""
   if not is_url(path):
     return os.path.expanduser(path)
   url, name = path.rsplit('/', 1)
-  directory = _Copy.of(path).directory
-  fetch(url, name, directory)
-  return os.path.join(directory, name)
-
-
-class _Copy:
-  """The local copy of one directory."""
-
-  def __init__(self, url: str):
-    self._url = url
-    self._temporary = tempfile.TemporaryDirectory(prefix='janus_jax-')
-    self._known: dict[str, str] = {}
-
-  @classmethod
-  @functools.cache
-  def of(cls, url: str) -> '_Copy':
-    return cls(url)
-
-  @property
-  def directory(self) -> str:
-    return self._temporary.name
-
-  def refresh(self) -> None:
-    found = own_files(self._url)
-    if not found:
-      raise InputError(f'{self._url}: no such directory: expected one with files')
-    changed = [name for name, state in found.items() if self._known.get(name) != state]
-    if changed:
-      logging.info('copying %d files of %s to %s', len(changed), self._url, self.directory)
-    for name in changed:
-      fetch(self._url, name, self.directory)
-      self._known[name] = found[name]
+  directory, _ = _local_copy(path)
+  fetch(url, name, directory.name)
+  return os.path.join(directory.name, name)

@@ -42,12 +42,7 @@ _TEMPLATE = r"""
 
 
 def chat_template(role_tokens: bool) -> str:
-  """The template.
-
-  Args:
-    role_tokens: whether roles are the tokens `<|User|>` and `<|Assistant|>` (Janus-Pro, DeepSeek's format
-      "deepseek") or the words "User" and "Assistant" (Janus-1.3B, "deepseek_old").
-  """
+  """The template, with roles as tokens ("deepseek", Janus-Pro) or as plain words ("deepseek_old", Janus-1.3B)."""
   user, assistant = (USER, ASSISTANT) if role_tokens else ('User', 'Assistant')
   names = {'USER': user, 'ASSISTANT': assistant, 'IMAGE': IMAGE_PLACEHOLDER, 'EOS': EOS}
   settings = ''.join(f"{{%- set {name} = '{value}' -%}}\n" for name, value in names.items())

@@ -1,8 +1,8 @@
 """Opens a checkpoint of any layout, and writes one of any layout. Tensors stay on disk until they are read.
 
 A directory is one of
-  orbax        janus_config.json, params/ (Orbax), and the companion files
-  workdir      of a training run: as orbax, but the parameters are those of the newest whole one of checkpoints/, or
+  orbax        janus_config.json, params/ (Orbax), and the tokenizer files
+  workdir      a training run's: as orbax, but the parameters are those of the newest whole one of checkpoints/, or
                with '@ema' after its path their averages (`optimizer.ema_decay`)
   huggingface  config.json with model_type "janus" (`JanusForConditionalGeneration`), safetensors
   deepseek     config.json with model_type "multi_modality" (`MultiModalityCausalLM`), .bin or safetensors
@@ -12,30 +12,30 @@ import dataclasses
 import json
 import os
 import sys
+import typing
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 
-from janus_jax.conversion import configs
 from janus_jax.conversion.buckets import is_url, local_files, normalized
+from janus_jax.conversion.config_section import read_json
+from janus_jax.conversion.configs import huggingface_to_janus, janus_to_huggingface
+from janus_jax.conversion.deepseek_config import deepseek_to_janus, janus_to_deepseek
 from janus_jax.conversion.lazy import LazyArray, from_numpy
+from janus_jax.conversion.mapping import Format
 from janus_jax.conversion.orbax_files import read_orbax, write_orbax
 from janus_jax.conversion.recognition import check_is_checkpoint, found_weights
 from janus_jax.conversion.safetensors_files import read_safetensors, read_sharded, write_safetensors
-from janus_jax.conversion.special_tokens import SpecialTokens, special_token_ids
-from janus_jax.conversion.tokenizer_files import companions_for, find_companions
+from janus_jax.conversion.special_tokens import special_token_ids
+from janus_jax.conversion.tokenizer_files import read_tokenizer_files, tokenizer_files_for
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
 from janus_jax.conversion.workdir import is_workdir, read_newest, split_ema
-from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
-from janus_jax.models import config as model_config
-from janus_jax.models.config import JanusConfig
+from janus_jax.models.config import JanusConfig, config_to_dict, from_dict
 from janus_jax.models.files import CONFIG_FILE, PARAMS_DIRECTORY
 
-Format = Literal['orbax', 'huggingface', 'deepseek']
-FORMATS: tuple[Format, ...] = ('orbax', 'huggingface', 'deepseek')
+FORMATS: tuple[Format, ...] = typing.get_args(Format)
 
 # Tensors that a DeepSeek checkpoint holds and no model uses; they travel in a file of their own.
 UNUSED_STEM = 'deepseek_unused'
@@ -51,52 +51,36 @@ class Checkpoint:
   Attributes:
     config: architecture.
     params: parameter path -> array.
-    companions: tokenizer, processor and generation files: name -> content.
+    tokenizer_files: tokenizer, processor and generation files: name -> content.
     unused: DeepSeek's tensors without a use, by DeepSeek's names; empty where the source had none.
     sources: directories and files it reads from.
   """
 
   config: JanusConfig
   params: Mapping[str, LazyArray]
-  companions: Mapping[str, bytes]
+  tokenizer_files: Mapping[str, bytes]
   unused: Mapping[str, LazyArray]
   sources: tuple[str, ...]
 
 
-def read_json(path: str) -> dict:
-  """A JSON object from a file; InputError names the file where it is not one."""
-  try:
-    with open(path, 'rb') as file:
-      content = file.read()
-    check_content(content, path)
-    value = json.loads(content.decode('utf-8-sig'))
-  except FileNotFoundError:
-    raise InputError(f'{path}: no such file') from None
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise InputError(f'{path}: not JSON ({error})') from None
-  if not isinstance(value, dict):
-    raise InputError(f'{path}: expected a JSON object, found {type(value).__name__}')
-  return value
-
-
 def read_tensors(directory: str) -> dict[str, LazyArray]:
   """The tensors of a PyTorch directory, whichever of the usual files they are in."""
-  readers: list[tuple[str, Callable[[str], dict[str, LazyArray]]]] = [
-    ('model.safetensors', read_safetensors),
-    ('model.safetensors.index.json', lambda path: read_sharded(path, read_safetensors)),
-    ('pytorch_model.bin', read_torch),
-    ('pytorch_model.bin.index.json', lambda path: read_sharded(path, read_torch)),
-  ]
-  for name, reader in readers:
-    path = os.path.join(directory, name)
+  expected = []
+  for name, reader in (('model.safetensors', read_safetensors), ('pytorch_model.bin', read_torch)):
+    path, index = os.path.join(directory, name), os.path.join(directory, f'{name}.index.json')
     if os.path.exists(path):
       return reader(path)
-  expected = ', '.join(name for name, _ in readers)
-  raise InputError(f'{directory}: no weights found: expected one of {expected}; {found_weights(directory)}')
+    if os.path.exists(index):
+      return read_sharded(index, reader)
+    expected += [name, f'{name}.index.json']
+  raise InputError(f'{directory}: no weights found: expected one of {", ".join(expected)}; {found_weights(directory)}')
 
 
-def _is_unused(name: str) -> bool:
-  return name.startswith(UNUSED_PREFIXES)
+def tie_head(tensors: dict[str, LazyArray], tied: bool) -> None:
+  """Adds the `lm_head` that transformers leaves out of the file where the config says it is tied: the token table."""
+  table = 'model.language_model.embed_tokens.weight'
+  if tied and table in tensors:
+    tensors.setdefault('lm_head.weight', tensors[table])
 
 
 def open_checkpoint(path: str) -> Checkpoint:
@@ -134,11 +118,11 @@ def _open_unused(path: str) -> dict[str, LazyArray]:
 
 
 def _open_orbax(path: str, source: str, averaged: bool) -> Checkpoint:
-  """The files are those of `path`; the parameters lie under `source`, whose copy it may be."""
+  """Opens the files of `path` and the parameters under `source`, whose copy `path` may be."""
   config_path = os.path.join(path, CONFIG_FILE)
   values = read_json(config_path)
   try:
-    config = model_config.from_dict(values)
+    config = from_dict(values)
   except InputError as error:
     raise InputError(f'{config_path}: {error}') from None
   if is_workdir(source):
@@ -147,46 +131,33 @@ def _open_orbax(path: str, source: str, averaged: bool) -> Checkpoint:
     params_path = os.path.join(source, PARAMS_DIRECTORY)
     params = read_orbax(params_path)
   check_names(parameter_shapes(config), params, params_path)
-  return Checkpoint(config, params, find_companions(path), _open_unused(path), (source,))
+  return Checkpoint(config, params, read_tokenizer_files(path), _open_unused(path), (source,))
 
 
 def _open_huggingface(path: str, values: dict, config_path: str) -> Checkpoint:
-  config = configs.huggingface_to_janus(values, config_path)
+  config = huggingface_to_janus(values, config_path)
   tensors = read_tensors(path)
-  table = 'model.language_model.embed_tokens.weight'
-  if 'lm_head.weight' not in tensors and table in tensors and values.get('tie_word_embeddings', True):
-    # transformers leaves a tied head out of the file; the head is the token table then.
-    tensors['lm_head.weight'] = tensors[table]
+  tie_head(tensors, values.get('tie_word_embeddings', True))
   params = params_from_tensors(parameter_shapes(config), tensors, 'huggingface', path)
-  return Checkpoint(config, params, find_companions(path), _open_unused(path), (path,))
+  return Checkpoint(config, params, read_tokenizer_files(path), _open_unused(path), (path,))
 
 
 def _open_deepseek(path: str, values: dict, config_path: str) -> Checkpoint:
   tensors = read_tensors(path)
-  companions = find_companions(path)
+  files = read_tokenizer_files(path)
+  if 'tokenizer.json' in files:
+    image_token_id = special_token_ids(files['tokenizer.json']).image_placeholder
+  else:  # DeepSeek's config does not hold it, but an export of ours without a tokenizer does.
+    image_token_id = int(values.get('image_token_id', JanusConfig().image_token_id))
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
-  image_token_id = _image_token_id(companions, values)
-  config = configs.deepseek_to_janus(values, shapes, image_token_id, config_path)
-  unused = {name: tensor for name, tensor in tensors.items() if _is_unused(name)}
-  used = {name: tensor for name, tensor in tensors.items() if name not in unused}
-  params = params_from_tensors(parameter_shapes(config), used, 'deepseek', path)
-  return Checkpoint(config, params, companions, unused, (path,))
-
-
-def _image_token_id(companions: Mapping[str, bytes], values: dict) -> int:
-  """From the tokenizer; DeepSeek's config does not hold it, but an export of ours without a tokenizer does."""
-  tokens = _special_tokens(companions)
-  if tokens:
-    return tokens.image_placeholder
-  return int(values.get('image_token_id', JanusConfig().image_token_id))
-
-
-def _special_tokens(companions: Mapping[str, bytes]) -> SpecialTokens | None:
-  return special_token_ids(companions['tokenizer.json']) if 'tokenizer.json' in companions else None
+  config = deepseek_to_janus(values, shapes, image_token_id, config_path)
+  unused = {name: tensors.pop(name) for name in list(tensors) if name.startswith(UNUSED_PREFIXES)}
+  params = params_from_tensors(parameter_shapes(config), tensors, 'deepseek', path)
+  return Checkpoint(config, params, files, unused, (path,))
 
 
 def _valid_unused(config: JanusConfig, dtype: np.dtype) -> dict[str, LazyArray]:
-  """What a strict load by DeepSeek's class wants to find: a pooling head that is never run, and a usage buffer."""
+  """The tensors that only a strict load by DeepSeek's class wants: a pooling head that never runs, a usage buffer."""
   D, F = config.vision_encoder.width, config.vision_encoder.mlp_dim
   shapes = {
     'latent': (1, 1, D),
@@ -206,21 +177,19 @@ def _valid_unused(config: JanusConfig, dtype: np.dtype) -> dict[str, LazyArray]:
 
 
 def _dtype(checkpoint: Checkpoint) -> np.dtype:
-  """What the decoder is stored in, which stands for the whole in config files."""
+  """Dtype of the decoder, which stands for the whole in config files."""
   return checkpoint.params['language_model/final_norm/scale'].dtype
 
 
 def files_to_write(checkpoint: Checkpoint, format: Format) -> dict[str, dict[str, LazyArray]]:
   """Tensor files of an export: stem ('model', 'params', ...) -> its tensors, in order."""
-  if format == 'deepseek':
-    unused = checkpoint.unused or _valid_unused(checkpoint.config, _dtype(checkpoint))
-    return {'model': {**tensors_from_params(checkpoint.params, 'deepseek'), **unused}}
-  files = {}
-  if format == 'huggingface':
-    files['model'] = tensors_from_params(checkpoint.params, 'huggingface')
+  if format == 'orbax':
+    files = {PARAMS_DIRECTORY: dict(checkpoint.params)}
   else:
-    files[PARAMS_DIRECTORY] = dict(checkpoint.params)
-  if checkpoint.unused:
+    files = {'model': tensors_from_params(checkpoint.params, format)}
+  if format == 'deepseek':
+    files['model'] |= checkpoint.unused or _valid_unused(checkpoint.config, _dtype(checkpoint))
+  elif checkpoint.unused:
     files[UNUSED_STEM] = dict(checkpoint.unused)
   return files
 
@@ -230,21 +199,21 @@ def write_checkpoint(checkpoint: Checkpoint, directory: str, format: Format, pro
 
   Args:
     checkpoint: what to write; see `cast_params` for another dtype.
-    directory: where to; making it appear whole under its final name is the caller's (`publish`).
+    directory: where to; `published` makes it appear whole under its final name.
     format: layout to write.
     progress: called with the number of bytes written since the last call.
   """
-  config = checkpoint.config
-  dtype = _dtype(checkpoint).name
+  config, files, dtype = checkpoint.config, checkpoint.tokenizer_files, _dtype(checkpoint).name
   if format == 'huggingface':
-    described = configs.janus_to_huggingface(config, dtype, _special_tokens(checkpoint.companions))
+    tokens = special_token_ids(files['tokenizer.json']) if 'tokenizer.json' in files else None
+    described = janus_to_huggingface(config, dtype, tokens)
   elif format == 'deepseek':
-    described = configs.janus_to_deepseek(config, dtype)
+    described = janus_to_deepseek(config, dtype)
   else:
-    described = model_config.config_to_dict(config)
+    described = config_to_dict(config)
   with open(os.path.join(directory, CONFIG_FILE if format == 'orbax' else 'config.json'), 'w') as file:
     json.dump(described, file, indent=2)
-  for name, content in companions_for(format, checkpoint.companions, config).items():
+  for name, content in tokenizer_files_for(format, files, config).items():
     with open(os.path.join(directory, name), 'wb') as file:
       file.write(content)
   for stem, tensors in files_to_write(checkpoint, format).items():

@@ -7,15 +7,24 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
 from janus_jax.conversion.buckets import is_url
-from janus_jax.conversion.checkpoint import Checkpoint, Format, files_to_write
-from janus_jax.conversion.translate import cast
+from janus_jax.conversion.checkpoint import Checkpoint, files_to_write
+from janus_jax.conversion.lazy import LazyArray
+from janus_jax.conversion.mapping import Format
+from janus_jax.conversion.recognition import has_config
 from janus_jax.errors import InputError
 
 DTYPES = {'float32': np.dtype(np.float32), 'float16': np.dtype(np.float16), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
+
+
+def _cast(array: LazyArray, dtype: np.dtype) -> LazyArray:
+  if array.dtype == dtype or not jnp.issubdtype(array.dtype, jnp.floating):
+    return array
+  return LazyArray(array.shape, dtype, lambda index: array[index].astype(dtype), array.origin)
 
 
 def cast_params(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
@@ -24,8 +33,8 @@ def cast_params(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
     return checkpoint
   if dtype not in DTYPES:
     raise InputError(f'dtype is {dtype!r}: expected one of {", ".join(DTYPES)}')
-  params = {path: cast(array, DTYPES[dtype]) for path, array in checkpoint.params.items()}
-  unused = {name: cast(array, DTYPES[dtype]) for name, array in checkpoint.unused.items()}
+  params = {path: _cast(array, DTYPES[dtype]) for path, array in checkpoint.params.items()}
+  unused = {name: _cast(array, DTYPES[dtype]) for name, array in checkpoint.unused.items()}
   return dataclasses.replace(checkpoint, params=params, unused=unused)
 
 
@@ -43,20 +52,10 @@ def _check_output(output: str, overwrite: bool) -> None:
       raise InputError(f'{output}: exists already; --overwrite replaces it')
     if not os.path.isdir(output) or os.path.islink(output):
       raise InputError(f'{output}: not a directory, so --overwrite will not replace it')
-    if os.listdir(output) and not _is_export(output):
+    if os.listdir(output) and not has_config(output):
       raise InputError(f'{output}: not a checkpoint, so --overwrite will not replace it')
   if os.path.lexists(parent) and not os.path.isdir(parent):
     raise InputError(f'{parent}: not a directory')
-
-
-def _is_export(directory: str) -> bool:
-  return any(os.path.isfile(os.path.join(directory, name)) for name in ('janus_config.json', 'config.json'))
-
-
-def _check_space(parent: str, needed: int) -> None:
-  free = shutil.disk_usage(parent).free
-  if free < needed:
-    raise InputError(f'{parent}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free')
 
 
 @contextlib.contextmanager
@@ -80,7 +79,9 @@ def published(output: str, overwrite: bool, needed: int) -> Iterator[str]:
   except OSError as error:
     raise InputError(f'{parent}: cannot be written to ({error.strerror})') from None
   try:
-    _check_space(parent, needed)
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+      raise InputError(f'{parent}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free')
     os.chmod(temporary, 0o755)  # mkdtemp's 0700 is for secrets.
     yield temporary
     if os.path.lexists(output):
@@ -97,14 +98,7 @@ def published(output: str, overwrite: bool, needed: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def exporting(checkpoint: Checkpoint, output: str, format: Format, overwrite: bool) -> Iterator[str]:
-  """`published` for a checkpoint: a directory to give to `write_checkpoint`.
-
-  Args:
-    checkpoint: what will be written.
-    output: directory that must not exist, unless `overwrite`; never one that the checkpoint reads from.
-    format: 'orbax', 'huggingface' or 'deepseek'.
-    overwrite: replace an existing checkpoint directory.
-  """
+  """`published` for a checkpoint: a directory for `write_checkpoint`; never one that the checkpoint reads from."""
   if os.path.realpath(output) in map(os.path.realpath, checkpoint.sources):
     raise InputError(f'{output}: is the input itself; choose another --output')
   with published(output, overwrite, export_bytes(checkpoint, format)) as directory:

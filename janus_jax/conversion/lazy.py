@@ -1,6 +1,7 @@
 """Arrays that are read when asked: what lets a checkpoint be converted one tensor at a time."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ class LazyArray:
   """Shape and dtype now, values later. `array[index]` reads (only) what the index asks for.
 
   Attributes:
-    shape: of the whole array.
+    shape: shape of the whole array.
     dtype: numpy dtype; bfloat16 is `ml_dtypes.bfloat16`.
     read: index -> numpy array of that part. Every call reads anew; nothing is cached.
     origin: where it comes from, for error messages ("model.safetensors: lm_head.weight").
@@ -30,9 +31,20 @@ class LazyArray:
 
   @property
   def nbytes(self) -> int:
-    return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+    return math.prod(self.shape) * self.dtype.itemsize
 
 
 def from_numpy(array: np.ndarray, origin: str) -> LazyArray:
   """An array that is already there."""
   return LazyArray(array.shape, array.dtype, lambda index: array[index], origin)
+
+
+def index_tuple(index: Index) -> tuple[Any, ...]:
+  return index if isinstance(index, tuple) else (index,)
+
+
+def row_slices(shape: tuple[int, ...], rows: int) -> list[Index]:
+  """Indices that read an array in order, `rows` of its first axis at a time. A scalar is one slice."""
+  if not shape:
+    return [...]
+  return [slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]

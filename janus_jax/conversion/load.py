@@ -35,7 +35,7 @@ def load_params(
   At no time is there more on the host than one leaf beside what is already in place.
 
   Args:
-    checkpoint: where from (`cast_params` for another dtype, which is applied leaf by leaf).
+    checkpoint: source; `cast_params` gives it another dtype, which is applied leaf by leaf.
     shardings: path -> sharding, or None for the default device.
     progress: called with the number of bytes read since the last call.
 

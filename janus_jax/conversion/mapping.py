@@ -6,6 +6,7 @@ every layer of a stack: our one array [L, ...] is L torch tensors. Names and sha
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -13,47 +14,38 @@ from typing import Literal
 import numpy as np
 
 Layout = Literal['huggingface', 'deepseek']
+Format = Literal['orbax', Layout]
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-  """How one array (one layer of a stack) is laid out on either side.
+  """Difference of one array (one layer of a stack) between our side and torch's: another shape, or permuted axes.
 
   Attributes:
     torch_shape: our shape -> torch's.
-    to_torch: our array -> torch's (a view where possible).
-    from_torch: (torch's array, our shape) -> ours (a view where possible).
+    axes: our axes in torch's order; None where it is the same.
   """
 
   torch_shape: Callable[[tuple[int, ...]], tuple[int, ...]]
-  to_torch: Callable[[np.ndarray], np.ndarray]
-  from_torch: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+  axes: tuple[int, ...] | None = None
+
+  def to_torch(self, array: np.ndarray) -> np.ndarray:
+    """Our array as torch's: a view where possible."""
+    return array.transpose(self.axes) if self.axes else array.reshape(self.torch_shape(array.shape))
+
+  def from_torch(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Torch's array as ours, which has `shape`: a view where possible."""
+    return tensor.transpose(np.argsort(self.axes)) if self.axes else tensor.reshape(shape)
 
 
-SAME = Transform(lambda s: s, lambda a: a, lambda t, s: t)
+SAME = Transform(lambda shape: shape)
 # Linear maps are stored [out, in] on both sides; ours keeps heads apart ([N, H, D] <-> [N * H, D]) ...
-SPLIT_OUT = Transform(
-  lambda s: (s[0] * s[1], *s[2:]),
-  lambda a: a.reshape(-1, *a.shape[2:]),
-  lambda t, s: t.reshape(s),
-)
+SPLIT_OUT = Transform(lambda shape: (shape[0] * shape[1], *shape[2:]))
 # ... or, where they are merged, [D, N, H] <-> [D, N * H].
-SPLIT_IN = Transform(
-  lambda s: (s[0], s[1] * s[2]),
-  lambda a: a.reshape(a.shape[0], -1),
-  lambda t, s: t.reshape(s),
-)
-CONV = Transform(
-  lambda s: (s[3], s[2], s[0], s[1]),
-  lambda a: a.transpose(3, 2, 0, 1),
-  lambda t, s: t.transpose(2, 3, 1, 0),
-)
-CONV_1X1 = Transform(
-  lambda s: (*s, 1, 1),
-  lambda a: a[:, :, None, None],
-  lambda t, s: t[:, :, 0, 0],
-)
-LEADING_ONE = Transform(lambda s: (1, *s), lambda a: a[None], lambda t, s: t[0])
+SPLIT_IN = Transform(lambda shape: (shape[0], shape[1] * shape[2]))
+CONV = Transform(lambda shape: (shape[3], shape[2], shape[0], shape[1]), axes=(3, 2, 0, 1))
+CONV_1X1 = Transform(lambda shape: (*shape, 1, 1))
+LEADING_ONE = Transform(lambda shape: (1, *shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,145 +53,97 @@ class MappingRow:
   """One line of the table. `third` marks the q, k or v part of DeepSeek's fused projection (stacked along axis 0)."""
 
   path: str
-  transform: Transform
   huggingface: str
   deepseek: str
+  transform: Transform = SAME
   deepseek_transform: Transform | None = None
   third: int | None = None
+
+
+def _module_rows(
+  path: str, huggingface: str, deepseek: str, transform: Transform = SAME, third: int | None = None
+) -> list[MappingRow]:
+  """Rows of a module's weight (with us `kernel`, or `scale` of a norm), which has the transform, and of its bias."""
+  bias_transform = SPLIT_OUT if transform is SPLIT_OUT else SAME  # [N, H] <-> [N * H]
+  return [
+    MappingRow(f'{path}/(?:kernel|scale)', f'{huggingface}.weight', f'{deepseek}.weight', transform, third=third),
+    MappingRow(f'{path}/bias', f'{huggingface}.bias', f'{deepseek}.bias', bias_transform, third=third),
+  ]
 
 
 def _siglip_rows() -> list[MappingRow]:
   hf, ds = 'model.vision_model.', 'vision_model.vision_tower.'
   hf_layer, ds_layer = hf + 'encoder.layers.{layer}.', ds + 'blocks.{layer}.'
+  layers = 'vision_encoder/layers'
   rows = [
     MappingRow(
-      'vision_encoder/patch_embed/kernel',
-      SAME,
-      hf + 'embeddings.patch_embedding.weight',
-      ds + 'patch_embed.proj.weight',
+      'vision_encoder/pos_embed', f'{hf}embeddings.position_embedding.weight', f'{ds}pos_embed', SAME, LEADING_ONE
     ),
-    MappingRow(
-      'vision_encoder/patch_embed/bias', SAME, hf + 'embeddings.patch_embedding.bias', ds + 'patch_embed.proj.bias'
-    ),
-    MappingRow(
-      'vision_encoder/pos_embed', SAME, hf + 'embeddings.position_embedding.weight', ds + 'pos_embed', LEADING_ONE
-    ),
-    MappingRow('vision_encoder/final_norm/scale', SAME, hf + 'post_layernorm.weight', ds + 'norm.weight'),
-    MappingRow('vision_encoder/final_norm/bias', SAME, hf + 'post_layernorm.bias', ds + 'norm.bias'),
-    MappingRow(
-      'vision_encoder/layers/norm([12])/scale', SAME, hf_layer + r'layer_norm\1.weight', ds_layer + r'norm\1.weight'
-    ),
-    MappingRow(
-      'vision_encoder/layers/norm([12])/bias', SAME, hf_layer + r'layer_norm\1.bias', ds_layer + r'norm\1.bias'
-    ),
-    MappingRow(
-      'vision_encoder/layers/attn/o/kernel',
-      SPLIT_IN,
-      hf_layer + 'self_attn.projection_layer.weight',
-      ds_layer + 'attn.proj.weight',
-    ),
-    MappingRow(
-      'vision_encoder/layers/attn/o/bias',
-      SAME,
-      hf_layer + 'self_attn.projection_layer.bias',
-      ds_layer + 'attn.proj.bias',
-    ),
-    MappingRow(
-      'vision_encoder/layers/mlp/fc([12])/kernel', SAME, hf_layer + r'mlp.fc\1.weight', ds_layer + r'mlp.fc\1.weight'
-    ),
-    MappingRow(
-      'vision_encoder/layers/mlp/fc([12])/bias', SAME, hf_layer + r'mlp.fc\1.bias', ds_layer + r'mlp.fc\1.bias'
-    ),
+    *_module_rows('vision_encoder/patch_embed', f'{hf}embeddings.patch_embedding', f'{ds}patch_embed.proj'),
+    *_module_rows('vision_encoder/final_norm', f'{hf}post_layernorm', f'{ds}norm'),
+    *_module_rows(f'{layers}/norm([12])', rf'{hf_layer}layer_norm\1', rf'{ds_layer}norm\1'),
+    *_module_rows(f'{layers}/attn/o', f'{hf_layer}self_attn.projection_layer', f'{ds_layer}attn.proj', SPLIT_IN),
+    *_module_rows(f'{layers}/mlp/fc([12])', rf'{hf_layer}mlp.fc\1', rf'{ds_layer}mlp.fc\1'),
   ]
   for third, name in enumerate('qkv'):
-    path, hf_name = f'vision_encoder/layers/attn/{name}', f'{hf_layer}self_attn.{name}_proj'
-    rows += [
-      MappingRow(f'{path}/kernel', SPLIT_OUT, f'{hf_name}.weight', ds_layer + 'attn.qkv.weight', third=third),
-      MappingRow(f'{path}/bias', SPLIT_OUT, f'{hf_name}.bias', ds_layer + 'attn.qkv.bias', third=third),
-    ]
+    hf_name, ds_name = f'{hf_layer}self_attn.{name}_proj', f'{ds_layer}attn.qkv'
+    rows += _module_rows(f'{layers}/attn/{name}', hf_name, ds_name, SPLIT_OUT, third)
   return rows
 
 
 def _adaptor_rows() -> list[MappingRow]:
-  names = [  # ours, transformers' two layers, DeepSeek's two layers
-    (
-      'vision_aligner',
-      ('model.aligner.fc1', 'model.aligner.hidden_layers.0'),
-      ('aligner.layers.0', 'aligner.layers.2'),
-    ),
-    (
-      'gen_aligner',
-      ('model.generation_aligner.fc1', 'model.generation_aligner.hidden_layers.0'),
-      ('gen_aligner.layers.0', 'gen_aligner.layers.2'),
-    ),
-    (
-      'gen_head',
-      ('model.generation_head.proj_out', 'model.generation_head.vision_head'),
-      ('gen_head.output_mlp_projector', 'gen_head.vision_head'),
-    ),
+  return [
+    MappingRow('gen_embed/table', 'model.generation_embeddings.weight', 'gen_embed.weight'),
+    *_module_rows('vision_aligner/fc1', 'model.aligner.fc1', 'aligner.layers.0'),
+    *_module_rows('vision_aligner/fc2', 'model.aligner.hidden_layers.0', 'aligner.layers.2'),
+    *_module_rows('gen_aligner/fc1', 'model.generation_aligner.fc1', 'gen_aligner.layers.0'),
+    *_module_rows('gen_aligner/fc2', 'model.generation_aligner.hidden_layers.0', 'gen_aligner.layers.2'),
+    *_module_rows('gen_head/fc1', 'model.generation_head.proj_out', 'gen_head.output_mlp_projector'),
+    *_module_rows('gen_head/fc2', 'model.generation_head.vision_head', 'gen_head.vision_head'),
   ]
-  rows = [MappingRow('gen_embed/table', SAME, 'model.generation_embeddings.weight', 'gen_embed.weight')]
-  for ours, hf, ds in names:
-    for i in range(2):
-      rows += [
-        MappingRow(f'{ours}/fc{i + 1}/kernel', SAME, f'{hf[i]}.weight', f'{ds[i]}.weight'),
-        MappingRow(f'{ours}/fc{i + 1}/bias', SAME, f'{hf[i]}.bias', f'{ds[i]}.bias'),
-      ]
-  return rows
 
 
 def _decoder_rows() -> list[MappingRow]:
   hf, ds = 'model.language_model.', 'language_model.model.'
-  same_names = [  # ours, transform, the tail that both layouts share
-    ('embed_tokens/table', SAME, 'embed_tokens.weight'),
-    ('final_norm/scale', SAME, 'norm.weight'),
-    ('layers/attn_norm/scale', SAME, 'layers.{layer}.input_layernorm.weight'),
-    ('layers/mlp_norm/scale', SAME, 'layers.{layer}.post_attention_layernorm.weight'),
-    ('layers/attn/([qkv])/kernel', SPLIT_OUT, r'layers.{layer}.self_attn.\1_proj.weight'),
-    ('layers/attn/o/kernel', SPLIT_IN, 'layers.{layer}.self_attn.o_proj.weight'),
-    ('layers/mlp/(gate|up|down)/kernel', SAME, r'layers.{layer}.mlp.\1_proj.weight'),
+  same_names = [  # ours, the tail that both layouts share, transform
+    ('embed_tokens/table', 'embed_tokens.weight', SAME),
+    ('final_norm/scale', 'norm.weight', SAME),
+    ('layers/attn_norm/scale', 'layers.{layer}.input_layernorm.weight', SAME),
+    ('layers/mlp_norm/scale', 'layers.{layer}.post_attention_layernorm.weight', SAME),
+    ('layers/attn/([qkv])/kernel', r'layers.{layer}.self_attn.\1_proj.weight', SPLIT_OUT),
+    ('layers/attn/o/kernel', 'layers.{layer}.self_attn.o_proj.weight', SPLIT_IN),
+    ('layers/mlp/(gate|up|down)/kernel', r'layers.{layer}.mlp.\1_proj.weight', SAME),
   ]
-  rows = [MappingRow(f'language_model/{ours}', transform, hf + tail, ds + tail) for ours, transform, tail in same_names]
-  return [*rows, MappingRow('language_model/lm_head/kernel', SAME, 'lm_head.weight', 'language_model.lm_head.weight')]
+  rows = [MappingRow(f'language_model/{ours}', hf + tail, ds + tail, transform) for ours, tail, transform in same_names]
+  return [*rows, MappingRow('language_model/lm_head/kernel', 'lm_head.weight', 'language_model.lm_head.weight')]
 
 
 def _vq_rows() -> list[MappingRow]:
-  hf, ds = 'model.vqmodel.', 'gen_vision_model.'
-  rows = [MappingRow('vq/codebook', SAME, hf + 'quantize.embedding.weight', ds + 'quantize.embedding.weight')]
-  modules = [  # our module, transform of its kernel or scale, transformers' module, DeepSeek's
-    ('(quant_conv|post_quant_conv)', CONV_1X1, r'\1', r'\1'),
-    ('(encoder|decoder)/(conv_in|conv_out)', CONV, r'\1.\2', r'\1.\2'),
-    ('(encoder|decoder)/norm_out', SAME, r'\1.norm_out', r'\1.norm_out'),
+  modules = [  # our module, transformers', DeepSeek's, transform of the weight
+    ('(quant_conv|post_quant_conv)', r'\1', r'\1', CONV_1X1),
+    ('(encoder|decoder)/(conv_in|conv_out)', r'\1.\2', r'\1.\2', CONV),
+    ('(encoder|decoder)/norm_out', r'\1.norm_out', r'\1.norm_out', SAME),
   ]
+  blocks, attentions = [], []
   # transformers calls the levels of the encoder `down` and those of the decoder `up`; both keep the original's order.
-  blocks = [
-    (rf'{half}/level_(\d+)/res_(\d+)', rf'{half}.{level}.\1.block.\2', rf'{half}.conv_blocks.\1.res.\2')
-    for half, level in (('encoder', 'down'), ('decoder', 'up'))
-  ]
-  attentions = [
-    (rf'{half}/level_(\d+)/attn_(\d+)', rf'{half}.{level}.\1.attn.\2', rf'{half}.conv_blocks.\1.attn.\2')
-    for half, level in (('encoder', 'down'), ('decoder', 'up'))
-  ]
   for half, level, resample in (('encoder', 'down', 'downsample'), ('decoder', 'up', 'upsample')):
-    hf_resample, ds_resample = rf'{half}.{level}.\1.{resample}.conv', rf'{half}.conv_blocks.\1.{resample}.conv'
-    modules.append((rf'{half}/level_(\d+)/{resample}', CONV, hf_resample, ds_resample))
+    ours, hf_level, ds_level = rf'{half}/level_(\d+)', rf'{half}.{level}.\1', rf'{half}.conv_blocks.\1'
+    modules.append((f'{ours}/{resample}', f'{hf_level}.{resample}.conv', f'{ds_level}.{resample}.conv', CONV))
+    blocks.append((rf'{ours}/res_(\d+)', rf'{hf_level}.block.\2', rf'{ds_level}.res.\2'))
     blocks += [(f'{half}/mid/res_{i}', f'{half}.mid.block_{i + 1}', f'{half}.mid.{2 * i}') for i in range(2)]
+    attentions.append((rf'{ours}/attn_(\d+)', rf'{hf_level}.attn.\2', rf'{ds_level}.attn.\2'))
     attentions.append((f'{half}/mid/attn', f'{half}.mid.attn_1', f'{half}.mid.1'))
-  for ours, hf_block, ds_block in blocks:
-    for name in ('norm1', 'norm2'):
-      modules.append((f'{ours}/{name}', SAME, f'{hf_block}.{name}', f'{ds_block}.{name}'))
-    for name in ('conv1', 'conv2'):
-      modules.append((f'{ours}/{name}', CONV, f'{hf_block}.{name}', f'{ds_block}.{name}'))
-    modules.append((f'{ours}/shortcut', CONV_1X1, f'{hf_block}.nin_shortcut', f'{ds_block}.nin_shortcut'))
-  for ours, hf_block, ds_block in attentions:
-    modules.append((f'{ours}/norm', SAME, f'{hf_block}.norm', f'{ds_block}.norm'))
-    for name, torch_name in (('q', 'q'), ('k', 'k'), ('v', 'v'), ('proj', 'proj_out')):
-      modules.append((f'{ours}/{name}', CONV_1X1, f'{hf_block}.{torch_name}', f'{ds_block}.{torch_name}'))
-  for ours, transform, hf_module, ds_module in modules:
-    rows += [
-      MappingRow(f'vq/{ours}/(?:kernel|scale)', transform, f'{hf}{hf_module}.weight', f'{ds}{ds_module}.weight'),
-      MappingRow(f'vq/{ours}/bias', SAME, f'{hf}{hf_module}.bias', f'{ds}{ds_module}.bias'),
-    ]
+  of_block = {'norm1': SAME, 'norm2': SAME, 'conv1': CONV, 'conv2': CONV, 'shortcut': CONV_1X1}
+  of_attention = {'norm': SAME, **dict.fromkeys(('q', 'k', 'v', 'proj'), CONV_1X1)}
+  renamed = {'shortcut': 'nin_shortcut', 'proj': 'proj_out'}
+  for parents, members in ((blocks, of_block), (attentions, of_attention)):
+    for (ours, hf, ds), (name, transform) in itertools.product(parents, members.items()):
+      torch_name = renamed.get(name, name)
+      modules.append((f'{ours}/{name}', f'{hf}.{torch_name}', f'{ds}.{torch_name}', transform))
+  hf, ds = 'model.vqmodel.', 'gen_vision_model.'
+  rows = [MappingRow('vq/codebook', f'{hf}quantize.embedding.weight', f'{ds}quantize.embedding.weight')]
+  for ours, hf_module, ds_module, transform in modules:
+    rows += _module_rows(f'vq/{ours}', hf + hf_module, ds + ds_module, transform)
   return rows
 
 
@@ -208,7 +152,7 @@ TABLE: tuple[MappingRow, ...] = (*_siglip_rows(), *_adaptor_rows(), *_decoder_ro
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """Where one torch tensor (or a third of one) lives in our tree.
+  """Part of our tree that is one torch tensor, or a third of one.
 
   Attributes:
     path: "/"-joined parameter path.
@@ -230,13 +174,6 @@ class Piece:
     return self.transform.torch_shape(self.shape)
 
 
-def _row_of(path: str) -> tuple[MappingRow, re.Match]:
-  matches = [(row, match) for row in TABLE if (match := re.fullmatch(row.path, path))]
-  if len(matches) != 1:
-    raise ValueError(f'parameter {path} is covered by {len(matches)} rows of the conversion table: expected 1')
-  return matches[0]
-
-
 def torch_names(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> dict[str, list[Piece]]:
   """The torch side of a parameter tree: tensor name -> the pieces it is made of, in their order along axis 0.
 
@@ -249,18 +186,17 @@ def torch_names(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> dict[s
   """
   names: dict[str, list[Piece]] = {}
   for path, shape in shapes.items():
-    row, match = _row_of(path)
-    template = row.huggingface if layout == 'huggingface' else row.deepseek
-    transform, third = row.transform, None
+    matches = [(row, match) for row in TABLE if (match := re.fullmatch(row.path, path))]
+    if len(matches) != 1:
+      raise ValueError(f'parameter {path} is covered by {len(matches)} rows of the conversion table: expected 1')
+    row, match = matches[0]
+    template, transform, third = row.huggingface, row.transform, None
     if layout == 'deepseek':
-      transform, third = row.deepseek_transform or transform, row.third
+      template, transform, third = row.deepseek, row.deepseek_transform or row.transform, row.third
     name = match.expand(template)
-    if '{layer}' in name:
-      for layer in range(shape[0]):
-        piece = Piece(path, layer, tuple(shape[1:]), transform, third)
-        names.setdefault(name.replace('{layer}', str(layer)), []).append(piece)
-    else:
-      names.setdefault(name, []).append(Piece(path, None, tuple(shape), transform, third))
+    for layer in range(shape[0]) if '{layer}' in name else (None,):
+      piece = Piece(path, layer, tuple(shape if layer is None else shape[1:]), transform, third)
+      names.setdefault(name.replace('{layer}', str(layer)), []).append(piece)
   return {name: sorted(pieces, key=lambda piece: piece.third or 0) for name, pieces in names.items()}
 
 

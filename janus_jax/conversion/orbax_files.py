@@ -1,11 +1,10 @@
 """An Orbax parameter directory, written and read one slice at a time.
 
-`ocp.save` wants every leaf in memory, and the largest leaf of Janus-Pro-7B alone is 2.7 GB. Orbax offers one public
-place to change how a leaf is stored: a `TypeHandler`. The two handlers here teach it the leaf type `LazyArray`: one
-writes a leaf slice by slice, the other returns a leaf that reads slices when asked. Everything else (tree metadata,
-OCDBT merge, commit) stays Orbax's own code, so the result is an ordinary checkpoint that `ocp.load(directory,
-abstract_tree)` restores onto any mesh. The other ways were worse: partial saves still want whole leaves, V1's registry
-of leaf handlers is not public, and laying the files down by hand would copy Orbax's format into this repository.
+`ocp.save` wants every leaf in memory, and the largest leaf of Janus-Pro-7B alone is 2.7 GB. What Orbax lets others
+change is the `TypeHandler`: of the two here, one writes a leaf (a `LazyArray`) slice by slice, the other returns a leaf
+that reads slices when asked. The rest (tree metadata, OCDBT merge, commit) is Orbax's own code, so the result is an
+ordinary checkpoint that `ocp.load(directory, abstract_tree)` restores onto any mesh. (Partial saves still want whole
+leaves, and V1's registry of leaf handlers is not public.)
 
 Chunks are not compressed: on normally distributed bf16 weights zstd (level 3, what Orbax uses) saves 22 % of the bytes
 and costs 7.5 CPU seconds per GB: on two cores more time than writing takes.
@@ -25,11 +24,12 @@ import tensorstore
 from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import type_handlers
+from orbax.checkpoint.type_handlers import ParamInfo
 
 from janus_jax.conversion.buckets import ORBAX_PROTOCOL, absolute, is_url, reaching
-from janus_jax.conversion.lazy import Index, LazyArray
+from janus_jax.conversion.lazy import Index, LazyArray, index_tuple, row_slices
 from janus_jax.data.pointers import check_files
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 
 SLICE_BYTES = 128 * 2**20  # Read from the source, and handed to the writer, at once; one row where a row is larger.
 IN_FLIGHT_BYTES = 256 * 2**20  # Handed over but not yet on disk; the process peaks at about three times this.
@@ -83,13 +83,12 @@ def read_orbax(directory: str) -> dict[str, LazyArray]:
   check_files([os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names])
   with reaching(directory, 'an Orbax checkpoint that can be read'):
     path = _tree_directory(epath.Path(absolute(directory)))
-  checkpointer = _checkpointer(
-    (jax.Array, _LazyReader('jax.Array')), (np.ndarray, _LazyReader('np.ndarray')), (float, _LazyReader('scalar'))
-  )
+  leaf_types = ((jax.Array, 'jax.Array'), (np.ndarray, 'np.ndarray'), (float, 'scalar'))
+  checkpointer = _checkpointer(*((leaf_type, _LazyReader(typestr)) for leaf_type, typestr in leaf_types))
   try:
     tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore())
   except (ValueError, KeyError, TypeError, AttributeError) as error:  # What metadata of the wrong form runs into.
-    raise InputError(f'{path}: unreadable, expected a whole Orbax tree of arrays ({_one_line(error)})') from error
+    raise InputError(f'{path}: unreadable, expected a whole Orbax tree of arrays ({_fault(error)})') from error
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(keys, simple=True, separator='/'): leaf for keys, leaf in leaves}
 
@@ -102,10 +101,7 @@ class _SliceWriter(type_handlers.NumpyHandler):
     self._progress = progress
 
   async def serialize(
-    self,
-    values: Sequence[LazyArray],
-    infos: Sequence[type_handlers.ParamInfo],
-    args: Sequence[type_handlers.SaveArgs] | None = None,
+    self, values: Sequence[LazyArray], infos: Sequence[ParamInfo], args: Sequence[Any] | None = None
   ) -> list[Any]:
     """Blocks until everything is written, so there are no futures to return: the source is read in step with it."""
     for info in infos:
@@ -116,7 +112,7 @@ class _SliceWriter(type_handlers.NumpyHandler):
     in_flight = 0
     try:
       for value, store in zip(values, [future.result() for future in opening]):
-        for index in _slices(value.shape, value.dtype.itemsize):
+        for index in row_slices(value.shape, _slice_rows(value.shape, value.dtype.itemsize)):
           part = value[index]
           in_flight += part.nbytes
           while pending and in_flight > IN_FLIGHT_BYTES:
@@ -146,29 +142,20 @@ class _LazyReader(type_handlers.ArrayHandler):
   def typestr(self) -> str:
     return self._typestr
 
-  async def deserialize(
-    self,
-    infos: Sequence[type_handlers.ParamInfo],
-    args: Sequence[type_handlers.RestoreArgs] | None = None,
-  ) -> list[LazyArray]:
+  async def deserialize(self, infos: Sequence[ParamInfo], args: Sequence[Any] | None = None) -> list[LazyArray]:
     return [_lazy_array(info) for info in infos]
 
 
 def _checkpointer(*handlers: tuple[type, type_handlers.TypeHandler]) -> ocp.Checkpointer:
   registry = type_handlers.create_type_handler_registry(*handlers)
-  return ocp.Checkpointer(
-    ocp.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False, type_handler_registry=registry)
-  )
+  tree_handler = ocp.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False, type_handler_registry=registry)
+  return ocp.Checkpointer(tree_handler)
 
 
-def _create_store(value: LazyArray, info: type_handlers.ParamInfo) -> tensorstore.Future:
+def _create_store(value: LazyArray, info: ParamInfo) -> tensorstore.Future:
+  chunk = _chunk_shape(value.shape, value.dtype.itemsize)
   spec = type_handlers.get_json_tspec_write(
-    info,
-    use_ocdbt=True,
-    global_shape=value.shape,
-    local_shape=_chunk_shape(value.shape, value.dtype.itemsize),
-    dtype=value.dtype,
-    process_index=0,
+    info, use_ocdbt=True, global_shape=value.shape, local_shape=chunk, dtype=value.dtype, process_index=0
   )
   return tensorstore.open(tensorstore.Spec(spec), create=True, open=True, context=info.ts_context)
 
@@ -176,16 +163,10 @@ def _create_store(value: LazyArray, info: type_handlers.ParamInfo) -> tensorstor
 def _slice_rows(shape: tuple[int, ...], itemsize: int) -> int:
   """Rows of the first axis per slice: all, or a power of two, so that halves of it never straddle two slices."""
   row_bytes = max(1, math.prod(shape[1:]) * itemsize)
-  if shape[0] * row_bytes <= SLICE_BYTES:
-    return max(1, shape[0])
+  rows = shape[0] if shape else 1
+  if rows * row_bytes <= SLICE_BYTES:
+    return max(1, rows)
   return 2 ** (max(1, SLICE_BYTES // row_bytes).bit_length() - 1)
-
-
-def _slices(shape: tuple[int, ...], itemsize: int) -> list[Index]:
-  if not shape:
-    return [...]
-  rows = _slice_rows(shape, itemsize)
-  return [slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]
 
 
 def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
@@ -193,20 +174,16 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
   Orbax's `chunk_byte_size` only takes divisors, and a vocabulary of prime size would end in chunks of one column.
   """
-  if not shape:
-    return ()
-  chunk = [_slice_rows(shape, itemsize), *(max(1, size) for size in shape[1:])]
+  chunk = [_slice_rows(shape, itemsize), *(max(1, size) for size in shape[1:])][: len(shape)]  # None for a scalar.
   while math.prod(chunk) * itemsize > CHUNK_BYTES:
     longest = chunk.index(max(chunk))
     chunk[longest] = -(-chunk[longest] // 2)
   return tuple(chunk)
 
 
-def _lazy_array(info: type_handlers.ParamInfo) -> LazyArray:
+def _lazy_array(info: ParamInfo) -> LazyArray:
   spec = type_handlers.get_json_tspec_read(
-    info,
-    use_ocdbt=info.is_ocdbt_checkpoint,
-    raise_array_data_missing_error=info.raise_array_data_missing_error,
+    info, use_ocdbt=info.is_ocdbt_checkpoint, raise_array_data_missing_error=info.raise_array_data_missing_error
   )
   store = tensorstore.open(tensorstore.Spec(spec), read=True, context=info.ts_context).result()
   origin = f'{info.parent_dir}: {jax.tree_util.keystr(info.keypath, simple=True, separator="/")}'
@@ -216,27 +193,25 @@ def _lazy_array(info: type_handlers.ParamInfo) -> LazyArray:
     try:
       return part.read().result()
     except ValueError as error:
-      raise InputError(f'{origin}: missing or damaged data, expected a whole array ({_one_line(error)})') from error
+      raise InputError(f'{origin}: missing or damaged data, expected a whole array ({_fault(error)})') from error
 
   return LazyArray(tuple(store.shape), store.dtype.numpy_dtype, read, origin)
 
 
-def _normalized(index: Index, shape: tuple[int, ...]) -> tuple[Any, ...]:
+def _normalized(index: Index, shape: tuple[int, ...]) -> tuple[int | slice, ...]:
   """The same index without negative or overhanging bounds, which TensorStore takes literally."""
-  index = index if isinstance(index, tuple) else (index,)
+  index = index_tuple(index)
   missing = len(shape) - len(index) + (... in index)
   if missing < 0:
     raise IndexError(f'{len(shape) - missing} indices for an array of {len(shape)} axes')
   at = index.index(...) if ... in index else len(index)
-  index = index[:at] + (slice(None),) * missing + index[at + 1 :]
-  return tuple(_normalized_axis(item, size) for item, size in zip(index, shape))
-
-
-def _normalized_axis(item: int | slice, size: int) -> int | slice:
-  picked = range(size)[item]
-  if isinstance(picked, int):
-    return picked
-  return slice(picked.start, picked.start + len(picked) * picked.step, picked.step)
+  normalized = []
+  for item, size in zip(index[:at] + (slice(None),) * missing + index[at + 1 :], shape):
+    picked = range(size)[item]
+    if isinstance(picked, range):
+      picked = slice(picked.start, picked.start + len(picked) * picked.step, picked.step)
+    normalized.append(picked)
+  return tuple(normalized)
 
 
 def _tree_directory(directory: epath.Path) -> epath.Path:
@@ -244,13 +219,13 @@ def _tree_directory(directory: epath.Path) -> epath.Path:
   if (directory / '_METADATA').is_file():
     return directory
   found = sorted(path.parent for path in directory.glob('*/_METADATA'))
-  if len(found) == 1:
-    return found[0]
-  if found:
+  if not found:
+    raise InputError(f'{directory}: no Orbax checkpoint, expected a _METADATA file in it or one level below')
+  if len(found) > 1:
     names = ', '.join(path.name for path in found)
     raise InputError(f'{directory}: holds several trees ({names}), expected one; name its directory')
-  raise InputError(f'{directory}: no Orbax checkpoint, expected a _METADATA file in it or one level below')
+  return found[0]
 
 
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split(' [tensorstore_spec')[0].split())
+def _fault(error: Exception) -> str:
+  return one_line(error).split(' [tensorstore_spec')[0]  # A page of JSON follows.

@@ -7,20 +7,19 @@ image head and `gen_embed` are new.
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
 
 import numpy as np
 
 from janus_jax.conversion.buckets import local_file, local_files
-from janus_jax.conversion.checkpoint import UNUSED_PREFIXES, Checkpoint, read_json, read_tensors
-from janus_jax.conversion.config_section import ConfigSection
+from janus_jax.conversion.checkpoint import UNUSED_PREFIXES, Checkpoint, read_tensors, tie_head
+from janus_jax.conversion.config_section import ConfigSection, read_json
+from janus_jax.conversion.configs import SIGLIP_NAMES, read_llama
 from janus_jax.conversion.deepseek_config import vq_from_deepseek
 from janus_jax.conversion.lazy import Index, LazyArray
-from janus_jax.conversion.llama_config import read_llama
 from janus_jax.conversion.recognition import check_is_checkpoint
 from janus_jax.conversion.safetensors_files import read_safetensors
 from janus_jax.conversion.special_tokens import SpecialTokens, extend_tokenizer, special_token_ids
-from janus_jax.conversion.tokenizer_files import find_companions
+from janus_jax.conversion.tokenizer_files import read_tokenizer_files
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import parameter_shapes, params_from_tensors
 from janus_jax.errors import InputError
@@ -34,11 +33,12 @@ TEMPLATES = ('deepseek', 'deepseek_old')
 VOCABULARY_MULTIPLE = 128  # A vocabulary that must grow grows to a multiple of this: divisible over devices.
 
 _TOKEN_TABLES = ('language_model/embed_tokens/table', 'language_model/lm_head/kernel')
+# Defaults of transformers' SiglipVisionConfig.
+_SIGLIP_DEFAULTS = SiglipConfig(image_size=224, width=768, mlp_dim=3072, depth=12, num_heads=12)
 
 
 def _part_shapes(config: JanusConfig, *parts: str) -> dict[str, tuple[int, ...]]:
-  prefixes = tuple(f'{part}/' for part in parts)
-  return {path: shape for path, shape in parameter_shapes(config).items() if path.startswith(prefixes)}
+  return {path: shape for path, shape in parameter_shapes(config).items() if path.startswith(parts)}
 
 
 def _read_config(directory: str) -> ConfigSection:
@@ -48,7 +48,7 @@ def _read_config(directory: str) -> ConfigSection:
 
 
 def read_siglip(directory: str) -> tuple[SiglipConfig, dict[str, LazyArray]]:
-  """A `SiglipModel` or `SiglipVisionModel` of transformers.
+  """Reads a `SiglipModel` or `SiglipVisionModel` of transformers.
 
   Returns:
     Its architecture, and its tensors by the names they have in transformers' Janus. The activation becomes Janus's
@@ -62,16 +62,7 @@ def read_siglip(directory: str) -> tuple[SiglipConfig, dict[str, LazyArray]]:
   if model_type not in ('siglip', 'siglip_vision_model'):
     raise root.error('model_type', "'siglip' or 'siglip_vision_model'")
   vision = root.section('vision_config') if model_type == 'siglip' else root
-  # The defaults are those of transformers' SiglipVisionConfig.
-  config = SiglipConfig(
-    image_size=vision.integer('image_size', 224),
-    patch_size=vision.integer('patch_size', 16),
-    width=vision.integer('hidden_size', 768),
-    mlp_dim=vision.integer('intermediate_size', 3072),
-    depth=vision.integer('num_hidden_layers', 12),
-    num_heads=vision.integer('num_attention_heads', 12),
-    norm_eps=vision.number('layer_norm_eps', 1e-6),
-  )
+  config = SiglipConfig(**vision.fields(SIGLIP_NAMES | {'mlp_dim': 'intermediate_size'}, _SIGLIP_DEFAULTS))
   trained_with = vision.values.get('hidden_act', 'gelu_pytorch_tanh')
   if trained_with != 'gelu':
     logging.info('%s was trained with %s; Janus runs exact GELU on it, and so will this', directory, trained_with)
@@ -86,7 +77,7 @@ def read_siglip(directory: str) -> tuple[SiglipConfig, dict[str, LazyArray]]:
 
 
 def read_llama_part(directory: str) -> tuple[LlamaConfig, dict[str, LazyArray]]:
-  """A `LlamaForCausalLM` of transformers; tensors by the names they have in transformers' Janus.
+  """Reads a `LlamaForCausalLM` of transformers; tensors by the names they have in transformers' Janus.
 
   Raises:
     InputError: no such directory, or another model.
@@ -99,14 +90,12 @@ def read_llama_part(directory: str) -> tuple[LlamaConfig, dict[str, LazyArray]]:
       tensors[f'model.language_model.{name.removeprefix("model.")}'] = tensor
     elif name == 'lm_head.weight':
       tensors[name] = tensor
-  table = 'model.language_model.embed_tokens.weight'
-  if section.values.get('tie_word_embeddings', False) and table in tensors:
-    tensors.setdefault('lm_head.weight', tensors[table])
+  tie_head(tensors, section.values.get('tie_word_embeddings', False))
   return config, tensors
 
 
 def read_vq(path: str, grid: int) -> tuple[VQConfig, dict[str, LazyArray]]:
-  """LlamaGen's VQ-16 (`vq_ds16_t2i.pt`, state dict under "model", or a plain .safetensors).
+  """Reads LlamaGen's VQ-16 (`vq_ds16_t2i.pt`, state dict under "model", or a plain .safetensors).
 
   Args:
     path: the file.
@@ -117,15 +106,13 @@ def read_vq(path: str, grid: int) -> tuple[VQConfig, dict[str, LazyArray]]:
   """
   state = read_safetensors(path) if path.endswith('.safetensors') else read_torch(path, subtree='model')
   tensors = {f'gen_vision_model.{name}': tensor for name, tensor in state.items()}
-  tensors = {name: tensor for name, tensor in tensors.items() if name != UNUSED_PREFIXES[1]}
+  tensors.pop(UNUSED_PREFIXES[1], None)
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
   return vq_from_deepseek(ConfigSection({'cls': 'VQ-16'}, path), shapes, grid), tensors
 
 
 def _grown(table: LazyArray, rows: int) -> LazyArray:
   """The table with rows added that are the mean of the existing ones (the usual start for new tokens)."""
-  if rows == table.shape[0]:
-    return table
 
   def read(index: Index) -> np.ndarray:
     old = table[...]
@@ -135,44 +122,32 @@ def _grown(table: LazyArray, rows: int) -> LazyArray:
   return LazyArray((rows, table.shape[1]), table.dtype, read, table.origin)
 
 
-def _extended_companions(directory: str, vocab_size: int, template: str) -> tuple[dict[str, bytes], int]:
-  """The base's tokenizer files with Janus's special tokens, and how many rows of the token table they need."""
-  companions = find_companions(directory)
-  if 'tokenizer.json' not in companions:
+def _extended_tokenizer(directory: str, vocab_size: int, role_tokens: bool) -> tuple[bytes, int]:
+  """The base's tokenizer.json with Janus's special tokens, and how many rows of the token table it needs."""
+  files = read_tokenizer_files(directory)
+  if 'tokenizer.json' not in files:
     raise InputError(f'{directory}: no tokenizer.json: expected the tokenizer of the language model')
-  role_tokens = template == 'deepseek'
   try:
-    tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size, role_tokens)
+    return extend_tokenizer(files['tokenizer.json'], vocab_size, role_tokens), vocab_size
   except InputError:
     enough = vocab_size + len(dataclasses.fields(SpecialTokens))
     vocab_size = -(-enough // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-    tokenizer = extend_tokenizer(companions['tokenizer.json'], vocab_size, role_tokens)
-  # Settings of the base's own chat would contradict Janus's; only the tokenizer itself carries over.
-  return {'tokenizer.json': tokenizer}, vocab_size
+    return extend_tokenizer(files['tokenizer.json'], vocab_size, role_tokens), vocab_size
 
 
-def _gen_embed(choice: str, shape: tuple[int, ...], codebook: LazyArray, seed: int) -> LazyArray:
-  """New rows, or the codebook's at unit length, which the released table is close to (correlation 0.99)."""
+def _initial(path: str, shape: tuple[int, ...], seed: int) -> LazyArray:
+  """A new parameter, computed when it is read."""
+  return LazyArray(shape, np.dtype(np.float32), lambda index: initial_value(path, shape, seed)[index], path)
+
+
+def _unit_rows(codebook: LazyArray) -> LazyArray:
+  """The codebook's rows at unit length, which the released `gen_embed` is close to (correlation 0.99)."""
 
   def read(index: Index) -> np.ndarray:
-    if choice == 'normal':
-      return initial_value('gen_embed/table', shape, seed)[index]
     rows = codebook[...].astype(np.float32)
     return (rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12))[index]
 
-  return LazyArray(shape, np.dtype(np.float32), read, 'gen_embed')
-
-
-def _fresh(paths: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, LazyArray]:
-  return {
-    path: LazyArray(
-      shape,
-      np.dtype(np.float32),
-      lambda index, path=path, shape=shape: initial_value(path, shape, seed)[index],
-      path,
-    )
-    for path, shape in paths.items()
-  }
+  return LazyArray(codebook.shape, np.dtype(np.float32), read, 'gen_embed')
 
 
 def compose(
@@ -185,7 +160,7 @@ def compose(
     vq: file of LlamaGen's VQ-16.
     language_model: directory of a LlamaForCausalLM with its tokenizer.json.
     gen_embed: 'codebook' (the VQ's rows at unit length) or 'normal'.
-    seed: of everything new.
+    seed: seed of everything new.
     template: one of TEMPLATES, how it is taught to name who speaks.
 
   Raises:
@@ -200,20 +175,23 @@ def compose(
   siglip_config, siglip = read_siglip(vision_encoder)
   vq_config, codes = read_vq(vq, siglip_config.grid)
   llama_config, llama = read_llama_part(language_model)
-  companions, vocab_size = _extended_companions(language_model, llama_config.vocab_size, template)
-  image_token_id = special_token_ids(companions['tokenizer.json']).image_placeholder
+  tokenizer, vocab_size = _extended_tokenizer(language_model, llama_config.vocab_size, template == 'deepseek')
   base = JanusConfig(siglip_config, vq_config, llama_config, image_token_id=0)
+  new = _part_shapes(base, 'vision_aligner/', 'gen_aligner/', 'gen_head/')
   params = {
-    **params_from_tensors(_part_shapes(base, 'vision_encoder'), siglip, 'huggingface', vision_encoder),
-    **params_from_tensors(_part_shapes(base, 'vq'), codes, 'deepseek', vq),
-    **params_from_tensors(_part_shapes(base, 'language_model'), llama, 'huggingface', language_model),
-    **_fresh(_part_shapes(base, 'vision_aligner', 'gen_aligner', 'gen_head'), seed),
+    **params_from_tensors(_part_shapes(base, 'vision_encoder/'), siglip, 'huggingface', vision_encoder),
+    **params_from_tensors(_part_shapes(base, 'vq/'), codes, 'deepseek', vq),
+    **params_from_tensors(_part_shapes(base, 'language_model/'), llama, 'huggingface', language_model),
+    **{path: _initial(path, shape, seed) for path, shape in new.items()},
   }
-  table_shape = (vq_config.codebook_size, vq_config.code_dim)
-  params['gen_embed/table'] = _gen_embed(gen_embed, table_shape, params['vq/codebook'], seed)
+  codebook = params['vq/codebook']
+  normal = _initial('gen_embed/table', codebook.shape, seed)
+  params['gen_embed/table'] = normal if gen_embed == 'normal' else _unit_rows(codebook)
   if vocab_size != llama_config.vocab_size:
     logging.info('the vocabulary grows from %d to %d for the special tokens', llama_config.vocab_size, vocab_size)
     params |= {path: _grown(params[path], vocab_size) for path in _TOKEN_TABLES}
-  grown_llama = dataclasses.replace(llama_config, vocab_size=vocab_size)
-  config = JanusConfig(siglip_config, vq_config, grown_llama, image_token_id)
-  return Checkpoint(config, params, companions, {}, sources)
+    llama_config = dataclasses.replace(llama_config, vocab_size=vocab_size)
+  image_token_id = special_token_ids(tokenizer).image_placeholder
+  config = JanusConfig(siglip_config, vq_config, llama_config, image_token_id)
+  # Settings of the base's own chat would contradict Janus's; only the tokenizer itself carries over.
+  return Checkpoint(config, params, {'tokenizer.json': tokenizer}, {}, sources)

@@ -1,16 +1,18 @@
-"""What a path is that cannot be opened as a checkpoint, in words: archives, adapters, files of other programs."""
+"""Recognises what cannot be opened as a checkpoint, to say what it is: archives, adapters, other programs' files."""
 
+import glob
 import json
 import os
+import pathlib
 
 from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
 from janus_jax.models.files import CONFIG_FILE
 
-# Which files make a directory one that can be opened, ours or PyTorch's.
+# Files that make a directory one that can be opened, ours or PyTorch's.
 CONFIG_FILES = (CONFIG_FILE, 'config.json')
 EXPECTED = f'{CONFIG_FILE} (ours) or config.json (PyTorch)'
-# First bytes of a file -> what it is. Of a tar they stand at offset 257.
+# First bytes of a file -> what it is. (Those of a tar are at offset 257.)
 _MAGIC = (
   (b'GGUF', 'a GGUF file (llama.cpp), whose weights are quantized'),
   (b'PK\x03\x04', 'a zip archive'),
@@ -21,7 +23,7 @@ _MAGIC = (
   (b'7z\xbc\xaf\x27\x1c', 'a 7z archive'),
   (b'\x89HDF\r\n\x1a\n', 'an HDF5 file (Keras)'),
 )
-# How the name of a file ends -> what it is.
+# End of a file's name -> what it is.
 _ENDINGS = (
   (('.gguf', '.ggml'), 'a GGUF file (llama.cpp), whose weights are quantized'),
   (('.onnx', '.onnx_data'), 'an ONNX model'),
@@ -36,27 +38,24 @@ _WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.msgpack', '.h5', '
 
 
 def check_is_checkpoint(path: str, name: str) -> None:
-  """Checks that a directory may be a checkpoint, which a config file makes it.
+  """Raises InputError, which says what `path` is instead, unless a config file makes it a checkpoint.
 
   Args:
-    path: local.
+    path: local path.
     name: what the message calls it, where `path` is its copy.
-
-  Raises:
-    InputError: says what it is instead.
   """
   if not os.path.exists(path):
     raise InputError(f'{name}: no such directory')
   if not os.path.isdir(path):
     raise InputError(_file_text(path, name))
   found = sorted(os.listdir(path))
-  has_config = any(file in found for file in CONFIG_FILES)
-  is_whole = has_config and any(file.startswith(('model', 'pytorch_model')) for file in found)
+  is_checkpoint = has_config(path)
+  is_whole = is_checkpoint and any(file.startswith(('model', 'pytorch_model')) for file in found)
   if not is_whole and (adapter := _adapter_text(path, found)):
     raise InputError(f'{name}: {adapter}')
   if 'model_index.json' in found:
     raise InputError(f'{name}: a diffusers pipeline, not a Janus: expected {EXPECTED}')
-  if not has_config:
+  if not is_checkpoint:
     raise InputError(f'{name}: {_directory_text(path, found)}')
 
 
@@ -70,16 +69,16 @@ def _file_text(path: str, name: str) -> str:
   with open(path, 'rb') as file:
     head = file.read(512)
   check_content(head, name)
-  kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
-  kind = 'a tar archive' if head[257:262] == b'ustar' else kind
+  found = next((text for magic, text in _MAGIC if head.startswith(magic)), None)
+  found = 'a tar archive' if head[257:262] == b'ustar' else found
   ending = next((text for endings, text in _ENDINGS if path.lower().endswith(endings)), None)
-  if kind is None or (ending and 'PyTorch' in ending):  # What torch.save writes is a zip archive.
-    kind = ending or 'a file'
-  if 'archive' in kind:
-    return f'{name}: {kind}, not a directory: expected one with {EXPECTED}; unpack it first'
-  beside = os.path.dirname(path)
-  hint = f'; did you mean {os.path.dirname(name) or "."}?' if _is_checkpoint(beside or '.') else ''
-  return f'{name}: {kind}, not a directory: expected one with {EXPECTED}{hint}'
+  if found is None or (ending and 'PyTorch' in ending):  # What torch.save writes is a zip archive.
+    found = ending or 'a file'
+  if 'archive' in found:
+    hint = '; unpack it first'
+  else:
+    hint = f'; did you mean {os.path.dirname(name) or "."}?' if has_config(os.path.dirname(path) or '.') else ''
+  return f'{name}: {found}, not a directory: expected one with {EXPECTED}{hint}'
 
 
 def _adapter_text(path: str, found: list[str]) -> str | None:
@@ -97,29 +96,22 @@ def _adapter_text(path: str, found: list[str]) -> str | None:
 
 
 def _directory_text(path: str, found: list[str]) -> str:
-  """Of a directory without a config."""
-  above = path
-  for _ in range(3):  # Up to WORKDIR from WORKDIR/checkpoints/STEP/params.
-    above = os.path.dirname(os.path.abspath(above))
-    if _is_checkpoint(above):
+  """The error's text for a directory without a config."""
+  for above in pathlib.Path(os.path.abspath(path)).parents[:3]:  # WORKDIR/checkpoints/STEP/params: up to WORKDIR.
+    if has_config(above):
       return f'a part of the checkpoint {above}: expected {EXPECTED}; did you mean {above}?'
-  below = [folder for folder in found if _is_checkpoint(os.path.join(path, folder))]
-  # As huggingface_hub lays out its cache: models--ORGANISATION--NAME/snapshots/REVISION.
-  snapshots = os.path.join(path, 'snapshots')
-  if os.path.isdir(snapshots):
-    revisions = sorted(os.listdir(snapshots))
-    below += [f'snapshots/{name}' for name in revisions if _is_checkpoint(os.path.join(snapshots, name))]
+  # huggingface_hub's cache is models--ORGANISATION--NAME/snapshots/REVISION.
+  folders = [os.path.join(path, name) for name in [*found, *sorted(glob.glob('snapshots/*', root_dir=path))]]
+  below = list(filter(has_config, folders))
   if below:
-    meant = ' or '.join(os.path.join(path, folder) for folder in below[:3])
+    meant = ' or '.join(below[:3])
     return f'not a checkpoint, but a directory of such: expected {EXPECTED}; did you mean {meant}?'
   if not found:
     return f'an empty directory: expected {EXPECTED}'
-  kinds = [(file, text) for file in found for endings, text in _ENDINGS[:-1] if file.lower().endswith(endings)]
-  if kinds:
-    file, text = kinds[0]
-    return f'not a checkpoint: expected {EXPECTED}; {file} is {text}'
-  return f'not a checkpoint: expected {EXPECTED}'
+  known = [f'; {file} is {text}' for file in found for ends, text in _ENDINGS[:-1] if file.lower().endswith(ends)]
+  return f'not a checkpoint: expected {EXPECTED}{known[0] if known else ""}'
 
 
-def _is_checkpoint(directory: str) -> bool:
+def has_config(directory: str | os.PathLike) -> bool:
+  """Tells whether a directory has one of CONFIG_FILES, which makes it a checkpoint."""
   return any(os.path.isfile(os.path.join(directory, file)) for file in CONFIG_FILES)

@@ -9,7 +9,6 @@ import numpy as np
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.errors import InputError
-from janus_jax.models.config import JanusConfig
 
 POSITIONS = 'vision_encoder/pos_embed'
 
@@ -33,24 +32,18 @@ def resample_positions(table: np.ndarray, grid: int) -> np.ndarray:
   return np.asarray(resized).reshape(grid * grid, -1).astype(table.dtype)
 
 
-def _with_size(config: JanusConfig, image_size: int) -> JanusConfig:
-  step = config.vq.downsampling
-  if image_size % step:
-    raise InputError(f'image_size is {image_size}: expected a multiple of {step}, the pixels per image code')
-  return dataclasses.replace(
-    config,
-    vision_encoder=dataclasses.replace(config.vision_encoder, image_size=image_size),
-    vq=dataclasses.replace(config.vq, image_size=image_size),
-  )
-
-
 def resize_images(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
   """The same model for images of another size, for both encoders.
 
   Raises:
     InputError: a size that the patch or the VQ's downsampling does not divide.
   """
-  config = _with_size(checkpoint.config, image_size)
+  step = checkpoint.config.vq.downsampling
+  if image_size % step:
+    raise InputError(f'image_size is {image_size}: expected a multiple of {step}, the pixels per image code')
+  vision_encoder = dataclasses.replace(checkpoint.config.vision_encoder, image_size=image_size)
+  vq = dataclasses.replace(checkpoint.config.vq, image_size=image_size)
+  config = dataclasses.replace(checkpoint.config, vision_encoder=vision_encoder, vq=vq)
   if config == checkpoint.config:
     return checkpoint
   table, grid = checkpoint.params[POSITIONS], config.vision_encoder.grid

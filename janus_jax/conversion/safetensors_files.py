@@ -16,26 +16,19 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from janus_jax.conversion.lazy import Index, LazyArray
+from janus_jax.conversion.config_section import read_json
+from janus_jax.conversion.lazy import Index, LazyArray, index_tuple, row_slices
 from janus_jax.data.pointers import check_files
 from janus_jax.errors import InputError, one_line
 
 _SLICE_BYTES = 256 * 2**20  # Upper bound of what one write holds in memory (one row, where a row is larger).
 
 _DTYPES = {
-  'BOOL': np.dtype(np.bool_),
-  'U8': np.dtype(np.uint8),
-  'I8': np.dtype(np.int8),
-  'U16': np.dtype(np.uint16),
-  'I16': np.dtype(np.int16),
-  'F16': np.dtype(np.float16),
+  'BOOL': np.dtype(bool),
   'BF16': np.dtype(ml_dtypes.bfloat16),
-  'U32': np.dtype(np.uint32),
-  'I32': np.dtype(np.int32),
-  'F32': np.dtype(np.float32),
-  'U64': np.dtype(np.uint64),
-  'I64': np.dtype(np.int64),
-  'F64': np.dtype(np.float64),
+  **{f'U{bits}': np.dtype(f'uint{bits}') for bits in (8, 16, 32, 64)},
+  **{f'I{bits}': np.dtype(f'int{bits}') for bits in (8, 16, 32, 64)},
+  **{f'F{bits}': np.dtype(f'float{bits}') for bits in (16, 32, 64)},
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -73,8 +66,8 @@ def _array(path: str, name: str, header: Any) -> LazyArray:
 
   def read(index: Index) -> np.ndarray:
     with _opened(path) as file:
-      parts = index if isinstance(index, tuple) else (index,)
-      # Of an index of plain slices the library reads what it spans alone.
+      parts = index_tuple(index)
+      # With an index of plain slices the library reads only what they span.
       plain = all(isinstance(part, slice) and part.step in (None, 1) for part in parts)
       values = file.get_slice(name)[parts] if plain and parts else np.array(file.get_tensor(name)[index])
     return np.ascontiguousarray(values).reshape(values.shape)
@@ -96,39 +89,28 @@ def read_sharded(index_path: str, read_file: Callable[[str], dict[str, LazyArray
     InputError: not such an index, a shard that is missing or lies outside the folder, a tensor its shard lacks.
   """
   check_is_file(index_path)
-  with open(index_path, 'rb') as file:
-    text = file.read()
-  try:
-    index = json.loads(text.decode('utf-8'))
-  except (ValueError, RecursionError) as error:  # ValueError covers bad UTF-8 and bad JSON.
-    raise InputError(f'{index_path}: not valid JSON ({error})') from error
-  weight_map = index.get('weight_map') if isinstance(index, dict) else None
+  weight_map = read_json(index_path).get('weight_map')
   if not isinstance(weight_map, dict) or not weight_map:
     raise InputError(f'{index_path}: expected a "weight_map" from tensor names to file names')
   for name, shard in weight_map.items():
     if not isinstance(shard, str) or not _is_plain_file_name(shard):
       raise InputError(f'{index_path}: tensor {name!r}: expected the name of a file beside the index, found {shard!r}')
-  folder = os.path.dirname(index_path)
-  shards = {}
-  for shard in dict.fromkeys(weight_map.values()):
-    path = os.path.join(folder, shard)
-    if not os.path.isfile(path):
-      raise InputError(f'{index_path}: names the shard {shard!r}, which is not in its folder')
-    shards[shard] = read_file(path)
+  folder, index_name = os.path.split(index_path)
+  shards, tensors = {}, {}
   for name, shard in weight_map.items():
+    path = os.path.join(folder, shard)
+    if shard not in shards:
+      if not os.path.isfile(path):
+        raise InputError(f'{index_path}: names the shard {shard!r}, which is not in its folder')
+      shards[shard] = read_file(path)
     if name not in shards[shard]:
-      raise InputError(
-        f'{os.path.join(folder, shard)}: lacks tensor {name!r}, which {os.path.basename(index_path)} names'
-      )
-  return {name: shards[shard][name] for name, shard in weight_map.items()}
+      raise InputError(f'{path}: lacks tensor {name!r}, which {index_name} names')
+    tensors[name] = shards[shard][name]
+  return tensors
 
 
 def write_safetensors(
-  directory: str,
-  stem: str,
-  tensors: Mapping[str, LazyArray],
-  max_shard_bytes: int,
-  progress: Callable[[int], None],
+  directory: str, stem: str, tensors: Mapping[str, LazyArray], max_shard_bytes: int, progress: Callable[[int], None]
 ) -> None:
   """Writes `<stem>.safetensors`, or `<stem>-00001-of-0000N.safetensors` ... with `<stem>.safetensors.index.json`.
 
@@ -203,25 +185,14 @@ def _write_file(path: str, tensors: dict[str, LazyArray], progress: Callable[[in
   with open(path, 'wb') as file:
     file.write(len(text).to_bytes(8, 'little') + text)
     for name, tensor in ordered:
-      for index, shape in _slices(tensor):
-        progress(file.write(_read_slice(name, tensor, index, shape)))
+      rows = _SLICE_BYTES * tensor.shape[0] // max(1, tensor.nbytes) if tensor.shape else 1
+      for index in row_slices(tensor.shape, max(1, rows)):
+        progress(file.write(_slice_bytes(name, tensor, index)))
 
 
-def _slices(tensor: LazyArray) -> Iterator[tuple[Index, tuple[int, ...]]]:
-  """Index and shape of the tensor's rows in order, as many at a time as fit `_SLICE_BYTES` (at least one)."""
-  if tensor.nbytes and not tensor.shape:
-    yield (), ()
-  elif tensor.nbytes:
-    length = tensor.shape[0]
-    rows = max(1, _SLICE_BYTES * length // tensor.nbytes)
-    for start in range(0, length, rows):
-      stop = min(start + rows, length)
-      yield slice(start, stop), (stop - start, *tensor.shape[1:])
-
-
-def _read_slice(name: str, tensor: LazyArray, index: Index, shape: tuple[int, ...]) -> np.ndarray:
+def _slice_bytes(name: str, tensor: LazyArray, index: Index) -> np.ndarray:
   """The slice's bytes, row-major. Checked, because the header has already told its shape and dtype."""
-  values = np.asarray(tensor[index])
+  values, shape = np.asarray(tensor[index]), np.broadcast_to(0, tensor.shape)[index].shape
   if values.shape != shape or values.dtype != tensor.dtype:
     raise ValueError(f'{name}: expected {tensor.dtype} of shape {shape}, read {values.dtype} of shape {values.shape}')
   return np.ascontiguousarray(values).reshape(-1).view(np.uint8)

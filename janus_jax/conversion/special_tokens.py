@@ -6,9 +6,10 @@ format of the `tokenizers` library; only its `added_tokens`, `model.vocab` and `
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
+from janus_jax.conversion.config_section import json_object
 from janus_jax.errors import InputError
 
 BOS = '<｜begin▁of▁sentence｜>'  # noqa: RUF001
@@ -52,38 +53,18 @@ def special_token_ids(tokenizer_json: bytes) -> SpecialTokens:
   Raises:
     InputError: not a tokenizer.json, or a token is missing.
   """
-  ids = _ids(_parse(tokenizer_json))
-
-  def required(token: str) -> int:
+  ids = token_ids(tokenizer_json)
+  required = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE)
+  for token in required:
     if token not in ids:
       raise InputError(f'tokenizer.json: token {token} is missing: expected the tokenizer of a Janus')
-    return ids[token]
-
-  return SpecialTokens(
-    bos=required(BOS),
-    eos=required(EOS),
-    pad=required(PAD),
-    begin_of_image=required(BEGIN_OF_IMAGE),
-    end_of_image=required(END_OF_IMAGE),
-    image_placeholder=ids.get(IMAGE_PLACEHOLDER, _next_id(ids.values())),
-    user=ids.get(USER),
-    assistant=ids.get(ASSISTANT),
-  )
+  image_placeholder = ids.get(IMAGE_PLACEHOLDER, _next_id(ids))
+  return SpecialTokens(*(ids[token] for token in required), image_placeholder, ids.get(USER), ids.get(ASSISTANT))
 
 
-def largest_id(tokenizer_json: bytes) -> int:
-  """The largest id of any token, special or not.
-
-  Raises:
-    InputError: not a tokenizer.json.
-  """
-  return max(_ids(_parse(tokenizer_json)).values())
-
-
-def present_tokens(tokenizer_json: bytes, tokens: Iterable[str]) -> list[str]:
-  """Those of `tokens` that the tokenizer has, in the given order."""
-  ids = _ids(_parse(tokenizer_json))
-  return [token for token in tokens if token in ids]
+def token_ids(tokenizer_json: bytes) -> dict[str, int]:
+  """Every token, special or not -> its id; InputError where it is not a tokenizer.json."""
+  return _ids(_parse(tokenizer_json))
 
 
 def extend_tokenizer(tokenizer_json: bytes, vocab_size: int, role_tokens: bool = True) -> bytes:
@@ -108,27 +89,27 @@ def extend_tokenizer(tokenizer_json: bytes, vocab_size: int, role_tokens: bool =
   tokenizer = _parse(tokenizer_json)
   ids = _ids(tokenizer)
   base = [token for token in (BOS, EOS) if token not in ids]
-  roles = (USER, ASSISTANT)
-  if not role_tokens and (present := [token for token in roles if token in ids]):
+  unwanted = () if role_tokens else (USER, ASSISTANT)
+  if present := [token for token in unwanted if token in ids]:
     raise InputError(f'tokenizer.json: has {present[0]}: expected no role tokens, as roles are to be plain words')
-  unwanted = () if role_tokens else roles
   needed, released = ([token for token in tokens if token not in unwanted] for tokens in (_NEEDED, _RELEASED))
   new = [*base, *(token for token in needed if token not in ids)]
   if not new:
     return tokenizer_json
-  room = vocab_size - _next_id(ids.values())
+  next_id = _next_id(ids)
+  room = vocab_size - next_id
   if not any(token in ids for token in released) and len(base) + len(released) <= room:
     new = [*base, *released]
   if len(new) > room:
     raise InputError(
-      f'tokenizer.json: {len(new)} special tokens to add after id {_next_id(ids.values()) - 1}: '
+      f'tokenizer.json: {len(new)} special tokens to add after id {next_id - 1}: '
       f'expected a vocab_size of at least {vocab_size + len(new) - room}, not {vocab_size}'
     )
   return _serialize(_with_tokens(tokenizer, new))
 
 
 def complete_tokenizer(tokenizer_json: bytes) -> bytes:
-  """What released tokenizers leave to the code that loads them: the image placeholder and the leading BOS.
+  """Adds what released tokenizers leave to the code that loads them: the image placeholder and the leading BOS.
 
   DeepSeek's processor appends `<image_placeholder>` where it is absent, and `LlamaTokenizerFast` of transformers 4
   puts BOS in front of every text; transformers 5 does neither. Returns the same bytes where nothing was missing.
@@ -146,11 +127,8 @@ def complete_tokenizer(tokenizer_json: bytes) -> bytes:
 
 
 def _parse(tokenizer_json: bytes) -> dict[str, Any]:
-  try:
-    tokenizer = json.loads(tokenizer_json)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise InputError(f'tokenizer.json: not JSON ({error})') from None
-  model = tokenizer.get('model') if isinstance(tokenizer, dict) else None
+  tokenizer = json_object(tokenizer_json, 'tokenizer.json')
+  model = tokenizer.get('model')
   if not isinstance(model, dict) or not isinstance(model.get('vocab'), dict):
     raise InputError('tokenizer.json: model.vocab is missing: expected the byte-level BPE of DeepSeek-LLM')
   added = tokenizer.get('added_tokens') or []
@@ -170,34 +148,30 @@ def _ids(tokenizer: dict[str, Any]) -> dict[str, int]:
   return {**tokenizer['model']['vocab'], **added}
 
 
-def _next_id(ids: Iterable[int]) -> int:
-  return max(ids, default=-1) + 1
+def _next_id(ids: Mapping[str, int]) -> int:
+  return max(ids.values(), default=-1) + 1
 
 
-def _with_tokens(tokenizer: dict[str, Any], tokens: Iterable[str]) -> dict[str, Any]:
-  """A copy with special tokens appended. The `tokenizers` library numbers added tokens itself, one after the other
-  from the size of `model.vocab`, whatever id the file gives them: hence no gaps, neither before nor among them."""
+def _with_tokens(tokenizer: dict[str, Any], tokens: list[str]) -> dict[str, Any]:
+  """A copy with special tokens appended.
+
+  The `tokenizers` library numbers added tokens itself, from the size of `model.vocab` on, whatever id the file gives
+  them: hence no gaps, neither before nor among them.
+  """
   ids = _ids(tokenizer)
-  if sorted(set(ids.values())) != list(range(len(set(ids.values())))):
+  first = _next_id(ids)
+  if len(set(ids.values())) != first:
     raise InputError(f'tokenizer.json: ids have gaps: expected {len(ids)} tokens to have ids 0 to {len(ids) - 1}')
   flags = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False, 'special': True}
-  first = _next_id(ids.values())
   new = [{'id': first + i, 'content': token, **flags} for i, token in enumerate(tokens)]
   return {**tokenizer, 'added_tokens': [*(tokenizer.get('added_tokens') or ()), *new]}
 
 
 def _bos_template(bos_id: int) -> dict[str, Any]:
   """The post-processor that puts BOS in front of each sequence."""
-
-  def parts(sequence: str, type_id: int) -> list[dict[str, Any]]:
-    return [
-      {'SpecialToken': {'id': BOS, 'type_id': type_id}},
-      {'Sequence': {'id': sequence, 'type_id': type_id}},
-    ]
-
-  return {
-    'type': 'TemplateProcessing',
-    'single': parts('A', 0),
-    'pair': [*parts('A', 0), *parts('B', 1)],
-    'special_tokens': {BOS: {'id': BOS, 'ids': [bos_id], 'tokens': [BOS]}},
-  }
+  first, second = (
+    [{'SpecialToken': {'id': BOS, 'type_id': i}}, {'Sequence': {'id': sequence, 'type_id': i}}]
+    for i, sequence in enumerate('AB')
+  )
+  special_tokens = {BOS: {'id': BOS, 'ids': [bos_id], 'tokens': [BOS]}}
+  return {'type': 'TemplateProcessing', 'single': first, 'pair': [*first, *second], 'special_tokens': special_tokens}

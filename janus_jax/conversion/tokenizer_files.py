@@ -10,29 +10,18 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from janus_jax.conversion import special_tokens
 from janus_jax.conversion.chat_template import chat_template
-from janus_jax.conversion.special_tokens import (
-  ADDITIONAL,
-  BEGIN_OF_IMAGE,
-  BOS,
-  END_OF_IMAGE,
-  EOS,
-  IMAGE_PLACEHOLDER,
-  PAD,
-  SpecialTokens,
-  complete_tokenizer,
-  largest_id,
-  present_tokens,
-  special_token_ids,
-)
+from janus_jax.conversion.config_section import json_object
+from janus_jax.conversion.mapping import Format, Layout
+from janus_jax.conversion.special_tokens import SpecialTokens, complete_tokenizer, special_token_ids, token_ids
 from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig
 
-Companions = Mapping[str, bytes]
-Layout = Literal['orbax', 'huggingface', 'deepseek']
+TokenizerFiles = Mapping[str, bytes]  # Name -> content.
 
-COMPANION_FILES = (
+FILE_NAMES = (
   'tokenizer.json',
   'tokenizer.model',
   'tokenizer_config.json',
@@ -61,13 +50,12 @@ _IMAGE_DEFAULTS = {
   'min_size': 14,
   'rescale_factor': 1 / 255,
 }
-_DEFAULT_IMAGE_TOKENS = 576  # Of both processors' classes.
 
 
-def find_companions(directory: str) -> dict[str, bytes]:
-  """Reads those companion files that a checkpoint directory has: name -> content. InputError: a Git-LFS pointer."""
+def read_tokenizer_files(directory: str) -> dict[str, bytes]:
+  """Reads those of FILE_NAMES that a checkpoint directory has: name -> content. InputError: a Git-LFS pointer."""
   found = {}
-  for name in COMPANION_FILES:
+  for name in FILE_NAMES:
     path = os.path.join(directory, name)
     if os.path.isfile(path):
       with open(path, 'rb') as file:
@@ -76,12 +64,12 @@ def find_companions(directory: str) -> dict[str, bytes]:
   return found
 
 
-def companions_for(layout: Layout, companions: Companions, config: JanusConfig) -> dict[str, bytes]:
-  """The companion files of an export.
+def tokenizer_files_for(layout: Format, files: TokenizerFiles, config: JanusConfig) -> dict[str, bytes]:
+  """The tokenizer files of an export.
 
   Args:
     layout: what is exported to.
-    companions: what the source had, of either PyTorch layout, or only a tokenizer.json.
+    files: what the source had, of either PyTorch layout, or only a tokenizer.json.
     config: architecture; sizes and the placeholder's id must be those of the files.
 
   Returns:
@@ -90,90 +78,101 @@ def companions_for(layout: Layout, companions: Companions, config: JanusConfig) 
   Raises:
     InputError: a file is not JSON, or the tokenizer lacks a token or has another placeholder id than `config`.
   """
-  tokens = special_tokens_of(companions, config)
+  tokens = special_tokens_of(files, config)
   if layout == 'orbax':
-    return dict(companions)
-  if layout == 'huggingface':
-    complete = _huggingface_files(companions, config, tokens)
-  else:
-    complete = _deepseek_files(companions, config, tokens)
-  if layout_of(companions) != layout:
+    return dict(files)
+  described = {'preprocessor_config.json': _image_processor(layout, files, config)}
+  if tokens is not None:
+    described |= (_huggingface_files if layout == 'huggingface' else _deepseek_files)(files, config, tokens)
+  complete = {name: _dump(content) if isinstance(content, dict) else content for name, content in described.items()}
+  if _layout_of(files) != layout:
     return complete
-  kept = dict(companions)
-  if 'chat_template.json' in kept or 'chat_template' in _json(kept, 'tokenizer_config.json'):
+  if 'chat_template.json' in files or 'chat_template' in _json(files, 'tokenizer_config.json'):
     complete.pop('chat_template.jinja', None)  # The source has one, elsewhere.
-  if 'image_processor' in _json(kept, 'processor_config.json'):
-    complete.pop('preprocessor_config.json', None)
-  return {**complete, **_with_sizes(kept, config)}
+  if 'image_processor' in _json(files, 'processor_config.json'):
+    complete.pop('preprocessor_config.json')
+  return {**complete, **_with_sizes(files, config)}
 
 
-def layout_of(companions: Companions) -> Literal['huggingface', 'deepseek'] | None:
-  """Which PyTorch layout the files are from; None where they do not say (a plain language model's tokenizer)."""
+def special_tokens_of(files: TokenizerFiles, config: JanusConfig) -> SpecialTokens | None:
+  """The ids of the source's tokenizer; None without one.
+
+  Raises:
+    InputError: not a Janus's tokenizer, another placeholder than the model's, an id beyond its embedding table.
+  """
+  if 'tokenizer.json' not in files:
+    return None
+  tokens = special_token_ids(files['tokenizer.json'])
+  if tokens.image_placeholder != config.image_token_id:
+    raise InputError(
+      f'tokenizer.json: {special_tokens.IMAGE_PLACEHOLDER} has id {tokens.image_placeholder}: '
+      f'expected the image_token_id of the model, {config.image_token_id}'
+    )
+  vocab_size = config.language_model.vocab_size
+  largest = max(*token_ids(files['tokenizer.json']).values(), tokens.image_placeholder)  # It may yet have to be added.
+  if largest >= vocab_size:
+    raise InputError(f'tokenizer.json: has a token with id {largest}: expected ids below vocab_size, {vocab_size}')
+  return tokens
+
+
+def template_of(files: TokenizerFiles, tokens: SpecialTokens) -> Literal['deepseek', 'deepseek_old']:
+  """The prompt style, as `sft_format` calls it: role tokens name who speaks, or plain words ("deepseek_old")."""
+  old = tokens.user is None or _json(files, 'processor_config.json').get('sft_format') == 'deepseek_old'
+  return 'deepseek_old' if old else 'deepseek'
+
+
+def _layout_of(files: TokenizerFiles) -> Layout | None:
+  """The PyTorch layout of the files; None where they do not say (a plain language model's tokenizer)."""
   for name in ('processor_config.json', 'preprocessor_config.json', 'tokenizer_config.json'):
-    values = _json(companions, name)
+    values = _json(files, name)
     for field in ('processor_class', 'image_processor_type'):
       if values.get(field) in _CLASSES:
         return _CLASSES[values[field]]
   return None
 
 
-def _json(companions: Companions, name: str) -> dict[str, Any]:
-  """A companion file's object; empty where there is no such file."""
-  try:
-    values = json.loads(companions.get(name, b'{}'))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise InputError(f'{name}: not JSON ({error})') from None
-  if not isinstance(values, dict):
-    raise InputError(f'{name}: expected a JSON object, found {type(values).__name__}')
-  return values
+def _json(files: TokenizerFiles, name: str) -> dict[str, Any]:
+  """The object in a file; empty where there is no such file."""
+  return json_object(files.get(name, b'{}'), name)
 
 
-def special_tokens_of(companions: Companions, config: JanusConfig) -> SpecialTokens | None:
-  """The ids of the source's tokenizer; None without one.
-
-  Raises:
-    InputError: not a Janus's tokenizer, another placeholder than the model's, an id beyond its embedding table.
-  """
-  if 'tokenizer.json' not in companions:
-    return None
-  tokens = special_token_ids(companions['tokenizer.json'])
-  if tokens.image_placeholder != config.image_token_id:
-    raise InputError(
-      f'tokenizer.json: {IMAGE_PLACEHOLDER} has id {tokens.image_placeholder}: '
-      f'expected the image_token_id of the model, {config.image_token_id}'
-    )
-  largest, vocab_size = largest_id(companions['tokenizer.json']), config.language_model.vocab_size
-  largest = max(largest, tokens.image_placeholder)  # Which may yet have to be added.
-  if largest >= vocab_size:
-    raise InputError(f'tokenizer.json: has a token with id {largest}: expected ids below vocab_size, {vocab_size}')
-  return tokens
+def _dump(values: Mapping[str, Any]) -> bytes:
+  return (json.dumps(values, ensure_ascii=False, indent=2, sort_keys=True) + '\n').encode()
 
 
-def template_of(companions: Companions, tokens: SpecialTokens) -> Literal['deepseek', 'deepseek_old']:
-  """How the checkpoint of the files names who speaks, as `sft_format` calls it: by role tokens, or by plain words."""
-  old = tokens.user is None or _json(companions, 'processor_config.json').get('sft_format') == 'deepseek_old'
-  return 'deepseek_old' if old else 'deepseek'
-
-
-def _image_settings(companions: Companions, image_size: Mapping[str, Any]) -> dict[str, Any]:
-  """How understanding images become pixel values: what both layouts write alike, and their own form of the size."""
-  nested = _json(companions, 'processor_config.json').get('image_processor')
-  source = nested if isinstance(nested, dict) else _json(companions, 'preprocessor_config.json')
+def _image_processor(layout: Layout, files: TokenizerFiles, config: JanusConfig) -> dict[str, Any]:
+  nested = _json(files, 'processor_config.json').get('image_processor')
+  source = nested if isinstance(nested, dict) else _json(files, 'preprocessor_config.json')
   settings = {name: source.get(name, default) for name, default in _IMAGE_DEFAULTS.items()}
-  return {**settings, **image_size}
+  side = config.image_size
+  if layout == 'deepseek':
+    return settings | {
+      'image_processor_type': 'VLMImageProcessor',
+      'image_size': side,
+      'processor_class': 'VLChatProcessor',
+    }
+  return settings | {
+    'do_pad': True,
+    'do_rescale': True,
+    'do_resize': True,
+    'image_processor_type': 'JanusImageProcessor',
+    'processor_class': 'JanusProcessor',
+    'resample': 3,  # PIL's number for bicubic.
+    'size': {'height': side, 'width': side},
+  }
 
 
-def _tokenizer_settings(companions: Companions, config: JanusConfig) -> dict[str, Any]:
-  max_length = _json(companions, 'tokenizer_config.json').get('model_max_length')
+def _tokenizer_settings(files: TokenizerFiles, config: JanusConfig) -> dict[str, Any]:
+  max_length = _json(files, 'tokenizer_config.json').get('model_max_length')
   return {
     'add_bos_token': True,
     'add_eos_token': False,
-    'bos_token': BOS,
+    'bos_token': special_tokens.BOS,
     'clean_up_tokenization_spaces': False,
-    'eos_token': EOS,
+    'eos_token': special_tokens.EOS,
     'legacy': True,
     'model_max_length': max_length or config.language_model.max_positions,
-    'pad_token': PAD,
+    'pad_token': special_tokens.PAD,
     'padding_side': 'left',
     # JanusProcessor of transformers 4 accepts no other class; transformers 5 takes tokenizer.json as it stands.
     'tokenizer_class': 'LlamaTokenizerFast',
@@ -182,105 +181,75 @@ def _tokenizer_settings(companions: Companions, config: JanusConfig) -> dict[str
   }
 
 
-def _huggingface_files(companions: Companions, config: JanusConfig, tokens: SpecialTokens | None) -> dict[str, bytes]:
-  side = config.image_size
-  image_processor = {
-    **_image_settings(companions, {'size': {'height': side, 'width': side}}),
-    'do_pad': True,
-    'do_rescale': True,
-    'do_resize': True,
-    'image_processor_type': 'JanusImageProcessor',
-    'processor_class': 'JanusProcessor',
-    'resample': 3,  # PIL's number for bicubic.
+def _huggingface_files(files: TokenizerFiles, config: JanusConfig, tokens: SpecialTokens) -> dict[str, bytes | dict]:
+  named_tokens = {
+    'boi_token': special_tokens.BEGIN_OF_IMAGE,
+    'eoi_token': special_tokens.END_OF_IMAGE,
+    'image_token': special_tokens.IMAGE_PLACEHOLDER,
   }
-  files = {'preprocessor_config.json': _dump(image_processor)}
-  if tokens is None:
-    return files
-  named_tokens = {'boi_token': BEGIN_OF_IMAGE, 'eoi_token': END_OF_IMAGE, 'image_token': IMAGE_PLACEHOLDER}
   return {
-    **files,
-    'chat_template.jinja': chat_template(template_of(companions, tokens) == 'deepseek').encode(),
-    'generation_config.json': _dump(_generation_config(tokens)),
-    'processor_config.json': _dump(
-      {
-        'num_image_tokens': config.num_image_tokens,
-        'processor_class': 'JanusProcessor',
-        'use_default_system_prompt': True,
-      }
-    ),
-    'tokenizer.json': complete_tokenizer(companions['tokenizer.json']),
-    'tokenizer_config.json': _dump(
-      {
-        **_tokenizer_settings(companions, config),
-        'extra_special_tokens': named_tokens,  # How JanusProcessor finds `tokenizer.image_token` and so on.
-        'processor_class': 'JanusProcessor',
-      }
-    ),
+    'chat_template.jinja': chat_template(template_of(files, tokens) == 'deepseek').encode(),
+    'generation_config.json': {
+      'bos_token_id': tokens.bos,
+      'eos_token_id': tokens.eos,
+      'generation_kwargs': {'boi_token_id': tokens.begin_of_image},
+      'guidance_scale': 5,
+      'pad_token_id': tokens.pad,
+      # All codes can be sampled, as in DeepSeek's generation_inference.py; transformers' default is the 50 likeliest.
+      # Greedy stays the default of `generate`, so transformers remarks at loading that top_k has no effect.
+      'top_k': 0,
+    },
+    'processor_config.json': {
+      'num_image_tokens': config.num_image_tokens,
+      'processor_class': 'JanusProcessor',
+      'use_default_system_prompt': True,
+    },
+    'tokenizer.json': complete_tokenizer(files['tokenizer.json']),
+    'tokenizer_config.json': {
+      **_tokenizer_settings(files, config),
+      'extra_special_tokens': named_tokens,  # How JanusProcessor finds `tokenizer.image_token` and so on.
+      'processor_class': 'JanusProcessor',
+    },
   }
 
 
-def _generation_config(tokens: SpecialTokens) -> dict[str, Any]:
+def _deepseek_files(files: TokenizerFiles, config: JanusConfig, tokens: SpecialTokens) -> dict[str, bytes | dict]:
+  tokenizer_json = complete_tokenizer(files['tokenizer.json'])
+  present = token_ids(tokenizer_json)
   return {
-    'bos_token_id': tokens.bos,
-    'eos_token_id': tokens.eos,
-    'generation_kwargs': {'boi_token_id': tokens.begin_of_image},
-    'guidance_scale': 5,
-    'pad_token_id': tokens.pad,
-    # Sampling draws from all codes, as DeepSeek's generation_inference.py does; transformers' default is the 50
-    # likeliest. Greedy stays the default of `generate`, so transformers remarks at loading that top_k has no effect.
-    'top_k': 0,
-  }
-
-
-def _deepseek_files(companions: Companions, config: JanusConfig, tokens: SpecialTokens | None) -> dict[str, bytes]:
-  image_processor = {
-    **_image_settings(companions, {'image_size': config.image_size}),
-    'image_processor_type': 'VLMImageProcessor',
-    'processor_class': 'VLChatProcessor',
-  }
-  files = {'preprocessor_config.json': _dump(image_processor)}
-  if tokens is None:
-    return files
-  tokenizer_json = complete_tokenizer(companions['tokenizer.json'])
-  return {
-    **files,
-    'processor_config.json': _dump(
-      {
-        'add_special_token': False,
-        'ignore_id': -100,
-        'image_tag': IMAGE_PLACEHOLDER,
-        'mask_prompt': True,
-        'num_image_tokens': config.num_image_tokens,
-        'processor_class': 'VLChatProcessor',
-        'sft_format': template_of(companions, tokens),
-      }
-    ),
-    'special_tokens_map.json': _dump(
-      {
-        # Only those that are there: loading would add the others, with new ids.
-        'additional_special_tokens': present_tokens(tokenizer_json, ADDITIONAL),
-        'bos_token': BOS,
-        'eos_token': EOS,
-        'pad_token': PAD,
-      }
-    ),
+    'processor_config.json': {
+      'add_special_token': False,
+      'ignore_id': -100,
+      'image_tag': special_tokens.IMAGE_PLACEHOLDER,
+      'mask_prompt': True,
+      'num_image_tokens': config.num_image_tokens,
+      'processor_class': 'VLChatProcessor',
+      'sft_format': template_of(files, tokens),
+    },
+    'special_tokens_map.json': {
+      # Only those that are there: loading would add the others, with new ids.
+      'additional_special_tokens': [token for token in special_tokens.ADDITIONAL if token in present],
+      'bos_token': special_tokens.BOS,
+      'eos_token': special_tokens.EOS,
+      'pad_token': special_tokens.PAD,
+    },
     'tokenizer.json': tokenizer_json,
-    'tokenizer_config.json': _dump(_tokenizer_settings(companions, config)),
+    'tokenizer_config.json': _tokenizer_settings(files, config),
   }
 
 
-def _with_sizes(companions: Companions, config: JanusConfig) -> dict[str, bytes]:
+def _with_sizes(files: TokenizerFiles, config: JanusConfig) -> dict[str, bytes]:
   """The same files, but for sizes that are no longer the model's (its image size was changed)."""
-  files = dict(companions)
-  for name in ('processor_config.json', 'preprocessor_config.json'):
-    values = _json(companions, name)
+  new_files = dict(files)
+  # Both layouts' processor classes take 576 tokens where their file does not say.
+  for name, default_tokens in (('processor_config.json', 576), ('preprocessor_config.json', None)):
+    values = _json(files, name)
     resized = _resized(values, config.image_size)
-    stated = values.get('num_image_tokens', _DEFAULT_IMAGE_TOKENS if name == 'processor_config.json' else None)
-    if stated not in (None, config.num_image_tokens):
+    if values.get('num_image_tokens', default_tokens) not in (None, config.num_image_tokens):
       resized['num_image_tokens'] = config.num_image_tokens
     if name in files and resized != values:
-      files[name] = _dump(resized)
-  return files
+      new_files[name] = _dump(resized)
+  return new_files
 
 
 def _resized(values: Mapping[str, Any], image_size: int) -> dict[str, Any]:
@@ -289,7 +258,3 @@ def _resized(values: Mapping[str, Any], image_size: int) -> dict[str, Any]:
   if isinstance(values.get('image_processor'), dict):
     resized['image_processor'] = _resized(values['image_processor'], image_size)
   return resized
-
-
-def _dump(values: Mapping[str, Any]) -> bytes:
-  return (json.dumps(values, ensure_ascii=False, indent=2, sort_keys=True) + '\n').encode()

@@ -6,32 +6,19 @@ pickle stream and are loaded whole.
 
 import pickle
 import re
-import struct
 import warnings
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from janus_jax.conversion.lazy import Index, LazyArray
+from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.safetensors_files import check_is_file
 from janus_jax.errors import InputError
 
 # Before, `weights_only=True` could be made to run code (CVE-2025-32434, CVE-2026-24747).
 _MIN_TORCH = (2, 10)
-
-# What a damaged file leads torch into; it has no error class of its own for that.
-_DAMAGE = (
-  OSError,
-  RuntimeError,
-  ValueError,
-  TypeError,
-  LookupError,
-  AttributeError,
-  EOFError,
-  AssertionError,
-  struct.error,
-)
+_DAMAGED = 'damaged, not a PyTorch file'
 
 _DTYPES = {
   f'torch.{name}': np.dtype(name)
@@ -53,15 +40,6 @@ def read_torch(path: str, subtree: str | None = None) -> dict[str, LazyArray]:
     InputError: torch is missing or too old; the file is missing, damaged, holds code (never executed) or anything but a
       dict of dense tensors.
   """
-  torch = _import_torch(path)
-  check_is_file(path)
-  with open(path, 'rb') as file:
-    is_zip = file.read(4) == b'PK\x03\x04'
-  state = _state_dict(_load(torch, path, is_zip), path, subtree, torch.Tensor)
-  return {name: _array(torch, path, name, tensor) for name, tensor in state.items()}
-
-
-def _import_torch(path: str) -> Any:
   try:
     import torch
   except ImportError as error:
@@ -69,26 +47,27 @@ def _import_torch(path: str) -> Any:
   if torch.__version__ < _MIN_TORCH:
     least = '.'.join(map(str, _MIN_TORCH))
     raise InputError(f'{path}: reading it safely needs PyTorch {least} or newer, found {torch.__version__}')
-  return torch
+  check_is_file(path)
+  state = _state_dict(_load(torch, path), path, subtree, torch.Tensor)
+  return {name: _array(torch, path, name, tensor) for name, tensor in state.items()}
 
 
-def _load(torch: Any, path: str, is_zip: bool) -> Any:
+def _load(torch: Any, path: str) -> Any:
+  with open(path, 'rb') as file:
+    is_zip = file.read(4) == b'PK\x03\x04'
   try:
     with warnings.catch_warnings(action='ignore'):
       return torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
   except pickle.UnpicklingError as error:
-    raise InputError(f'{path}: {_refusal(str(error))}') from error
-  except _DAMAGE as error:
+    # torch's own advice is many lines long and includes how to load the file unsafely.
+    code = re.search(r'GLOBAL ([\w.]+)', str(error))
+    doubt, name = ('', f' ({code[1]})') if code else (f'{_DAMAGED}, or ', '')
+    raise InputError(f'{path}: {doubt}contains code other than tensors{name}, which was NOT executed') from error
+  except MemoryError:
+    raise
+  except Exception as error:  # Damage leads torch into errors of a dozen classes; it has none of its own for that.
     found = f'{type(error).__name__} while reading it'
-    raise InputError(f'{path}: damaged, not a PyTorch file, or holds other than dense tensors ({found})') from error
-
-
-def _refusal(message: str) -> str:
-  """Boils torch's advice, many lines that include how to load the file unsafely, down to what was found."""
-  code = re.search(r'GLOBAL ([\w.]+)', message)
-  if code:
-    return f'contains code other than tensors ({code[1]}), which was NOT executed'
-  return 'damaged, not a PyTorch file, or contains code other than tensors, which was NOT executed'
+    raise InputError(f'{path}: {_DAMAGED}, or holds other than dense tensors ({found})') from error
 
 
 def _state_dict(loaded: Any, path: str, subtree: str | None, tensor_type: type) -> dict[str, Any]:
@@ -114,25 +93,16 @@ def _describe(value: Any) -> str:
   return f'a dict with the keys {", ".join(keys[:5])}{", ..." if len(keys) > 5 else ""}' if keys else 'an empty dict'
 
 
-def _numpy_dtype(path: str, name: str, tensor: Any) -> np.dtype:
+def _array(torch: Any, path: str, name: str, tensor: Any) -> LazyArray:
   dtype = _DTYPES.get(str(tensor.dtype))
   if dtype is None or str(tensor.layout) != 'torch.strided' or tensor.is_nested:
-    kind = f'{tensor.layout} {tensor.dtype}'
+    found = f'{tensor.layout} {tensor.dtype}'
     raise InputError(
-      f'{path}: tensor {name!r}: {kind} is not supported, expected a dense tensor of {", ".join(_DTYPES)}'
+      f'{path}: tensor {name!r}: {found} is not supported, expected a dense tensor of {", ".join(_DTYPES)}'
     )
   if tensor.is_meta:
     raise InputError(f'{path}: tensor {name!r}: expected values, found none (device meta)')
-  return dtype
-
-
-def _array(torch: Any, path: str, name: str, tensor: Any) -> LazyArray:
-  dtype = _numpy_dtype(path, name, tensor)
   # numpy cannot take over a bfloat16 tensor, but one of 16-bit integers.
   bits = tensor.detach().view(torch.int16) if dtype == ml_dtypes.bfloat16 else tensor.detach()
   values = bits.numpy().view(dtype)
-
-  def read(index: Index) -> np.ndarray:
-    return np.array(values[index], order='C')
-
-  return LazyArray(values.shape, dtype, read, f'{path}: {name}')
+  return LazyArray(values.shape, dtype, lambda index: np.array(values[index], order='C'), f'{path}: {name}')

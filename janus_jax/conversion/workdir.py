@@ -9,12 +9,12 @@ from etils import epath
 from janus_jax.conversion.buckets import ORBAX_PROTOCOL, is_url, reaching
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.orbax_files import read_orbax
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
 
-# Orbax's name. Locally a checkpoint has its name from when it is whole; in a bucket, once it has this file.
+# Orbax's mark of a whole checkpoint in a bucket. A local one gets its name only when it is whole.
 COMMIT_FILE = 'commit_success.txt'
-# After the path of a workdir: the averages of its parameters (`optimizer.ema_decay`).
+# Follows the path of a workdir to mean the averages of its parameters (`optimizer.ema_decay`).
 EMA_SUFFIX = '@ema'
 
 
@@ -29,7 +29,7 @@ def split_ema(path: str | os.PathLike) -> tuple[str, bool]:
 
 
 def is_workdir(path: str) -> bool:
-  """Whether there are checkpoints of a run, in a directory or bucket."""
+  """Tells whether a directory or bucket has checkpoints of a run."""
   if is_url(path) and not path.startswith(ORBAX_PROTOCOL):
     return False
   with reaching(path, 'a directory that can be read'):
@@ -41,7 +41,7 @@ def read_newest(workdir: str, averaged: bool = False) -> tuple[str, dict[str, La
 
   Args:
     workdir: local, or gs://BUCKET/...
-    averaged: see `read_params`.
+    averaged: with averages, as in `read_params`.
 
   Returns:
     (directory of the parameters, parameter path -> array).
@@ -52,9 +52,8 @@ def read_newest(workdir: str, averaged: bool = False) -> tuple[str, dict[str, La
   directory = os.path.join(workdir, CHECKPOINTS_DIRECTORY)
   # Other names: saves that were cut short, checkpoints that training has set aside.
   paths = [path for path in epath.Path(directory).iterdir() if path.name.isdecimal()]
-  if is_url(workdir):
-    paths = [path for path in paths if (path / COMMIT_FILE).exists()]
-  steps = sorted((int(path.name) for path in paths), reverse=True)
+  whole = [path for path in paths if not is_url(workdir) or (path / COMMIT_FILE).exists()]
+  steps = sorted((int(path.name) for path in whole), reverse=True)
   for step in steps:
     checkpoint = os.path.join(directory, str(step))
     try:
@@ -71,14 +70,11 @@ def read_newest(workdir: str, averaged: bool = False) -> tuple[str, dict[str, La
 
 
 def read_params(checkpoint: str, averaged: bool = False) -> dict[str, LazyArray]:
-  """Opens the parameters of one checkpoint.
+  """Opens the parameters of one checkpoint: path -> array.
 
   Args:
     checkpoint: directory, a workdir's checkpoints/<step>.
-    averaged: with the average in place of each parameter that has one: what trained in the stage of the checkpoint.
-
-  Returns:
-    parameter path -> array.
+    averaged: with the average in place of each parameter that has one: those that its stage trained.
 
   Raises:
     InputError: it is not whole.
@@ -110,7 +106,7 @@ def check_checkpoint_files(directory: str) -> None:
   try:
     lengths = _file_lengths(directory)
   except (ValueError, KeyError, IndexError) as error:
-    raise InputError(f'{directory}: damaged index ({" ".join(str(error).split())[:200]})') from error
+    raise InputError(f'{directory}: damaged index ({one_line(error)[:200]})') from error
   for name, length in lengths.items():
     path = epath.Path(directory, name)
     size = path.stat().length if path.exists() else 0

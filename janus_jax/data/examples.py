@@ -1,7 +1,7 @@
 """Records to training examples: token ids, what each position holds, what it predicts, and in which loss.
 
-The layouts are Janus's. What inference would encode as a prompt is exactly a prefix of the
-training ids, because prompt and answer are tokenised apart here: no token straddles the two.
+The layouts are Janus's. What inference would encode as a prompt is exactly a prefix of the training ids, because prompt
+and answer are tokenised apart here: no token straddles the two.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ NO_LOSS, UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS = range(4)
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSpec:
-  """What the records of a run become.
+  """Sizes, limits and texts by which records become examples.
 
   Attributes:
-    tokenizer: of the checkpoint.
-    template: of the checkpoint.
+    tokenizer: the checkpoint's.
+    template: names of the speakers.
     num_image_tokens: features per understanding image (576 in the released models).
     num_codes: P, codes per generated image (576).
     image_size: side of the understanding images in pixels (384).
     generation_size: side of the generation images (384); None if records hold codes in place of images.
     max_length: the longest example, in tokens, images included.
     system: comes before the conversations of understanding whose records name no other.
-    num_code_ids: codes of the codebook (16384), to refuse what lies outside.
+    num_code_ids: size of the codebook (16384), to refuse what lies outside.
   """
 
   tokenizer: Tokenizer
@@ -63,7 +63,7 @@ class Example:
     weights: float32[n]; 1 on supervised positions, 0 elsewhere.
     pixels: uint8[j, size, size, 3]; understanding images in reading order.
     generation_pixels: uint8[g, size, size, 3]; the image to generate; g is 0 if codes were given.
-    cut: whether turns of the conversation were left out, because they did not fit.
+    cut: True if turns of the conversation were left out, because they did not fit.
     where: what messages call the record that it is made of; '' if the record does not say.
   """
 
@@ -81,22 +81,23 @@ class Example:
 def make_examples(
   kind: str, record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float = 0.0
 ) -> list[Example]:
-  """The examples that a record becomes: one, or the pieces of a long document in their order.
+  """Turns a record into one example, or into the pieces of a long document in their order.
 
   Args:
-    kind: one of `TASKS`. What its records hold:
+    kind: one of `TASKS`.
+    record: fields of that task:
       understanding: 'images', a list of uint8[size, size, 3], and either 'turns', [question, answer, ...], of which the
         answers are supervised, or 'text', all of which is. A placeholder in the text stands for an image; where there
         is none, the images come first.
       text: 'turns', or 'text'.
       generation: 'prompt', and 'image', uint8[size, size, 3], or 'codes', int32[P]. Where 'template' is 'raw' the
         prompt stands alone, without roles.
-    record: of that kind. 'system' comes before its turns: by default `spec.system` for understanding, nothing for text.
-      'long' says what becomes of more than `spec.max_length` tokens: of turns, 'cut' keeps the first that fit (the
-      default) and 'skip' none; of the text of a text record, 'split' makes several examples (the default) and 'skip'
-      none. What else is too long is skipped. 'where' is what messages call the record, 'source' its source.
-    spec: of the run.
-    rng: of guidance dropout.
+      'system' comes before the turns: by default `spec.system` for understanding, nothing for text. 'long' says what
+      becomes of more than `spec.max_length` tokens: of turns, 'cut' keeps the first that fit (the default) and 'skip'
+      none; of the text of a text record, 'split' makes several examples (the default) and 'skip' none. What else is
+      too long is skipped. 'where' is what messages call the record, 'source' its source.
+    spec: how records become examples.
+    rng: decides about guidance dropout.
     guidance_dropout: probability that a prompt becomes pads, which are attended to (classifier-free guidance).
 
   Raises:
@@ -107,39 +108,38 @@ def make_examples(
     raise RecordError('wrong type', f'the record is a {type(record).__name__}: expected a dict')
   where = record.get('where', '')
   try:
-    examples = _examples(kind, record, spec, rng, guidance_dropout)
+    if kind == 'generation':
+      examples = [_generation_example(record, spec, rng, guidance_dropout)]
+    elif kind == 'understanding':
+      examples = [_understanding_example(record, spec)]
+    elif 'turns' in record:
+      examples = [_conversation(record, (), TEXT_LOSS, '', spec)]
+    else:
+      examples = _document_pieces(record, spec)
   except RecordError as error:
     raise error.at(where) if where else error from None
   return [dataclasses.replace(example, where=where) for example in examples] if where else examples
 
 
-def _examples(
-  kind: str, record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float
-) -> list[Example]:
-  if kind == 'generation':
-    return [_generation_example(record, spec, rng, guidance_dropout)]
-  if kind == 'text':
-    if 'turns' in record:
-      return [_conversation(record, (), TEXT_LOSS, '', spec)]
-    return _document_pieces(record, spec)
-  images = _field(record, 'images', (list, tuple, np.ndarray))
+def _understanding_example(record: Mapping[str, Any], spec: ExampleSpec) -> Example:
+  images = _field(record, 'images', list, tuple, np.ndarray)
   for number, image in enumerate(images):
     _check_image(image, f'images[{number}]', spec.image_size)
   if 'text' in record:
-    return [_text_with_images(record, images, spec)]
-  return [_conversation(record, images, UNDERSTANDING_LOSS, spec.system, spec)]
+    return _text_with_images(record, images, spec)
+  return _conversation(record, images, UNDERSTANDING_LOSS, spec.system, spec)
 
 
 def _conversation(
   record: Mapping[str, Any], images: Sequence[np.ndarray], loss: int, default_system: str, spec: ExampleSpec
 ) -> Example:
   """Supervises what comes after each `Assistant:`, up to the end-of-sentence token, and nothing else."""
-  placed = _placed(_turns(record), len(images))
-  if any(IMAGE_PLACEHOLDER in answer for answer in placed[1::2]):
+  turns = _place_images(_turns(record), len(images))
+  if any(IMAGE_PLACEHOLDER in answer for answer in turns[1::2]):
     raise RecordError('conversation', f'turns: {IMAGE_PLACEHOLDER} in an answer: expected images in questions only')
   may_cut = record.get('long', 'cut') == 'cut'
   ids, answered, kept = [], [], 0
-  for question, answer in zip(placed[::2], placed[1::2]):
+  for question, answer in zip(turns[::2], turns[1::2]):
     # An end-of-sentence token comes between turns, so that tokenising turn by turn gives the ids of the whole text.
     system = '' if kept else record.get('system', default_system)
     prompt = spec.tokenizer.encode(prompts.render_prompt(spec.template, [question, ''], system), add_bos=not kept)
@@ -151,14 +151,9 @@ def _conversation(
     answered += [False] * len(prompt) + [True] * len(reply)
     kept += 2
   _check_length(len(ids), spec, record)
-  tokens = np.array(ids, np.int32)
-  token_types = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
-  supervised = np.array([*answered[1:], False])
-  images = images[: sum(turn.count(IMAGE_PLACEHOLDER) for turn in placed[:kept])]
-  example = predicting(
-    tokens, token_types, supervised, loss, _stacked(images, spec), no_images(spec.generation_size or 1)
-  )
-  return dataclasses.replace(example, cut=kept < len(placed))
+  images = images[: sum(turn.count(IMAGE_PLACEHOLDER) for turn in turns[:kept])]
+  example = _text_example(np.array(ids, np.int32), np.array([*answered[1:], False]), loss, images, spec)
+  return dataclasses.replace(example, cut=kept < len(turns))
 
 
 def _text_with_images(record: Mapping[str, Any], images: Sequence[np.ndarray], spec: ExampleSpec) -> Example:
@@ -167,13 +162,11 @@ def _text_with_images(record: Mapping[str, Any], images: Sequence[np.ndarray], s
   if not text.replace(IMAGE_PLACEHOLDER, '').strip():
     raise RecordError('text', 'text: empty: expected text beside the images')
   special = spec.tokenizer.special
-  ids = spec.tokenizer.encode(_placed([text], len(images), separator='')[0])
+  ids = spec.tokenizer.encode(_place_images([text], len(images), separator='')[0])
   tokens = np.array([*prompts.expand_images(ids, special, spec.num_image_tokens), special.eos], np.int32)
   _check_length(len(tokens), spec, record)
-  token_types = np.where(tokens == special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
   said = ~np.isin(tokens, (special.begin_of_image, special.image_placeholder, special.end_of_image))
-  pixels, neither = _stacked(images, spec), no_images(spec.generation_size or 1)
-  return predicting(tokens, token_types, np.append(said[1:], False), UNDERSTANDING_LOSS, pixels, neither)
+  return _text_example(tokens, np.append(said[1:], False), UNDERSTANDING_LOSS, images, spec)
 
 
 def _document_pieces(record: Mapping[str, Any], spec: ExampleSpec) -> list[Example]:
@@ -183,25 +176,25 @@ def _document_pieces(record: Mapping[str, Any], spec: ExampleSpec) -> list[Examp
   tokens = np.array([*spec.tokenizer.encode(_text(record, 'text')), spec.tokenizer.special.eos], np.int32)
   if record.get('long') == 'skip':
     _check_length(len(tokens), spec, record)
-  supervised = np.arange(len(tokens)) < len(tokens) - 1
-  token_types = np.full(len(tokens), TEXT, np.uint8)
-  neither = no_images(spec.image_size), no_images(spec.generation_size or 1)
-  whole = predicting(tokens, token_types, supervised, TEXT_LOSS, *neither)
-  starts = range(0, len(tokens) - 1, spec.max_length)
-  return [_stretch(whole, slice(start, start + spec.max_length)) for start in starts]
+  whole = _text_example(tokens, np.arange(len(tokens)) < len(tokens) - 1, TEXT_LOSS, (), spec)
+  spans = [slice(start, start + spec.max_length) for start in range(0, len(tokens) - 1, spec.max_length)]
+  names = ('tokens', 'token_types', 'targets', 'loss_ids', 'weights')
+  return [dataclasses.replace(whole, **{name: getattr(whole, name)[span] for name in names}) for span in spans]
 
 
-def _stretch(example: Example, span: slice) -> Example:
-  per_position = ('tokens', 'token_types', 'targets', 'loss_ids', 'weights')
-  return dataclasses.replace(example, **{name: getattr(example, name)[span] for name in per_position})
+def _text_example(
+  tokens: np.ndarray, supervised: np.ndarray, loss: int, images: Sequence[np.ndarray], spec: ExampleSpec
+) -> Example:
+  token_types = np.where(tokens == spec.tokenizer.special.image_placeholder, IMAGE, TEXT).astype(np.uint8)
+  pixels = np.stack(images) if len(images) else no_images(spec.image_size)
+  return predicting(tokens, token_types, supervised, loss, pixels, no_images(spec.generation_size or 1))
 
 
 def _generation_example(
   record: Mapping[str, Any], spec: ExampleSpec, rng: np.random.Generator, guidance_dropout: float
 ) -> Example:
-  """begin-of-image predicts the first code, each code but the last the next."""
+  """Supervises the codes: begin-of-image predicts the first one, each code but the last the next."""
   drop = rng.random() < guidance_dropout
-  P, special = spec.num_codes, spec.tokenizer.special
   template = None if record.get('template') == 'raw' else spec.template
   ids = spec.tokenizer.encode(prompts.generation_text(template, _text(record, 'prompt')))
   if spec.generation_size is None:
@@ -209,15 +202,17 @@ def _generation_example(
   else:
     image = _field(record, 'image', np.ndarray)
     _check_image(image, 'image', spec.generation_size)
-    codes, pixels = np.arange(P, dtype=np.int32), image[None]
-  _check_length(len(ids) + P - 1, spec, record)
+    codes, pixels = np.arange(spec.num_codes, dtype=np.int32), image[None]
+  _check_length(len(ids) + spec.num_codes - 1, spec, record)
   if drop:
-    ids = prompts.unconditional_ids(ids, special.pad)
-  return drawing(np.array(ids, np.int32), codes, no_images(spec.image_size), pixels)
+    ids = prompts.unconditional_ids(ids, spec.tokenizer.special.pad)
+  return generation_example(np.array(ids, np.int32), codes, no_images(spec.image_size), pixels)
 
 
-def drawing(prompt: np.ndarray, codes: np.ndarray, pixels: np.ndarray, generation_pixels: np.ndarray) -> Example:
-  """A prompt int32[n] ending in begin-of-image, and the codes int32[P] of its image; other arrays as in `Example`."""
+def generation_example(
+  prompt: np.ndarray, codes: np.ndarray, pixels: np.ndarray, generation_pixels: np.ndarray
+) -> Example:
+  """An image to generate: prompt int32[n] ending in begin-of-image, codes int32[P]; other arrays as in `Example`."""
   n, P = len(prompt), len(codes)
   loss_ids = np.repeat(np.array([NO_LOSS, GENERATION_LOSS], np.uint8), (n - 1, P))
   return Example(
@@ -239,7 +234,7 @@ def predicting(
   pixels: np.ndarray,
   generation_pixels: np.ndarray,
 ) -> Example:
-  """Each position that is supervised (bool[n]) predicts the next token; other arrays as in `Example`."""
+  """A sequence of which the supervised positions (bool[n]) predict the next token; other arrays as in `Example`."""
   return Example(
     tokens=tokens,
     token_types=token_types,
@@ -256,23 +251,20 @@ def no_images(size: int) -> np.ndarray:
   return np.zeros((0, size, size, 3), np.uint8)
 
 
-def _placed(turns: Sequence[str], num_images: int, separator: str = '\n') -> list[str]:
+def _place_images(turns: Sequence[str], num_images: int, separator: str = '\n') -> list[str]:
   try:
     return prompts.place_images(turns, num_images, separator)
   except InputError as error:
     raise RecordError('image count' if num_images else 'no image', str(error)) from None
 
 
-def _field(record: Mapping[str, Any], name: str, types: type | tuple[type, ...]) -> Any:
+def _field(record: Mapping[str, Any], name: str, *types: type) -> Any:
   if name not in record:
     raise RecordError('missing field', f'{name}: missing: the record has {sorted(record)}')
   if not isinstance(record[name], types):
-    raise RecordError('wrong type', f'{name}: a {type(record[name]).__name__}: expected {_type_names(types)}')
+    expected = ' or '.join(t.__name__ for t in types)
+    raise RecordError('wrong type', f'{name}: a {type(record[name]).__name__}: expected {expected}')
   return record[name]
-
-
-def _type_names(types: type | tuple[type, ...]) -> str:
-  return ' or '.join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:
@@ -285,7 +277,7 @@ def _text(record: Mapping[str, Any], name: str) -> str:
 
 
 def _turns(record: Mapping[str, Any]) -> Sequence[str]:
-  turns = _field(record, 'turns', (list, tuple))
+  turns = _field(record, 'turns', list, tuple)
   if not turns or len(turns) % 2:
     expected = 'expected question, answer, ..., question, answer'
     raise RecordError('conversation', f'turns: {len(turns)} of them: {expected}')
@@ -296,10 +288,9 @@ def _turns(record: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _check_image(image: Any, name: str, size: int) -> None:
-  if not isinstance(image, np.ndarray):
-    raise RecordError('wrong type', f'{name}: a {type(image).__name__}: expected uint8[{size}, {size}, 3]')
-  if image.dtype != np.uint8 or image.shape != (size, size, 3):
-    found = f'{image.dtype}{list(image.shape)}'
+  is_array = isinstance(image, np.ndarray)
+  if not is_array or image.dtype != np.uint8 or image.shape != (size, size, 3):
+    found = f'{image.dtype}{list(image.shape)}' if is_array else f'a {type(image).__name__}'
     raise RecordError('wrong type', f'{name}: {found}: expected uint8[{size}, {size}, 3]')
 
 
@@ -313,14 +304,8 @@ def _codes(record: Mapping[str, Any], spec: ExampleSpec) -> np.ndarray:
   return codes.astype(np.int32)
 
 
-def _stacked(images: Sequence[np.ndarray], spec: ExampleSpec) -> np.ndarray:
-  return np.stack(images) if len(images) else no_images(spec.image_size)
-
-
 def _check_length(length: int, spec: ExampleSpec, record: Mapping[str, Any]) -> None:
   if length > spec.max_length:
-    raise RecordError(
-      'long',
-      f'the example has {length} tokens: expected at most {spec.max_length}, which is sequence_length '
-      f'(see data.sources.{record.get("source", "NAME")}.long)',
-    )
+    source = record.get('source', 'NAME')
+    limit = f'expected at most {spec.max_length}, which is sequence_length (see data.sources.{source}.long)'
+    raise RecordError('long', f'the example has {length} tokens: {limit}')

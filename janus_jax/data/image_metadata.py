@@ -1,4 +1,4 @@
-"""Image files without their metadata: what is no pixel, and does not say how to read one, can then cost none.
+"""Image files without their metadata: bytes that are no pixels, nor say how to read them, can then cost none.
 
 Pillow parses texts, profiles and tags while it opens a file, and refuses the whole file for a text that is too large, a
 checksum that differs, a profile that is cut, a keyword that it takes for a setting of its own. Whatever is not as
@@ -41,43 +41,43 @@ def without_metadata(data: bytes) -> bytes:
 def _png_chunks(data: bytes) -> Iterator[bytes]:
   """The chunks of PNG 1.2 that pixels are made of, and EXIF whose checksum is right."""
   yield PNG
-  place, pixels = len(PNG), False
-  while place + 8 <= len(data):
-    length, kind = struct.unpack_from('>I4s', data, place)
-    end = place + length + 12
+  start, pixels = len(PNG), False
+  while start + 8 <= len(data):
+    length, kind = struct.unpack_from('>I4s', data, start)
+    end = start + length + 12
     if end > len(data):  # The file is cut off: in its pixels, or where it does not matter.
       if kind == b'IDAT' or not pixels:
-        yield data[place:]
+        yield data[start:]
       return
-    exif_is_whole = kind == b'eXIf' and zlib.crc32(data[place + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+    exif_is_whole = kind == b'eXIf' and zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
     if kind in PNG_CHUNKS or exif_is_whole:
-      yield data[place:end]
+      yield data[start:end]
     pixels |= kind == b'IDAT'
-    place = end
+    start = end
 
 
 def _jpeg_segments(data: bytes) -> Iterator[bytes]:
   """All but the comments and the application segments that are neither EXIF nor say what the channels are."""
   yield JPEG
-  place = len(JPEG)
-  while place + 4 <= len(data) and data[place] == 0xFF:
-    marker = data[place + 1]
+  start = len(JPEG)
+  while start + 4 <= len(data) and data[start] == 0xFF:
+    marker = data[start + 1]
     if marker == 0xFF:  # A fill byte.
-      place += 1
+      start += 1
       continue
-    size = 0 if marker in ALONE else int.from_bytes(data[place + 2 : place + 4])
-    end = place + 2 + size
+    size = 0 if marker in ALONE else int.from_bytes(data[start + 2 : start + 4])
+    end = start + 2 + size
     if marker == START_OF_SCAN or end > len(data) or size == 1:
       break
-    segment = data[place:end]
+    segment = data[start:end]
     if not (marker == 0xFE or 0xE0 <= marker <= 0xEF) or _says_how_to_read(marker, segment[4:]):
       yield segment
-    place = end
-  yield data[place:]
+    start = end
+  yield data[start:]
 
 
 def _says_how_to_read(marker: int, content: bytes) -> bool:
-  """Of an application segment: JFIF and Adobe's, as libjpeg reads them, and EXIF."""
+  """True of the application segments of JFIF and Adobe, as libjpeg reads them, and of EXIF."""
   jfif = marker == 0xE0 and content.startswith(b'JFIF\0') and len(content) >= 14
   adobe = marker == 0xEE and content.startswith(b'Adobe') and len(content) >= 12
   return jfif or adobe or (marker == 0xE1 and content.startswith(b'Exif\0\0'))

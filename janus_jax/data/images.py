@@ -1,4 +1,4 @@
-"""Images on the host: files to RGB, RGB to the uint8 squares that the two encoders take, pictures back to files.
+"""Images on the host: files to RGB, RGB to the uint8 squares that the two encoders take, and back to files.
 
 Everything stays uint8: (x / 255 - 0.5) / 0.5 happens on the device, so that a quarter of the bytes travel.
 """
@@ -39,20 +39,16 @@ UPRIGHT = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's readers raise on damaged files (seen by fuzzing); they have no common base class.
+# Raised by Pillow's readers on damaged files (seen by fuzzing); they have no common base class.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError)
 DAMAGE += (struct.error, zlib.error, AssertionError, AttributeError, Image.DecompressionBombError)
 
 
-def load_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
-  """Reads an image file as RGB, the way a person would see it: `decode_image` says how.
-
-  Raises:
-    InputError: no such file, a directory, not readable, or what `decode_image` raises.
-  """
+def load_image(path: str | os.PathLike) -> Image.Image:
+  """Reads an image file as RGB (`decode_image`). InputError: it cannot be read, or what `decode_image` raises."""
   try:
     with open(path, 'rb') as file:
-      return decode_image(file, str(path), max_pixels)
+      return decode_image(file, str(path))
   except OSError as error:
     raise InputError(f'{path}: {error.strerror or error}: expected an image file') from None
 
@@ -64,12 +60,8 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
   a rotation stored in EXIF is applied, and transparency is laid over white, where `convert` would uncover whatever
   colour the invisible pixels hold. 16-bit channels keep their upper byte, grey ones too (`convert` clips those at 255).
   CMYK is converted without a colour profile, as there. An animation gives its first frame. Metadata are left out
-  before Pillow sees the file, but for what says which way is up: damaged or huge ones cost no pixels.
-
-  Args:
-    file: seekable; read from its start.
-    name: what error messages call it.
-    max_pixels: a larger image is refused by its header, before any pixel is decoded.
+  before Pillow sees the file, but for what says which way is up: damaged or huge ones cost no pixels. An image of more
+  than `max_pixels` is refused by its header, before any pixel is decoded.
 
   Raises:
     RecordError: 'image too large', or 'image damaged' for no bytes, not one of `FORMATS`, pixels that are cut off or of
@@ -81,7 +73,7 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Ima
     with _open(file, name, max_pixels) as image:
       try:
         image.load()
-        return _upright(_to_rgb(image, name), _orientation(image))
+        return _upright(_to_rgb(image, name), image)
       except RecordError:
         raise
       except DAMAGE as error:
@@ -127,31 +119,22 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
   return Image.alpha_composite(white, image.convert('RGBA')).convert('RGB')
 
 
-def _orientation(image: Image.Image) -> int:
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
   try:
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
   except DAMAGE:  # The pixels are sound; that they should be rotated is then unknown.
-    return 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return pixels
   known = isinstance(orientation, int) and orientation in UPRIGHT
-  return image.transpose(UPRIGHT[orientation]) if known else image
+  return pixels.transpose(UPRIGHT[orientation]) if known else pixels
 
 
 def understanding_pixels(
   image: Image.Image, size: int, min_side: int = MIN_SIDE, resize: Resize = pillow
 ) -> np.ndarray:
-  """What the understanding encoder takes: the whole image, its long side `size`, centred on a grey square.
+  """Resizes an RGB image for the understanding encoder: its long side to `size`, centred on a grey square.
 
-  `VLMImageProcessor` of DeepSeek's `janus/models/image_processing_vlm.py`, bit for bit: sides are truncated to
-  integers (`transformers` rounds), the resize is Pillow's antialiased bicubic.
-
-  Args:
-    image: RGB.
-    size: side of the square, in pixels.
-    min_side: what the short side of a long thin image is raised to.
-    resize: any other than Pillow's is not bit for bit.
+  `VLMImageProcessor` of DeepSeek's `janus/models/image_processing_vlm.py`, with Pillow's resize bit for bit: sides are
+  truncated to integers (`transformers` rounds), and the short side of a long thin image raised to `min_side`.
 
   Returns:
     uint8[size, size, 3].
@@ -167,15 +150,10 @@ def understanding_pixels(
 
 
 def generation_pixels(image: Image.Image, size: int, resize: Resize = pillow) -> np.ndarray:
-  """What the VQ encoder takes as a training target: short side to `size`, the long side's middle (Janus paper, 4.1).
+  """Resizes an RGB image for the VQ encoder: short side to `size`, the long side's middle (Janus paper, 4.1).
 
-  Cropping comes first, which gives the same picture but for the filter's reach at the two cuts, keeps pixels exactly
+  Cropping comes first, which gives the same image but for the filter's reach at the two cuts, keeps pixels exactly
   square and costs no memory on a long thin image. The papers do not say where they crop.
-
-  Args:
-    image: RGB.
-    size: side of the result, in pixels.
-    resize: the filter.
 
   Returns:
     uint8[size, size, 3].
@@ -192,12 +170,7 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 8) -> np.ndarray:
-  """Lays images out row by row on white.
-
-  Args:
-    images: one or more uint8[h, w, 3] of one size.
-    columns: images in a full row.
-    gap: white pixels between neighbours.
+  """Lays out one or more uint8[h, w, 3] row by row on white, `gap` pixels between neighbours.
 
   Returns:
     uint8[rows * h + (rows - 1) * gap, columns * w + (columns - 1) * gap, 3], columns being at most len(images).
@@ -214,12 +187,9 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 8) -> n
 
 
 def save_png(path: str | os.PathLike, pixels: np.ndarray, text: Mapping[str, str]) -> None:
-  """Writes a PNG whose text chunks hold `text`. The file appears whole or not at all.
+  """Writes a PNG of uint8[h, w, 3], in place of an existing file. It appears whole or not at all.
 
-  Args:
-    path: in an existing directory; an existing file is replaced.
-    pixels: uint8[h, w, 3].
-    text: keyword (1 to 79 Latin-1 characters) to value: tEXt where Latin-1 can hold the value, else iTXt in UTF-8.
+  Its text chunks hold `text`, keyword (1 to 79 Latin-1 characters) to value: tEXt where Latin-1 can hold it, else iTXt.
 
   Raises:
     InputError: the file cannot be written (no such directory, no permission, no space).

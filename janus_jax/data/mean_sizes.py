@@ -1,5 +1,6 @@
 """Mean sizes of the examples of mixtures, by which a batch has room for as many images as it will hold."""
 
+import collections
 import concurrent.futures
 import functools
 import math
@@ -29,22 +30,23 @@ def mean_sizes(
 
   Args:
     sources: as in `batches`.
-    mixtures: ratio and weights of each, as in `batches`.
+    mixtures: ratio and weights of each, as in `make_mixture`.
     spec: how records become examples.
-    seed: of the order.
+    seed: decides the order.
 
   Raises:
-    InputError: as `batches`; a source of which none of those records can be used.
+    InputError: what `batches` and `make_mixture` raise; a source of which none of those records can be used.
   """
-  shares = [source_shares(make_mixture(ratio, weights)) for ratio, weights in mixtures]
-  counts = {key: 0 for found in shares for key in found}
-  for found in shares:
-    for key, share in found.items():
-      counts[key] = max(counts[key], math.ceil(MEASURED * share), MEASURED_PER_SOURCE)
+  fractions = [source_shares(make_mixture(ratio, weights)) for ratio, weights in mixtures]
+  counts = collections.defaultdict(lambda: MEASURED_PER_SOURCE)
+  for found in fractions:
+    for key, fraction in found.items():
+      counts[key] = max(counts[key], math.ceil(MEASURED * fraction))
   reading = Reading(open_views(counts, sources, seed), spec, seed, guidance_dropout=0.0)
   with concurrent.futures.ThreadPoolExecutor(TASK) as threads:
     means = {key: _mean_of_source(reading, key, count, threads) for key, count in counts.items()}
-  return [MeanSize(*map(float, sum(share * means[key] for key, share in found.items()))) for found in shares]
+  totals = (sum(fraction * means[key] for key, fraction in found.items()) for found in fractions)
+  return [MeanSize(*map(float, total)) for total in totals]
 
 
 def _mean_of_source(reading: Reading, key: str, count: int, threads: concurrent.futures.Executor) -> np.ndarray:

@@ -1,8 +1,4 @@
-"""Which source the i-th example of a stage comes from, and how far each source has been read.
-
-All of it is index arithmetic over exact periodic patterns. What has to be remembered is two small integers per source
-and one per stage.
-"""
+"""Sources of the examples of a stage in their order: index arithmetic over exact periodic patterns."""
 
 import collections
 import dataclasses
@@ -19,47 +15,47 @@ from janus_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """The order of kinds and sources in a stage.
+  """The order of tasks and sources in a stage.
 
   Attributes:
-    kinds: one cycle of kinds, repeated for ever: any `len(kinds)` consecutive examples hold the ratio exactly.
-    sources: per kind one cycle of its sources, repeated over the examples of that kind.
+    tasks: one cycle of tasks, repeated for ever: any `len(tasks)` consecutive examples hold the ratio exactly.
+    sources: per task one cycle of its sources, repeated over the examples of that task.
   """
 
-  kinds: tuple[str, ...]
+  tasks: tuple[str, ...]
   sources: Mapping[str, tuple[str, ...]]
 
   def source_at(self, index: int) -> tuple[str, str]:
-    """Kind and name of the source of example `index` (0, 1, ...) of the stage."""
-    cycle, offset = divmod(index, len(self.kinds))
-    kind = self.kinds[offset]
-    before = cycle * self.kinds.count(kind) + self.kinds[:offset].count(kind)
-    names = self.sources[kind]
-    return kind, names[before % len(names)]
+    """Task and name of the source of example `index` (0, 1, ...) of the stage."""
+    cycle, offset = divmod(index, len(self.tasks))
+    task = self.tasks[offset]
+    before = cycle * self.tasks.count(task) + self.tasks[:offset].count(task)
+    names = self.sources[task]
+    return task, names[before % len(names)]
 
 
 def make_mixture(ratio: Sequence[int], weights: Mapping[str, Mapping[str, int]]) -> Mixture:
   """The mixture of a stage.
 
   Args:
-    ratio: understanding : text : generation.
-    weights: per kind, integer weights of its sources by name.
+    ratio: understanding : text : generation, held exactly by any sum(ratio) consecutive examples of a stream.
+    weights: per task, integer weights of the sources to use, held exactly within the task.
 
   Raises:
-    InputError: negative or fractional numbers, a ratio or weights that sum to zero, or a kind without sources.
+    InputError: negative or fractional numbers, a ratio or weights that sum to zero, or a task without sources.
   """
   if len(ratio) != len(TASKS):
     raise InputError(f'ratio {list(ratio)}: expected {len(TASKS)} integers, {":".join(TASKS)}')
   if unknown := sorted(set(weights) - set(TASKS)):
     raise InputError(f'sources of kind {unknown[0]!r}: expected one of {list(TASKS)}')
-  _check_weights(dict(zip(TASKS, ratio)), 'ratio')
-  used = {kind: weights.get(kind, {}) for kind, share in zip(TASKS, ratio) if share}
-  for kind, names in used.items():
+  parts = dict(zip(TASKS, ratio))
+  _check_weights(parts, 'ratio')
+  used = {task: weights.get(task, {}) for task in TASKS if parts[task]}
+  for task, names in used.items():
     if not names:
-      raise InputError(f'ratio {":".join(map(str, ratio))}: no source of {kind}: expected at least one')
-    _check_weights(names, f'weights of {kind}')
-  kinds = interleave(dict(zip(TASKS, ratio)))
-  return Mixture(kinds, {kind: interleave(names) for kind, names in used.items()})
+      raise InputError(f'ratio {":".join(map(str, ratio))}: no source of {task}: expected at least one')
+    _check_weights(names, f'weights of {task}')
+  return Mixture(interleave(parts), {task: interleave(names) for task, names in used.items()})
 
 
 def _check_weights(weights: Mapping[str, int], what: str) -> None:
@@ -89,26 +85,22 @@ def interleave(weights: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def source_seed(seed: int, name: str) -> int:
-  """A 32-bit seed of its own for each source. crc32, because Python's `hash` of strings differs between processes."""
+  """A 32-bit seed for each source. crc32, because Python's `hash` of strings differs between processes."""
   return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
 def shuffled(source: Any, seed: int, name: str) -> Any:
-  """An endless view of a `grain.MapDataset`, every epoch in another order.
-
-  Raises:
-    InputError: the source is empty.
-  """
+  """An endless view of a `grain.MapDataset`, every epoch in another order. InputError: the source is empty."""
   if not len(source):
     raise InputError(f'source {name}: empty: expected at least one record')
   return source.shuffle(seed=source_seed(seed, name)).repeat()
 
 
 def source_shares(mixture: Mixture) -> dict[str, float]:
-  """Fractions of the examples of a mixture by 'kind/name'."""
-  kinds = collections.Counter(mixture.kinds)
+  """Fractions of the examples of a mixture by 'task/name'."""
+  tasks = collections.Counter(mixture.tasks)
   return {
-    f'{kind}/{name}': kinds[kind] / len(mixture.kinds) * count / len(cycle)
-    for kind, cycle in mixture.sources.items()
+    f'{task}/{name}': tasks[task] / len(mixture.tasks) * count / len(cycle)
+    for task, cycle in mixture.sources.items()
     for name, count in sorted(collections.Counter(cycle).items())
   }

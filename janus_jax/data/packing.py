@@ -1,4 +1,4 @@
-"""Examples into the rows of a fixed-shape batch: which go together, the arrays, and what the batch holds.
+"""Packing of examples into the rows of a fixed-shape batch: which go together, the arrays, and their statistics.
 
 Rows are filled one after another, each from the examples that wait: the oldest that fits, and those that fill up the
 row best beside it (`fill_row`). `grain.experimental`'s packers never look ahead, and leave more padding
@@ -16,7 +16,7 @@ import numpy as np
 from janus_jax.data.examples import CODE, GENERATION_LOSS, TASKS, Example
 from janus_jax.errors import RecordError
 
-# Tokens, understanding images, images to generate: what there is limited room for.
+# Tokens, understanding images, images to generate: what a batch has limited room for.
 Size = tuple[int, int, int]
 Item = TypeVar('Item')
 # Examples that wait for a row that they fill up well. More of them gain little, and each is held in memory.
@@ -38,6 +38,11 @@ class BatchShape:
   images: int
   generation_images: int
 
+  @property
+  def largest(self) -> Size:
+    """The largest example that a batch of its own holds."""
+    return self.length, self.images, self.generation_images
+
 
 @dataclasses.dataclass(frozen=True)
 class MeanSize:
@@ -51,14 +56,9 @@ class MeanSize:
 def batch_shape(
   rows: int, length: int, mean: MeanSize, images_per_row: float = 0.0, generation_images_per_row: float = 0.0
 ) -> BatchShape:
-  """The shape in which a mixture fills both the rows and the room for images.
+  """The shape of `rows` rows of `length` in which a mixture of this mean size fills rows and room for images.
 
-  Args:
-    rows: B.
-    length: T.
-    mean: of the mixture.
-    images_per_row: room for understanding images, per row; 0 follows from the mixture.
-    generation_images_per_row: the same for images to generate.
+  Room for images is `images_per_row` and `generation_images_per_row` where these are not 0.
   """
 
   def room(per_example: float, per_row: float) -> int:
@@ -67,9 +67,8 @@ def batch_shape(
     expected = rows * length / mean.tokens * per_example
     return math.ceil(rows * per_row if per_row else expected + SPARE_IMAGES / rows)
 
-  return BatchShape(
-    rows, length, room(mean.images, images_per_row), room(mean.generation_images, generation_images_per_row)
-  )
+  rooms = room(mean.images, images_per_row), room(mean.generation_images, generation_images_per_row)
+  return BatchShape(rows, length, *rooms)
 
 
 def size_of(example: Example) -> Size:
@@ -77,29 +76,19 @@ def size_of(example: Example) -> Size:
   return len(example.tokens), len(example.pixels), len(example.generation_pixels)
 
 
-def fits(size: Size, shape: BatchShape) -> bool:
-  """True if a batch of its own would hold an example of this size."""
-  return all(needed <= room for needed, room in zip(size, (shape.length, shape.images, shape.generation_images)))
+def fits(size: Size, room: Size) -> bool:
+  """True if there is room for an example of this size."""
+  return all(needed <= left for needed, left in zip(size, room))
 
 
 def check_fits(size: Size, shape: BatchShape, where: str = '') -> None:
-  """Raises RecordError, `LONG` being the reason, if a batch of its own would not hold the example of a record.
-
-  Args:
-    size: of the example.
-    shape: of a batch.
-    where: what the message calls the record.
-  """
-  rooms = (
-    (shape.length, 'tokens', 'a row holds (sequence_length)'),
-    (shape.images, 'understanding images', 'the rows of a stream share (images_per_row of the stage)'),
-    (
-      shape.generation_images,
-      'images to generate',
-      'the rows of a stream share (generation_images_per_row of the stage)',
-    ),
+  """Raises RecordError for the reason `LONG` if a batch would not hold an example alone; `where` names its record."""
+  measures = (
+    ('tokens', 'a row holds (sequence_length)'),
+    ('understanding images', 'the rows of a stream share (images_per_row of the stage)'),
+    ('images to generate', 'the rows of a stream share (generation_images_per_row of the stage)'),
   )
-  for needed, (room, measure, holder) in zip(size, rooms):
+  for needed, room, (measure, holder) in zip(size, shape.largest, measures):
     if needed > room:
       message = f'the example has {needed} {measure}: expected at most {room}, which {holder}'
       raise RecordError(LONG, f'{where}: {message}' if where else message)
@@ -112,11 +101,11 @@ def fill_row(sizes: Sequence[Size], room: Size) -> list[int]:
   can reach is searched exactly, all sums at once: bit n of an integer says whether n tokens can be reached.
 
   Args:
-    sizes: of the examples that wait, the oldest first.
-    room: of the row; images and images to generate that the batch has left.
+    sizes: those of the waiting examples, the oldest first.
+    room: tokens of the row, images and images to generate that the batch has left.
   """
   tokens, images, generation_images = room
-  first = next((i for i, (n, j, g) in enumerate(sizes) if n <= tokens and j <= images and g <= generation_images), None)
+  first = next((i for i, size in enumerate(sizes) if fits(size, room)), None)
   if first is None:
     return []
   order = [first, *(i for i in range(len(sizes)) if i != first)]
@@ -134,11 +123,11 @@ def fill_row(sizes: Sequence[Size], room: Size) -> list[int]:
     reached.append(sums)
   key = max(reached[-1], key=lambda key: reached[-1][key].bit_length())
   total, chosen = reached[-1][key].bit_length() - 1, [first]
-  for place in range(len(order) - 1, 0, -1):
-    if reached[place - 1].get(key, 0) >> total & 1:  # Also without this one, which is younger.
+  for last in range(len(order) - 1, 0, -1):
+    if reached[last - 1].get(key, 0) >> total & 1:  # Also without this one, which is younger.
       continue
-    n, j, g = sizes[order[place]]
-    chosen.append(order[place])
+    n, j, g = sizes[order[last]]
+    chosen.append(order[last])
     key, total = (key[0] - j, key[1] - g), total - n
   return sorted(chosen)
 
@@ -151,8 +140,8 @@ def fill_batch(
   Args:
     waiting: examples that no row has yet, the oldest first; changed.
     read: gives the next one.
-    size: of an example.
-    shape: of the batch.
+    size: gives the size of an example.
+    shape: the batch's.
   """
   taken, rows, images, generation_images = [], [], shape.images, shape.generation_images
   for row in range(shape.rows):
@@ -181,18 +170,16 @@ def make_batch(
 
   Args:
     examples: in an order that they keep within a row.
-    rows: of each example.
+    rows: the row of each example.
     shape: B, T, J and G.
-    num_codes: P, codes per generated image.
-    image_size: side of the understanding images in pixels.
-    generation_size: side of the images to generate; None if the examples hold codes.
+    num_codes, image_size, generation_size: as in `ExampleSpec`.
 
   Returns:
     tokens, positions, segments, targets int32[B, T]; token_types, loss_ids uint8[B, T]; weights float32[B, T];
     pixels uint8[1, J, size, size, 3], and generation_pixels uint8[1, G, size, size, 3] unless examples hold codes.
     Positions restart at 0 in each example; segments count 1, 2, ... in a row and are 0 in padding. Images lie in the
     order of their rows, and within a row in that of the examples. With pixels to generate, a code is written as its
-    place g * P + p among the codes of the batch.
+    index g * P + p among the codes of the batch.
   """
   B, T = shape.rows, shape.length
   batch = {name: np.zeros((B, T), np.int32) for name in ('tokens', 'positions', 'segments', 'targets')}
@@ -210,9 +197,8 @@ def make_batch(
     first_code = generation_images * num_codes if g else 0
     batch['tokens'][row, span] = example.tokens + first_code * (example.token_types == CODE)
     batch['targets'][row, span] = example.targets + first_code * (example.loss_ids == GENERATION_LOSS)
-    batch['token_types'][row, span] = example.token_types
-    batch['loss_ids'][row, span] = example.loss_ids
-    batch['weights'][row, span] = example.weights
+    for name in ('token_types', 'loss_ids', 'weights'):
+      batch[name][row, span] = getattr(example, name)
     batch['positions'][row, span] = np.arange(n)
     batch['segments'][row, span] = segments[row]
     batch['pixels'][0, images : images + j] = example.pixels
@@ -223,17 +209,14 @@ def make_batch(
 
 
 def statistics(batch: dict[str, np.ndarray]) -> dict[str, float]:
-  """What a batch holds, for the metrics.
+  """Counts for the metrics.
 
   Returns:
-    `packing`, the share of positions that are not padding; `tokens`, their number; `examples`; and per kind of loss
-    `targets/understanding`, `targets/text`, `targets/generation`, how many positions are supervised.
+    `packing`, the fraction of positions that are not padding; `tokens`, their number; `examples`; and
+    `targets/understanding`, `targets/text`, `targets/generation`, the positions supervised in each loss.
   """
-  tokens = int((batch['segments'] > 0).sum())
-  result = {
-    'packing': tokens / batch['segments'].size,
-    'tokens': tokens,
-    'examples': int(batch['segments'].max(1).sum()),
-  }
+  segments = batch['segments']
+  tokens, examples = int((segments > 0).sum()), int(segments.max(1).sum())
   counts = np.bincount(batch['loss_ids'].ravel(), minlength=len(TASKS) + 1)
-  return result | {f'targets/{kind}': int(count) for kind, count in zip(TASKS, counts[1:])}
+  targets = {f'targets/{task}': int(count) for task, count in zip(TASKS, counts[1:])}
+  return {'packing': tokens / segments.size, 'tokens': tokens, 'examples': examples} | targets

@@ -9,9 +9,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from janus_jax.data import mixture as mixture_lib
 from janus_jax.data.examples import Example, ExampleSpec
-from janus_jax.data.mixture import Mixture
+from janus_jax.data.mixture import Mixture, shuffled, source_shares
 from janus_jax.data.packing import LONG, BatchShape, check_fits, fill_batch, fits, make_batch, size_of
 from janus_jax.data.shard_state import (
   WHOLE,
@@ -30,21 +29,39 @@ from janus_jax.errors import InputError
 
 # Bad records of a source that are logged, per reason; all are counted.
 LOGGED = 5
+# State of a stream that has not begun.
+NEW: Mapping[str, Any] = {'index': 0, 'examples': {}, 'skipped': {}, 'places': {}}
+Sources = Mapping[str, Mapping[str, grain.MapDataset]]
+Part = tuple[str, int, int]  # 'kind/source', record, part.
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamOptions:
+  """Settings of how streams read their sources.
+
+  Attributes:
+    seed: of the order and of guidance dropout; the same in all stages of a run.
+    guidance_dropout: fraction of generation examples whose prompt becomes pads.
+    skip_limit: when to give up on a source.
+    prefetch: batches that a thread makes ahead; 0 makes each when asked for. Close the iterator to end it.
+    workers: processes that read and decode records; 0 does it where the batches are made.
+    shards: of the records, one for each stream.
+  """
+
+  seed: int
+  guidance_dropout: float = 0.0
+  skip_limit: SkipLimit = FEW
+  prefetch: int = 0
+  workers: int = 0
+  shards: Sequence[DataShard] = (WHOLE,)
 
 
 def batches(
-  sources: Mapping[str, Mapping[str, grain.MapDataset]],
-  ratio: Sequence[int],
-  weights: Mapping[str, Mapping[str, int]],
+  sources: Sources,
+  mixture: Mixture,
   spec: ExampleSpec,
   shape: BatchShape,
-  *,
-  seed: int,
-  guidance_dropout: float = 0.0,
-  skip_limit: SkipLimit = FEW,
-  prefetch: int = 0,
-  workers: int = 0,
-  shards: Sequence[DataShard] = (WHOLE,),
+  options: StreamOptions,
   states: Sequence[Mapping[str, Any]] | None = None,
 ) -> grain.DatasetIterator:
   """The batches of a stage, without end, as `packing.make_batch` gives them.
@@ -54,43 +71,31 @@ def batches(
 
   Args:
     sources: per kind (`examples.TASKS`), the records of each source by name.
-    ratio: understanding : text : generation, held exactly by any sum(ratio) consecutive examples of a stream.
-    weights: per kind, integer weights of the sources to use, held exactly within the kind.
+    mixture: order of tasks and sources in each stream.
     spec: how records become examples.
     shape: of the part of a batch that one stream makes.
-    seed: of the order and of guidance dropout; the same in all stages of a run.
-    guidance_dropout: fraction of generation examples whose prompt becomes pads.
-    skip_limit: when to give up on a source.
-    prefetch: batches that a thread makes ahead; 0 makes each when asked for. Close the iterator to end it.
-    workers: processes that read and decode records; 0 does it where the batches are made.
-    shards: of the records, one for each stream.
-    states: of the streams, as `get_state()['streams']` of an iterator with the same arguments gave them, to go on where
-      it was; or those that `next_stage` makes of the last stage's, so that every source goes on where that stage left
-      it; or of `shard_state.deal_states`.
+    options: seed, shards, limits and processes.
+    states: of the streams: `get_state()['streams']` of an iterator with the same arguments, to go on where it was; or
+      what `next_stage` or `shard_state.deal_states` made of that.
 
   Returns:
-    an iterator whose `get_state()` is {'streams': [of each the dict that `Stream` describes]}, prefetching or not.
+    an iterator whose `get_state()` is {'streams': [the dict that `Stream` describes, of each]}, prefetching or not.
 
   Raises:
-    InputError: a ratio or weights that are negative or sum to zero, a kind without sources, an unknown or empty
-      source. Later, from `next`: too many bad records.
+    InputError: an unknown or empty source. Later, from `next`: too many bad records.
   """
-  mixture = mixture_lib.make_mixture(ratio, weights)
-  reading = Reading(open_views(mixture_lib.source_shares(mixture), sources, seed), spec, seed, guidance_dropout)
-  runs = {source: _run_length(sources, source) for source in reading.views}
-  stages = [_Stage(mixture, reading, shape, skip_limit, shard, runs) for shard in shards]
-  dataset = _BatchDataset(stages, states or [NEW] * len(stages), workers)
-  if prefetch:
-    dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch)
+  views = open_views(source_shares(mixture), sources, options.seed)
+  reading = Reading(views, spec, options.seed, options.guidance_dropout)
+  read = {f'{kind}/{name}': source for kind, found in sources.items() for name, source in found.items()}
+  runs = {key: read[key].block_size if isinstance(read[key], BlockDataset) else 1 for key in views}
+  dataset = _BatchDataset(Stage(mixture, reading, shape, options, runs), states or [NEW] * len(options.shards))
+  if options.prefetch:
+    dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=options.prefetch)
   return iter(dataset)
 
 
-# Of a stream that has not begun.
-NEW: Mapping[str, Any] = {'index': 0, 'examples': {}, 'skipped': {}, 'places': {}}
-
-
 def next_stage(states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """The states in which a new stage starts: a new cycle of kinds, every source where the last stage left it.
+  """The states in which a new stage starts: a new cycle of tasks, every source where the last stage left it.
 
   What was held back for a row comes first when its source is next read.
   """
@@ -98,52 +103,42 @@ def next_stage(states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stage:
-  """What `batches` was asked for of a stream."""
+class Stage:
+  """Arguments of all streams of a stage.
+
+  `run_lengths`: consecutive positions of a source that one host reads, a block, so that not all of them decode it.
+  """
 
   mixture: Mixture
   reading: Reading
   shape: BatchShape
-  skip_limit: SkipLimit
-  shard: DataShard
+  options: StreamOptions
   run_lengths: Mapping[str, int]
 
 
-def open_views(
-  keys: Iterable[str], sources: Mapping[str, Mapping[str, grain.MapDataset]], seed: int
-) -> dict[str, grain.MapDataset]:
-  """The shuffled sources by 'kind/name', of which `sources` must have all."""
+def open_views(keys: Iterable[str], sources: Sources, seed: int) -> dict[str, grain.MapDataset]:
+  """The shuffled sources by 'kind/name'; InputError if `sources` lacks one."""
   views = {}
   for key in keys:
     kind, name = key.split('/', 1)
     if name not in sources.get(kind, {}):
       raise InputError(f'no source of {kind} is called {name!r}: expected one of {sorted(sources.get(kind, {}))}')
-    views[key] = mixture_lib.shuffled(sources[kind][name], seed, key)
+    views[key] = shuffled(sources[kind][name], seed, key)
   return views
-
-
-def _run_length(sources: Mapping[str, Mapping[str, grain.MapDataset]], key: str) -> int:
-  """How many consecutive positions one host should read: a block, so that not all of them decode it."""
-  kind, name = key.split('/', 1)
-  source = sources[kind][name]
-  return source.block_size if isinstance(source, BlockDataset) else 1
-
-
-def _key(kind: str, name: str) -> str:
-  return f'{kind}/{name}'
 
 
 class _BatchDataset(grain.IterDataset):
   """The form in which Grain's wrappers take batches."""
 
-  def __init__(self, stages: Sequence[_Stage], states: Sequence[Mapping[str, Any]], workers: int):
+  def __init__(self, stage: Stage, states: Sequence[Mapping[str, Any]]):
     super().__init__()
-    self._stages, self._states, self._workers = stages, states, workers
+    self._stage, self._states = stage, states
 
   def __iter__(self) -> '_BatchIterator':
-    workers = Workers(self._stages[0].reading, self._workers)
-    readers = [Reader(workers, len(self._stages)) for _ in self._stages]
-    return _BatchIterator([Stream(*its) for its in zip(self._stages, readers, self._states, strict=True)])
+    shards = self._stage.options.shards
+    workers = Workers(self._stage.reading, self._stage.options.workers)
+    streams = zip(shards, self._states, strict=True)
+    return _BatchIterator([Stream(self._stage, Reader(workers, len(shards)), *its) for its in streams])
 
 
 class _BatchIterator(grain.DatasetIterator):
@@ -172,9 +167,6 @@ class _BatchIterator(grain.DatasetIterator):
       stream.close()
 
 
-Part = tuple[str, int, int]  # 'kind/source', record, part.
-
-
 class Stream:
   """Batches of the examples of a mixture (`packing.fill_batch`).
 
@@ -190,8 +182,8 @@ class Stream:
     held      [['kind/source', record, part], ...]: examples read that no row has yet, the oldest first
   """
 
-  def __init__(self, stage: _Stage, reader: Reader, state: Mapping[str, Any]):
-    self._stage, self._reader = stage, reader
+  def __init__(self, stage: Stage, reader: Reader, shard: DataShard, state: Mapping[str, Any]):
+    self._stage, self._reader, self._shard = stage, reader, shard
     self.set_state(state)
 
   def get_state(self) -> dict[str, Any]:
@@ -199,24 +191,24 @@ class Stream:
     return state if self._waiting is None else state | {'held': [list(key) for key, _ in self._waiting]}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
-    self._state = copy.deepcopy(dict(state))
-    views = self._stage.reading.views
-    self._state['examples'] = dict.fromkeys(views, 0) | self._state['examples']
-    self._state['skipped'] = {source: {} for source in views} | self._state['skipped']
-    self._state['shortened'] = {source: {} for source in views} | self._state.get('shortened', {})
-    # Checkpoints from before there were parts and examples held back have neither.
+    sources, state = self._stage.run_lengths, copy.deepcopy(dict(state))
+    first = {source: first_position(self._shard, run) for source, run in sources.items()}
+    self._state = state | {
+      'examples': dict.fromkeys(sources, 0) | state['examples'],
+      'skipped': {source: {} for source in sources} | state['skipped'],
+      'places': first | state['places'],
+      # Checkpoints from before there were parts and examples held back have none of the others.
+      'shortened': {source: {} for source in sources} | state.get('shortened', {}),
+      'rest': {source: [] for source in sources} | state.get('rest', {}),
+      'held': state.get('held', []),
+    }
     self._state['records'] = records_read(self._state)
-    self._state['rest'] = {source: [] for source in views} | self._state.get('rest', {})
-    self._state['held'] = self._state.get('held', [])
-    first = {source: first_position(self._stage.shard, run) for source, run in self._stage.run_lengths.items()}
-    self._state['places'] = first | self._state['places']
     self._reader.close()
     self._records: dict[tuple[str, int], list[Example]] = {}
     self._waiting: list[tuple[Part, Example]] | None = None  # What the state calls held, once it is read.
     self._requested_index = self._state['index']
-    self._requested = {
-      source: _Requested(self._state['records'][source], self._state['places'][source]) for source in views
-    }
+    # How many records of each source have been requested or read, and the position after them.
+    self._requested: dict[str, tuple[int, ReadPosition]] = {source: self._reached(source) for source in sources}
 
   def close(self) -> None:
     """Ends the workers."""
@@ -230,27 +222,24 @@ class Stream:
     taken, rows = fill_batch(self._waiting, self._read, lambda item: size_of(item[1]), shape)
     for (source, _, _), _ in taken:
       self._state['examples'][source] += 1
-    return make_batch(
-      [example for _, example in taken],
-      rows,
-      shape,
-      num_codes=spec.num_codes,
-      image_size=spec.image_size,
-      generation_size=spec.generation_size,
-    )
+    sizes = {name: getattr(spec, name) for name in ('num_codes', 'image_size', 'generation_size')}
+    return make_batch([example for _, example in taken], rows, shape, **sizes)
+
+  def _reached(self, source: str) -> tuple[int, ReadPosition]:
+    return self._state['records'][source], self._state['places'][source]
 
   def _request(self) -> None:
     """Has the workers read what comes next, if no record is bad."""
     while self._reader.wants_more:
-      source = _key(*self._stage.mixture.source_at(self._requested_index))
-      requested = self._requested[source]
-      self._reader.request(source, position(requested.place))
-      self._requested[source] = _Requested(requested.count + 1, after(requested.place, self._stage.shard))
+      source = '/'.join(self._stage.mixture.source_at(self._requested_index))
+      count, place = self._requested[source]
+      self._reader.request(source, position(place))
+      self._requested[source] = count + 1, after(place, self._shard)
       self._requested_index += 1
 
   def _read(self) -> tuple[Part, Example]:
     """The next example: the next part of a record read before, or the first part of the next record."""
-    source = _key(*self._stage.mixture.source_at(self._state['index']))
+    source = '/'.join(self._stage.mixture.source_at(self._state['index']))
     rest = self._state['rest'][source]
     while True:
       if not rest:
@@ -263,10 +252,10 @@ class Stream:
       else:
         del rest[0]
         self._records.pop((source, record), None)
-      if fits(size_of(found[1]), self._stage.shape):  # What an earlier stage left may not.
+      if fits(size_of(found[1]), self._stage.shape.largest):  # What an earlier stage left may not.
         self._state['index'] += 1
         return found
-      self._skip(source, LONG)
+      _count(self._state['skipped'][source], LONG)
 
   def _part(self, source: str, record: int, part: int) -> tuple[Part, Example]:
     """A part of a record, read again where it is not at hand."""
@@ -274,47 +263,39 @@ class Stream:
       self._records[source, record] = self._reader.get(source, record)
     return (source, record, part), self._records[source, record][part]
 
-  def _skip(self, source: str, reason: str) -> int:
-    """Counts a record, or a part of one, that is not used; how many there are by now for that reason."""
-    counts = self._state['skipped'][source]
-    counts[reason] = counts.get(reason, 0) + 1
-    return counts[reason]
-
   def _read_record(self, source: str) -> int:
     """Reads the next good record of a source. What is skipped is replaced by it, which keeps the ratio."""
-    stage, state, skipped = self._stage, self._state, []
+    state, counts, consecutive = self._state, self._state['skipped'][source], []
     while True:
       self._request()
-      place = state['places'][source]
-      number = position(place)
-      state['places'][source] = after(place, stage.shard)
+      number = position(state['places'][source])
+      state['places'][source] = after(state['places'][source], self._shard)
       state['records'][source] += 1
-      if self._requested[source].count < state['records'][source]:
-        self._requested[source] = _Requested(state['records'][source], state['places'][source])
+      if self._requested[source][0] < state['records'][source]:
+        self._requested[source] = self._reached(source)
       try:
         examples = self._reader.get(source, number)
         for example in examples:
-          check_fits(size_of(example), stage.shape, example.where)
+          check_fits(size_of(example), self._stage.shape, example.where)
       except InputError as error:
-        skipped.append(reason_of(error))
-        if self._skip(source, skipped[-1]) <= LOGGED:
-          logging.warning('Skipped a record of source %s (%s): %s', source, skipped[-1], error)
-        counts = state['skipped'][source]
-        check_skipped(source, state['records'][source], counts, skipped, stage.skip_limit, error)
-      else:
-        for what, applies in (('split', len(examples) > 1), ('cut', any(example.cut for example in examples))):
-          if applies:
-            state['shortened'][source][what] = state['shortened'][source].get(what, 0) + 1
-        self._records[source, number] = examples
-        return number
+        consecutive.append(reason_of(error))
+        if _count(counts, consecutive[-1]) <= LOGGED:
+          logging.warning('Skipped a record of source %s (%s): %s', source, consecutive[-1], error)
+        limit = self._stage.options.skip_limit
+        check_skipped(source, state['records'][source], counts, consecutive, limit, error)
+        continue
+      if len(examples) > 1:
+        _count(state['shortened'][source], 'split')
+      if any(example.cut for example in examples):
+        _count(state['shortened'][source], 'cut')
+      self._records[source, number] = examples
+      return number
 
 
-@dataclasses.dataclass(frozen=True)
-class _Requested:
-  """How many records of a source have been requested or read, and the place after them."""
-
-  count: int
-  place: ReadPosition
+def _count(counts: dict[str, int], reason: str) -> int:
+  """Adds one, and returns how many there are by now."""
+  counts[reason] = counts.get(reason, 0) + 1
+  return counts[reason]
 
 
 def count_examples(states: Sequence[Mapping[str, Any]]) -> dict[str, int]:

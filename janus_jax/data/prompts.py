@@ -20,7 +20,7 @@ SYSTEM_PROMPT = (
   'You are a helpful language and vision assistant. You are able to understand the visual content that the user '
   'provides, and assist the user with a variety of tasks using natural language.'
 )
-# What LLaVA writes where an image belongs.
+# LLaVA's placeholder of an image.
 LLAVA_IMAGE = '<image>'
 # Follow a user's turn and an assistant's turn.
 SEPARATORS = ('\n\n', tokenizer_lib.EOS)
@@ -28,7 +28,7 @@ SEPARATORS = ('\n\n', tokenizer_lib.EOS)
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """How a checkpoint was taught to name who speaks. The wrong names are accepted and ruin the answers."""
+  """Names of the speakers that a checkpoint was taught. Others are accepted and ruin the answers."""
 
   user: str
   assistant: str
@@ -51,7 +51,13 @@ def find_template(directory: str | os.PathLike, tokenizer: Tokenizer) -> Templat
     InputError: processor_config.json is not JSON, or names a template that Janus does not have.
   """
   path = os.path.join(directory, 'processor_config.json')
-  sft_format = _read_sft_format(path) if os.path.exists(path) else None
+  try:
+    config = json.loads(read_text(path)) if os.path.exists(path) else {}
+  except json.JSONDecodeError as error:
+    raise InputError(f'{path}: expected JSON: {error}') from None
+  if not isinstance(config, dict):
+    raise InputError(f'{path}: holds a {type(config).__name__}: expected a JSON object')
+  sft_format = config.get('sft_format')
   if sft_format not in (None, *TEMPLATES):
     raise InputError(f'{path}: sft_format is {sft_format!r}: expected one of {list(TEMPLATES)}')
   if tokenizer.special.user is None or tokenizer.special.assistant is None:
@@ -59,24 +65,10 @@ def find_template(directory: str | os.PathLike, tokenizer: Tokenizer) -> Templat
   return TEMPLATES[sft_format or 'deepseek']
 
 
-def _read_sft_format(path: str) -> str | None:
-  try:
-    config = json.loads(read_text(path))
-  except json.JSONDecodeError as error:
-    raise InputError(f'{path}: expected JSON: {error}') from None
-  if not isinstance(config, dict):
-    raise InputError(f'{path}: holds a {type(config).__name__}: expected a JSON object')
-  return config.get('sft_format')
-
-
 def render_prompt(template: Template, turns: Sequence[str], system: str = '') -> str:
-  """A conversation as text.
+  """A conversation as text: the system prompt, unless empty, then what user, assistant, user, ... say, stripped.
 
-  Args:
-    template: names of the speakers.
-    turns: what user, assistant, user, ... say, stripped here. An empty turn leaves the speaker's cue alone, without a
-      space or a separator: an empty last one asks the model to go on.
-    system: comes first, unless empty.
+  An empty turn leaves the speaker's cue alone, without a space or a separator: an empty last one asks for an answer.
   """
   text = system + SEPARATORS[0] if system else ''
   for index, turn in enumerate(turns):
@@ -111,10 +103,7 @@ def place_images(turns: Sequence[str], num_images: int, separator: str = '\n') -
 def expand_images(ids: Sequence[int], special: SpecialIds, num_image_tokens: int) -> list[int]:
   """Each placeholder becomes begin-of-image, `num_image_tokens` placeholders (one per feature), end-of-image."""
   image = [special.begin_of_image, *[special.image_placeholder] * num_image_tokens, special.end_of_image]
-  expanded = []
-  for token_id in ids:
-    expanded.extend(image if token_id == special.image_placeholder else [token_id])
-  return expanded
+  return [new for old in ids for new in (image if old == special.image_placeholder else [old])]
 
 
 def understanding_ids(
@@ -125,18 +114,16 @@ def understanding_ids(
   num_images: int,
   num_image_tokens: int,
   max_length: int,
-  system: str = SYSTEM_PROMPT,
 ) -> list[int]:
-  """Ids after which the model answers the last of `turns`.
+  """Ids after which the model answers the last of `turns`, after the system prompt of the original.
 
   Args:
-    tokenizer: of the checkpoint.
-    template: of the checkpoint.
+    tokenizer: the checkpoint's.
+    template: the checkpoint's.
     turns: question, answer, question, ..., question. `place_images` says where the images go.
-    num_images: over the whole conversation.
-    num_image_tokens: per image, 576 in the released models.
-    max_length: in tokens, images included.
-    system: the original has none but `SYSTEM_PROMPT` for understanding.
+    num_images: images of the whole conversation.
+    num_image_tokens: tokens per image, 576 in the released models.
+    max_length: tokens, images included.
 
   Raises:
     InputError: an empty question, no question at the end, placeholders that do not match the images, or too long.
@@ -146,16 +133,14 @@ def understanding_ids(
   for number, question in enumerate(turns[::2], start=1):
     if not question.strip():
       raise InputError(f'question {number} of {len(turns[::2])} is empty: expected text')
-  text = render_prompt(template, [*place_images(turns, num_images), ''], system)
+  text = render_prompt(template, [*place_images(turns, num_images), ''], SYSTEM_PROMPT)
   return _within(max_length, expand_images(tokenizer.encode(text), tokenizer.special, num_image_tokens))
 
 
 def generation_text(template: Template | None, prompt: str) -> str:
-  """What comes before the codes of an image: one turn, no system prompt, and begin-of-image last.
+  """Text before the codes of an image: one turn, no system prompt, and begin-of-image last.
 
-  Args:
-    template: of the checkpoint; None for the prompt alone, as Janus is pretrained (`<caption><image>`).
-    prompt: stripped here.
+  Without a template the prompt stands alone, as Janus is pretrained (`<caption><image>`).
   """
   text = prompt.strip() if template is None else render_prompt(template, [prompt, ''])
   return text + tokenizer_lib.BEGIN_OF_IMAGE
@@ -187,12 +172,7 @@ def unconditional_ids(ids: Sequence[int], pad_id: int) -> list[int]:
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-  """Rows of unequal length as one batch, the last tokens aligned.
-
-  Args:
-    rows: B rows of ids.
-    pad_id: what fills the left.
-    length: T; the longest row's if None.
+  """Makes one batch of B rows of unequal length, the last tokens aligned; T is `length`, else that of the longest.
 
   Returns:
     ids int32[B, T]; mask bool[B, T], False where `left_pad` filled.
@@ -202,11 +182,8 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = No
   """
   length = max(map(len, rows)) if length is None else length
   ids = np.full((len(rows), length), pad_id, np.int32)
-  mask = np.zeros((len(rows), length), bool)
   for index, row in enumerate(rows):
-    start = length - len(row)
-    if start < 0:
+    if len(row) > length:
       raise ValueError(f'row {index} has {len(row)} ids: expected at most {length}')
-    ids[index, start:] = row
-    mask[index, start:] = True
-  return ids, mask
+    ids[index, length - len(row) :] = row
+  return ids, np.arange(length) >= length - np.array([len(row) for row in rows])[:, None]

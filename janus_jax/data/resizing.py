@@ -1,7 +1,7 @@
-"""Antialiased bicubic resizing: as Pillow does it, or five times faster.
+"""Antialiased bicubic resizing: Pillow's, or five times faster.
 
-DeepSeek's processor is Pillow's filter, and what a checkpoint is asked about goes through that. Training data, where
-resizing takes most of the time that an image costs, goes through `fast`.
+DeepSeek's processor is Pillow's filter, and images that a checkpoint is asked about go through that. Training data,
+where resizing takes most of the time that an image costs, goes through `fast`.
 """
 
 import importlib.util
@@ -29,23 +29,18 @@ def pillow(image: Image.Image, size: tuple[int, int], box: Box | None = None) ->
 
 
 def columns_first(source: tuple[int, int], size: tuple[int, int], version: str = PIL.__version__) -> bool:
-  """Whether Pillow resizes along columns before it does along rows: since 13.0, where the height shrinks by more than
-  twice what the width does.
+  """True if Pillow resizes along columns before rows: since 13.0, where the height shrinks by more than twice what the
+  width does. `source` is the (width, height) of the whole image, whatever part of it is resized.
 
   Each pass is rounded to uint8, so the order shows: in up to a quarter of the values, by up to nine levels. The rule is
   what tells one call from two of one axis each (5,294 sizes and boxes, no exception).
-
-  Args:
-    source: (width, height) of the whole image, whatever part of it is resized.
-    size: (width, height) of the result.
-    version: of Pillow.
   """
   lost_columns, lost_rows = source[0] - size[0], source[1] - size[1]
   return int(version.split('.')[0]) >= 13 and lost_rows > max(2 * lost_columns, 0)
 
 
 def _read(start: int, stop: int, size: int, limit: int) -> tuple[int, int]:
-  """Of an axis, the part that resizing `start` to `stop` to `size` pixels reads."""
+  """The part of an axis that resizing `start` to `stop` to `size` pixels reads."""
   reach = math.ceil(REACH * max((stop - start) / size, 1))
   return max(start - reach, 0), min(stop + reach, limit)
 
@@ -53,15 +48,14 @@ def _read(start: int, stop: int, size: int, limit: int) -> tuple[int, int]:
 def fast(image: Image.Image, size: tuple[int, int], box: Box | None = None) -> np.ndarray:
   """The same filter with the processor's vector instructions (cykooz_resizer).
 
-  Along rows and along columns, each rounded to uint8, in the order of the installed Pillow. (In one call it has an
-  order of its own.) What is left: one value in 300 differs by a level, few by two, as the weights have fewer bits.
+  It takes rows and columns apart, each rounded to uint8, in the order of the installed Pillow. (In one call it has an
+  order of its own.) One value in 300 still differs by a level, few by two, as the weights have fewer bits.
   """
   from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 
   def along(source: Image.Image, size: tuple[int, int], left: int, top: int, right: int, bottom: int) -> Image.Image:
-    options = ResizeOptions(
-      ResizeAlg.convolution(FilterType.catmull_rom), False, CropBox(left, top, right - left, bottom - top)
-    )
+    crop = CropBox(left, top, right - left, bottom - top)
+    options = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), False, crop)
     target = Image.new('RGB', size)
     resizer.resize_pil(source, target, options)
     return target
@@ -81,15 +75,10 @@ RESIZES: dict[str, Resize] = {'fast': fast, 'pillow': pillow}
 
 
 def find_resize(name: str) -> Resize:
-  """The function called `name` in configs (`data.resize`).
-
-  Raises:
-    InputError: there is none, or what it needs is not installed.
-  """
+  """The function called `name` in configs (`data.resize`). InputError: there is none, or its library is missing."""
   if name not in RESIZES:
     raise InputError(f'data.resize is {name!r}: expected one of {", ".join(RESIZES)}')
   if name == 'fast' and importlib.util.find_spec('cykooz_resizer') is None:
-    raise InputError(
-      "data.resize is 'fast', which needs cykooz_resizer (pip install cykooz-resizer): expected it, or 'pillow'"
-    )
+    needed = 'cykooz_resizer (pip install cykooz-resizer)'
+    raise InputError(f"data.resize is 'fast', which needs {needed}: expected it, or 'pillow'")
   return RESIZES[name]

@@ -1,23 +1,22 @@
-"""Which records of a source each host reads, and how what is left is dealt anew when there are more or fewer hosts.
+"""Records of a source that each host reads, and how the rest is dealt anew when there are more or fewer hosts.
 
 The positions of a source, counted on through its epochs, fall into runs of equal length. Host h of n reads the runs h,
 h + n, h + 2n, ... A run is one position long, but where neighbours are cheap to read together (blocks.py).
 
-A place says how far a host has come in a source. It is a dict, of JSON values, as it is part of every checkpoint:
+A `ReadPosition` is how far a host has come in a source: a dict of JSON values, part of every checkpoint.
 
   run    the length of a run
   left   [[start, stop], ...]: positions that other hosts left when the number of hosts changed; they come first
   next   the position after that
 """
 
-import copy
+import collections
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ReadPosition = Mapping[str, Any]
-Interval = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +31,22 @@ WHOLE = DataShard(0, 1)
 
 
 def all_shards(count: int) -> list[DataShard]:
-  """So many shards that are the whole together."""
+  """The shards that are the whole together."""
   return [DataShard(index, count) for index in range(count)]
 
 
 def first_position(shard: DataShard, run: int) -> ReadPosition:
-  """Where a host starts in a source that nobody has read."""
+  """The start of a host in a source that nobody has read."""
   return {'run': run, 'left': [], 'next': shard.index * run}
 
 
 def position(place: ReadPosition) -> int:
-  """What is read next."""
+  """The position that is read next."""
   return place['left'][0][0] if place['left'] else place['next']
 
 
 def after(place: ReadPosition, shard: DataShard) -> ReadPosition:
-  """The place one record further on."""
+  """The read position one record further on."""
   if place['left']:
     (start, stop), *rest = place['left']
     return {**place, 'left': ([[start + 1, stop]] if start + 1 < stop else []) + rest}
@@ -57,26 +56,45 @@ def after(place: ReadPosition, shard: DataShard) -> ReadPosition:
   return {**place, 'next': following}
 
 
-def deal(places: Sequence[ReadPosition], count: int) -> list[ReadPosition]:
-  """What hosts have left to read, given to `count` other hosts: no position is lost, none is read again.
+def deal(positions: Sequence[ReadPosition], count: int) -> list[ReadPosition]:
+  """Gives what hosts have left to read to `count` other hosts: no position is lost, none is read again.
 
   Args:
-    places: in one source, of each of the hosts so far.
+    positions: read position in one source of each host so far.
     count: hosts from now on.
 
   Returns:
-    The place of each. They read what lies behind the furthest host first, in parts of equal length, and then runs in
-    turn.
+    The read position of each. They read what lies behind the furthest host first, in parts of equal length, and then
+    every `count`-th run.
   """
-  run = places[0]['run']
-  frontier = max(_last_touched(place, len(places)) for place in places) + 1
-  left = _joined(itertools.chain.from_iterable(_left(place, len(places), frontier) for place in places))
-  total = sum(stop - start for start, stop in left)
-  cuts = [index * total // count for index in range(count + 1)]
+  run, before = positions[0]['run'], len(positions)
+  # The first run that nobody has begun: a host at the start of a run has last read the one `before` runs earlier.
+  frontier = 1 + max(position['next'] // run - (0 if position['next'] % run else before) for position in positions)
+  left = sorted(number for position in positions for number in _left(position, before, frontier))
+  cuts = [index * len(left) // count for index in range(count + 1)]
   return [
-    {'run': run, 'left': _part(left, *cuts[index : index + 2]), 'next': (frontier + index) * run}
-    for index in range(count)
+    {'run': run, 'left': _intervals(left[start:stop]), 'next': (frontier + index) * run}
+    for index, (start, stop) in enumerate(itertools.pairwise(cuts))
   ]
+
+
+def _left(place: ReadPosition, count: int, frontier: int) -> Iterator[int]:
+  """Positions before the run `frontier` that one of `count` hosts has not read."""
+  for start, stop in place['left']:
+    yield from range(start, stop)
+  for number in range(place['next'] // place['run'], frontier, count):
+    yield from range(max(place['next'], number * place['run']), (number + 1) * place['run'])
+
+
+def _intervals(positions: Sequence[int]) -> list[list[int]]:
+  """[[start, stop], ...] of ascending positions."""
+  intervals = []
+  for number in positions:
+    if intervals and intervals[-1][1] == number:
+      intervals[-1][1] += 1
+    else:
+      intervals.append([number, number + 1])
+  return intervals
 
 
 def unused_parts(state: Mapping[str, Any]) -> dict[str, list[list[int]]]:
@@ -93,73 +111,38 @@ def records_read(state: Mapping[str, Any]) -> dict[str, int]:
   return counts | state.get('records', {})
 
 
-def deal_states(states: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
-  """The states of the streams (`pipeline.Stream`) of all hosts, for `count` other streams.
+def count_reasons(states: Sequence[Mapping[str, Any]], name: str) -> dict[str, dict[str, int]]:
+  """{'kind/source': {reason: count}} of all streams together; `name` is 'skipped' or 'shortened'."""
+  totals = {source: collections.Counter() for source in states[0]['skipped']}
+  for state in states:
+    for source, counts in state.get(name, {}).items():
+      totals[source].update(counts)
+  return {source: dict(counts) for source, counts in totals.items()}
 
-  Each begins a new cycle of kinds, as a stage does. What has been counted so far stands in the first.
+
+def deal_states(states: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
+  """Turns the states of the streams (`pipeline.Stream`) of all hosts into those of `count` other streams.
+
+  Each begins a new cycle of tasks, as a stage does. What has been counted so far stands in the first.
   """
   sources = states[0]['places']
   dealt = {source: deal([state['places'][source] for state in states], count) for source in sources}
-  parts = [unused_parts(state) for state in states]
-  rest = {source: list(itertools.chain.from_iterable(part[source] for part in parts)) for source in sources}
-  counted = {
-    'examples': {source: sum(state['examples'][source] for state in states) for source in sources},
-    'skipped': {source: _sums([state['skipped'][source] for state in states]) for source in sources},
-  }
-  of_states = [state.get('shortened', {}) for state in states]
-  counted['shortened'] = {source: _sums([counts.get(source, {}) for counts in of_states]) for source in sources}
-  read = [records_read(state) for state in states]
-  counted['records'] = {source: sum(counts[source] for counts in read) for source in sources}
-  none = dict.fromkeys(sources, 0)
-  empty = {source: {} for source in sources}
-  nothing = {'examples': none, 'records': none, 'skipped': empty, 'shortened': empty}
-  return [
+  unused, read = [unused_parts(state) for state in states], [records_read(state) for state in states]
+  rest = {source: [part for parts in unused for part in parts[source]] for source in sources}
+  dealt = [
     {
       'index': 0,
-      **copy.deepcopy(nothing if index else counted),
+      'examples': dict.fromkeys(sources, 0),
+      'records': dict.fromkeys(sources, 0),
+      'skipped': {source: {} for source in sources},
+      'shortened': {source: {} for source in sources},
       'places': {source: dealt[source][index] for source in sources},
       'rest': {source: rest[source][index::count] for source in sources},
       'held': [],
     }
     for index in range(count)
   ]
-
-
-def _last_touched(place: ReadPosition, count: int) -> int:
-  """The last run of which a host has read something; negative if it has read nothing."""
-  run, within = divmod(place['next'], place['run'])
-  return run if within else run - count
-
-
-def _left(place: ReadPosition, count: int, frontier: int) -> Iterator[Interval]:
-  """What a host has not read of the runs before the frontier."""
-  yield from map(tuple, place['left'])
-  run, length = place['next'] // place['run'], place['run']
-  for index, number in enumerate(range(run, frontier, count)):
-    yield (place['next'] if index == 0 else number * length), (number + 1) * length
-
-
-def _joined(intervals: Iterator[Interval]) -> list[Interval]:
-  """In order, with neighbours made one."""
-  joined: list[Interval] = []
-  for start, stop in sorted(intervals):
-    if joined and joined[-1][1] == start:
-      joined[-1] = (joined[-1][0], stop)
-    else:
-      joined.append((start, stop))
-  return joined
-
-
-def _part(intervals: Sequence[Interval], first: int, end: int) -> list[list[int]]:
-  """The elements of intervals from the `first` to before the `end`, counted over all of them."""
-  part, before = [], 0
-  for start, stop in intervals:
-    low, high = max(first - before, 0), min(end - before, stop - start)
-    if low < high:
-      part.append([start + low, start + high])
-    before += stop - start
-  return part
-
-
-def _sums(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-  return {reason: sum(count.get(reason, 0) for count in counts) for reason in dict.fromkeys(itertools.chain(*counts))}
+  dealt[0] |= {name: count_reasons(states, name) for name in ('skipped', 'shortened')}
+  dealt[0]['examples'] = {source: sum(state['examples'][source] for state in states) for source in sources}
+  dealt[0]['records'] = {source: sum(counts[source] for counts in read) for source in sources}
+  return dealt

@@ -1,7 +1,4 @@
-"""Text as it comes in files: UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, or gzip of these.
-
-Whatever reads text, reads it by one of these functions.
-"""
+"""Text in files: UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, or gzip of these."""
 
 import codecs
 import gzip
@@ -11,6 +8,7 @@ import shutil
 import zlib
 from typing import BinaryIO
 
+from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError, RecordError
 
 HEAD = 64  # Bytes by which the form of a file is known.
@@ -30,16 +28,16 @@ UNREADABLE = (
   (re.compile(rb'\x04\x22\x4d\x18'), 'compressed by lz4: expected text or gzip; decompress it (lz4 -d)'),
   (re.compile(rb'PK\x03\x04'), 'a zip archive: expected text; unpack it'),
   (re.compile(rb'7z\xbc\xaf\x27\x1c'), 'a 7z archive: expected text; unpack it'),
-  (re.compile(rb'version https://git-lfs'), 'a Git LFS pointer: expected the file itself; `git lfs pull` fetches it'),
 )
 
 
 def is_plain(head: bytes, where: str) -> bool:
-  """Whether a file is UTF-8 as it is, by its first HEAD bytes; else `write_plain` makes it so.
+  """True if a file is UTF-8 as it is, by its first HEAD bytes; else `write_plain` makes it so.
 
   Raises:
     InputError: it is compressed by something else than gzip, an archive or a Git LFS pointer.
   """
+  check_content(head, where)
   for magic, what in UNREADABLE:
     if magic.match(head):
       raise InputError(f'{where}: {what}')
@@ -47,26 +45,17 @@ def is_plain(head: bytes, where: str) -> bool:
 
 
 def write_plain(source: BinaryIO, target: BinaryIO, where: str) -> None:
-  """Copies text of any of the forms as UTF-8, a chunk at a time.
-
-  Args:
-    source: at its beginning.
-    target: to write to.
-    where: what messages call the source.
+  """Copies text of any of the forms as UTF-8, a chunk at a time; messages call the source `where`.
 
   Raises:
     InputError: it is damaged, cut off, or not of the encoding that its byte order mark names.
   """
-  if source.read(len(GZIP)) == GZIP:
-    source.seek(0)
-    try:
-      with gzip.GzipFile(fileobj=source) as unpacked:
-        _transcode(io.BufferedReader(unpacked), target, where)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-      raise InputError(f'{where}: {error}: expected a whole gzip file') from None
-  else:
-    source.seek(0)
-    _transcode(io.BufferedReader(source), target, where)
+  is_gzip = source.read(len(GZIP)) == GZIP
+  source.seek(0)
+  try:
+    _transcode(io.BufferedReader(gzip.GzipFile(fileobj=source) if is_gzip else source), target, where)
+  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    raise InputError(f'{where}: {error}: expected a whole gzip file') from None
 
 
 def _transcode(source: io.BufferedReader, target: BinaryIO, where: str) -> None:
@@ -75,8 +64,7 @@ def _transcode(source: io.BufferedReader, target: BinaryIO, where: str) -> None:
     return shutil.copyfileobj(source, target)
   mark, encoding = next((mark, encoding) for mark, encoding in MARKS if head.startswith(mark))
   offset = len(source.read(len(mark)))
-  decoder = codecs.getincrementaldecoder(encoding)()
-  final = False
+  decoder, final = codecs.getincrementaldecoder(encoding)(), False
   while not final:
     chunk = source.read(CHUNK)
     final, kept = not chunk, len(decoder.getstate()[0])
@@ -88,7 +76,7 @@ def _transcode(source: io.BufferedReader, target: BinaryIO, where: str) -> None:
 
 
 def decode_text(content: bytes, where: str) -> str:
-  """The text of a whole file, or of what was one (a member of a tar, a caption). Its byte order mark is left out.
+  """The text of a whole file, or of a member of one, without its byte order mark.
 
   Raises:
     RecordError: it is of no known encoding (the message names byte and offset), compressed otherwise, or damaged.
@@ -106,23 +94,19 @@ def decode_text(content: bytes, where: str) -> str:
 
 
 def decode_utf8(content: bytes, where: str, offset: int = 0) -> str:
-  """The text of UTF-8, with a byte order mark or without.
-
-  Args:
-    content: a part of a file, or all of it.
-    where: what messages call it.
-    offset: of the part in the file.
+  """The text of the part of a UTF-8 file that begins at `offset`, without a byte order mark.
 
   Raises:
     RecordError: it is not UTF-8, or has NUL bytes, as UTF-16 without a byte order mark has.
   """
-  content, offset = (content[3:], offset + 3) if content.startswith(codecs.BOM_UTF8) else (content, offset)
+  if content.startswith(codecs.BOM_UTF8):
+    content, offset = content[3:], offset + 3
   try:
     text = content.decode()
   except UnicodeDecodeError as error:
     raise _wrong(error, offset, where, 'UTF-8') from None
-  if (place := content.find(0)) >= 0:
-    raise RecordError('text', f'{where}: byte 0x00 at offset {offset + place}: expected text in UTF-8')
+  if (index := content.find(0)) >= 0:
+    raise RecordError('text', f'{where}: byte 0x00 at offset {offset + index}: expected text in UTF-8')
   return text
 
 

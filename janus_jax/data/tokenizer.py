@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Iterable
 
 import tokenizers
@@ -11,9 +12,9 @@ from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
 
 FILE_NAME = 'tokenizer.json'
-# The bars and lines of the first three are U+FF5C and U+2581, those of the roles are ASCII. Ids are looked up by these
-# strings because nothing else is reliable: they differ between checkpoints (the pad token is 100002 in Janus-Pro-1B,
-# 100015 in Janus-Pro-7B), and the released tokenizer_config.json says `pad_token: null`.
+# Bars and lines of the first three are U+FF5C and U+2581, those of the roles ASCII. Ids are found by these strings, as
+# nothing else is reliable: they differ between checkpoints (the pad token is 100002 in Janus-Pro-1B, 100015 in 7B), and
+# the released tokenizer_config.json says `pad_token: null`.
 BOS = '<\uff5cbegin\u2581of\u2581sentence\uff5c>'
 EOS = '<\uff5cend\u2581of\u2581sentence\uff5c>'
 PAD = '<\uff5c\u2581pad\u2581\uff5c>'
@@ -22,8 +23,12 @@ END_OF_IMAGE = '<end_of_image>'
 IMAGE_PLACEHOLDER = '<image_placeholder>'
 USER = '<|User|>'
 ASSISTANT = '<|Assistant|>'
-# What decoding shows for bytes that are not UTF-8, such as the first half of a character.
+# Stands in decoded text for bytes that are not UTF-8, such as the first half of a character.
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
+
+
+# In the order of `SpecialIds`.
+SPECIAL_TOKENS = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, USER, ASSISTANT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +62,11 @@ class Tokenizer:
   special: SpecialIds = dataclasses.field(init=False, compare=False)
 
   def __post_init__(self):
-    object.__setattr__(self, 'special', _special_ids(self._backend, self.path))
+    ids = {token: self._backend.token_to_id(token) for token in SPECIAL_TOKENS}
+    for token, token_id in ids.items():
+      if token_id is None and token not in (USER, ASSISTANT):
+        raise InputError(f'{self.path}: no token {token!r}: expected the tokenizer of a Janus')
+    object.__setattr__(self, 'special', SpecialIds(*ids.values()))
 
   def __getstate__(self) -> dict:
     return {'path': self.path, 'special': self.special}
@@ -103,24 +112,20 @@ class StreamDecoder:
   def push(self, token_id: int) -> str:
     """Text that `token_id` completes, often one word, possibly ''."""
     self._pending.append(token_id)
-    text = self._new_text()
+    text = self.finish()
     if not text or text.endswith(REPLACEMENT):
       return ''
     self._context, self._pending = self._pending, []
     return text
 
   def finish(self) -> str:
-    """What is still held back: '' unless the ids end inside a character."""
-    return self._new_text()
-
-  def _new_text(self) -> str:
+    """Text that is still held back: '' unless the ids end inside a character."""
     return self._decode(self._context + self._pending)[len(self._decode(self._context)) :]
 
 
 def _read(path: str) -> tokenizers.Tokenizer:
   try:
-    with open(path, 'rb') as file:
-      content = file.read()
+    content = pathlib.Path(path).read_bytes()
     check_content(content, path)
     text = content.decode()
   except OSError as error:
@@ -137,22 +142,3 @@ def _read(path: str) -> tokenizers.Tokenizer:
     # Janus-1.3B's file lacks it; the original's processor adds it on loading, which gives it the next free id.
     backend.add_special_tokens([IMAGE_PLACEHOLDER])
   return backend
-
-
-def _special_ids(backend: tokenizers.Tokenizer, path: str) -> SpecialIds:
-  def required(token: str) -> int:
-    token_id = backend.token_to_id(token)
-    if token_id is None:
-      raise InputError(f'{path}: no token {token!r}: expected the tokenizer of a Janus')
-    return token_id
-
-  return SpecialIds(
-    bos=required(BOS),
-    eos=required(EOS),
-    pad=required(PAD),
-    begin_of_image=required(BEGIN_OF_IMAGE),
-    end_of_image=required(END_OF_IMAGE),
-    image_placeholder=required(IMAGE_PLACEHOLDER),
-    user=backend.token_to_id(USER),
-    assistant=backend.token_to_id(ASSISTANT),
-  )

@@ -12,10 +12,8 @@ from typing import Any
 def replacing(path: str | os.PathLike, shared: bool = False) -> Iterator[str]:
   """A path to write to, whose file takes the place of `path` where the block ends well, and is removed where it fails.
 
-  Args:
-    path: of the file, in an existing directory.
-    shared: whether several processes may write it at once. What a killed one leaves behind then stays; else the next
-      writer overwrites it.
+  Several processes may write a `shared` file at once. What a killed one leaves behind then stays; else the next writer
+  overwrites it.
   """
   partial = f'{os.fspath(path)}.{uuid.uuid4().hex}.partial' if shared else f'{os.fspath(path)}.partial'
   try:
@@ -32,8 +30,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     file.write(text)
 
 
-def write_json(path: str | os.PathLike, value: Any, shared: bool = False) -> None:
-  """Replaces a file by JSON; `shared` as in `replacing`."""
-  with replacing(path, shared) as partial, open(partial, 'w', encoding='utf-8') as file:
-    json.dump(value, file, indent=2)
-    file.write('\n')
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Replaces a file by JSON."""
+  write_text(path, f'{json.dumps(value, indent=2)}\n')

@@ -37,14 +37,7 @@ AHEAD = 2
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """What an example depends on, besides its source and its position there.
-
-  Attributes:
-    views: the shuffled sources by 'kind/name'.
-    spec: how records become examples.
-    seed: of guidance dropout.
-    guidance_dropout: fraction of generation examples whose prompt becomes pads.
-  """
+  """Makes examples, given a source of `views` ('kind/name': shuffled) and a position; the rest as in `batches`."""
 
   views: Mapping[str, grain.MapDataset]
   spec: ExampleSpec
@@ -52,7 +45,7 @@ class Reading:
   guidance_dropout: float
 
   def examples(self, source: str, position: int) -> list[Example]:
-    """Examples of the record at a position of a source, epochs counted on: one, or the parts of a long one.
+    """The example of the record at a position of a source, epochs counted on, or the parts of a long one.
 
     Raises:
       InputError: the record is bad; a RecordError that says where it comes from, if its source does.
@@ -62,7 +55,7 @@ class Reading:
     return make_examples(kind, self.views[source][position], self.spec, rng, self.guidance_dropout)
 
   def try_examples(self, source: str, position: int) -> list[Example] | InputError:
-    """Examples of a record as `examples` gives them, or the error."""
+    """The examples, or the error that `examples` raises."""
     try:
       return self.examples(source, position)
     except InputError as error:
@@ -70,19 +63,17 @@ class Reading:
 
 
 class Workers:
-  """Processes that read, shared by the readers of a host. They start with the first task."""
+  """Processes that read, shared by the readers of a host. They start with the first task.
+
+  With a `count` of 0 each reader reads itself.
+  """
 
   def __init__(self, reading: Reading, count: int):
-    """
-    Args:
-      reading: what the examples depend on.
-      count: processes; 0 leaves the reading to the process itself.
-    """
     self.reading, self.count = reading, count
     self._pool: concurrent.futures.ProcessPoolExecutor | None = None
 
   def submit(self, task: Sequence[Key]) -> concurrent.futures.Future[Transfer]:
-    """Starts a task; a parcel of what each record becomes, or the InputError."""
+    """Starts a task, whose result holds the examples of each record, or its InputError."""
     if self._pool is None:
       self._start()
     try:
@@ -96,8 +87,8 @@ class Workers:
     # Not forked: this process has threads, of JAX and of the prefetching iterator.
     context = multiprocessing.get_context('spawn')
     self._directory = tempfile.TemporaryDirectory(prefix='janus_jax-', ignore_cleanup_errors=True)
-    start = self.reading, self._directory.name
-    self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start_worker, start)
+    arguments = self.reading, self._directory.name
+    self._pool = concurrent.futures.ProcessPoolExecutor(self.count, context, _start_worker, arguments)
     # As many tasks as processes: the pool starts one only where none is idle.
     with _signals_blocked():
       ready = [self._pool.submit(_read_in_worker, ()) for _ in range(self.count)]
@@ -108,7 +99,7 @@ class Workers:
       raise RuntimeError('a process that reads records ended before it read one; see above') from None
 
   def end_broken(self) -> None:
-    """Has the next task start other processes, if one of these has died."""
+    """Lets the next task start other processes, if one of these has died."""
     try:
       if self._pool is not None:
         self._pool.submit(_read_in_worker, ())
@@ -125,10 +116,7 @@ class Workers:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-  """Processes that are started in the block, and their threads, never hear Ctrl-C or of a terminal that goes away.
-
-  Their parent does, which saves what they have read and then ends them.
-  """
+  """Keeps Ctrl-C and a lost terminal from processes started in the block: their parent saves first, then ends them."""
   resource_tracker.ensure_running()  # Else it is started in the block, and unblocks them.
   before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
   try:
@@ -138,34 +126,31 @@ def _signals_blocked() -> Iterator[None]:
 
 
 class Reader:
-  """Examples by source and position. `request` those that will be wanted, then `get` each."""
+  """Examples by source and position, from workers that `readers` readers share.
 
-  def __init__(self, workers: Workers, readers: int = 1):
-    """
-    Args:
-      workers: who read; none of them: each example is read when it is wanted, in this process.
-      readers: how many share them.
-    """
+  `request` those that will be wanted, then `get` each.
+  """
+
+  def __init__(self, workers: Workers, readers: int):
     self._workers = workers
     self._ahead = max(AHEAD * TASK * workers.count // readers, TASK) if workers.count else 0
-    # Of what has been requested: the task that it is part of, which gives a parcel, or what the parcel held.
+    # What has been requested: the task that it is part of, or what that gave.
     self._tasks: dict[Key, concurrent.futures.Future[Transfer]] = {}
     self._found: dict[Key, list[Example] | InputError] = {}
     self._next_task: list[Key] = []
-    # What was in flight when a worker died. Which of them it died of shows when each is read alone.
+    # Requests in flight when a worker died. The one that it died of shows when each is read alone.
     self._suspects: set[Key] = set()
 
   @property
   def wants_more(self) -> bool:
-    """Whether there are fewer requests in flight than keep every worker busy."""
+    """True if there are fewer requests in flight than keep every worker busy."""
     return not self._suspects and len(self._tasks) + len(self._next_task) < self._ahead
 
   def request(self, source: str, position: int) -> None:
     """Starts reading an example that will be wanted, together with those requested before and after it."""
     self._next_task.append((source, position))
     if len(self._next_task) == TASK:
-      self._submit(self._next_task)
-      self._next_task = []
+      self._submit_next()
 
   def get(self, source: str, position: int) -> list[Example]:
     """Waits for a record, requested or not. Raises as `Reading.examples`, or RecordError if a worker died of it."""
@@ -182,16 +167,16 @@ class Reader:
       raise found
     return found
 
-  def _submit(self, task: Sequence[Key]) -> None:
+  def _submit_next(self) -> None:
+    task, self._next_task = self._next_task, []
     self._tasks |= dict.fromkeys(task, self._workers.submit(task))
 
   def _receive(self, key: Key) -> bool:
     """Waits for the task that a key is part of, made if there is none. False if a worker died meanwhile."""
     if key in self._next_task:
-      self._submit(self._next_task)
-      self._next_task = []
+      self._submit_next()
     elif key not in self._tasks:
-      self._submit([key])
+      self._tasks[key] = self._workers.submit([key])
     task = self._tasks[key]
     keys = [other for other, its_task in self._tasks.items() if its_task is task]
     try:
@@ -208,10 +193,8 @@ class Reader:
 
   def close(self) -> None:
     """Forgets all requests, and ends the workers: they are still busy with them."""
-    self._tasks.clear()
-    self._found.clear()
-    self._next_task.clear()
-    self._suspects.clear()
+    for requested in (self._tasks, self._found, self._next_task, self._suspects):
+      requested.clear()
     self._workers.close()
 
 
@@ -235,14 +218,9 @@ def _end_with_parent(directory: str) -> None:
 
 
 def _read_in_worker(task: Sequence[Key]) -> Transfer:
-  """Examples of each record, or its InputError."""
-  return pack(list(_threads.map(_read_one, task)), _directory)
-
-
-def _read_one(key: Key) -> list[Example] | InputError:
-  return _reading.try_examples(*key)
+  return pack(list(_threads.map(_reading.try_examples, *zip(*task))), _directory)
 
 
 def reason_of(error: InputError) -> str:
-  """What a bad record is counted by."""
+  """The reason that a bad record is counted by."""
   return error.reason if isinstance(error, RecordError) else 'example'

@@ -3,22 +3,23 @@
 Requests that begin alike share what they begin with: a batch has some prompts and equally many rows of each.
 """
 
+import collections
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from janus_jax.models.config import LlamaConfig
+from janus_jax.inference.decoder import Decoder
 
 LENGTH_MULTIPLE = 32  # Prompts are padded to multiples of this; left padding is masked, so it costs time only.
 FALLBACK_BATCH_SIZE = 4  # Where the device does not tell its memory, as CPUs do not.
 MAX_BATCH_SIZE = 128  # Beyond this the cache, not the weights, is what a step reads, and rows no longer get cheaper.
-# What a decode step costs beside its rows, in tokens of a prompt, roughly: it reads all weights. Less on CPUs, more on
+# Cost of a decode step beside its rows, in tokens of a prompt, roughly: it reads all weights. Less on CPUs, more on
 # accelerators.
 STEP_TOKENS = 32
-# Share of the free memory to plan for; the rest is for activations and fragmentation.
-MEMORY_SHARE = 0.5
+MEMORY_FRACTION = 0.5  # Of the free memory, for the cache; the rest is for activations and fragmentation.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Group:
     members: indices of the requests.
     shared: tokens they begin with, padded.
     rest: tokens after them of each request, padded; 0 where requests begin and end alike.
-    images: in what they begin with.
+    images: number of images in what they begin with.
   """
 
   members: tuple[int, ...]
@@ -39,31 +40,16 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
-  """Requests that run together.
+class RequestBatch:
+  """Requests that run together."""
 
-  Attributes:
-    parts: requests per prompt: at least one and at most `share` that begin alike.
-    prompts: of the compiled program; at least len(parts).
-    share: rows of each prompt.
-  """
-
-  parts: tuple[tuple[int, ...], ...]
-  prompts: int
-  share: int
+  rows: tuple[int, ...]  # The request of each.
+  rows_per_prompt: int  # So many consecutive rows begin alike.
 
   @property
-  def rows(self) -> tuple[int, ...]:
-    """The request of each of the prompts * share rows. To fill them, the last request of a part and the last part are
-    repeated.
-    """
-    parts = self.parts + self.parts[-1:] * (self.prompts - len(self.parts))
-    return tuple(index for part in parts for index in part + part[-1:] * (self.share - len(part)))
-
-  @property
-  def places(self) -> dict[int, int]:
-    """The row of each request; results of other rows are to be dropped."""
-    return {index: self.rows.index(index) for part in self.parts for index in part}
+  def row_of(self) -> dict[int, int]:
+    """The first row of each request; results of other rows are to be dropped."""
+    return {index: self.rows.index(index) for index in self.rows}
 
 
 def bucket_length(length: int) -> int:
@@ -71,7 +57,7 @@ def bucket_length(length: int) -> int:
   return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
-def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[Batch]:
+def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[RequestBatch]:
   """Cuts groups into parts of one size, and puts as many into a batch as there is room for, alike for one shape.
 
   Args:
@@ -80,62 +66,57 @@ def plan_batches(groups: Sequence[Group], batch_size: int, output: int) -> list[
     output: tokens that a row is expected to generate; weighed against those of the prompts.
 
   Returns:
-    batches that together hold every request once, in order of each shape's first appearance.
+    batches, in order of each shape's first appearance. To fill rows, the last request of a part and the last part of a
+    batch are repeated.
   """
-  alike: dict[tuple[int, int, int], list[Group]] = {}
+  shapes = collections.defaultdict(list)
   for group in groups:
-    alike.setdefault((group.shared, group.rest, group.images), []).append(group)
+    shapes[group.shared, group.rest, group.images].append(group.members)
   batches = []
-  for (shared, rest, _), found in alike.items():
-    sizes = [len(group.members) for group in found]
-    share, count, prompts = _cheapest_cut(sizes, batch_size, shared, rest, output)
-    parts = [group.members[i : i + share] for group in found for i in range(0, len(group.members), share)]
-    batches += [Batch(tuple(parts[i * prompts : (i + 1) * prompts]), prompts, share) for i in range(count)]
+  for (shared, rest, _), found in shapes.items():
+    size, prompts = _cheapest_cut([len(members) for members in found], batch_size, (shared, rest, output))
+    parts = [members[i : i + size] for members in found for i in range(0, len(members), size)]
+    parts = [part + part[-1:] * (size - len(part)) for part in parts]
+    for start in range(0, len(parts), prompts):
+      filled = parts[start : start + prompts]
+      filled += filled[-1:] * (prompts - len(filled))
+      batches.append(RequestBatch(tuple(itertools.chain(*filled)), size))
   return batches
 
 
-def _cheapest_cut(sizes: Sequence[int], batch_size: int, shared: int, rest: int, output: int) -> tuple[int, int, int]:
-  """Rows per prompt, batches, and prompts per batch that cost least, padding rows included.
+def _cheapest_cut(sizes: Sequence[int], batch_size: int, tokens: tuple[int, int, int]) -> tuple[int, int]:
+  """Rows per prompt and prompts per batch that cost least, for groups of so many requests.
 
-  Many rows per prompt share more, but leave more rows of the smaller groups empty.
-
-  Args:
-    sizes: requests of each group.
-    batch_size: at most this many rows in a batch.
-    shared: tokens run once per prompt.
-    rest: tokens of its prompt run for each row.
-    output: tokens generated, in as many steps.
+  Many rows per prompt share more, but leave more rows of the smaller groups to be filled. `tokens` are those run once
+  per prompt, run after them for each row, and generated, in as many steps.
   """
-
-  def cut(share: int) -> tuple[int, int, int]:
-    parts = sum(-(-size // share) for size in sizes)
+  shared, rest, output = tokens
+  cuts = []
+  for part in range(1, min(batch_size, max(sizes)) + 1):
+    parts = sum(-(-size // part) for size in sizes)
     # As many batches as needed and then as small as possible: 10 requests at 8 give 5 + 5, not 8 + 2 padded to 8.
-    count = -(-parts // (batch_size // share))
-    return share, count, -(-parts // count)
-
-  def cost(plan: tuple[int, int, int]) -> int:
-    share, count, prompts = plan
-    rows = prompts * share
-    return count * (prompts * shared + rows * rest + output * (STEP_TOKENS + rows))
-
-  shares = range(min(batch_size, max(sizes)), 0, -1)  # The first of equals is taken: that which shares most.
-  return min(map(cut, shares), key=cost)
+    count = -(-parts // (batch_size // part))
+    prompts = -(-parts // count)
+    rows = prompts * part
+    cost = count * (prompts * shared + rows * rest + output * (STEP_TOKENS + rows))
+    cuts.append((cost, -part, prompts))  # Of equal costs, the one whose rows share most.
+  _, part, prompts = min(cuts)
+  return -part, prompts
 
 
-def device_batch_size(config: LlamaConfig, *, rows: int, slots: int, dtype: str) -> int:
-  """How many requests fit the default device together, after the parameters are in place.
+def device_batch_size(decoder: Decoder, groups: Sequence[Group], output: int, rows: int = 1) -> int:
+  """The number of requests that fit the default device together, after the parameters are in place.
 
-  An estimate from the size of the key/value cache; results do not depend on it.
-
-  Args:
-    config: of the decoder.
-    rows: of the batch per request (2 with guidance).
-    slots: of the cache per row, prompt and output together.
-    dtype: of keys and values.
+  An estimate from the size of the key/value cache; results do not depend on it. A request has so many rows (2 with
+  guidance) and generates at most `output` tokens.
   """
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' not in stats:
     return FALLBACK_BATCH_SIZE
-  needed = rows * slots * 2 * config.depth * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
+  llama = decoder.config.language_model
+  slots = max((group.shared + group.rest for group in groups), default=0) + output
+  needed = (
+    rows * slots * 2 * llama.depth * llama.num_kv_heads * llama.head_dim * jnp.dtype(decoder.cache_dtype).itemsize
+  )
   free = stats['bytes_limit'] - stats.get('bytes_in_use', 0)
-  return min(max(int(free * MEMORY_SHARE / needed), 1), MAX_BATCH_SIZE)
+  return min(max(int(free * MEMORY_FRACTION / needed), 1), MAX_BATCH_SIZE)

@@ -3,9 +3,8 @@
 Its slots are cut into blocks: one or two of the prompt, then stretches of what is generated. Each layer has a pair of
 buffers [U, K, S, H] per block (the keys that one kv head reads lie together), and attention reads whole blocks, those
 up to the one being written. A slice of one large buffer would read as little, but XLA copies a slice before it
-multiplies with it: on CPU that was a third of a decode step. Left-padded prompts of unequal length share a batch; which
-prompt slots hold a real token is in `prompt_masks`. A prompt that nothing precedes is read by its own positions alone,
-so that the kernels of training do it.
+multiplies with it: on CPU that was a third of a decode step. A prompt that nothing precedes is read by its own
+positions alone, so that the kernels of training do it.
 
 A block of the prompt may hold fewer rows than the batch: U rows, each read by B / U consecutive rows of the batch. The
 queries of those rows are laid side by side, so that the keys are read once for all of them and never repeated.
@@ -53,13 +52,13 @@ class Buffer:
     return Buffer(jax.lax.dynamic_update_slice(self.values, x, (0, 0, slot, 0)), scale)
 
   def products(self, q: jax.Array) -> jax.Array:
-    """Of queries and keys: [B, T, K, G, H] -> float32[B, K, G, T, S]."""
+    """Products of queries and keys, [B, T, K, G, H] -> float32[B, K, G, T, S]."""
     keys = self.values.astype(q.dtype)
     products = jnp.einsum('urtkgh,uksh->urkgts', self._folded(q), keys, preferred_element_type=jnp.float32)
     return self._scaled(products).reshape(-1, *products.shape[2:])
 
   def attended(self, weights: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Values by weight: float32[B, K, G, T, S] -> [B, T, K, G, H] in `dtype`."""
+    """Sums of values by weight, float32[B, K, G, T, S] -> [B, T, K, G, H] in `dtype`."""
     weights = self._scaled(self._folded(weights)).astype(dtype)
     # Not an einsum: that puts the values first, and XLA's CPU backend then transposes them where there is one row.
     contracted, batch = ((5,), (2,)), ((0, 2), (0, 1))
@@ -71,7 +70,7 @@ class Buffer:
     return x.reshape(len(self.values), -1, *x.shape[1:])
 
   def positions(self, dtype: jnp.dtype) -> jax.Array:
-    """What is stored, as [U, S, K, H] in `dtype`."""
+    """The stored numbers as [U, S, K, H] in `dtype`."""
     values = self.values.astype(dtype)
     return (values if self.scale is None else values * self.scale[..., None].astype(dtype)).swapaxes(1, 2)
 
@@ -92,49 +91,27 @@ class Block:
     return self.k.values.shape[2]
 
 
-@flax.struct.dataclass
-class Readable:
-  """What the queries of one layer attend to.
-
-  Attributes:
-    blocks: S slots in all.
-    mask: bool[B, T, S], which slot each query reads.
+def attend_to_blocks(q: jax.Array, blocks: Sequence[Block], mask: jax.Array) -> jax.Array:
+  """[B, T, N, H] -> [B, T, N, H] in q's dtype; softmax in float32. Each query reads those of S slots that bool[B, T, S]
+  says.
   """
-
-  blocks: tuple[Block, ...]
-  mask: jax.Array
-
-  def attend(self, q: jax.Array) -> jax.Array:
-    """[B, T, N, H] -> [B, T, N, H] in q's dtype; softmax in float32."""
-    B, T, N, H = q.shape
-    K = self.blocks[0].k.values.shape[1]
-    grouped = q.reshape(B, T, K, N // K, H)
-    scores = jnp.concatenate([block.k.products(grouped) for block in self.blocks], axis=-1) * H**-0.5
-    scores = jnp.where(self.mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    bounds = list(itertools.accumulate(block.size for block in self.blocks))[:-1]
-    weights = jnp.split(jax.nn.softmax(scores, axis=-1), bounds, axis=-1)
-    attended = sum(block.v.attended(part, q.dtype) for block, part in zip(self.blocks, weights))
-    return attended.reshape(B, T, N, H)
+  B, T, N, H = q.shape
+  K = blocks[0].k.values.shape[1]
+  grouped = q.reshape(B, T, K, N // K, H)
+  scores = jnp.concatenate([block.k.products(grouped) for block in blocks], axis=-1) * H**-0.5
+  scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+  bounds = list(itertools.accumulate(block.size for block in blocks))[:-1]
+  weights = jnp.split(jax.nn.softmax(scores, axis=-1), bounds, axis=-1)
+  return sum(block.v.attended(part, q.dtype) for block, part in zip(blocks, weights)).reshape(B, T, N, H)
 
 
-@flax.struct.dataclass
-class Prompt:
-  """What the queries of a prompt attend to that nothing precedes: each to itself and what comes before it.
+def attend_to_prompt(q: jax.Array, block: Block, mask: jax.Array, kernel: str) -> jax.Array:
+  """[U, T, N, H] -> [U, T, N, H] in q's dtype: each position of a prompt reads itself and what comes before it.
 
-  Attributes:
-    block: T slots, all of them written.
-    mask: bool[U, T], False on left padding, which attends to itself.
-    kernel: one of `attention.IMPLEMENTATIONS`.
+  Left padding, False in bool[U, T], reads itself. `kernel` is one of `attention.IMPLEMENTATIONS`.
   """
-
-  block: Block
-  mask: jax.Array
-  kernel: str = flax.struct.field(pytree_node=False)
-
-  def attend(self, q: jax.Array) -> jax.Array:
-    """[U, T, N, H] -> [U, T, N, H] in q's dtype."""
-    k, v = self.block.k.positions(q.dtype), self.block.v.positions(q.dtype)
-    return attention(q, k, v, segments=self.mask.astype(jnp.int32), causal=True, implementation=self.kernel)
+  k, v = block.k.positions(q.dtype), block.v.positions(q.dtype)
+  return attention(q, k, v, segments=mask.astype(jnp.int32), causal=True, implementation=kernel)
 
 
 @flax.struct.dataclass
@@ -143,8 +120,7 @@ class KVCache:
 
   Attributes:
     layers: per decoder layer, its blocks.
-    prompt_masks: bool[U, T] of each block of the prompt, which come first: its slots that hold a real token (left
-      padding does not). U is the block's own. Slots after them always do.
+    prompt_masks: bool[U, T] of each block of the prompt, which come first, False on left padding. U is the block's own.
     position: int32 scalar, the next slot to write, counted over all blocks; the same for every row.
     current: the block that is written; it and those before it are read. Static, so it bounds the memory traffic of a
       decode step. What is written must lie within it.
@@ -164,39 +140,33 @@ class KVCache:
     return [block.size for block in self.layers[0][len(self.prompt_masks) :]]
 
   def attend(self, layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, 'KVCache']:
-    """As `KeyValueStore`; the caller advances once all layers have written. B is what the current block holds."""
-    prompts = len(self.prompt_masks)
-    if self.kernels[1] == 'xla' or q.shape[1] > 1 or self.current < prompts:
-      cache, readable = self.extend(layer, k, v)
-      return readable.attend(q), cache
-    *stored, block = self.layers[layer]
-    slot = self.position - sum(block.size for block in stored)
-    attended, keys, values = decode_attention(
-      q[:, 0],
-      (k[:, 0], v[:, 0]),
-      [(block.k.values, block.v.values, mask) for block, mask in zip(stored, self.prompt_masks)],
-      (block.k.values, block.v.values),
-      slot,
-    )
-    return attended[:, None], self._with(layer, (*stored, Block(Buffer(keys, None), Buffer(values, None))))
-
-  def extend(self, layer: int, k: jax.Array, v: jax.Array) -> tuple['KVCache', Prompt | Readable]:
-    """Writes k, v [B, T, K, H] of one layer at `position`; B is what the current block holds: U where it is shared."""
-    blocks = list(self.layers[layer])
-    start = sum(block.size for block in blocks[: self.current])
-    old, slot = blocks[self.current], self.position - start
-    blocks[self.current] = Block(old.k.write(k.swapaxes(1, 2), slot), old.v.write(v.swapaxes(1, 2), slot))
-    if self.current == 0 and k.shape[1] == old.size:
-      readable = Prompt(blocks[0], self.prompt_masks[0], self.kernels[0])
+    """`KeyValueStore.attend`, with as many rows as the current block holds: U where it is shared. The caller advances
+    `position` once all layers have written.
+    """
+    blocks, steps = self.layers[layer], k.shape[1]
+    stored, block = blocks[: self.current], blocks[self.current]
+    start = sum(block.size for block in stored)
+    slot = self.position - start
+    if self.kernels[1] == 'pallas' and steps == 1 and self.current >= len(self.prompt_masks):
+      attended, keys, values = decode_attention(
+        q[:, 0],
+        (k[:, 0], v[:, 0]),
+        [(block.k.values, block.v.values, mask) for block, mask in zip(stored, self.prompt_masks)],
+        (block.k.values, block.v.values),
+        slot,
+      )
+      attended, block = attended[:, None], Block(Buffer(keys, None), Buffer(values, None))
     else:
-      readable = Readable(tuple(blocks[: self.current + 1]), self._mask(start + old.size, *k.shape[:2]))
-    return self._with(layer, tuple(blocks)), readable
-
-  def _with(self, layer: int, blocks: tuple[Block, ...]) -> 'KVCache':
-    return self.replace(layers=(*self.layers[:layer], blocks, *self.layers[layer + 1 :]))
+      block = Block(block.k.write(k.swapaxes(1, 2), slot), block.v.write(v.swapaxes(1, 2), slot))
+      if self.current == 0 and steps == block.size:
+        attended = attend_to_prompt(q, block, self.prompt_masks[0], self.kernels[0])
+      else:
+        attended = attend_to_blocks(q, (*stored, block), self._mask(start + block.size, len(k), steps))
+    blocks = (*stored, block, *blocks[self.current + 1 :])
+    return attended, self.replace(layers=(*self.layers[:layer], blocks, *self.layers[layer + 1 :]))
 
   def _mask(self, length: int, rows: int, steps: int) -> jax.Array:
-    """bool[rows, steps, length]: what the next `steps` queries read of the first `length` slots."""
+    """bool[rows, steps, length]: the slots, of the first `length`, that each of the next `steps` queries reads."""
     masks = self.prompt_masks[: self.current + 1]
     prompt = [jnp.repeat(mask, rows // len(mask), axis=0) for mask in masks]
     generated = jnp.ones((rows, length - sum(mask.shape[1] for mask in masks)), bool)
@@ -206,12 +176,8 @@ class KVCache:
     # A padding query reads nothing real; its own slot keeps the softmax finite, and nobody reads the result.
     return mask | (slots == index[:, None])
 
-  def advance(self, steps: int) -> 'KVCache':
-    """After all layers have written `steps` positions."""
-    return self.replace(position=self.position + steps)
-
   def writing(self, block: int) -> 'KVCache':
-    """The same cache, about to write into `block`, once the ones before it are full."""
+    """The cache about to write into `block`, once the ones before it are full."""
     return self.replace(current=block)
 
 
@@ -226,11 +192,11 @@ def init_cache(
   """An empty cache.
 
   Args:
-    config: of the decoder.
+    config: the decoder's architecture.
     prompt_masks: bool[U, T] of each block of the prompt, False on left padding; U divides `rows`.
     rows: B.
     blocks: sizes of the blocks for what is generated after the prompt.
-    dtype: what keys and values are stored in, one of CACHE_DTYPES.
+    dtype: what keys and values are stored in, one of CACHE_DTYPES, else InputError.
     kernels: see `KVCache`.
   """
   if dtype not in CACHE_DTYPES:

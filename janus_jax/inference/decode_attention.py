@@ -8,8 +8,7 @@ for 32, which is 2 TB/s.
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -54,39 +53,55 @@ def decode_attention(
   Returns:
     [B, N, H] in q's dtype; `generated` with `new`, in the same memory where the caller gives it up.
   """
+  # As one array, XLA computes what goes in with one kernel.
+  own = jnp.concatenate([q, *(x.astype(q.dtype) for x in new)], axis=1)
+  attended, tops, totals, keys, values = _attend_in_parts(own, prompts, generated, slot, interpret)
+  factors = jnp.exp(tops - tops.max(-1, keepdims=True))
+  summed = jnp.sum(attended * factors[..., None], axis=2)
+  return (summed / jnp.sum(totals * factors, axis=-1, keepdims=True)).astype(q.dtype), keys, values
+
+
+def _attend_in_parts(
+  own: jax.Array, prompts: Sequence, generated: Sequence[jax.Array], slot: jax.Array, interpret: bool
+) -> list[jax.Array]:
+  """Calls the kernel on own [B, N + 2 K, H]: queries, keys and values. Returns what `_part` writes of each part."""
   from jax.experimental import pallas as pl  # Half a second that no other device needs.
   from jax.experimental.pallas import triton
 
-  (B, N, H), K = q.shape, new[0].shape[1]
-  sizes = [part_size(keys.shape[2]) for keys, *_ in (*prompts, generated)]
-  counts = [keys.shape[2] // size for (keys, *_), size in zip((*prompts, generated), sizes)]
+  (B, heads, H), K = own.shape, generated[0].shape[1]
+  N = heads - 2 * K
+  blocks = [keys for keys, *_ in (*prompts, generated)]
+  sizes = [part_size(keys.shape[2]) for keys in blocks]
+  counts = [keys.shape[2] // size for keys, size in zip(blocks, sizes)]
   firsts = [sum(counts[:i]) for i in range(len(counts))]
 
-  def part_of(block: int, shared: int, *shape: int) -> Any:
+  def stored(block: int, *shape: int) -> pl.BlockSpec:
     """[S, ...] of a row, or of a head where there is a shape; programs of other blocks do not read what they get."""
-    head = (lambda n: (n // (N // K),)) if shape else lambda n: ()
-    place = lambda p: jnp.clip(p - firsts[block], 0, counts[block] - 1)  # noqa: E731
-    index = lambda b, n, p: (b // shared, *head(n), place(p), *(0 for _ in shape))  # noqa: E731
+
+    def index(b: jax.Array, n: jax.Array, p: jax.Array) -> tuple[jax.Array | int, ...]:
+      part = jnp.clip(p - firsts[block], 0, counts[block] - 1)
+      return b // (B // len(blocks[block])), *(n // (N // K) for _ in shape), part, *(0 for _ in shape)
+
     return pl.BlockSpec((*(None for _ in range(1 + len(shape))), sizes[block], *shape), index)
 
-  # As one array, XLA computes what goes in with one kernel.
-  own = jnp.concatenate([q, *(x.astype(q.dtype) for x in new)], axis=1)
-  last, operands, specs = len(prompts), [], []
-  for block, (keys, values, mask) in enumerate(prompts):
-    stored = part_of(block, B // len(keys), H)
-    operands += [keys, values, mask.astype(jnp.int32)]
-    specs += [stored, stored, part_of(block, B // len(keys))]
-  stored, of_head = part_of(last, 1, H), lambda heads: pl.BlockSpec((None, None, H), lambda b, n, p: (b, heads(n), 0))
-  heads = [lambda n: n, lambda n: N + n // (N // K), lambda n: N + K + n // (N // K)]
-  once = pl.BlockSpec((1,), lambda b, n, p: (0,))
-  result = lambda *shape: pl.BlockSpec((None, None, None, *shape), lambda b, n, p: (b, n, p, *(0 for _ in shape)))  # noqa: E731
-  attended, tops, totals, keys, values = pl.pallas_call(
+  def head(index: Callable[[jax.Array], jax.Array]) -> pl.BlockSpec:
+    return pl.BlockSpec((None, None, H), lambda b, n, p: (b, index(n), 0))
+
+  def result(*shape: int) -> pl.BlockSpec:
+    return pl.BlockSpec((None, None, None, *shape), lambda b, n, p: (b, n, p, *(0 for _ in shape)))
+
+  queries = [head(lambda n: n), head(lambda n: N + n // (N // K)), head(lambda n: N + K + n // (N // K))]
+  operands = [array for keys, values, mask in prompts for array in (keys, values, mask.astype(jnp.int32))]
+  specs = [spec for i in range(len(prompts)) for spec in (stored(i, H), stored(i, H), stored(i))]
+  written = [stored(len(prompts), H)] * 2
+  parts = (B, N, sum(counts))
+  return pl.pallas_call(
     functools.partial(_part, firsts=firsts, counts=counts),
-    grid=(B, N, sum(counts)),
-    in_specs=[once, *(of_head(head) for head in heads), *specs, stored, stored],
-    out_specs=[result(H), result(), result(), stored, stored],
+    grid=parts,
+    in_specs=[pl.BlockSpec((1,), lambda b, n, p: (0,)), *queries, *specs, *written],
+    out_specs=[result(H), result(), result(), *written],
     out_shape=[
-      *(jax.ShapeDtypeStruct((B, N, sum(counts), *shape), jnp.float32) for shape in ((H,), (), ())),
+      *(jax.ShapeDtypeStruct((*parts, *shape), jnp.float32) for shape in ((H,), (), ())),
       *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in generated),
     ],
     input_output_aliases={4 + len(operands): 3, 5 + len(operands): 4},
@@ -94,9 +109,6 @@ def decode_attention(
     interpret=interpret,
     name='decode_attention',
   )(slot.reshape(1), own, own, own, *operands, *generated)
-  factors = jnp.exp(tops - tops.max(-1, keepdims=True))
-  summed = jnp.sum(attended * factors[..., None], axis=2)
-  return (summed / jnp.sum(totals * factors, axis=-1, keepdims=True)).astype(q.dtype), keys, values
 
 
 def _part(slot_ref, q_ref, key_ref, value_ref, *refs, firsts: Sequence[int], counts: Sequence[int]) -> None:
@@ -114,7 +126,10 @@ def _part(slot_ref, q_ref, key_ref, value_ref, *refs, firsts: Sequence[int], cou
     weights = jnp.where(is_read, jnp.exp(scores - top), 0.0)
     return jnp.sum(weights[:, None] * values.astype(jnp.float32), axis=0), top, jnp.sum(weights)
 
-  def of_generated() -> tuple[jax.Array, jax.Array, jax.Array]:
+  def attend_prompt(keys_ref, values_ref, mask_ref) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return attend(keys_ref[...], values_ref[...], mask_ref[...] != 0)
+
+  def attend_generated() -> tuple[jax.Array, jax.Array, jax.Array]:
     index = jnp.arange(size)
     own = (index == slot)[:, None]
     keys = jnp.where(own, key_ref[...][None].astype(keys_ref.dtype), keys_ref[...])
@@ -124,10 +139,10 @@ def _part(slot_ref, q_ref, key_ref, value_ref, *refs, firsts: Sequence[int], cou
   # Computed, as Pallas's Triton takes no constants out of a condition.
   zero = 0.0 * part.astype(jnp.float32)
   nothing = jnp.zeros((H,), jnp.float32) + zero, NOTHING + zero, zero
-  found = functools.partial(jax.lax.cond, (part >= firsts[-1]) & (slot >= 0), of_generated, lambda: nothing)
+  found = functools.partial(jax.lax.cond, (part >= firsts[-1]) & (slot >= 0), attend_generated, lambda: nothing)
   for block, (first, count) in enumerate(zip(firsts[:-1], counts[:-1])):
-    of_prompt = lambda refs=prompts[3 * block : 3 * block + 3]: attend(refs[0][...], refs[1][...], refs[2][...] != 0)  # noqa: E731
-    found = functools.partial(jax.lax.cond, (part >= first) & (part < first + count), of_prompt, found)
+    attend_own = functools.partial(attend_prompt, *prompts[3 * block : 3 * block + 3])
+    found = functools.partial(jax.lax.cond, (part >= first) & (part < first + count), attend_own, found)
   attended_ref[...], top_ref[...], total_ref[...] = found()
 
   @pl.when((part >= firsts[-1]) & (slot >= 0) & (slot < size))

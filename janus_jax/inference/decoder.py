@@ -1,14 +1,15 @@
 """Janus prepared for decoding: the same weights with the layers apart, and the steps that all generation is made of.
 
 In training the layers are one stacked array that a loop slices. A decode step reads every weight once, so slicing would
-cost as much as the step itself; here each layer has its own arrays, and its kernels are prepared: laid out input first
-(`models.layers.input_first`), or rounded to int8 (`models.quantization`), those of one input joined
+cost as much as the step itself; here each layer has its own arrays, and its kernels are laid out input first
+(`models.layers.input_first`) or rounded to int8 (`models.quantization`), those of one input joined
 (`models.layers.linears`).
 
 A decode step takes as long as reading the weights does, so int8 pays in time what it saves in bytes: half of bfloat16.
 What it costs in accuracy, `benchmark --weights=int8` measures.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +51,7 @@ class Decoder:
     layers: parameters of each decoder layer, kernels prepared.
     rest: the model's parameter tree without the stacked layers. Both heads' kernels are prepared too.
     config: architecture.
-    compute: dtypes.
+    compute: dtypes and kernels.
     cache_dtype: what keys and values are stored in, one of `cache.CACHE_DTYPES`.
   """
 
@@ -62,16 +63,13 @@ class Decoder:
 
   def method(self, name: str, *args) -> Any:
     """Calls a method of `models.janus.Janus` that does not run the decoder's layers."""
-    return Janus(self.config, self.compute).apply({'params': self.rest}, *args, method=name)
+    with self._precision():
+      return Janus(self.config, self.compute).apply({'params': self.rest}, *args, method=name)
 
   def empty_cache(self, prompt_masks: Sequence[jax.Array], rows: int, blocks: Sequence[int]) -> KVCache:
     """`cache.init_cache` for this decoder; where attention is 'auto', with the device's kernels.
 
-    Args:
-      prompt_masks: bool[U, T] of each block of the prompt, False on left padding; U divides `rows`.
-      rows: B.
-      blocks: sizes of the blocks for what is generated. Where a step's kernel reads only the slots that are filled,
-        they become one.
+    Where a decode step's kernel reads only the slots that are filled, `blocks` become one.
     """
     llama, platform, auto = self.config.language_model, platform_of(jax.devices()[0]), self.compute.attention == 'auto'
     shape = of_text(self.config, prompt_masks[0].shape[1], self.compute.dtype, trained=False)
@@ -87,11 +85,17 @@ class Decoder:
     llama = self.config.language_model
     x = x.astype(jnp.dtype(self.compute.dtype))
     rotary = rotary_tables(positions, llama.head_dim, llama.rope_theta, x.dtype)
-    steps = x.shape[1]
-    for i, weights in enumerate(self.layers):
-      (x, cache), _ = LlamaBlock(llama, self.compute).apply({'params': weights}, (x, cache), i, rotary, None)
+    with self._precision():
+      for i, weights in enumerate(self.layers):
+        (x, cache), _ = LlamaBlock(llama, self.compute).apply({'params': weights}, (x, cache), i, rotary, None)
     norm = RMSNorm(llama.norm_eps, self.compute)
-    return norm.apply({'params': self.rest['language_model']['final_norm']}, x), cache.advance(steps)
+    x = norm.apply({'params': self.rest['language_model']['final_norm']}, x)
+    return x, cache.replace(position=cache.position + x.shape[1])
+
+  def _precision(self) -> contextlib.AbstractContextManager:
+    """Accelerators round the inputs of float32 products unless told not to."""
+    exact = self.compute.dtype == 'float32'
+    return jax.default_matmul_precision('highest') if exact else contextlib.nullcontext()
 
 
 def is_spread(params: Params) -> bool:
@@ -100,10 +104,7 @@ def is_spread(params: Params) -> bool:
 
 
 def _prepared(params: Params, rounded: bool, joined: bool = False) -> Params:
-  """Replaces each kernel of a tree by what `Linear` takes in its place: `input_first`, or `int8` and `scale`.
-
-  Where they are joined, those of a layer's JOINED become one.
-  """
+  """A tree with `input_first`, or `int8` and `scale`, for each kernel. Where `joined`, those of JOINED become one."""
   flat = {}
   for path, leaf in flax.traverse_util.flatten_dict(params).items():
     if path[-1] != 'kernel':
@@ -127,15 +128,8 @@ def make_decoder(
 ) -> Decoder:
   """Prepares a parameter tree (as `janus_jax.load` gives it): stacked layers become arrays of their own.
 
-  Args:
-    config: architecture.
-    compute: dtypes.
-    params: parameters.
-    weights: what kernels are stored in, one of WEIGHTS.
-    cache_dtype: what keys and values are stored in, one of `cache.CACHE_DTYPES`; None: as they are computed.
-
-  Raises:
-    InputError: weights of another name.
+  Kernels are stored as `weights` says, one of WEIGHTS (InputError for another name); keys and values in `cache_dtype`,
+  one of `cache.CACHE_DTYPES`, None: as they are computed.
   """
   if weights not in WEIGHTS:
     raise InputError(f'weights are {weights!r}: expected one of {", ".join(WEIGHTS)}')

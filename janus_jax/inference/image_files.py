@@ -1,12 +1,10 @@
-"""Files around drawing: prompts, pictures that say how they were made (so that a run can go on), a contact sheet.
-
-Apart from the command, whose flags can be defined only once in a process.
-"""
+"""Files of image generation: prompts, images that say how they were made (so that a run can go on), a contact sheet."""
 
 import json
 import logging
 import math
 import os
+import pathlib
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +16,10 @@ from janus_jax.data.sources.files import read_text
 from janus_jax.data.text_encodings import split_lines
 from janus_jax.errors import InputError
 
-SHEET = 'sheet.png'
+SHEET_NAME = 'sheet.png'
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 PNG_END = b'IEND\xaeB`\x82'
-SHEET_LIMIT = 100  # Pictures; what a person still looks at, and small enough for any viewer.
+SHEET_LIMIT = 100  # Images: as many as a person still looks at, and small enough for any viewer.
 
 
 def read_prompts(path: str) -> list[str]:
@@ -32,22 +30,18 @@ def read_prompts(path: str) -> list[str]:
     InputError: no such file, no text (`text_encodings`), not JSON where its name says so, something else than prompts,
       or no prompt.
   """
-  text = read_text(path)
-  lines = [(number, line.strip()) for number, line in enumerate(split_lines(text), start=1) if line.strip()]
-  ending = os.path.splitext(path)[1].lower()
-  if ending == '.json' and lines:
-    records = _from_json(text, path)
-    if not isinstance(records, list):
-      raise InputError(f'{path}: a {type(records).__name__}: expected a list of prompts')
-    prompts = [_prompt_of(record, f'{path} item {number}') for number, record in enumerate(records)]
+  text, ending = read_text(path), os.path.splitext(path)[1].lower()
+  records = {f'{path} line {number}': line.strip() for number, line in enumerate(split_lines(text), 1) if line.strip()}
+  if ending == '.json' and records:
+    items = _from_json(text, path)
+    if not isinstance(items, list):
+      raise InputError(f'{path}: a {type(items).__name__}: expected a list of prompts')
+    records = {f'{path} item {number}': item for number, item in enumerate(items)}
   elif ending == '.jsonl':
-    wheres = [f'{path} line {number}' for number, _ in lines]
-    prompts = [_prompt_of(_from_json(line, where), where) for where, (_, line) in zip(wheres, lines)]
-  else:
-    prompts = [line for _, line in lines]
-  if not prompts:
+    records = {where: _from_json(line, where) for where, line in records.items()}
+  if not records:
     raise InputError(f'{path}: empty: expected prompts, one per line')
-  return prompts
+  return [_prompt_of(record, where) for where, record in records.items()]
 
 
 def _from_json(text: str, where: str) -> Any:
@@ -72,20 +66,21 @@ def prepare_directory(path: str) -> None:
 
 
 def finished_codes(path: str, settings: dict[str, str], overwrite: bool) -> list[int] | None:
-  """The codes of a picture made earlier with the same settings; None if it is yet to be drawn, or is damaged.
+  """The codes of an image made earlier with the same settings; None if it is yet to be generated, or is damaged.
 
   Args:
-    path: of the PNG.
+    path: PNG.
     settings: text chunks it must have.
-    overwrite: whether any other file there counts as yet to be drawn.
+    overwrite: whether any other file there counts as yet to be generated.
 
   Raises:
-    InputError: a picture of other settings, or another file, is in the way.
+    InputError: an image of other settings, or another file, is in the way.
   """
   if not os.path.lexists(path):
     return None
-  is_png, is_cut = _begins_and_is_cut(path)
-  if is_cut:
+  content = pathlib.Path(path).read_bytes() if os.path.isfile(path) else None
+  is_png = content is not None and content[: len(PNG_SIGNATURE)] == PNG_SIGNATURE[: len(content)]  # 0 bytes too.
+  if is_png and not content.endswith(PNG_END):
     return None
   try:
     found = read_png_text(path)
@@ -93,7 +88,7 @@ def finished_codes(path: str, settings: dict[str, str], overwrite: bool) -> list
     if is_png or overwrite:
       return None
     raise
-  expected = {**settings, 'codes': found.get('codes', 'those of the picture')}
+  expected = {**settings, 'codes': found.get('codes', 'those of the image')}
   different = [key for key, value in expected.items() if found.get(key) != value]
   if different and not overwrite:
     key = different[0]
@@ -101,26 +96,16 @@ def finished_codes(path: str, settings: dict[str, str], overwrite: bool) -> list
   return None if different else [int(code) for code in found['codes'].split()]
 
 
-def _begins_and_is_cut(path: str) -> tuple[bool, bool]:
-  """Whether a file begins as PNGs do (one of 0 bytes does), and whether it then lacks their end."""
-  if not os.path.isfile(path):
-    return False, False
-  with open(path, 'rb') as file:
-    content = file.read()
-  is_png = content.startswith(PNG_SIGNATURE) or PNG_SIGNATURE.startswith(content)
-  return is_png, is_png and not content.endswith(PNG_END)
-
-
-def save_picture(path: str, pixels: np.ndarray, codes: Sequence[int], settings: dict[str, str]) -> None:
+def save_image(path: str, pixels: np.ndarray, codes: Sequence[int], settings: dict[str, str]) -> None:
   """Writes uint8[h, w, 3] as a PNG whose text chunks hold the settings and the codes, for `finished_codes`."""
   save_png(path, pixels, {**settings, 'codes': ' '.join(map(str, codes))})
 
 
 def write_sheet(directory: str, paths: list[str], num_images: int) -> None:
-  """A row per prompt, or a square of all pictures where each prompt has one. At most `SHEET_LIMIT` pictures."""
+  """Writes a row per prompt, or a square of all images where each prompt has one; at most `SHEET_LIMIT` images."""
   shown = paths[:SHEET_LIMIT]
   if len(shown) < len(paths):
-    logging.info('%s shows the first %d of %d pictures', SHEET, len(shown), len(paths))
+    logging.info('%s shows the first %d of %d images', SHEET_NAME, len(shown), len(paths))
   columns = num_images if 1 < num_images < len(paths) else math.ceil(math.sqrt(len(shown)))
-  pictures = [np.asarray(load_image(path)) for path in shown]
-  save_png(os.path.join(directory, SHEET), contact_sheet(pictures, columns), {})
+  images = [np.asarray(load_image(path)) for path in shown]
+  save_png(os.path.join(directory, SHEET_NAME), contact_sheet(images, columns), {})

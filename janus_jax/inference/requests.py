@@ -1,6 +1,5 @@
-"""Checks and settings that all requests share, for images and for answers."""
+"""Settings of requests for images and for answers, and what both kinds of requests begin with."""
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -25,8 +24,8 @@ class LoadedJanus:
   Attributes:
     config: architecture.
     params: parameter tree for `models.janus.Janus(config).apply({'params': params}, ...)`.
-    tokenizer: of this checkpoint, None where it has none. Another one is accepted by the model and ruins what it makes.
-    template: names that this checkpoint was taught for who speaks, None without a tokenizer.
+    tokenizer: the checkpoint's own, or None. The model accepts another one, which ruins its output.
+    template: names of the speakers in this checkpoint's training, None without a tokenizer.
   """
 
   config: JanusConfig
@@ -43,14 +42,14 @@ class LoadedJanus:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Decoding:
-  """Settings of decoding, whatever is decoded.
+class RequestSettings(Sampling):
+  """Settings of every request. Verbs have flags for them with these descriptions (`cli.define_settings`).
 
   Attributes:
-    seed: 0 to 2^32 - 1.
-    batch_size: images or questions at a time; None takes what fits the device.
-    weights: what kernels are stored in, one of `inference.decoder.WEIGHTS`; int8 ones change results a little.
-    cache_dtype: what keys and values are stored in, one of `inference.cache.CACHE_DTYPES`; None: as they are computed.
+    seed: the same seed gives the same results, 0 to 2^32 - 1; in bfloat16 at the same batch_size.
+    batch_size: images or questions at a time; default: what fits the device.
+    weights: what kernels are stored in; int8 takes less memory and time, and costs accuracy.
+    cache_dtype: what keys and values are stored in; default: as they are computed.
   """
 
   seed: int = 0
@@ -59,69 +58,51 @@ class _Decoding:
   cache_dtype: str | None = None
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     if not 0 <= self.seed < 2**32:
       raise InputError(f'seed is {self.seed}: expected 0 to 2^32 - 1')
     if self.batch_size is not None:
       check_positive('batch_size', self.batch_size)
 
+  @property
+  def sampling(self) -> Sampling:
+    return Sampling(self.temperature, self.top_k, self.top_p)
+
 
 @dataclasses.dataclass(frozen=True)
-class ImageSettings(_Decoding):
-  """Settings of image generation, beside those of `_Decoding`.
+class ImageSettings(RequestSettings):
+  """Settings of image generation. Raises InputError for one out of range.
 
   Attributes:
-    num_images: per prompt.
-    cfg_weight: of classifier-free guidance: unconditional + cfg_weight (conditional - unconditional) logits. 1 means
-      none; 0 leaves the prompt out.
-    temperature: divides the logits; 0 takes the most likely code.
-    top_k: only the k most likely codes; 0 keeps all.
-
-  Raises:
-    InputError: a setting out of range.
+    num_images: images per prompt.
+    cfg_weight: weight of classifier-free guidance, unconditional + cfg_weight (conditional - unconditional) logits;
+      1: no guidance, 0: no prompt.
   """
 
   num_images: int = 4
   cfg_weight: float = 5.0
-  temperature: float = 1.0
-  top_k: int = 0
 
   def __post_init__(self) -> None:
     super().__post_init__()
     check_positive('num_images', self.num_images)
     if not math.isfinite(self.cfg_weight) or self.cfg_weight < 0:
       raise InputError(f'cfg_weight is {self.cfg_weight}: expected 0 or more (1: no guidance)')
-    _ = self.sampling  # Checks its own fields.
-
-  @property
-  def sampling(self) -> Sampling:
-    return Sampling(self.temperature, self.top_k)
 
 
 @dataclasses.dataclass(frozen=True)
-class AnswerSettings(_Decoding):
-  """Settings of answers, beside those of `_Decoding`.
+class AnswerSettings(RequestSettings):
+  """Settings of answers, greedy by default. Raises InputError for one out of range.
 
   Attributes:
-    max_new_tokens: the longest answer; less where the decoder's positions end before.
-    temperature: divides the logits; 0 takes the most likely token.
-    top_p: only the most likely tokens that together reach this probability.
-
-  Raises:
-    InputError: a setting out of range.
+    max_new_tokens: the longest answer, in tokens; less where the decoder's positions end before.
   """
 
   max_new_tokens: int = 512
   temperature: float = 0.0
-  top_p: float = 1.0
 
   def __post_init__(self) -> None:
     super().__post_init__()
     check_positive('max_new_tokens', self.max_new_tokens)
-    _ = self.sampling  # Checks its own fields.
-
-  @property
-  def sampling(self) -> Sampling:
-    return Sampling(self.temperature, top_p=self.top_p)
 
 
 def decoder_for(janus: LoadedJanus, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:
@@ -133,12 +114,6 @@ def decoder_for(janus: LoadedJanus, weights: str = 'full', cache_dtype: str | No
   kernel = choose(requested, platform_of(jax.devices()[0]), of_images(config, dtype))
   compute = ComputeConfig(dtype=dtype, attention=requested, vision_attention=kernel)
   return make_decoder(config, compute, params, weights, cache_dtype)
-
-
-def full_precision(decoder: Decoder) -> contextlib.AbstractContextManager:
-  """Context to run a decoder in. Accelerators round the inputs of float32 products unless told not to."""
-  exact = decoder.compute.dtype == 'float32'
-  return jax.default_matmul_precision('highest') if exact else contextlib.nullcontext()
 
 
 def request_keys(seed: int, rows: Sequence[Sequence[int]]) -> jax.Array:

@@ -1,6 +1,6 @@
-"""From logits to tokens: greedy, temperature, top-k, top-p.
+"""Tokens from logits: greedy, temperature, top-k, top-p.
 
-Randomness is per row: what a row draws does not depend on what else is in its batch.
+Randomness is per row: what is sampled for a row does not depend on what else is in its batch.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from janus_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How the next token is chosen.
+  """Rule by which the next token, of text or of an image, is chosen.
 
   Attributes:
     temperature: divides the logits; 0 takes the most likely token.
@@ -60,21 +60,11 @@ def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 def sample(logits: jax.Array, keys: jax.Array, step: jax.Array | int, sampling: Sampling) -> jax.Array:
-  """One token per row.
-
-  Args:
-    logits: float32[B, V].
-    keys: key[B], one per row (`row_key`).
-    step: int scalar; the same key gives a fresh draw at every step.
-    sampling: how.
-
-  Returns:
-    int32[B].
-  """
+  """int32[B], a token for each row of float32[B, V] by its key of key[B] (`row_key`), independent at every step."""
   if sampling.temperature == 0:
     return _argmax(logits)
   noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, step), logits.shape[1:]))(keys)
-  # The largest sum of logit and Gumbel noise is a draw from the softmax, as in `jax.random.categorical`. Apart by a
+  # The largest sum of logit and Gumbel noise is a sample of the softmax, as in `jax.random.categorical`. Apart by a
   # barrier: XLA's CPU backend would make the noise within the search for it, one number at a time.
   return _argmax(filter_logits(logits, sampling) + jax.lax.optimization_barrier(noise))
 

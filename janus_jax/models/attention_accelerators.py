@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
-from janus_jax.models.attention_kernels import RESULTS, attention_mask
+from janus_jax.models.attention_kernels import RESULTS, Operands, attention_mask
 
 LANES = 128  # Of a TPU's vector unit: splash works on blocks of multiples of it, and the Pallas kernel divides by it.
 MAX_BLOCK = 640  # Queries or keys of a block: with more, its scores and their gradients crowd a TPU's fast memory.
@@ -31,21 +31,20 @@ def splash_block(length: int) -> int:
   return max(size for size in range(LANES, MAX_BLOCK + 1, LANES) if length % size == 0)
 
 
-def splash_kernel(heads: int, queries: int, keys: int, *, causal: bool, parts: int = 1, interpret: bool = False) -> Any:
-  """What of the splash kernel does not depend on values: which blocks it visits. A pytree of small arrays.
+def splash_kernel(heads: int, length: int, *, causal: bool, parts: int = 1, interpret: bool = False) -> Any:
+  """The splash kernel with the blocks that it visits, which no value decides. A pytree of small arrays.
 
   Args:
-    heads: query heads.
-    queries: of the whole sequence.
-    keys: of the whole sequence.
+    heads: number of query heads.
+    length: positions of the whole sequence.
     causal: whether a query attends only to keys up to its own index.
-    parts: into how many equal parts devices split the queries; each a multiple of LANES if more than one.
+    parts: number of equal parts into which devices split the queries; each a multiple of LANES if more than one.
     interpret: whether to interpret the kernel, on any device: slow, for tests.
   """
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-  shape = (padded_length(queries), padded_length(keys))
-  block_q, block_kv = splash_block(shape[0] // parts), splash_block(shape[1])
+  padded = padded_length(length)
+  shape, block_q, block_kv = (padded, padded), splash_block(padded // parts), splash_block(padded)
   sizes = splash.BlockSizes(
     block_q=block_q,
     block_kv=block_kv,
@@ -60,30 +59,16 @@ def splash_kernel(heads: int, queries: int, keys: int, *, causal: bool, parts: i
   return splash.make_splash_mha(masks, block_sizes=sizes, **options)
 
 
-def splash_attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  query_segments: jax.Array | None,
-  key_segments: jax.Array | None,
-  *,
-  kernel: Any,
-) -> jax.Array:
-  """softmax(q kᵀ / sqrt(H)) v by splash attention (jax.experimental.pallas.ops.tpu.splash_attention).
+def splash_attention(operands: Operands, *, kernel: Any) -> jax.Array:
+  """softmax(q kᵀ / sqrt(H)) v, [B, T, N, H], by splash attention (jax.experimental.pallas.ops.tpu.splash_attention).
 
   Args:
-    q: [B, T, N, H], the whole sequence or one of its parts.
-    k: [B, S, K, H], K dividing N.
-    v: [B, S, K, H].
-    query_segments: int32[B, T], not negative; attention stays within equal segments. None: one segment.
-    key_segments: int32[B, S], or None.
-    kernel: of `splash_kernel` for N, T and S.
-
-  Returns:
-    [B, T, N, H] in q's dtype.
+    operands: the whole sequence or one of its parts.
+    kernel: `splash_kernel` for N, T and S.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
+  q, k, v, query_segments, key_segments = operands
   (B, T, _, H), S = q.shape, k.shape[1]
   filled = padded_length(T) != T or padded_length(S) != S
   if query_segments is None and filled:
@@ -103,64 +88,28 @@ def _padded(x: jax.Array, axis: int, value: int) -> jax.Array:
   return jnp.pad(x, widths, constant_values=value) if missing else x
 
 
-def cudnn_attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  query_segments: jax.Array | None,
-  key_segments: jax.Array | None,
-  *,
-  causal: bool,
-) -> jax.Array:
-  """softmax(q kᵀ / sqrt(H)) v by cuDNN's fused attention.
+def cudnn_attention(operands: Operands, *, causal: bool) -> jax.Array:
+  """softmax(q kᵀ / sqrt(H)) v, [B, T, N, H], by cuDNN's fused attention; float16 or bfloat16.
 
   Of its ways to mask, segments take the full one, bool[B, 1, T, S] (sequence lengths can say only where one example
-  ends); causality is told apart from it, so that what is above the diagonal is skipped.
-
-  Args:
-    q: [B, T, N, H], float16 or bfloat16.
-    k: [B, T, K, H], K dividing N.
-    v: [B, T, K, H].
-    query_segments: int32[B, T]; attention stays within equal segments. None: one segment.
-    key_segments: int32[B, T], or None.
-    causal: whether a query attends only to keys up to its own index.
-
-  Returns:
-    [B, T, N, H] in q's dtype.
+  ends); causality is told apart from it, so that blocks above the diagonal are skipped.
   """
+  q, k, v, query_segments, key_segments = operands
   mask = None
   if query_segments is not None:
     mask = attention_mask(query_segments, key_segments, causal=False)[:, None]
   return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation='cudnn')
 
 
-def pallas_attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  segments: jax.Array | None,
-  *,
-  causal: bool,
-  interpret: bool = False,
-) -> jax.Array:
-  """softmax(q kᵀ / sqrt(H)) v by JAX's Triton kernel (jax.experimental.pallas.ops.gpu.attention).
+def pallas_attention(operands: Operands, *, causal: bool, interpret: bool = False) -> jax.Array:
+  """softmax(q kᵀ / sqrt(H)) v, [B, T, N, H], by JAX's Triton kernel (jax.experimental.pallas.ops.gpu.attention).
 
-  Segments are compared within a block of scores, so nothing of T x T elements exists. Blocks above the diagonal are
-  left out.
-
-  Args:
-    q: [B, T, N, H], float16 or bfloat16.
-    k: [B, T, K, H], K dividing N.
-    v: [B, T, K, H].
-    segments: int32[B, T], not negative; attention stays within equal segments. None: one segment.
-    causal: whether a query attends only to keys up to its own index.
-    interpret: whether to interpret the kernel, on any device: slow, for tests.
-
-  Returns:
-    [B, T, N, H] in q's dtype.
+  For whole sequences in float16 or bfloat16. Segments are compared within a block of scores, so nothing of T x T
+  elements exists. Blocks above the diagonal are left out. `interpret` runs it on any device: slow, for tests.
   """
   from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
 
+  q, k, v, segments, _ = operands
   (B, T, N, H), K = q.shape, k.shape[2]
   if segments is None:
     segments = jnp.zeros((B, T), jnp.int32)
@@ -181,29 +130,18 @@ def segment_starts(segments: jax.Array) -> jax.Array:
   return jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
 
 
-def tokamax_attention(
-  q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, *, causal: bool
-) -> jax.Array:
-  """softmax(q kᵀ / sqrt(H)) v by tokamax's flash attention for Hopper and Blackwell (warp-specialised, in Mosaic).
+def tokamax_attention(operands: Operands, *, causal: bool) -> jax.Array:
+  """softmax(q kᵀ / sqrt(H)) v, [B, T, N, H], by tokamax's flash attention for Hopper and Blackwell (in Mosaic).
 
-  A query is told the first key that it may attend to. Both passes leave out blocks above the diagonal; the forward one
-  also blocks of keys that come before all that a block of queries may attend to.
-
-  Args:
-    q: [B, T, N, H], float16 or bfloat16.
-    k: [B, T, K, H], K dividing N.
-    v: [B, T, K, H].
-    segments: int32[B, T], each lying together; attention stays within equal segments. None: one segment.
-    causal: whether a query attends only to keys up to its own index.
-
-  Returns:
-    [B, T, N, H] in q's dtype.
+  For whole sequences in float16 or bfloat16. A query is told the first key that it may attend to. Both passes leave out
+  blocks above the diagonal; the forward one also blocks of keys before all that a block of queries may attend to.
 
   Raises:
     InputError: segments, and not causal.
   """
   from tokamax.ops.gpu import PallasMosaicFlashAttention
 
+  q, k, v, segments, _ = operands
   kernel = PallasMosaicFlashAttention()
   # tokamax has no public name for its masks: this one says only that it is causal, or nothing.
   mask = kernel.bind(q, k, v, is_causal=causal).arguments['mask']

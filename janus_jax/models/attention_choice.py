@@ -1,4 +1,4 @@
-"""Which attention kernel runs: said in the config, or chosen for the device and the shapes, once, before compiling."""
+"""The choice of attention kernel: by the config, or for the device and the shapes; once, before compiling."""
 
 import dataclasses
 import importlib.util
@@ -25,15 +25,15 @@ LONG = 256
 
 @dataclasses.dataclass(frozen=True)
 class AttentionShape:
-  """What the choice depends on.
+  """Everything about rows, queries and keys that the choice depends on.
 
   Attributes:
     length: positions of a row.
-    head_dim: of queries, keys and values.
+    head_dim: dimensions of a head.
     causal: whether a position attends only to itself and earlier ones.
-    packed: whether segments restrict who attends to whom.
-    dtype: of queries, keys and values.
-    parts: into how many parts a mesh splits the positions.
+    packed: whether segments restrict what may attend to what.
+    dtype: dtype of queries, keys and values.
+    parts: number of parts into which a mesh splits the positions.
     trained: whether gradients flow through it.
   """
 
@@ -57,7 +57,7 @@ def platform_of(device: jax.Device) -> str:
 
 
 def objection(implementation: str, platform: str, shape: AttentionShape) -> str | None:
-  """Why an implementation cannot be used; None if it can."""
+  """The reason why an implementation cannot be used; None if it can."""
   if implementation == 'splash':
     if platform != 'tpu':
       return f'runs on a TPU only: the platform is {platform}'
@@ -91,7 +91,7 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
     requested: one of IMPLEMENTATIONS, or 'auto': a kernel written for the platform where one can be used, else
       'chunked' for long causal sequences and 'xla' for others.
     platform: one of PLATFORMS (`platform_of`).
-    shape: of what attends.
+    shape: rows, queries and keys.
 
   Raises:
     InputError: what is requested cannot be used, or is unknown.
@@ -104,31 +104,21 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
     if why := objection(requested, platform, shape):
       raise InputError(f'attention {requested!r} {why}')
     return requested
-  for written in _written_for(platform, shape):
-    if objection(written, platform, shape) is None:
-      return written
-  return 'chunked' if shape.causal and shape.length >= LONG else 'xla'
-
-
-def _written_for(platform: str, shape: AttentionShape) -> tuple[str, ...]:
-  """The kernels that are written for a platform, the best first."""
-  if platform == 'tpu':
-    return ('splash',)
-  if platform not in GPUS:
-    return ()
   # cuDNN takes segments only as a mask of all positions by all, whose gradient it computes as well. For the prompts of
   # a decoder, which are short and have no gradient, that costs nothing.
-  return ('tokamax', 'pallas', 'cudnn') if shape.packed and shape.trained else ('cudnn',)
+  best_first = ('splash', 'tokamax', 'pallas', 'cudnn') if shape.packed and shape.trained else ('splash', 'cudnn')
+  default = 'chunked' if shape.causal and shape.length >= LONG else 'xla'
+  return next((kernel for kernel in best_first if objection(kernel, platform, shape) is None), default)
 
 
 def of_text(model: JanusConfig, length: int, dtype: str, parts: int = 1, trained: bool = True) -> AttentionShape:
-  """What the decoder's attention is like over rows of `length` positions: packed, or padded prompts (not `trained`)."""
+  """The decoder's attention over rows of `length` positions: packed, or padded prompts (not `trained`)."""
   head_dim = model.language_model.head_dim
   return AttentionShape(length, head_dim, causal=True, packed=True, dtype=dtype, parts=parts, trained=trained)
 
 
 def of_images(model: JanusConfig, dtype: str) -> AttentionShape:
-  """What the understanding encoder's attention is like."""
+  """The understanding encoder's attention."""
   siglip = model.vision_encoder
   return AttentionShape(siglip.num_tokens, siglip.head_dim, causal=False, packed=False, dtype=dtype)
 
@@ -137,11 +127,11 @@ def with_attention(compute: ComputeConfig, model: JanusConfig, platform: str, le
   """The same with an implementation in place of each 'auto', for training.
 
   Args:
-    compute: what was requested.
+    compute: the requested settings.
     model: architecture.
-    platform: of the devices (`platform_of`).
+    platform: one of PLATFORMS (`platform_of`).
     length: positions of a packed row.
-    parts: into how many parts the mesh splits a row (its axis `context`).
+    parts: number of parts into which the mesh splits a row (its axis `context`).
 
   Raises:
     InputError: what is requested cannot be used, or the rows do not split into so many parts.

@@ -1,12 +1,11 @@
 """Attention in plain JAX: with all scores at once, and in blocks of queries and keys.
 
-What may attend to what is said by segment ids and by `causal`. Both take what one device holds: its queries, and all
-keys that they may attend to; where a sequence is split over devices, `offset` is the index of the first query among the
-keys.
+Where a sequence is split over devices, `offset` is the index of a device's first query among the keys.
 """
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,24 @@ BLOCK = 128  # Queries or keys of a block: fewer do not fill a matrix product, m
 MAX_BLOCKS = 16  # Longer sequences have longer blocks. With 16, 6 % of the work is above the diagonal.
 RESULTS = 'attention'  # The name of what a forward pass hands to the backward one besides its operands, for `remat`.
 MASKED = -1e30  # A score that weighs nothing; the difference of two is no NaN.
+
+
+class Operands(NamedTuple):
+  """Queries, keys and values that one device holds, and the segments that restrict what may attend to what.
+
+  Attributes:
+    q: [B, T, N, H]; where a sequence is split over devices, a part of it.
+    k: [B, S, K, H], all keys that the queries may attend to; K divides N, query head n reads kv head n // (N / K).
+    v: [B, S, K, H].
+    query_segments: int32[B, T], each lying together, not negative; attention stays within them. None: one.
+    key_segments: int32[B, S], or None.
+  """
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array
+  query_segments: jax.Array | None
+  key_segments: jax.Array | None
 
 
 def attention_mask(
@@ -51,22 +68,13 @@ def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array |
   return jnp.einsum('bkgts,bskh->btkgh', weights, v).reshape(B, T, N, H)
 
 
-def plain_attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  query_segments: jax.Array | None,
-  key_segments: jax.Array | None,
-  *,
-  causal: bool,
-  offset: jax.Array | None = None,
-) -> jax.Array:
+def plain_attention(operands: Operands, *, causal: bool, offset: jax.Array | int = 0) -> jax.Array:
   """`masked_attention` by segments; arguments and result as of `chunked_attention`."""
+  q, k, v, query_segments, key_segments = operands
   if query_segments is None and not causal:
     return masked_attention(q, k, v, None)
   if query_segments is None:
     query_segments, key_segments = (jnp.ones(x.shape[:2], jnp.int32) for x in (q, k))
-  offset = 0 if offset is None else offset
   return masked_attention(q, k, v, attention_mask(query_segments, key_segments, causal=causal, offset=offset))
 
 
@@ -76,33 +84,21 @@ def block_size(length: int) -> int:
   return -(-length // blocks)
 
 
-def chunked_attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  query_segments: jax.Array | None,
-  key_segments: jax.Array | None,
-  *,
-  causal: bool,
-  offset: jax.Array | None = None,
-) -> jax.Array:
+def chunked_attention(operands: Operands, *, causal: bool, offset: jax.Array | int = 0) -> jax.Array:
   """`masked_attention` without holding its scores: for a block of queries and a block of keys at a time.
 
   Blocks of keys that come after all queries of a block are left out. The backward pass computes the scores again from
   the inputs, the output and the logarithm of each softmax's sum (FlashAttention, arXiv 2205.14135).
 
   Args:
-    q: [B, T, N, H].
-    k: [B, S, K, H], K dividing N.
-    v: [B, S, K, H].
-    query_segments: int32[B, T], not negative; attention stays within equal segments. None: one segment.
-    key_segments: int32[B, S], or None.
+    operands: what one device holds.
     causal: whether a query attends only to keys up to its own index.
-    offset: int32, index among the keys of the first query; None: 0.
+    offset: index among the keys of the first query.
 
   Returns:
     [B, T, N, H] in q's dtype.
   """
+  q, k, v, query_segments, key_segments = operands
   (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
   blocks = Blocks(block_size(T), block_size(S), causal)
   if query_segments is None:
@@ -114,26 +110,20 @@ def chunked_attention(
   grouped = (q * H**-0.5).astype(q.dtype).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
   grouped = _filled(grouped, 3, blocks.queries, 0)
   k, v = (_filled(x.swapaxes(1, 2), 2, blocks.keys, 0) for x in (k, v))
-  attended = _in_blocks(blocks, grouped, k, v, query_segments, key_segments, jnp.int32(0) if offset is None else offset)
+  attended = _in_blocks(blocks, Operands(grouped, k, v, query_segments, key_segments), jnp.int32(offset))
   return attended[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """How `chunked_attention` is cut.
-
-  Attributes:
-    queries: of a block.
-    keys: of a block.
-    causal: whether a query attends only to keys up to its own index.
-  """
+  """Numbers of queries and of keys in a block of `chunked_attention`, and whether it is causal."""
 
   queries: int
   keys: int
   causal: bool
 
   def reachable(self, i: jax.Array, offset: jax.Array, length: int) -> jax.Array:
-    """How many blocks of keys, of `length` in all, the i-th block of queries may attend to; int32."""
+    """Number of blocks of keys that the i-th block of queries may attend to, int32; `length` keys in all."""
     if not self.causal:
       return jnp.int32(length // self.keys)
     last = offset + (i + 1) * self.queries - 1
@@ -150,11 +140,12 @@ class Blocks:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _in_blocks(blocks: Blocks, *operands: jax.Array) -> jax.Array:
-  return _forward(blocks, *operands)[0]
+def _in_blocks(blocks: Blocks, operands: Operands, offset: jax.Array) -> jax.Array:
+  return _forward(blocks, operands, offset)[0]
 
 
-def _forward(blocks, q, k, v, query_segments, key_segments, offset):
+def _forward(blocks, operands, offset):
+  q, k, v, query_segments, key_segments = operands
   B, K, G, T, H = q.shape
 
   def of_queries(i):
@@ -177,11 +168,11 @@ def _forward(blocks, q, k, v, query_segments, key_segments, offset):
 
   parts = jax.lax.map(of_queries, jnp.arange(T // blocks.queries))
   output, log_sum = (checkpoint_name(_joined(part), RESULTS) for part in parts)
-  return output, (q, k, v, query_segments, key_segments, offset, output, log_sum)
+  return output, (operands, offset, output, log_sum)
 
 
 def _backward(blocks, kept, gradient):
-  q, k, v, query_segments, key_segments, offset, output, log_sum = kept
+  (q, k, v, query_segments, key_segments), offset, output, log_sum = kept
   # Of weights w = exp(s - log_sum): ds = w * (dw - sum(w * dw)), and that sum is the output times its gradient.
   shift = jnp.sum(output.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1, keepdims=True)
 
@@ -205,7 +196,7 @@ def _backward(blocks, kept, gradient):
 
   zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
   (dk, dv), dq = jax.lax.scan(of_queries, zeros, jnp.arange(q.shape[3] // blocks.queries))
-  return _joined(dq), dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
+  return Operands(_joined(dq), dk.astype(k.dtype), dv.astype(v.dtype), None, None), None
 
 
 _in_blocks.defvjp(_forward, _backward)

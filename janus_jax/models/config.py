@@ -117,19 +117,15 @@ class JanusConfig:
 
 
 class Layout(Protocol):
-  """What modules need to know of where activations lie; `sharding/layout.py` implements it. Hashable.
-
-  Attributes:
-    mesh: of all devices.
-  """
+  """Splits of activations and parameters over `mesh`; `sharding/layout.py` implements them. Hashable."""
 
   mesh: jax.sharding.Mesh
 
   def spec(self, name: str, shape: tuple[int, ...]) -> jax.sharding.PartitionSpec:
-    """How the activation called `name` is split; an unknown name and a shape that does not divide are errors."""
+    """Split of the activation called `name`; an unknown name and a shape that does not divide are errors."""
 
   def parameter(self, path: str) -> jax.sharding.PartitionSpec:
-    """How the parameter at a path is split."""
+    """Split of the parameter at a path."""
 
   def constrain(self, name: str, x: jax.Array) -> jax.Array:
     """The same values, split so."""
@@ -137,22 +133,20 @@ class Layout(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
-  """How a model runs, as against what it is. None of it changes the parameter tree.
+  """Settings of how a model runs. None of them changes the parameter tree.
 
   Attributes:
-    dtype: what activations and matrix products are computed in.
-    param_dtype: what freshly initialised parameters are stored in.
-    vq_dtype: as `dtype`, for the VQ decoder. The VQ encoder always runs in float32: in bfloat16 up to 6 % of the
-      codes change.
-    remat: which activations of a layer are kept for the backward pass; a key of `layers.REMAT_POLICIES`; or 'auto':
+    dtype: activations and matrix products.
+    param_dtype: freshly initialised parameters.
+    vq_dtype: `dtype` of the VQ decoder. The VQ encoder always runs in float32: in bfloat16 up to 6 % of the codes
+      change.
+    remat: activations of a layer that are kept for the backward pass, a key of `layers.REMAT_POLICIES`; or 'auto':
       'dots' where it fits the accelerator, else 'full' (`training.rematerialisation.with_remat`).
-    unroll: how many layers one iteration of the layer loop holds (compile time against scheduling freedom).
-    attention: the decoder's attention kernel, a key of `attention.IMPLEMENTATIONS`; or 'auto': splash on TPUs; on GPUs
-      tokamax where it is installed and the card is Hopper or Blackwell, else pallas; else chunked for long rows and xla
-      for short ones (`attention_choice.choose`).
-    vision_attention: as `attention`, of the understanding encoder; 'auto' is cuDNN's on GPUs.
+    unroll: layers in one iteration of the layer loop (compile time against scheduling freedom).
+    attention: the decoder's attention kernel, see `attention.IMPLEMENTATIONS`; or 'auto' (`attention_choice.choose`).
+    vision_attention: the understanding encoder's attention kernel, likewise.
     integer_products: whether inputs of kernels that are stored in int8 are rounded to int8 too.
-    layout: where activations lie on a mesh; None leaves that to XLA.
+    layout: splits of activations on a mesh; None leaves them to XLA.
   """
 
   dtype: str = 'float32'
@@ -166,23 +160,17 @@ class ComputeConfig:
   layout: Layout | None = None
 
   def constrain(self, name: str, x: jax.Array) -> jax.Array:
-    """x, placed as the layout has it for an activation of that name."""
+    """x, split as the layout splits an activation of that name."""
     return x if self.layout is None else self.layout.constrain(name, x)
-
-
-def _positive_integers(part: str, config: Any) -> None:
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    values = value if isinstance(value, tuple) else (value,)
-    if any(isinstance(v, (int, float)) and v <= 0 for v in values):
-      raise InputError(f'{part}.{field.name} is {value}: expected more than 0')
 
 
 def validate(config: JanusConfig) -> None:
   """Raises InputError, naming the field, where sizes do not fit each other."""
   vision, vq, llama = config.vision_encoder, config.vq, config.language_model
-  for part, sub_config in (('vision_encoder', vision), ('vq', vq), ('language_model', llama)):
-    _positive_integers(part, sub_config)
+  for part in ('vision_encoder', 'vq', 'language_model'):
+    for name, value in dataclasses.asdict(getattr(config, part)).items():
+      if any(isinstance(v, (int, float)) and v <= 0 for v in (value if isinstance(value, tuple) else (value,))):
+        raise InputError(f'{part}.{name} is {value}: expected more than 0')
   divisions = [
     ('vision_encoder.image_size', vision.image_size, 'vision_encoder.patch_size', vision.patch_size),
     ('vision_encoder.width', vision.width, 'vision_encoder.num_heads', vision.num_heads),
@@ -206,34 +194,31 @@ def config_to_dict(config: JanusConfig) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> JanusConfig:
-  """Builds a config from `to_dict`'s form (tuples may have become lists). Unknown fields raise InputError."""
-  parts = {'vision_encoder': SiglipConfig, 'vq': VQConfig, 'language_model': LlamaConfig}
-  fields = {}
+  """Inverts `config_to_dict` (tuples may have become lists). Unknown fields raise InputError."""
+  return _build(JanusConfig, values, '')
+
+
+def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+  known, parts = [field.name for field in dataclasses.fields(kind)], {}
   for name, value in values.items():
-    if name in parts:
-      known = {f.name for f in dataclasses.fields(parts[name])}
-      unknown = sorted(set(value) - known)
-      if unknown:
-        raise InputError(f'config field {name}.{unknown[0]} is unknown: expected one of {sorted(known)}')
-      fields[name] = parts[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
-    elif name in ('image_token_id', 'shared_encoder'):
-      fields[name] = value
+    if name not in known:
+      raise InputError(f'config field {prefix}{name} is unknown: expected one of {", ".join(known)}')
+    part = getattr(kind, name)
+    if dataclasses.is_dataclass(part):
+      parts[name] = _build(type(part), value, f'{name}.')
     else:
-      raise InputError(
-        f'config field {name} is unknown: expected one of {[*parts, "image_token_id", "shared_encoder"]}'
-      )
-  return JanusConfig(**fields)
-
-
-def _pro_7b_decoder() -> LlamaConfig:
-  return LlamaConfig(width=4096, mlp_dim=11008, depth=30, num_heads=32, num_kv_heads=32)
+      parts[name] = tuple(value) if isinstance(value, list) else value
+  return kind(**parts)
 
 
 PRESETS: dict[str, JanusConfig] = {
   # Janus-1.3B has the sizes of Janus-Pro-1B but the 7B's tokenizer layout.
   'janus_1_3b': JanusConfig(image_token_id=100594),
   'janus_pro_1b': JanusConfig(),
-  'janus_pro_7b': JanusConfig(language_model=_pro_7b_decoder(), image_token_id=100594),
+  'janus_pro_7b': JanusConfig(
+    language_model=LlamaConfig(width=4096, mlp_dim=11008, depth=30, num_heads=32, num_kv_heads=32),
+    image_token_id=100594,
+  ),
   # Every mechanism of the real ones (grouped-query heads too) at a size that tests and laptops run in seconds.
   'test_tiny': JanusConfig(
     vision_encoder=SiglipConfig(image_size=32, patch_size=8, width=64, mlp_dim=128, depth=2, num_heads=4),

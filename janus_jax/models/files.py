@@ -1,6 +1,6 @@
 """Names of the files and directories that a model is kept in: for `conversion`, which opens them, and for `training`.
 
-A checkpoint directory holds CONFIG_FILE, PARAMS_DIRECTORY and the companion files (tokenizer.json, ...). A training
+A checkpoint directory holds CONFIG_FILE, PARAMS_DIRECTORY and the tokenizer files (tokenizer.json, ...). A training
 workdir holds the same, except that the parameters are in CHECKPOINTS_DIRECTORY/<step>/PARAMS_DIRECTORY, for each
 checkpoint beside the rest of its state in TRAIN_DIRECTORY, and that RUN_CONFIG_FILE says how the run was configured.
 """

@@ -52,8 +52,7 @@ def initial_value(path: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
   std = initial_std(path, shape)
   if std == 0.0:
     return np.full(shape, 1.0 if path.endswith('/scale') else 0.0, np.float32)
-  draws = np.random.Generator(np.random.Philox(key=_key(path, seed)))
-  values = draws.standard_normal(shape, np.float32)
+  values = np.random.Generator(np.random.Philox(key=_key(path, seed))).standard_normal(shape, np.float32)
   values *= np.float32(std)
   return values
 
@@ -77,9 +76,9 @@ def sample_on_devices(
 
   Args:
     config: architecture.
-    seed: of the numbers.
+    seed: the same seed gives the same numbers on one kind of device.
     dtypes: path -> dtype of each parameter.
-    shardings: path -> where it lies.
+    shardings: path -> sharding of each parameter.
   """
   shapes = flax.traverse_util.flatten_dict(abstract_params(config, ComputeConfig()), sep='/')
   flat = {}

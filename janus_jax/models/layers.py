@@ -19,21 +19,21 @@ from janus_jax.models.attention_kernels import RESULTS
 from janus_jax.models.config import ComputeConfig
 from janus_jax.models.quantization import integer_product, weight_only_product
 
-# Of attention kernels that give their results no name (`attention_kernels.RESULTS`) the primitive whose results their
-# backward pass takes: of 'pallas', 'tokamax' and 'cudnn'.
+# Primitives whose results the backward pass takes, of attention kernels that give them no name
+# (`attention_kernels.RESULTS`): 'pallas', 'tokamax' and 'cudnn'.
 ATTENTION_PRIMITIVES = ('custom_vjp_call', 'remat_opt', 'dot_product_attention_fwd_wrapper')
 
 
 def _is_product(primitive: Any, *args: Any, **params: Any) -> bool:
-  """Whether results are those of matrix products without batch dimensions, or of attention's kernel."""
+  """True for results of matrix products without batch dimensions, and of attention's kernel."""
   saveable = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(RESULTS)
   )
   return primitive.name in ATTENTION_PRIMITIVES or bool(saveable(primitive, *args, **params))
 
 
-# What the backward pass keeps of a layer, by name. 'none' keeps everything that XLA wants (no rematerialisation),
-# 'dots' what matrix products and attention's kernel give, 'full' only layer inputs.
+# Results of a layer that are kept for the backward pass: 'none' rematerialises nothing, 'dots' keeps results of matrix
+# products and of attention's kernel, 'full' only the layer's inputs.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
   'none': None,
   'dots': _is_product,
@@ -43,8 +43,7 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
   """'gelu' (exact erf, what Janus runs), 'gelu_tanh' (what SigLIP was trained with)."""
-  functions = {'gelu': lambda x: jax.nn.gelu(x, approximate=False), 'gelu_tanh': jax.nn.gelu}
-  return functions[name]
+  return functools.partial(jax.nn.gelu, approximate=name == 'gelu_tanh')
 
 
 # From this many rows on, XLA's CPU backend is as fast with its default kernels; below, its Eigen ones are (8 rows by

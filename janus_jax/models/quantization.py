@@ -37,7 +37,7 @@ def weight_only_product(x: jax.Array, kernel: jax.Array, scale: jax.Array) -> ja
 
 
 def integer_product(x: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
-  """As `weight_only_product`, with each row of x rounded to int8 too; sums are exact int32."""
+  """`weight_only_product` with each row of x rounded to int8 too; sums are exact int32."""
   rounded, row_scale = quantize(x)
   if len(x) == 1:
     # XLA's CPU backend has a fast integer product for two rows and more: 1.4 ms where one row takes 13.

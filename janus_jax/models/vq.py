@@ -142,7 +142,7 @@ def l2_normalize(x: jax.Array) -> jax.Array:
 
 @flax.struct.dataclass
 class VQOutput:
-  """What training a tokenizer needs.
+  """A reconstruction and the losses of the codebook.
 
   Attributes:
     pixels: float32[B, size, size, 3], the reconstruction.

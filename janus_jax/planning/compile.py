@@ -1,10 +1,13 @@
-"""Whether a run fits on devices that are not there, and how fast it can be on them: the step of each stage, compiled.
+"""The step of each stage, compiled for devices that are not there: whether it fits, and how fast it can be.
 
-Nothing is allocated: parameters, moments and batches are shapes. What is compiled is `training.step.train_step` with
-the arguments that the loop gives it.
+Nothing is allocated: parameters, moments and batches are shapes. The program is `training.step.train_step` with the
+arguments that the loop gives it. XLA's compiler for GPUs wants to try its kernels on the card, so their memory is
+estimated by the formula with which 'auto' chooses a rematerialisation (training/rematerialisation.py). For Stage III of
+the 1B it gives 3 to 11 % more than an H100 took (tests/planning/test_estimate.py).
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,18 +18,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.packing import BatchShape, batch_shape
-from janus_jax.planning.estimate import estimated_memory, estimated_step
 from janus_jax.planning.hlo import received_bytes
 from janus_jax.planning.ideal import ideal_bytes
 from janus_jax.planning.memory import Memory, available_bytes, held_bytes, memory_of, wanted_bytes
 from janus_jax.planning.roofline import Figures, StageWork, stage_figures
 from janus_jax.planning.topologies import Topology, abstract_devices
-from janus_jax.runs.callbacks import held_out_losses, static_arguments
+from janus_jax.runs.callbacks import held_out_losses
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import hold_codes
 from janus_jax.runs.setup import make_placement, read_step
 from janus_jax.runs.start import Start
 from janus_jax.sharding.mesh import ROW_AXES, rows_split
+from janus_jax.training.rematerialisation import USABLE, step_bytes
 from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
 from janus_jax.training.stages import Stage, trained_groups, trained_paths
 from janus_jax.training.state import Placement, TrainState, abstract, flatten, new_state, unflatten
@@ -38,11 +41,7 @@ class Setup:
   """A config on a topology, as far as compiling its steps needs it.
 
   Attributes:
-    topology: where.
-    start: from what.
-    run: the config.
-    step: what the step is compiled for.
-    placement: mesh, and where parameters lie.
+    step: settings that the step is compiled for.
     holds_codes: whether images to generate come as codes, so that the VQ encoder is not part of the step.
   """
 
@@ -63,13 +62,9 @@ class StagePlan:
   """One stage on a topology.
 
   Attributes:
-    stage: the stage.
-    setup: what it was compiled with.
-    memory: of a device.
     received: bytes a device gets from others in a step, by kind of collective; None where it does not fit.
-    ideal: bytes that it would have to get at least (planning_ideal.py).
-    figures: what follows from sizes.
-    compile_seconds: on this machine.
+    ideal: bytes that it would have to get at least (ideal.py).
+    compile_seconds: seconds on this machine.
   """
 
   stage: Stage
@@ -86,36 +81,50 @@ def make_setup(config: TrainConfig, start: Start, topology: Topology) -> Setup:
   placement = make_placement(config.mesh, start.model, abstract_devices(topology))
   step = read_step(config, start.model, placement)
   if topology.is_estimated:
-    step = estimated_step(step, config, placement, parameter_shapes(start.model), topology)
+    step = _gpu_step(step, config, placement, topology)
   return Setup(topology, start, config, step, placement, hold_codes(config.data))
 
 
+def _gpu_step(step: StepConfig, config: TrainConfig, placement: Placement, topology: Topology) -> StepConfig:
+  """The step with the config's own kernels, and rematerialisation chosen for the GPU, not for what stands for it."""
+  remat = config.compute.remat
+  if remat == 'auto':
+    shapes = parameter_shapes(step.model)
+    needed = step_bytes(step, config.run_stages, placement, shapes, config.sequence_length, 'dots')
+    remat = 'dots' if needed <= USABLE * available_bytes(topology) else 'full'
+  kernels = {name: getattr(config.compute, name) for name in ('attention', 'vision_attention')}
+  return dataclasses.replace(step, compute=dataclasses.replace(step.compute, remat=remat, **kernels))
+
+
 def moments(setup: Setup, index: int) -> frozenset[str]:
-  """The parameters with moments in a stage (training/step.py)."""
+  """Parameters with moments in a stage (training/step.py)."""
   trained = [trained_paths(stage, setup.placement.params) for stage in setup.run.run_stages]
   return trained[index] if setup.run.stage_masks == 'static' else frozenset().union(*trained)
 
 
 def abstract_state(setup: Setup, index: int) -> TrainState:
-  """The state in a stage of the run: what trained in an earlier one stays float32."""
+  """State in a stage of the run: what trained in an earlier one stays float32."""
   params = _stored_params(setup)
   for earlier in range(index + 1):
-    trained = moments(setup, earlier)
-    make = lambda params, trained=trained: new_state(params, trained, setup.step.optimizer)  # noqa: E731
+    make = functools.partial(new_state, trained=moments(setup, earlier), config=setup.step.optimizer)
     state = jax.eval_shape(make, params)
     params = state.params
   return abstract(state, setup.placement)
 
 
 def _stored_params(setup: Setup) -> Any:
-  """Those that the run starts from, where they lie."""
-  shapes, dtypes, shardings = parameter_shapes(setup.start.model), setup.start.dtypes, setup.placement.params
-  leaves = {path: jax.ShapeDtypeStruct(shapes[path], dtypes[path], sharding=shardings[path]) for path in shapes}
-  return unflatten(leaves)
+  """Abstract parameters that the run starts from."""
+  dtypes, shardings = setup.start.dtypes, setup.placement.params
+  return unflatten(
+    {
+      path: jax.ShapeDtypeStruct(shape, dtypes[path], sharding=shardings[path])
+      for path, shape in parameter_shapes(setup.start.model).items()
+    }
+  )
 
 
 def abstract_batch(setup: Setup, shape: BatchShape, streams: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """The arrays of so many streams of `data.packing.make_batch`, placed as `training.state.place_batch` does it."""
+  """Arrays of so many streams of `data.packing.make_batch`, placed as `training.state.place_batch` does it."""
   B, T, model = shape.rows * streams, shape.length, setup.start.model
   rows = NamedSharding(setup.mesh, PartitionSpec(ROW_AXES))
 
@@ -144,14 +153,14 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   shape = stage_shape(setup.run, means, index, streams)
   state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
   began = time.perf_counter()
-  shapes, arguments = parameter_shapes(setup.start.model), held_bytes((state, batch))
-  compiled = None
+  shapes = parameter_shapes(setup.start.model)
   if setup.topology.is_estimated:
-    peak = estimated_memory(setup.step, stage, setup.placement, shapes, setup.run.sequence_length, arguments)
+    compiled, arguments = None, held_bytes((state, batch))
+    remat, length = setup.step.compute.remat, setup.run.sequence_length
+    peak = max(arguments, step_bytes(setup.step, [stage], setup.placement, shapes, length, remat))
     memory = Memory(arguments, peak - arguments, {'step': peak}, available_bytes(setup.topology))
   else:
-    compiled, wanted = _compile_step(setup, trained, moments(setup, index), state, batch)
-    memory = memory_of(compiled, wanted, arguments, setup.topology)
+    compiled, memory = _compile_step(setup, trained, moments(setup, index), state, batch)
   memory.peaks['start'] = start_bytes(setup, index)
   if compiled and setup.run.held_out_batches and memory.fits:
     memory.peaks['held-out'] = _held_out_bytes(setup, state)
@@ -173,7 +182,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   itemsize = jnp.dtype(setup.step.compute.dtype).itemsize
   ideal = ideal_bytes(work, shapes, setup.placement.params, trained, itemsize)
   if setup.topology.is_estimated and memory.fits:
-    # Of several nodes, all of it at the speed of their network: which part stays within a node is not known.
+    # Several nodes: all of it at the speed of their network, since the part within a node is not known.
     across = setup.topology.slices > 1
     received = {'within a node': 0 if across else ideal, 'between-slices': ideal if across else 0}
   found = stage_figures(work, setup.topology, setup.mesh, received)
@@ -198,36 +207,37 @@ def _held_out_bytes(setup: Setup, state: TrainState) -> int:
   mean = expected_mean(stage, setup.run.sequence_length, setup.holds_codes)
   batch = abstract_batch(setup, batch_shape(stage.batch_size // parts, setup.run.sequence_length, mean), parts)
   weights = jax.ShapeDtypeStruct((3,), jnp.float32)
-  compiled, wanted = _compile(
-    setup, lambda: held_out_losses.lower(state.params, batch, weights, **static_arguments(setup.step))
+  _, memory = _compile(
+    setup,
+    lambda: held_out_losses.lower(state.params, batch, weights, setup.step),
+    (state.params, batch),
   )
-  memory = memory_of(compiled, wanted, held_bytes((state.params, batch)), setup.topology)
   # Parameters that the loss does not need are no arguments of its program, but are there.
   return held_bytes((state, batch)) + memory.peak - memory.arguments
 
 
 def _compile_step(
   setup: Setup, trained: frozenset[str], with_moments: frozenset[str], state: TrainState, batch: Mapping[str, Any]
-) -> tuple[Any, int | None]:
-  """As `_compile`."""
+) -> tuple[Any, Memory]:
   masks: Any = trained
   if setup.run.stage_masks == 'traced':
     masks = {path: jax.ShapeDtypeStruct((), jnp.bool_) for path in sorted(with_moments)}
   scalar = jax.ShapeDtypeStruct((), jnp.float32)
   values = StageValues(scalar, scalar, jax.ShapeDtypeStruct((3,), jnp.float32))
   step = jit_train_step(setup.run.stage_masks)
-  return _compile(setup, lambda: step.lower(state, batch, values, masks=masks, config=setup.step))
+  return _compile(setup, lambda: step.lower(state, batch, values, masks=masks, config=setup.step), (state, batch))
 
 
-def _compile(setup: Setup, lower: Callable[[], Any]) -> tuple[Any, int | None]:
-  """The compiled program and None; or None and the bytes of a device that it would have needed."""
+def _compile(setup: Setup, lower: Callable[[], Any], arguments: Any) -> tuple[Any, Memory]:
+  """The compiled program, None if the compiler gave up for want of memory; and the memory that it needs."""
   # Only compiling may happen in here: nothing can be computed on a mesh of devices that are not there.
   with jax.set_mesh(setup.mesh):
     lowered = lower()
     try:
-      return lowered.compile(), None
+      compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
       wanted = wanted_bytes(str(error))
       if wanted is None:
         raise
-      return None, wanted
+      return None, Memory(held_bytes(arguments), None, {'step': wanted}, available_bytes(setup.topology))
+  return compiled, memory_of(compiled, setup.topology)

@@ -1,6 +1,6 @@
-"""What a compiled program sends between devices, read off its HLO text; the body of a loop counts once per iteration.
+"""Traffic of a compiled program between devices, read off its HLO text; a loop's body counts once per iteration.
 
-The number of iterations is in the loop's condition (`i < N`) and in what its body adds to i: XLA's own counts
+The number of iterations follows from the loop's condition (`i < N`) and what its body adds to i: XLA's own counts
 (`cost_analysis`) see every body once.
 """
 
@@ -9,12 +9,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-# The last is what comes from other TPU slices over the data-centre network, whatever it belongs to.
-TASKS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute', 'between-slices')
-# What a reduce-scatter is to the TPU compiler: a fusion of this name with an all-reduce, of which each device keeps its
-# part. Nothing but that part is sent to it.
+# The last is all that comes from other TPU slices over the data-centre network.
+COLLECTIVES = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute', 'between-slices')
+# The TPU compiler's reduce-scatter: a fusion of this name with an all-reduce, of which each device keeps its part.
+# Nothing but that part is sent to it.
 SCATTERED = 'all-reduce-scatter'
-# What two texts of one collective have in common, beside kind and result.
+# Parts that two texts of one collective have in common, beside kind and result.
 SAME = r'channel_id=\d+|replica_groups=\S+(?: \{[^}]*\})?|op_name="[^"]*"'
 DTYPE_BITS = {'token': 0, 'pred': 8, 's4': 4, 'u4': 4, 'bf16': 16, 'f16': 16, 'f32': 32, 'f64': 64}
 
@@ -48,21 +48,21 @@ Computation = dict[str, Instruction]
 
 
 def received_bytes(hlo: str, trip_count: int = 1) -> dict[str, int]:
-  """Bytes that one device gets from others in one run of a program, by kind of collective; kinds without any are 0.
+  """Bytes that one device gets from others in one run of a program, by each of `COLLECTIVES`.
 
   Args:
     hlo: text of the compiled, partitioned module (`compiled.as_text()`).
-    trip_count: taken by a loop whose text does not say how many it takes.
+    trip_count: iterations of a loop whose text does not say how many it takes.
   """
   computations, entry = _parse(hlo)
-  totals = dict.fromkeys(TASKS, 0)
+  totals = dict.fromkeys(COLLECTIVES, 0)
   seen = set()
   for times, computation, instruction in _executed(computations, entry, 1, trip_count):
     kind = _kind(instruction)
     if kind is None:
       continue
-    # A TPU spreads one collective over several fusions, each of which has it in its text. The channel alone does not
-    # tell collectives apart: all that come of one `shard_map` may have the same.
+    # A TPU spreads one collective over several fusions, whose texts all have it. The channel alone does not tell
+    # collectives apart: all of one `shard_map` may have the same.
     if 'channel_id=' in instruction.rest:
       same = (kind, instruction.shape, *re.findall(SAME, instruction.rest))
       if same in seen:
@@ -77,7 +77,7 @@ def received_bytes(hlo: str, trip_count: int = 1) -> dict[str, int]:
 
 
 def _parse(hlo: str) -> tuple[dict[str, Computation], str]:
-  """Computations by name, and the name of the one that is run."""
+  """Computations by name, and the entry's name."""
   computations: dict[str, Computation] = {}
   entry, current = '', {}
   for line in hlo.splitlines():
@@ -93,7 +93,7 @@ def _parse(hlo: str) -> tuple[dict[str, Computation], str]:
 def _executed(
   computations: Mapping[str, Computation], name: str, times: int, trip_count: int
 ) -> Iterator[tuple[int, str, Instruction]]:
-  """Every instruction below a computation that runs so many times: how often it runs, the computation it stands in."""
+  """Yields each instruction below a computation: the times that it runs, its own computation, itself."""
   for instruction in computations[name].values():
     yield times, name, instruction
     loops = _iterations(computations, instruction, trip_count) if instruction.opcode == 'while' else 1
@@ -104,7 +104,7 @@ def _executed(
 
 
 def _iterations(computations: Mapping[str, Computation], loop: Instruction, trip_count: int) -> int:
-  """Of a loop `for (i = 0; i < bound; i += step)`; `trip_count` where its text does not say."""
+  """Trip count of a loop `for (i = 0; i < bound; i += step)`; `trip_count` where its text does not say."""
   if known := _TRIPS.search(loop.rest):
     return int(known.group(1))
   condition, body = (computations[loop.attribute(name)] for name in ('condition', 'body'))
@@ -122,7 +122,7 @@ def _root(computation: Computation) -> Instruction:
 
 
 def _step(body: Computation, index: int) -> int:
-  """What an iteration adds to the element `index` of what the loop carries."""
+  """Amount that an iteration adds to the element `index` of the loop's carry."""
   operands = _root(body).operands
   added = body.get(operands[index]) if index < len(operands) else None
   if added is None or added.opcode != 'add':
@@ -139,32 +139,24 @@ def _kind(instruction: Instruction) -> str | None:
   if instruction.opcode == 'recv' and 'xla_megascale' in instruction.rest:
     return 'between-slices'
   name = instruction.opcode.removesuffix('-start')
-  return name if name in TASKS else None
+  return name if name in COLLECTIVES else None
 
 
 def _received(kind: str, instruction: Instruction) -> int:
-  size = _result_bytes(kind, instruction)
-  n = _group_size(instruction.rest)
-  # What a ring moves, which is the least that any algorithm does.
-  return {
-    'all-gather': size * (n - 1) // n,
-    'reduce-scatter': size * (n - 1),
-    'all-reduce': 2 * size * (n - 1) // n,
-    'all-to-all': size * (n - 1) // n,
-    'collective-permute': size,
-    'between-slices': size,
-  }[kind]
-
-
-def _result_bytes(kind: str, instruction: Instruction) -> int:
+  """Bytes that a ring moves to a device, the least of any algorithm."""
   sizes = [_bytes(dtype, dims) for dtype, dims in _ARRAY.findall(instruction.shape)]
   if kind == 'between-slices':
     return sizes[0]  # (result, context, token)
   if instruction.opcode.endswith('-start') and kind in ('all-gather', 'collective-permute'):
     # (operands, results, scratch): as many results as operands.
     operands = len(instruction.operands)
-    return sum(sizes[operands : 2 * operands])
-  return sum(sizes)
+    sizes = sizes[operands : 2 * operands]
+  size, n = sum(sizes), _group_size(instruction.rest)
+  if kind == 'collective-permute':
+    return size
+  if kind == 'reduce-scatter':
+    return size * (n - 1)
+  return (2 if kind == 'all-reduce' else 1) * size * (n - 1) // n
 
 
 def _bytes(dtype: str, dims: str) -> int:
@@ -173,7 +165,7 @@ def _bytes(dtype: str, dims: str) -> int:
 
 
 def _group_size(attributes: str) -> int:
-  """Devices that take part in a collective together: {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2,'b'=2] {'a'}."""
+  """Devices in a group of a collective: {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2,'b'=2] {'a'}."""
   if found := re.search(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}', attributes):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", found.group(1)))
     return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found.group(2)))

@@ -1,14 +1,14 @@
-"""Bytes that a device has to receive in a step, where weights are split as they are (FSDP): the least, by formula.
+"""Least bytes that a device has to receive in a step with its weights split as they are (FSDP), by formula.
 
 Per microbatch, with n the devices of `fsdp`, t those of `tensor`, c those of `context`, and m those along which a
 weight is whole and rows or positions are split:
 
-  weights      size / t * (n - 1) / n, in the dtype of computation, once in each pass that needs them: the forward pass,
-               the backward pass, and the forward pass again where activations are computed anew for it. A head's pass
-               is one, as its gradients are made with its logits. A table is looked up once.
-  gradients    of what trains, as much again, once; and what is left of them is summed along the m devices:
+  weights      size / t * (n - 1) / n, in the dtype of computation, once in each pass that needs them: forward,
+               backward, and forward again where activations are recomputed. A head has one pass, as its gradients are
+               made with its logits, and a table one lookup.
+  gradients    for what trains, as much again, once; the rest of them is summed along the m devices:
                2 * size / (t * n) * (m - 1) / m. In the same dtype, as products give them; those of heads in float32, in
-               which they are summed up over chunks of logits.
+               which they are summed over chunks of logits.
   activations  per layer of the decoder and pass: keys and values of a device's rows, (c - 1) / c of them; and the sums
                of the two projections back to the model's width, 2 * (t - 1) / t of them.
 """
@@ -23,7 +23,7 @@ from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import mesh_axes
 from janus_jax.training.losses import HEADS
 
-SUM_BYTES = 4  # Of an element of a head's gradient.
+SUM_BYTES = 4  # Per element of a head's gradient.
 TABLE = 'language_model/embed_tokens/'
 
 
@@ -34,27 +34,27 @@ def ideal_bytes(
   trained: Collection[str],
   itemsize: int,
 ) -> int:
-  """Bytes that a device receives at least in a step (see the top).
+  """Bytes that a device receives at least in a step, by the formulas above.
 
   Args:
-    work: of the step.
+    work: the step.
     shapes: path -> shape of each parameter.
-    shardings: path -> where it lies.
+    shardings: path -> its sharding.
     trained: paths that train.
-    itemsize: bytes of an element of what is computed with.
+    itemsize: bytes per element in the dtype of computation.
   """
   weights = 0.0
   for path, shape in shapes.items():
-    gathered, summed = _of_parameter(path, shape, shardings[path], work)
+    gathered, summed = _parameter_elements(path, shape, shardings[path], work)
     weights += itemsize * gathered
     if path in trained:
       weights += (SUM_BYTES if path.startswith(tuple(HEADS.values())) else itemsize) * summed
   mesh = next(iter(shardings.values())).mesh.shape
-  return round(work.accumulation * weights + itemsize * _of_activations(work, mesh))
+  return round(work.accumulation * weights + itemsize * _activation_elements(work, mesh))
 
 
 def passes(path: str, work: StageWork) -> int:
-  """How often a microbatch multiplies with a weight; 0 if the step does not use it."""
+  """Products of a microbatch with a weight; 0 if the step does not use it."""
   part, again = path.split('/')[0], work.remat == 'full'
   sees = work.shape.images > 0 and not work.model.shared_encoder
   if part == 'vq' or (part in ('vision_encoder', 'vision_aligner') and not sees):
@@ -62,20 +62,17 @@ def passes(path: str, work: StageWork) -> int:
   if path.startswith((TABLE, *HEADS.values())):
     return 1
   if part == 'language_model':
-    return 1 + _has_backward(work) * (1 + again)
+    return 1 + work.has_decoder_backward * (1 + again)
   if part == 'vision_encoder':
-    # Where there are microbatches, images are encoded a group at a time, and again for the backward pass.
+    # With microbatches, images are encoded a group at a time, and again for the backward pass.
     return 1 + ('vision_encoder' in work.trained) * (1 + again + (work.accumulation > 1))
   return 1 + (part in work.trained)
 
 
-def _has_backward(work: StageWork) -> bool:
-  """Whether gradients go through the decoder."""
-  return bool(work.trained - {'gen_head'})
-
-
-def _of_parameter(path: str, shape: tuple[int, ...], sharding: NamedSharding, work: StageWork) -> tuple[float, float]:
-  """Elements of a microbatch: of the weight, and of its gradient if it trains."""
+def _parameter_elements(
+  path: str, shape: tuple[int, ...], sharding: NamedSharding, work: StageWork
+) -> tuple[float, float]:
+  """Elements received in a microbatch: the weight's, and its gradient's if it trains."""
   mesh, used = sharding.mesh.shape, passes(path, work)
   axes = [axis for entry in sharding.spec for axis in mesh_axes(entry)]
   held = math.prod(shape) / (mesh['tensor'] if 'tensor' in axes else 1)
@@ -85,8 +82,8 @@ def _of_parameter(path: str, shape: tuple[int, ...], sharding: NamedSharding, wo
   return used * split, (used > 0) * (split + 2 * held / n * (m - 1) / m)
 
 
-def _of_activations(work: StageWork, mesh: Mapping[str, int]) -> float:
-  """Elements of all microbatches together."""
+def _activation_elements(work: StageWork, mesh: Mapping[str, int]) -> float:
+  """Elements received in all microbatches together."""
   llama = work.model.language_model
   t, c = mesh['tensor'], mesh['context']
   positions = work.stage.batch_size * work.shape.length / math.prod(mesh[axis] for axis in ROW_AXES)

@@ -1,18 +1,18 @@
-"""What a compiled program needs of a device's memory, and how much there is."""
+"""Memory that a compiled program needs of a device, and how much there is."""
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from janus_jax.planning.topologies import Topology
 
-# What JAX takes of a GPU's memory with the flags of launch/flags (XLA_PYTHON_CLIENT_MEM_FRACTION).
-GPU_SHARE = 0.9
+# Part of a GPU's memory that JAX takes with the flags of launch/flags (XLA_PYTHON_CLIENT_MEM_FRACTION).
+GPU_FRACTION = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Memory:
 
   Attributes:
     arguments: state and batch.
-    temporaries: what else a step has at its worst moment, results that replace nothing included; None if that is not
-      known, because the compiler gave up.
-    peaks: by moment, all of it, the program too: in a `step`; at the `start` of the stage, when its state is made;
-      while the `held-out` loss is measured, with the state beside it.
-    available: to the compiler.
+    temporaries: everything else in a step at its worst moment, with results that replace nothing; None where the
+      compiler gave up.
+    peaks: totals, with the program, by moment: in a `step`; at the `start` of the stage, when its state is made; while
+      the `held-out` loss is measured, with the state beside it.
+    available: bytes that the compiler may use.
   """
 
   arguments: int
@@ -35,7 +35,7 @@ class Memory:
 
   @property
   def worst(self) -> str:
-    """The moment of the largest peak."""
+    """Moment of the largest peak."""
     return max(self.peaks, key=self.peaks.get)
 
   @property
@@ -48,48 +48,34 @@ class Memory:
 
 
 def wanted_bytes(message: str) -> int | None:
-  """How much memory the TPU compiler says a program that does not fit would need; None for another message."""
+  """Memory that a program needs which does not fit, by the TPU compiler's message; None for another message."""
   if not message.startswith('RESOURCE_EXHAUSTED'):
     return None
-  # The first is what an estimate says before most of the work, the second what the finished program would need.
+  # The first is an estimate before most of the work, the second the need of the finished program.
   forms = (r'total memory required[^(]*\(([\d.]+)([KMGT])\) exceeds available HBM', r'Used ([\d.]+)([KMGT]) of \S+ hbm')
   found = next(filter(None, (re.search(form, message) for form in forms)), None)
-  if found is None:
-    return None
-  return int(float(found.group(1)) * 1024 ** (1 + 'KMGT'.index(found.group(2))))
+  return found and int(float(found.group(1)) * 1024 ** (1 + 'KMGT'.index(found.group(2))))
 
 
-def memory_of(compiled: Any, wanted: int | None, arguments: int, topology: Topology) -> Memory:
-  """What a program needs of one device while it runs.
-
-  Args:
-    compiled: the program; None if the compiler gave up.
-    wanted: bytes that it would have needed then.
-    arguments: bytes of its arguments.
-    topology: where.
-  """
-  available = available_bytes(topology)
-  if wanted is not None:
-    return Memory(arguments, None, {'step': wanted}, available)
+def memory_of(compiled: Any, topology: Topology) -> Memory:
+  """Memory that a compiled program needs of one device while it runs."""
   found = compiled.memory_analysis()
   arguments, program = found.argument_size_in_bytes, found.generated_code_size_in_bytes
-  if topology.chip is not None:
+  if topology.chip is None:  # On CPUs the peak is that of the temporaries alone.
+    temporaries = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+  else:
     # Not the sum of the sizes: on TPUs temporaries also lie where donated arguments were, and are counted twice then.
-    peak = found.peak_memory_in_bytes
-    return Memory(arguments, peak - arguments, {'step': peak + program}, available)
-  # On CPUs the peak is that of the temporaries alone.
-  temporaries = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-  return Memory(arguments, temporaries, {'step': arguments + temporaries + program}, available)
+    temporaries = found.peak_memory_in_bytes - arguments
+  return Memory(arguments, temporaries, {'step': arguments + temporaries + program}, available_bytes(topology))
 
 
 def held_bytes(tree: Any) -> int:
   """Bytes of the part of abstract arrays that one device holds."""
-  shards = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)]
-  return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in shards)
+  return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def available_bytes(topology: Topology) -> int:
-  """Memory of a device; of a simulated one its share of this machine's."""
+  """Memory of a device; simulated ones divide this machine's."""
   if topology.chip is not None:
-    return int(topology.chip.hbm_bytes * (GPU_SHARE if topology.is_estimated else 1))
+    return int(topology.chip.device.memory * (GPU_FRACTION if topology.is_estimated else 1))
   return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // topology.num_devices

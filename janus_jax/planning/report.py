@@ -1,4 +1,4 @@
-"""Plans every stage that is asked about, and says what was found: a paragraph or a JSON object for each."""
+"""Plans stages and prints a paragraph or a JSON object for each."""
 
 import json
 import logging
@@ -12,21 +12,13 @@ from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
 
-NO_SETTING = 'none that was tried'
-
 
 def plan_and_print(
   config: TrainConfig, recipe: str, topology: Topology, stage: str | None, hints: bool, as_json: bool
 ) -> None:
-  """Prints on stdout as each stage is done.
+  """Plans a stage of a run, None for all, and prints each on stdout as it is done.
 
-  Args:
-    config: of a run.
-    recipe: path of its file.
-    topology: where.
-    stage: of the run; None for all.
-    hints: whether to look for settings that make fit what does not.
-    as_json: one object per stage, in a line.
+  `recipe` is the path of the config's file; `hints`: look for settings with which a stage fits that does not.
 
   Raises:
     InputError: something in the config is wrong, or does not go with the topology.
@@ -34,47 +26,44 @@ def plan_and_print(
   start = find_start(config, recipe)
   setup = make_setup(config, start, topology)
   indices = range(len(config.run)) if stage is None else [config.run.index(config.find_stage(stage).name)]
+  doing = 'estimating' if topology.is_estimated else 'compiling'
   for index in indices:
-    logging.info(
-      '%s %s for %s', 'estimating' if topology.is_estimated else 'compiling', config.run[index], topology.name
-    )
+    logging.info('%s %s for %s', doing, config.run[index], topology.name)
     plan = plan_stage(setup, index)
-    if not plan.memory.fits and hints:
+    options, fitting = [], None
+    if hints and not plan.memory.fits:
       sizes = f'{_gib(plan.memory.peak)} of {_gib(plan.memory.available)} GiB'
       logging.info('%s does not fit: %s; looking for settings with which it would', plan.stage.name, sizes)
-    options, fitting = find_fitting(config, index, plan) if hints and not plan.memory.fits else ([], None)
-    print(
-      json.dumps(plan_to_json(plan, options, fitting)) if as_json else plan_to_text(plan, options, fitting), flush=True
-    )
+      options, fitting = find_fitting(config, index, plan)
+    found = plan, options, fitting
+    print(json.dumps(plan_to_json(*found)) if as_json else plan_to_text(*found), flush=True)
 
 
 def settings(setup: Setup) -> dict[str, Any]:
-  """What a person can change to use more or less memory."""
+  """Settings with which a person can use more or less memory."""
   step = setup.step
-  return {
-    'accumulation': step.accumulation,
-    'loss_chunk': step.loss_chunk,
-    'remat': step.compute.remat,
-    'attention': step.compute.attention,
-    'vision_attention': step.compute.vision_attention,
-    'moment_dtype': step.optimizer.moment_dtype,
-    'gradient_sum_dtype': step.optimizer.gradient_sum_dtype,
-  }
+  named = (
+    (step, ('accumulation', 'loss_chunk')),
+    (step.compute, ('remat', 'attention', 'vision_attention')),
+    (step.optimizer, ('moment_dtype', 'gradient_sum_dtype')),
+  )
+  return {name: getattr(part, name) for part, names in named for name in names}
 
 
 def plan_to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> dict[str, Any]:
-  """All that is known, by name; bytes and FLOPs are plain numbers, times seconds or days."""
-  memory, found, stage = plan.memory, plan.figures, plan.stage
+  """All figures by name: plain numbers for bytes and FLOPs, seconds or days for times."""
+  memory, found, stage, topology = plan.memory, plan.figures, plan.stage, plan.setup.topology
+  bound = found.bound
   return {
     'stage': stage.name,
-    'topology': plan.setup.topology.name,
-    'chips': plan.setup.topology.num_chips,
-    'devices': plan.setup.topology.num_devices,
+    'topology': topology.name,
+    'chips': topology.num_chips,
+    'devices': topology.num_devices,
     'mesh': dict(plan.setup.mesh.shape),
     'batch_size': stage.batch_size,
     'sequence_length': plan.setup.run.sequence_length,
     **settings(plan.setup),
-    'estimated': plan.setup.topology.is_estimated,
+    'estimated': topology.is_estimated,
     'fits': memory.fits,
     'peak_bytes_per_device': memory.peak,
     'peak_moment': memory.worst,
@@ -87,10 +76,10 @@ def plan_to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
     'executed_flops_per_step': found.executed_flops,
     'collective_bytes_per_device': None if plan.received is None else dict(plan.received),
     'ideal_collective_bytes_per_device': plan.ideal,
-    'compute_seconds': found.bound and found.bound.compute,
-    'memory_seconds': found.bound and found.bound.memory,
-    'network_seconds': found.bound and found.bound.network,
-    'step_seconds_bound': found.bound and found.bound.seconds,
+    'compute_seconds': bound and bound.compute,
+    'memory_seconds': bound and bound.memory,
+    'network_seconds': bound and bound.network,
+    'step_seconds_bound': bound and bound.seconds,
     'mfu_bound': found.mfu_bound,
     'steps': stage.steps,
     'tokens': found.tokens,
@@ -103,7 +92,7 @@ def plan_to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
 
 def plan_to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | None) -> str:
   """The same for a person."""
-  memory, found, setup, stage = plan.memory, plan.figures, plan.setup, plan.stage
+  memory, found, setup, stage, topology = plan.memory, plan.figures, plan.setup, plan.stage, plan.setup.topology
   mesh = ' x '.join(f'{axis} {size}' for axis, size in setup.mesh.shape.items() if size > 1) or 'one device'
   verdict = 'fits' if memory.fits else 'does not fit'
   parts = [f'arguments {_gib(memory.arguments)}']
@@ -120,16 +109,14 @@ def plan_to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
   ]
   if plan.received is not None:
     lines.append(('received per device', _received(plan.received, plan.ideal)))
-  if found.bound:
-    bound = found.bound
+  if bound := found.bound:
     limits = f'compute {bound.compute:.3g}, memory {bound.memory:.3g}, network {bound.network:.3g}'
     lines.append(('seconds per step', f'at least {bound.seconds:.3g} ({limits}), so MFU at most {found.mfu_bound:.0%}'))
   days = ', '.join(f'{days:.3g} days at {mfu} % MFU' for mfu, days in found.days.items())
   lines.append(('whole stage', f'{found.tokens:.4g} tokens in {stage.steps} steps{": " if days else ""}{days}'))
   if fitting:
     lines.append(('would fit with', f'{" ".join(options)} ({_gib(fitting.memory.peak)} GiB)'))
-  topology = setup.topology
-  # Of a kind whose chip is two devices.
+  # Some chips are two devices.
   chips = f' on {topology.num_chips} chips' if topology.num_chips < topology.num_devices else ''
   estimated = ', estimated by formula and not compiled' if topology.is_estimated else ''
   title = f'{stage.name} on {topology.name} ({mesh}{chips}): {verdict}{estimated}'

@@ -1,4 +1,4 @@
-"""Which settings make a step fit that does not: found by compiling with them, cheapest first."""
+"""Settings that make a step fit which does not, found by compiling with them, cheapest first."""
 
 import dataclasses
 import logging
@@ -10,22 +10,13 @@ from janus_jax.runs.config import TrainConfig, replaced
 from janus_jax.sharding.accelerators import GIB
 from janus_jax.training.stages import Stage
 
-GRADIENT_BYTES = 4  # Of a parameter that trains.
+GRADIENT_BYTES = 4  # Per parameter that trains.
 
 
 def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[list[str], StagePlan | None]:
-  """Settings with which a stage that does not fit would.
+  """Finds flags with which stage `index` fits, which has `failed` with the config, and its plan with them.
 
-  Args:
-    config: with which it does not fit.
-    index: of the stage in the run.
-    failed: its plan with `config`.
-
-  Returns:
-    What to add to the command, and the plan with it; ([], None) if nothing was found.
-
-  Raises:
-    InputError: see `planning.plan_stage`.
+  ([], None) if nothing was found.
   """
   start, topology = failed.setup.start, failed.setup.topology
   options: dict[str, str] = {}
@@ -48,7 +39,7 @@ def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[li
 
 
 def candidate_changes(setup: Setup, stage: Stage) -> Iterator[dict[str, str | int]]:
-  """Fields and values, each tried on top of those before it: what costs nothing, then time, then precision."""
+  """Yields fields and values, each on top of those before it: what costs nothing, then time, then precision."""
   mesh, slices = setup.mesh.shape, setup.topology.slices
   if mesh['data'] > slices:  # Each slice holds a whole state; within one it need not be held twice.
     yield {'mesh.data': slices, 'mesh.fsdp': -1}
@@ -62,21 +53,18 @@ def candidate_changes(setup: Setup, stage: Stage) -> Iterator[dict[str, str | in
     yield {'compute.remat': 'full'}
   if setup.step.optimizer.moment_dtype != 'bfloat16':
     yield {'optimizer.moment_dtype': 'bfloat16'}
-  if setup.step.optimizer.gradient_sum_dtype != 'bfloat16':  # Of use as gradients are summed up by now.
+  if setup.step.optimizer.gradient_sum_dtype != 'bfloat16':  # Useful since gradients are summed up by now.
     yield {'optimizer.gradient_sum_dtype': 'bfloat16'}
 
 
 def least_bytes(setup: Setup, index: int, failed: StagePlan) -> int:
-  """What a device must hold whatever the compiler does.
+  """Bytes that a device must hold whatever the compiler does.
 
-  That is the state, and a gradient for each parameter that trains. Where nothing but the accumulation has grown since
-  `failed`, it is also the state and what `failed` held beside its own, if all of that were to shrink as rows do.
+  These are the state and a gradient for each parameter that trains. Where only the accumulation has grown since
+  `failed`, the temporaries of `failed`, if all of them shrink as rows do, are a second bound beside the state.
   """
   state = abstract_state(setup, index)
-  gradients = sum(
-    held_bytes(moment) // moment.dtype.itemsize * GRADIENT_BYTES for moment in state.opt_state.mu.values()
-  )
-  rest = gradients
+  rest = sum(held_bytes(moment) // moment.dtype.itemsize * GRADIENT_BYTES for moment in state.opt_state.mu.values())
   before = failed.setup.step
   if setup.mesh == failed.setup.mesh and dataclasses.replace(setup.step, accumulation=before.accumulation) == before:
     temporaries = failed.memory.peaks['step'] - failed.memory.arguments

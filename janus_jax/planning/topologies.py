@@ -1,8 +1,8 @@
-"""Devices that are not there: names such as 'v5e-16', '2xv5e-256' or 'h100-8', and what a chip of each kind can do.
+"""Devices that are not there, by names such as 'v5e-16', '2xv5e-256' or 'h100-8'.
 
-A program is compiled for TPUs as for real ones, by the TPU compiler in the `libtpu` package. The number in a name is
-the one that a slice is sold under: of chips for v5e and v6e, of TensorCores, two per chip, for v5p and tpu7x. For GPUs
-nothing is compiled: what they need is estimated (estimate.py); the number is that of all GPUs.
+The TPU compiler in the `libtpu` package compiles for TPUs that are not there as for real ones. The number in a name is
+the one that a slice is sold under: chips for v5e and v6e, TensorCores, two per chip, for v5p and tpu7x. For GPUs it
+counts all GPUs, and nothing is compiled: their needs are estimated (compile.py).
 """
 
 import dataclasses
@@ -16,68 +16,56 @@ import jax
 from jax.experimental import topologies
 
 from janus_jax.errors import InputError
-from janus_jax.sharding.accelerators import ACCELERATORS, GB
+from janus_jax.sharding.accelerators import ACCELERATORS, GB, Accelerator
+
+# Bytes per second that a GPU is taken to receive from other nodes: 400 Gbit/s.
+GPU_NETWORK = 50 * GB
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """A kind of chip as jax has it: one device, or two of which each has half of the chip (tpu7x).
+  """Kind of chip as jax has it: one device, or two of which each has half of the chip (tpu7x).
 
   Attributes:
-    name: what names of topologies begin with.
-    device_kind: as jax calls it.
-    dimensions: of the grid of chips.
-    counted: what a chip counts for in the number of a name.
-    devices: of a chip.
+    name: prefix of the names of its topologies.
+    device_kind: jax's name for its devices.
+    dimensions: dimensions of the grid of chips.
+    counted: amount that a chip adds to the number in a name.
+    devices: devices per chip.
     most: chips of the largest slice; GPUs of a node.
-    hbm_bytes: of a device, what the compiler may fill: a little less than what is sold.
-    hbm_bandwidth: of a device, bytes per second.
-    ici_bandwidth: of a device, bytes per second that come in from its neighbours in a slice, over all links at once; as
-      many go out at the same time.
-    dcn_bandwidth: of a device, bytes per second that its share of the host's network brings from other slices.
+    aliases: other names in use: Google Cloud's accelerator types, generations, libtpu's.
   """
 
   name: str
   device_kind: str
-  dimensions: int
-  counted: int
-  devices: int
-  most: int
-  hbm_bytes: int
-  hbm_bandwidth: float
-  ici_bandwidth: float
-  dcn_bandwidth: float
+  dimensions: int = 1
+  counted: int = 1
+  devices: int = 1
+  most: int = 8
+  aliases: tuple[str, ...] = ()
+
+  @property
+  def device(self) -> Accelerator:
+    return ACCELERATORS[self.device_kind]
 
 
-def _chip(name: str, dimensions: int, counted: int, devices: int, most: int, device_kind: str) -> Chip:
-  device = ACCELERATORS[device_kind]
-  speeds = device.memory_bandwidth, device.interconnect, device.network or GPU_NETWORK
-  return Chip(name, device_kind, dimensions, counted, devices, most, device.memory, *speeds)
-
-
-# Bytes per second that a GPU is taken to receive from other nodes: 400 Gbit/s.
-GPU_NETWORK = 50 * GB
-CHIPS = {
-  chip.name: chip
-  for chip in (
-    _chip('v5e', 2, 1, 1, 256, 'TPU v5 lite'),
-    _chip('v5p', 3, 2, 1, 4096, 'TPU v5'),
-    _chip('v6e', 2, 1, 1, 256, 'TPU v6 lite'),
-    _chip('tpu7x', 3, 2, 2, 4096, 'TPU7x'),
-  )
-}
-GPUS = {
-  name: _chip(name, 1, 1, 1, node, device_kind)
-  for name, node, device_kind in (
-    ('gb200', 72, 'NVIDIA GB200'),
-    ('b200', 8, 'NVIDIA B200'),
-    ('h200', 8, 'NVIDIA H200'),
-    ('h100', 8, 'NVIDIA H100 80GB HBM3'),
-    ('a100', 8, 'NVIDIA A100-SXM4-80GB'),
-    ('l40s', 8, 'NVIDIA L40S'),
-    ('rtx4090', 8, 'NVIDIA GeForce RTX 4090'),
-  )
-}
+_TPUS = (
+  Chip('v5e', 'TPU v5 lite', 2, most=256, aliases=('v5litepod', 'v5lite', '5e')),
+  Chip('v5p', 'TPU v5', 3, counted=2, most=4096, aliases=('5p',)),
+  Chip('v6e', 'TPU v6 lite', 2, most=256, aliases=('v6', '6e', 'v6lite', 'trillium')),
+  Chip('tpu7x', 'TPU7x', 3, counted=2, devices=2, most=4096, aliases=('7x', 'v7', 'v7x', 'ironwood')),
+)
+_GPUS = (
+  Chip('gb200', 'NVIDIA GB200', most=72),
+  Chip('b200', 'NVIDIA B200'),
+  Chip('h200', 'NVIDIA H200'),
+  Chip('h100', 'NVIDIA H100 80GB HBM3'),
+  Chip('a100', 'NVIDIA A100-SXM4-80GB'),
+  Chip('l40s', 'NVIDIA L40S'),
+  Chip('rtx4090', 'NVIDIA GeForce RTX 4090'),
+)
+CHIPS, GPUS = ({chip.name: chip for chip in chips} for chips in (_TPUS, _GPUS))
+ALIASES = {alias: chip.name for chip in _TPUS for alias in chip.aliases}
 # libtpu asks the cloud what machine this is, complains where it is none, and lets one process in at a time.
 LIBTPU_ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
@@ -85,33 +73,16 @@ LIBTPU_ENVIRONMENT = {
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
-# What people call them besides: names of Google Cloud's accelerator types, of generations, of libtpu.
-ALIASES = {
-  'v5litepod': 'v5e',
-  'v5lite': 'v5e',
-  '5e': 'v5e',
-  '5p': 'v5p',
-  'v6': 'v6e',
-  '6e': 'v6e',
-  'v6lite': 'v6e',
-  'trillium': 'v6e',
-  '7x': 'tpu7x',
-  'v7': 'tpu7x',
-  'v7x': 'tpu7x',
-  'ironwood': 'tpu7x',
-}
-SMALLEST = {2: [2, 2], 3: [1, 2, 2]}  # Sides of the smallest grid of several chips, by dimensions.
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """What a name stands for.
+  """Devices that a name stands for.
 
   Attributes:
-    name: the name.
     chip: None for simulated CPU devices.
-    slices: joined by the data-centre network; nodes of GPUs.
-    grid: of the chips of a slice; of simulated devices and GPUs of a node their number.
+    slices: slices joined by the data-centre network; nodes of GPUs.
+    grid: sides of a slice's grid of chips; number of simulated devices, or of a node's GPUs.
   """
 
   name: str
@@ -121,12 +92,12 @@ class Topology:
 
   @property
   def num_chips(self) -> int:
-    """Of all slices; a simulated device is one."""
+    """Chips of all slices; a simulated device is one."""
     return self.slices * math.prod(self.grid)
 
   @property
   def is_estimated(self) -> bool:
-    """Whether nothing is compiled for it."""
+    """True for GPUs, for which nothing is compiled."""
     return self.chip is not None and self.chip.name in GPUS
 
   @property
@@ -135,9 +106,9 @@ class Topology:
 
 
 def grids(chip: Chip) -> dict[int, tuple[int, ...]]:
-  """The number in a name -> the grid of chips, from one chip to the largest slice."""
+  """Grids of chips by the number in a name, from one chip to the largest slice."""
   found = {chip.counted: (1,) * chip.dimensions}
-  sides = SMALLEST[chip.dimensions]
+  sides = {2: [2, 2], 3: [1, 2, 2]}[chip.dimensions]  # The smallest grid of several chips.
   while math.prod(sides) <= chip.most:
     # libtpu wants a side of a single chip last.
     found[math.prod(sides) * chip.counted] = tuple(sorted(sides, key=lambda side: (side == 1, side)))
@@ -146,7 +117,7 @@ def grids(chip: Chip) -> dict[int, tuple[int, ...]]:
 
 
 def parse_topology(name: str) -> Topology:
-  """'v5e-16': a slice; '2xv5e-256': two of them; 'h100-8': GPUs; 'cpu-8': simulated devices of this machine.
+  """Parses 'v5e-16', a slice; '2xv5e-256', two of them; 'h100-8', GPUs; 'cpu-8', simulated devices of this machine.
 
   Raises:
     InputError: another name, with the one that may be meant.
@@ -162,8 +133,7 @@ def parse_topology(name: str) -> Topology:
     return Topology(name, GPUS[kind], max(nodes, 1), (rest or GPUS[kind].most,))
   if kind not in CHIPS:
     kinds = ', '.join(f'{kind}-N' for kind in (*CHIPS, *GPUS))
-    meant = _meant(name)
-    hint = f'; did you mean {meant}?' if meant else ''
+    hint = f'; did you mean {meant}?' if (meant := _meant(name)) else ''
     raise InputError(
       f'topology is {name!r}: expected one of {kinds}, with 2x before a TPU for two slices; or cpu-N{hint}'
     )
@@ -174,7 +144,7 @@ def parse_topology(name: str) -> Topology:
 
 
 def _meant(name: str) -> str | None:
-  """The topology that another spelling may stand for: 'V5E-16', 'v5litepod-16', '8xv5e', 'v5e-4x4', '2xcpu-8'."""
+  """Topology that another spelling may stand for: 'V5E-16', 'v5litepod-16', '8xv5e', 'v5e-4x4', '2xcpu-8'."""
   kinds = '|'.join(sorted((*CHIPS, *ALIASES, *GPUS, 'cpu'), key=len, reverse=True))
   form = rf'(?:(\d{{1,4}})x-?)?(?:tpu-?)??({kinds})(?:-?(\d{{1,6}}(?:x\d{{1,4}})*))?'
   match = re.fullmatch(form, re.sub(r'[\s_:]+', '-', name.strip().lower()))
@@ -194,7 +164,7 @@ def _meant(name: str) -> str | None:
 
 
 def abstract_devices(topology: Topology) -> Sequence[jax.Device]:
-  """Devices to compile for. TPUs of a topology cannot run anything; simulated CPUs can.
+  """Devices to compile for; only simulated CPUs can run anything.
 
   Raises:
     InputError: the TPU compiler is not installed; or there are fewer simulated devices (`prepare_process`).
@@ -214,7 +184,7 @@ def abstract_devices(topology: Topology) -> Sequence[jax.Device]:
 
 
 def prepare_process(topology: Topology) -> None:
-  """Has this process compile for a topology and leave real accelerators alone. To be called before jax is used."""
+  """Prepares this process to compile for a topology without real accelerators. Call it before jax is used."""
   jax.config.update('jax_platforms', 'cpu')
   if topology.chip is None or topology.is_estimated:
     jax.config.update('jax_num_cpu_devices', topology.num_devices)

@@ -1,6 +1,6 @@
 """Charts by matplotlib: curves with bands, means with intervals; as SVG for a page, or as a PNG file.
 
-matplotlib is imported where a chart is drawn, so this module loads without it. The n-th of what a chart compares looks
+matplotlib is imported where a chart is made, so this module loads without it. The n-th of what a chart compares looks
 alike in all charts: it has a dash and a mark as well as a colour, so that it can be told apart in black and white. The
 colours are Okabe and Ito's, which colour-blind people can tell apart.
 """
@@ -81,13 +81,13 @@ def matplotlib() -> types.ModuleType:
 
 
 def style_of(number: int) -> dict[str, Any]:
-  """What tells the n-th of several things from the others: three properties with different periods."""
+  """Colour, dashes and marker of the n-th of several things: three properties with different periods."""
   names = ('color', COLOURS), ('dashes', DASHES), ('marker', MARKS)
   return {name: values[number % len(values)] for name, values in names}
 
 
 def short(value: float, _: Any = None) -> str:
-  """At most four digits: 0.0025, 12, 3.2k, 1.5M."""
+  """A number in at most four digits: 0.0025, 12, 3.2k, 1.5M."""
   for limit, unit in ((1e6, 'M'), (1e3, 'k')):
     if abs(value) >= limit:
       return f'{value / limit:.3g}{unit}'
@@ -114,7 +114,7 @@ def line_chart(
     figure, axes = _figure(title, HEIGHT + 0.1 * len(kept))
     lines = []
     for number, points in kept.items():
-      every = max(len(points) // 6, 1)  # About six marks, at other places than those of other curves.
+      every = max(len(points) // 6, 1)  # About six marks, at other points than those of other curves.
       marked = {'markersize': 4.5, 'markevery': (number * every // len(series), every)}
       lines += axes.plot(*zip(*points), linewidth=1.3, **style_of(number), **marked)
       if series[number].band:
@@ -211,12 +211,12 @@ def _set_scale(axis: Any, about: Axis, values: Sequence[float]) -> None:
 def _mark_boundaries(axes: Any, boundaries: Sequence[Boundary]) -> None:
   """Marks of those that share a boundary stand one above the other; names that would overlap are left out."""
   (left, right), free = axes.get_xlim(), 0.0
-  place = {'transform': axes.get_xaxis_transform()}
+  at_top = {'transform': axes.get_xaxis_transform()}
   for item in sorted(boundaries, key=lambda item: item.x):
     axes.axvline(item.x, color=FAINT, linewidth=0.8, linestyle=':')
     for row, number in enumerate(item.numbers):
-      axes.plot(item.x, 0.96 - 0.06 * row, markersize=4, clip_on=False, **style_of(number), **place)
+      axes.plot(item.x, 0.96 - 0.06 * row, markersize=4, clip_on=False, **style_of(number), **at_top)
     at = (item.x - left) / (right - left)
     if at - 0.017 * len(item.name) >= free:
-      axes.text(item.x, 1.02, item.name, ha='right', color=FAINT, **place)
+      axes.text(item.x, 1.02, item.name, ha='right', color=FAINT, **at_top)
       free = at

@@ -27,7 +27,7 @@ def image_grid(
   Args:
     rows: (label, groups of images); all rows have the same number of groups, and all images one size.
     head: names of the groups, above them.
-    height: of an image in the grid is the multiple of its size that comes nearest to this, in pixels.
+    height: pixels; an image in the grid has the multiple of its size that comes nearest.
 
   Returns:
     uint8[h, w, 3].
@@ -51,8 +51,8 @@ def image_grid(
 
 def _framed(image: JudgedImage, side: int) -> Image.Image:
   dash = np.arange(side) // DASH % 2
-  is_drawn = (dash[:, None] == dash) | image.right
-  frame = np.where(is_drawn[..., None], RIGHT if image.right else WRONG, 255).astype(np.uint8)
+  on = (dash[:, None] == dash) | image.right
+  frame = np.where(on[..., None], RIGHT if image.right else WRONG, 255).astype(np.uint8)
   inner = Image.fromarray(image.pixels).resize((side - 2 * BORDER,) * 2, Image.Resampling.NEAREST)
   frame[BORDER:-BORDER, BORDER:-BORDER] = inner
   return Image.fromarray(frame)

@@ -58,7 +58,7 @@ def element(name: str, /, *content: Any, **attributes: Any) -> Html:
   """<name attributes>content</name>.
 
   Args:
-    name: of the tag.
+    name: the tag.
     *content: `Html` as it is, all else escaped.
     **attributes: escaped; None ones are left out. `class_` is class, and `http_equiv` http-equiv.
   """

@@ -20,9 +20,9 @@ class Estimate:
   """A mean.
 
   Attributes:
-    mean: of the values.
-    half: of the interval's width: it is mean - half to mean + half. None of one value, which has no interval.
-    count: values.
+    mean: mean of the values.
+    half: half of the interval's width, mean - half to mean + half; None for one value, which has no interval.
+    count: number of values.
   """
 
   mean: float
@@ -31,9 +31,7 @@ class Estimate:
 
   @property
   def leaves_out_zero(self) -> bool:
-    """Whether 0 lies outside of the interval. Never of one value, nor of values that are all equal: scores are counts,
-    of which a few are easily the same, and that says nothing of how they vary.
-    """
+    """True if 0 lies outside of the interval; never for one value, nor for equal ones: a few counts are easily so."""
     return bool(self.half) and abs(self.mean) > self.half
 
   def interval(self, limits: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float] | None:
@@ -44,7 +42,7 @@ class Estimate:
 
 
 def t_quantile(degrees: int) -> float:
-  """Of Student's t: what its absolute value stays below with a probability of CONFIDENCE."""
+  """Student's t: the value that |t| stays below with a probability of CONFIDENCE."""
   return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
 
@@ -60,10 +58,5 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
-  """The mean of value - baseline over the seeds that both have; None if there is none.
-
-  Args:
-    values: by seed.
-    baseline: by seed.
-  """
+  """The mean of value - baseline over the seeds that both have; None if there is none."""
   return estimate([values[seed] - baseline[seed] for seed in values if seed in baseline])

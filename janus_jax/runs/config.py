@@ -1,12 +1,16 @@
-"""The config of a training run: what recipes and command lines change (ConfigDict), and what it becomes (TrainConfig).
+"""The config of a training run: a ConfigDict that recipes and command lines change, parsed into a TrainConfig.
 
-Each field has its default and its description in the dataclass that owns it, in the package that uses it;
-`config_checks.py` has what its values may be. `--help` lists all of them.
+Each field has its default and its description in the dataclass that owns it, in the package that uses it, and its check
+in `config_checks.py`. `--help` lists all of them.
 """
 
 import dataclasses
+import fnmatch
 import functools
+import inspect
 import json
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,11 +18,13 @@ from ml_collections import ConfigDict
 
 from janus_jax.data.examples import TASKS
 from janus_jax.data.sources.build import SourceSpec, read_specs
+from janus_jax.data.sources.records import Fields
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import ComputeConfig
-from janus_jax.runs.config_checks import FIELDS, PRETRAINING, check_present
+from janus_jax.runs.config_checks import FIELDS, OPTIMIZATION, PRETRAINING, STAGE, check_present
+from janus_jax.runs.recipes import flat_fields
 from janus_jax.runs.value_checks import Table, check_fields
 from janus_jax.sharding.mesh import MeshConfig
 from janus_jax.toy.parts import Pretraining
@@ -27,15 +33,15 @@ from janus_jax.toy.pretraining_vision import Contrast
 from janus_jax.toy.pretraining_vq import Quantisation
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.run_config import RunConfig
-from janus_jax.training.stages import Stage
-from janus_jax.training.step import StepSettings
+from janus_jax.training.stages import TRAINABLE, Stage
+from janus_jax.training.step_config import StepSettings
 
 Part = TypeVar('Part')
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """What a run reads.
+  """Data that a run reads.
 
   Attributes:
     name: 'toy' is the toy world, 'files' what `sources` names.
@@ -59,13 +65,13 @@ class DataConfig:
 
   @functools.cached_property
   def specs(self) -> Mapping[str, SourceSpec]:
-    """What `sources` says, read once. Raises InputError where an entry is wrong."""
+    """`sources`, read once. Raises InputError where an entry is wrong."""
     return read_specs(self.sources)
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig(Sampling):
-  """How images are generated along the way, and by default from the checkpoint.
+  """Settings of the images generated along the way, and by default from the checkpoint.
 
   Attributes:
     cfg_weight: weight of classifier-free guidance; 1 means none.
@@ -88,9 +94,6 @@ class TrainConfig(RunConfig, StepSettings):
     shared_encoder: whether images are understood through the VQ too, as they are generated, where the checkpoint that
       the run starts from has two encoders. `vision_encoder` and `vision_aligner` cannot train then.
     held_out_batches: batches of held-out data on which the loss is measured; 0 measures none.
-    data: what the run reads.
-    mesh: how devices are laid out.
-    sampling: how images are generated.
     pretraining: how the toy world's parts are made (`janus_jax.pretrain`).
   """
 
@@ -107,7 +110,7 @@ class TrainConfig(RunConfig, StepSettings):
   pretraining: Pretraining | None = None
 
 
-# Sections of a config, with '*' for any name, and what their fields become.
+# Sections of a config, with '*' for any name, and the dataclasses that they become.
 SECTIONS: Mapping[str, type] = {
   '': TrainConfig,
   'data': DataConfig,
@@ -146,51 +149,40 @@ def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> N
 def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[int]) -> ConfigDict:
   """A config that trains a whole Janus on a person's own files, in one stage with the rates of Janus-Pro's Stage III.
 
-  Args:
-    sources: `config.data.sources`; those of one kind are read equally often.
-    ratio: understanding : text : generation.
+  Sources (`config.data.sources`) of one task are read equally often; the ratio is understanding : text : generation.
   """
   config = default_config()
   config.data.update({'name': 'files', 'sources': {name: dict(entry) for name, entry in sources.items()}})
-  config.workers = -1
-  config.run = ('finetune',)
+  config.workers, config.run = -1, ('finetune',)
   weights: dict[str, dict[str, int]] = {}
   for name, entry in sources.items():
     weights.setdefault(entry['kind'], {})[name] = 1
   trainable = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder')
   # The rate is that of arXiv 2501.17811, Table 2.
-  stage = {'steps': 1000, 'batch_size': 8, 'learning_rate': 4e-5, 'trainable': trainable}
-  set_stages(config, {'finetune': {**stage, 'ratio': tuple(ratio), 'sources': weights}})
+  stage = {'steps': 1000, 'batch_size': 8, 'learning_rate': 4e-5, 'trainable': trainable, 'ratio': tuple(ratio)}
+  set_stages(config, {'finetune': {**stage, 'sources': weights}})
   return config
 
 
 def parse_config(config: ConfigDict, where: str = '') -> TrainConfig:
   """Checks every field of a config, and those that depend on each other, before anything is loaded.
 
-  Args:
-    config: of a run, with `pretraining` or without.
-    where: begins the line that says what is wrong, as 'variant long: '.
-
   Raises:
-    InputError: a field that is missing, unknown or has a value that makes no sense, by its dotted name.
+    InputError: a field that is missing, unknown or has a value that makes no sense, by its dotted name, after `where`.
   """
   try:
-    return _parse(config.to_dict())
+    values = unshared(config.to_dict())
+    check_present(values, to_dict(TrainConfig()))
+    check_fields(values, FIELDS)
+    named = {name: {'name': name, **fields} for name, fields in values['stages'].items()}
+    stages = {name: _build('stages.*', fields, f'stages.{name}.') for name, fields in named.items()}
+    parsed = _build('', {**values, 'stages': stages})
+    _check_run(parsed)
+    if parsed.data.name == 'files':
+      _ = parsed.data.specs  # Checks them.
   except InputError as error:
     raise InputError(f'{where}{error}') from None
-
-
-def _parse(values: dict[str, Any]) -> TrainConfig:
-  check_present(values, to_dict(TrainConfig()))
-  check_fields(values, FIELDS)
-  values = unshared(values)
-  named = {name: {'name': name, **fields} for name, fields in values['stages'].items()}
-  values['stages'] = {name: _build('stages.*', fields, f'stages.{name}.') for name, fields in named.items()}
-  config = _build('', values)
-  _check_run(config)
-  if config.data.name == 'files':
-    _ = config.data.specs  # Checks them.
-  return config
+  return parsed
 
 
 def _build(section: str, values: Mapping[str, Any], path: str = '') -> Any:
@@ -207,20 +199,23 @@ def _build(section: str, values: Mapping[str, Any], path: str = '') -> Any:
 
 
 def _check_run(config: TrainConfig) -> None:
-  """Raises InputError for a stage that is not there, and a kind with a share in one that has no source."""
+  """Raises InputError for a stage that is not there, one that trains the VQ, and a task in a ratio without a source."""
   for name in config.run:
     if name not in config.stages:
       raise InputError(f'run: no stage is called {name!r}: expected some of {", ".join(config.stages)}')
   for stage in config.run_stages:
-    for kind, share in zip(TASKS, stage.ratio):
-      if share and not sum(stage.sources.get(kind, {}).values()):
-        where = f'stages.{stage.name}.sources'
-        raise InputError(f'{where}: no source of {kind}, which has a share of {share} in the ratio')
+    where = f'stages.{stage.name}'
+    for pattern in stage.trainable:
+      if pattern.split('/')[0] == 'vq':
+        raise InputError(f'{where}.trainable has {pattern!r}: expected any of {", ".join(TRAINABLE)}: the VQ is frozen')
+    for task, part in zip(TASKS, stage.ratio):
+      if part and not sum(stage.sources.get(task, {}).values()):
+        raise InputError(f'{where}.sources: no source of {task}, of which the ratio has {part}')
 
 
 def unshared(value: Any) -> Any:
-  """A copy of nested dicts in which none stands in two places, with tuples for lists. ConfigDict keeps a dict that was
-  given to several stages as one: `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
+  """A copy of nested dicts in which each stands once, with tuples for lists. ConfigDict keeps a dict that was given to
+  several stages as one: `--config.stages.stage2.sources.text.captions=2` would change it in all of them.
   """
   if isinstance(value, Mapping):
     return {name: unshared(inner) for name, inner in value.items()}
@@ -233,7 +228,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 
 def filled(values: Mapping[str, Any]) -> dict[str, Any]:
-  """What `to_json` gave before some fields were there, with these: the config meant their defaults."""
+  """A result of `to_json` with the fields that it was written without: the config meant their defaults."""
   defaults = to_dict(TrainConfig()) | {'stages': dict.fromkeys(values['stages'], STAGE_DEFAULTS)}
   if pretraining := values.get('pretraining'):
     trained = {part: defaults_of(Optimization) for part in pretraining if part in ('vq', 'vision', 'decoder')}
@@ -248,7 +243,7 @@ def _filled(values: Any, defaults: Any) -> Any:
 
 
 def to_dict(part: Any, table: Table = FIELDS) -> dict[str, Any]:
-  """The fields of a config, or of the part that a table describes, as recipes have them: `parse` inverts it."""
+  """The fields of a config, or of the part that a table describes, as recipes have them: `parse_config` inverts it."""
   values = part if isinstance(part, Mapping) else {name: getattr(part, name) for name in table}
   checks = {name: table.get(name, table.get('*')) for name in values}
   return {
@@ -259,12 +254,7 @@ def to_dict(part: Any, table: Table = FIELDS) -> dict[str, Any]:
 
 
 def replaced(part: Part, changes: Mapping[str, Any]) -> Part:
-  """A copy with some fields changed.
-
-  Args:
-    part: a config, a part of one, or nested dicts, in which names may be new.
-    changes: dotted name -> value.
-  """
+  """A copy of a config, of a part of one, or of nested dicts (in which names may be new), with {dotted name: value}."""
   for name, value in changes.items():
     first, _, rest = name.partition('.')
     if rest:
@@ -272,3 +262,36 @@ def replaced(part: Part, changes: Mapping[str, Any]) -> Part:
       value = replaced(inner if isinstance(inner, Mapping) or dataclasses.is_dataclass(inner) else {}, {rest: value})
     part = {**part, first: value} if isinstance(part, Mapping) else dataclasses.replace(part, **{first: value})
   return part
+
+
+def every_field() -> dict[str, Any]:
+  """All fields of a training config with their defaults, `...` where one has none."""
+  trainer = dict.fromkeys(OPTIMIZATION.keys() - defaults_of(Optimization), ...)
+  stages = {'NAME': dict.fromkeys(STAGE.keys() - STAGE_DEFAULTS, ...)}
+  return filled({'stages': stages, 'pretraining': dict.fromkeys(('vq', 'vision', 'decoder'), trainer)})
+
+
+def describe_fields(values: Mapping[str, Any], width: int) -> str:
+  """A line `--config.FIELD=VALUE` for each field of a recipe, section by section, and below it what the field means."""
+  margin = {'initial_indent': ' ' * 6, 'subsequent_indent': ' ' * 6}
+  lines = []
+  for path, value in sorted(flat_fields(values).items(), key=lambda field: field[0].rpartition('.')):
+    section, _, name = path.rpartition('.')
+    lines.append(f'  --config.{path}={"..." if value is ... else repr(value)}')
+    lines += textwrap.wrap(_description(section.removeprefix('base').removeprefix('.'), name), width, **margin)
+  return '\n'.join(lines)
+
+
+def _description(section: str, name: str) -> str:
+  kinds = [kind for pattern, kind in SECTIONS.items() if fnmatch.fnmatchcase(section, pattern)]
+  kinds += [SourceSpec, Fields] if section.startswith('data.sources.') else []
+  return next((text for kind in kinds if (text := field_descriptions(kind).get(name))), '')
+
+
+def field_descriptions(kind: type) -> dict[str, str]:
+  """Attributes of a dataclass and their descriptions in its docstring and those of its bases."""
+  found = {}
+  for base in reversed(kind.__mro__):
+    entries = re.findall(r'^  (\w+): (.*(?:\n    .*)*)', inspect.cleandoc(base.__doc__ or ''), re.MULTILINE)
+    found |= {name: ' '.join(text.split()) for name, text in entries}
+  return found

@@ -1,4 +1,4 @@
-"""What every field of a training config may be: one table, applied where a config is parsed (`runs.config`)."""
+"""Checks of every field of a training config: one table, applied where a config is parsed (`runs.config`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,60 +11,43 @@ from janus_jax.errors import InputError
 from janus_jax.models.attention import IMPLEMENTATIONS
 from janus_jax.models.config import PRESETS
 from janus_jax.models.layers import REMAT_POLICIES
-from janus_jax.runs.value_checks import (
-  SEED,
-  Bool,
-  Entries,
-  Factors,
-  Integer,
-  Names,
-  Number,
-  OneOf,
-  PerTask,
-  Table,
-  Text,
-)
+from janus_jax.runs.value_checks import BOOL, DICTS, NAMES, SEED, TEXT, Factors, Integer, Number, PerTask, Table, one_of
 from janus_jax.sharding.mesh import AXES
 from janus_jax.training.optimizer import SCHEDULES, STORED_DTYPES
 from janus_jax.training.step import MODES
 
-COMPUTE_DTYPES = OneOf(('float32', 'bfloat16', 'float16'))
-KERNELS = OneOf(('auto', *IMPLEMENTATIONS))
+COMPUTE_DTYPES = one_of(('float32', 'bfloat16', 'float16'))
+KERNELS = one_of(('auto', *IMPLEMENTATIONS))
 AXIS = Integer(1, others=(-1,))
 FRACTION = Number(0, 1)
 DECAY = Number(0, 1, below=True)
 POSITIVE = Number(above=True)
 
-STAGE: Table = {
+# Fields that a stage has in common with the training of one part of a small Janus.
+TRAINING: Table = {
   'steps': Integer(1, 10**8),
   'batch_size': Integer(1, 10**6),
-  'trainable': Names(),
   'learning_rate': Number(0, 100),
   'warmup_steps': Integer(),
-  'schedule': OneOf(SCHEDULES),
   'final_fraction': FRACTION,
   'weight_decay': Number(0, 100),
+}
+OPTIMIZATION: Table = {**TRAINING, 'b2': DECAY, 'max_grad_norm': POSITIVE}
+STAGE: Table = {
+  **TRAINING,
+  'trainable': NAMES,
+  'schedule': one_of(SCHEDULES),
   'ratio': PerTask(TASKS, Integer()),
-  'sources': {kind: {'*': Integer()} for kind in TASKS},
+  'sources': {task: {'*': Integer()} for task in TASKS},
   'loss_weights': PerTask(TASKS, Number()),
   'images_per_row': Number(0, 10_000),
   'generation_images_per_row': Number(0, 10_000),
-  'carry_moments': Bool(),
+  'carry_moments': BOOL,
   'expected_tokens': PerTask(TASKS, Number(above=True), zeros=False),
 }
 
-OPTIMIZATION: Table = {
-  'steps': Integer(1, 10**8),
-  'batch_size': Integer(1, 10**6),
-  'learning_rate': Number(0, 100),
-  'warmup_steps': Integer(),
-  'final_fraction': FRACTION,
-  'b2': DECAY,
-  'weight_decay': Number(0, 100),
-  'max_grad_norm': POSITIVE,
-}
 PRETRAINING: Table = {
-  'model': OneOf(tuple(PRESETS)),
+  'model': one_of(tuple(PRESETS)),
   'vq': OPTIMIZATION,
   'quantisation': {
     'commitment_weight': Number(),
@@ -78,23 +61,23 @@ PRETRAINING: Table = {
   'decoder': OPTIMIZATION,
 }
 
-# The fields of a config, which `runs.config` describes. `data.sources` is checked by `build.read_specs`.
+# `data.sources` is checked by `build.read_specs`.
 FIELDS: Table = {
-  'init_from': Text(),
-  'template': OneOf(('', 'deepseek', 'deepseek_old')),
+  'init_from': TEXT,
+  'template': one_of(('', 'deepseek', 'deepseek_old')),
   'seed': SEED,
-  'shared_encoder': Bool(),
+  'shared_encoder': BOOL,
   'stages': {'*': STAGE},
-  'run': Names(),
-  'stage_masks': OneOf(MODES),
+  'run': NAMES,
+  'stage_masks': one_of(MODES),
   'data': {
-    'name': OneOf(('toy', 'files')),
-    'directory': Text(),
+    'name': one_of(('toy', 'files')),
+    'directory': TEXT,
     'toy_grid': Integer(),
     'num_train': Integer(1),
-    'sources': Entries(),
-    'precompute_codes': Bool(),
-    'resize': OneOf(tuple(RESIZES)),
+    'sources': DICTS,
+    'precompute_codes': BOOL,
+    'resize': one_of(tuple(RESIZES)),
   },
   'sequence_length': Integer(1),
   'guidance_dropout': FRACTION,
@@ -105,7 +88,7 @@ FIELDS: Table = {
   'compute': {
     'dtype': COMPUTE_DTYPES,
     'vq_dtype': COMPUTE_DTYPES,
-    'remat': OneOf(('auto', *REMAT_POLICIES)),
+    'remat': one_of(('auto', *REMAT_POLICIES)),
     'unroll': Integer(1),
     'attention': KERNELS,
     'vision_attention': KERNELS,
@@ -120,8 +103,8 @@ FIELDS: Table = {
     'learning_rate_rules': Factors(),
     'weight_decay_rules': Factors(),
     'ema_decay': DECAY,
-    'moment_dtype': OneOf(STORED_DTYPES),
-    'gradient_sum_dtype': OneOf(STORED_DTYPES),
+    'moment_dtype': one_of(STORED_DTYPES),
+    'gradient_sum_dtype': one_of(STORED_DTYPES),
   },
   'max_consecutive_skips': Integer(1),
   'watchdog_factor': Number(),
@@ -132,19 +115,15 @@ FIELDS: Table = {
   'save_every': Integer(1),
   'keep_last': Integer(1),
   'keep_every': Integer(),
-  'wandb_project': Text(),
+  'wandb_project': TEXT,
   'sampling': {'cfg_weight': Number(), 'temperature': Number(), 'top_k': Integer(), 'num_images': Integer(0, 10**6)},
   'pretraining': PRETRAINING,
 }
 
 
 def set_floats(config: ConfigDict, table: Table = FIELDS) -> None:
-  """Makes floats of the integers in fields for numbers: `weight_decay = 0` in a recipe, then 0.1 on a command line,
-  which ml_collections would refuse.
-
-  Args:
-    config: of a run, or its part that the table describes; changed in place.
-    table: what each field may be.
+  """Makes floats of the integers in fields for numbers, in place: ml_collections would refuse 0.1 on the command line
+  after `weight_decay = 0` in a recipe.
   """
   with config.ignore_type():
     for name, value in config.items():
@@ -156,7 +135,7 @@ def set_floats(config: ConfigDict, table: Table = FIELDS) -> None:
 
 
 def check_present(values: Any, expected: Mapping[str, Any], path: str = '') -> None:
-  """Raises InputError for a field that is not there. What is no mapping is left to the table."""
+  """Raises InputError for a field that is not there. A value that is no mapping is left to the table."""
   for name, inner in expected.items() if isinstance(values, Mapping) else ():
     if name not in values:
       raise InputError(f'{path}{name} is missing')

@@ -1,4 +1,4 @@
-"""What a run reads: the toy world, or the files that its config names."""
+"""Data of a run: the toy world, or the files that its config names."""
 
 import contextlib
 import dataclasses
@@ -8,13 +8,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.traverse_util
 import grain
 import jax
 import numpy as np
 
 from janus_jax.conversion.checkpoint import Checkpoint
-from janus_jax.conversion.lazy import LazyArray
-from janus_jax.conversion.load import load_params
 from janus_jax.data.examples import TASKS
 from janus_jax.data.resizing import find_resize
 from janus_jax.data.sources import build, manifest
@@ -23,21 +22,16 @@ from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig
 from janus_jax.runs.config import DataConfig, TrainConfig
-from janus_jax.runs.image_codes import image_encoder, only_codes, stored_codes
+from janus_jax.runs.image_codes import image_encoder, only_codes, stored_codes, vq_arrays
 from janus_jax.toy import dataset
 from janus_jax.toy.shapes import World
-from janus_jax.toy.test_set import build_drawings, build_questions
-from janus_jax.training.loop import Sources
+from janus_jax.toy.test_set import build_prompts, build_questions
+from janus_jax.training.training_run import Sources
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-  """What is looked at along the way.
-
-  Attributes:
-    prompts: drawn.
-    questions: asked, each about an image uint8[h, w, 3].
-  """
+  """Requests that are sampled along the way: prompts, and questions each about an image uint8[h, w, 3]."""
 
   prompts: list[str]
   questions: list[tuple[np.ndarray, str]]
@@ -45,13 +39,9 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-  """Sources of records by kind and name.
+  """Sources of records by task and name (held out: of some tasks), and requests that are sampled along the way.
 
-  Attributes:
-    train: to train on.
-    held_out: to measure the loss on; kinds may be missing.
-    holds_codes: whether images to draw come as codes, not as pixels.
-    samples: what is drawn and asked along the way.
+  `holds_codes` is True where images to generate come as codes, not as pixels.
   """
 
   train: Sources
@@ -68,9 +58,8 @@ def check_data(config: TrainConfig, model: JanusConfig) -> None:
   if config.data.precompute_codes:
     raise InputError('data.precompute_codes is for the toy world: expected False, and `janus_jax.tokenize` instead')
   if not config.data.specs:
-    raise InputError(
-      "data.sources is empty: expected an entry for each source that the stages name, as data.name is 'files'"
-    )
+    expected = "expected an entry for each source that the stages name, as data.name is 'files'"
+    raise InputError(f'data.sources is empty: {expected}')
   hold_codes(config.data)
 
 
@@ -90,11 +79,11 @@ def open_data(
   """Opens everything the stages read.
 
   Args:
-    config: of the run.
+    config: the run's.
     model: its architecture.
-    workdir: of the run; made data and indices lie in it, where `config.data.directory` is not set.
-    open_start: gives the checkpoint that the run starts from, for its VQ.
-    num_samples: how many prompts and questions to look at along the way.
+    workdir: holds made data and indices where `config.data.directory` is not set.
+    open_start: returns the checkpoint that the run starts from, for its VQ.
+    num_samples: number of prompts and questions that are sampled along the way.
     is_new: whether the run begins here. One that goes on does not need the checkpoint that it began with.
 
   Raises:
@@ -102,7 +91,18 @@ def open_data(
   """
   directory = os.path.expanduser(config.data.directory) or os.path.join(workdir, 'data')
   if config.data.name == 'toy':
-    return _open_world(config, model, workdir, directory, open_start, num_samples, is_new)
+    world = read_world(config, model)
+    dataset.prepare_dataset(world, directory)
+    coded = _generation_sources(config) if config.data.precompute_codes else ()
+    codes = _ToyCodes(world, directory, workdir, functools.cache(open_start), is_new)
+    train, held_out = (
+      _toy_sources(world, directory, split, config.seed, {name: codes.of(name, split) for name in coded})
+      for split in ('train', 'test')
+    )
+    prompts = [case.prompt for case in _spread(build_prompts(1, config.seed), num_samples)]
+    asked = _spread(build_questions(world, 1, config.seed), num_samples) if num_samples else []
+    samples = Samples(prompts, [(case.image, case.question) for case in asked])
+    return RunData(train, held_out, config.data.precompute_codes, samples)
   specs = config.data.specs
   sizes = ImageSizes(model.image_size, model.vq.image_size, find_resize(config.data.resize))
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
@@ -113,8 +113,8 @@ def open_data(
 
 
 def hold_codes(data: DataConfig) -> bool:
-  """Whether images to generate come as codes, so that the VQ encoder is not part of a step; InputError where those of
-  some sources do and those of others do not.
+  """True if images to generate come as codes, so that the VQ encoder is not part of a step. Raises InputError where
+  those of some sources do and those of others do not.
   """
   if data.name == 'toy':
     return data.precompute_codes
@@ -131,23 +131,13 @@ def _check_manifests(specs: Mapping[str, SourceSpec], model: JanusConfig, open_s
   coded = {os.path.dirname(path) for spec in specs.values() if spec.fields.codes for path in spec.path}
   if not coded:
     return
-  vq_hash = manifest.parameters_hash({path: leaf[...] for path, leaf in vq_params(open_start()).items()})
+  vq_hash = manifest.parameters_hash(vq_arrays(open_start()))
   for directory in sorted(coded):
     manifest.check_manifest(manifest.read_manifest(directory), vq_hash, model.vq.image_size, model.vq.codebook_size)
 
 
-def vq_params(start: Checkpoint) -> dict[str, LazyArray]:
-  """Those parameters of a checkpoint that make codes."""
-  return {path: leaf for path, leaf in start.params.items() if path.startswith('vq/')}
-
-
-def vq_digest(start: Checkpoint) -> str:
-  """16 digits that change with the VQ of a checkpoint."""
-  return manifest.parameters_hash({path: leaf[...] for path, leaf in vq_params(start).items()})[:16]
-
-
 def _samples(held_out: Sources, count: int) -> Samples:
-  """The first good held-out records: prompts to draw, and first questions about one image."""
+  """The first good held-out records: prompts, and first questions about one image."""
   prompts = (record['prompt'] for record in _good_records(held_out['generation']))
   found = (record for record in _good_records(held_out['understanding']) if 'turns' in record)
   asked = (record for record in found if len(record['images']) == 1)
@@ -156,41 +146,18 @@ def _samples(held_out: Sources, count: int) -> Samples:
 
 
 def _good_records(sources: Mapping[str, grain.MapDataset]) -> Iterator[dict[str, Any]]:
-  """In turn from each source."""
+  """Records that can be read, one from each source in rotation."""
   for index in range(max(map(len, sources.values()), default=0)):
     for source in sources.values():
-      # A bad record is the stream's to count.
-      with contextlib.suppress(InputError):
+      with contextlib.suppress(InputError):  # A bad record is the stream's to count.
         if index < len(source):
           yield source[index]
-
-
-def _open_world(
-  config: TrainConfig,
-  model: JanusConfig,
-  workdir: str,
-  directory: str,
-  open_start: Callable[[], Checkpoint],
-  num_samples: int,
-  is_new: bool,
-) -> RunData:
-  world = read_world(config, model)
-  dataset.prepare_dataset(world, directory)
-  codes = dict.fromkeys(('train', 'test'))
-  if config.data.precompute_codes:
-    named = _generation_sources(config)
-    codes = {split: _drawn_codes(named, world, directory, split, workdir, open_start, is_new) for split in codes}
-  sources = {split: _toy_sources(world, directory, split, config.seed, codes[split]) for split in codes}
-  prompts = [case.prompt for case in _spread(build_drawings(1, config.seed), num_samples)]
-  asked = _spread(build_questions(world, 1, config.seed), num_samples) if num_samples else []
-  samples = Samples(prompts, [(case.image, case.text) for case in asked])
-  return RunData(sources['train'], sources['test'], config.data.precompute_codes, samples)
 
 
 def _generation_sources(config: TrainConfig) -> list[str]:
   """Stored images that some stage generates; also stages that do not run yet, so that they find their codes later."""
   weights = [stage.sources.get('generation', {}) for stage in config.stages.values()]
-  return [name for name in dataset.NAMES if any(of_stage.get(name) for of_stage in weights)]
+  return [name for name in dataset.NAMES if any(weight.get(name) for weight in weights)]
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -198,48 +165,45 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
   return [items[i * len(items) // count] for i in range(min(count, len(items)))]
 
 
-def _toy_sources(
-  world: World, directory: str, split: str, seed: int, codes: Mapping[str, np.ndarray] | None = None
-) -> Sources:
-  """The sources of the toy world by kind, under the names that configs use; `codes` as `dataset.sources`."""
-  found = dataset.sources(world, directory, split, seed, codes)
-  endings = dict(zip(TASKS, ('_und', '_text', '_gen')))
-  return {
-    kind: {name.removesuffix(ending): source for name, source in found.items() if name.endswith(ending)}
-    for kind, ending in endings.items()
-  }
+def _toy_sources(world: World, directory: str, split: str, seed: int, codes: Mapping[str, np.ndarray]) -> Sources:
+  """The sources of the toy world by task, under the names that configs use; arguments as `dataset.sources`."""
+  found, tasks = {task: {} for task in TASKS}, dict(zip(('und', 'text', 'gen'), TASKS))
+  for key, source in dataset.sources(world, directory, split, seed, codes).items():
+    name, ending = key.rsplit('_', 1)
+    found[tasks[ending]][name] = source
+  return found
 
 
-def _drawn_codes(
-  names: Sequence[str],
-  world: World,
-  directory: str,
-  split: str,
-  workdir: str,
-  open_start: Callable[[], Checkpoint],
-  is_new: bool,
-) -> dict[str, np.ndarray]:
-  """int32[n, P] of the stored images of each of the embedded sources, encoded by the VQ that the run starts from.
+@dataclasses.dataclass(frozen=True)
+class _ToyCodes:
+  """Codes of stored images of the toy world, made by the VQ that a run starts from.
 
-  A run that goes on needs no VQ: its codes are those that it began with.
+  A run that goes on (not `is_new`) needs no VQ: its codes are those that it began with.
   """
 
-  @functools.cache
-  def tokenizer() -> Checkpoint:
-    start = open_start()
-    return dataclasses.replace(start, params=vq_params(start))
+  world: World
+  directory: str
+  workdir: str
+  open_start: Callable[[], Checkpoint]
+  is_new: bool
 
-  @functools.cache
-  def encoder() -> Callable[[np.ndarray], jax.Array]:
-    return image_encoder(tokenizer().config.vq, load_params(tokenizer(), None)['vq'])
-
-  codes = {}
-  for name in names:
-    source = dataset.data_source(name, world, directory, split)
-    read = lambda source=source: [source[index]['image'] for index in range(len(source))]  # noqa: E731
-    stem = f'{name}-{split}-{dataset.name_of(world)}-{dataset.BUILDERS[name].VERSION}'
-    kept = None if is_new else only_codes(workdir, stem)
-    codes[name] = stored_codes(
-      workdir, kept or f'{stem}-{vq_digest(tokenizer())}', read, lambda pixels: encoder()(pixels)
+  def of(self, name: str, split: str) -> np.ndarray:
+    """int32[n, P] of a stored source."""
+    source = dataset.data_source(name, self.world, self.directory, split)
+    stem = f'{name}-{split}-{dataset.name_of(self.world)}-{dataset.BUILDERS[name].VERSION}'
+    kept = None if self.is_new else only_codes(self.workdir, stem)
+    return stored_codes(
+      self.workdir,
+      kept or f'{stem}-{manifest.parameters_hash(self._vq)[:16]}',
+      lambda: [source[index]['image'] for index in range(len(source))],
+      lambda pixels: self._encode(pixels),
     )
-  return codes
+
+  @functools.cached_property
+  def _vq(self) -> dict[str, np.ndarray]:
+    return vq_arrays(self.open_start())
+
+  @functools.cached_property
+  def _encode(self) -> Callable[[np.ndarray], jax.Array]:
+    params = flax.traverse_util.unflatten_dict(self._vq, sep='/')['vq']
+    return image_encoder(self.open_start().config.vq, jax.device_put(params))

@@ -1,10 +1,11 @@
-"""What the processes of a run must have in common, as values that are compared before it begins (`hosts.check_same`).
+"""Checks that the processes of a run agree on settings, code, data and weights before it begins (`hosts.check_same`).
 
 Where they differ the run would train, and on garbage: each process makes its part of every batch and of every update.
 """
 
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import platform
@@ -27,11 +28,11 @@ from janus_jax.training import hosts
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 # Settings of jax that change what a step computes.
 JAX_SETTINGS = ('jax_enable_x64', 'jax_default_matmul_precision', 'jax_default_prng_impl', 'jax_threefry_partitionable')
-RECORDS = 16  # Of each source, that are compared to the byte.
-FILES = 2000  # Of each source, of which sizes and contents are compared; of more than that, these many.
-WHOLE_FILES = 256e6  # Bytes of a source up to which its files are read whole; larger ones at three places each.
-PIECE = 4096  # Bytes read at such a place.
-ARRAYS = 8  # Of each part of the model, the smallest ones, that are compared to the byte.
+RECORDS = 16  # Records of each source that are compared to the byte.
+FILES = 2000  # Most files of each source whose sizes and contents are compared.
+WHOLE_FILES = 256e6  # Bytes of a source up to which its files are read whole; else three pieces of each.
+PIECE = 4096  # Bytes of such a piece.
+ARRAYS = 8  # Arrays of each part of the model, the smallest ones, that are compared to the byte.
 
 
 def check_same_run(config: TrainConfig, workdir: str, force: bool) -> None:
@@ -62,20 +63,20 @@ def code() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-  """Of Python and of what a step depends on."""
+  """Versions of Python and of the packages that a step depends on."""
   major, minor, _ = platform.python_version_tuple()
   return {'python': f'{major}.{minor}'} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def describe_data(config: DataConfig, data: RunData) -> dict[str, Any]:
-  """By source: how many records it has, what some of them are, and which files they come from."""
+  """Number and digest of the records of each source, and of the files that they come from."""
   found = {}
   for split, sources in (('train', data.train), ('held_out', data.held_out)):
-    for kind, named in sources.items():
+    for task, named in sources.items():
       for name, records in named.items():
         spread = sorted({index * len(records) // RECORDS for index in range(RECORDS)}) if len(records) else []
         digest = _digest(_bytes_of(_try_record(records, index)) for index in spread)
-        found[f'{split}.{kind}.{name}'] = {'records': len(records), 'digest of some records': digest}
+        found[f'{split}.{task}.{name}'] = {'records': len(records), 'digest of some records': digest}
   if config.name == 'files':
     for name, spec in config.specs.items():
       found[f'data.sources.{name}'] = _describe_files(_files_of(spec))
@@ -83,14 +84,12 @@ def describe_data(config: DataConfig, data: RunData) -> dict[str, Any]:
 
 
 def describe_start(start: Checkpoint) -> dict[str, Any]:
-  """Of a checkpoint: architecture, the tokenizer's files, and of each part shapes and some values."""
-  parts: dict[str, list[str]] = {}
-  for path in sorted(start.params):
-    parts.setdefault(path.split('/')[0], []).append(path)
+  """Architecture and tokenizer files of a checkpoint, and shapes and some values of each part."""
   params = start.params
   found: dict[str, Any] = {'model': model_config.config_to_dict(start.config)}
-  found |= {name: _digest([content]) for name, content in sorted(start.companions.items())}
-  for part, paths in parts.items():
+  found |= {name: _digest([content]) for name, content in sorted(start.tokenizer_files.items())}
+  for part, group in itertools.groupby(sorted(params), key=lambda path: path.split('/')[0]):
+    paths = list(group)
     shapes = [f'{path} {params[path].shape} {params[path].dtype}'.encode() for path in paths]
     by_size = sorted(paths, key=lambda path: (params[path].nbytes, path))
     chosen = by_size[:ARRAYS] + [path for path in by_size if len(params[path].shape) > 1][:ARRAYS]
@@ -100,45 +99,38 @@ def describe_start(start: Checkpoint) -> dict[str, Any]:
 
 
 def _files_of(spec: build.SourceSpec) -> list[str]:
-  """Of a source, as far as they are local or can be listed."""
+  """Files of a source, as far as they are local or can be listed."""
   found = []
   for path in filter(None, (spec.directory,) if spec.format == 'tfds' else spec.path):
-    if os.path.isdir(path):
-      found += [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    else:
-      try:
-        found += find_files(path)
-      except InputError:  # Whatever opens it says what is wrong.
-        found.append(path)
+    try:
+      walked = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+      found += walked if os.path.isdir(path) else find_files(path)
+    except InputError:  # The reader that opens it says what is wrong.
+      found.append(path)
   return sorted(found)
 
 
 def _describe_files(paths: list[str]) -> dict[str, Any]:
   chosen = paths[:: -(-len(paths) // FILES)] if paths else []
-  local = [path for path in chosen if os.path.isfile(path)]
-  sizes = {path: os.path.getsize(path) for path in local}
-  is_small = sum(sizes.values()) <= WHOLE_FILES
-  contents = (piece for path in local for piece in _pieces(path, sizes[path], is_small))
+  sizes = {path: os.path.getsize(path) for path in chosen if os.path.isfile(path)}
+  whole = sum(sizes.values()) <= WHOLE_FILES
   return {
     'files': len(paths),
     'bytes': sum(sizes.values()),
     'digest of their names': _digest(os.path.basename(path).encode() for path in paths),
-    'digest of their content': _digest(contents),
+    'digest of their content': _digest(piece for path, size in sizes.items() for piece in _pieces(path, size, whole)),
   }
 
 
 def _pieces(path: str, size: int, whole: bool) -> Iterator[bytes]:
   with open(path, 'rb') as file:
-    if whole:
-      yield file.read()
-      return
-    for place in (0, size // 2, max(size - PIECE, 0)):
-      file.seek(place)
-      yield file.read(PIECE)
+    for start in (0,) if whole else (0, size // 2, max(size - PIECE, 0)):
+      file.seek(start)
+      yield file.read(None if whole else PIECE)
 
 
 def _try_record(records: Any, index: int) -> Any:
-  """Without where it comes from: hosts may have the data in folders of different names."""
+  """A record without its origin: hosts may have the data in folders of different names."""
   try:
     return {name: value for name, value in records[index].items() if name != 'where'}
   except InputError as error:
@@ -146,7 +138,7 @@ def _try_record(records: Any, index: int) -> Any:
 
 
 def _bytes_of(value: Any) -> bytes:
-  """What tells two values apart, of those that records and parameters are made of."""
+  """Bytes that tell values of records and parameters apart."""
   if isinstance(value, Mapping):
     return b''.join(_bytes_of(key) + _bytes_of(value[key]) for key in sorted(value))
   if isinstance(value, list | tuple):

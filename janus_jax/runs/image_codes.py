@@ -1,7 +1,7 @@
-"""Codes of the images that a run draws, computed before its first step and kept in its workdir.
+"""Codes of the images that a run learns to generate, computed before its first step and kept in its workdir.
 
 The VQ never trains, so an image has the same codes in every epoch: encoding it once saves a small model a sixth of each
-step. Files that are there are used as they are, so a run that is taken up again needs no encoder.
+step. Existing files are used as they are, so a run that is resumed needs no encoder.
 """
 
 import functools
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import tqdm
 
+from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.data.whole_files import replacing
 from janus_jax.models.config import ComputeConfig, VQConfig
 from janus_jax.models.janus import normalize_pixels
@@ -25,17 +26,13 @@ BATCH = 64
 def stored_codes(
   workdir: str, name: str, read: Callable[[], Sequence[np.ndarray]], encode: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-  """The codes of some images, from the workdir, where they are written if they are not there yet.
+  """The codes of some images, int32[n, P], from the workdir; computed and written there if they are missing.
 
   Args:
-    workdir: of the run.
-    name: of the images and of the VQ, so that another one's codes are never taken for its own:
-      'shapes-train-64px-0f1e2d3c' for instance.
-    read: gives the images, uint8[size, size, 3] each; called only if their codes are not stored.
+    workdir: the run's.
+    name: tells images and VQ from others: 'shapes-train-64px-0f1e2d3c' for instance.
+    read: returns the images, uint8[size, size, 3] each; called only if their codes are not stored.
     encode: uint8[B, size, size, 3] -> int32[B, P].
-
-  Returns:
-    int32[n, P], of n images.
 
   Raises:
     OSError: nothing can be written there.
@@ -62,11 +59,16 @@ def only_codes(workdir: str, stem: str) -> str | None:
   return os.path.basename(found[0]).removesuffix('.npy') if len(found) == 1 else None
 
 
+def vq_arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+  """The parameters that make codes, by path ('vq/codebook', ...), as stored."""
+  return {path: leaf[...] for path, leaf in checkpoint.params.items() if path.startswith('vq/')}
+
+
 def image_encoder(config: VQConfig, params: dict) -> Callable[[np.ndarray], jax.Array]:
   """The frozen VQ as a function: uint8[B, size, size, 3] -> int32[B, P], always in float32."""
-  return lambda pixels: _encode(params, pixels, config)
+  return functools.partial(_encode, params, config=config)
 
 
 @functools.partial(jax.jit, static_argnames='config')
-def _encode(params: dict, pixels: jax.Array, config: VQConfig) -> jax.Array:
+def _encode(params: dict, pixels: jax.Array, *, config: VQConfig) -> jax.Array:
   return VQ(config, ComputeConfig()).apply({'params': params}, normalize_pixels(pixels), method='encode')

@@ -20,12 +20,11 @@ from janus_jax.sharding.rules import parameter_shardings
 
 
 def load(
-  path: str,
-  dtype: str | None = None,
-  mesh: jax.sharding.Mesh | None = None,
-  image_size: int | None = None,
+  path: str, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None, image_size: int | None = None
 ) -> LoadedJanus:
-  """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's. It tells which by looking.
+  """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's.
+
+  Weights alone, without a tokenizer.json, load too.
 
   Args:
     path: directory, local or in a bucket (gs://BUCKET/...); WORKDIR@ema for the averages of a run with
@@ -33,9 +32,6 @@ def load(
     dtype: 'float32', 'bfloat16' or 'float16'; None keeps what is stored.
     mesh: devices to spread the parameters over, by `sharding/rules.py`; None puts them on the default device.
     image_size: pixels; another size than the checkpoint's resamples the table of patch positions.
-
-  Returns:
-    All that `generate_images` and `answer` need. Weights alone, without a tokenizer.json, load too.
 
   Raises:
     InputError: no checkpoint there, damaged files, tensors that are not a Janus's, or a tokenizer that is not.
@@ -46,15 +42,14 @@ def load(
   shardings = None
   if mesh is not None:
     shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)
-  words = load_tokenizer(path) if 'tokenizer.json' in checkpoint.companions else (None, None)
+  words = load_tokenizer(path) if 'tokenizer.json' in checkpoint.tokenizer_files else (None, None)
   return LoadedJanus(checkpoint.config, load_params(checkpoint, shardings), *words)
 
 
 def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:
-  """The tokenizer of a checkpoint directory, and the names it was taught for who speaks.
+  """The tokenizer and template (names of the roles) of a checkpoint directory.
 
-  Both belong to the one checkpoint: ids and names differ between the released ones, and the wrong ones are accepted by
-  the model and ruin what it makes.
+  They differ between the released checkpoints; the model accepts wrong ones, and they ruin what it makes.
 
   Raises:
     InputError: no tokenizer there, or not a Janus's.

@@ -1,4 +1,4 @@
-"""Recipes: Python files whose `get_config` returns a config, and what to say of one that does not."""
+"""Recipes: Python files whose `get_config` returns a config; messages about those that do not."""
 
 import difflib
 import importlib.machinery
@@ -72,7 +72,7 @@ def unknown_field(config: ConfigDict, name: str) -> str | None:
     if not isinstance(node, ConfigDict):
       return f'config.{name} is unknown: {path} is a value without fields'
     if part not in node:
-      known = field_names(config.to_dict())
+      known = list(flat_fields(config.to_dict()))
       # 'stages.stage2.steps' means another stage's steps before it means another field.
       alike = [field for field in known if field.split('.')[-1] == name.split('.')[-1]]
       close = difflib.get_close_matches(name, alike, 1, cutoff=0) or difflib.get_close_matches(name, known, 1)
@@ -83,8 +83,10 @@ def unknown_field(config: ConfigDict, name: str) -> str | None:
   return None
 
 
-def field_names(values: Mapping[str, Any], before: str = '') -> list[str]:
-  """Dotted names of all fields of a config that have values of their own."""
-  named = [(f'{before}{key}', value) for key, value in values.items()]
-  inner = [field_names(value, f'{name}.') if isinstance(value, Mapping) else [name] for name, value in named]
-  return [name for names in inner for name in names]
+def flat_fields(values: Mapping[str, Any], before: str = '') -> dict[str, Any]:
+  """Dotted name -> value of each field of nested ones; an empty mapping is a value."""
+  found = {}
+  for key, value in values.items():
+    name = f'{before}{key}'
+    found |= flat_fields(value, f'{name}.') if isinstance(value, Mapping) and value else {name: value}
+  return found

@@ -13,34 +13,24 @@ from ml_collections import ConfigDict
 from janus_jax.data.examples import TASKS
 from janus_jax.training.stages import Stage
 
-# What each stage reads: {stage: {kind: {source: weight}}}.
+# {stage: {task: {source: weight}}}.
 Mixtures = Mapping[str, Mapping[str, Mapping[str, int]]]
 
 STAGE1 = {'understanding': {'sharegpt4v': 1}, 'generation': {'imagenet': 1}}
+JANUS_STAGE2 = {'understanding': {'captions': 1, 'interleaved': 1}, 'text': {'text': 1}}
+STAGE3 = {'understanding': {'sft': 1}, 'text': {'sft_text': 1}, 'generation': {'sft_real': 1}}
 JANUS: Mixtures = {
   'stage1': STAGE1,
   # ImageNet for the first 120K of 180K steps, then captions.
-  'stage2_imagenet': {
-    'understanding': {'captions': 1, 'interleaved': 1},
-    'text': {'text': 1},
-    'generation': {'imagenet': 1},
-  },
-  'stage2': {
-    'understanding': {'captions': 1, 'interleaved': 1},
-    'text': {'text': 1},
-    'generation': {'real_cut': 1},
-  },
-  'stage3': {'understanding': {'sft': 1}, 'text': {'sft_text': 1}, 'generation': {'sft_real': 1}},
+  'stage2_imagenet': {**JANUS_STAGE2, 'generation': {'imagenet': 1}},
+  'stage2': {**JANUS_STAGE2, 'generation': {'real_cut': 1}},
+  'stage3': STAGE3,
 }
 JANUS_PRO: Mixtures = {
   'stage1': STAGE1,
   # Real : synthetic 1 : 1 in the unified pretraining stage; nothing is said of Stage III.
-  'stage2': {
-    'understanding': {'captions': 1},
-    'text': {'text': 1},
-    'generation': {'real': 1, 'synthetic': 1},
-  },
-  'stage3': {'understanding': {'sft': 1}, 'text': {'sft_text': 1}, 'generation': {'sft_real': 1}},
+  'stage2': {'understanding': {'captions': 1}, 'text': {'text': 1}, 'generation': {'real': 1, 'synthetic': 1}},
+  'stage3': STAGE3,
 }
 
 # What an image adds to an example: 576 features and the two tokens that enclose them; begin-of-image and 575 codes, as
@@ -74,86 +64,58 @@ TOKENS: Mapping[str, int] = {
 
 
 def use_report_data(config: ConfigDict, mixtures: Mixtures, root: str) -> None:
-  """Gives the stages of a config the lengths of the reports' data and, where it lies somewhere, has them read it.
+  """Gives the stages of a config the lengths of the reports' data and, with a root, has them read it.
 
   Args:
-    config: of a run, with the stages of `mixtures`; is changed.
-    mixtures: what each stage reads.
+    config: a run's, with the stages of `mixtures`; is changed.
+    mixtures: the sources of each stage.
     root: directory or bucket with sharegpt4v.json and its images/, tensorflow_datasets/ with ImageNet and
       imagenet_names.txt, captions/*.tar, interleaved/*.jsonl (Janus), text/*.jsonl, real/*.tar, synthetic/*.tar (Pro),
       sft.json, sft_text.jsonl. Tars are img2dataset's; the other formats are described in configs/README.md. '' leaves
       the sources of the config as they are.
   """
-  for name, kinds in mixtures.items():
-    config.stages[name].expected_tokens = expected_tokens(kinds)
+  for name, tasks in mixtures.items():
+    config.stages[name].expected_tokens = expected_tokens(tasks)
   if not root:
     return
-  used = {source for kinds in mixtures.values() for weights in kinds.values() for source in weights}
+  used = {source for tasks in mixtures.values() for weights in tasks.values() for source in weights}
   config.data.name = 'files'
   config.data.sources = {source: entry for source, entry in _entries(root).items() if source in used}
-  for name, kinds in mixtures.items():
-    config.stages[name].sources = {kind: dict(weights) for kind, weights in kinds.items()}
+  for name, tasks in mixtures.items():
+    config.stages[name].sources = {task: dict(weights) for task, weights in tasks.items()}
 
 
-def expected_tokens(kinds: Mapping[str, Mapping[str, int]]) -> tuple[float, ...]:
-  """Mean length of an example of each kind, by TOKENS; that of any config for a kind without sources."""
+def expected_tokens(sources: Mapping[str, Mapping[str, int]]) -> tuple[float, ...]:
+  """Mean length of an example of each task, by TOKENS; the default of all configs for a task without sources."""
   means = dict(zip(TASKS, Stage.expected_tokens))
-  for kind, weights in kinds.items():
-    means[kind] = sum(TOKENS[source] * weight for source, weight in weights.items()) / sum(weights.values())
-  return tuple(means[kind] for kind in TASKS)
+  for task, weights in sources.items():
+    means[task] = sum(TOKENS[source] * weight for source, weight in weights.items()) / sum(weights.values())
+  return tuple(means[task] for task in TASKS)
 
 
 def _entries(root: str) -> dict[str, dict[str, Any]]:
   """`config.data.sources` of all sources. Pretraining is raw (Janus paper, section 4.1), fine-tuning is chat."""
-  images = f'{root}/images'
-  real = {'kind': 'generation', 'format': 'tars', 'path': f'{root}/real/*.tar', 'prompt': 'txt'}
+  raw, lines, folder = {'template': 'raw'}, {'format': 'json_lines'}, {'image_folder': f'{root}/images'}
+  text, seen, made = ({'kind': kind} for kind in ('text', 'understanding', 'generation'))
+  captioned = {**made, 'format': 'tars', 'prompt': 'txt'}
+  real = {**captioned, 'path': f'{root}/real/*.tar'}
+  # TFDS knows the classes as n01440764 and so on; line n of `names` is a person's word for class n.
+  imagenet = {'format': 'tfds', 'path': 'imagenet2012', 'prompt': 'label', 'names': f'{root}/imagenet_names.txt'}
+  caption = {'answer': 'txt', 'questions': ('Describe the image in detail.',)}
+  interleaved = {'image': 'images', 'interleaved': 'text'}
   return {
     # Stage I: `<image><text>` of ShareGPT4V's captions, `<category_name><image>` of ImageNet.
-    'sharegpt4v': {
-      'kind': 'understanding',
-      'format': 'json',
-      'path': f'{root}/sharegpt4v.json',
-      'image_folder': images,
-      'template': 'raw',
-    },
-    'imagenet': {
-      'kind': 'generation',
-      'format': 'tfds',
-      'path': 'imagenet2012',
-      'directory': f'{root}/tensorflow_datasets',
-      'prompt': 'label',
-      # TFDS knows the classes as n01440764 and so on; line n of this file is a person's word for class n.
-      'names': f'{root}/imagenet_names.txt',
-      'template': 'raw',
-    },
+    'sharegpt4v': {**seen, **raw, **folder, 'format': 'json', 'path': f'{root}/sharegpt4v.json'},
+    'imagenet': {**made, **raw, **imagenet, 'directory': f'{root}/tensorflow_datasets'},
     # Stage II: `<image>Describe the image in detail.<caption>`, documents, documents with images, `<caption><image>`.
-    'captions': {
-      'kind': 'understanding',
-      'format': 'tars',
-      'path': f'{root}/captions/*.tar',
-      'answer': 'txt',
-      'questions': ('Describe the image in detail.',),
-      'template': 'raw',
-    },
-    'interleaved': {
-      'kind': 'understanding',
-      'format': 'json_lines',
-      'path': f'{root}/interleaved/*.jsonl',
-      'image': 'images',
-      'image_folder': images,
-      'interleaved': 'text',
-    },
-    'text': {'kind': 'text', 'format': 'json_lines', 'path': f'{root}/text/*.jsonl'},
-    'real': {**real, 'template': 'raw'},
-    'real_cut': {**real, 'template': 'raw', 'first_sentence': 0.25},
-    'synthetic': {**real, 'path': f'{root}/synthetic/*.tar', 'template': 'raw'},
+    'captions': {**seen, **raw, **caption, 'format': 'tars', 'path': f'{root}/captions/*.tar'},
+    'interleaved': {**seen, **lines, **folder, **interleaved, 'path': f'{root}/interleaved/*.jsonl'},
+    'text': {**text, **lines, 'path': f'{root}/text/*.jsonl'},
+    'real': {**real, **raw},
+    'real_cut': {**real, **raw, 'first_sentence': 0.25},
+    'synthetic': {**captioned, **raw, 'path': f'{root}/synthetic/*.tar'},
     # Stage III: conversations, of which the answers are supervised.
-    'sft': {'kind': 'understanding', 'format': 'json', 'path': f'{root}/sft.json', 'image_folder': images},
-    'sft_text': {
-      'kind': 'text',
-      'format': 'json_lines',
-      'path': f'{root}/sft_text.jsonl',
-      'conversations': 'conversations',
-    },
+    'sft': {**seen, **folder, 'format': 'json', 'path': f'{root}/sft.json'},
+    'sft_text': {**text, **lines, 'path': f'{root}/sft_text.jsonl', 'conversations': 'conversations'},
     'sft_real': real,
   }

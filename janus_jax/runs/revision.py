@@ -1,4 +1,4 @@
-"""Which code this is: the commit of its checkout, or what was installed."""
+"""The revision of this code: the commit of its checkout, or the installed one."""
 
 import importlib.metadata
 import json
@@ -9,18 +9,15 @@ import urllib.request
 
 import janus_jax
 
-# They name another repository, inside a hook of it.
+# Variables that name another repository, inside a hook of it.
 HOOKS = {'GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'}
 PACKAGE = os.path.dirname(os.path.realpath(janus_jax.__file__))
 
 
 def revision(package: str = PACKAGE) -> str:
-  """The commit of this source tree, with '-dirty' after it where files differ; else that or the version which pip has
-  installed; else 'unknown'.
-
-  Args:
-    package: the directory of this package. A repository that merely holds it, such as a user's with an environment in
-      it, is not asked.
+  """The commit of the source tree of a package directory, with '-dirty' after it where files differ; else the commit or
+  version that pip has installed; else 'unknown'. A repository that merely holds the package (a user's with an
+  environment in it) is not asked.
   """
   return _checkout(package) or _installed(package) or 'unknown'
 
@@ -37,7 +34,7 @@ def _checkout(package: str) -> str | None:
 
 
 def _git(directory: str, *arguments: str) -> str | None:
-  """What git prints, None where it fails."""
+  """The output of git, None where it fails."""
   environment = {name: value for name, value in os.environ.items() if name not in HOOKS}
   command = ['git', '-C', directory, *arguments]
   try:
@@ -52,9 +49,9 @@ def _installed(package: str) -> str | None:
   root, name = os.path.split(package)
   for distribution in importlib.metadata.distributions(name=name):
     origin = json.loads(distribution.read_text('direct_url.json') or '{}')
-    place = str(distribution.locate_file(''))
+    directory = str(distribution.locate_file(''))
     if origin.get('dir_info', {}).get('editable'):
-      place = urllib.request.url2pathname(urllib.parse.urlsplit(origin['url']).path)
-    if os.path.realpath(place) == root:
+      directory = urllib.request.url2pathname(urllib.parse.urlsplit(origin['url']).path)
+    if os.path.realpath(directory) == root:
       return origin.get('vcs_info', {}).get('commit_id') or distribution.version
   return None

@@ -4,16 +4,22 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
+from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.mean_sizes import mean_sizes
+from janus_jax.data.mixture import make_mixture
+from janus_jax.data.packing import MeanSize, batch_shape
+from janus_jax.data.pipeline import StreamOptions, batches
 from janus_jax.data.prompts import Template
+from janus_jax.data.shard_state import all_shards
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings, check_tokenizer
@@ -22,27 +28,27 @@ from janus_jax.models.config import JanusConfig
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import HeldOutLoss, Sampler
 from janus_jax.runs.config import TrainConfig, to_json
-from janus_jax.runs.datasets import check_data, open_data
+from janus_jax.runs.datasets import RunData, check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import MeshConfig, make_mesh, rows_split
-from janus_jax.training import hosts
-from janus_jax.training.loop import Run
+from janus_jax.training import hosts, loop
 from janus_jax.training.optimizer import check_rules
 from janus_jax.training.rematerialisation import with_remat
 from janus_jax.training.run_config import check_batches
-from janus_jax.training.stages import Stage, check_carried, trained_groups, trained_paths
+from janus_jax.training.stages import TRAINABLE, Stage, check_carried, trained_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
+from janus_jax.training.training_run import RunFiles, TrainingData, TrainingRun
 
 
 def train(config: TrainConfig, workdir: str, force: bool = False) -> Any:
   """Trains until the last stage is over, or a signal asks to save and stop; returns the parameters.
 
   Args:
-    config: of the run.
-    workdir: local or gs://BUCKET/...; made if missing; a run in it is taken up again.
+    config: the run's.
+    workdir: local or gs://BUCKET/...; made if missing; a run in it is resumed.
     force: also where it was begun with another config.
 
   Raises:
@@ -89,18 +95,13 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       workdirs.begin(workdir, written, checkpoint)
       files.upload()
 
-    run = Run(
-      config,
-      step_config,
-      spec,
-      data.train,
-      means,
-      placement,
-      workdir,
-      files.url,
-      {'config': written, 'versions': {'jax': jax.__version__}},
-      begin=begin,
-      before_save=files.upload,
+    metadata = {'config': written, 'versions': {'jax': jax.__version__}}
+    run = TrainingRun(
+      config=config,
+      step=step_config,
+      placement=placement,
+      data=TrainingData(data.train, spec, means),
+      files=RunFiles(workdir, files.url, metadata, begin=begin, before_save=files.upload),
       callbacks={
         **({'measuring held-out losses': held_out} if config.held_out_batches else {}),
         **({'generating images and answers': sampler} if config.sampling.num_images else {}),
@@ -113,8 +114,8 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       if advice := summary.short_rows(stages, means, config.sequence_length):
         logging.warning('%s', advice)
     with jax.set_mesh(mesh):
-      params = run.train(lambda: load_params(start(), placement.params))
-    if run.is_complete and not jax.process_index():
+      params, is_complete = loop.train(run, lambda: load_params(start(), placement.params))
+    if is_complete and not jax.process_index():
       logging.info('%s', summary.end_summary(workdir, files.url, config.data.name == 'toy'))
     return params
 
@@ -122,7 +123,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
 def example_spec(
   sequence_length: int, model: JanusConfig, tokenizer: Tokenizer, template: Template, holds_codes: bool
 ) -> ExampleSpec:
-  """How the records of a run become examples; `holds_codes` says whether images to draw are codes.
+  """Settings by which records become examples; `holds_codes` says whether images to generate are codes.
 
   Raises:
     InputError: a tokenizer with other ids than the model's, rows longer than the model's positions.
@@ -141,13 +142,30 @@ def example_spec(
   )
 
 
+def open_examples(config: TrainConfig, start: Checkpoint, directory: str) -> tuple[RunData, ExampleSpec]:
+  """Data and `example_spec` of a run that would begin with a checkpoint; indices of files go to a directory."""
+  data = open_data(config, start.config, directory, lambda: start, 0)
+  with workdirs.tokenizer_of(start) as scratch:
+    return data, example_spec(config.sequence_length, start.config, *load_tokenizer(scratch), data.holds_codes)
+
+
+def stage_batches(
+  config: TrainConfig, stage: Stage, mean: MeanSize, data: RunData, spec: ExampleSpec, streams: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+  """The batches of a stage, by examples of a mean size, from its first one on."""
+  rooms = stage.images_per_row, stage.generation_images_per_row
+  shape = batch_shape(stage.batch_size // streams, config.sequence_length, mean, *rooms)
+  options = StreamOptions(config.seed, config.guidance_dropout, shards=all_shards(streams))
+  return batches(data.train, make_mixture(stage.ratio, stage.sources), spec, shape, options)
+
+
 def make_placement(sizes: MeshConfig, model: JanusConfig, devices: Sequence[jax.Device] | None = None) -> Placement:
-  """Where the parameters of a model lie, on these devices or on all. Raises InputError for sizes that do not fit."""
+  """Mesh (over all devices by default) and shardings of a model. Raises InputError for sizes that do not fit."""
   return Placement.of(make_mesh(dataclasses.asdict(sizes), devices), parameter_shapes(model))
 
 
 def check_run(config: TrainConfig, model: JanusConfig, placement: Placement) -> StepConfig:
-  """Raises InputError for all that is wrong with a run and shows without its data; returns `read_step`."""
+  """Returns `read_step`. Raises InputError for all that is wrong with a run and shows without its data."""
   step, stages = read_step(config, model, placement), config.run_stages
   check_data(config, model)
   check_batches(stages, placement.mesh, config.accumulation, config.streams)
@@ -158,27 +176,25 @@ def check_run(config: TrainConfig, model: JanusConfig, placement: Placement) -> 
 
 
 def check_trainable(stages: Iterable[Stage], model: JanusConfig, paths: Collection[str]) -> None:
-  """Raises InputError for a pattern that matches nothing, and for parts without use that would train."""
+  """Raises InputError for a pattern that matches nothing, and for parts that would train and never can."""
   for stage in stages:
-    unused = trained_groups(trained_paths(stage, paths)) & {'vision_encoder', 'vision_aligner'}
+    where, trained = f'stages.{stage.name}.trainable has', trained_groups(trained_paths(stage, paths))
+    if 'vq' in trained:  # By a regular expression: `parse_config` refuses the name.
+      raise InputError(f'{where} {stage.trainable}: expected parameters of {", ".join(TRAINABLE)}: the VQ is frozen')
+    unused = sorted(trained & {'vision_encoder', 'vision_aligner'})
     if model.shared_encoder and unused:
-      raise InputError(
-        f'stages.{stage.name}.trainable has {" and ".join(sorted(unused))}: expected neither with shared_encoder'
-      )
+      raise InputError(f'{where} {" and ".join(unused)}: expected neither with shared_encoder')
 
 
 def check_room(stages: Iterable[Stage], model: JanusConfig, sequence_length: int) -> None:
-  """Raises InputError where a row is too short for an image of a kind that a stage trains on."""
+  """Raises InputError where a row is too short for an image that a stage trains on."""
+  # An image stands between two marks and is asked about; one to generate has a prompt before it.
+  least = {'understand': model.num_image_tokens + 3, 'generate': model.vq.num_tokens + 1}
   for stage in stages:
-    for share, tokens, what in (
-      # An image stands between two marks and is asked about; one to generate has a prompt before it.
-      (stage.ratio[0], model.num_image_tokens + 3, 'an image to understand'),
-      (stage.ratio[2], model.vq.num_tokens + 1, 'an image to generate'),
-    ):
-      if share and sequence_length < tokens:
-        raise InputError(
-          f'sequence_length is {sequence_length}: expected at least {tokens}, as {what} takes in stages.{stage.name}'
-        )
+    for part, (what, tokens) in zip(stage.ratio[::2], least.items()):
+      if part and sequence_length < tokens:
+        expected = f'expected at least {tokens}, as an image to {what} takes in stages.{stage.name}'
+        raise InputError(f'sequence_length is {sequence_length}: {expected}')
 
 
 def check_length(sequence_length: int, model: JanusConfig) -> None:
@@ -191,13 +207,7 @@ def check_length(sequence_length: int, model: JanusConfig) -> None:
 def read_step(
   config: TrainConfig, model: JanusConfig, placement: Placement, stages: Sequence[Stage] | None = None
 ) -> StepConfig:
-  """The settings that the step is compiled for.
-
-  Args:
-    config: of a run.
-    model: architecture.
-    placement: mesh, and where parameters lie.
-    stages: that it is to fit the memory in; None: all of the run.
+  """The settings that the step is compiled for, so that `stages` (default: all of the run) fit the memory.
 
   Raises:
     InputError: rules that match nothing, a kernel that cannot be used, rows longer than the model's positions.
@@ -206,13 +216,9 @@ def read_step(
   for name in ('learning_rate_rules', 'weight_decay_rules'):
     check_rules(f'optimizer.{name}', getattr(config.optimizer, name), placement.params)
   mesh = placement.mesh
-  compute = with_attention(
-    dataclasses.replace(config.compute, layout=ActivationLayout(mesh)),
-    model,
-    platform_of(mesh.devices.flat[0]),
-    config.sequence_length,
-    mesh.shape['context'],
-  )
+  platform, layout = platform_of(mesh.devices.flat[0]), ActivationLayout(mesh)
+  compute = dataclasses.replace(config.compute, layout=layout)
+  compute = with_attention(compute, model, platform, config.sequence_length, mesh.shape['context'])
   step = StepConfig(
     model,
     tuple(sorted(placement.params.items(), key=lambda item: item[0])),

@@ -1,4 +1,4 @@
-"""What a run starts from: the checkpoint that its config names, or the parts that it composes."""
+"""The start of a run: the checkpoint that its config names, or the parts that it composes."""
 
 import dataclasses
 import os
@@ -13,50 +13,34 @@ from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.runs import workdirs
 from janus_jax.runs.config import TrainConfig
 
-# What the parts of a real run are stored in (DeepSeek-LLM, SigLIP, LlamaGen's VQ); new parts are float32.
-PART_DTYPES = (('language_model/', 'bfloat16'), ('', 'float32'))
-PARTS = ('vision_encoder', 'vq', 'language_model')  # That `init_from` may name.
+PARTS = ('vision_encoder', 'vq', 'language_model')  # Names that `init_from` may have.
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """What a run starts from.
-
-  Attributes:
-    model: architecture.
-    dtypes: path -> dtype name that the parameter is stored in.
-  """
+  """Architecture that a run starts from, and path -> name of the dtype that the parameter is stored in."""
 
   model: JanusConfig
   dtypes: Mapping[str, str]
 
 
 def find_start(config: TrainConfig, recipe: str) -> Start:
-  """What a run would start from: the checkpoint it names; if it names none, the released model of the recipe's name.
-
-  Args:
-    config: of the run.
-    recipe: path of its file.
-
-  Raises:
-    InputError: it names none, and no released model has the name.
-  """
+  """The start of a run: the checkpoint it names, else the released model that its recipe is called as."""
   if config.init_from:
     checkpoint = open_start(config)
     return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
-  if config.pretraining and config.pretraining.model:  # Its parts are made, in float32.
-    model = as_trained(PRESETS[config.pretraining.model], config)
-    return Start(model, dict.fromkeys(parameter_shapes(model), 'float32'))
-  name = os.path.basename(recipe).partition('.')[0]
+  # DeepSeek-LLM is stored in bfloat16; SigLIP, LlamaGen's VQ and all parts that a run makes in float32.
+  name, language_dtype = os.path.basename(recipe).partition('.')[0], 'bfloat16'
+  if config.pretraining and config.pretraining.model:
+    name, language_dtype = config.pretraining.model, 'float32'
   if name not in PRESETS:
     raise InputError(
       f'{recipe}: which model? init_from is empty: expected a checkpoint in it, or a file called as one of '
       f'{", ".join(PRESETS)}'
     )
   model = as_trained(PRESETS[name], config)
-  paths = parameter_shapes(model)
-  dtypes = {path: next(dtype for part, dtype in PART_DTYPES if path.startswith(part)) for path in paths}
-  return Start(model, dtypes)
+  dtypes = {'language_model': language_dtype}
+  return Start(model, {path: dtypes.get(path.split('/')[0], 'float32') for path in parameter_shapes(model)})
 
 
 def open_start(config: TrainConfig) -> Checkpoint:
@@ -67,7 +51,7 @@ def open_start(config: TrainConfig) -> Checkpoint:
   """
   checkpoint = _open(config.init_from, config.template)
   workdirs.check_template(config.template, config.init_from, checkpoint)
-  special_tokens_of(checkpoint.companions, checkpoint.config)
+  special_tokens_of(checkpoint.tokenizer_files, checkpoint.config)
   return dataclasses.replace(checkpoint, config=as_trained(checkpoint.config, config))
 
 

@@ -1,4 +1,4 @@
-"""What the log says of a run before its first step and after its last one."""
+"""Summaries of a run for the log, before its first step and after its last one."""
 
 import math
 import os
@@ -12,43 +12,35 @@ from janus_jax.runs.config import TrainConfig
 from janus_jax.training.metrics import METRICS_FILE, WIDTH, read_metrics
 from janus_jax.training.stages import Stage, trained_paths
 
-HELD_OUT = [f'held_out/{kind}' for kind in TASKS]
-MULTIPLE = 64  # Of which suggested lengths of rows are.
+MULTIPLE = 64  # Suggested lengths of rows are multiples of it.
 
 
 def start_summary(
-  config: TrainConfig, compute: ComputeConfig, shapes: Mapping[str, tuple[int, ...]], where: Mapping[str, int], url: str
+  config: TrainConfig, compute: ComputeConfig, shapes: Mapping[str, tuple[int, ...]], mesh: Mapping[str, int], url: str
 ) -> str:
   """The settings of a run, and a table of its stages: what trains in each, and on how much.
 
-  Args:
-    config: of the run.
-    compute: what it is computed in.
-    shapes: of all parameters, by path.
-    where: size of each axis of the mesh.
-    url: workdir.
+  `compute` is settled for these devices; `shapes` has all parameters by path, `mesh` the size of each axis.
   """
   stages = [config.stages[name] for name in dict.fromkeys(config.run)]
-  axes = ' x '.join(f'{name} {size}' for name, size in where.items() if size > 1)
+  axes = ' x '.join(f'{name} {size}' for name, size in mesh.items() if size > 1)
   settings = {
     'workdir': url,
     'follow': 'metrics.jsonl, samples/, tensorboard/ (images and answers too)',
     'W&B': config.wandb_project or 'off: --config.wandb_project=NAME turns it on',
     'start': config.init_from,
     'data': f'{config.data.name}, {config.num_workers} worker processes',
-    'devices': f'{math.prod(where.values())}{f": {axes}" if axes else ""}',
+    'devices': f'{math.prod(mesh.values())}{f": {axes}" if axes else ""}',
     'compute': f'{compute.dtype}, attention {compute.attention} (images {compute.vision_attention}), '
     f'remat {compute.remat}',
   }
-  rows = [('parameters', 'all', *(stage.name for stage in stages)), *_parameter_rows(shapes, stages)]
-  rows += [
-    (name, '', *(value(stage) for stage in stages))
-    for name, value in (
-      ('steps', lambda stage: f'{stage.steps:,}'),
-      ('rows a step', lambda stage: f'{stage.batch_size} x {config.sequence_length}'),
-      ('und : text : gen', lambda stage: ':'.join(map(str, stage.ratio))),
-      ('learning rate', lambda stage: f'{stage.learning_rate:g}'),
-    )
+  rows = [
+    ('parameters', 'all', *(stage.name for stage in stages)),
+    *_parameter_rows(shapes, stages),
+    ('steps', '', *(f'{stage.steps:,}' for stage in stages)),
+    ('rows a step', '', *(f'{stage.batch_size} x {config.sequence_length}' for stage in stages)),
+    ('und : text : gen', '', *(':'.join(map(str, stage.ratio)) for stage in stages)),
+    ('learning rate', '', *(f'{stage.learning_rate:g}' for stage in stages)),
   ]
   columns = [max(map(len, column)) for column in zip(*rows)]
   lines = [f'{name:{columns[0]}}  {value}' for name, value in settings.items()]
@@ -69,14 +61,9 @@ def _parameter_rows(shapes: Mapping[str, tuple[int, ...]], stages: Sequence[Stag
 
 
 def short_rows(stages: Sequence[Stage], means: Sequence[MeanSize], length: int) -> str | None:
-  """Suggests shorter rows where examples leave more than half of them empty in some stage.
+  """Suggests rows shorter than `length` where examples (`means` of each stage) leave more than half of some empty.
 
   None where they do not, and where the examples of another stage want rows as long.
-
-  Args:
-    stages: of a run.
-    means: of the examples of each.
-    length: positions of a row.
   """
   full = {stage.name: WAITING * mean.tokens / length for stage, mean in zip(stages, means)}
   fits = fitting_length(max((mean.tokens for mean in means), default=length))
@@ -87,31 +74,22 @@ def short_rows(stages: Sequence[Stage], means: Sequence[MeanSize], length: int) 
 
 
 def fitting_length(mean_tokens: float, longest: float = 0.0) -> int:
-  """A length of rows that examples fill: half of as many as wait for a row, and no less than a long one.
-
-  Args:
-    mean_tokens: of an example.
-    longest: tokens of the longest example that rows are to hold.
-  """
+  """A length of rows that examples fill: half of as many as wait for a row, and no less than `longest` tokens."""
   return math.ceil(max(WAITING // 2 * mean_tokens, longest) / MULTIPLE) * MULTIPLE
 
 
 def end_summary(workdir: str, url: str, toy: bool) -> str:
-  """A box: what a finished run reached, by its metrics, and the commands that come next.
-
-  Args:
-    workdir: local, with the metrics.
-    url: what commands are to call it.
-    toy: whether the run trained on the toy world, which `evaluate` scores.
-  """
+  """A box with the losses of a finished run, and the commands that come next, which call its workdir `url`."""
   metrics = os.path.join(workdir, METRICS_FILE)
   lines = read_metrics(metrics) if os.path.exists(metrics) else []
   last = {name: value for line in lines for name, value in line.items()}
-  losses = {name: f'{value:.3g}' for name, value in last.items() if name in ('loss', *HELD_OUT) and value is not None}
-  reached = ', '.join(f'{name} {value}' for name, value in losses.items())
-  said = [f'complete: {last.get("step", 0):,} steps in {url}', reached, 'next:']
+  shown = ('loss', *(f'held_out/{task}' for task in TASKS))
+  losses = [f'{name} {value:.3g}' for name, value in last.items() if name in shown and value is not None]
   path, layout = shlex.quote(url.rstrip('/')), 'deepseek' if toy else 'huggingface'  # toy/README.md says why.
-  said += [
+  said = [
+    f'complete: {last.get("step", 0):,} steps in {url}',
+    ', '.join(losses),
+    'next:',
     f'  python -m janus_jax.generate --checkpoint={path} --prompt="..." --out={path}-images',
     *([f'  python -m janus_jax.evaluate --checkpoint={path} --out={path}-scores'] if toy else []),
     f'  python -m janus_jax.convert --input={path} --output={path}-{layout} --format={layout}',

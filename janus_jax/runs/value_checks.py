@@ -1,26 +1,19 @@
-"""What a value may be: kinds of checks, each of which says what it expected of a value that it refuses."""
+"""Checks of values; each says what it expected in place of a value that it refuses."""
 
 import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from janus_jax.errors import InputError
 
-# Counts beyond this overflow somewhere on their way to a device.
-LARGEST = 2**31 - 1
-MENTIONED = 10**5  # Larger limits are only named to who exceeds them.
-HUGE = 1e18  # So do numbers, in float32.
+# Integers and numbers (in float32) beyond these overflow somewhere on their way to a device.
+LARGEST, HUGE = 2**31 - 1, 1e18
+MENTIONED = 10**5  # Larger limits are named only where a value exceeds them.
 SHOWN = 80  # Characters of a refused value.
-
-
-class Check(Protocol):
-  """What one value may be."""
-
-  def expected(self, value: Any) -> str | None:
-    """What was expected in place of the value; None if it may be so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,63 +45,57 @@ class Number:
 
   def expected(self, value: Any) -> str | None:
     low = f'above {self.low:g}' if self.above else f'{self.low:g}'
-    if self.high == math.inf:
-      expected = f'a number {low}' if self.above else f'a number, {low} or more'
-    elif self.low == -math.inf:
+    if self.low == -math.inf:
       expected = 'a number'
+    elif self.high == math.inf:
+      expected = f'a number {low}' if self.above else f'a number, {low} or more'
     else:
       expected = f'a number {low if self.above else f"from {low}"} to {"below " if self.below else ""}{self.high:g}'
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      return expected
-    try:
-      fits = math.isfinite(float(value)) and self.low <= value <= self.high
-    except OverflowError:  # An integer beyond all floats.
-      fits = False
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+      return expected  # Integers may exceed all floats.
+    fits = self.low <= value <= self.high
     if fits and self.high == math.inf and abs(value) > HUGE:
       return f'at most {HUGE:g}'
     fits = fits and not (self.above and value == self.low) and not (self.below and value == self.high)
     return None if fits else expected
 
 
-@dataclasses.dataclass(frozen=True)
-class OneOf:
-  """One of some texts."""
-
-  values: tuple[str, ...]
-
-  def expected(self, value: Any) -> str | None:
-    names = ', '.join(name or "''" for name in self.values)
-    return None if isinstance(value, str) and value in self.values else f'one of {names}'
-
-
 SEED = Integer(0, 2**32 - 1)
 
 
-class Bool:
-  """True or False."""
+@dataclasses.dataclass(frozen=True)
+class Fitting:
+  """A value that `fits`; `what` describes one."""
+
+  fits: Callable[[Any], Any]
+  what: str
 
   def expected(self, value: Any) -> str | None:
-    return None if isinstance(value, bool) else 'True or False'
+    return None if self.fits(value) else self.what
 
 
-class Text:
-  """Text in one line, which may be empty."""
-
-  def expected(self, value: Any) -> str | None:
-    return None if isinstance(value, str) and value.isprintable() else 'text'
+def one_of(values: Sequence[str]) -> Fitting:
+  names = ', '.join(name or "''" for name in values)
+  return Fitting(lambda value: isinstance(value, str) and value in values, f'one of {names}')
 
 
-class Names:
-  """One or more texts, none empty."""
+def _is_names(value: Any) -> bool:
+  return isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value)
 
-  def expected(self, value: Any) -> str | None:
-    good = isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value)
-    return None if good else 'a tuple of one or more names'
+
+def _is_dicts(value: Any) -> bool:
+  return isinstance(value, Mapping) and all(isinstance(entry, Mapping) for entry in value.values())
+
+
+BOOL = Fitting(lambda value: isinstance(value, bool), 'True or False')
+TEXT = Fitting(lambda value: isinstance(value, str) and value.isprintable(), 'text')  # A line, which may be empty.
+NAMES = Fitting(_is_names, 'a tuple of one or more names')
+DICTS = Fitting(_is_dicts, 'entries: {name: {field: value}}')
 
 
 @dataclasses.dataclass(frozen=True)
 class PerTask:
-  """A number for each kind of example."""
+  """A number for each task."""
 
   names: tuple[str, ...]
   check: Integer | Number
@@ -121,34 +108,24 @@ class PerTask:
     return None if good else f'{what}, not all 0' if self.zeros else what
 
 
-class Entries:
-  """Mappings by name."""
-
-  def expected(self, value: Any) -> str | None:
-    good = isinstance(value, Mapping) and all(isinstance(entry, Mapping) for entry in value.values())
-    return None if good else 'entries: {name: {field: value}}'
-
-
 class Factors:
   """Pairs of a regular expression and a factor of 0 or more."""
 
   def expected(self, value: Any) -> str | None:
     good = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
     if good and all(isinstance(pattern, str) and not Number().expected(factor) for pattern, factor in value):
-      broken = [pattern for pattern, _ in value if not _is_regex(pattern)]
-      return f'regular expressions, which {broken[0]!r} is not' if broken else None
+      try:
+        for pattern, _ in value:
+          re.compile(pattern)
+        return None
+      except re.error:
+        return f'regular expressions, which {pattern!r} is not'
     return 'pairs of a regular expression and a factor of 0 or more'
 
 
-def _is_regex(pattern: str) -> bool:
-  try:
-    re.compile(pattern)
-  except re.error:
-    return False
-  return True
-
-
-# Nested as what it checks; '*' stands for any name that is not there.
+# Methods `expected` of checks describe the values that they accept; None if they accept the one at hand.
+Check = Integer | Number | Fitting | PerTask | Factors
+# Nested as the values that it checks; '*' stands for any other name.
 Table = Mapping[str, 'Check | Table']
 
 
@@ -160,16 +137,7 @@ def check_value(name: str, value: Any, check: Check) -> None:
 
 
 def check_fields(values: Any, table: Table, path: str = '') -> None:
-  """Checks all fields of a mapping, and of those in it, against a table.
-
-  Args:
-    values: may lack fields.
-    table: what each may be.
-    path: of the mapping, with a dot at the end.
-
-  Raises:
-    InputError: a field that the table does not have or refuses, by its dotted name.
-  """
+  """Raises InputError for a field that a table does not have or refuses, by its dotted name, which `path` begins."""
   if not isinstance(values, Mapping):
     raise InputError(f'{path[:-1]} is {_shown(values)}: expected fields: {", ".join(table)}')
   for name, value in values.items():

@@ -5,8 +5,10 @@ bucket has; process 0 uploads what it changes. Data that a run generates or inde
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
+import pathlib
 import shutil
 import tempfile
 import threading
@@ -27,22 +29,18 @@ EVERY = 30.0  # Seconds between uploads along the way.
 UPLOADED = (CODES_DIRECTORY, SAMPLES_DIRECTORY, TENSORBOARD_DIRECTORY)
 
 
+@dataclasses.dataclass
 class LocalWorkdir:
-  """A workdir that needs no mirror.
+  """A workdir without a mirror: `path` is a local directory for everything but checkpoints, which go to `url`."""
 
-  Attributes:
-    path: local directory for everything but checkpoints.
-    url: where the checkpoints go.
-  """
-
-  def __init__(self, path: str, url: str):
-    self.path, self.url = path, url
+  path: str
+  url: str
 
   def download(self) -> None:
-    """Brings what the bucket has."""
+    """Copies the bucket's files to the directory."""
 
   def upload(self) -> None:
-    """Returns when the bucket has what the directory has."""
+    """Returns when the bucket has the directory's files."""
 
 
 class MirroredWorkdir(LocalWorkdir):
@@ -56,7 +54,7 @@ class MirroredWorkdir(LocalWorkdir):
     self._thread: threading.Thread | None = None
 
   def download(self) -> None:
-    """Brings what a run needs to go on: the files of the workdir itself, and the codes of images.
+    """Copies the files that a run needs to go on: those of the workdir itself, and the codes of images.
 
     Raises:
       InputError: no such bucket, no permission, or no driver.
@@ -65,14 +63,10 @@ class MirroredWorkdir(LocalWorkdir):
       url = os.path.join(self.url, directory).rstrip('/')
       for name in own_files(url):
         fetch(url, name, os.path.join(self.path, directory))
-        self._uploaded[os.path.join(directory, name)] = self._state(os.path.join(directory, name))
+        self._uploaded[os.path.join(directory, name)] = _state(pathlib.Path(self.path, directory, name))
 
   def upload(self) -> None:
-    """Uploads what has changed; from the first call on that also happens in the background, in process 0.
-
-    Raises:
-      InputError: the bucket cannot be written to.
-    """
+    """Uploads changed files, in process 0, and from the first call on in the background too. Raises InputError."""
     if jax.process_index():
       return
     self._upload()
@@ -82,80 +76,75 @@ class MirroredWorkdir(LocalWorkdir):
 
   def close(self) -> None:
     """Uploads for the last time, if that ever began; raises as `upload`."""
-    if self._thread is None:
-      return
-    self._stopping.set()
-    self._thread.join()
-    self._upload()
+    if self._thread is not None:
+      self._stopping.set()
+      self._thread.join()
+      self._upload()
 
   def _keep_up(self) -> None:
     while not self._stopping.wait(EVERY):
       try:
         self._upload()
-      except Exception as error:  # Whatever it is, the next save or the end of the run meets it again, and says so.
+      except Exception as error:  # The next save or the end of the run meets it again, and raises.
         logging.warning('%s; it is tried again', error)
 
   def _upload(self) -> None:
     with self._one_at_a_time:
-      # Before it is read: what is written meanwhile makes the file another one.
-      changed = {name: state for name in self._names() if (state := self._state(name)) != self._uploaded.get(name)}
-      # Last: the file that says that the workdir is begun.
+      # States before contents: a file that is written meanwhile has another state the next time.
+      changed = {name: state for name, state in self._states().items() if state != self._uploaded.get(name)}
+      # The file that marks the workdir as begun comes last.
       for names in (changed.keys() - {CONFIG_FILE}, changed.keys() & {CONFIG_FILE}):
-        contents = {name: self._read(name) for name in names}
+        contents = {name: pathlib.Path(self.path, name).read_bytes() for name in names}
         with reaching(self.url, 'a bucket that can be written to'):
           system, path = fsspec.url_to_fs(self.url)
           system.pipe({f'{path}/{name}': content for name, content in contents.items()})
         self._uploaded |= {name: changed[name] for name in names}
 
-  def _names(self) -> list[str]:
-    roots = [self.path, *(os.path.join(self.path, name) for name in UPLOADED)]
-    walks = [os.walk(root) if root != self.path else [next(os.walk(root))] for root in roots]
-    paths = [os.path.join(folder, name) for walk in walks for folder, _, names in walk for name in names]
+  def _states(self) -> dict[str, tuple[int, int]]:
+    """State of each file that belongs in the bucket, by its path in the workdir."""
+    root = pathlib.Path(self.path)
+    files = [*root.iterdir(), *(file for name in UPLOADED for file in (root / name).rglob('*'))]
     # The others are on their way to a name of their own.
-    whole = [path for path in paths if not path.endswith('.partial') and not os.path.basename(path).startswith('.')]
-    return [os.path.relpath(path, self.path) for path in whole]
+    whole = (file for file in files if not file.name.endswith('.partial') and not file.name.startswith('.'))
+    return {str(file.relative_to(root)): _state(file) for file in whole if file.is_file()}
 
-  def _state(self, name: str) -> tuple[int, int]:
-    found = os.stat(os.path.join(self.path, name))
-    return found.st_mtime_ns, found.st_size
 
-  def _read(self, name: str) -> bytes:
-    with open(os.path.join(self.path, name), 'rb') as file:
-      return file.read()
+def _state(file: pathlib.Path) -> tuple[int, int]:
+  found = file.stat()
+  return found.st_mtime_ns, found.st_size
 
 
 @contextlib.contextmanager
 def opened(workdir: str) -> Iterator[LocalWorkdir]:
-  """The workdir of a run, local or 'gs://BUCKET/...'; however the block ends, the bucket has its files afterwards.
+  """The workdir of a run, local or 'gs://BUCKET/...', which process 0 owns for the block.
 
-  Process 0 owns it for the block.
+  However the block ends, the bucket has its files afterwards.
 
   Raises:
     InputError: in use by another process, another kind of URL, no such bucket, no permission, no driver.
     OSError: it cannot be written to; the last upload failed; says where the files are kept.
   """
-  if not is_url(workdir):
-    with _owned(workdir):
-      try:
-        yield LocalWorkdir(workdir, workdir)
-      finally:
-        workdirs.remove_empty(workdir)
-    return
-  if not workdir.startswith(ORBAX_PROTOCOL):
-    raise InputError(f'{workdir}: expected a local directory or {ORBAX_PROTOCOL}BUCKET/..., all that Orbax writes to')
-  own_files(workdir)  # Says what is wrong with the bucket, if anything is.
-  with _owned(normalized(workdir)), _mirrored(workdir) as mirrored:
-    yield mirrored
-
-
-def _owned(workdir: str) -> contextlib.AbstractContextManager:
-  return contextlib.nullcontext() if jax.process_index() else owned(workdir)
+  if is_url(workdir):
+    if not workdir.startswith(ORBAX_PROTOCOL):
+      raise InputError(f'{workdir}: expected a local directory or {ORBAX_PROTOCOL}BUCKET/..., all that Orbax writes to')
+    own_files(workdir)  # Raises where something is wrong with the bucket.
+    workdir = normalized(workdir)
+  owner = contextlib.nullcontext() if jax.process_index() else owned(workdir)
+  with owner, _mirrored(workdir) if is_url(workdir) else _local(workdir) as files:
+    yield files
 
 
 @contextlib.contextmanager
-def _mirrored(workdir: str) -> Iterator[MirroredWorkdir]:
-  local = tempfile.mkdtemp(prefix='janus_jax-workdir-')
-  mirrored = MirroredWorkdir(local, normalized(workdir))
+def _local(workdir: str) -> Iterator[LocalWorkdir]:
+  try:
+    yield LocalWorkdir(workdir, workdir)
+  finally:
+    workdirs.remove_empty(workdir)
+
+
+@contextlib.contextmanager
+def _mirrored(url: str) -> Iterator[MirroredWorkdir]:
+  mirrored = MirroredWorkdir(tempfile.mkdtemp(prefix='janus_jax-workdir-'), url)
   failed = True
   try:
     mirrored.download()
@@ -165,9 +154,9 @@ def _mirrored(workdir: str) -> Iterator[MirroredWorkdir]:
     try:
       mirrored.close()
     except InputError as error:
-      line = f'{error}; what it does not have is kept in {local}'
+      line = f'{error}; what it does not have is kept in {mirrored.path}'
       if not failed:
         raise OSError(line) from error
       logging.warning('%s', line)  # The reason why the run ends is on its way up already.
     else:
-      shutil.rmtree(local)
+      shutil.rmtree(mirrored.path)

@@ -1,10 +1,11 @@
-"""What lies in a training workdir beside checkpoints and metrics: the model's description, the config, the revision.
+"""Files of a training workdir beside checkpoints and metrics: the model's description, the config, the revision.
 
 A workdir can be opened like a checkpoint directory (`conversion/workdir.py`), so it holds the same files at its root.
-These functions write to local directories; `runs/workdir_mirror.py` has workdirs in buckets.
+It is local here; `runs/workdir_mirror.py` has workdirs in buckets.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -18,9 +19,9 @@ import jax
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
 from janus_jax.conversion.special_tokens import special_token_ids
-from janus_jax.conversion.tokenizer_files import companions_for, template_of
+from janus_jax.conversion.tokenizer_files import template_of, tokenizer_files_for
 from janus_jax.conversion.workdir import split_ema
-from janus_jax.data.whole_files import write_json
+from janus_jax.data.whole_files import write_json, write_text
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
@@ -28,10 +29,13 @@ from janus_jax.models.files import CONFIG_FILE, RUN_CONFIG_FILE
 from janus_jax.runs.config import SamplingConfig, filled
 from janus_jax.runs.revision import revision
 
-# How the original's `generation_inference.py` generates.
+# Settings of the original's `generation_inference.py`.
 SAMPLING = {name: getattr(SamplingConfig, name) for name in ('cfg_weight', 'temperature', 'top_k')}
 REVISION_FILE, MACHINE_FILE = 'revision.txt', 'machine.txt'
-# What fields of a saved config are called today, and values of `data.name` and `pretraining.model`.
+# Fields that a run may change when it goes on: nothing that it computes depends on them.
+WITHOUT_EFFECT = ('log_every', 'eval_every', 'save_every', 'keep_last', 'keep_every')
+WITHOUT_EFFECT += ('prefetch', 'workers', 'watchdog_factor', 'wandb_project')
+# Today's names of fields of a saved config, and of values of `data.name` and `pretraining.model`.
 RENAMED = {
   'observe_every': 'eval_every',
   'max_skipped_in_a_row': 'max_consecutive_skips',
@@ -49,27 +53,18 @@ def is_begun(workdir: str) -> bool:
 
 def check_template(template: str, init_from: str, checkpoint: Checkpoint) -> None:
   """Raises InputError where a config names another template than that of the checkpoint a run starts from."""
-  if not template or 'tokenizer.json' not in checkpoint.companions:
+  if not template or 'tokenizer.json' not in checkpoint.tokenizer_files:
     return
-  own = template_of(checkpoint.companions, special_token_ids(checkpoint.companions['tokenizer.json']))
+  own = template_of(checkpoint.tokenizer_files, special_token_ids(checkpoint.tokenizer_files['tokenizer.json']))
   if template != own:
     raise InputError(f'template is {template!r}: expected {own!r} or nothing, as {init_from} was trained with that')
 
 
 def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
-  """Checks that a begun workdir belongs to this config.
-
-  Args:
-    workdir: begun.
-    config: of the run, from `to_json`.
-    force: go on with another config, which is described in the log.
-
-  Raises:
-    InputError: a run of another config, which is described.
-  """
+  """Raises InputError where a begun workdir has another config (from `to_json`); with `force` logs how they differ."""
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   lines = differences(filled(_renamed(read_json(path))), filled(config)) if os.path.exists(path) else []
-  lines = [line for line in lines if not line.startswith('workers:')]  # What is read does not depend on them.
+  lines = [line for line in lines if line.split(':')[0] not in WITHOUT_EFFECT]
   if lines[1:] or (lines and force):
     logging.warning('fields that differ from %s:\n  %s', path, '\n  '.join(lines))
   if lines and not force:
@@ -78,26 +73,17 @@ def check_config(workdir: str, config: Mapping[str, Any], force: bool) -> None:
 
 
 def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
-  """Writes config, revision, machine and, of a new workdir, tokenizer and model: once all that can be checked has been.
+  """Writes config (from `to_json`), revision, machine, and tokenizer and model of the checkpoint of a new run.
 
-  Args:
-    workdir: made if missing.
-    config: of the run, from `to_json`.
-    checkpoint: what a new run starts from; None where the workdir is begun.
-
-  Raises:
-    OSError: nothing can be written there.
+  Comes once all that can be checked has been. Raises OSError where nothing can be written.
   """
   os.makedirs(workdir, exist_ok=True)
   if checkpoint is not None:
     write_tokenizer(workdir, checkpoint)
   write_json(os.path.join(workdir, RUN_CONFIG_FILE), config)
-  with open(os.path.join(workdir, REVISION_FILE), 'w') as file:
-    file.write(f'{revision()}\n')
-  with open(os.path.join(workdir, MACHINE_FILE), 'w') as file:
-    file.write(f'{machine()}\n')
-  if checkpoint is not None:
-    # It says that the workdir is begun.
+  write_text(os.path.join(workdir, REVISION_FILE), f'{revision()}\n')
+  write_text(os.path.join(workdir, MACHINE_FILE), f'{machine()}\n')
+  if checkpoint is not None:  # Last, as it marks the workdir as begun.
     write_json(os.path.join(workdir, CONFIG_FILE), model_config.config_to_dict(checkpoint.config))
 
 
@@ -111,8 +97,8 @@ def machine() -> str:
 
 
 def write_tokenizer(directory: str, checkpoint: Checkpoint) -> None:
-  """Writes the tokenizer of a checkpoint, and what goes with it, as a workdir has them."""
-  for name, content in companions_for('orbax', checkpoint.companions, checkpoint.config).items():
+  """Writes the tokenizer files of a checkpoint as a workdir has them."""
+  for name, content in tokenizer_files_for('orbax', checkpoint.tokenizer_files, checkpoint.config).items():
     with open(os.path.join(directory, name), 'wb') as file:
       file.write(content)
 
@@ -126,7 +112,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def remove_empty(workdir: str) -> None:
-  """Removes the empty directories in a workdir that was not begun: those in which a refused run wrote nothing."""
+  """Removes the empty directories of a workdir that was not begun: those in which a refused run wrote nothing."""
   if is_begun(workdir):
     return
   for folder, _, _ in os.walk(workdir, topdown=False):
@@ -157,16 +143,16 @@ def _renamed(values: Any) -> Any:
 
 
 def read_sampling(checkpoint: str, defaults: Mapping[str, float | int] = SAMPLING) -> dict[str, float | int]:
-  """How images are generated: as a workdir's config says, else as the defaults do."""
+  """Settings of generated images: those of a workdir's config, else the defaults."""
   stored = read_config(checkpoint).get('sampling', {})
-  # A config may say 5 where it means 5.0; what is stored with a picture is to be the same.
+  # A config may say 5 where it means 5.0; both are to be stored alike with an image.
   return {name: type(default)(stored.get(name, default)) for name, default in defaults.items()}
 
 
 def differences(old: Any, new: Any, name: str = '') -> list[str]:
-  """What two configs differ in, a line each: 'stages.stage1.steps: 100 -> 200'."""
+  """Differences of two configs, a line each: 'stages.stage1.steps: 100 -> 200'."""
   if isinstance(old, dict) and isinstance(new, dict):
-    keys = [*old, *(key for key in new if key not in old)]
-    found = [differences(old.get(key), new.get(key), f'{name}.{key}' if name else key) for key in keys]
-    return [line for lines in found for line in lines]
+    keys = dict.fromkeys([*old, *new])
+    found = (differences(old.get(key), new.get(key), f'{name}.{key}'.lstrip('.')) for key in keys)
+    return list(itertools.chain.from_iterable(found))
   return [] if old == new else [f'{name}: {json.dumps(old)} -> {json.dumps(new)}']

@@ -1,4 +1,4 @@
-"""What a jax device of each kind can do at most: the one table of the hardware's figures."""
+"""Peak figures of each kind of jax device: the one table of the hardware's figures."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ class Accelerator:
   """A kind of jax device.
 
   Attributes:
-    bfloat16_flops: of dense products, FLOP/s.
-    float32_flops: of products at precision HIGHEST, FLOP/s.
-    memory: bytes. Of v5e, v5p, v6e and TPU7x what the compiler may fill, of others what is sold.
+    bfloat16_flops: FLOP/s of dense products.
+    float32_flops: FLOP/s of products at precision HIGHEST.
+    memory: bytes: on v5e, v5p, v6e and TPU7x those that the compiler may fill, on others those that are sold.
     memory_bandwidth: bytes per second.
     interconnect: bytes per second that come in from other devices, over all links at once; as many go out at the same
       time. ICI of a TPU slice, NVLink of boards that all have it, else PCIe; None if not known.
-    network: bytes per second that the device's share of its host's network brings in; None if it depends on the host.
+    network: bytes per second that the host's network brings in for the device; None if it depends on the host.
   """
 
   bfloat16_flops: float
@@ -30,13 +30,13 @@ class Accelerator:
 def _tpu(
   tflops: float, gib: float, memory: float, ici: float | None = None, network: float | None = None
 ) -> Accelerator:
-  """In TFLOP/s, GiB and GB/s. A float32 product at HIGHEST is six bfloat16 ones."""
-  flops, links = tflops * TERA, [None if value is None else value * GB for value in (ici, network)]
-  return Accelerator(flops, flops / 6, int(gib * GIB), memory * GB, *links)
+  """TFLOP/s, GiB and GB/s of a TPU, on which a float32 product at HIGHEST is six bfloat16 ones."""
+  links = [None if value is None else value * GB for value in (ici, network)]
+  return Accelerator(tflops * TERA, tflops * TERA / 6, int(gib * GIB), memory * GB, *links)
 
 
 def _gpu(tflops: float, float32_tflops: float, gib: int, memory: float, interconnect: float) -> Accelerator:
-  """In TFLOP/s, GiB and GB/s. At HIGHEST no TF32, so float32 does not go through the tensor cores."""
+  """TFLOP/s, GiB and GB/s of a GPU, whose float32 at HIGHEST does not go through the tensor cores, having no TF32."""
   return Accelerator(tflops * TERA, float32_tflops * TERA, gib * GIB, memory * GB, interconnect * GB)
 
 
@@ -97,6 +97,6 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def float32_peak_flops(device_kind: str) -> float | None:
-  """As `peak_flops`, of float32 products at precision HIGHEST."""
+  """FLOP/s of float32 products at precision HIGHEST; None as in `peak_flops`."""
   found = ACCELERATORS.get(device_kind)
   return found and found.float32_flops

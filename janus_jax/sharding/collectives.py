@@ -18,10 +18,10 @@ class Spread:
   """Devices over which the loss of a head is spread: each has its own positions, and meanwhile whole weights.
 
   Attributes:
-    mesh: of all devices.
-    rows: what splits rows, an entry of a PartitionSpec.
-    positions: what splits the positions of a row.
-    weights: (path, how it is split) of the head's weights.
+    mesh: all devices.
+    rows: axes of the mesh that split rows.
+    positions: axis of the mesh that splits the positions of a row.
+    weights: (path, spec) of the head's weights.
   """
 
   mesh: jax.sharding.Mesh
@@ -31,32 +31,32 @@ class Spread:
 
   @property
   def axes(self) -> tuple[str, ...]:
-    """Those of the mesh; what is split over others (`tensor`) is left to XLA."""
+    """Axes that split rows and positions; what is split over others (`tensor`) is left to XLA."""
     return (*self.rows, self.positions)
 
   @property
   def place(self) -> PartitionSpec:
-    """Where [R, C, ...] lies."""
+    """The spec of [R, C, ...]."""
     return PartitionSpec(self.rows, self.positions)
 
   def specs(self, paths: Iterable[str]) -> dict[str, PartitionSpec]:
-    """How weights are split over `axes`."""
+    """The specs of weights over `axes` alone."""
     specs = dict(self.weights)
     return {path: over_axes(specs[path], self.axes) for path in paths}
 
   def over(self, function: Callable[..., Any], arrays: int, weights: Iterable[str], results: Any) -> Callable[..., Any]:
-    """A function of a number, so many arrays [R, C, ...] and weights, run by each device for what it holds of them."""
-    places = (PartitionSpec(), *(self.place,) * arrays, self.specs(weights))
+    """A function of a number, so many arrays [R, C, ...] and weights, run by each device for its part of them."""
+    specs = (PartitionSpec(), *(self.place,) * arrays, self.specs(weights))
     axes = set(self.axes)
-    return jax.shard_map(function, mesh=self.mesh, in_specs=places, out_specs=results, axis_names=axes, check_vma=False)
+    return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=results, axis_names=axes, check_vma=False)
 
   def gather(self, weights: Weights, dtype: jnp.dtype) -> dict[str, jax.Array]:
-    """On a device: whole weights of its parts, those that are split in the dtype that they are multiplied in."""
+    """Whole weights from a device's parts, those that are split in the dtype that they are multiplied in."""
     specs = self.specs(weights)
     return {path: gather(x.astype(dtype) if any(specs[path]) else x, specs[path]) for path, x in weights.items()}
 
   def scatter(self, sums: Weights) -> dict[str, jax.Array]:
-    """On a device: its parts of the sums over all devices."""
+    """A device's parts of the sums over all devices."""
     return {path: scatter(x, spec, self.axes) for (path, spec), x in zip(self.specs(sums).items(), sums.values())}
 
 
@@ -87,10 +87,10 @@ def scatter(whole: jax.Array, spec: PartitionSpec, axes: Collection[str]) -> jax
 
 
 def two_moves(size: int) -> list[list[list[int]]]:
-  """Groups of an axis's devices among which first neighbours, then what they have together, are gathered.
+  """Groups of an axis's devices for gathering in two moves, first among neighbours.
 
-  It is as many bytes as in one move. But of a move among all chips of a slice the TPU compiler makes an all-reduce,
-  which is twice as many (libtpu 0.0.50: any reduce-scatter, and all-gathers from v5p-128 on).
+  They move as many bytes as one would, of which the TPU compiler makes an all-reduce if it is among all chips of a
+  slice: twice as many (libtpu 0.0.50: any reduce-scatter, and all-gathers from v5p-128 on).
   """
   near = next(n for n in range(1, size + 1) if size % n == 0 and n * n >= size)
   rows = [list(range(start, start + near)) for start in range(0, size, near)]

@@ -1,4 +1,4 @@
-"""Where activations lie: what `models` asks of the devices (`models.config.Layout`), answered by the rules.
+"""Layout of activations on the devices: `models.config.Layout`, answered by the rules.
 
 A layout is handed to the model explicitly. Flax's logical names depend on two contexts instead, of the rules and of the
 mesh, and do nothing, silently, where one is missing or a name is misspelt.
@@ -15,22 +15,13 @@ from janus_jax.sharding.rules import ACTIVATION_RULES, PARAMETER_RULES, Rules, c
 
 @dataclasses.dataclass(frozen=True)
 class ActivationLayout:
-  """Implements `models.config.Layout`. Hashable, as what a step is compiled for must be.
-
-  Attributes:
-    mesh: of all devices.
-    rules: (name of an activation, how its axes are split).
-  """
+  """Implements `models.config.Layout`. Hashable, as what a step is compiled for must be."""
 
   mesh: jax.sharding.Mesh
   rules: Rules = ACTIVATION_RULES
 
   def spec(self, name: str, shape: tuple[int, ...]) -> PartitionSpec:
-    """How an activation is split.
-
-    Raises:
-      InputError: no rule knows the name, or the mesh does not divide the shape.
-    """
+    """The spec of an activation. InputError: no rule knows the name, or the mesh does not divide the shape."""
     found = dict(self.rules).get(name)
     if found is None:
       known = ', '.join(name for name, _ in self.rules)
@@ -39,7 +30,7 @@ class ActivationLayout:
     return found
 
   def parameter(self, path: str) -> PartitionSpec:
-    """How a parameter is split. Raises InputError if no rule covers it."""
+    """The spec of a parameter. Raises InputError if no rule covers it."""
     return PARAMETER_RULES[find_rule(path, PARAMETER_RULES)][1]
 
   def constrain(self, name: str, x: jax.Array) -> jax.Array:

@@ -18,14 +18,7 @@ from janus_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Number of devices along each axis, over all slices. One may be -1 and takes what is left.
-
-  Attributes:
-    data: copies of the parameters, each of which takes a part of every batch.
-    fsdp: parts of the parameters, optimizer state and batch.
-    tensor: parts of heads, hidden width and vocabulary.
-    context: parts of the sequence.
-  """
+  """Number of devices along each axis, over all slices. One may be -1 and takes what is left."""
 
   data: int = 1
   fsdp: int = -1
@@ -38,20 +31,14 @@ ROW_AXES = ('data', 'fsdp')  # Those that split the rows of a batch.
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-  """A mesh over all devices.
-
-  Args:
-    sizes: axis -> number of devices, over all slices; axes left out have size 1; one axis may be -1 and takes what is
-      left.
-    devices: default `jax.devices()`.
+  """A mesh over `devices`, by default all, of sizes as in `MeshConfig`; axes left out have size 1.
 
   Raises:
     InputError: an unknown axis, more than one -1, sizes whose product is not the number of devices, or a `data` that
       does not divide over the TPU slices.
   """
   devices = jax.devices() if devices is None else devices
-  unknown = sorted(set(sizes) - set(AXES))
-  if unknown:
+  if unknown := sorted(set(sizes) - set(AXES)):
     raise InputError(f'mesh axis {unknown[0]!r} is unknown: expected some of {", ".join(AXES)}')
   shape = [sizes.get(axis, 1) for axis in AXES]
   if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
@@ -67,16 +54,14 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
 
 def arrange(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
-  """The devices as an array of a shape, so that neighbours along an axis are near each other.
-
-  Args:
-    shape: size of each of AXES; the product is the number of devices.
-    devices: of one kind.
+  """The devices as an array with a size for each of AXES, so that neighbours along an axis are near each other.
 
   Raises:
     InputError: the first axis does not divide over the TPU slices.
   """
-  slices = tpu_slices(devices)
+  # GPUs have slice numbers too, one per host: there the plain order already keeps the inner axes within a host.
+  is_tpu = devices[0].platform == 'tpu'
+  slices = len({getattr(device, 'slice_index', 0) for device in devices}) if is_tpu else 1
   if slices == 1:
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
   if shape[0] % slices:
@@ -88,34 +73,20 @@ def arrange(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
   return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
-def tpu_slices(devices: Sequence[jax.Device]) -> int:
-  """Into how many TPU slices, joined only by the data-centre network, the devices fall; 1 for other devices.
-
-  GPUs have slice numbers too, one per host: there the plain order already keeps the inner axes within a host.
-  """
-  if devices[0].platform != 'tpu':
-    return 1
-  return len({getattr(device, 'slice_index', 0) for device in devices})
-
-
 def rows_split(mesh: jax.sharding.Mesh) -> int:
-  """Into how many parts the mesh splits the rows of a batch."""
+  """Number of parts into which the mesh splits the rows of a batch."""
   return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def process_batch_shard(mesh: jax.sharding.Mesh, process: int | None = None) -> tuple[int, int]:
-  """Which share of the rows of a global batch a process feeds.
+  """The shard of the rows of a global batch that a process, by default this one, feeds.
 
   Rows are split over `data` and `fsdp` alone. Processes whose devices differ in `tensor` or `context` only hold the
   same rows and must feed the same.
 
-  Args:
-    mesh: over the devices of all processes.
-    process: default `jax.process_index()`.
-
   Returns:
-    (index, count): of `count` shares of equal size, the one of this process. They are numbered by their first row; the
-    rows of one need not be consecutive in the global batch.
+    (index, count): the shard of the process among `count` of equal size, numbered by their first row; the rows of one
+    need not be consecutive in the global batch.
 
   Raises:
     InputError: two processes have some of their rows in common, but not all, or more rows than others.
@@ -126,15 +97,15 @@ def process_batch_shard(mesh: jax.sharding.Mesh, process: int | None = None) -> 
   for block, devices in enumerate(blocks):
     for device in devices:
       held.setdefault(device.process_index, set()).add(block)
-  shares = sorted({tuple(sorted(blocks)) for blocks in held.values()})
-  if sum(map(len, shares)) != len(blocks) or len(set(map(len, shares))) != 1:
+  shards = sorted({tuple(sorted(blocks)) for blocks in held.values()})
+  if sum(map(len, shards)) != len(blocks) or len(set(map(len, shards))) != 1:
     described = '; '.join(f'process {index}: {sorted(held[index])}' for index in sorted(held))
     raise InputError(
       f'mesh {dict(mesh.shape)} gives processes unequal shares of its {len(blocks)} blocks of rows ({described}): '
       'expected the same blocks or none in common; make tensor x context divide the devices of a process, or be a '
       'multiple of them'
     )
-  return shares.index(tuple(sorted(held[process]))), len(shares)
+  return shards.index(tuple(sorted(held[process]))), len(shards)
 
 
 def parse_mesh(text: str | None) -> jax.sharding.Mesh | None:

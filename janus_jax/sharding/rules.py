@@ -1,7 +1,7 @@
-"""Every PartitionSpec of the project: parameter path -> how its axes are split, activation -> how its axes are split.
+"""Every PartitionSpec of the project, by parameter path and by activation.
 
-Parameter rules are tried in order against the whole path; the first that matches decides. What may be replicated
-although it is large is listed.
+Parameter rules are tried in order against the whole path; the first that matches decides. Large parameters that may be
+replicated are listed.
 """
 
 import math
@@ -19,23 +19,18 @@ Rules = tuple[tuple[str, PartitionSpec], ...]
 
 # Stacked parameters begin with the layer axis, which is never split: the layer loop slices it.
 PARAMETER_RULES: Rules = (
-  # Decoder. [V, D]; [L, N, H, D]; [L, D, N, H]; [L, F, D]; [L, D, F].
+  # Layers of the decoder and, with biases, the understanding encoder: [L, N, H, D]; [L, D, N, H]; [L, F, D]; [L, D, F].
+  (r'(language_model|vision_encoder)/layers/attn/[qkv]/kernel', PartitionSpec(None, 'tensor', None, 'fsdp')),
+  (r'(language_model|vision_encoder)/layers/attn/o/kernel', PartitionSpec(None, 'fsdp', 'tensor')),
+  (r'(language_model|vision_encoder)/layers/mlp/(gate|up|fc1)/kernel', PartitionSpec(None, 'tensor', 'fsdp')),
+  (r'(language_model|vision_encoder)/layers/mlp/(down|fc2)/kernel', PartitionSpec(None, 'fsdp', 'tensor')),
+  (r'vision_encoder/layers/(attn/[qkv]|mlp/fc1)/bias', PartitionSpec(None, 'tensor')),
+  # Tables. [V, D].
   (r'language_model/(embed_tokens/table|lm_head/kernel)', PartitionSpec('tensor', 'fsdp')),
-  (r'language_model/layers/attn/[qkv]/kernel', PartitionSpec(None, 'tensor', None, 'fsdp')),
-  (r'language_model/layers/attn/o/kernel', PartitionSpec(None, 'fsdp', 'tensor')),
-  (r'language_model/layers/mlp/(gate|up)/kernel', PartitionSpec(None, 'tensor', 'fsdp')),
-  (r'language_model/layers/mlp/down/kernel', PartitionSpec(None, 'fsdp', 'tensor')),
   (r'language_model/.*norm/scale', PartitionSpec()),
-  # Understanding encoder. As the decoder, with biases.
   (r'vision_encoder/patch_embed/kernel', PartitionSpec('fsdp')),
   (r'vision_encoder/pos_embed', PartitionSpec(None, 'fsdp')),
-  (r'vision_encoder/layers/attn/[qkv]/kernel', PartitionSpec(None, 'tensor', None, 'fsdp')),
-  (r'vision_encoder/layers/attn/[qkv]/bias', PartitionSpec(None, 'tensor')),
-  (r'vision_encoder/layers/attn/o/kernel', PartitionSpec(None, 'fsdp', 'tensor')),
-  (r'vision_encoder/layers/mlp/fc1/kernel', PartitionSpec(None, 'tensor', 'fsdp')),
-  (r'vision_encoder/layers/mlp/fc1/bias', PartitionSpec(None, 'tensor')),
-  (r'vision_encoder/layers/mlp/fc2/kernel', PartitionSpec(None, 'fsdp', 'tensor')),
-  (r'vision_encoder/.*', PartitionSpec()),
+  (r'vision_encoder/.*(bias|scale)', PartitionSpec()),
   # Adaptors and image head: [F, D] then [D, F]; the head's last map is split over the codes.
   (r'(vision_aligner|gen_head)/fc1/kernel', PartitionSpec('tensor', 'fsdp')),
   (r'(vision_aligner|gen_head)/fc1/bias', PartitionSpec('tensor')),
@@ -51,7 +46,7 @@ PARAMETER_RULES: Rules = (
 LARGE = 2**20
 REPLICATED = (r'gen_embed/table', r'vq/.*')
 
-# What models call the activations whose place they pin. Images are not split over `context`: their patches are few.
+# By the names that models give activations. Images are not split over `context`: their patches are few.
 ACTIVATION_RULES: Rules = (
   ('hidden', PartitionSpec(ROW_AXES, 'context')),  # [B, T, D]
   ('embedded', PartitionSpec('data', 'context', 'fsdp')),  # [B, T, D], rows of a table that `fsdp` splits along D.
@@ -74,7 +69,7 @@ def mesh_axes(entry: Entry) -> tuple[str, ...]:
 
 
 def ways(entry: Entry, mesh: jax.sharding.Mesh) -> int:
-  """Into how many parts one entry of a PartitionSpec splits its axis."""
+  """Number of parts into which one entry of a PartitionSpec splits its axis."""
   return math.prod(mesh.shape[name] for name in mesh_axes(entry))
 
 
@@ -105,8 +100,7 @@ def parameter_shardings(
     InputError: a parameter that no rule covers, a rule that matches nothing, an axis that the mesh does not divide, or
       a large parameter that the rules leave whole on every device.
   """
-  used = set()
-  shardings = {}
+  used, shardings = set(), {}
   splits = mesh.shape['fsdp'] * mesh.shape['tensor'] > 1
   for path, shape in shapes.items():
     match = find_rule(path, rules)
@@ -120,7 +114,6 @@ def parameter_shardings(
         f'expected a sharding rule that splits what has more than {LARGE}, or its path in sharding.rules.REPLICATED'
       )
     shardings[path] = NamedSharding(mesh, spec)
-  unused = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
-  if unused:
+  if unused := [pattern for i, (pattern, _) in enumerate(rules) if i not in used]:
     raise InputError(f'sharding rule {unused[0]!r} matches no parameter')
   return shardings

@@ -1,4 +1,4 @@
-"""What can truly be said about a scene, and in which words."""
+"""Captions that are true of a scene, and the prompts that training makes of them."""
 
 import dataclasses
 import itertools
@@ -9,8 +9,8 @@ from janus_jax.toy import scenes
 from janus_jax.toy.shapes import Object, Scene
 
 NUMBERS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-WORDINGS = ('{}', 'a picture of {}', 'an image of {}', 'draw {}')
-# How much is said of each object.
+PROMPT_TEMPLATES = ('{}', 'a picture of {}', 'an image of {}', 'draw {}')
+# The last attribute that is said of each object.
 DETAILS = ('shape', 'colour', 'size')
 
 
@@ -24,12 +24,16 @@ class CaptionPart:
   size: str | None = None
 
   @property
+  def noun(self) -> str:
+    """'large red circle'."""
+    return ' '.join(filter(None, (self.size, self.colour, self.shape)))
+
+  @property
   def text(self) -> str:
     """'a large red circle', 'three crosses'."""
-    words = ' '.join(filter(None, (self.size, self.colour, self.shape)))
     if self.count == 1:
-      return ('an ' if words[0] in 'aeiou' else 'a ') + words
-    return f'{NUMBERS[self.count]} {plural(words)}'
+      return ('an ' if self.noun[0] in 'aeiou' else 'a ') + self.noun
+    return f'{NUMBERS[self.count]} {plural(self.noun)}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ def plural(noun: str) -> str:
 
 def scene_descriptions(scene: Scene) -> list[Description]:
   """Everything true that captions say about a scene; the last is the densest."""
-  if scenes.kind(scene) != 'two':
+  if scenes.layout(scene) != 'two':
     first = scene.objects[0]
     return [Description((_part(first, detail, len(scene.objects)),)) for detail in DETAILS]
   found = []
@@ -65,12 +69,13 @@ def _part(item: Object, detail: str, count: int = 1) -> CaptionPart:
   return CaptionPart(count, item.shape, colour, item.size if detail == 'size' else None)
 
 
-def held_out_wording(phrase: str) -> int:
-  """Index of the wording in which training never says `phrase`: never the plain one, so that every phrase is said."""
-  return 1 + scenes.stable_hash(phrase) % (len(WORDINGS) - 1)
+def held_out_template(phrase: str) -> int:
+  """Index of the template that training never uses for `phrase`: never the plain one, so that every phrase is said."""
+  return 1 + scenes.stable_hash(phrase) % (len(PROMPT_TEMPLATES) - 1)
 
 
-def draw_prompt(phrase: str, rng: np.random.Generator) -> str:
-  """`phrase` in a wording that training may use."""
-  allowed = [wording for index, wording in enumerate(WORDINGS) if index != held_out_wording(phrase)]
+def sample_prompt(phrase: str, rng: np.random.Generator) -> str:
+  """`phrase` in a template that training may use."""
+  held_out = held_out_template(phrase)
+  allowed = PROMPT_TEMPLATES[:held_out] + PROMPT_TEMPLATES[held_out + 1 :]
   return allowed[rng.integers(len(allowed))].format(phrase)

@@ -1,17 +1,18 @@
 """The toy world on disk: TFDS builders that write ArrayRecord, and the records that training reads from them.
 
 Nothing here needs TensorFlow or the network: images are stored as uint8 tensors (TFDS' Image feature would import
-TensorFlow), and both worlds are made on the spot.
+TensorFlow), and both domains, shapes and digits, are made on the spot.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import ClassVar
 
 import grain
 import numpy as np
@@ -22,18 +23,9 @@ from janus_jax.models.config import JanusConfig
 from janus_jax.toy import captions, digits, questions, scenes, shapes
 from janus_jax.toy.shapes import World, sized_world
 
-NAMES = ('shapes', 'digits')
-TURNS = 3
-
 
 def world_for(model: JanusConfig, grid: int, num_train: int, seed: int) -> World:
-  """The toy world at the size of a model's images.
-
-  Args:
-    model: architecture.
-    grid: steps in pixels in which objects are placed; 0: what fits the size.
-    num_train: scenes to train on.
-    seed: of the scenes.
+  """The toy world at the size of a model's images, and with `grid` steps a side (0: what fits the size).
 
   Raises:
     InputError: the encoders have different image sizes.
@@ -41,7 +33,7 @@ def world_for(model: JanusConfig, grid: int, num_train: int, seed: int) -> World
   if model.image_size != model.vq.image_size:
     raise InputError('the toy world needs one image size for both encoders')
   size = model.vq.image_size
-  # A grid step of 4 px fits the codes of the tiny model; larger pictures show the same world, larger.
+  # A grid step of 4 px fits the codes of the tiny model; larger images show the same world, larger.
   return sized_world(size, grid or min(size // 4, 8), num_train, seed)
 
 
@@ -58,62 +50,66 @@ def name_of(world: World) -> str:
   return f'{world.size}px_{digest}'
 
 
-class JanusShapes(tfds.core.GeneratorBasedBuilder):
-  """Scenes of coloured shapes: image uint8[size, size, 3], scene int8[4, 5] as `shapes.encode` gives it."""
+class _ToyBuilder(tfds.core.GeneratorBasedBuilder):
+  """Stores image uint8[size, size, 3] and label, made by `examples`."""
 
-  # Goes up when the same World draws other pictures.
+  # Goes up when the same World looks otherwise.
   VERSION = tfds.core.Version('1.0.0')
+  SPLITS: ClassVar[tuple[str, ...]]
+  LABEL: ClassVar[str]
+  FEATURE: ClassVar[tfds.features.FeatureConnector]
+
+  def examples(self, world: World, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a split."""
+    raise NotImplementedError
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = self.builder_config.world.size
     image = tfds.features.Tensor(shape=(size, size, 3), dtype=np.uint8)
-    scene = tfds.features.Tensor(shape=(shapes.MAX_OBJECTS, 5), dtype=np.int8)
-    return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({'image': image, 'scene': scene}))
+    features = tfds.features.FeaturesDict({'image': image, self.LABEL: self.FEATURE})
+    return self.dataset_info_from_configs(features=features)
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    world = self.builder_config.world
-    counts = zip(scenes.SPLITS, (world.num_train, world.num_test, world.num_held_out), strict=True)
-    return {split: self._generate_examples(split, count) for split, count in counts}
-
-  def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
-    world = self.builder_config.world
-    encoded = np.array([shapes.encode(scenes.draw(world, split, index)) for index in range(count)])
-    for index, (image, scene) in enumerate(zip(shapes.render_encoded(world, encoded), encoded, strict=True)):
-      yield index, {'image': image, 'scene': scene}
-
-
-class JanusDigits(tfds.core.GeneratorBasedBuilder):
-  """scikit-learn's handwritten digits: image uint8[size, size, 3], label int64."""
-
-  VERSION = tfds.core.Version('1.0.0')
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    size = self.builder_config.world.size
-    image = tfds.features.Tensor(shape=(size, size, 3), dtype=np.uint8)
-    label = tfds.features.Scalar(dtype=np.int64)
-    return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({'image': image, 'label': label}))
-
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    return {split: self._generate_examples(split) for split in digits.SPLITS}
+    return {split: self._generate_examples(split) for split in self.SPLITS}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-    world = self.builder_config.world
-    for index, (image, label) in enumerate(zip(*digits.load_digits(world.size, split), strict=True)):
-      yield index, {'image': image, 'label': label}
+    for index, (image, label) in enumerate(zip(*self.examples(self.builder_config.world, split), strict=True)):
+      yield index, {'image': image, self.LABEL: label}
+
+
+class JanusShapes(_ToyBuilder):
+  """Scenes of coloured shapes, each with its int8[4, 5] as `shapes.encode` gives it."""
+
+  SPLITS, LABEL = scenes.SPLITS, 'scene'
+  FEATURE = tfds.features.Tensor(shape=(shapes.MAX_OBJECTS, 5), dtype=np.int8)
+
+  def examples(self, world: World, split: str) -> tuple[np.ndarray, np.ndarray]:
+    count = {'train': world.num_train, 'test': world.num_test, 'held_out': world.num_held_out}[split]
+    encoded = np.array([shapes.encode(scenes.scene_at(world, split, index)) for index in range(count)])
+    return shapes.render_encoded(world, encoded), encoded
+
+
+class JanusDigits(_ToyBuilder):
+  """scikit-learn's handwritten digits."""
+
+  SPLITS, LABEL, FEATURE = digits.SPLITS, 'label', tfds.features.Scalar(dtype=np.int64)
+
+  def examples(self, world: World, split: str) -> tuple[np.ndarray, np.ndarray]:
+    return digits.load_digits(world.size, split)
 
 
 BUILDERS = {'shapes': JanusShapes, 'digits': JanusDigits}
+NAMES = tuple(BUILDERS)
 
 
-def _builder(kind: type[tfds.core.GeneratorBasedBuilder], world: World, directory: str | os.PathLike):
+def _builder(name: str, world: World, directory: str | os.PathLike) -> tfds.core.DatasetBuilder:
   # TFDS warns of every config that is not on a builder's list. Not `set_verbosity`, which would overrule the program's.
   logger = logging.getLogger('absl')
   level = logger.level
   logger.setLevel(logging.ERROR)
   try:
-    return kind(
-      config=WorldConfig(name=name_of(world), world=world), data_dir=os.fspath(directory), file_format='array_record'
-    )
+    config = WorldConfig(name=name_of(world), world=world)
+    return BUILDERS[name](config=config, data_dir=os.fspath(directory), file_format='array_record')
   finally:
     logger.setLevel(level)
 
@@ -128,8 +124,8 @@ def prepare_dataset(world: World, directory: str | os.PathLike) -> None:
   try:
     # TFDS prints that it downloads, which is not so.
     with contextlib.redirect_stdout(io.StringIO()):
-      for kind in BUILDERS.values():
-        _builder(kind, world, directory).download_and_prepare()
+      for name in NAMES:
+        _builder(name, world, directory).download_and_prepare()
   except OSError as error:
     raise InputError(f'{directory}: {error.strerror or error}: expected a directory to write to') from None
 
@@ -138,11 +134,11 @@ def data_source(name: str, world: World, directory: str | os.PathLike, split: st
   """Random access to the stored examples of 'shapes' or 'digits'.
 
   Raises:
-    InputError: `prepare` has not run there.
+    InputError: `prepare_dataset` has not run there.
   """
-  builder = _builder(BUILDERS[name], world, directory)
+  builder = _builder(name, world, directory)
   if not builder.is_prepared():
-    raise InputError(f'{directory}: no {name} of {world}: expected after `prepare`')
+    raise InputError(f'{directory}: no {name} of {world}: expected after `prepare_dataset`')
   return builder.as_data_source(split)
 
 
@@ -153,95 +149,71 @@ def sources(
   seed: int,
   codes: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, grain.MapDataset]:
-  """What training reads, by name. What a record says is drawn anew at each index, epochs included.
+  """Records to train on, by name. Their words are sampled anew at each index, epochs included.
 
   Args:
-    world: as given to `prepare`.
-    directory: as given to `prepare`.
+    world: as given to `prepare_dataset`.
+    directory: as given to `prepare_dataset`.
     split: 'train', 'test' or 'held_out'; the digits have no third one.
-    seed: of what is said about each image.
-    codes: int[n, P] of the stored images of 'shapes' or 'digits' or both, to be drawn in place of their pixels.
+    seed: decides what is said about each image.
+    codes: int[n, P] of the stored images of 'shapes' or 'digits' or both, to be generated in place of their pixels.
 
   Returns:
     'shapes_und', 'digits_und': {'images': [uint8[size, size, 3]], 'turns': [question, answer, ...]};
-    'captions_text': {'text': str}, of both worlds;
+    'captions_text': {'text': str}, of both domains;
     'shapes_gen', 'digits_gen': {'prompt': str, 'image': uint8[size, size, 3]}, or {'prompt': str, 'codes': int[P]}.
 
   Raises:
-    InputError: `prepare` has not run there.
+    InputError: `prepare_dataset` has not run there.
   """
-  stored = {'shapes': data_source('shapes', world, directory, split)}
-  if split in digits.SPLITS:
-    stored['digits'] = data_source('digits', world, directory, split)
-  found = {f'{name}_und': _dataset(source, Conversation(), seed) for name, source in stored.items()}
+  names = [name for name in NAMES if split in BUILDERS[name].SPLITS]
+  stored = {name: grain.MapDataset.source(data_source(name, world, directory, split)) for name in names}
+  found = {f'{name}_und': source.seed(seed).random_map(_conversation) for name, source in stored.items()}
   for name, source in stored.items():
-    drawn = _WithCodes(source, codes[name]) if codes and name in codes else source
-    found[f'{name}_gen'] = _dataset(drawn, GenerationPrompt(), seed)
-  texts = [_dataset(source, Sentence(), seed) for source in stored.values()]
+    if codes and name in codes:
+      source = source.map_with_index(functools.partial(_add_codes, codes[name]))
+    found[f'{name}_gen'] = source.seed(seed).random_map(_generation)
+  texts = [source.seed(seed).random_map(_sentence) for source in stored.values()]
   return found | {'captions_text': grain.MapDataset.concatenate(texts)}
 
 
-@dataclasses.dataclass(frozen=True)
-class _WithCodes:
-  """Stored examples, each with its codes. What Grain takes as a source: a length and random access."""
-
-  source: Any
-  codes: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.source)
-
-  def __getitem__(self, index: int) -> dict:
-    return {**self.source[index], 'codes': self.codes[index]}
+def _add_codes(codes: np.ndarray, index: int, element: dict) -> dict:
+  return {**element, 'codes': codes[index % len(codes)]}
 
 
-def _dataset(source, transform: grain.transforms.RandomMap, seed: int) -> grain.MapDataset:
-  return grain.MapDataset.source(source).seed(seed).random_map(transform)
+def _conversation(element: dict, rng: np.random.Generator) -> dict:
+  """An understanding record."""
+  return {'images': [element['image']], 'turns': questions.sample_turns(questions_about(element), rng)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Conversation(grain.transforms.RandomMap):
-  """A stored example to an understanding record."""
-
-  def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-    turns = questions.draw_turns(questions_about(element), rng, TURNS)
-    return {'images': [element['image']], 'turns': turns}
+def _generation(element: dict, rng: np.random.Generator) -> dict:
+  """A generation record. Half of the prompts say all there is to say, as dense captions do."""
+  generated = 'codes' if 'codes' in element else 'image'
+  prompt = _sample_prompt(element, rng, dense=rng.random() < 0.5)
+  return {'prompt': prompt, generated: element[generated]}
 
 
-@dataclasses.dataclass(frozen=True)
-class GenerationPrompt(grain.transforms.RandomMap):
-  """A stored example to a generation record. Half of the prompts say all there is to say, as dense captions do."""
-
-  def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-    drawn = 'codes' if 'codes' in element else 'image'
-    prompt = _draw_prompt(element, rng, dense=rng.random() < 0.5)
-    return {'prompt': prompt, drawn: element[drawn]}
-
-
-@dataclasses.dataclass(frozen=True)
-class Sentence(grain.transforms.RandomMap):
-  """A stored example to a text record: a caption, or a question with its answer."""
-
-  def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-    if rng.random() < 0.5:
-      return {'text': _draw_prompt(element, rng)}
-    return {'text': ' '.join(questions.draw_turns(questions_about(element), rng, 1))}
+def _sentence(element: dict, rng: np.random.Generator) -> dict:
+  """A text record: a caption, or a question with its answer."""
+  if rng.random() < 0.5:
+    return {'text': _sample_prompt(element, rng)}
+  return {'text': ' '.join(questions.sample_turns(questions_about(element), rng, 1))}
 
 
 def questions_about(element: dict) -> list[questions.SceneQuestion]:
-  """Every question about a stored example, of either world."""
+  """Every question about a stored example, of either domain."""
   if 'scene' in element:
     return questions.ask(shapes.decode(element['scene']))
   return questions.ask_digit(int(element['label']))
 
 
 def true_captions(element: dict) -> list[str]:
-  """Every caption that is true of a stored example, of either world. Any other caption is false of it."""
+  """Every caption that is true of a stored example, of either domain. Any other caption is false of it."""
   if 'scene' in element:
     return [description.text for description in captions.scene_descriptions(shapes.decode(element['scene']))]
   return [digits.phrase(int(element['label']))]
 
 
-def _draw_prompt(element: dict, rng: np.random.Generator, dense: bool = False) -> str:
+def _sample_prompt(element: dict, rng: np.random.Generator, dense: bool = False) -> str:
   phrases = true_captions(element)[-1:] if dense else true_captions(element)
-  return captions.draw_prompt(phrases[rng.integers(len(phrases))], rng)
+  return captions.sample_prompt(phrases[rng.integers(len(phrases))], rng)

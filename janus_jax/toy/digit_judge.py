@@ -10,9 +10,9 @@ from janus_jax.toy import digits
 from janus_jax.toy.shape_judge import MAX_GROUND_ERROR
 from janus_jax.toy.shapes import GROUND
 
-# What is read where there is no digit.
+# Read where there is no digit.
 NONE = -1
-# An image is a digit if it is as near to some training scan as this share of the training scans are to another one: at
+# An image is a digit if it is as near to some training scan as this fraction of the scans are to another one: at
 # 24 pixels within 33 grey levels (root mean square). Test scans: at most 32, reconstructed by the toy tokenizer 30; 79
 # of 80 generated digits 28, a broken one 37. Blank, noise, shapes, two digits: 50 or more; half erased 32 to 65.
 NEAR_SCANS = 0.995
@@ -26,9 +26,9 @@ class DigitJudge:
   """Tells digits apart, and from what is none. `fit` makes one.
 
   Attributes:
-    classifier: sklearn.svm.SVC of ink.
+    classifier: sklearn.svm.SVC on ink.
     scans: float32[n, size * size], ink of the training scans.
-    max_distance: from the nearest scan, root mean square in grey levels of 0..255.
+    max_distance: largest from the nearest scan, root mean square in grey levels of 0..255.
   """
 
   classifier: object
@@ -74,7 +74,7 @@ def _squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _margin_error(images: np.ndarray) -> np.ndarray:
-  """float32[n], root mean square: of the margin, which is bare ground in every scan."""
+  """float32[n], root mean square over the margin, which is bare ground in every scan."""
   size = images.shape[1]
   margin = round(size * digits.MARGIN)
   bare = np.ones((size, size), bool)

@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits: 1797 real scans of 8 x 8 pixels that come with the package."""
 
+import importlib
+
 import numpy as np
 from PIL import Image
 
@@ -10,9 +12,9 @@ from janus_jax.toy.shapes import GROUND
 # Scans in the training split; the other 360 are never trained on.
 NUM_TRAIN = 1437
 INK = 30
-# Where the digit stands in the image, leaving a margin of one cell in 6 at left and right or at top and bottom.
+# Fraction of the image that is left free at each side: half a cell of 6.
 MARGIN = 1 / 12
-# Of the permutation that splits the scans. Not a setting: a judge and a world that disagree on it would leak.
+# Splits the scans. Not a setting: a judge and a world that disagree on it would leak.
 PERMUTATION_SEED = 0
 SPLITS = ('train', 'test')
 
@@ -23,8 +25,6 @@ def import_sklearn(module: str):
   Raises:
     InputError: scikit-learn is not installed.
   """
-  import importlib
-
   try:
     return importlib.import_module(f'sklearn.{module}')
   except ImportError:
@@ -32,11 +32,7 @@ def import_sklearn(module: str):
 
 
 def load_digits(size: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """The digits of a split, dark on the ground of the shapes.
-
-  Args:
-    size: side of the images in pixels.
-    split: 'train' (1437 scans) or 'test' (360), apart by one fixed permutation.
+  """The digits of a split ('train': 1437 scans, 'test': 360), dark on the ground of the shapes.
 
   Returns:
     uint8[n, size, size, 3], int64[n] labels 0..9.
@@ -47,11 +43,11 @@ def load_digits(size: int, split: str) -> tuple[np.ndarray, np.ndarray]:
   scans = import_sklearn('datasets').load_digits()
   order = np.random.default_rng(PERMUTATION_SEED).permutation(len(scans.target))
   chosen = order[:NUM_TRAIN] if split == 'train' else order[NUM_TRAIN:]
-  return draw_scans(scans.images[chosen], size), scans.target[chosen]
+  return render_scans(scans.images[chosen], size), scans.target[chosen]
 
 
-def draw_scans(scans: np.ndarray, size: int) -> np.ndarray:
-  """Scans float[n, 8, 8] of ink from 0 to 16 as pictures uint8[n, size, size, 3]."""
+def render_scans(scans: np.ndarray, size: int) -> np.ndarray:
+  """Scans float[n, 8, 8] of ink from 0 to 16 as images uint8[n, size, size, 3]."""
   margin = round(size * MARGIN)
   inner = size - 2 * margin
   ink = np.zeros((len(scans), size, size), np.float32)
@@ -63,5 +59,5 @@ def draw_scans(scans: np.ndarray, size: int) -> np.ndarray:
 
 
 def phrase(digit: int) -> str:
-  """What a prompt calls the digit: 'the digit seven'."""
+  """The digit's name in prompts: 'the digit seven'."""
   return f'the digit {NUMBERS[digit]}'

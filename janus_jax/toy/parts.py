@@ -5,9 +5,10 @@ import contextlib
 import dataclasses
 import logging
 import os
+import pathlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,30 +22,29 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
-from janus_jax.toy import dataset, tokenizer_training
-from janus_jax.toy.crowds import crowds
-from janus_jax.toy.pretraining import Optimization, pretrain_decoder
+from janus_jax.toy import dataset, scenes, tokenizer_training
+from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, pretrain_decoder
 from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision
 from janus_jax.toy.pretraining_vq import Quantisation, pretrain_vq
 from janus_jax.toy.shapes import World, sized_world
 from janus_jax.training.state import flatten
 
-TEXT_LENGTH = 128  # Positions of a packed row of text.
+TEXT_LENGTH = 128  # Tokens of a packed row of text.
 TEXT_EXAMPLES = 20000
 DIGIT_REPEATS = 3  # Among the images of the understanding encoder.
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-  """How the parts of a small Janus are made.
+  """Settings of the pretraining of a small Janus' parts.
 
   Attributes:
     model: a preset (`models.config.PRESETS`).
-    vq: how long the VQ trains, and how.
-    quantisation: how its codebook comes to be.
-    vision: as `vq`, of the understanding encoder.
+    vq: optimization of the VQ.
+    quantisation: training of its codebook.
+    vision: optimization of the understanding encoder.
     contrast: the text tower that it is trained with.
-    decoder: as `vq`, of the decoder.
+    decoder: optimization of the decoder.
   """
 
   model: str = ''
@@ -75,7 +75,7 @@ def write_parts(
   """Pretrains the parts and writes them as a checkpoint to start from, which appears whole or not at all.
 
   Args:
-    settings: how.
+    settings: what to train, and how long.
     num_train: scenes to train on.
     seed: of the toy world and of the parts.
     data: directory of the toy world, made if missing; '' for data/ beside the output.
@@ -88,52 +88,50 @@ def write_parts(
   check_parts(settings)
   began = time.perf_counter()
   with published(output, overwrite, needed=0) as directory:
+    model = PRESETS[settings.model]
+    world = sized_world(model.vq.image_size, model.vq.grid, num_train, seed)
     data = os.path.expanduser(data) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
-    model, params, tokenizer = _pretrain(settings, num_train, seed, data, directory)
-    arrays = {path: from_numpy(np.asarray(leaf), path) for path, leaf in flatten(jax.device_get(params)).items()}
-    checkpoint = Checkpoint(model, arrays, {'tokenizer.json': tokenizer}, {}, ())
+    dataset.prepare_dataset(world, data)
+    path = pathlib.Path(directory, 'tokenizer.json')
+    tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(world), path, model.language_model.vocab_size)
+    tokenizer = Tokenizer(str(path))
+    params = flatten(_pretrain(settings, model, world, data, tokenizer))
+    arrays = {name: from_numpy(np.asarray(leaf), name) for name, leaf in params.items()}
+    model = dataclasses.replace(model, image_token_id=tokenizer.special.image_placeholder)
+    checkpoint = Checkpoint(model, arrays, {path.name: path.read_bytes()}, {}, ())
     write_checkpoint(checkpoint, directory, 'orbax', lambda _: None)
   logging.info('wrote %s in %.0f s', output, time.perf_counter() - began)
 
 
 def _pretrain(
-  settings: Pretraining, num_train: int, seed: int, data: str, scratch: str
-) -> tuple[JanusConfig, dict[str, Any], bytes]:
-  """Trains the tokenizer, in a directory of its own, then VQ, understanding encoder and decoder side by side; returns
-  architecture, parameters and the content of tokenizer.json.
-  """
-  model = PRESETS[settings.model]
-  world = sized_world(model.vq.image_size, model.vq.grid, num_train, seed)
-  dataset.prepare_dataset(world, data)
-  path = os.path.join(scratch, 'tokenizer.json')
-  tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(world), path, model.language_model.vocab_size)
-  tokenizer = Tokenizer(path)
-  params = initial_params(model, seed)
-  # Unrolled: these towers are shallow, and a loop costs more than it saves.
-  compute = ComputeConfig(unroll=4)
-  elements = {name: dataset.data_source(name, world, data, 'train') for name in ('shapes', 'digits')}
-  elements = {name: [source[i] for i in range(len(source))] for name, source in elements.items()}
-
+  settings: Pretraining, model: JanusConfig, world: World, data: str, tokenizer: Tokenizer
+) -> dict[str, Any]:
+  """Trains VQ, understanding encoder and decoder side by side; returns the parameters of the whole model."""
+  seed, params = world.seed, initial_params(model, world.seed)
+  sources = {name: dataset.data_source(name, world, data, 'train') for name in dataset.NAMES}
+  elements = {name: [source[i] for i in range(len(source))] for name, source in sources.items()}
   stopping = threading.Event()
+
+  def setup(optimization: Optimization, progress: Callable) -> PretrainingSetup:
+    # Unrolled: these towers are shallow, and a loop costs more than it saves.
+    return PretrainingSetup(model, ComputeConfig(unroll=4), optimization, seed, progress)
 
   def train_vq() -> Any:
     images = _tokenizer_images(world, elements, np.random.default_rng(seed))
     with _bar('VQ', settings.vq, 0, stopping) as progress:
-      return pretrain_vq(model, compute, params['vq'], images, settings.vq, settings.quantisation, seed, progress)
+      return pretrain_vq(setup(settings.vq, progress), params['vq'], images, settings.quantisation)
 
   def train_vision_encoder() -> Any:
     # Scanned digits are few, and harder to tell apart than shapes.
     shown = [*elements['shapes'], *(elements['digits'] * DIGIT_REPEATS)]
-    captions, true_of = _captions(shown, tokenizer)
-    pictures = np.stack([element['image'] for element in shown])
-    before, how = params['vision_encoder'], (settings.vision, settings.contrast)
+    inputs = (np.stack([element['image'] for element in shown]), *_captions(shown, tokenizer))
     with _bar('SigLIP', settings.vision, 1, stopping) as progress:
-      return pretrain_vision(model, compute, before, pictures, captions, true_of, *how, seed, progress)
+      return pretrain_vision(setup(settings.vision, progress), params['vision_encoder'], *inputs, settings.contrast)
 
   def train_decoder() -> Any:
     rows = _text_rows(dataset.sources(world, data, 'train', seed)['captions_text'], tokenizer)
     with _bar('decoder', settings.decoder, 2, stopping) as progress:
-      return pretrain_decoder(model, compute, params['language_model'], *rows, settings.decoder, seed, progress)
+      return pretrain_decoder(setup(settings.decoder, progress), params['language_model'], rows)
 
   # At once: one alone is made of operations too small to keep even two cores busy. None depends on another.
   trainers = {'vq': train_vq, 'vision_encoder': train_vision_encoder, 'language_model': train_decoder}
@@ -147,22 +145,19 @@ def _pretrain(
   # As the released table is close to its codebook.
   codebook = np.asarray(params['vq']['codebook'])
   params['gen_embed'] = {'table': codebook / np.linalg.norm(codebook, axis=-1, keepdims=True)}
-  with open(path, 'rb') as file:
-    content = file.read()
-  model = dataclasses.replace(model, image_token_id=tokenizer.special.image_placeholder)
-  return model, jax.tree.map(np.asarray, params), content
+  return jax.device_get(params)
 
 
 def _tokenizer_images(world: World, elements: dict[str, list[dict]], rng: np.random.Generator) -> np.ndarray:
   """Half crowds, a quarter scenes, a quarter digits (which repeat): uint8[N, size, size, 3]."""
-  scenes, digits = (np.stack([element['image'] for element in elements[name]]) for name in ('shapes', 'digits'))
-  quarter = len(scenes) // 2
-  parts = [crowds(world, 2 * quarter, rng), scenes[:quarter], digits[rng.integers(len(digits), size=quarter)]]
-  return np.concatenate(parts)
+  shown, digits = (np.stack([element['image'] for element in elements[name]]) for name in ('shapes', 'digits'))
+  quarter = len(shown) // 2
+  crowds = scenes.render_crowds(world, 2 * quarter, rng)
+  return np.concatenate([crowds, shown[:quarter], digits[rng.integers(len(digits), size=quarter)]])
 
 
 def _captions(elements: list[dict], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-  """Distinct dense captions as ids int32[C, L] padded with -1, and bool[N, C]: which is true of which element.
+  """Distinct dense captions as ids int32[C, L] padded with -1; and bool[N, C], True where one is true of an element.
 
   With sparse captions among them few batches tell a small object from a large one: its size is then 2 % of the
   variance of the features, not 10 %, and the decoder often never learns to read it.
@@ -178,8 +173,8 @@ def _captions(elements: list[dict], tokenizer: Tokenizer) -> tuple[np.ndarray, n
   return captions, true_of
 
 
-def _text_rows(source: Any, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """tokens, segments and positions int32[N, TEXT_LENGTH] of texts packed in order."""
+def _text_rows(source: Any, tokenizer: Tokenizer) -> PackedText:
+  """Texts of a source, packed in order into rows of TEXT_LENGTH."""
   view = source.seed(0).shuffle().repeat()
   rows, row = [], []
   for i in range(TEXT_EXAMPLES):
@@ -187,19 +182,19 @@ def _text_rows(source: Any, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarra
     if sum(map(len, row)) + len(ids) > TEXT_LENGTH:
       rows, row = [*rows, row], []
     row.append(ids)
-  arrays = [np.zeros((len(rows), TEXT_LENGTH), np.int32) for _ in range(3)]
+  packed = PackedText(*np.zeros((3, len(rows), TEXT_LENGTH), np.int32))
   for r, row in enumerate(rows):
-    start = 0
-    for number, ids in enumerate(row, start=1):
-      here = slice(start, start + len(ids))
-      arrays[0][r, here], arrays[1][r, here], arrays[2][r, here] = ids, number, np.arange(len(ids))
-      start += len(ids)
-  return tuple(arrays)
+    lengths = list(map(len, row))
+    used = slice(sum(lengths))
+    packed.tokens[r, used] = np.concatenate(row)
+    packed.segments[r, used] = np.repeat(np.arange(1, len(row) + 1), lengths)
+    packed.positions[r, used] = np.concatenate(list(map(np.arange, lengths)))
+  return packed
 
 
 @contextlib.contextmanager
-def _bar(name: str, optimization: Optimization, line: int, stopping: threading.Event) -> Iterator[Any]:
-  """A progress bar over the steps of a part, on a line of its own; says its last loss. Ends what it is called by when
+def _bar(name: str, optimization: Optimization, line: int, stopping: threading.Event) -> Iterator[Callable]:
+  """A progress bar over the steps of a part, on a line of its own; says its last loss. Raises in the training once
   another part has ended early.
   """
   last = {}

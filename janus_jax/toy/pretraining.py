@@ -1,14 +1,13 @@
 """Short pretraining of the decoder by next-token prediction, and what the short pretrainings share.
 
 A real run starts from parts that were trained on data of their own: a tokenizer, an understanding encoder, a language
-model. The toy world has none to download, so `pretraining_vq`, `pretraining_vision` and this file train small
-ones by the same objectives. Numpy arrays in, a parameter tree out; one process, one device, nothing resumable.
+model. The toy world has none to download, so `pretraining_vq`, `pretraining_vision` and this file train small ones by
+the same objectives. Numpy arrays in, a parameter tree out; one process, one device, nothing resumable.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,8 @@ import numpy as np
 import optax
 
 from janus_jax.errors import InputError
-from janus_jax.models.config import ComputeConfig, JanusConfig, LlamaConfig
+from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.llama import Llama
-
-# Called after every step with its number (from 1) and its loss, which is still on the device: reading it waits.
-Progress = Callable[[int, jax.Array], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,100 +57,98 @@ class Optimization:
     adamw = optax.adamw(schedule, b2=self.b2, weight_decay=self.weight_decay, mask=_is_kernel)
     return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adamw)
 
+  def sample_rows(self, rng: np.random.Generator, rows: int) -> np.ndarray:
+    """int64[steps, batch_size]: the rows of each step."""
+    if rows < 1:
+      raise InputError('pretraining was given 0 rows: expected 1 or more')
+    return rng.integers(rows, size=(self.steps, self.batch_size))
+
 
 def _is_kernel(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
-def no_progress(step: int, loss: jax.Array) -> None:
-  """The default: says nothing."""
+def _no_progress(step: int, loss: jax.Array) -> None:
+  """Says nothing."""
 
 
-def draw_rows(rng: np.random.Generator, rows: int, optimization: Optimization) -> np.ndarray:
-  """int64[steps, batch_size]: which rows each step sees."""
-  if rows < 1:
-    raise InputError('pretraining was given 0 rows: expected 1 or more')
-  return rng.integers(rows, size=(optimization.steps, optimization.batch_size))
+@dataclasses.dataclass(frozen=True)
+class PretrainingSetup:
+  """Settings that the pretrainings of all parts take.
+
+  Attributes:
+    model: sizes of all parts.
+    compute: dtypes and loops.
+    optimization: steps, batch, rates.
+    seed: decides the order of the data, and whatever else is sampled.
+    progress: called after every step with its number (from 1) and its loss, which is still on the device: reading it
+      waits.
+  """
+
+  model: JanusConfig
+  compute: ComputeConfig
+  optimization: Optimization
+  seed: int
+  progress: Callable[[int, jax.Array], None] = _no_progress
+
+
+def minimize(
+  setup: PretrainingSetup, params: Any, objective: Callable[[Any, Any], jax.Array], batches: Iterable[Any]
+) -> Any:
+  """Parameters after an update for each batch, by the gradient of objective(params, batch)."""
+  optimizer = setup.optimization.optimizer()
+
+  @jax.jit
+  def step(params, state, batch):
+    loss, gradients = jax.value_and_grad(objective)(params, batch)
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state, loss
+
+  state = jax.jit(optimizer.init)(params)
+  for number, batch in enumerate(batches, start=1):
+    params, state, loss = step(params, state, batch)
+    setup.progress(number, loss)
+  return params
+
+
+class PackedText(NamedTuple):
+  """Texts in rows, int32[N, T] each: tokens; segments, numbered from 1 in each row, 0 padding; positions in them."""
+
+  tokens: np.ndarray
+  segments: np.ndarray
+  positions: np.ndarray
 
 
 def next_token_loss(logits: jax.Array, tokens: jax.Array, segments: jax.Array) -> jax.Array:
-  """Mean cross-entropy of the next token, where that belongs to the same example.
+  """Mean cross-entropy of the next token in nats, where that belongs to the same segment; 0 where none does.
 
   Args:
     logits: float32[B, T, V].
     tokens: int32[B, T].
-    segments: int32[B, T]; examples of a row are numbered from 1, 0 is padding.
-
-  Returns:
-    float32, in nats; 0 where no token is followed by another.
+    segments: int32[B, T], as in `PackedText`.
   """
   follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != 0)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
   return jnp.sum(losses * follows) / jnp.maximum(jnp.sum(follows), 1)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'compute', 'optimization'))
-def _train_step(
-  params: Any,
-  state: Any,
-  tokens: jax.Array,
-  segments: jax.Array,
-  positions: jax.Array,
-  *,
-  config: LlamaConfig,
-  compute: ComputeConfig,
-  optimization: Optimization,
-):
-  model = Llama(config, compute)
-
-  def objective(params):
-    return next_token_loss(model.apply({'params': params}, tokens, positions, segments), tokens, segments)
-
-  loss, gradients = jax.value_and_grad(objective)(params)
-  updates, state = optimization.optimizer().update(gradients, state, params)
-  return optax.apply_updates(params, updates), state, loss
-
-
-def pretrain_decoder(
-  config: JanusConfig,
-  compute: ComputeConfig,
-  params: Any,
-  tokens: np.ndarray,
-  segments: np.ndarray,
-  positions: np.ndarray,
-  optimization: Optimization,
-  seed: int,
-  progress: Progress = no_progress,
-) -> Any:
-  """Trains the decoder, token table and text head on packed text.
-
-  Args:
-    config: sizes; `language_model` is used.
-    compute: dtypes and loops.
-    params: tree of `language_model`. It is not changed.
-    tokens: int32[N, T].
-    segments: int32[N, T]; examples of a row are numbered from 1, 0 is padding.
-    positions: int32[N, T], counted within each example.
-    optimization: steps, batch, rates.
-    seed: of the order of the rows.
-    progress: called after each step.
-
-  Returns:
-    The trained tree, on the device.
+def pretrain_decoder(setup: PretrainingSetup, params: Any, rows: PackedText) -> Any:
+  """Trains `language_model`, whose tree is `params`: decoder, token table and text head. Returns the trained tree.
 
   Raises:
     InputError: the three arrays differ in shape, hold no row, or a token lies outside the vocabulary.
   """
-  vocab = config.language_model.vocab_size
-  if not tokens.shape == segments.shape == positions.shape or tokens.ndim != 2:
-    shapes = f'{tokens.shape}, {segments.shape}, {positions.shape}'
+  config, shapes = setup.model.language_model, [array.shape for array in rows]
+  if len(set(shapes)) > 1 or len(shapes[0]) != 2:
     raise InputError(f'tokens, segments and positions have shapes {shapes}: expected [N, T] three times')
-  order = draw_rows(np.random.default_rng(seed), len(tokens), optimization)
-  if tokens.min() < 0 or tokens.max() >= vocab:
-    raise InputError(f'tokens lie in {tokens.min()}..{tokens.max()}: expected 0..{vocab - 1}')
-  settings = {'config': config.language_model, 'compute': compute, 'optimization': optimization}
-  state = jax.jit(optimization.optimizer().init)(params)
-  for number, rows in enumerate(order, start=1):
-    params, state, loss = _train_step(params, state, tokens[rows], segments[rows], positions[rows], **settings)
-    progress(number, loss)
-  return params
+  order = setup.optimization.sample_rows(np.random.default_rng(setup.seed), len(rows.tokens))
+  if rows.tokens.min() < 0 or rows.tokens.max() >= config.vocab_size:
+    lowest, highest = rows.tokens.min(), rows.tokens.max()
+    raise InputError(f'tokens lie in {lowest}..{highest}: expected 0..{config.vocab_size - 1}')
+  model = Llama(config, setup.compute)
+
+  def objective(params, batch):
+    logits = model.apply({'params': params}, batch.tokens, batch.positions, batch.segments)
+    return next_token_loss(logits, batch.tokens, batch.segments)
+
+  return minimize(setup, params, objective, (PackedText(*(array[chosen] for array in rows)) for chosen in order))

@@ -1,18 +1,16 @@
 """Short pretraining of the understanding encoder by SigLIP's sigmoid contrastive loss (arXiv 2303.15343).
 
 A small text tower reads captions; it is thrown away with both projections. Unlike SigLIP's, a batch has several
-positives per image: in a small world a caption drawn for one image is often true of another one, and calling that
+positives per image: in the toy world a caption sampled for one image is often true of another one, and calling that
 pair wrong would teach the encoder to look past what the caption says.
 """
 
 import dataclasses
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 
 from janus_jax.errors import InputError
@@ -21,7 +19,7 @@ from janus_jax.models.config import ComputeConfig, JanusConfig, SiglipConfig
 from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.siglip import Siglip, SiglipBlock
 from janus_jax.models.vq import l2_normalize
-from janus_jax.toy.pretraining import Optimization, Progress, draw_rows, no_progress
+from janus_jax.toy.pretraining import PretrainingSetup, minimize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +28,8 @@ class Contrast:
 
   Attributes:
     text_depth: transformer blocks of the text tower; width, heads and MLP are the encoder's.
-    temperature: what cosines are multiplied by at first (SigLIP: 10). Learned.
-    bias: what is then added to them at first (SigLIP: -10). Learned.
+    temperature: initial factor of the cosines (SigLIP: 10). Learned.
+    bias: initial number that is then added to them (SigLIP: -10). Learned.
   """
 
   text_depth: int = 2
@@ -69,11 +67,8 @@ class _Pair(nn.Module):
   @nn.compact
   def __call__(self, pixels: jax.Array, captions: jax.Array) -> jax.Array:
     """uint8[B, size, size, 3], int32[C, L] -> logits float32[B, C]."""
-    vision, vocab, D = (
-      self.config.vision_encoder,
-      self.config.language_model.vocab_size,
-      self.config.vision_encoder.width,
-    )
+    vision, vocab = self.config.vision_encoder, self.config.language_model.vocab_size
+    D = vision.width
     image = jnp.mean(Siglip(vision, self.compute, name='vision_encoder')(normalize_pixels(pixels)), axis=1)
     text = _TextTower(vocab, vision, self.contrast.text_depth, self.compute, name='text_tower')(captions)
     image = l2_normalize(layers.dense(D, D, self.compute, name='image_projection')(image))
@@ -88,15 +83,12 @@ def sigmoid_loss(logits: jax.Array, is_true: jax.Array) -> jax.Array:
 
   Args:
     logits: float32[B, C].
-    is_true: bool[B, C], which captions are true of which images.
-
-  Returns:
-    float32.
+    is_true: bool[B, C], True where the caption is true of the image.
   """
   return -jnp.mean(jnp.sum(jax.nn.log_sigmoid(jnp.where(is_true, logits, -logits)), axis=-1))
 
 
-def draw_captions(rng: np.random.Generator, rows: np.ndarray, true_of: np.ndarray) -> np.ndarray:
+def sample_captions(rng: np.random.Generator, rows: np.ndarray, true_of: np.ndarray) -> np.ndarray:
   """One caption that is true of each image of `rows`: rows int[...], true_of bool[N, C] -> int64[...].
 
   Raises:
@@ -110,71 +102,45 @@ def draw_captions(rng: np.random.Generator, rows: np.ndarray, true_of: np.ndarra
   return captions[first[rows] + rng.integers(counts[rows])]
 
 
-@flax.struct.dataclass
-class _Batch:
-  pixels: np.ndarray
-  captions: np.ndarray
-  is_true: np.ndarray
-
-
 def pretrain_vision(
-  config: JanusConfig,
-  compute: ComputeConfig,
+  setup: PretrainingSetup,
   params: Any,
   images: np.ndarray,
   captions: np.ndarray,
   true_of: np.ndarray,
-  optimization: Optimization,
   contrast: Contrast,
-  seed: int,
-  progress: Progress = no_progress,
 ) -> Any:
   """Trains the understanding encoder; each step sees some images and one true caption for each.
 
   Args:
-    config: sizes; `vision_encoder` and the vocabulary are used.
-    compute: dtypes and loops.
-    params: tree of `vision_encoder`. It is not changed.
+    setup: how; `model` gives the encoder's sizes and the vocabulary.
+    params: tree of `vision_encoder`.
     images: uint8[N, size, size, 3].
-    captions: int32[C, L], token ids, padded with -1; all distinct captions there are.
-    true_of: bool[N, C], which captions are true of which images.
-    optimization: steps, batch, rates.
+    captions: int32[C, L], token ids padded with -1; all distinct captions there are.
+    true_of: bool[N, C], True where the caption is true of the image.
     contrast: the text tower and the loss.
-    seed: of the order of images, the choice of captions and the text tower's parameters.
-    progress: called after each step.
 
   Returns:
-    The trained tree of `vision_encoder`, on the device.
+    The trained tree, on the device.
 
   Raises:
     InputError: shapes do not fit each other, a token outside the vocabulary, an image without a true caption.
   """
-  vocab = config.language_model.vocab_size
+  vocab = setup.model.language_model.vocab_size
   if true_of.shape != (len(images), len(captions)):
-    raise InputError(
-      f'true_of has shape {true_of.shape}: expected ({len(images)}, {len(captions)}), images by captions'
-    )
-  rng = np.random.default_rng(seed)
-  order = draw_rows(rng, len(images), optimization)
+    expected = f'({len(images)}, {len(captions)})'
+    raise InputError(f'true_of has shape {true_of.shape}: expected {expected}, images by captions')
+  rng = np.random.default_rng(setup.seed)
+  order = setup.optimization.sample_rows(rng, len(images))
   if captions.min() < -1 or captions.max() >= vocab:
     raise InputError(f'captions hold {captions.min()}..{captions.max()}: expected -1 (padding) and 0..{vocab - 1}')
-  chosen = draw_captions(rng, order, true_of)
-  model, optimizer = _Pair(config, contrast, compute), optimization.optimizer()
-  init = jax.jit(model.init)(jax.random.key(seed), images[:1], captions[:1])['params']
-  params = {**init, 'vision_encoder': params}
+  chosen = sample_captions(rng, order, true_of)
+  model = _Pair(setup.model, contrast, setup.compute)
+  init = jax.jit(model.init)(jax.random.key(setup.seed), images[:1], captions[:1])['params']
 
-  @jax.jit
-  def step(params, state, batch):
-    def objective(params):
-      return sigmoid_loss(model.apply({'params': params}, batch.pixels, batch.captions), batch.is_true)
+  def objective(params, batch):
+    pixels, words, is_true = batch
+    return sigmoid_loss(model.apply({'params': params}, pixels, words), is_true)
 
-    loss, gradients = jax.value_and_grad(objective)(params)
-    updates, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, loss
-
-  state = jax.jit(optimizer.init)(params)
-  for number, (rows, words) in enumerate(zip(order, chosen, strict=True), start=1):
-    batch = _Batch(images[rows], captions[words], true_of[np.ix_(rows, words)])
-    params, state, loss = step(params, state, batch)
-    progress(number, loss)
-  return params['vision_encoder']
+  batches = ((images[rows], captions[words], true_of[np.ix_(rows, words)]) for rows, words in zip(order, chosen))
+  return minimize(setup, {**init, 'vision_encoder': params}, objective, batches)['vision_encoder']

@@ -1,6 +1,7 @@
-"""A page about a run: what it scored, how it trained, what it generates and answers, where things are."""
+"""A page about a run: its scores, curves, generated images, answers and paths."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +12,10 @@ from janus_jax.data.examples import TASKS
 from janus_jax.reporting.charts import Axis, Boundary, Figure, Series, line_chart
 from janus_jax.reporting.page import Html, charts, element, folded, grid, image, note, page, table
 from janus_jax.toy.scores import CONTROL_NOTE, INTERVAL_NOTE, interval_text, line_name, percent
-from janus_jax.toy.test_set import DRAWING_GROUPS, QUESTION_GROUPS
+from janus_jax.toy.test_set import GENERATION_GROUPS, QUESTION_GROUPS
 
-# Images per skill and group, and scenes per subject and group, that the page shows.
-IMAGES_SHOWN, SCENES_SHOWN = 10, 6
+# Generated images per skill and group, and images asked about per content and group, that the page shows.
+GENERATIONS_SHOWN, ASKED_SHOWN = 10, 6
 STAGE_FIELDS = ('steps', 'batch_size', 'learning_rate', 'schedule', 'ratio', 'trainable')
 NOTES = (
   'On images and prompts that never occurred in training; new combinations are of things that training never shows '
@@ -32,16 +33,16 @@ CURVES = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-  """What is reported.
+class RunReport:
+  """Content of the page.
 
   Attributes:
-    title: of the page.
+    title: heading.
     metrics: the lines of metrics.jsonl: step, stage, time (seconds since the epoch), and values by name.
     scores: scores.json as `evaluate` writes it; empty if nothing was scored.
-    drawings: uint8[n, size, size, 3], one per case of scores['drawing_cases'].
-    scenes: uint8[m, size, size, 3], the images that scores['question_cases'] refer to.
-    config: of the run.
+    generations: uint8[n, size, size, 3], one per case of scores['generation_cases'].
+    asked: uint8[m, size, size, 3], the images that scores['question_cases'] refer to.
+    config: the run's config.
     model: its architecture.
     tables: title -> {name: value} of what else is known, such as seed, machine, parameters, times and paths.
   """
@@ -49,14 +50,14 @@ class Run:
   title: str
   metrics: Sequence[Mapping[str, Any]]
   scores: Mapping[str, Any]
-  drawings: np.ndarray
-  scenes: np.ndarray
+  generations: np.ndarray
+  asked: np.ndarray
   config: Mapping[str, Any]
   model: Mapping[str, Any]
   tables: Mapping[str, Mapping[str, str]]
 
 
-def render(run: Run) -> str:
+def render_run(run: RunReport) -> str:
   """The page."""
   scored = (('Scores', _scores), ('Generated images', _images), ('Answers', _answers))
   sections = [
@@ -68,32 +69,27 @@ def render(run: Run) -> str:
   return page(run.title, sections)
 
 
-def _head(run: Run) -> list[Html]:
-  cards = [_card(goal) for goal in run.scores.get('goals', ())]
+def _head(run: RunReport) -> list[Html]:
+  cards = [_card(score) for score in run.scores.get('target_scores', ())]
   tables = [table((title, ''), list(values.items())) for title, values in run.tables.items()]
   notes = [note(text) for text in NOTES] if cards else ()
   return [grid(cards, 200), *notes, element('div', *tables, class_='row')]
 
 
-def _card(goal: Mapping[str, Any]) -> Html:
-  state = {True: 'met', False: 'missed', None: ''}[goal['met']]
-  aim = f'goal {goal["goal"]:.0f} %, {state}' if state else 'no goal'
+def _card(score: Mapping[str, Any]) -> Html:
+  state = {True: 'met', False: 'missed', None: ''}[score['met']]
+  target = f'target {score["target"]:.0f} %, {state}' if state else 'no target'
   return element(
     'div',
-    goal['name'],
-    element('b', _percent(goal), ' ', element('small', _interval(goal))),
-    note(f'{goal["right"]} of {goal["total"]} right; {aim}; control {goal["control_percent"]:.1f} %'),
+    score['name'],
+    element('b', _percent(score), ' ', element('small', interval_text(score['interval']))),
+    note(f'{score["right"]} of {score["total"]} right; {target}; control {score["control_percent"]:.1f} %'),
     class_=f'card {state}'.strip(),
   )
 
 
 def _percent(score: Mapping[str, Any]) -> str:
   return f'{score["percent"]:.1f} %'
-
-
-def _interval(score: Mapping[str, Any]) -> str:
-  """'' for scores that were written without."""
-  return interval_text(score.get('interval'))
 
 
 def stages(metrics: Sequence[Mapping[str, Any]]) -> list[Boundary]:
@@ -105,31 +101,31 @@ def stages(metrics: Sequence[Mapping[str, Any]]) -> list[Boundary]:
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure | None]:
   boundaries = stages(metrics)
 
+  def points(key: str) -> list[tuple[float, float]]:
+    return [(line['step'], line[key]) for line in metrics if line.get(key) is not None]
+
   def chart(title: str, names: Mapping[str, str], label: str, log: bool = False) -> Figure | None:
-    series = [
-      Series(name, [(line['step'], line[key]) for line in metrics if line.get(key) is not None])
-      for name, key in names.items()
-    ]
+    series = [Series(name, points(key)) for name, key in names.items()]
     return line_chart(title, series, Axis('steps'), Axis(label, log), boundaries)
 
   return [
-    chart('loss while training', {kind: f'loss/{kind}' for kind in TASKS}, 'nats per target', log=True),
-    chart('loss on held-out data', {kind: f'held_out/{kind}' for kind in TASKS}, 'nats per target', log=True),
+    chart('loss while training', {task: f'loss/{task}' for task in TASKS}, 'nats per target', log=True),
+    chart('loss on held-out data', {task: f'held_out/{task}' for task in TASKS}, 'nats per target', log=True),
     *(chart(title, {'': key}, label) for title, key, label in CURVES),
   ]
 
 
-def _scores(run: Run) -> list[Html]:
+def _scores(run: RunReport) -> list[Html]:
   settings = ', '.join(f'{name} {value}' for name, value in run.scores.get('settings', {}).items())
   tables = (
     _score_table('questions', run.scores['questions'], QUESTION_GROUPS),
-    _score_table('generated images', run.scores['drawings'], DRAWING_GROUPS),
+    _score_table('generations', run.scores['generations'], GENERATION_GROUPS),
   )
   return [note(settings), element('div', *tables, class_='row')]
 
 
 def _score_table(title: str, scores: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> Html:
-  """A line per sort, a column per group, then the control over all groups."""
+  """A line per name, a column per group, then the control over all groups."""
   by_key = {(*score['name'], score['group']): score for score in scores}
   rows = []
   for name in dict.fromkeys(tuple(score['name']) for score in scores):
@@ -144,22 +140,19 @@ def _score_cell(score: Mapping[str, Any] | None) -> Html:
   if score is None:
     return element('td')
   bar = f'background: linear-gradient(90deg, #cfe8d5 {score["percent"]:.1f}%, transparent 0)'
-  about = element('span', f'{_interval(score)} of {score["total"]}', class_='note')
+  about = element('span', f'{interval_text(score["interval"])} of {score["total"]}', class_='note')
   return element('td', _percent(score), about, class_='number', style=bar)
 
 
-def _images(run: Run) -> list[Html]:
-  rows: dict[tuple[str, str], list[int]] = {}
-  cases = run.scores['drawing_cases']
-  for index, case in enumerate(cases):
-    rows.setdefault((case['skill'], case['group']), []).append(index)
+def _images(run: RunReport) -> list[Html]:
+  rows: dict[str, list[tuple[Mapping[str, Any], np.ndarray]]] = {}
+  for case, pixels in zip(run.scores['generation_cases'], run.generations):
+    rows.setdefault(f'{case["skill"]}, {case["group"]}'.replace('_', ' '), []).append((case, pixels))
   found = [note('Whole green frame: exactly what was asked for. Under a wrong one stands what is wrong with it.')]
-  for key, members in rows.items():
-    right = sum(cases[index]['right'] for index in members)
-    name = ', '.join(key).replace('_', ' ')
+  for name, members in rows.items():
+    right = sum(case['right'] for case, _ in members)
     found.append(element('h3', f'{name}: {right} of {len(members)} right'))
-    figures = [_figure(cases[index], run.drawings[index]) for index in members[:IMAGES_SHOWN]]
-    found.append(element('div', *figures, class_='row'))
+    found.append(element('div', *(_figure(*member) for member in members[:GENERATIONS_SHOWN]), class_='row'))
   return found
 
 
@@ -169,19 +162,18 @@ def _figure(case: Mapping[str, Any], pixels: np.ndarray) -> Html:
   return element('figure', image(pixels, case['prompt'], case['right']), caption)
 
 
-def _answers(run: Run) -> list[Html]:
+def _answers(run: RunReport) -> list[Html]:
   """The questions about an image stand together, beside it."""
   found = [note('Answered greedily. After a wrong answer stands a right one, in brackets.')]
   groups: dict[tuple[str, str], dict[int, list[Html]]] = {}
   for case in run.scores['question_cases']:
-    of = groups.setdefault((case['subject'], case['group']), {})
-    of.setdefault(case['image'], []).append(_question(case))
-  for (subject, group), scenes in groups.items():
-    found.append(element('h3', f'{line_name((subject,))}, {group.replace("_", " ")}'))
-    shown = list(scenes.items())[:SCENES_SHOWN]
-    found.append(
-      grid([element('div', image(run.scenes[number], ''), *lines, class_='card') for number, lines in shown], 350)
-    )
+    images = groups.setdefault((case['content'], case['group']), {})
+    images.setdefault(case['image'], []).append(_question(case))
+  for (content, group), images in groups.items():
+    found.append(element('h3', f'{line_name((content,))}, {group.replace("_", " ")}'))
+    shown = itertools.islice(images.items(), ASKED_SHOWN)
+    cards = [element('div', image(run.asked[number], ''), *lines, class_='card') for number, lines in shown]
+    found.append(grid(cards, 350))
   return found
 
 
@@ -191,17 +183,14 @@ def _question(case: Mapping[str, Any]) -> Html:
   return element('div', f'{case["question"]} ', answer, '' if case['right'] else f' ({case["expected"][0]})')
 
 
-def _configuration(run: Run) -> list[Html]:
+def _configuration(run: RunReport) -> list[Html]:
   found = run.config.get('stages', {})
   rows = []
   for name in (name for name in run.config.get('run', found) if name in found):
     values = [found[name].get(field, '') for field in STAGE_FIELDS]
     rows.append((name, *(', '.join(map(str, value)) if isinstance(value, list | tuple) else value for value in values)))
+  given = {title: values for title, values in (('model', run.model), ('config', run.config)) if values}
   return [
     table(('stage', *(field.replace('_', ' ') for field in STAGE_FIELDS)), rows),
-    *(
-      folded(title, element('pre', json.dumps(values, indent=2)))
-      for title, values in (('model', run.model), ('config', run.config))
-      if values
-    ),
+    *(folded(title, element('pre', json.dumps(values, indent=2))) for title, values in given.items()),
   ]

@@ -1,4 +1,4 @@
-"""Scores of the toy world: rows to count, the goals, a control by chance, and how they are printed."""
+"""Scores of the toy world: counts, target scores, a control by chance, and how they are printed."""
 
 import dataclasses
 import math
@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 
 from janus_jax.reporting.intervals import proportion_interval
-from janus_jax.toy.questions import TYPES
-from janus_jax.toy.shape_judge import Verdict
-from janus_jax.toy.test_set import DRAWING_GROUPS, QUESTION_GROUPS, DrawingCase, QuestionCase, tally
+from janus_jax.toy.questions import KINDS
+from janus_jax.toy.test_set import GENERATION_GROUPS, QUESTION_GROUPS, GenerationCase, QuestionCase
 
 # Prompts that ask for one object, by how much they say of it.
 ONE_OBJECT_SKILLS = ('single_object', 'colours', 'attributes')
-SUBJECTS = {'one': 'one object', 'alike': 'several alike', 'two': 'two objects', 'digit': 'digit'}
-
-
+# Names of `QuestionCase.content`, in the order of the tables.
+CONTENTS = {'one': 'one object', 'alike': 'several alike', 'two': 'two objects', 'digit': 'digit'}
+IMAGES_FILE = 'images.npz'  # Beside scores.json: uint8[n, size, size, 3] of 'generations' and of 'questions'.
 INTERVAL_NOTE = '[95 %]: 95 % interval; cases of one prompt, or about one image, do not count as independent'
 CONTROL_NOTE = (
   "control: each answer or generated image scored against another item's question or prompt (of its line), as by chance"
@@ -24,16 +23,22 @@ CONTROL_NOTE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Count:
-  """How many cases were right.
+class Score:
+  """A count of right cases.
 
   Attributes:
-    units: of each independent unit, a prompt or an image that is asked about, cases that were right, and all of them.
-    control: how many would be right had each case been given the answer or the drawing of another case of its sort.
+    units: (right cases, all cases) of each independent unit, a prompt or an image that is asked about.
+    control: number that would be right had each case been given the answer or image of another case of its key.
+    name: ('one', 'colour') for questions, ('counting',) for generations, a text for target scores.
+    group: one of QUESTION_GROUPS or GENERATION_GROUPS; '' where several are counted together.
+    target: percentage that the project promises; None: it stands beside the others for comparison.
   """
 
   units: Mapping[Hashable, tuple[int, int]]
   control: int
+  name: tuple[str, ...] | str = ''
+  group: str = ''
+  target: float | None = None
 
   @property
   def right(self) -> int:
@@ -48,54 +53,27 @@ class Count:
     return percent(self.right, self.total)
 
   @property
+  def control_percent(self) -> float:
+    return percent(self.control, self.total)
+
+  @property
   def interval(self) -> tuple[float, float] | None:
-    """In percent; None where there is nothing to count."""
+    """95 % interval in percent; None where there is nothing to count."""
     if not self.units:
       return None
     low, high = proportion_interval(*zip(*self.units.values()))
     return 100 * low, 100 * high
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Score(Count):
-  """How many of one sort of cases were right.
-
-  Attributes:
-    name: of the sort: ('one', 'colour') for questions, ('counting',) for drawings.
-    group: one of QUESTION_GROUPS or DRAWING_GROUPS.
-  """
-
-  name: tuple[str, ...]
-  group: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Goal(Count):
-  """A figure that the project promises, or (goal None) one that stands beside these for comparison."""
-
-  name: str
-  goal: float | None
-
   @property
   def met(self) -> bool | None:
-    """By the percentage itself: whether the interval lies above the goal is for the reader to see."""
-    return None if self.goal is None else bool(self.units) and self.percent >= self.goal
+    """True where the percentage reaches the target, wherever the interval lies; None without a target."""
+    return None if self.target is None else bool(self.units) and self.percent >= self.target
 
   @property
   def verdict(self) -> str:
-    if self.goal is None:
+    if self.target is None:
       return ''
-    return 'met' if self.met else f'missed by {self.goal - self.percent:.1f}'
-
-
-def combine(counts: Sequence[Count]) -> Count:
-  """Of all cases together; a prompt or an image of several counts is one unit."""
-  units: dict[Hashable, tuple[int, int]] = {}
-  for item in counts:
-    for unit, (right, total) in item.units.items():
-      before = units.get(unit, (0, 0))
-      units[unit] = before[0] + right, before[1] + total
-  return Count(units=units, control=sum(item.control for item in counts))
+    return 'met' if self.met else f'missed by {self.target - self.percent:.1f}'
 
 
 def percent(right: int, total: int) -> float:
@@ -103,8 +81,17 @@ def percent(right: int, total: int) -> float:
   return 100 * right / total if total else 0.0
 
 
+def combine(scores: Sequence[Score], **fields: Any) -> Score:
+  """All cases together, with these other fields; a prompt or an image of several scores is one unit."""
+  units: dict[Hashable, tuple[int, int]] = {}
+  for item in scores:
+    for unit, counted in item.units.items():
+      units[unit] = tuple(map(sum, zip(units.get(unit, (0, 0)), counted)))
+  return Score(units=units, control=sum(item.control for item in scores), **fields)
+
+
 def swap_within(keys: Sequence[Hashable], seed: int) -> list[int]:
-  """For each position another one of the same key, as one random cycle per key; its own where the key is alone."""
+  """Another position of the same key for each, as one random cycle per key; its own where the key is alone."""
   rng = np.random.default_rng(seed)
   positions: dict[Hashable, list[int]] = {}
   for position, key in enumerate(keys):
@@ -117,48 +104,31 @@ def swap_within(keys: Sequence[Hashable], seed: int) -> list[int]:
   return swapped
 
 
-def question_key(case: QuestionCase) -> tuple[str, str, str]:
-  return case.subject, case.kind, case.group
-
-
-def drawing_key(case: DrawingCase) -> tuple[str, str]:
-  return case.skill, case.group
-
-
-def line_name(name: tuple[str, ...]) -> str:
-  """('one', 'colour') -> 'one object: colour'; ('two_objects',) -> 'two objects'."""
-  return ': '.join(SUBJECTS.get(part, part).replace('_', ' ') if i == 0 else part for i, part in enumerate(name))
-
-
 def count(
-  keys: Sequence[tuple[str, ...]], units: Sequence[Hashable], right: Sequence[bool], control: Sequence[bool]
+  cases: Sequence[QuestionCase] | Sequence[GenerationCase], right: Sequence[bool], control: Sequence[bool]
 ) -> list[Score]:
-  """One score per key; the last part of a key is its group. All arguments have one entry per case."""
-  chance, found = tally(keys, control), {key: {} for key in keys}
-  for (key, unit), counted in tally(list(zip(keys, units, strict=True)), right).items():
-    found[key][unit] = counted
-  return [Score(name=key[:-1], group=key[-1], units=of, control=chance[key][0]) for key, of in found.items()]
+  """One score per key, in the order of the cases; all arguments have one entry per case."""
+  found: dict[tuple[str, ...], list[Score]] = {}
+  for case, is_right, by_chance in zip(cases, right, control, strict=True):
+    single = Score(units={case.unit: (int(is_right), 1)}, control=int(by_chance))
+    found.setdefault(case.key, []).append(single)
+  return [combine(singles, name=key[:-1], group=key[-1]) for key, singles in found.items()]
 
 
 def count_questions(cases: Sequence[QuestionCase], right: Sequence[bool], control: Sequence[bool]) -> list[Score]:
-  """One score per subject, kind and group, in the order of SUBJECTS and TYPES; images are the units."""
-  found = count([question_key(case) for case in cases], [case.image.tobytes() for case in cases], right, control)
-  return sorted(found, key=lambda item: (list(SUBJECTS).index(item.name[0]), TYPES.index(item.name[1])))
+  """`count`, in the order of CONTENTS and KINDS."""
+  found = count(cases, right, control)
+  return sorted(found, key=lambda item: (list(CONTENTS).index(item.name[0]), KINDS.index(item.name[1])))
 
 
-def count_drawings(cases: Sequence[DrawingCase], right: Sequence[bool], control: Sequence[bool]) -> list[Score]:
-  """One score per skill and group, in the order of the cases; prompts are the units."""
-  return count([drawing_key(case) for case in cases], [case.prompt for case in cases], right, control)
-
-
-def goals(questions: Sequence[Score], drawings: Sequence[Score]) -> list[Goal]:
-  """The goal figures. Their images were never shown and their prompts never said in training; what they show or say
-  was, in other images and other words. Rows without a goal are for combinations that training never shows at all.
+def target_scores(questions: Sequence[Score], generations: Sequence[Score]) -> list[Score]:
+  """The promised figures. Their images were never shown and their prompts never said in training; what they show or say
+  was, in other images and other words. Rows without a target are for combinations that training never shows at all.
   """
 
-  def add(name: str, goal: float | None, scores: Sequence[Score], names: list[tuple[str, ...]], group: str) -> Goal:
-    found = combine([score for score in scores if score.name in names and score.group == group])
-    return Goal(name=name, goal=goal, units=found.units, control=found.control)
+  def add(name: str, target: float | None, scores: Sequence[Score], names: list[tuple[str, ...]], group: str) -> Score:
+    chosen = [score for score in scores if score.name in names and score.group == group]
+    return combine(chosen, name=name, target=target)
 
   attributes = [('one', kind) for kind in ('colour', 'shape', 'size')]
   one_object = [(skill,) for skill in ONE_OBJECT_SKILLS]
@@ -167,55 +137,56 @@ def goals(questions: Sequence[Score], drawings: Sequence[Score]) -> list[Goal]:
     *(add(f'questions about one object: {name[1]}', 90, questions, [name], 'new_scene') for name in attributes),
     add('questions about one object, new combinations', None, questions, attributes, 'new_combination'),
     add('questions about digits', 95, questions, [('digit', 'digit')], 'new_scene'),
-    add('drawings of one object, new wordings', 90, drawings, one_object, 'new_wording'),
-    add('drawings of one object, new combinations', None, drawings, one_object, 'new_combination'),
-    add('drawings of digits, new wordings', 90, drawings, [('digit',)], 'new_wording'),
+    add('generations of one object, new phrasings', 90, generations, one_object, 'new_phrasing'),
+    add('generations of one object, new combinations', None, generations, one_object, 'new_combination'),
+    add('generations of digits, new phrasings', 90, generations, [('digit',)], 'new_phrasing'),
   ]
 
 
-def tables(found: Sequence[Goal], questions: Sequence[Score], drawings: Sequence[Score]) -> str:
-  """What the command prints."""
-  return '\n\n'.join(
-    (
-      goal_table(found),
-      score_table('questions', questions, QUESTION_GROUPS),
-      score_table('drawings', drawings, DRAWING_GROUPS),
-      f'{INTERVAL_NOTE}\n{CONTROL_NOTE}',
-    )
+def tables(questions: Sequence[Score], generations: Sequence[Score]) -> str:
+  """The text that the command prints."""
+  parts = (
+    _target_table(target_scores(questions, generations)),
+    _score_table('questions', questions, QUESTION_GROUPS),
+    _score_table('generations', generations, GENERATION_GROUPS),
+    f'{INTERVAL_NOTE}\n{CONTROL_NOTE}',
   )
+  return '\n\n'.join(parts)
 
 
-def goal_table(found: Sequence[Goal]) -> str:
-  rows = [('goals', 'measured', '[95 %]', 'control', 'goal', '')]
+def _target_table(found: Sequence[Score]) -> str:
+  rows = [('target scores', 'measured', '[95 %]', 'control', 'target', '')]
   for item in found:
-    goal = '' if item.goal is None else f'{item.goal:.0f} %'
-    rows.append((item.name, cell(item), interval_text(item.interval), control(item), goal, item.verdict))
-  return align(rows)
+    target = '' if item.target is None else f'{item.target:.0f} %'
+    rows.append((item.name, *_measured(item), _control(item), target, item.verdict))
+  return _align(rows)
 
 
-def score_table(title: str, scores: Sequence[Score], groups: Sequence[str]) -> str:
-  """A line per sort, a column per group with its interval, and the control over all groups."""
+def _score_table(title: str, scores: Sequence[Score], groups: Sequence[str]) -> str:
+  """A line per name, two columns per group, and the control over all groups."""
+  nothing = Score(units={}, control=0)
   by_key = {(score.name, score.group): score for score in scores}
+  lines = {line_name(score.name): [by_key.get((score.name, group), nothing) for group in groups] for score in scores}
+  lines['all'] = [combine([score for score in scores if score.group == group]) for group in groups]
   rows = [(title, *(part for group in groups for part in (group.replace('_', ' '), '[95 %]')), 'control')]
-  for name in dict.fromkeys(score.name for score in scores):
-    rows.append((line_name(name), *_cells([by_key.get((name, group)) for group in groups])))
-  columns = [[score for score in scores if score.group == group] for group in groups]
-  rows.append(('all', *_cells([combine(column) for column in columns])))
-  return align(rows)
+  for name, line in lines.items():
+    rows.append((name, *(text for item in line for text in _measured(item)), _control(combine(line))))
+  return _align(rows)
 
 
-def _cells(line: Sequence[Count | None]) -> list[str]:
-  present = [item for item in line if item]
-  texts = [text for item in line for text in ((cell(item), interval_text(item.interval)) if item else ('', ''))]
-  return [*texts, control(combine(present))]
+def line_name(name: Sequence[str]) -> str:
+  """('one', 'colour') -> 'one object: colour'; ('two_objects',) -> 'two objects'."""
+  return ': '.join((CONTENTS.get(name[0], name[0]).replace('_', ' '), *name[1:]))
 
 
-def cell(found: Count) -> str:
-  return f'{found.right}/{found.total}  {found.percent:5.1f} %' if found.total else ''
+def _measured(score: Score) -> tuple[str, str]:
+  """Counts with percentage, and interval."""
+  counts = f'{score.right}/{score.total}  {score.percent:5.1f} %' if score.total else ''
+  return counts, interval_text(score.interval)
 
 
-def control(found: Count) -> str:
-  return f'{percent(found.control, found.total):.1f} %' if found.total else ''
+def _control(score: Score) -> str:
+  return f'{score.control_percent:.1f} %' if score.total else ''
 
 
 def interval_text(interval: Sequence[float] | None) -> str:
@@ -223,7 +194,7 @@ def interval_text(interval: Sequence[float] | None) -> str:
   return f'[{math.floor(interval[0])}, {math.ceil(interval[1])}]' if interval else ''
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
+def _align(rows: Sequence[Sequence[str]]) -> str:
   """The first column to the left, the others to the right, under a line."""
   widths = [max(map(len, column)) for column in zip(*rows)]
   lines = [
@@ -233,44 +204,8 @@ def align(rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join([lines[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
 
 
-def score_dict(score: Score | Goal) -> dict[str, Any]:
+def score_dict(score: Score) -> dict[str, Any]:
   """JSON-ready: counts, percentages, the number of independent units, and the 95 % interval in percent."""
-  own = (
-    {'name': score.name, 'goal': score.goal} if isinstance(score, Goal) else {'name': score.name, 'group': score.group}
-  )
-  found = {
-    **own,
-    'right': score.right,
-    'total': score.total,
-    'control': score.control,
-    'percent': score.percent,
-    'units': len(score.units),
-    'interval': score.interval,
-    'control_percent': percent(score.control, score.total),
-  }
-  return {**found, 'met': score.met} if isinstance(score, Goal) else found
-
-
-def question_dict(case: QuestionCase, answer: str, image: int) -> dict[str, Any]:
-  """JSON-ready. `image` is the number of the picture that was asked about."""
-  return {
-    'subject': case.subject,
-    'kind': case.kind,
-    'group': case.group,
-    'image': image,
-    'question': case.text,
-    'answer': answer,
-    'expected': list(case.answers),
-    'right': case.is_right(answer),
-  }
-
-
-def drawing_dict(case: DrawingCase, verdict: Verdict) -> dict[str, Any]:
-  """JSON-ready."""
-  return {
-    'skill': case.skill,
-    'group': case.group,
-    'prompt': case.prompt,
-    'right': verdict.passed,
-    'reason': verdict.reason,
-  }
+  own = {'group': score.group} if score.group else {'target': score.target, 'met': score.met}
+  fields = ('name', 'right', 'total', 'control', 'percent', 'interval', 'control_percent')
+  return {**{field: getattr(score, field) for field in fields}, 'units': len(score.units), **own}

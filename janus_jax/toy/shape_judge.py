@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -13,13 +13,13 @@ from janus_jax.toy import captions, shapes
 from janus_jax.toy.captions import CaptionPart, Description
 from janus_jax.toy.shapes import COLOURS, GROUND, SHAPES, SIZES, World
 
-# A pixel belongs to an object if that covers at least this share of it; objects stand a pixel apart or more.
+# A pixel belongs to an object if that covers at least this fraction of it; objects stand a pixel apart or more.
 COVERED = 0.55
-# Blobs smaller than this share of the smallest object are specks of the decoder, and ignored.
+# Blobs smaller than this fraction of the smallest object are specks of the decoder, and ignored.
 SPECK = 0.25
 # Largest root mean square distance (of 0..255 per channel) of a blob's pixels from the mix of a colour and the ground.
 MAX_COLOUR_ERROR = 40.0
-# Largest share of an object's area by which a blob may differ from it.
+# Largest fraction of an object's area by which a blob may differ from it.
 MAX_SHAPE_ERROR = 0.5
 # Templates are laid to this fraction of a pixel.
 FINENESS = 8
@@ -27,7 +27,7 @@ FINENESS = 8
 # Limits of `find_flaw`. Each lies between good and bad images that pass without it, measured at 24 pixels. Good: 2857
 # reconstructions of scenes by the toy tokenizer (configs/tiny.py) and 304 generated images of the toy model. Bad: 48
 # renderings, one of each object, spoilt in one way. Errors are root mean squares over pixels and channels, in grey
-# levels of 0..255; areas are shares of the smallest object's.
+# levels of 0..255; areas are fractions of the smallest object's.
 # Error of the ground. Good: 99 % to 11, at most 16. Bad: pale pink (242, 212, 222) 21, 20 levels darker 20, noise of
 # 25 levels 18.
 MAX_GROUND_ERROR = 18.0
@@ -52,7 +52,7 @@ CORE = 0.6
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """One blob of a picture. x and y are its centre, in pixels. What could not be recognised is None."""
+  """One blob of an image. x and y are its centre, in pixels. What could not be recognised is None."""
 
   shape: str | None
   colour: str | None
@@ -63,40 +63,34 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """Whether a picture shows what was asked for; if not, the first reason found."""
+  """`right` where an image shows what was asked for; if not, the first reason found."""
 
-  passed: bool
+  right: bool
   reason: str = ''
 
 
-def parse_prompt(world: World, pixels: np.ndarray) -> list[Seen]:
-  """The objects in a picture, from top to bottom and left to right.
-
-  Args:
-    world: that the picture should be from.
-    pixels: uint8[size, size, 3].
-  """
+def find_objects(world: World, pixels: np.ndarray) -> list[Seen]:
+  """The objects in an image uint8[size, size, 3] of this world, from top to bottom and left to right."""
   offset = pixels.astype(np.float32) - GROUND
   palette = np.array(list(COLOURS.values()), np.float32) - GROUND
-  # Per pixel and colour: the share of the colour that comes nearest, and how far off it is.
+  # Per pixel and colour: the fraction of the colour that comes nearest, and how far off it is.
   alphas = (offset @ palette.T / (palette**2).sum(1)).clip(0, 1)
   errors = ((offset[:, :, None] - alphas[..., None] * palette) ** 2).mean(-1)
   alpha = np.take_along_axis(alphas, errors.argmin(-1)[..., None], -1)[..., 0]
   labels, count = ndimage.label(alpha > COVERED)
   blobs = [labels == label for label in range(1, count + 1)]
-  smallest = min(_areas(world).values())
-  found = [_recognise(world, blob, alphas, errors) for blob in blobs if alpha[blob].sum() > SPECK * smallest]
+  found = [_recognise(world, blob, alphas, errors) for blob in blobs if alpha[blob].sum() > _speck(world)]
   return sorted(found, key=lambda item: (item.y, item.x))
 
 
-def _areas(world: World) -> dict[tuple[str, str], float]:
-  """Pixels that each (shape, size) covers."""
-  return {key: float(template.sum()) for key, template in _templates(world).items()}
+def _speck(world: World) -> float:
+  """Area of the largest speck, in pixels."""
+  return SPECK * min(float(template.sum()) for template in _templates(world).values())
 
 
 @functools.lru_cache(maxsize=4)
 def _templates(world: World) -> dict[tuple[str, str], np.ndarray]:
-  """The coverage of each (shape, size) in the middle of a picture."""
+  """The coverage of each (shape, size) in the middle of an image."""
   middle = world.size / 2
   pairs = itertools.product(SHAPES, SIZES)
   return {(s, z): shapes.coverage(s, world.radius(z), middle, middle, world.size) for s, z in pairs}
@@ -110,7 +104,13 @@ def _recognise(world: World, blob: np.ndarray, alphas: np.ndarray, errors: np.nd
   x, y = _centroid(cover)
   if math.sqrt(errors[blob].mean(0)[colour]) > MAX_COLOUR_ERROR:
     return Seen(None, None, None, x, y)
-  error, shape, size, centre = min(_differences(world, cover, x, y))
+  found = []
+  for key in _templates(world):
+    shift_x, shift_y = _shift(world, *key)
+    centre = x - shift_x, y - shift_y
+    template = _lay(world, *key, *centre)
+    found.append((float(abs(cover - template).sum() / template.sum()), *key, centre))
+  error, shape, size, centre = min(found)
   name = list(COLOURS)[colour]
   return Seen(shape, name, size, *centre) if error <= MAX_SHAPE_ERROR else Seen(None, name, None, x, y)
 
@@ -121,23 +121,11 @@ def _centroid(cover: np.ndarray) -> tuple[float, float]:
   return float((cover.sum(0) * middles).sum() / total), float((cover.sum(1) * middles).sum() / total)
 
 
-def _differences(world: World, cover: np.ndarray, x: float, y: float) -> Iterator[tuple]:
-  """Per template, laid with its centroid on (x, y): (share of its area that differs, shape, size, its centre)."""
-  for key in _templates(world):
-    shift_x, shift_y = _shift(world, *key)
-    centre = x - shift_x, y - shift_y
-    yield _difference(cover, _lay(world, *key, *centre)), *key, centre
-
-
-def _difference(cover: np.ndarray, template: np.ndarray) -> float:
-  return float(abs(cover - template).sum() / template.sum())
-
-
 def _lay(world: World, shape: str, size: str, x: float, y: float) -> np.ndarray:
   """Coverage float32[size, size] of a shape centred on (x, y), to FINENESS; what lies outside of the image is cut."""
   x, y = round(x * FINENESS), round(y * FINENESS)
   half = math.ceil(world.radius(size)) + 2
-  template = _drawn(world, shape, size, x % FINENESS, y % FINENESS, half)
+  template = _template_at(world, shape, size, x % FINENESS, y % FINENESS, half)
   left, top = x // FINENESS + half + 1, y // FINENESS + half + 1
   canvas = np.zeros((world.size + 4 * half + 2,) * 2, np.float32)
   canvas[top : top + len(template), left : left + len(template)] = template
@@ -146,41 +134,30 @@ def _lay(world: World, shape: str, size: str, x: float, y: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def _shift(world: World, shape: str, size: str) -> tuple[float, float]:
-  """From the centre of a shape to its centroid, in pixels."""
+  """Vector from the centre of a shape to its centroid, in pixels."""
   x, y = _centroid(_templates(world)[shape, size])
   return x - world.size / 2, y - world.size / 2
 
 
 @functools.lru_cache(maxsize=4096)
-def _drawn(world: World, shape: str, size: str, x: int, y: int, half: int) -> np.ndarray:
+def _template_at(world: World, shape: str, size: str, x: int, y: int, half: int) -> np.ndarray:
   """Coverage float32[n, n] (n = 2 half + 1) of a shape centred x / FINENESS, y / FINENESS into the middle pixel."""
   return shapes.coverage(shape, world.radius(size), half + x / FINENESS, half + y / FINENESS, 2 * half + 1)
 
 
 def judge_image(world: World, description: Description, pixels: np.ndarray) -> Verdict:
-  """Whether an image shows what is described, and nothing that a rendering of it would not show.
-
-  Args:
-    world: that the image should be from.
-    description: what was asked for.
-    pixels: uint8[size, size, 3].
+  """Verdict on an image uint8[size, size, 3]: it must show what is described, and nothing that a rendering of it would
+  not show.
   """
-  seen = parse_prompt(world, pixels)
+  seen = find_objects(world, pixels)
   verdict = judge(description, seen)
-  flaw = find_flaw(world, pixels, seen) if verdict.passed else ''
+  flaw = find_flaw(world, pixels, seen) if verdict.right else ''
   return Verdict(False, flaw) if flaw else verdict
 
 
 def find_flaw(world: World, pixels: np.ndarray, seen: Sequence[Seen]) -> str:
-  """The first difference found between an image and a rendering of its objects that is larger than a decoder makes.
-
-  Args:
-    world: of the image.
-    pixels: uint8[size, size, 3].
-    seen: all of its objects, every one recognised (`parse`).
-
-  Returns:
-    What is wrong, '' for nothing.
+  """The first difference between an image uint8[size, size, 3] and a rendering of its objects `seen`, all recognised,
+  that is larger than a decoder makes; '' for none.
   """
   image = pixels.astype(np.float32)
   covers = [_fit(world, image, item) for item in seen]
@@ -196,7 +173,7 @@ def find_flaw(world: World, pixels: np.ndarray, seen: Sequence[Seen]) -> str:
   rest = image - level - sum(layers)
   # Of each object, the image without the others.
   offsets = [np.where(region[..., None], rest + layer, 0) for region, layer in zip(regions, layers)]
-  found = (_object_flaw(world, *of) for of in zip(seen, offsets, covers, contrasts))
+  found = (_object_flaw(world, *known) for known in zip(seen, offsets, covers, contrasts))
   return next(filter(None, found), '')
 
 
@@ -213,25 +190,25 @@ def _fit(world: World, image: np.ndarray, item: Seen) -> np.ndarray:
 
 
 def _ground_flaw(world: World, image: np.ndarray, ground: np.ndarray) -> str:
-  """Of the pixels bool[size, size] that no object is near."""
+  """A flaw of the pixels bool[size, size] that no object is near."""
   errors = np.where(ground, np.sqrt(((image - GROUND) ** 2).mean(-1)), 0)
   error = math.sqrt((errors[ground] ** 2).mean())
   if error > MAX_GROUND_ERROR:
     return f'the ground is off by {error:.0f} grey levels'
   labels, _ = ndimage.label(errors > STAINED, np.ones((3, 3)))
   largest = max(np.bincount(labels.ravel())[1:], default=0)
-  return f'something on the ground: {largest} pixels' if largest > SPECK * min(_areas(world).values()) else ''
+  return f'something on the ground: {largest} pixels' if largest > _speck(world) else ''
 
 
 def _object_flaw(world: World, item: Seen, offset: np.ndarray, cover: np.ndarray, contrast: np.ndarray) -> str:
-  """Of one object.
+  """A flaw of one object.
 
   Args:
-    world: of the image.
+    world: the toy world.
     item: the object.
-    offset: float32[size, size, 3], of the image from the ground, without other objects; 0 far away.
-    cover: float32[size, size] in [0, 1], of the object's rendering.
-    contrast: float32[3], of its colour to the ground.
+    offset: float32[size, size, 3]: the image less the ground and the other objects; 0 far away.
+    cover: float32[size, size] in [0, 1]: coverage of the object's rendering.
+    contrast: float32[3]: its colour less the ground.
   """
   name = f'{item.colour} {item.shape}'
   mass = float((offset @ contrast).sum() / (contrast @ contrast) / cover.sum())
@@ -250,7 +227,7 @@ def _object_flaw(world: World, item: Seen, offset: np.ndarray, cover: np.ndarray
 
 
 def judge(description: Description, seen: list[Seen]) -> Verdict:
-  """Whether the objects are exactly those described: none missing, none too many, and placed as asked."""
+  """Verdict on objects, which must be exactly those described: none missing, none too many, and placed as asked."""
   strange = sum(item.shape is None for item in seen)
   if strange:
     return Verdict(False, f'{strange} of {len(seen)} objects not recognised')
@@ -260,16 +237,11 @@ def judge(description: Description, seen: list[Seen]) -> Verdict:
   groups = [[item for item in seen if _matches(part, item)] for part in description.parts]
   for part, group in zip(description.parts, groups, strict=True):
     if len(group) != part.count:
-      nouns = captions.plural(_noun(part))
-      return Verdict(False, f'{len(group)} {nouns}: expected {part.count}')
+      return Verdict(False, f'{len(group)} {captions.plural(part.noun)}: expected {part.count}')
   if description.relation is None:
     return Verdict(True)
   found = _relation(*(group[0] for group in groups))
   return Verdict(True) if found == description.relation else Verdict(False, f'is {found}, not {description.relation}')
-
-
-def _noun(part: CaptionPart) -> str:
-  return ' '.join(filter(None, (part.size, part.colour, part.shape)))
 
 
 def _matches(part: CaptionPart, item: Seen) -> bool:
@@ -277,7 +249,7 @@ def _matches(part: CaptionPart, item: Seen) -> bool:
 
 
 def _relation(first: Seen, second: Seen) -> str:
-  """As `scenes.relation`, on measured centres."""
+  """`scenes.relation` on measured centres."""
   dx, dy = first.x - second.x, first.y - second.y
   if abs(dx) > abs(dy):
     return 'left of' if dx < 0 else 'right of'

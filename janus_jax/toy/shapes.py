@@ -1,4 +1,4 @@
-"""A world of coloured shapes on a grey ground: what a scene is, and how it looks."""
+"""Scenes of coloured shapes on a grey ground, and their rendering."""
 
 import dataclasses
 import functools
@@ -26,13 +26,13 @@ MAX_OBJECTS = 4
 # Radius of the circle in a box of half-width 1. A little less than 1, and small and large as they are in World, keep
 # the eight outlines of a 24-pixel world as far apart as they get: the nearest two by 2.6 pixels, not by 0.9.
 ROUNDNESS = 0.95
-# Coverage of a pixel is the share of SAMPLES x SAMPLES points that lie inside.
+# Coverage of a pixel is the fraction of SAMPLES x SAMPLES points that lie inside.
 SAMPLES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  """How large and how fine the world is.
+  """Size, layout and splits of the toy world.
 
   With the defaults every object fills 2 x 2 of the 6 x 6 cells of a VQ of stride 4, and no cell shows two objects.
   size=32, grid=8 keeps that; size=24, grid=12 with small, large and gap doubled puts centres between cells too.
@@ -43,14 +43,14 @@ class World:
     small: half the width of a small object, in steps.
     large: half the width of a large one, in steps.
     gap: least distance between two objects' boxes, as if both were large, in steps.
-    mixture: shares of the scenes that have one object, several alike, and two different ones.
-    num_train: scenes drawn for training; equal ones are not removed from among them.
-    num_test: scenes drawn that training never sees, of kinds it does.
-    num_held_out: scenes drawn that show what training never sees.
-    seed: of everything that is drawn.
+    mixture: weights of scenes that have one object, several alike, and two different ones.
+    num_train: scenes sampled for training; duplicates are kept.
+    num_test: scenes that training never sees, of combinations it does.
+    num_held_out: scenes of combinations that training never sees.
+    seed: of all scenes.
 
   Raises:
-    InputError: the grid does not always have room for MAX_OBJECTS, or the mixture is not of shares.
+    InputError: the grid does not always have room for MAX_OBJECTS, or the mixture is not of weights.
   """
 
   size: int = 24
@@ -66,7 +66,7 @@ class World:
 
   def __post_init__(self):
     if len(self.mixture) != 3 or min(self.mixture) < 0 or not sum(self.mixture) > 0:
-      raise InputError(f'mixture {self.mixture}: expected three shares, none negative, one above zero')
+      raise InputError(f'mixture {self.mixture}: expected three weights, none negative, one above zero')
     # An object then keeps others from one corner at most, which leaves the fourth object a corner.
     if len(self.positions) < 2 * self.min_distance:
       raise InputError(
@@ -91,7 +91,7 @@ class World:
 
 
 def sized_world(size: int, grid: int, num_train: int, seed: int) -> World:
-  """The world of a run: of few scenes to train on, no more to test on."""
+  """The world of a run, with no more scenes to test on than to train on."""
   num_test, num_held_out = min(World.num_test, num_train), min(World.num_held_out, num_train)
   return World(size=size, grid=grid, num_train=num_train, num_test=num_test, num_held_out=num_held_out, seed=seed)
 
@@ -109,7 +109,7 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """What an image shows. The order of the objects means nothing: they are kept sorted, so that scenes compare."""
+  """Objects of an image. Their order means nothing: they are kept sorted, so that scenes compare."""
 
   objects: tuple[Object, ...]
 
@@ -134,17 +134,14 @@ def decode(rows: np.ndarray) -> Scene:
 
 
 def coverage(shape: str, radius: float, x: float, y: float, size: int) -> np.ndarray:
-  """How much of each pixel a shape covers.
+  """Fraction of each pixel that a shape covers: float32[size, size].
 
   Args:
     shape: one of SHAPES. All fit the square of half-width `radius`.
     radius: in pixels.
-    x: of the centre, in pixels from the left edge.
-    y: of the centre, in pixels from the top edge.
+    x: centre, in pixels from the left edge.
+    y: centre, in pixels from the top edge.
     size: side of the image.
-
-  Returns:
-    float32[size, size] in [0, 1].
   """
   points = (np.arange(size * SAMPLES, dtype=np.float32) + 0.5) / SAMPLES
   u, v = (points - x)[None, :] / radius, (points - y)[:, None] / radius
@@ -167,24 +164,23 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _masks(world: World) -> np.ndarray:
-  """float32[shapes, sizes, y, x, size, size]: the coverage of every object the world can hold."""
-  places = world.positions
-  masks = np.zeros((len(SHAPES), len(SIZES), len(places), len(places), world.size, world.size), np.float32)
+  """float32[shapes, sizes, y, x, size, size]: the coverage of every object that a scene can hold."""
+  positions = world.positions
+  masks = np.zeros((len(SHAPES), len(SIZES), len(positions), len(positions), world.size, world.size), np.float32)
   pixels = world.size / world.grid
-  for s, z in np.ndindex(len(SHAPES), len(SIZES)):
-    for i, j in np.ndindex(len(places), len(places)):
-      centre = places[j] * pixels, places[i] * pixels
-      masks[s, z, i, j] = coverage(SHAPES[s], world.radius(SIZES[z]), *centre, world.size)
+  for s, z, i, j in np.ndindex(masks.shape[:4]):
+    centre = positions[j] * pixels, positions[i] * pixels
+    masks[s, z, i, j] = coverage(SHAPES[s], world.radius(SIZES[z]), *centre, world.size)
   return masks
 
 
 def render_scene(world: World, scenes: Sequence[Scene]) -> np.ndarray:
-  """Pictures of scenes, antialiased: uint8[n, size, size, 3]."""
+  """Images of scenes, antialiased: uint8[n, size, size, 3]."""
   return render_encoded(world, np.array([encode(scene) for scene in scenes]).reshape(-1, MAX_OBJECTS, 5))
 
 
 def render_encoded(world: World, rows: np.ndarray) -> np.ndarray:
-  """`render` for int8[n, objects, 5]: rows as `encode` gives them, of any number."""
+  """Images of scenes as `encode` gives them, of any number of objects: int8[n, objects, 5]."""
   masks, palette = _masks(world), np.array(list(COLOURS.values()), np.float32)
   canvas = np.full((len(rows), world.size, world.size, 3), GROUND, np.float32)
   first = world.positions.start

@@ -1,4 +1,4 @@
-"""Makes a small tokenizer for a small world: byte-level BPE with Janus's special tokens and the words of a text."""
+"""Makes a small tokenizer for the toy world: byte-level BPE with Janus's special tokens and the words of a text."""
 
 import collections
 import os
@@ -36,16 +36,13 @@ def train_tokenizer(
 
   Its vocabulary: Janus's special tokens (ids from 0), the 256 bytes, so that any text can be written, the `phrases`,
   and the most frequent words of `texts`, with the space before them. There are no merges: a word is one token, or
-  bytes. The same texts give the same file.
+  bytes. The same texts give the same file. Returns the size of the vocabulary.
 
   Args:
-    texts: to count words in, special tokens included or not.
-    path: of the file to write.
-    vocab_size: at most.
-    phrases: that become one token wherever they stand.
-
-  Returns:
-    The size of the vocabulary.
+    texts: words are counted in them, special tokens included or not.
+    path: file to write.
+    vocab_size: largest size.
+    phrases: texts that become one token wherever they stand.
 
   Raises:
     InputError: `vocab_size` has no room for more than bytes, special tokens and phrases, or `path` cannot be written.
@@ -56,7 +53,9 @@ def train_tokenizer(
   if room < 1:
     raise InputError(f'vocab_size {vocab_size}: expected at least {vocab_size - room + 1}')
   splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  words = _most_frequent(_words(texts, splitter, phrases), room)
+  counts = _count_words(texts, splitter, phrases)
+  # Of more than one byte; equal counts go by the alphabet.
+  words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))[:room]
   vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet, *words])}
   # ignore_merges: a word that is in the vocabulary is taken whole, without the merges that would lead there.
   backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
@@ -74,8 +73,10 @@ def train_tokenizer(
   return backend.get_vocab_size()
 
 
-def _words(texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, phrases: list[str]) -> collections.Counter:
-  """How often each word of the texts occurs, in the alphabet of the bytes."""
+def _count_words(
+  texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, phrases: list[str]
+) -> collections.Counter:
+  """Counts of the words of the texts, in the alphabet of the bytes."""
   atoms = re.compile('|'.join(map(re.escape, [*SPECIAL_TOKENS, *phrases])))
   counts = collections.Counter()
   for text, repeats in collections.Counter(texts).items():
@@ -85,25 +86,19 @@ def _words(texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, phrases:
   return counts
 
 
-def _most_frequent(counts: collections.Counter, count: int) -> list[str]:
-  """Words of more than one byte; equal counts go by the alphabet."""
-  ordered = sorted((-number, word) for word, number in counts.items() if len(word) > 1)
-  return [word for _, word in ordered[:count]]
-
-
 def toy_texts(world: World, num_scenes: int = 2000) -> Iterator[str]:
-  """What is written about the toy world, as training renders it: prompts, conversations, plain text."""
+  """Texts about the toy world, as training renders them: prompts, conversations, plain text."""
   rng = np.random.default_rng(world.seed)
   template = prompts.TEMPLATES['deepseek']
   yield prompts.SYSTEM_PROMPT
-  asked = [questions.ask(scenes.draw(world, 'train', index)) for index in range(num_scenes)]
+  asked = [questions.ask(scenes.scene_at(world, 'train', index)) for index in range(num_scenes)]
   phrases = [answer for scene in asked for item in scene if item.kind == 'describe' for answer in item.answers]
   numbers = range(10)
   phrases += [digits.phrase(number) for number in numbers]
   for phrase in phrases:
-    yield captions.draw_prompt(phrase, rng)
-    yield prompts.render_prompt(template, [captions.draw_prompt(phrase, rng), ''])
+    yield captions.sample_prompt(phrase, rng)
+    yield prompts.render_prompt(template, [captions.sample_prompt(phrase, rng), ''])
   for items in [*asked, *map(questions.ask_digit, numbers)]:
-    turns = questions.draw_turns(items, rng, len(items))
+    turns = questions.sample_turns(items, rng, len(items))
     yield ' '.join(turns[:2])
     yield prompts.render_prompt(template, prompts.place_images(turns, 1), prompts.SYSTEM_PROMPT)

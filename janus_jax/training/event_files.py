@@ -1,8 +1,7 @@
 """TensorBoard event files: scalars, images and texts.
 
-Written here because the format is small and settled, and the libraries are not light: `tensorboardX` imports torch
-where there is one (seconds, before the first step), `tensorboard` brings a web server and gRPC, `tf.summary` and
-`clu` TensorFlow.
+Written here because the format is small and settled, and the libraries are heavy: `tensorboardX` imports torch where
+there is one (seconds, before the first step), `tensorboard` brings a web server and gRPC, `clu` TensorFlow.
 
 A file is a sequence of records: length (uint64), masked CRC of it, data, masked CRC of it (tensorflow/core/lib/io/
 record_writer.h). Data is a message `Event` (tensorflow/core/util/event.proto) in protobuf's wire format.
@@ -21,13 +20,13 @@ _SESSION_START = 1
 
 
 class EventFile:
-  """Appends events to a new file of `directory`. Each is flushed, so that a process that is killed loses none."""
+  """A new file of events. Each is flushed, so that a process that is killed loses none."""
 
   def __init__(self, directory: str, purge_from: int | None = None):
     """
     Args:
       directory: created if missing; TensorBoard shows all its event files as one run.
-      purge_from: what older files have at this step and later is not shown any more: where a run was taken up again.
+      purge_from: events of older files at this step and later are no longer shown: where a run resumed.
 
     Raises:
       OSError: nothing can be written there.
@@ -44,11 +43,11 @@ class EventFile:
     self._value(step, name, (2, float(value)))
 
   def image(self, step: int, name: str, png: bytes, height: int, width: int) -> None:
-    """An RGB picture, encoded as PNG."""
+    """An RGB image, encoded as PNG."""
     self._value(step, name, (4, _message((1, height), (2, width), (3, 3), (4, png))))
 
   def text(self, step: int, name: str, text: str) -> None:
-    """Shown as Markdown."""
+    """A text, which TensorBoard shows as Markdown."""
     tensor = _message((1, _DT_STRING), (2, _message((2, _message((1, 1))))), (8, text.encode()))
     metadata = _message((1, _message((1, b'text'))))
     self._value(step, name, (8, tensor), (9, metadata))
@@ -87,17 +86,14 @@ def _varint(value: int) -> bytes:
   return bytes([*parts, value])
 
 
-def _crc_table() -> list[int]:
-  """Of CRC-32C (Castagnoli), reflected."""
-  table = []
-  for byte in range(256):
-    for _ in range(8):
-      byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-    table.append(byte)
-  return table
+def _crc_entry(byte: int) -> int:
+  """Entry of the table for CRC-32C (Castagnoli), reflected."""
+  for _ in range(8):
+    byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+  return byte
 
 
-_CRC_TABLE = tuple(_crc_table())
+_CRC_TABLE = tuple(map(_crc_entry, range(256)))
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Where the wall time of a run goes, and a watchdog for steps that do not end."""
+"""The wall time of a run by cause, and a watchdog for steps that do not end."""
 
 import collections
 import contextlib
@@ -14,24 +14,20 @@ from typing import Any
 
 import jax
 
-# What is not training. The rest of the time is: goodput is its share.
+# Causes of time that is not training. The rest is: goodput is its fraction.
 CAUSES = ('starting', 'compiling', 'waiting for data', 'observing', 'saving')
 
 
 class Goodput:
-  """Adds up what a process spends on what, from its start of training on."""
+  """Sums of the seconds that a process spends on each cause, from its start of training on."""
 
   def __init__(self, clock: Callable[[], float] = time.perf_counter):
-    """
-    Args:
-      clock: seconds that only grow.
-    """
     self._clock, self._began = clock, clock()
     self._seconds: collections.Counter[str] = collections.Counter()
 
   @contextlib.contextmanager
   def on(self, cause: str, what: str = '', say: Callable[[str], None] = logging.info) -> Iterator[None]:
-    """Counts the block as time spent on one of CAUSES; says before it `what` is done, and after it how long it took."""
+    """Counts the block as time spent on one of CAUSES; says `what` is done before it, and after it how long it took."""
     began = self._clock()
     if what:
       say(f'{what} ...')
@@ -44,14 +40,14 @@ class Goodput:
       say(f'{what}: {took:.0f} s')
 
   def line(self) -> dict[str, float]:
-    """For the metrics: 'goodput', the share of all time that was training, and the shares of causes that had some."""
+    """Metrics: 'goodput', the fraction of all time that was training, and that of each cause that had some."""
     total = max(self._clock() - self._began, 1e-9)
-    shares = {f'time/{cause}': self._seconds[cause] / total for cause in CAUSES if self._seconds[cause]}
-    return {'goodput': 1 - sum(shares.values())} | shares
+    fractions = {f'time/{cause}': self._seconds[cause] / total for cause in CAUSES if self._seconds[cause]}
+    return {'goodput': 1 - sum(fractions.values())} | fractions
 
 
 class Watchdog:
-  """Says so, with what every thread is doing, when a step takes far longer than steps do. A context manager.
+  """Reports a step that takes far longer than steps do, with the stacks of all threads. A context manager.
 
   Nothing is ended: what hangs may be a device, a file system or another process, and people want to look at it.
   """
@@ -60,9 +56,9 @@ class Watchdog:
     """
     Args:
       factor: times the mean of the steps so far after which a step is reported; 0 never does.
-      least: seconds that a step takes at least before it is reported.
-      stacks: path of the file that gets the stacks of all threads, after what it has.
-      clock: seconds that only grow.
+      least: least seconds of a step that is reported.
+      stacks: path of the file that the stacks are appended to.
+      clock: gives seconds that only grow.
     """
     self._factor, self._least, self._stacks, self._clock = factor, least, stacks, clock
     self._lock, self._ended = threading.Lock(), threading.Event()
@@ -84,18 +80,18 @@ class Watchdog:
       self._threads[1].join(1)  # It would outlast a step that hangs.
 
   def rest(self) -> None:
-    """Until the next step has ended nothing is watched: a compilation is coming."""
+    """Watches nothing until the next step has ended, as before a compilation."""
     with self._lock:
       self._rests += 1
       self._steps, self._mean, self._last, self._reported = 0, 0.0, None, False
 
   def step_dispatched(self, result: jax.Array) -> None:
-    """The step that computes `result` has been given to the devices, where it ends some time later."""
+    """Takes the result of a step that has been given to the devices, where it ends some time later."""
     if self._factor:
       self._results.put((self._rests, result))
 
   def step_ended(self) -> None:
-    """The next one begins."""
+    """Times the step; the next one begins."""
     with self._lock:
       now = self._clock()
       if self._last is not None:
@@ -104,7 +100,7 @@ class Watchdog:
       self._last, self._reported = now, False
 
   def overdue(self) -> str | None:
-    """What there is to say of the step under way, once; None if nothing."""
+    """A message about the step under way, once; None if there is nothing to say."""
     with self._lock:
       if self._reported or not self._steps:
         return None
@@ -115,7 +111,7 @@ class Watchdog:
       return f'a step has been under way for {took:.0f} s: {self._steps} steps before it took {self._mean:.2f} s each'
 
   def _wait(self) -> None:
-    """Steps end where their results are, not where they are dispatched: the loop is ahead of the devices."""
+    """Times steps where their results are, not where they are dispatched: the loop is ahead of the devices."""
     while not self._ended.is_set():
       rests, result = self._results.get()
       with contextlib.suppress(Exception):  # The loop meets it too.
@@ -136,9 +132,8 @@ class Watchdog:
 
 
 def _stacks() -> str:
-  """Of every thread, the main one first: faulthandler leaves the oldest out where there are more than 100."""
-  frames = sys._current_frames()
-  main = threading.main_thread()
+  """Stacks of all threads, the main one first: faulthandler leaves the oldest out where there are more than 100."""
+  frames, main = sys._current_frames(), threading.main_thread()
   threads = sorted(threading.enumerate(), key=lambda thread: (thread is not main, thread.name))
   found = [(thread.name, frames[thread.ident]) for thread in threads if thread.ident in frames]
   return '\n'.join(f'{name}:\n{"".join(traceback.format_stack(frame))}' for name, frame in found)

@@ -4,6 +4,7 @@ With one process every function here does nothing but what its name says of one.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,33 +22,28 @@ from jax.experimental import multihost_utils
 from janus_jax.errors import InputError, one_line
 from janus_jax.training import rendezvous
 
-# 'none': a process by itself. 'auto': what the cluster's environment says (TPU, SLURM, GKE, Open MPI). 'flags': what
-# the command line says.
+# 'none': a process by itself. 'auto': by the cluster's environment (TPU, SLURM, GKE, Open MPI). 'flags': by the command
+# line.
 MODES = ('none', 'auto', 'flags')
-# In what collectives and jax's coordination service say where a peer is gone.
+# Words of collectives and of jax's coordination service where a peer is gone.
 LOST = re.compile('gloo|nccl|heartbeat|coordination ?service|connection (reset|refused)|unavailable|barrier', re.I)
 
 # Seconds that process 0 stays after its own end. The others end for the same reason at that moment; without process 0
 # jax would end them first, with pages of stacks.
 LINGER = 5
-MISSING = 'not there'  # What `check_same` says of a value that a process does not have.
+MISSING = 'not there'  # Shown by `check_same` for a value that a process does not have.
 
 
 def start(
-  mode: str,
-  coordinator: str | None,
-  count: int | None,
-  index: int | None,
-  dead_after: int,
-  patience: int = 600,
+  mode: str, coordinator: str | None, count: int | None, index: int | None, dead_after: int, patience: int = 600
 ) -> None:
-  """Joins the processes of a run; before any device is used.
+  """Joins the processes of a run, before any device is used.
 
   Args:
-    mode: one of MODES.
-    coordinator: 'HOST:PORT', where process 0 listens; only with 'flags', as what follows.
-    count: processes.
-    index: of this one.
+    mode: one of MODES; with 'flags' the next three are given, else None.
+    coordinator: 'HOST:PORT', where process 0 listens.
+    count: number of processes.
+    index: index of this process.
     dead_after: seconds without a sign of life after which the others give a process up and end.
     patience: seconds that a process waits for the others to start.
 
@@ -58,7 +54,7 @@ def start(
   _check_flags(mode, given, {'dead_after': dead_after, 'wait_for_processes': patience})
   if mode == 'none':
     return
-  # What CPUs talk to each other with; other devices have their own.
+  # For CPUs; other devices have collectives of their own.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   if mode == 'flags':
     rendezvous.meet(coordinator, count, index, patience)
@@ -102,12 +98,8 @@ def _ending_after(seconds: float) -> Iterator[None]:
   """Ends the process with code 1 and a line if the block takes longer: in C++, where nothing else ends it so."""
 
   def end() -> None:
-    print(
-      f'error: the processes of the run do not find each other within {seconds:.0f} s (--wait_for_processes): expected '
-      'all of them to be started',
-      file=sys.stderr,
-      flush=True,
-    )
+    line = f'the processes of the run do not find each other within {seconds:.0f} s (--wait_for_processes)'
+    print(f'error: {line}: expected all of them to be started', file=sys.stderr, flush=True)
     os._exit(1)
 
   timer = threading.Timer(seconds, end)
@@ -121,9 +113,9 @@ def _ending_after(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_alone() -> Iterator[None]:
-  """Of a run of several processes, ends this one at once if the block fails: with code 1 and the reason in a line.
+  """Ends a process of a run of several at once if the block fails: with code 1 and the reason in a line.
 
-  Otherwise jax would wait for the others when the process ends, who wait for it.
+  Otherwise jax would wait for the others when the process ends, and they for it.
   """
   try:
     yield
@@ -144,20 +136,15 @@ def ending_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """Where the block fails in one process it fails in all of them, with the reason of the first.
-
-  Raises:
-    InputError: the block of another process raised it, or something else.
-  """
+  """Fails in all processes, with InputError and the reason of the first, where the block fails in one of them."""
+  if jax.process_count() == 1:
+    yield
+    return
   error = None
   try:
     yield
   except Exception as caught:
-    if jax.process_count() == 1:
-      raise
     error = caught
-  if jax.process_count() == 1:
-    return
   reasons = gathered(' '.join(f'{error or type(error).__name__}'.split()) if error else None)
   if error:
     raise error
@@ -168,7 +155,7 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[bool]:
-  """Process 0 runs the block, then the others do and find what it left: files, above all. Gives whether this is 0.
+  """Runs the block in process 0, then in the others, which find what it left, files above all. Gives True in 0.
 
   As in `together`, all fail where one does.
   """
@@ -184,7 +171,7 @@ def first_alone() -> Iterator[bool]:
 
 
 def gathered(value: Any) -> list[Any]:
-  """What each process gives, in order: JSON values."""
+  """The values (JSON) that all processes give, in order."""
   if jax.process_count() == 1:
     return [value]
   content = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -196,46 +183,37 @@ def gathered(value: Any) -> list[Any]:
 
 
 def check_same(what: str, values: Mapping[str, Any]) -> None:
-  """Checks that all processes of a run have the same values.
+  """Checks that all processes of a run have the same JSON values; `what` names others, as in 'another config'.
 
-  Args:
-    what: they are, with an article: 'another config'.
-    values: JSON values by name.
-
-  Raises:
-    InputError: in all processes; names the first value that differs, the processes that have another one than process
-      0, and both.
+  Raises InputError in all of them, with the first value that differs from that of process 0, and who has it.
   """
   if jax.process_count() == 1:
     return
-  of_all = [dict(flat_items(found)) for found in gathered(values)]
-  names = dict.fromkeys(name for found in of_all for name in found)
-  for name in names:
-    expected = of_all[0].get(name, MISSING)
-    others = [index for index, found in enumerate(of_all) if found.get(name, MISSING) != expected]
-    if others:
-      found = of_all[others[0]].get(name, MISSING)
-      same = [index for index in others if of_all[index].get(name, MISSING) == found]
+  by_process = [dict(_flat_items(found)) for found in gathered(values)]
+  for name in dict.fromkeys(itertools.chain(*by_process)):
+    expected, *others = (own.get(name, MISSING) for own in by_process)
+    if found := next((value for value in others if value != expected), None):
+      same = [index for index, value in enumerate(others, 1) if value == found]
       who = f'process {same[0]} has' if len(same) == 1 else f'processes {", ".join(map(str, same))} have'
       raise InputError(f'{who} {what}: {name} is {found}: expected {expected} as on process 0')
 
 
-def flat_items(values: Any, name: str = '') -> Iterator[tuple[str, str]]:
-  """('stages.stage1.steps', '100') of nested dicts: what a message says of each value."""
+def _flat_items(values: Any, name: str = '') -> Iterator[tuple[str, str]]:
+  """('stages.stage1.steps', '100') for each value of nested dicts."""
   if isinstance(values, dict) and values:
     for key, value in values.items():
-      yield from flat_items(value, f'{name}.{key}' if name else key)
+      yield from _flat_items(value, f'{name}.{key}' if name else key)
   else:
     yield name, json.dumps(values)
 
 
 def from_first(value: bool) -> bool:
-  """What process 0 says."""
+  """The value of process 0."""
   return value if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def summed(counts: np.ndarray) -> np.ndarray:
-  """Sum over processes of the int64[n] that each of them gives."""
+  """Sum over processes of their int64[n]."""
   if jax.process_count() == 1:
     return counts
   # As pairs of int32: jax would cut an int64 down to its lower half.
@@ -244,7 +222,7 @@ def summed(counts: np.ndarray) -> np.ndarray:
 
 
 def should_stop(asked: bool, step: int) -> bool:
-  """Whether to stop after a step, as `asked` of a process by itself.
+  """True if the run is to stop after a step. A process by itself decides by `asked`.
 
   Several agree on a step that none of them has passed, once one of them has been sent SIGTERM.
   """

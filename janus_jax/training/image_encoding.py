@@ -1,10 +1,9 @@
 """The images of a batch, encoded: codes where one is generated, features where one is understood.
 
 Both encoders run once a step, before its microbatches, over the images of the whole batch. The rows of a stream share
-the room for them (data/packing.py): N streams of R rows each, with J images to understand and G to generate. So what
-is in a batch does not depend on the number of microbatches, and no room has to be rounded up for each of them. What
-crosses from one part of the step to the other is small: 1.2 MB of features an image in the released models, 2 kB of
-codes.
+the slots for them (data/packing.py): N streams of R rows each, with J images to understand and G to generate. So a
+batch does not depend on the number of microbatches, and no slots are rounded up for each of them. Little crosses from
+one part of the step to the other: 1.2 MB of features an image in the released models, 2 kB of codes.
 """
 
 import functools
@@ -15,27 +14,21 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE
-from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
+from janus_jax.training.step_config import StepConfig
 
 Batch = dict[str, jax.Array]
 Encode = Callable[[jax.Array], jax.Array]  # uint8[I, size, size, 3] -> [I, P, ...].
 
 PIXELS = ('pixels', 'generation_pixels')
-# A group of images at a time may leave this fraction of the room empty in the last one.
+# The last of several groups of images may leave this fraction of all slots empty.
 MAX_PADDING = 1 / 16
 
 
 def encode_images(encode: Encode, pixels: jax.Array, at_once: int) -> jax.Array:
-  """Encodes the images of every stream, a group at a time, and again in the backward pass.
+  """uint8[N, J, size, size, 3] -> [N, J * P, ...]: encodes the images of every stream, `at_once` at most at a time.
 
-  Args:
-    encode: the encoder.
-    pixels: uint8[N, J, size, size, 3].
-    at_once: images of a stream in a group, at most.
-
-  Returns:
-    [N, J * P, ...].
+  Where one group does not hold them all, they are encoded again in the backward pass.
   """
   N, J = pixels.shape[:2]
   size = next(size for size in range(min(at_once, J), 0, -1) if -J % size <= J * MAX_PADDING)
@@ -56,12 +49,9 @@ def encode_images(encode: Encode, pixels: jax.Array, at_once: int) -> jax.Array:
 
 
 def with_codes(batch: Batch, encode: Encode, at_once: int = 1) -> Batch:
-  """The batch with the codes of its `generation_pixels` in `tokens` and `targets`, which hold places among them.
+  """The batch with the codes of its `generation_pixels` in `tokens` and `targets`, which hold indices of them.
 
-  Args:
-    batch: of `data.packing.make_batch`, the streams one after another; as it is where codes were precomputed.
-    encode: the VQ encoder.
-    at_once: see `encode_images`.
+  A batch whose codes were precomputed stays as it is. `encode` is the VQ encoder; `at_once`: see `encode_images`.
   """
   if 'generation_pixels' not in batch:
     return batch
@@ -70,8 +60,8 @@ def with_codes(batch: Batch, encode: Encode, at_once: int = 1) -> Batch:
     return batch
   codes = jax.lax.stop_gradient(encode_images(encode, pixels, at_once))
 
-  def codes_at(places: jax.Array, is_code: jax.Array) -> jax.Array:
-    return jnp.where(is_code, take(codes, jnp.where(is_code, places, 0)), places)
+  def codes_at(indices: jax.Array, is_code: jax.Array) -> jax.Array:
+    return jnp.where(is_code, take(codes, jnp.where(is_code, indices, 0)), indices)
 
   tokens = codes_at(batch['tokens'], batch['token_types'] == CODE)
   targets = codes_at(batch['targets'], batch['loss_ids'] == GENERATION_LOSS)
@@ -90,47 +80,43 @@ def with_understood_codes(batch: Batch, encode: Encode, at_once: int = 1) -> Bat
 
 
 def image_places(token_types: jax.Array, num_streams: int) -> jax.Array:
-  """int32[B, T]: which of its stream's features stands at a position of an image. Images lie in the order of rows."""
+  """int32[B, T]: index among its stream's features of the one at a position. Images lie in the order of rows."""
   is_image = (token_types == IMAGE).reshape(num_streams, -1)
   return jnp.maximum(jnp.cumsum(is_image, axis=1) - 1, 0).reshape(token_types.shape)
 
 
-def take(encoded: jax.Array, places: jax.Array) -> jax.Array:
+def take(encoded: jax.Array, indices: jax.Array) -> jax.Array:
   """[N, J * P, ...] at int32[B, T], which counts within each of the N streams -> [B, T, ...].
 
-  NaN, or the least integer, where there is no such place.
+  NaN, or the least integer, for an index out of range.
   """
-  places_of_streams = places.reshape(len(encoded), -1, *(1,) * (encoded.ndim - 2))
-  found = jnp.take_along_axis(encoded, places_of_streams, axis=1, mode='fill')
-  return found.reshape(*places.shape, *encoded.shape[2:])
+  by_stream = indices.reshape(len(encoded), -1, *(1,) * (encoded.ndim - 2))
+  found = jnp.take_along_axis(encoded, by_stream, axis=1, mode='fill')
+  return found.reshape(*indices.shape, *encoded.shape[2:])
 
 
-def resolve_codes(params: Any, batch: Batch, config: JanusConfig, compute: ComputeConfig, accumulation: int) -> Batch:
-  """The batch with every code in its place; `pixels` are left where SigLIP is to see them.
+def resolve_codes(params: Any, batch: Batch, config: StepConfig) -> Batch:
+  """The batch with every code where it belongs; `pixels` are left where SigLIP is to see them.
 
-  Args:
-    params: the model's tree.
-    batch: of one or more streams.
-    config: architecture.
-    compute: dtypes, kernels.
-    accumulation: microbatches: as many images are encoded at once as a microbatch has rows. The VQ encoder's float32
-      activations are the largest arrays of a step (0.3 GB an image at 384 px).
+  As many images are encoded at once as a microbatch has rows: the VQ encoder's float32 activations are the largest
+  arrays of a step (0.3 GB an image at 384 px).
   """
-  encode = functools.partial(Janus(config, compute).apply, {'params': params}, method='encode_pixels')
+  encode = _encoder(params, config, 'encode_pixels')
 
   def at_once(name: str) -> int:
-    return max(len(batch['tokens']) // len(batch[name]) // accumulation, 1) if name in batch else 1
+    return max(len(batch['tokens']) // len(batch[name]) // config.accumulation, 1) if name in batch else 1
 
   batch = with_codes(batch, encode, at_once('generation_pixels'))
-  return with_understood_codes(batch, encode, at_once('pixels')) if config.shared_encoder else batch
+  return with_understood_codes(batch, encode, at_once('pixels')) if config.model.shared_encoder else batch
 
 
-def image_features(
-  params: Any, pixels: jax.Array, config: JanusConfig, compute: ComputeConfig, accumulation: int
-) -> jax.Array:
+def image_features(params: Any, pixels: jax.Array, config: StepConfig) -> jax.Array:
   """uint8[N, J, size, size, 3] -> [N, J * P, Dv], by SigLIP; a group of J / accumulation images at a time."""
-  encode = functools.partial(Janus(config, compute).apply, {'params': params}, method='encode_images')
-  return encode_images(encode, pixels, -(-pixels.shape[1] // accumulation))
+  return encode_images(_encoder(params, config, 'encode_images'), pixels, -(-pixels.shape[1] // config.accumulation))
+
+
+def _encoder(params: Any, config: StepConfig, method: str) -> Encode:
+  return functools.partial(Janus(config.model, config.compute).apply, {'params': params}, method=method)
 
 
 def split_pixels(batch: Batch) -> tuple[Batch, jax.Array | None]:

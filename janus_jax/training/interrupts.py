@@ -1,4 +1,4 @@
-"""What asks a run to save and stop: SIGTERM, Ctrl-C (SIGINT), a terminal that goes away (SIGHUP)."""
+"""Signals that ask a run to save and stop: SIGTERM, Ctrl-C (SIGINT), a terminal that goes away (SIGHUP)."""
 
 import contextlib
 import os
@@ -17,12 +17,9 @@ PATIENCE = 2.0
 
 
 class StopRequest:
-  """Whether the run has been asked to save and stop.
+  """Request to save and stop; `asked` is True once any of the signals has come.
 
   Before a step is done there is nothing to save, and Ctrl-C ends the run. So does a second one, at any time.
-
-  Attributes:
-    asked: by any of the signals.
   """
 
   def __init__(self):
@@ -30,25 +27,26 @@ class StopRequest:
     self._step_done, self._said, self._unwinding = False, False, threading.Event()
 
   def step_done(self) -> None:
-    """From now on there is something to save."""
+    """Notes that there is something to save from now on."""
     self._step_done = True
 
   @contextlib.contextmanager
-  def listening(self) -> Iterator[None]:
+  def listening(self) -> Iterator['StopRequest']:
     """Listens within the block, which runs in the main thread. Signals that are ignored (nohup) stay so."""
     caught = [signal.SIGINT, signal.SIGHUP]
     if jax.process_count() == 1:  # Else jax has a handler of its own by now, which tells the other processes.
       caught.append(signal.SIGTERM)
-    caught = [number for number in caught if signal.getsignal(number) != signal.SIG_IGN]
     reading, writing = socket.socketpair()
     writing.setblocking(False)
-    old = {number: signal.signal(number, self._heard) for number in caught}
+    old = {
+      number: signal.signal(number, self._heard) for number in caught if signal.getsignal(number) != signal.SIG_IGN
+    }
     # Handlers in Python wait for the main thread, which may be compiling or waiting for a device; this does not.
     old_pipe = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=self._listen, args=(reading,), name='signals', daemon=True)
     thread.start()
     try:
-      yield
+      yield self
     finally:
       signal.set_wakeup_fd(old_pipe)
       for number, handler in old.items():
@@ -84,7 +82,7 @@ class StopRequest:
 
 
 def _say(line: str) -> None:
-  """On stderr; where the terminal is gone, nobody writes to it any more."""
+  """Prints to stderr; where the terminal is gone, nobody writes to it any more."""
   try:
     os.write(sys.__stderr__.fileno(), f'\n{line}\n'.encode())
   except OSError:

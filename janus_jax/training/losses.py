@@ -1,4 +1,4 @@
-"""Cross-entropies of a packed batch, one sum and one weight per kind of example (Janus paper section 3.3).
+"""Cross-entropies of a packed batch, one sum and one weight per task (Janus paper section 3.3).
 
 Text is predicted by `lm_head`, codes by `gen_head`; begin-of-image predicts code 0. Logits over the vocabulary exist
 for a few positions at a time only, and only for those that count.
@@ -7,7 +7,7 @@ for a few positions at a time only, and only for those that count.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import optax
 
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
-from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
 from janus_jax.sharding.collectives import Spread, Weights
 from janus_jax.sharding.rules import ways
 from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels, take
 from janus_jax.training.state import flatten, unflatten
+from janus_jax.training.step_config import StepConfig
 
 # Method of the model -> what its weights' paths begin with.
 HEADS = {'text_logits': 'language_model/lm_head/', 'image_logits': 'gen_head/'}
@@ -29,7 +29,7 @@ _LOSSES = (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)
 
 @flax.struct.dataclass
 class TaskLosses:
-  """Per kind, in the order of `data.examples.TASKS`.
+  """Losses per task, in the order of `data.examples.TASKS`.
 
   Attributes:
     sums: float32[3], summed cross-entropy in nats.
@@ -41,22 +41,35 @@ class TaskLosses:
 
 
 def target_counts(batch: Batch) -> jax.Array:
-  """float32[3]: the summed weights of the targets of each kind."""
+  """float32[3]: the summed weights of the targets of each task."""
   return jnp.stack([jnp.sum(batch['weights'] * (batch['loss_ids'] == loss)) for loss in _LOSSES])
 
 
-Head = Callable[[Weights, jax.Array], jax.Array]  # Weights and [B, t, D] -> float32[B, t, V].
+class Head(NamedTuple):
+  """A head of the model.
+
+  Attributes:
+    logits: function of weights {path: array} and hidden states [B, t, D] -> float32[B, t, V].
+    spread: devices that its loss is spread over; None for one, or to leave it to XLA.
+  """
+
+  logits: Callable[[Weights, jax.Array], jax.Array]
+  spread: Spread | None = None
+
+  def losses(self, weights: Weights, hidden: jax.Array, targets: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(self.logits(weights, hidden), targets)
+
+
+class Targets(NamedTuple):
+  """Targets of each position of a batch, of which those that are wanted count; scales have no gradient."""
+
+  ids: jax.Array  # int32[B, T].
+  wanted: jax.Array  # bool[B, T].
+  scales: jax.Array  # float32[B, T].
 
 
 def cross_entropy(
-  head: Head,
-  weights: Weights,
-  hidden: jax.Array,
-  targets: jax.Array,
-  wanted: jax.Array,
-  scales: jax.Array,
-  chunk: int,
-  spread: Spread | None = None,
+  head: Head, weights: Weights, hidden: jax.Array, targets: Targets, chunk: int
 ) -> tuple[jax.Array, jax.Array]:
   """-log softmax(logits)[target] of each position that is wanted, and their scaled sum, which has a gradient.
 
@@ -64,23 +77,21 @@ def cross_entropy(
   others are never computed. Those of a chunk are made once, and its gradients on the spot: the sum is linear in them.
 
   Args:
-    head: logits, from weights and hidden states.
-    weights: path -> array, of the head.
+    head: gives the logits, with its `weights`.
+    weights: {path: array}.
     hidden: [B, T, D].
-    targets: int32[B, T].
-    wanted: bool[B, T].
-    scales: float32[B, T]; they have no gradient.
+    targets: what is predicted.
     chunk: positions of a row whose logits exist together. From T on all logits are computed, at once.
-    spread: over which devices; None for one, or to leave it to XLA.
 
   Returns:
     float32[B, T], 0 where it is not wanted, without a gradient; float32[], the sum of scales * losses.
   """
-  B, T = targets.shape
+  B, T = targets.ids.shape
   if chunk >= T:
-    losses = jnp.where(wanted, _losses(head, weights, hidden, targets), 0.0)
-    return jax.lax.stop_gradient(losses), jnp.sum(scales * losses)
+    losses = jnp.where(targets.wanted, head.losses(weights, hidden, targets.ids), 0.0)
+    return jax.lax.stop_gradient(losses), jnp.sum(targets.scales * losses)
   # [B, T, ...] -> [R, C, L, ...]: what each of R x C devices holds lies along L.
+  spread = head.spread
   R, C = (1, 1) if spread is None else (ways(entry, spread.mesh) for entry in (spread.rows, spread.positions))
   chunks = -(-T // chunk)
   L = B * T // (R * C)
@@ -89,81 +100,69 @@ def cross_entropy(
   def split(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(R, B // R, C, T // C, *x.shape[2:]), 2, 1).reshape(R, C, L, *x.shape[2:])
 
-  order = jnp.argsort(~split(wanted), axis=-1)
+  order = jnp.argsort(~split(targets.wanted), axis=-1)
 
   def sorted_and_filled(x: jax.Array) -> jax.Array:
     x = split(x)
     x = jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 3)), axis=2)
     return jnp.pad(x, [(0, chunks * size - L if axis == 2 else 0) for axis in range(x.ndim)])
 
-  needed = -(-jnp.max(jnp.sum(split(wanted), axis=-1)) // size)
-  operands = [sorted_and_filled(x) for x in (hidden, targets, jnp.where(wanted, scales, 0.0))]
-  total, losses = _in_chunks(head, size, spread, needed, *operands, weights)
+  needed = -(-jnp.max(jnp.sum(split(targets.wanted), axis=-1)) // size)
+  scales = jnp.where(targets.wanted, targets.scales, 0.0)
+  operands = [sorted_and_filled(x) for x in (hidden, targets.ids, scales)]
+  total, losses = _in_chunks((head, size), needed, *operands, weights)
   losses = jnp.take_along_axis(losses[:, :, :L], jnp.argsort(order, axis=-1), axis=2)
   losses = jnp.moveaxis(losses.reshape(R, C, B // R, T // C), 1, 2).reshape(B, T)
-  return jax.lax.stop_gradient(jnp.where(wanted, losses, 0.0)), total
+  return jax.lax.stop_gradient(jnp.where(targets.wanted, losses, 0.0)), total
 
 
-def _losses(head: Head, weights: Weights, hidden: jax.Array, targets: jax.Array) -> jax.Array:
-  return optax.softmax_cross_entropy_with_integer_labels(head(weights, hidden), targets)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _in_chunks(
-  head: Head,
-  size: int,
-  spread: Spread | None,
-  needed: jax.Array,
-  hidden: jax.Array,
-  targets: jax.Array,
-  scales: jax.Array,
-  weights: Weights,
+  how: tuple[Head, int], needed: jax.Array, hidden: jax.Array, targets: jax.Array, scales: jax.Array, weights: Weights
 ) -> tuple[jax.Array, jax.Array]:
   """The first `needed` chunks of `size` positions of each device: sum of scaled losses, and losses float32[R, C, L].
 
-  A loop of as many turns as are needed has no gradient of its own: hence the rule below.
+  A loop whose trip count is an array has no gradient of its own: hence the rule below.
 
-  Args:
-    head: its logits, from `weights` and [1, size, D].
-    size: positions of a chunk.
-    spread: over which devices.
-    needed: int32, chunks.
-    hidden: [R, C, L, D], L a multiple of `size`.
-    targets: int32[R, C, L].
-    scales: float32[R, C, L].
-    weights: of the head.
+  `how` is (head, size). hidden is [R, C, L, D], L a multiple of size; targets are int32[R, C, L], scales float32.
   """
+  head, size = how
 
-  def of_device(needed: jax.Array, hidden: jax.Array, targets: jax.Array, weights: Weights) -> jax.Array:
-    whole = _whole(weights, hidden.dtype, spread)
+  def on_device(needed: jax.Array, hidden: jax.Array, targets: jax.Array, weights: Weights) -> jax.Array:
+    whole = _whole(weights, hidden.dtype, head.spread)
 
     def fill(i: jax.Array, found: jax.Array) -> jax.Array:
-      losses = _losses(head, whole, _chunk(hidden, i, size), _chunk(targets, i, size))
+      losses = head.losses(whole, _chunk(hidden, i, size), _chunk(targets, i, size))
       return _with_chunk(found, losses, i, size)
 
     return jax.lax.fori_loop(0, needed, fill, jnp.zeros(targets.shape))
 
-  if spread is not None:
-    of_device = spread.over(of_device, 2, weights, spread.place)
-  found = of_device(needed, hidden, targets, weights)
+  if head.spread is not None:
+    on_device = head.spread.over(on_device, 2, weights, head.spread.place)
+  found = on_device(needed, hidden, targets, weights)
   return jnp.sum(scales * found), found
 
 
-def _in_chunks_forward(head, size, spread, needed, hidden, targets, scales, weights):
+def _in_chunks_forward(how, needed, hidden, targets, scales, weights):
+  head, size = how
+  spread = head.spread
   # A frozen weight gets no gradient.
   trained = {path for path, weight in weights.items() if weight.perturbed}
   needed, hidden, targets, scales = needed.value, hidden.value, targets.value, scales.value
   weights = {path: weight.value for path, weight in weights.items()}
 
-  def of_device(needed, hidden, targets, scales, weights):
+  def on_device(needed, hidden, targets, scales, weights):
     whole = _whole(weights, hidden.dtype, spread)
     frozen = {path: weight for path, weight in whole.items() if path not in trained}
     variables = {path: weight for path, weight in whole.items() if path in trained}
 
     def fill(i, carry):
       found, dhidden, sums = carry
-      of_chunk = lambda h, w: _losses(head, {**frozen, **w}, h, _chunk(targets, i, size))  # noqa: E731
-      losses, pull = jax.vjp(of_chunk, _chunk(hidden, i, size), variables)
+
+      def chunk_losses(hidden, variables):
+        return head.losses({**frozen, **variables}, hidden, _chunk(targets, i, size))
+
+      losses, pull = jax.vjp(chunk_losses, _chunk(hidden, i, size), variables)
       more, parts = pull(_chunk(scales, i, size))
       sums = {path: total + parts[path] for path, total in sums.items()}
       return _with_chunk(found, losses, i, size), _with_chunk(dhidden, more, i, size), sums
@@ -175,26 +174,26 @@ def _in_chunks_forward(head, size, spread, needed, hidden, targets, scales, weig
     return found, dhidden, sums if spread is None else spread.scatter(sums)
 
   if spread is not None:
-    of_device = spread.over(of_device, 3, weights, (spread.place, spread.place, spread.specs(trained)))
-  found, dhidden, sums = of_device(needed, hidden, targets, scales, weights)
+    on_device = spread.over(on_device, 3, weights, (spread.place, spread.place, spread.specs(trained)))
+  found, dhidden, sums = on_device(needed, hidden, targets, scales, weights)
   sums = {path: total.astype(weights[path].dtype) for path, total in sums.items()}
   return (jnp.sum(scales * found), found), (dhidden, {path: sums.get(path) for path in weights})
 
 
-def _whole(weights: Weights, dtype: jnp.dtype, spread: Spread | None) -> Weights:
-  """On a device, all of the weights; matrices in the dtype that they are multiplied in, so that no chunk casts them."""
-  if spread is not None:
-    return spread.gather(weights, dtype)
-  return {path: weight.astype(dtype) if weight.ndim > 1 else weight for path, weight in weights.items()}
-
-
-def _in_chunks_backward(head, size, spread, gradients, cotangents):
+def _in_chunks_backward(how, gradients, cotangents):
   factor, _ = cotangents
   dhidden, sums = jax.tree.map(lambda x: x * factor.astype(x.dtype), gradients)
   return None, dhidden, None, None, sums
 
 
 _in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward, symbolic_zeros=True)
+
+
+def _whole(weights: Weights, dtype: jnp.dtype, spread: Spread | None) -> Weights:
+  """All of the weights on a device; matrices in the dtype that they are multiplied in, so that no chunk casts them."""
+  if spread is not None:
+    return spread.gather(weights, dtype)
+  return {path: weight.astype(dtype) if weight.ndim > 1 else weight for path, weight in weights.items()}
 
 
 def _chunk(x: jax.Array, i: jax.Array, size: int) -> jax.Array:
@@ -212,15 +211,12 @@ def _with_chunk(x: jax.Array, part: jax.Array, i: jax.Array, size: int) -> jax.A
 def embed(apply: Callable[..., Any], batch: Batch, features: jax.Array | None) -> jax.Array:
   """[B, T, D]: text, image features and codes, each where the batch says it stands.
 
-  Args:
-    apply: the model's.
-    batch: rows, with `image_places` where there are features.
-    features: [N, J * P, Dv] of `image_encoding.image_features`, or None.
+  `features` are [N, J * P, Dv] of `image_encoding.image_features`, or None; with them the batch has `image_places`.
   """
   tokens, token_types = batch['tokens'], batch['token_types']
-  of_kind = lambda kind: jnp.where(token_types == kind, tokens, 0)  # noqa: E731
-  x = apply(of_kind(TEXT), method='embed_text')
-  x = jnp.where((token_types == CODE)[..., None], apply(of_kind(CODE), method='embed_codes'), x)
+  x = apply(jnp.where(token_types == TEXT, tokens, 0), method='embed_text')
+  codes = apply(jnp.where(token_types == CODE, tokens, 0), method='embed_codes')
+  x = jnp.where((token_types == CODE)[..., None], codes, x)
   if features is None:
     return x
   align = functools.partial(apply, method='align_features')
@@ -234,42 +230,31 @@ def embed(apply: Callable[..., Any], batch: Batch, features: jax.Array | None) -
 
 
 def row_losses(
-  params: Any,
-  batch: Batch,
-  features: jax.Array | None,
-  loss_weights: jax.Array,
-  config: JanusConfig,
-  compute: ComputeConfig,
-  chunk: int,
+  params: Any, batch: Batch, features: jax.Array | None, loss_weights: jax.Array, config: StepConfig
 ) -> tuple[jax.Array, TaskLosses]:
-  """The losses of rows whose images are encoded.
+  """The losses of rows whose images are encoded: their weighted sum, which has a gradient, and those of each task.
 
   Args:
     params: the model's tree.
-    batch: of `image_encoding.split_pixels`, or a microbatch of it.
-    features: of the images of the whole batch, or None.
-    loss_weights: float32[3], of a target of each kind.
-    config: architecture.
-    compute: dtypes, rematerialisation, kernels.
-    chunk: see `cross_entropy`.
-
-  Returns:
-    the weighted sum of all losses, which has a gradient, and the losses of each kind, which have none.
+    batch: rows of `image_encoding.split_pixels`, or a microbatch of them.
+    features: features of the images of the whole batch, or None.
+    loss_weights: float32[3], weight of a target of each task.
+    config: what the loss is compiled for.
   """
-  model = Janus(config, compute)
+  model = Janus(config.model, config.compute)
 
   def apply(*args: Any, method: str) -> Any:
     return model.apply({'params': params}, *args, method=method)
 
   hidden, _ = apply(embed(apply, batch, features), batch['positions'], batch['segments'], method='hidden')
-  targets, losses, weights = batch['targets'], batch['loss_ids'], batch['weights']
+  ids, losses, weights = batch['targets'], batch['loss_ids'], batch['weights']
   is_code, counts = losses == GENERATION_LOSS, weights != 0
-  scales = weights * sum(loss_weights[kind] * (losses == loss) for kind, loss in enumerate(_LOSSES))
-  each = functools.partial(_head_loss, params, config, compute, hidden=hidden, scales=scales, chunk=chunk)
+  scales = weights * sum(loss_weights[task] * (losses == loss) for task, loss in enumerate(_LOSSES))
   # The other head's targets may lie outside of this one's vocabulary.
-  of_text, of_codes = jnp.where(is_code, 0, targets), jnp.where(is_code, targets, 0)
-  text, text_sum = each('text_logits', targets=of_text, wanted=counts & ~is_code)
-  codes, code_sum = each('image_logits', targets=of_codes, wanted=counts & is_code)
+  text_ids, code_ids = jnp.where(is_code, 0, ids), jnp.where(is_code, ids, 0)
+  each = functools.partial(_head_loss, params, config, hidden)
+  text, text_sum = each('text_logits', Targets(text_ids, counts & ~is_code, scales))
+  codes, code_sum = each('image_logits', Targets(code_ids, counts & is_code, scales))
   weighted = weights * (text + codes)
   sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
   return text_sum + code_sum, TaskLosses(sums, target_counts(batch))
@@ -281,43 +266,32 @@ def microbatches(batch: Batch, count: int) -> Batch:
 
 
 def batch_losses(
-  params: Any,
-  batch: Batch,
-  loss_weights: jax.Array,
-  config: JanusConfig,
-  compute: ComputeConfig,
-  chunk: int,
-  accumulation: int = 1,
+  params: Any, batch: Batch, loss_weights: jax.Array, config: StepConfig
 ) -> tuple[jax.Array, TaskLosses]:
-  """The losses of a batch of `data.packing.make_batch`, in so many microbatches; the rest as in `row_losses`."""
-  rows, pixels = split_pixels(resolve_codes(params, batch, config, compute, accumulation))
-  features = None if pixels is None else image_features(params, pixels, config, compute, accumulation)
-  losses_of = lambda rows: row_losses(params, rows, features, loss_weights, config, compute, chunk)  # noqa: E731
-  if accumulation == 1:
+  """The losses of a batch of `data.packing.make_batch`, microbatch by microbatch; the rest as in `row_losses`."""
+  rows, pixels = split_pixels(resolve_codes(params, batch, config))
+  features = None if pixels is None else image_features(params, pixels, config)
+  losses_of = functools.partial(row_losses, params, features=features, loss_weights=loss_weights, config=config)
+  if config.accumulation == 1:
     return losses_of(rows)
-  return jax.tree.map(lambda x: x.sum(0), jax.lax.map(losses_of, microbatches(rows, accumulation)))
+  return jax.tree.map(lambda x: x.sum(0), jax.lax.map(losses_of, microbatches(rows, config.accumulation)))
 
 
 def _head_loss(
-  params: Any,
-  config: JanusConfig,
-  compute: ComputeConfig,
-  method: str,
-  *,
-  targets: jax.Array,
-  chunk: int,
-  **kwargs: Any,
+  params: Any, config: StepConfig, hidden: jax.Array, method: str, targets: Targets
 ) -> tuple[jax.Array, jax.Array]:
   """`cross_entropy` of one of the model's heads."""
-  flat = flatten(params)
-  weights = {path: flat[path] for path in flat if path.startswith(HEADS[method])}
-  spread = None
-  if compute.layout is not None and compute.layout.mesh.size > 1 and chunk < targets.shape[1]:
-    rows, positions, _ = compute.layout.spec('logits', (*targets.shape, 0))
+  weights = {path: leaf for path, leaf in flatten(params).items() if path.startswith(HEADS[method])}
+  compute, spread = config.compute, None
+  if compute.layout is not None and compute.layout.mesh.size > 1 and config.loss_chunk < targets.ids.shape[1]:
+    rows, positions, _ = compute.layout.spec('logits', (*targets.ids.shape, 0))
     specs = tuple((path, compute.layout.parameter(path)) for path in sorted(weights))
     spread = Spread(compute.layout.mesh, rows, positions, specs)
     # Each device works for itself.
     compute = dataclasses.replace(compute, layout=None)
-  model = Janus(config, compute)
-  head = lambda weights, h: model.apply({'params': unflatten(weights)}, h, method=method)  # noqa: E731
-  return cross_entropy(head, weights, targets=targets, chunk=chunk, spread=spread, **kwargs)
+  model = Janus(config.model, compute)
+
+  def logits(weights: Weights, hidden: jax.Array) -> jax.Array:
+    return model.apply({'params': unflatten(weights)}, hidden, method=method)
+
+  return cross_entropy(Head(logits, spread), weights, hidden, targets, config.loss_chunk)

@@ -1,4 +1,4 @@
-"""What happened between two lines of metrics: counted as batches go by, read from the device later."""
+"""Metrics of the steps between two lines: counted as batches go by, read from the device later."""
 
 import dataclasses
 import time
@@ -17,116 +17,114 @@ from janus_jax.training import hosts
 from janus_jax.training.image_encoding import PIXELS
 from janus_jax.training.throughput import TokenCounts, step_flops, throughput
 
-# Processes add up integers: shares of a row are counted in these parts.
+# Processes add up integers: fractions of a row are counted in these parts.
 PACKING_UNITS = 10**6
-# What is written of images: the fraction of the computed slots that they fill.
-SLOT_KINDS = ('understanding', 'generation')
+# Metrics of image slots: the fraction of those computed that hold an image.
+SLOT_METRICS = ('understanding_slots', 'generation_slots')
+
+
+@dataclasses.dataclass
+class _Sums:
+  """Sums over the steps of a window.
+
+  Attributes:
+    steps: how many they are.
+    counts: int64[6], the fields of `throughput.TokenCounts`.
+    slots: int64[2], slots for images to understand and to generate that were computed, filled or not.
+    packing: fractions of positions that are no padding.
+    waited: seconds spent waiting for batches.
+  """
+
+  steps: int = 0
+  counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(6, np.int64))
+  slots: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(2, np.int64))
+  packing: float = 0.0
+  waited: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """A window that is over, its numbers still on the device.
-
-  Attributes:
-    step: the last one.
-    metrics: of that step (`step.train_step`).
-    learning_rate: of that step.
-    streams: the states of this host's streams of data after it.
-    steps: in the window.
-    counts: int64[6], the fields of `throughput.TokenCounts`.
-    slots: int64[2], rooms for images to understand and to generate that were computed, filled or not.
-    packing: sum over the steps of the share of positions that are no padding.
-    waited: seconds spent waiting for batches.
-  """
+  """A window that is over: its sums, and of its last step the metrics (`step.train_step`), still on the device, the
+  learning rate, and the states of this host's streams of data."""
 
   step: int
   metrics: Mapping[str, jax.Array]
   learning_rate: float
   streams: Sequence[Mapping[str, Any]]
-  steps: int
-  counts: np.ndarray
-  slots: np.ndarray
-  packing: float
-  waited: float
+  sums: _Sums
 
 
 class Window:
   """Counts the batches since the last report."""
 
-  def __init__(self, model: JanusConfig, length: int, trained: Collection[str], shares: int = 1):
+  def __init__(self, model: JanusConfig, length: int, trained: Collection[str], num_hosts: int = 1):
     """
     Args:
       model: architecture, for FLOPs.
       length: positions of a row.
       trained: parameter groups that train.
-      shares: how many hosts make a batch, each a part; a host may be several processes, which make the same.
+      num_hosts: hosts that make a batch, each a part; a host may be several processes, which make the same.
     """
-    self._model, self._length, self._trained, self._shares = model, length, trained, shares
+    self._model, self._length, self._trained, self._num_hosts = model, length, trained, num_hosts
     self.restart()
 
   def restart(self) -> None:
     """Leaves out what came before, which was not training."""
-    self._began = time.perf_counter()
-    self._clear()
-
-  def _clear(self) -> None:
-    self._steps, self._packing, self._waited = 0, 0.0, 0.0
-    self._counts, self._slots = np.zeros(6, np.int64), np.zeros(2, np.int64)
+    self._began, self._sums = time.perf_counter(), _Sums()
 
   @property
   def counts(self) -> TokenCounts:
-    """Of this process's batches since the last report."""
-    return TokenCounts(*map(int, self._counts))
+    """Counts of this process's batches since the last report."""
+    return TokenCounts(*map(int, self._sums.counts))
 
   def add(self, batch: Mapping[str, np.ndarray], waited: float) -> None:
     """Counts a batch that took `waited` seconds to come."""
-    token_types = batch['token_types']
+    token_types, sums = batch['token_types'], self._sums
     tokens = [int((token_types == kind).sum()) for kind in (TEXT, IMAGE, CODE)]
     seen = tokens[1] // self._model.num_image_tokens
     encoded = int((batch['loss_ids'] == GENERATION_LOSS).sum()) // self._model.vq.num_tokens
     encoded *= 'generation_pixels' in batch
     predicted = np.isin(batch['loss_ids'], (UNDERSTANDING_LOSS, TEXT_LOSS)) & (batch['weights'] != 0)
-    self._counts += np.array([*tokens, seen, encoded, int(predicted.sum())])
-    self._slots += [int(np.prod(batch[name].shape[:2])) if name in batch else 0 for name in PIXELS]
-    self._packing += statistics(batch)['packing']
-    self._waited += waited
-    self._steps += 1
+    sums.counts += np.array([*tokens, seen, encoded, int(predicted.sum())])
+    sums.slots += [int(np.prod(batch[name].shape[:2])) if name in batch else 0 for name in PIXELS]
+    sums.packing += statistics(batch)['packing']
+    sums.waited += waited
+    sums.steps += 1
 
   def take(
     self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float, streams: Sequence[Mapping[str, Any]]
   ) -> Report:
     """Ends the window with a step that has been dispatched; waits for nothing."""
-    held = self._counts, self._slots, self._packing, self._waited
-    report = Report(step, metrics, learning_rate, streams, self._steps, *held)
-    self._clear()
+    report = Report(step, metrics, learning_rate, streams, self._sums)
+    self._sums = _Sums()
     return report
 
   def line(self, report: Report) -> dict[str, float]:
     """Waits for the report's last step; its values by name. Seconds are counted from one line to the next.
 
-    What is counted is counted over all processes, each of which has to call this; the wait for data is its own.
+    Everything is counted over all processes, each of which has to call this, but the wait for data: that is its own.
     """
-    found = jax.device_get(report.metrics)
+    found, sums = jax.device_get(report.metrics), report.sums
     now = time.perf_counter()
     seconds, self._began = now - self._began, now
     examples = count_examples(report.streams)
-    packed = round(report.packing * PACKING_UNITS)
-    own = [*report.counts, *report.slots, count_skipped(report.streams), packed, *examples.values()]
-    # Processes that make the same share count the same rows.
-    total = hosts.summed(np.array(own)) * self._shares // jax.process_count()
-    (*tokens, skipped, packing), examples_total = total[[*range(6), 8, 9]], total[10:]
-    counts, slots = TokenCounts(*map(int, tokens)), total[6:8]
-    flops = step_flops(self._model, counts, self._length, self._trained)
+    packed = round(sums.packing * PACKING_UNITS)
+    own = [*sums.counts, *sums.slots, count_skipped(report.streams), packed, *examples.values()]
+    # Processes of one host count the same rows.
+    total = hosts.summed(np.array(own)) * self._num_hosts // jax.process_count()
+    counts, slots, (skipped, packing) = TokenCounts(*map(int, total[:6])), total[6:8], total[8:10]
     line = {'loss': float(found['loss'])}
-    for kind, total, weight in zip(TASKS, found['loss_sums'], found['loss_weights']):
+    for task, loss, weight in zip(TASKS, found['loss_sums'], found['loss_weights']):
       if weight:
-        line[f'loss/{kind}'] = float(total / weight)
+        line[f'loss/{task}'] = float(loss / weight)
     line |= {name: float(found[name]) for name in ('grad_norm', 'param_norm', 'update_norm')}
-    line |= {'learning_rate': report.learning_rate, 'packing': packing / PACKING_UNITS / self._shares / report.steps}
+    packing = packing / PACKING_UNITS / self._num_hosts / sums.steps
+    line |= {'learning_rate': report.learning_rate, 'packing': packing}
     images = counts.images_encoded, counts.images_tokenized
-    line |= {f'{name}_slots': n / all_slots for name, n, all_slots in zip(SLOT_KINDS, images, slots) if all_slots}
-    line |= {'step_seconds': seconds / report.steps, 'data_wait': report.waited / seconds}
+    line |= {name: n / all_slots for name, n, all_slots in zip(SLOT_METRICS, images, slots) if all_slots}
+    line |= {'step_seconds': seconds / sums.steps, 'data_wait': sums.waited / seconds}
+    flops = step_flops(self._model, counts, self._length, self._trained)
     line |= throughput(counts, flops, seconds, jax.devices()[0].device_kind, jax.device_count())
     line |= {name: int(found[name]) for name in ('skipped', 'skipped_in_a_row')}
     line['skipped_records'] = int(skipped)
-    return line | {f'examples/{source}': int(count) for source, count in zip(examples, examples_total)}
+    return line | {f'examples/{source}': int(count) for source, count in zip(examples, total[10:])}

@@ -1,5 +1,6 @@
-"""Where a run's numbers, pictures and answers go: metrics.jsonl, TensorBoard, Weights & Biases, samples/."""
+"""Numbers, images and answers of a run, written to metrics.jsonl, TensorBoard, Weights & Biases and samples/."""
 
+import contextlib
 import json
 import math
 import os
@@ -19,10 +20,10 @@ from janus_jax.training.event_files import EventFile
 METRICS_FILE = 'metrics.jsonl'
 SAMPLES_DIRECTORY = 'samples'
 TENSORBOARD_DIRECTORY = 'tensorboard'
-# What a person reads along the way, in this order and by these names; the file has everything.
+# Metrics on the terminal, in this order and by these names; the file has everything.
 SHOWN = {
   'loss': 'loss',
-  **dict(zip([f'loss/{kind}' for kind in TASKS], ('und', 'text', 'gen'))),
+  **dict(zip([f'loss/{task}' for task in TASKS], ('und', 'text', 'gen'))),
   'learning_rate': 'lr',
   'grad_norm': 'grad',
   'tokens_per_second': 'tok/s',
@@ -31,8 +32,8 @@ SHOWN = {
 WIDTH = 100  # Characters of a line of the log.
 
 
-class MetricWriter:
-  """Writes metrics of one run into its workdir; a context manager. In other processes than the first it does nothing.
+class MetricWriter(contextlib.AbstractContextManager):
+  """Writer of one run's metrics into its workdir; a context manager. Where it is not `enabled` it does nothing.
 
   metrics.jsonl has one object per line: {"step", "stage", "time" (seconds since the epoch), and the values}.
   """
@@ -43,44 +44,37 @@ class MetricWriter:
     *,
     resume_step: int = 0,
     enabled: bool = True,
-    wandb: Mapping[str, Any] | None = None,
+    wandb_project: str = '',
     config: Mapping[str, Any] | None = None,
   ):
-    """Opens the files and cuts off what a run that is now taken up again had written beyond its checkpoint.
+    """Opens the files and cuts off what a run that resumes had written beyond its checkpoint.
 
     Args:
       workdir: existing directory.
-      resume_step: step of the checkpoint that the run goes on from, 0 for a new one. Later lines and samples go.
-      enabled: False in all processes but one.
-      wandb: arguments of `wandb.init` (project, name, ...), or None to do without.
-      config: what wandb shows as the run's configuration.
+      resume_step: step of the checkpoint that the run resumes from, 0 for a new one. Later lines go.
+      enabled: False in all processes but the first.
+      wandb_project: project of Weights & Biases; '' does without.
+      config: what Weights & Biases shows as the run's configuration.
 
     Raises:
       InputError: wandb is asked for and not installed.
       OSError: the workdir cannot be written.
     """
-    self._file = self._events = self._wandb = None
-    self._workdir = workdir
-    self._enabled = enabled
+    self._workdir, self._enabled = workdir, enabled
     if not enabled:
       return
-    if wandb is not None:
-      self._wandb = _start_wandb(workdir, wandb, config)
+    self._wandb = _start_wandb(workdir, wandb_project, config) if wandb_project else None
     path = os.path.join(workdir, METRICS_FILE)
     truncate_metrics(path, resume_step)
     self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115, closed by close()
-    self._events = EventFile(
-      os.path.join(workdir, TENSORBOARD_DIRECTORY), purge_from=resume_step + 1 if resume_step else None
-    )
-
-  def __enter__(self) -> 'MetricWriter':
-    return self
+    purge_from = resume_step + 1 if resume_step else None
+    self._events = EventFile(os.path.join(workdir, TENSORBOARD_DIRECTORY), purge_from)
 
   def __exit__(self, *_: Any) -> None:
     self.close()
 
   def write(self, step: int, stage: str, values: Mapping[str, float | int]) -> None:
-    """One line of metrics.jsonl, and a point of each curve. NaN and infinity become null in the file."""
+    """Writes a line of metrics.jsonl, and a point of each curve. NaN and infinity become null in the file."""
     if not self._enabled:
       return
     numbers = {name: _number(value) for name, value in values.items()}
@@ -93,40 +87,36 @@ class MetricWriter:
     if self._wandb:
       self._wandb.log({**numbers, 'stage': stage}, step=int(step))
 
-  def write_images(
-    self, step: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str] | None = None
-  ) -> list[str]:
-    """Pictures uint8[h, w, 3], as samples/<step>/<name>_<i>_<caption>.png (with all of it as a text chunk), and in
-    TensorBoard.
+  def write_images(self, step: int, name: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> list[str]:
+    """Writes images uint8[h, w, 3] to samples/<step>/<name>_<i>_<caption>.png, with the caption as a text chunk too.
 
     Returns:
       the paths written.
 
     Raises:
-      InputError: not as many captions as pictures, or a file cannot be written.
+      InputError: not as many captions as images, or a file cannot be written.
     """
-    if captions is not None and len(captions) != len(images):
+    if len(captions) != len(images):
       raise InputError(f'{len(captions)} captions for {len(images)} images of {name}: expected one each')
     if not self._enabled:
       return []
-    directory = self._sample_directory(step)
-    words = [f'_{_file_words(caption)}' for caption in captions] if captions else [''] * len(images)
-    paths = [os.path.join(directory, f'{name}_{i}{caption}.png') for i, caption in enumerate(words)]
-    for i, (path, image) in enumerate(zip(paths, images)):
-      save_png(path, image, {'caption': captions[i]} if captions else {})
-      with open(path, 'rb') as file:
+    directory, paths = self._sample_directory(step), []
+    for i, (image, caption) in enumerate(zip(images, captions)):
+      words = re.sub(r'\W+', '_', caption).strip('_')[:40]
+      paths.append(os.path.join(directory, f'{name}_{i}_{words}.png'))
+      save_png(paths[-1], image, {'caption': caption})
+      with open(paths[-1], 'rb') as file:
         self._events.image(step, f'{name}/{i}', file.read(), *image.shape[:2])
-    if captions:
-      self._events.text(step, f'{name}/captions', _numbered(captions))
+    self._events.text(step, f'{name}/captions', _numbered(captions))
     if self._wandb:
       import wandb
 
-      shown = [wandb.Image(path, caption=captions[i] if captions else None) for i, path in enumerate(paths)]
+      shown = [wandb.Image(path, caption=caption) for path, caption in zip(paths, captions)]
       self._wandb.log({name: shown}, step=int(step))
     return paths
 
   def write_texts(self, step: int, name: str, texts: Sequence[str]) -> None:
-    """Texts, as samples/<step>/<name>.txt (JSON strings, one per line) and in TensorBoard."""
+    """Writes texts to samples/<step>/<name>.txt, as JSON strings, one per line."""
     if not self._enabled:
       return
     with open(os.path.join(self._sample_directory(step), f'{name}.txt'), 'w', encoding='utf-8') as file:
@@ -152,19 +142,15 @@ class MetricWriter:
 
 
 def truncate_metrics(path: str, last_step: int) -> None:
-  """Removes the lines after `last_step`, and a last line that was cut short, so that no step occurs twice.
-
-  The new file takes the old one's place at once, or not at all.
-  """
+  """Removes the lines after `last_step`, and a last line that was cut short, at once or not at all."""
   if not os.path.exists(path):
     return
   with open(path, encoding='utf-8', errors='replace') as file:
     lines = file.readlines()
-  kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= last_step]
-  if len(kept) == len(lines):
-    return
-  with replacing(path) as partial, open(partial, 'w', encoding='utf-8') as file:
-    file.writelines(kept)
+  kept = [line for line in lines if (step := _step_of(line)) is not None and step <= last_step]
+  if len(kept) < len(lines):
+    with replacing(path) as partial, open(partial, 'w', encoding='utf-8') as file:
+      file.writelines(kept)
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
@@ -174,7 +160,7 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
 
 
 def format_line(step: int, stage: str, metrics: Mapping[str, float | int]) -> str:
-  """'step 120 stage2  loss 2.345  lr ...': what is SHOWN, and what was skipped; more than WIDTH goes on below."""
+  """'step 120 stage2  loss 2.345  lr ...': SHOWN and skipped updates and records, in lines of at most WIDTH."""
   values = {shown: metrics[name] for name, shown in SHOWN.items() if name in metrics}
   values |= {name: metrics[name] for name in ('skipped', 'skipped_records') if metrics.get(name)}
   lines = [f'step {step} {stage}']
@@ -195,29 +181,24 @@ def _number(value: Any) -> float | int:
   return np.asarray(value).item()
 
 
-def _file_words(text: str) -> str:
-  """The beginning of a text as a part of a file's name: 'a_small_red_square'."""
-  return re.sub(r'\W+', '_', text).strip('_')[:40]
-
-
 def _numbered(texts: Sequence[str]) -> str:
   return '\n'.join(f'{i}. {text}' for i, text in enumerate(texts))
 
 
 def _step_of(line: str) -> int | None:
-  """None for a line that is not whole."""
+  """The step of a line; None if the line is not whole."""
   if not line.endswith('\n'):
     return None
   try:
     step = json.loads(line)['step']
-  except (json.JSONDecodeError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError):
     return None
   return step if isinstance(step, int) else None
 
 
-def _start_wandb(workdir: str, arguments: Mapping[str, Any], config: Mapping[str, Any] | None) -> Any:
+def _start_wandb(workdir: str, project: str, config: Mapping[str, Any] | None) -> Any:
   try:
     import wandb
   except ImportError:
     raise InputError('Weights & Biases is asked for and not installed: pip install wandb') from None
-  return wandb.init(dir=workdir, config=dict(config or {}), **{'resume': 'allow', **arguments})
+  return wandb.init(dir=workdir, config=dict(config or {}), resume='allow', project=project)

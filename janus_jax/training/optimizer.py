@@ -19,21 +19,21 @@ STORED_DTYPES = ('float32', 'bfloat16')
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """What stays the same over a run; rates and decay of a stage are `step.StageValues`.
+  """Constants of AdamW over a run; rates and decay of a stage are `step.StageValues`.
 
   Attributes:
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
     eps: added to the root of the second moment. The reports state the betas and clipping, but not this.
-    max_grad_norm: a longer gradient (over everything that trains) is shortened to this.
+    max_grad_norm: largest norm of a gradient (over everything that trains); a longer one is shortened to it.
     learning_rate_rules: ordered (regex over the whole path, factor); the first match decides, 1 where none does.
     weight_decay_rules: as `learning_rate_rules`, for weight decay.
     ema_decay: decay of an exponential moving average of the parameters that train, from when they begin to train:
       average <- ema_decay * average + (1 - ema_decay) * parameter after each step (float32, 4 bytes a parameter).
       Callbacks evaluate the average, and 'WORKDIR@ema' opens it wherever a checkpoint is asked for. 0 keeps none.
-    moment_dtype: what Adam's moments are stored in; 'bfloat16' halves their memory (`stochastically_rounded`).
-    gradient_sum_dtype: what gradients are summed up in over microbatches; 'bfloat16' halves the sum's memory and rounds
-      after each: the sum of 16 is off by about 1 %.
+    moment_dtype: dtype that Adam's moments are stored in; 'bfloat16' halves their memory (`stochastically_rounded`).
+    gradient_sum_dtype: dtype of the sum of gradients over microbatches; 'bfloat16' halves its memory and rounds after
+      each: the sum of 16 is off by about 1 %.
   """
 
   b1: float = 0.9
@@ -48,7 +48,7 @@ class OptimizerConfig:
 
 
 def factor_of(path: str, rules: Rules) -> float:
-  """What the rules say about a path."""
+  """The factor that the rules give a path."""
   return next((factor for pattern, factor in rules if re.fullmatch(pattern, path)), 1.0)
 
 
@@ -56,58 +56,48 @@ def check_rules(name: str, rules: Rules, paths: Iterable[str]) -> None:
   """Raises InputError for a rule that is no regex or matches none of the paths."""
   paths = list(paths)
   for pattern, _ in rules:
-    if not any(_matches(name, pattern, path) for path in paths):
+    try:
+      matches = any(re.fullmatch(pattern, path) for path in paths)
+    except re.error as error:
+      raise InputError(f'{name}: {pattern!r} is no regular expression ({error})') from None
+    if not matches:
       raise InputError(f'{name}: {pattern!r} matches no parameter: expected a regex over paths such as {paths[0]}')
 
 
-def _matches(name: str, pattern: str, path: str) -> bool:
-  try:
-    return re.fullmatch(pattern, path) is not None
-  except re.error as error:
-    raise InputError(f'{name}: {pattern!r} is no regular expression ({error})') from None
-
-
 def adam(config: OptimizerConfig) -> optax.GradientTransformation:
-  """Adam's direction without learning rate, decay or clipping.
-
-  Computed in float32. A direction is that of the moments before they are rounded for storage.
-  """
+  """Adam's direction, in float32: that of the moments before they are rounded for storage."""
   exact = optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=jnp.float32)
   dtype = jnp.dtype(config.moment_dtype)
   if dtype == jnp.float32:
     return exact
 
-  def init(params: Mapping[str, jax.Array]) -> optax.ScaleByAdamState:
-    zeros = lambda: {path: jnp.zeros(p.shape, dtype) for path, p in params.items()}  # noqa: E731
-    return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), mu=zeros(), nu=zeros())
+  def init(params: Flat) -> optax.ScaleByAdamState:
+    mu, nu = (optax.tree.zeros_like(params, dtype) for _ in range(2))
+    return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
   def update(
-    gradients: Mapping[str, jax.Array], state: optax.ScaleByAdamState, params: Mapping[str, jax.Array] | None = None
-  ) -> tuple[dict[str, jax.Array], optax.ScaleByAdamState]:
-    wide = lambda moments: {path: m.astype(jnp.float32) for path, m in moments.items()}  # noqa: E731
-    directions, new = exact.update(gradients, state._replace(mu=wide(state.mu), nu=wide(state.nu)), params)
-    # Of the count alone: a run that is taken up again draws what it would have drawn.
+    gradients: Flat, state: optax.ScaleByAdamState, params: Flat | None = None
+  ) -> tuple[Flat, optax.ScaleByAdamState]:
+    mu, nu = optax.tree.cast((state.mu, state.nu), jnp.float32)
+    directions, new = exact.update(gradients, state._replace(mu=mu, nu=nu), params)
+    # From the count alone: a run that resumes samples what it would have sampled.
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0, impl='threefry2x32'), new.count))
     return directions, new._replace(mu=_stored(keys[0], new.mu), nu=_stored(keys[1], new.nu))
 
   return optax.GradientTransformation(init, update)
 
 
-def _stored(key: jax.Array, moments: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def _stored(key: jax.Array, moments: Flat) -> Flat:
   keys = jax.random.split(key, len(moments))
   return {path: stochastically_rounded(moments[path], keys[i]) for i, path in enumerate(sorted(moments))}
 
 
 def stochastically_rounded(x: jax.Array, key: jax.Array) -> jax.Array:
-  """x in bfloat16, up or down with the probabilities that make it right on average.
+  """float32 x in bfloat16, rounded up or down with the probabilities that make it right on average.
 
   Rounding to nearest would lose what moves a moment by less than half of a unit in the last place (1/512 to 1/256 of
   it) in one step: with a decay of 0.999 a second moment could never fall again. So an average over the steps has no
   bias, and the error of one stored value is below 1/128 of it.
-
-  Args:
-    x: float32.
-    key: of the draws; one bit pattern per element.
   """
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
   # bfloat16 is the upper half of a float32: noise in the lower half carries over as often as that half is large.
@@ -119,13 +109,7 @@ def stochastically_rounded(x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def adamw(config: OptimizerConfig, learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
-  """The optimizer, over flat trees {path: array}: the one place to change it.
-
-  Args:
-    config: what stays the same over a run.
-    learning_rate: float32, of the step.
-    weight_decay: float32, of the stage.
-  """
+  """The optimizer, over flat trees {path: array}, with the rates of a step (float32): the one place to change it."""
   return optax.chain(
     clip_by_norm(config.max_grad_norm),
     adam(config),
@@ -137,14 +121,14 @@ def adamw(config: OptimizerConfig, learning_rate: jax.Array, weight_decay: jax.A
 def update(
   transformation: optax.GradientTransformation, gradients: Flat, opt_state: optax.ScaleByAdamState, params: Flat
 ) -> tuple[Flat, optax.ScaleByAdamState]:
-  """New parameters, computed in float32, whose dtypes stay; and the new state of Adam, which alone has one."""
+  """New parameters, computed in float32 and kept in their dtypes, and the state of Adam, which alone has one."""
   none = optax.EmptyState()
   updates, (_, opt_state, *_) = transformation.update(gradients, (none, opt_state, none, none), params)
   return optax.apply_updates(params, updates), opt_state
 
 
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
-  """Shortens what is longer, all together, to `max_norm`."""
+  """Shortens gradients whose common norm is larger to `max_norm`."""
 
   def clipped(updates: Flat, params: Flat | None) -> Flat:
     factor = jnp.minimum(1.0, max_norm / jnp.maximum(optax.tree.norm(updates), 1e-12))
@@ -171,14 +155,9 @@ def scale_by_rate(learning_rate: jax.Array, rules: Rules) -> optax.GradientTrans
 
 
 def learning_rates(kind: str, peak: float, warmup_steps: int, steps: int, final_fraction: float = 0.0) -> np.ndarray:
-  """float32[steps]: a line from 0 to the peak over the warm-up, then what `kind` says.
+  """float32[steps]: a line from 0 to the peak, which the first update after the warm-up has, then one of SCHEDULES.
 
-  Args:
-    kind: 'constant'; 'cosine' or 'linear' fall to `final_fraction` of the peak at the end.
-    peak: highest rate.
-    warmup_steps: the first update after them has the peak.
-    steps: of the stage.
-    final_fraction: of the peak.
+  'cosine' and 'linear' fall to `final_fraction` of the peak at the end.
 
   Raises:
     InputError: an unknown kind, or a warm-up longer than the stage.

@@ -11,11 +11,12 @@ import fcntl
 import json
 import logging
 import os
+import pathlib
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fsspec
@@ -25,7 +26,7 @@ from janus_jax.errors import InputError, one_line
 LOCK_FILE, LEASE_FILE = '.owner', '.lease'
 # Seconds between signs of life of an owner in a bucket, and without one after which it is taken for dead.
 RENEW_EVERY, DEAD_AFTER = 15.0, 90.0
-# What a file system without locks answers (Lustre without `-o flock`, mounted buckets).
+# Errors of a file system without locks (Lustre without `-o flock`, mounted buckets).
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -37,8 +38,7 @@ class InUseError(InputError):
 def owned(directory: str) -> Iterator[None]:
   """Makes this process the owner of a directory for the block; it leaves nothing behind in one that was not there.
 
-  Args:
-    directory: local, made if missing; or a URL that fsspec knows.
+  The directory is local, made if missing, or a URL that fsspec knows.
 
   Raises:
     InUseError: another process owns it; says which.
@@ -46,7 +46,7 @@ def owned(directory: str) -> Iterator[None]:
     OSError: nothing can be written there.
   """
   if '://' in directory:
-    with _lease(directory):
+    with _Lease(directory):
       yield
     return
   made = _make_directories(directory)
@@ -57,7 +57,7 @@ def owned(directory: str) -> Iterator[None]:
       except OSError as error:
         if error.errno not in NO_LOCKS:
           raise
-        stack.enter_context(_lease(f'file://{os.path.abspath(directory)}'))
+        stack.enter_context(_Lease(f'file://{os.path.abspath(directory)}'))
       yield
   finally:
     with contextlib.suppress(OSError):  # Not empty: it has become a workdir.
@@ -67,12 +67,9 @@ def owned(directory: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: str, name: str, wait: bool = False) -> Iterator[None]:
-  """Holds the system's lock on a file for the block; the file is gone afterwards.
+  """Holds the system's lock on a file, made if missing, for the block; the file is gone afterwards.
 
-  Args:
-    path: of the file, made if missing, in an existing directory.
-    name: what is owned, for messages.
-    wait: until the present owner is done.
+  `name` is what is owned, for messages. With `wait` another owner is waited for.
 
   Raises:
     InUseError: another process has it and `wait` is False.
@@ -97,7 +94,7 @@ def _lock(path: str, name: str, wait: bool) -> int:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
         if not wait:
-          raise InUseError(_in_use(name, os.pread(file, 10_000, 0))) from None
+          raise _in_use(name, _parsed(os.pread(file, 10_000, 0))) from None
         logging.info('%s: waiting for another process', name)
         fcntl.flock(file, fcntl.LOCK_EX)
       with contextlib.suppress(FileNotFoundError):
@@ -111,93 +108,78 @@ def _lock(path: str, name: str, wait: bool) -> int:
     os.close(file)  # The owner before removed it meanwhile: a lock on it keeps nobody out.
 
 
-@contextlib.contextmanager
-def _lease(directory: str) -> Iterator[None]:
-  """The same without locks: a file that says who owns the directory, written anew every RENEW_EVERY seconds.
-
-  Its content is compared with itself over time, not with a clock: hosts' clocks differ.
-  """
-  lease = _Lease(directory)
-  lease.take()
-  ended = threading.Event()
-  thread = threading.Thread(target=lease.keep, args=(ended,), name='owner of a workdir', daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    ended.set()
-    thread.join()
-    lease.release()
-
-
 class _Lease:
-  def __init__(self, directory: str):
-    self._name = directory.removeprefix('file://')
-    self._url, self._me, self._beat = f'{directory.rstrip("/")}/{LEASE_FILE}', uuid.uuid4().hex, 0
-    self._owner = _this_process()
+  """Ownership without locks: a file that says who owns the directory, written anew every RENEW_EVERY seconds.
 
-  def take(self) -> None:
+  Its content is compared with itself over time, not with a clock: hosts' clocks differ. A context manager.
+  """
+
+  def __init__(self, directory: str):
+    self._name, self._beat = directory.removeprefix('file://'), 0
+    self._system, self._path = fsspec.url_to_fs(f'{directory.rstrip("/")}/{LEASE_FILE}')
+    self._owner, self._ended = {**_this_process(), 'id': uuid.uuid4().hex}, threading.Event()
+    self._thread = threading.Thread(target=self._keep, name='owner of a workdir', daemon=True)
+
+  def __enter__(self) -> None:
     """Raises InUseError as soon as the owner there gives a sign of life; waits for one for DEAD_AFTER seconds."""
     found = self._read()
     if found is not None and not _is_gone(found):
-      logging.info(
-        '%s: waits %.0f s for a sign of life of its owner (%s)', self._name, DEAD_AFTER, _described(found) or 'unknown'
-      )
+      owner = _described(found) or 'unknown'
+      logging.info('%s: waits %.0f s for a sign of life of its owner (%s)', self._name, DEAD_AFTER, owner)
       end = time.monotonic() + DEAD_AFTER
       while (seen := self._read()) == found and time.monotonic() < end:
         time.sleep(min(RENEW_EVERY / 3, DEAD_AFTER / 3))
       if seen is not None and seen != found:
-        raise InUseError(_in_use(self._name, seen))
+        raise _in_use(self._name, seen)
       found = seen
     if found is not None:
       logging.warning('%s: taken over: its owner (%s) gave no sign of life', self._name, _described(found))
     self._write('overwrite' if found is not None else 'create')
     if not self._is_mine():  # Of two that write at once the last one has it.
-      raise InUseError(_in_use(self._name, self._read() or b''))
+      raise _in_use(self._name, self._read() or {})
+    self._thread.start()
 
-  def keep(self, ended: threading.Event) -> None:
-    """Renews until `ended`; ends the process where another one has taken over."""
-    while not ended.wait(RENEW_EVERY):
+  def __exit__(self, *_: Any) -> None:
+    self._ended.set()
+    self._thread.join()
+    with contextlib.suppress(Exception):  # It runs out by itself.
+      if self._is_mine():
+        self._system.rm_file(self._path)
+
+  def _keep(self) -> None:
+    """Renews until the end; ends the process where another one has taken over."""
+    while not self._ended.wait(RENEW_EVERY):
       try:
         if not self._is_mine():
-          line = f'{self._name}: another process took it over ({_described(self._read() or b"")}), so this one ends'
-          os.write(2, f'error: {line}\n'.encode())
+          other = _described(self._read() or {})
+          os.write(2, f'error: {self._name}: another process took it over ({other}), so this one ends\n'.encode())
           os._exit(1)
         self._write('overwrite')
       except Exception as error:  # Of any driver: whoever takes over meanwhile is noticed when it answers again.
         logging.warning('%s: %s; it is tried again', self._name, one_line(error)[:300])
 
-  def release(self) -> None:
-    with contextlib.suppress(Exception):  # It runs out by itself.
-      if self._is_mine():
-        system, path = fsspec.url_to_fs(self._url)
-        system.rm_file(path)
-
   def _is_mine(self) -> bool:
-    return _parsed(self._read() or b'').get('id') == self._me
+    return (self._read() or {}).get('id') == self._owner['id']
 
-  def _read(self) -> bytes | None:
-    system, path = fsspec.url_to_fs(self._url)
+  def _read(self) -> dict[str, Any] | None:
     try:
-      return system.cat_file(path)
+      return _parsed(self._system.cat_file(self._path))
     except FileNotFoundError:
       return None
 
   def _write(self, mode: str) -> None:
     self._beat += 1
-    content = json.dumps({**self._owner, 'id': self._me, 'beat': self._beat}).encode()
-    system, path = fsspec.url_to_fs(self._url)
     with contextlib.suppress(FileExistsError):  # Then it is another's.
-      system.pipe_file(path, content, mode=mode)
+      self._system.pipe_file(self._path, json.dumps({**self._owner, 'beat': self._beat}).encode(), mode=mode)
 
 
 def _this_process() -> dict[str, Any]:
   since = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
-  return {'pid': os.getpid(), 'host': socket.gethostname(), 'since': since, 'place': _place()}
+  return {'pid': os.getpid(), 'host': socket.gethostname(), 'since': since, 'place': _pid_namespace()}
 
 
-def _place() -> str:
-  """What process ids are counted in: this start of this machine's system, and the container. '' where none tells."""
+def _pid_namespace() -> str:
+  """This boot of this machine's system, and the container: process ids are counted in them. '' where none tells."""
   try:
     with open('/proc/sys/kernel/random/boot_id') as file:
       return f'{file.read().strip()} {os.readlink("/proc/self/ns/pid")}'
@@ -205,42 +187,36 @@ def _place() -> str:
     return ''
 
 
-def _is_gone(content: bytes) -> bool:
-  """Whether an owner is known to have ended: a process of this very system, of an id that no process has."""
-  values = _parsed(content)
-  if not values.get('place') or values['place'] != _place():
+def _is_gone(owner: Mapping[str, Any]) -> bool:
+  """True for an owner that is known to have ended: a process of this very system, of an id that no process has."""
+  if not owner.get('place') or owner['place'] != _pid_namespace():
     return False
   try:
-    os.kill(values['pid'], 0)
-  except ProcessLookupError:
-    return True
-  except OSError:
-    return False
+    os.kill(owner['pid'], 0)
+  except OSError as error:
+    return isinstance(error, ProcessLookupError)
   return False
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
   try:
     values = json.loads(content)
-  except ValueError:  # On its way.
+  except ValueError:  # Not written to its end yet.
     return {}
   return values if isinstance(values, dict) else {}
 
 
-def _described(content: bytes) -> str:
-  values = _parsed(content)
-  return f'pid {values.get("pid")} on host {values.get("host")} since {values.get("since")}' if values else ''
+def _described(owner: Mapping[str, Any]) -> str:
+  return f'pid {owner.get("pid")} on host {owner.get("host")} since {owner.get("since")}' if owner else ''
 
 
-def _in_use(name: str, content: bytes) -> str:
-  return f'{name}: in use by {_described(content) or "another process"}: expected a free workdir'
+def _in_use(name: str, owner: Mapping[str, Any]) -> InUseError:
+  return InUseError(f'{name}: in use by {_described(owner) or "another process"}: expected a free workdir')
 
 
-def _make_directories(directory: str) -> list[str]:
+def _make_directories(directory: str) -> list[pathlib.Path]:
   """Makes it and its parents; returns what was made, the innermost first."""
-  missing, path = [], os.path.abspath(directory)
-  while not os.path.lexists(path):
-    missing.append(path)
-    path = os.path.dirname(path)
-  os.makedirs(directory, exist_ok=True)
+  path = pathlib.Path(os.path.abspath(directory))
+  missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
+  path.mkdir(parents=True, exist_ok=True)
   return missing

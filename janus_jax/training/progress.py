@@ -1,17 +1,14 @@
-"""Shows how far a run is: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 from typing import Any, TextIO
 
 import tqdm
 
 
-class Progress:
-  """A context manager around the loop. Call `update` once per step, `log` with a finished line now and then.
-
-  On a terminal there is a bar, and lines scroll above it. Elsewhere (a file, a pipe) there are only the lines, one per
-  call of `log`, flushed, so that a log can be followed.
-  """
+class Progress(contextlib.AbstractContextManager):
+  """A bar on a terminal, with lines scrolling above it; in a file or a pipe only the lines. A context manager."""
 
   def __init__(self, total: int, initial: int = 0, stream: TextIO | None = None, enabled: bool = True):
     """
@@ -21,21 +18,14 @@ class Progress:
       stream: default stderr.
       enabled: False shows nothing: the processes of a pod other than the first.
     """
-    self._stream = stream or sys.stderr
-    self._enabled = enabled
-    on_terminal = enabled and self._stream.isatty()
-    self._bar = tqdm.tqdm(
-      total=total,
-      initial=initial,
-      file=self._stream,
-      disable=not on_terminal,
-      unit='step',
-      dynamic_ncols=True,
-      smoothing=0.1,
-    )
-
-  def __enter__(self) -> 'Progress':
-    return self
+    self._stream, self._enabled = stream or sys.stderr, enabled
+    options = {
+      'unit': 'step',
+      'dynamic_ncols': True,
+      'smoothing': 0.1,
+      'disable': not (enabled and self._stream.isatty()),
+    }
+    self._bar = tqdm.tqdm(total=total, initial=initial, file=self._stream, **options)
 
   def __exit__(self, *_: Any) -> None:
     self._bar.close()
@@ -47,7 +37,7 @@ class Progress:
     self._bar.update(steps)
 
   def log(self, line: str) -> None:
-    """Prints a line, above the bar where there is one."""
+    """Prints a line, above the bar where there is one; flushed, so that a log can be followed."""
     if not self._enabled:
       return
     if self._bar.disable:

@@ -1,8 +1,8 @@
-"""How much of the forward pass is kept for the backward one: 'auto' becomes the fastest policy that fits, by formula.
+"""Choice of how much of the forward pass is kept for the backward one: the fastest policy that fits, by formula.
 
-'full' multiplies the layers a second time, a quarter of all work. 'dots' keeps what costs a product or attention to
-make again: by byte, all of that saves about as much. 'none' would keep three times as many bytes for norms, rotations
-and activations, which cost little more to compute again than to read, so that 'auto' never takes it.
+'full' computes the layers a second time, a quarter of all work. 'dots' keeps the results of products and attention: by
+byte, all of them save about as much. 'none' would keep three times as many bytes for norms, rotations and activations,
+which cost little more to compute again than to read, so that 'auto' never takes it.
 """
 
 import dataclasses
@@ -20,14 +20,16 @@ from janus_jax.training.stages import Stage, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
 
-# Of the memory that a program may take, what the formula may fill: it knows no workspaces and no fragmentation.
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Fraction of a program's memory that the formula may fill: it knows no workspaces and no fragmentation.
 USABLE = 0.9
-# What JAX takes of a GPU's memory unless its environment says otherwise.
+# Fraction of a GPU's memory that JAX takes unless its environment says otherwise.
 GPU_FRACTION = 0.75
 
 
 def usable_bytes(device: jax.Device) -> float | None:
-  """Bytes of a device that a step may fill, by its kind, so that all hosts find the same; None of a CPU, or unknown."""
+  """Bytes that a step may fill, by the device's kind, so that all hosts agree; None for a CPU or an unknown one."""
   found = ACCELERATORS.get(device.device_kind)
   if found is None:
     return None
@@ -36,17 +38,12 @@ def usable_bytes(device: jax.Device) -> float | None:
 
 
 def kept_bytes(model: JanusConfig, dtype: str, remat: str, tensor: int = 1) -> tuple[int, int]:
-  """Bytes that the backward pass is handed, by position of the decoder and by patch of the understanding encoder.
+  """Bytes kept for the backward pass, by position of the decoder and by patch of the understanding encoder.
 
   A layer keeps its input [D]. With 'dots' also q [N, H], k and v [K, H], attention's output [N, H] and the logarithm
-  of its sums, float32[N], the output's product [D], and what goes into the activation: gate and up, 2 [F]; of SigLIP
-  one [F].
+  of its sums, float32[N], the output's product [D], and the activation's input: gate and up, 2 [F]; in SigLIP one [F].
 
-  Args:
-    model: architecture.
-    dtype: of activations.
-    remat: 'full' or 'dots'.
-    tensor: devices that heads and hidden units are split over.
+  `remat` is 'full' or 'dots'; `tensor` is the number of devices that heads and hidden units are split over.
   """
   size, llama, siglip = jnp.dtype(dtype).itemsize, model.language_model, model.vision_encoder
   decoder, encoder = size * llama.width, size * siglip.width
@@ -58,7 +55,7 @@ def kept_bytes(model: JanusConfig, dtype: str, remat: str, tensor: int = 1) -> t
 
 
 def working_bytes(model: JanusConfig, dtype: str) -> int:
-  """Bytes by position that a step has besides: what one layer computes, with its gradients, embeddings and logits.
+  """Bytes by position that a step needs besides: one layer's values and gradients, embeddings and logits.
 
   One layer without rematerialisation hands on 6 F + 17 D numbers. A quarter more is above what the TPU compiler took
   for 16 stages of the 1B and the 7B: with 'full', `step_bytes` is 1.02 to 1.17 times its peaks (1.2 to 1.3 in Stage I).
@@ -67,14 +64,12 @@ def working_bytes(model: JanusConfig, dtype: str) -> int:
   return jnp.dtype(dtype).itemsize * (7 * llama.mlp_dim + 22 * llama.width)
 
 
-def state_bytes(
-  step: StepConfig, trained: frozenset[str], placement: Placement, shapes: Mapping[str, tuple[int, ...]]
-) -> int:
+def state_bytes(step: StepConfig, trained: frozenset[str], placement: Placement, shapes: Shapes) -> int:
   """Bytes of a device that do not depend on rows.
 
   A parameter that trains is stored in float32, with two moments, its gradient and, by `step`, its average and the sum
-  of its gradients. Outside of the loops over layers it may have a copy in the dtype that it is multiplied in. What is
-  frozen counts as float32.
+  of its gradients. Outside of the loops over layers it may have a copy in the dtype that it is multiplied in. Frozen
+  parameters count as float32.
   """
   optimizer, copy = step.optimizer, jnp.dtype(step.compute.dtype).itemsize
   moments = 2 * jnp.dtype(optimizer.moment_dtype).itemsize + (4 if optimizer.ema_decay else 0)
@@ -85,12 +80,7 @@ def state_bytes(
 
 
 def step_bytes(
-  step: StepConfig,
-  stages: Iterable[Stage],
-  placement: Placement,
-  shapes: Mapping[str, tuple[int, ...]],
-  length: int,
-  remat: str,
+  step: StepConfig, stages: Iterable[Stage], placement: Placement, shapes: Shapes, length: int, remat: str
 ) -> int:
   """Bytes of a device at the worst moment of the largest step of a run, with the state of all that ever trains.
 
@@ -102,7 +92,7 @@ def step_bytes(
   for stage in stages:
     paths = trained_paths(stage, placement.params)
     trained |= paths
-    tokens = sum(share * size for share, size in zip(stage.ratio, stage.expected_tokens))
+    tokens = sum(part * size for part, size in zip(stage.ratio, stage.expected_tokens))
     seen = stage.ratio[0] * model.num_image_tokens / tokens
     patches = seen * encoder if any(path.startswith('vision_encoder/') for path in paths) else 0.0
     positions = stage.batch_size * length / (rows_split(mesh) * step.accumulation * mesh.shape['context'])
@@ -112,22 +102,11 @@ def step_bytes(
 
 
 def with_remat(
-  step: StepConfig,
-  stages: Iterable[Stage],
-  placement: Placement,
-  shapes: Mapping[str, tuple[int, ...]],
-  length: int,
+  step: StepConfig, stages: Iterable[Stage], placement: Placement, shapes: Shapes, length: int
 ) -> StepConfig:
-  """The same with a policy of `layers.REMAT_POLICIES` in place of 'auto'.
+  """`step` with 'auto' replaced by 'dots' where the device is known to have the memory for all stages, else by 'full'.
 
-  That is 'dots' where the device is known to have the memory, else 'full'.
-
-  Args:
-    step: what the step is compiled for.
-    stages: that the run trains.
-    placement: mesh, and where parameters lie.
-    shapes: path -> shape, of every parameter.
-    length: positions of a row.
+  `shapes` are {path: shape} of all parameters; a row has `length` positions.
   """
   if step.compute.remat != 'auto':
     return step

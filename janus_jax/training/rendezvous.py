@@ -1,19 +1,19 @@
-"""How the processes of a run find each other before jax does, which ends in C++ where one is missing.
+"""Meeting of the processes of a run before jax's own, which ends in C++ where one is missing.
 
 Process 0 listens where jax will afterwards. Every process, 0 too, connects there, says which it is, and stays connected
 until process 0 answers: all are there, or what is wrong. Messages are lines of JSON.
 """
 
+import asyncio
 import contextlib
 import errno
 import json
 import logging
 import re
-import select
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from janus_jax.errors import InputError
@@ -25,11 +25,7 @@ MAX_LINE = 100_000
 
 
 def parse_address(text: str) -> tuple[str, int]:
-  """'HOST:PORT' -> (host, port).
-
-  Raises:
-    InputError: not of that form.
-  """
+  """'HOST:PORT' -> (host, port). Raises InputError for another form."""
   found = re.fullmatch(r'(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})', text)
   if not found or not 0 < int(found[3]) < 2**16:
     raise InputError(
@@ -44,26 +40,33 @@ def meet(coordinator: str, count: int, index: int, patience: float) -> None:
   Args:
     coordinator: 'HOST:PORT' of process 0.
     count: processes.
-    index: of this one.
+    index: index of this process.
     patience: seconds that it waits for the others.
 
   Raises:
     InputError: in all that are there: an id is missing or given twice, or numbers of processes differ.
   """
-  address, end = parse_address(coordinator), time.monotonic() + patience
   hello = {'process': index, 'count': count, 'host': socket.gethostname(), 'key': uuid.uuid4().hex}
+  asyncio.run(_meet(coordinator, hello, patience))
+
+
+async def _meet(coordinator: str, hello: Mapping[str, Any], patience: float) -> None:
+  address, end = parse_address(coordinator), time.monotonic() + patience
+  index, count, meeting, why = hello['process'], hello['count'], None, 'no answer'
   with contextlib.ExitStack() as stack:
-    meeting, why = None, 'no answer'
     while True:
-      if not index and not meeting and (server := _listen(address[1], count)):
-        meeting = stack.enter_context(_Meeting(server, count, patience))
-      answer, problem = _ask(address, hello, end, meeting)
+      if index == 0 and not meeting and (listening := _listen(address[1], count)):
+        meeting = _Meeting(count, patience)
+        server = await asyncio.start_server(meeting.hear, sock=listening, limit=MAX_LINE)
+        stack.callback(server.close)
+        stack.callback(asyncio.create_task(meeting.answer()).cancel)
+      answer, problem = await _ask(address, hello, end + GRACE)
       why = problem or why
       if answer.get('met'):
         return
       if 'error' in answer:
         if meeting:
-          meeting.tell_latecomers()
+          await asyncio.sleep(GRACE)  # Latecomers are answered for a while; they would wait for long.
         raise InputError(answer['error'])
       if time.monotonic() > end + (0 if meeting else GRACE):
         missing = f'; {_missing(answer["missing"], count)}' if answer.get('missing') else ''
@@ -71,11 +74,11 @@ def meet(coordinator: str, count: int, index: int, patience: float) -> None:
           f'process {index} of {count} did not reach process 0 at {coordinator} within {patience:.0f} s ({why})'
           f'{missing}: expected all processes of the run to be started, with the same --coordinator_address'
         )
-      time.sleep(RETRY)
+      await asyncio.sleep(RETRY)
 
 
 def _listen(port: int, count: int) -> socket.socket | None:
-  """Where process 0 is reached; None where another process listens: process 0 too, or of a run that is ending."""
+  """A socket for process 0; None where another process listens: a second process 0, or a run that is ending."""
   ipv6 = socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if ipv6 else socket.AF_INET
   try:
@@ -86,23 +89,21 @@ def _listen(port: int, count: int) -> socket.socket | None:
     raise InputError(f'coordinator_address: port {port}: {error.strerror}: expected one to listen on') from None
 
 
-def _ask(
-  address: tuple[str, int], hello: Mapping[str, Any], end: float, meeting: '_Meeting | None'
-) -> tuple[dict[str, Any], str]:
-  """The last that process 0 answered to one connection, and why that ended, if not for want of time."""
+async def _ask(address: tuple[str, int], hello: Mapping[str, Any], end: float) -> tuple[dict[str, Any], str]:
+  """The last answer of process 0 to one connection, and why that ended, if not for want of time."""
   answer: dict[str, Any] = {}
   try:
-    with socket.create_connection(address, timeout=10) as connection:
-      connection.sendall(_line(hello))
-      connection.settimeout(0.1 if meeting else 1)
-      lines = _Lines(connection)
-      while time.monotonic() <= end + GRACE:
-        if meeting:
-          meeting.serve()
-        for line in lines.read():
-          answer = line
+    # Not asyncio's own, whose errors do not say what the system does.
+    connection = await asyncio.to_thread(socket.create_connection, address, 10)
+    reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE)
+    with contextlib.closing(writer), contextlib.suppress(TimeoutError):
+      async with asyncio.timeout(end - time.monotonic()):
+        writer.write(_line(hello))
+        async for line in reader:
+          answer = _parsed(line)
           if 'met' in answer or 'error' in answer:
             return answer, ''
+        return answer, 'connection closed'
   except ValueError:
     return answer, 'something else answers there'
   except OSError as error:
@@ -110,97 +111,46 @@ def _ask(
   return answer, ''
 
 
-class _Lines:
-  """Lines of JSON that arrive at a connection."""
-
-  def __init__(self, connection: socket.socket):
-    self._connection, self._rest = connection, b''
-
-  def read(self) -> Iterator[dict[str, Any]]:
-    """Those that have arrived. Raises ValueError for what is no such line, OSError where the connection has ended."""
-    try:
-      content = self._connection.recv(65536)
-    except TimeoutError:
-      return
-    if not content:
-      raise OSError('connection closed')
-    *lines, self._rest = (self._rest + content).split(b'\n')
-    if len(self._rest) > MAX_LINE:
-      raise ValueError('no line')
-    for line in lines:
-      value = json.loads(line)
-      if not isinstance(value, dict):
-        raise ValueError('no object')
-      yield value
-
-
 class _Meeting:
-  """Where process 0 listens. Process 0 has no thread for it: it serves between its own reads."""
+  """Process 0's end of the meeting."""
 
-  def __init__(self, server: socket.socket, count: int, patience: float):
-    self._server, self._count, self._patience = server, count, patience
-    self._began = self._said = time.monotonic()
-    self._lines: dict[socket.socket, _Lines] = {}
-    self._there: dict[socket.socket, dict[str, Any]] = {}
-    self._wrong = ''
-    server.setblocking(False)
+  def __init__(self, count: int, patience: float):
+    self._count, self._patience, self._wrong = count, patience, ''
+    self._there: dict[asyncio.StreamWriter, dict[str, Any]] = {}
 
-  def __enter__(self) -> '_Meeting':
-    return self
+  async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes messages from a connection until it ends; it may come again, or it is nobody of ours."""
+    # Up to Python 3.12 asyncio logs a traceback for a connection that is cancelled at the end.
+    with contextlib.closing(writer), contextlib.suppress(OSError, ValueError, asyncio.CancelledError):
+      try:
+        async for line in reader:
+          hello = _parsed(line)
+          if not isinstance(hello.get('process'), int):
+            return
+          self._there[writer] = hello
+      finally:
+        self._there.pop(writer, None)
 
-  def __exit__(self, *_: Any) -> None:
-    for connection in (*self._lines, self._server):
-      connection.close()
-
-  def serve(self) -> None:
-    """Takes what has arrived, and answers once all are there, something is wrong or time is up."""
-    for ready in select.select([self._server, *self._lines], [], [], 0.05)[0]:
-      if ready is self._server:
-        self._accept()
-      else:
-        self._hear(ready)
-    missing = sorted(set(range(self._count)) - {hello['process'] for hello in self._there.values()})
-    now = time.monotonic()
-    # Kept: those it is wrong with leave as soon as they know.
-    self._wrong = self._wrong or self._what_is_wrong()
-    if self._wrong:
-      self._tell(error=self._wrong)
-    elif not missing:
-      self._tell(met=True)
-    elif now > self._began + self._patience:
-      self._tell(
-        error=f'{_missing(missing, self._count)} within {self._patience:.0f} s (--wait_for_processes): expected all '
-        'to be started'
-      )
-    elif now > self._said + SAY_EVERY:
-      self._said = now
-      logging.info('%s yet', _missing(missing, self._count))
-      self._tell(missing=missing)
-
-  def tell_latecomers(self) -> None:
-    """Answers for a while those who come after something was wrong; they would wait for long."""
-    end = time.monotonic() + GRACE
-    while time.monotonic() < end:
-      self.serve()
-
-  def _accept(self) -> None:
-    with contextlib.suppress(OSError):
-      connection, _ = self._server.accept()
-      connection.setblocking(False)
-      self._lines[connection] = _Lines(connection)
-
-  def _hear(self, connection: socket.socket) -> None:
-    try:
-      for hello in self._lines[connection].read():
-        if not isinstance(hello.get('process'), int):
-          raise ValueError('no process')
-        self._there[connection] = hello
-    except BlockingIOError:
-      return
-    except (OSError, ValueError):  # It has ended and may come again, or it is nobody of ours.
-      del self._lines[connection]
-      self._there.pop(connection, None)
-      connection.close()
+  async def answer(self) -> None:
+    """Tells those who are there, again and again, once all are, something is wrong or time is up."""
+    began = said = time.monotonic()
+    while True:
+      missing = sorted(set(range(self._count)) - {hello['process'] for hello in self._there.values()})
+      # Kept: those it is wrong with leave as soon as they know.
+      self._wrong = self._wrong or self._what_is_wrong()
+      now = time.monotonic()
+      if self._wrong:
+        self._tell(error=self._wrong)
+      elif not missing:
+        self._tell(met=True)
+      elif now > began + self._patience:
+        who = f'{_missing(missing, self._count)} within {self._patience:.0f} s (--wait_for_processes)'
+        self._tell(error=f'{who}: expected all to be started')
+      elif now > said + SAY_EVERY:
+        said = now
+        logging.info('%s yet', _missing(missing, self._count))
+        self._tell(missing=missing)
+      await asyncio.sleep(0.05)
 
   def _what_is_wrong(self) -> str:
     seen: dict[int, dict[str, Any]] = {}
@@ -217,13 +167,20 @@ class _Meeting:
     return ''
 
   def _tell(self, **message: Any) -> None:
-    for connection in self._there:
-      with contextlib.suppress(OSError):
-        connection.sendall(_line(message))
+    for writer in self._there:
+      writer.write(_line(message))
 
 
 def _line(message: Mapping[str, Any]) -> bytes:
   return json.dumps(message).encode() + b'\n'
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+  """Raises ValueError for a line that is no JSON object."""
+  message = json.loads(line)
+  if not isinstance(message, dict):
+    raise ValueError('no object')
+  return message
 
 
 def _missing(missing: list[int], count: int) -> str:

@@ -1,4 +1,4 @@
-"""Everything about a run that is neither a stage's own nor the model's, and whether its batches can be made."""
+"""Settings of a run that are neither a stage's own nor the model's; checks and shapes of its batches."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from janus_jax.training.stages import Stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """Everything about a run that is neither a stage nor the model.
+  """Settings of a run beside its model and its step.
 
   Attributes:
     stages: all stages that may run, by name.
@@ -24,11 +24,11 @@ class RunConfig:
     stage_masks: 'static' compiles one step per stage, without the gradients of what is frozen; 'traced' one for all
       stages (training/step.py).
     sequence_length: positions of a packed row.
-    seed: seed of the data's order, of guidance dropout and of what is sampled along the way.
+    seed: seed of the data's order, of guidance dropout and of generation along the way.
     guidance_dropout: fraction of the prompts of images to generate that become pads (Janus paper, footnote 2).
     prefetch: batches made ahead by a thread.
     workers: processes that read and decode records; 0 leaves that to the thread, -1: one for each core, at most 8.
-    streams: parallel streams of data, each of which makes an equal part of every batch; its rows share the room for
+    streams: parallel streams of data, each of which makes an equal part of every batch; its rows share the slots for
       images. As long as their number stays the same, batches do not depend on the number of hosts and devices. 0: one
       for each part into which the mesh of the run's first start splits the rows, which is also the least.
     max_bad_record_fraction: a larger fraction of bad records in a source stops the run (`data.skipping.SkipLimit`).
@@ -40,7 +40,7 @@ class RunConfig:
     keep_every: checkpoints of multiples of this step are kept for good; 0 keeps none.
     max_consecutive_skips: updates without a finite loss and gradient after which the run gives up.
     watchdog_factor: a step that takes so many times the mean of those before it, and a minute, is reported as stuck,
-      with what each thread is doing; 0 never does.
+      with the stacks of all threads; 0 never does.
     wandb_project: project of Weights & Biases; '' does without.
   """
 
@@ -65,7 +65,7 @@ class RunConfig:
 
   @property
   def num_workers(self) -> int:
-    """`workers`, with -1 settled by this machine. What is read does not depend on it."""
+    """`workers`, with -1 settled by this machine. Batches do not depend on it."""
     return min(8, cpu_cores()) if self.workers < 0 else self.workers
 
   @property
@@ -82,57 +82,41 @@ class RunConfig:
 
 
 def cpu_cores() -> int:
-  """Cores that this process may use."""
+  """Number of cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:
   """Raises InputError for a batch that does not divide into microbatches, over the mesh or into streams."""
-  parts = rows_split(mesh)
+  parts, axes = rows_split(mesh), f'data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]}'
   if streams % parts:
     raise InputError(
       f'streams is {streams}: expected a multiple of {parts}, the parts into which the mesh splits the rows of a batch '
-      f'(data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]}), or 0'
+      f'({axes}), or 0'
     )
   for stage in stages:
+    where = f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of'
     if stage.batch_size % (parts * accumulation):
-      raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of {parts * accumulation} (mesh '
-        f'axes data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]} x accumulation {accumulation})'
-      )
+      raise InputError(f'{where} {parts * accumulation} (mesh axes {axes} x accumulation {accumulation})')
     if streams and stage.batch_size % (streams * accumulation):
-      raise InputError(
-        f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of streams x accumulation, which '
-        f'is {streams} x {accumulation}'
-      )
-
-
-def streams_fit(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> bool:
-  """True if so many streams can make the batches (`check_batches`)."""
-  return not streams % rows_split(mesh) and all(not stage.batch_size % (streams * accumulation) for stage in stages)
+      raise InputError(f'{where} streams x accumulation, which is {streams} x {accumulation}')
 
 
 def expected_mean(stage: Stage, length: int, holds_codes: bool) -> MeanSize:
-  """Mean size of a stage's examples where no data says it: `expected_tokens`, and an image each.
+  """Mean size of a stage's examples where no data says it: `expected_tokens`, at most a row, and an image each.
 
-  Args:
-    stage: the stage.
-    length: positions of a row, which no example exceeds.
-    holds_codes: whether images to generate come as codes.
+  Images to generate need no slots where the data `holds_codes`.
   """
   total = sum(stage.ratio)
-  tokens = sum(share * min(expected, length) for share, expected in zip(stage.ratio, stage.expected_tokens)) / total
+  tokens = sum(part * min(expected, length) for part, expected in zip(stage.ratio, stage.expected_tokens)) / total
   return MeanSize(tokens, stage.ratio[0] / total, 0.0 if holds_codes else stage.ratio[2] / total)
 
 
 def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: int) -> BatchShape:
-  """Shape of what each of so many streams makes of a batch. With traced masks all stages have the same rooms.
+  """Shape of the part of a batch of the run's stage `index` that each of so many streams makes.
 
-  Args:
-    run: the run.
-    means: what examples hold on average, of each of its stages.
-    index: of the stage.
-    streams: that make a batch.
+  `means` are the mean sizes of examples in each stage. With traced masks, one executable serves all stages that have
+  batches of one size: they have the same slots for images.
   """
 
   def shape_of(stage: Stage, mean: MeanSize) -> BatchShape:
@@ -143,7 +127,6 @@ def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: 
   own = shapes[index]
   if run.stage_masks == 'static':
     return own
-  # One executable serves all stages that have batches of one size.
   alike = [shape for shape in shapes if shape.rows == own.rows]
-  rooms = {name: max(getattr(shape, name) for shape in alike) for name in ('images', 'generation_images')}
-  return dataclasses.replace(own, **rooms)
+  slots = {name: max(getattr(shape, name) for shape in alike) for name in ('images', 'generation_images')}
+  return dataclasses.replace(own, **slots)

@@ -1,6 +1,7 @@
-"""The stages of training: what each of them is, what trains in it, where it ends."""
+"""The stages of training: their settings, the parameters that train in them, their ends."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -8,6 +9,7 @@ from janus_jax.errors import InputError
 
 # The first names of parameter paths; a pattern that names one of them alone means everything in it.
 GROUPS = ('vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
+TRAINABLE = tuple(group for group in GROUPS if group != 'vq')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,19 +21,18 @@ class Stage:
     steps: updates.
     batch_size: packed rows per update.
     trainable: parameter groups, or regexes over whole paths; what trains.
-    learning_rate: the highest of the stage.
+    learning_rate: highest rate of the stage.
     warmup_steps: updates before it is reached.
     schedule: 'constant', or 'cosine' or 'linear', which fall after the warm-up.
-    final_fraction: fraction of the learning rate that they fall to.
+    final_fraction: fraction of the learning rate that these two fall to.
     weight_decay: AdamW's weight decay.
     ratio: understanding : text : generation.
-    sources: per kind, the integer weight of each source.
-    loss_weights: weight of a target of each kind in the loss: understanding, text, generation.
-    images_per_row: understanding images that there is room for, per row; 0: as many as the mixture needs
-      (`packing.batch_shape`).
-    generation_images_per_row: images to generate that there is room for, in the same way.
+    sources: per task, the integer weight of each source.
+    loss_weights: weight of a target of each task in the loss: understanding, text, generation.
+    images_per_row: slots for understanding images per row; 0: as many as the mixture needs (`packing.batch_shape`).
+    generation_images_per_row: slots for images to generate, in the same way.
     carry_moments: keep Adam's moments of the stage before, which must train the same parameters.
-    expected_tokens: mean length of an example of each kind, images included: what `plan` assumes, which reads no data.
+    expected_tokens: mean length of an example of each task, images included, for `plan`, which reads no data.
   """
 
   name: str
@@ -56,13 +57,8 @@ class Stage:
       raise InputError(f'warmup_steps is {self.warmup_steps}: expected 0 to the {self.steps} steps of the stage')
 
 
-def trained_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
-  """The parameters that train in a stage.
-
-  Raises:
-    InputError: a pattern that is no regex or matches nothing.
-  """
-  paths = list(paths)
+def trained_paths(stage: Stage, paths: Collection[str]) -> frozenset[str]:
+  """The parameters that train in a stage. Raises InputError for a pattern that is no regex or matches nothing."""
   found: set[str] = set()
   for pattern in stage.trainable:
     regex = f'{pattern}/.*' if pattern in GROUPS else pattern
@@ -72,16 +68,15 @@ def trained_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
       raise InputError(f'stages.{stage.name}.trainable: {pattern!r} is no regular expression ({error})') from None
     if not matches:
       raise InputError(
-        f'stages.{stage.name}.trainable: {pattern!r} matches no parameter: expected a group ({", ".join(GROUPS)}) or a '
-        'regular expression over whole paths'
+        f'stages.{stage.name}.trainable: {pattern!r} matches no parameter: expected a group '
+        f'({", ".join(TRAINABLE)}) or a regular expression over whole paths'
       )
     found |= matches
   return frozenset(found)
 
 
-def check_carried(stages: Sequence[Stage], paths: Iterable[str]) -> None:
-  """Raises InputError where moments are to be carried over from a stage that trains other parameters."""
-  paths = list(paths)
+def check_carried(stages: Sequence[Stage], paths: Collection[str]) -> None:
+  """Raises InputError where moments are to be carried over from a stage that trains other parameters, or from none."""
   for before, stage in zip([None, *stages], stages):
     if not stage.carry_moments:
       continue
@@ -103,8 +98,4 @@ def trained_groups(paths: Collection[str]) -> set[str]:
 
 def stage_ends(stages: Iterable[Stage]) -> list[int]:
   """The step of the run at which each stage is over."""
-  ends, total = [], 0
-  for stage in stages:
-    total += stage.steps
-    ends.append(total)
-  return ends
+  return list(itertools.accumulate(stage.steps for stage in stages))

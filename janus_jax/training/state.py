@@ -13,20 +13,18 @@ import optax
 
 from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import parameter_shardings
-from janus_jax.training.optimizer import OptimizerConfig, adam
-
-Flat = dict[str, jax.Array]
+from janus_jax.training.optimizer import Flat, OptimizerConfig, adam
 
 
 @flax.struct.dataclass
 class TrainState:
-  """What a step takes and gives back (donated).
+  """The state that a step takes (donated) and gives back.
 
   Attributes:
     step: int32, updates so far in the whole run, skipped ones included.
     params: the model's tree.
     opt_state: Adam's count and moments {path: float32 array}; paths that do not train have none.
-    ema: {path: float32 array} of what trains, or None.
+    ema: averages {path: float32 array} of the parameters that train, or None.
     skipped: int32, updates skipped for a loss or gradient that was not finite.
     skipped_in_a_row: int32, those since the last good one.
   """
@@ -41,12 +39,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Where arrays of a run live.
-
-  Attributes:
-    mesh: of all devices.
-    params: path -> sharding; moments and averages lie with their parameters.
-  """
+  """The mesh of all devices, and path -> sharding of parameters; moments and averages lie with their parameters."""
 
   mesh: jax.sharding.Mesh
   params: Mapping[str, jax.sharding.NamedSharding]
@@ -61,20 +54,18 @@ class Placement:
 
   def shardings(self, state: TrainState) -> TrainState:
     """A tree of shardings like the (abstract or real) state."""
-    by_path = lambda flat: {path: self.params[path] for path in flat}  # noqa: E731
-    opt = state.opt_state
-    return TrainState(
-      step=self.everywhere,
-      params=unflatten(by_path(flatten(state.params))),
-      opt_state=opt._replace(count=self.everywhere, mu=by_path(opt.mu), nu=by_path(opt.nu)),
-      ema=None if state.ema is None else by_path(state.ema),
-      skipped=self.everywhere,
-      skipped_in_a_row=self.everywhere,
-    )
+
+    def shardings(flat: Flat) -> dict[str, jax.sharding.NamedSharding]:
+      return {path: self.params[path] for path in flat}
+
+    opt, scalar = state.opt_state, self.everywhere
+    opt = opt._replace(count=scalar, mu=shardings(opt.mu), nu=shardings(opt.nu))
+    ema = None if state.ema is None else shardings(state.ema)
+    return TrainState(scalar, unflatten(shardings(flatten(state.params))), opt, ema, scalar, scalar)
 
 
-def flatten(tree: Any) -> Flat:
-  """Nested dicts to {"/"-joined path: leaf}."""
+def flatten(tree: Any) -> dict[str, Any]:
+  """{"/"-joined path: leaf} of nested dicts."""
   return flax.traverse_util.flatten_dict(tree, sep='/')
 
 
@@ -84,50 +75,46 @@ def unflatten(flat: Mapping[str, Any]) -> Any:
 
 def new_state(params: Any, trained: frozenset[str], config: OptimizerConfig) -> TrainState:
   """A state at step 0 with fresh moments for the `trained` paths; pure, as `jax.eval_shape` wants it."""
-  # A buffer of its own for each leaf: XLA refuses to be given (donated) one twice.
-  step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
   flat = flatten(params)
   masters = {path: flat[path].astype(jnp.float32) for path in sorted(trained)}
   # What trains is kept in float32 whatever the checkpoint stored; what is frozen stays as it is.
   params = unflatten({**flat, **masters})
   ema = jax.tree.map(jnp.copy, masters) if config.ema_decay else None
-  return TrainState(step, params, adam(config).init(masters), ema, skipped, in_a_row)
+  # A buffer of its own for each leaf: XLA refuses to be given (donated) one twice.
+  step, *skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
+  return TrainState(step, params, adam(config).init(masters), ema, *skipped)
 
 
 def start_state(
   params: Any, trained: frozenset[str], config: OptimizerConfig, placement: Placement, ema: Flat | None = None
 ) -> TrainState:
-  """The state that `new_state` describes, on the mesh; no array is ever whole on one device that is to be split.
+  """The state that `new_state` describes, on the mesh; no array that is to be split is ever whole on one device.
 
-  Args:
-    params: the model's tree; numpy arrays, or arrays on the mesh, which are given up (donated) where dtypes change.
-    trained: paths that get moments.
-    config: of the optimizer.
-    placement: mesh and shardings.
-    ema: averages so far; of other paths the average starts with the parameter.
+  Parameters are numpy arrays, or arrays on the mesh, which are given up (donated) where dtypes change. `ema` are
+  averages so far; those of other paths start with the parameter.
   """
-  flat, everywhere = flatten(params), placement.everywhere
+  flat = flatten(params)
   for path, leaf in flat.items():
-    dtype = jnp.float32 if path in trained else leaf.dtype
-    flat[path] = _placed(leaf, jnp.dtype(dtype), placement.params[path])
+    flat[path] = _placed(leaf, jnp.dtype(jnp.float32 if path in trained else leaf.dtype), placement.params[path])
   masters = {path: flat[path] for path in sorted(trained)}
   shardings = {path: placement.params[path] for path in masters}
-  adam_shardings = optax.ScaleByAdamState(count=everywhere, mu=shardings, nu=shardings)
+  adam_shardings = optax.ScaleByAdamState(count=placement.everywhere, mu=shardings, nu=shardings)
   opt_state = jax.jit(adam(config).init, out_shardings=adam_shardings)(masters)
   if config.ema_decay:
     kept = {path: average for path, average in (ema or {}).items() if path in masters}
     copied = {path: leaf for path, leaf in masters.items() if path not in kept}
-    copies = jax.jit(
-      lambda flat: jax.tree.map(jnp.copy, flat), out_shardings={path: shardings[path] for path in copied}
-    )
-    ema = {**copies(copied), **kept}
-  counters = (jax.device_put(np.int32(0), everywhere, may_alias=False) for _ in range(3))
-  step, skipped, in_a_row = counters
-  return TrainState(step, unflatten(flat), opt_state, ema if config.ema_decay else None, skipped, in_a_row)
+    copy = jax.jit(lambda flat: jax.tree.map(jnp.copy, flat), out_shardings={path: shardings[path] for path in copied})
+    ema = {**copy(copied), **kept}
+  step, *skipped = (_zero(placement) for _ in range(3))
+  return TrainState(step, unflatten(flat), opt_state, ema if config.ema_decay else None, *skipped)
+
+
+def _zero(placement: Placement) -> jax.Array:
+  return jax.device_put(np.int32(0), placement.everywhere, may_alias=False)
 
 
 def _placed(leaf: Any, dtype: jnp.dtype, sharding: jax.sharding.Sharding) -> jax.Array:
-  """The array in a dtype on the mesh. One there already is deleted if it has another dtype."""
+  """The array in a dtype on the mesh. One there already is deleted if it has another dtype or sharding."""
   if not isinstance(leaf, jax.Array):
     # A copy: on a CPU jax may use numpy's memory as it is, and states are donated.
     return jax.device_put(np.array(leaf, dtype), sharding)
@@ -144,21 +131,16 @@ def start_stage(
 ) -> TrainState:
   """The state with which a stage begins: the same parameters and counters, fresh moments for what now trains.
 
-  Args:
-    state: at the end of the stage before; given up (donated).
-    trained: paths that have moments now.
-    config: of the optimizer.
-    placement: mesh and shardings.
-    carry_moments: keep the moments and their count; `trained` is what it was then.
+  `state`, at the end of the stage before, is given up (donated). With `carry_moments` the moments and their count stay;
+  `trained` must not have changed.
   """
-  in_a_row = jax.device_put(np.int32(0), placement.everywhere, may_alias=False)
   if carry_moments:
-    return state.replace(skipped_in_a_row=in_a_row)
+    return state.replace(skipped_in_a_row=_zero(placement))
   # Before the new ones are made: of 7 B parameters either are 55 GB.
   for leaf in jax.tree.leaves(state.opt_state):
     leaf.delete()
   fresh = start_state(state.params, trained, config, placement, state.ema)
-  return fresh.replace(step=state.step, skipped=state.skipped, skipped_in_a_row=in_a_row)
+  return fresh.replace(step=state.step, skipped=state.skipped)
 
 
 def evaluated_params(state: TrainState) -> Any:
@@ -175,23 +157,20 @@ def abstract(state: TrainState, placement: Placement) -> TrainState:
   )
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh, shares: int = 1) -> dict[str, jax.Array]:
+def place_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh, shards: int = 1) -> dict[str, jax.Array]:
   """Rows, and streams of images, split over the axes `data` and `fsdp`.
 
-  Args:
-    batch: of this process, its share of the rows and streams.
-    mesh: over the devices of all processes.
-    shares: of how many shares the whole batch consists (`mesh.process_batch_shard`).
+  `batch` is this process's one of so many `shards` of the rows and streams (`mesh.process_batch_shard`).
   """
-
-  def placed(array: np.ndarray) -> jax.Array:
-    return jax.make_array_from_process_local_data(_rows(mesh), array, (len(array) * shares, *array.shape[1:]))
-
-  return {name: placed(array) for name, array in batch.items()}
+  rows = _rows(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(rows, array, (len(array) * shards, *array.shape[1:]))
+    for name, array in batch.items()
+  }
 
 
 def place_whole_batch(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-  """As `place_batch`, of a batch of which every process has all rows."""
+  """Places a batch of which every process has all rows, as `place_batch` does."""
   return {
     name: jax.make_array_from_callback(array.shape, _rows(mesh), array.__getitem__) for name, array in batch.items()
   }

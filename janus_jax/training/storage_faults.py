@@ -1,9 +1,8 @@
-"""Faults of the storage under checkpoints, of a disk or a bucket: what Orbax and TensorStore raise and log of them.
+"""Faults of the storage under checkpoints, a disk or a bucket, as Orbax and TensorStore raise and log them.
 
-Each takes one of two forms, OSError and DamagedError. In a run of several processes all hear of a fault of one at the
-same point (`SaveFaults`): Orbax tells the caller of it only after it has met the other processes, who in turn wait for
-what could not be written, so that nobody would move for 20 minutes. And a process that ended alone would take the
-others down without a reason.
+Each becomes an OSError or a DamagedError. In a run of several processes all hear of a fault of one at the same point
+(`OrbaxLog.call`). Orbax tells the caller only after it has met the other processes, which wait for what could not be
+written: nobody would move for 20 minutes. And a process that ended alone would take the others down without a reason.
 """
 
 import concurrent.futures
@@ -20,26 +19,26 @@ import numpy as np
 from janus_jax.errors import InputError
 from janus_jax.training import hosts
 
-# Where the exceptions of a bucket's drivers are defined.
+# Packages that define the exceptions of a bucket's drivers.
 DRIVERS = ('aiohttp', 'gcsfs', 'google', 'requests')
-# How TensorStore says that it could not reach or was not let at data, of which that says nothing.
+POLL_SECONDS = 0.1
+# TensorStore's words for data that it could not reach or was not let at; the data may be whole.
 UNREACHABLE = re.compile('PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED')
 
 
 class DamagedError(Exception):
-  """What was read is no whole checkpoint."""
+  """A checkpoint that is not whole."""
 
 
 @contextlib.contextmanager
 def as_os_errors(directory: str, in_bucket: bool) -> Iterator[None]:
-  """Turns the forms that a fault of the storage arrives in into OSErrors that name the directory."""
+  """Turns every form of a fault of the storage into an OSError that names the directory."""
   try:
     yield
   except Exception as error:
-    number = _errno(error)
-    if number is not None:
+    if (number := _errno(error)) is not None:
       raise OSError(number, os.strerror(number), directory) from error
-    if in_bucket and (isinstance(error, OSError | ValueError) or _is_a_drivers(error)):
+    if in_bucket and (isinstance(error, OSError | ValueError) or _is_from_driver(error)):
       raise OSError(f'{directory}: {fault_line(error)}') from error
     raise
 
@@ -48,35 +47,20 @@ def as_os_errors(directory: str, in_bucket: bool) -> Iterator[None]:
 def as_damage(directory: str, in_bucket: bool) -> Iterator[None]:
   """Turns what reading a damaged file can raise into `DamagedError`; not InputError, nor a device without memory.
 
-  A bucket that cannot be reached says nothing about what is in it, and becomes an OSError.
+  A bucket that cannot be reached may hold whole data: that becomes an OSError.
   """
   try:
     yield
   except InputError:
     raise
   except Exception as error:
-    if in_bucket and _says_unreachable(error):
+    missing = isinstance(error, FileNotFoundError)
+    unreachable = isinstance(error, OSError) or _is_from_driver(error) or UNREACHABLE.search(str(error))
+    if in_bucket and unreachable and not missing:
       raise OSError(f'{directory}: {fault_line(error)}') from error
     if isinstance(error, OSError | ValueError | KeyError | TypeError | AttributeError | IndexError):
       raise DamagedError(fault_line(error)) from error
     raise
-
-
-class RaisedAnyway(logging.Filter):
-  """Drops what Orbax logs of errors that reach the caller as exceptions: tracebacks, and within `silence` all."""
-
-  _silent = False
-
-  def filter(self, record: logging.LogRecord) -> bool:
-    return not ((record.exc_info or self._silent) and f'{os.sep}orbax{os.sep}' in record.pathname)
-
-  @contextlib.contextmanager
-  def silence(self) -> Iterator[None]:
-    self._silent = True
-    try:
-      yield
-    finally:
-      self._silent = False
 
 
 def fault_line(error: Exception) -> str:
@@ -84,13 +68,7 @@ def fault_line(error: Exception) -> str:
   return f'{type(error).__name__}: {text[:300]}'
 
 
-def _says_unreachable(error: Exception) -> bool:
-  if isinstance(error, OSError):
-    return not isinstance(error, FileNotFoundError)
-  return _is_a_drivers(error) or bool(UNREACHABLE.search(str(error)))
-
-
-def _is_a_drivers(error: Exception) -> bool:
+def _is_from_driver(error: Exception) -> bool:
   return type(error).__module__.split('.')[0] in DRIVERS
 
 
@@ -102,45 +80,43 @@ def _errno(error: Exception) -> int | None:
   return int(code[1]) if code else None
 
 
-POLL_SECONDS = 0.1
+class OrbaxLog(logging.Filter):
+  """Filter of Orbax's log: hears of faults of its threads, which log them first thing, and drops what is raised anyway.
 
-
-class SaveFaults(logging.Filter):
-  """What threads of Orbax have failed with. They log it first thing; a filter of their logger hears of it.
+  Dropped are tracebacks, and within `silence` everything.
 
   Attributes:
-    first: of the save under way; of another process too, once it has been heard of.
+    first: the first fault of the save under way; another process's too, once it has been heard of.
   """
 
-  def __init__(self):
-    super().__init__()
-    self.first: BaseException | None = None
+  first: BaseException | None = None
+  _silent = False
 
   def filter(self, record: logging.LogRecord) -> bool:
-    is_caller = threading.current_thread() is threading.main_thread()
-    if record.exc_info and not is_caller and f'{os.sep}orbax{os.sep}' in record.pathname:
+    if f'{os.sep}orbax{os.sep}' not in record.pathname:
+      return True
+    if record.exc_info and threading.current_thread() is not threading.main_thread():
       self.first = self.first or record.exc_info[1]
-    return True
+    return not (record.exc_info or self._silent)
 
-  def forget(self) -> None:
-    """A new save begins."""
-    self.first = None
+  @contextlib.contextmanager
+  def silence(self) -> Iterator[None]:
+    self._silent = True
+    try:
+      yield
+    finally:
+      self._silent = False
 
   @property
   def block(self) -> bool:
-    """Whether Orbax would wait for the other processes of the run now, and they for this one."""
+    """True where Orbax would wait for the other processes of the run now, and they for this one."""
     return self.first is not None and jax.process_count() > 1
 
   def call(self, wait: Callable[[], None], agree: bool = True) -> None:
-    """Calls something that waits for the save under way; not beyond its first fault, in whichever process.
+    """Calls Orbax to wait for the save under way, but not beyond its first fault in any process, which is raised.
 
-    Args:
-      wait: a call of Orbax. Every process of a run makes the same calls.
-      agree: False: the others may be doing something else, their faults are not heard of.
-
-    Raises:
-      OSError: another process has a fault.
-      Exception: as `wait` does, or what Orbax has failed with.
+    Every process of a run makes the same calls. Without `agree` the others may be doing something else, and their
+    faults are not heard of.
     """
     if jax.process_count() == 1:
       wait()

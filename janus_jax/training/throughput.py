@@ -1,9 +1,9 @@
-"""FLOPs of a training step by formula, and the share of the hardware's peak they are (MFU).
+"""FLOPs of a training step by formula, and the fraction of the hardware's peak they are (MFU).
 
 Per token: 6 per matrix parameter that it meets (2 forward, 4 backward) plus 6 L d S for causal attention, S the length
 of a row and d all heads together (the upper triangle is not counted): the definition of MaxText since its PR #1988.
-Text meets the decoder, and `lm_head` where it is predicted; codes the decoder, `gen_aligner` and `gen_head`; what
-SigLIP gave the decoder and `vision_aligner`, or with a shared encoder `gen_aligner`. A frozen matrix has no weight
+Text meets the decoder, and `lm_head` where it is predicted; codes the decoder, `gen_aligner` and `gen_head`; SigLIP's
+features the decoder and `vision_aligner`, or with a shared encoder `gen_aligner`. A frozen matrix has no weight
 gradient and costs 4 of the 6; where nothing that trains lies below it, it has no gradient at all and costs 2.
 Recomputation (remat), norms, activations and the optimizer are not counted. XLA's own count is not used: it counts the
 body of a loop once.
@@ -23,16 +23,15 @@ GROUPS = tuple(group for group in stages.GROUPS if group != 'vq')
 
 @dataclasses.dataclass(frozen=True)
 class TokenCounts:
-  """What one step, or several, went through, over all devices; padding not counted.
+  """Counts over one or more steps and all devices, without padding and empty slots.
 
   Attributes:
     text: tokens that came in as text.
     understanding: positions filled with images that are understood.
-    generation: codes to draw.
-    images_encoded: images that went through the understanding encoder: SigLIP, or with a shared encoder the VQ's. Empty
-      slots do not count, of neither encoder.
+    generation: codes to generate.
+    images_encoded: images that went through the understanding encoder: SigLIP, or with a shared encoder the VQ's.
     images_tokenized: images that the VQ encoder turned into codes inside the step; 0 where codes are precomputed.
-    text_targets: how many tokens of text are predicted; of others there are no logits.
+    text_targets: tokens of text that are predicted; others have no logits.
   """
 
   text: int = 0
@@ -49,7 +48,7 @@ class TokenCounts:
 
 @dataclasses.dataclass(frozen=True)
 class StepFlops:
-  """FLOPs over all devices: of decoder, adaptors and heads; of SigLIP; of the VQ encoder, whatever it is for."""
+  """FLOPs over all devices: decoder, adaptors and heads; SigLIP; the VQ encoder, whatever it is for."""
 
   decoder: float
   vision_encoder: float
@@ -68,7 +67,7 @@ def trunk_parameters(config: LlamaConfig) -> int:
 
 
 def siglip_forward_flops(config: SiglipConfig) -> float:
-  """Of one image, attention in full (0.38e12 for SigLIP-L/16 at 384)."""
+  """FLOPs for one image, attention in full (0.38e12 for SigLIP-L/16 at 384)."""
   P, D = config.num_tokens, config.width
   patch = 2 * P * 3 * config.patch_size**2 * D
   layer = 2 * P * (4 * D * D + 2 * D * config.mlp_dim) + 4 * P * P * D
@@ -76,7 +75,7 @@ def siglip_forward_flops(config: SiglipConfig) -> float:
 
 
 def vq_encoder_forward_flops(config: VQConfig) -> float:
-  """Of one image's way to its codes, convolutions and attention (0.31e12 for VQ-16 at 384)."""
+  """FLOPs from one image to its codes, convolutions and attention (0.31e12 for VQ-16 at 384)."""
   size, width = config.image_size, config.base_channels
   flops = 2 * size**2 * 9 * 3 * width
   lowest = len(config.channel_multipliers) - 1
@@ -107,16 +106,9 @@ def _attn_block_flops(positions: int, width: int) -> int:
 def step_flops(
   config: JanusConfig, counts: TokenCounts, sequence_length: int, trained: Collection[str] = GROUPS
 ) -> StepFlops:
-  """FLOPs of training on `counts` (formulas above).
+  """FLOPs of training on `counts` in packed rows of S = `sequence_length`, by the formulas above.
 
-  Args:
-    config: architecture.
-    counts: tokens and images.
-    sequence_length: S, of the rows that examples are packed into.
-    trained: those of GROUPS of which anything trains.
-
-  Raises:
-    InputError: an unknown group.
+  `trained` are those of GROUPS in which anything trains. Raises InputError for an unknown one.
   """
   llama, vision = config.language_model, config.vision_encoder
   trained = set(trained)
@@ -125,7 +117,7 @@ def step_flops(
     raise InputError(f'parameter group {unknown[0]!r} is unknown: expected some of {", ".join(GROUPS)}')
   D = llama.width
   decoder_trains = 'language_model' in trained
-  # Whether gradients pass through the decoder's layers, and through its output into the heads' inputs.
+  # True if gradients pass through the decoder's layers, and through its output into the heads' inputs.
   through_layers = bool(trained - {'gen_head'})
   per_attention = 6 if through_layers else 2
   attention = per_attention * llama.depth * llama.num_heads * llama.head_dim * sequence_length
@@ -155,7 +147,7 @@ def _per_parameter(trains: bool, passes_on: bool) -> int:
 
 
 def _adaptor_flops(sizes: tuple[int, int, int], trains: bool, below_trains: bool) -> int:
-  """Per token, of the two matrices of `layers.Adaptor`."""
+  """FLOPs per token of the two matrices of `layers.Adaptor`."""
   inputs, hidden, outputs = sizes
   first = _per_parameter(trains, below_trains) * inputs * hidden
   return first + _per_parameter(trains, trains or below_trains) * hidden * outputs
@@ -164,18 +156,15 @@ def _adaptor_flops(sizes: tuple[int, int, int], trains: bool, below_trains: bool
 def throughput(
   counts: TokenCounts, flops: StepFlops, seconds: float, device_kind: str, num_devices: int
 ) -> dict[str, float]:
-  """Speeds of what took `seconds`, by name, for the metrics.
+  """Speeds over `seconds`, by name, for the metrics.
 
-  Returns:
-    `tokens_per_second` and `images_per_second` over all devices, `tokens_per_second_per_device`,
-    `tflops_per_second_per_device`; where the peak of the device is known also `mfu` (decoder, adaptors and heads, the
-    figure that language models are compared by) and `mfu_with_encoders` (with SigLIP and the VQ encoder), 0 to 1.
+  Where the peak of the device is known they include `mfu` (decoder, adaptors and heads, the figure that language models
+  are compared by) and `mfu_with_encoders` (with SigLIP and the VQ encoder), 0 to 1.
   """
-  images = counts.images_encoded + counts.images_tokenized
   values = {
     'tokens_per_second': counts.tokens / seconds,
     'tokens_per_second_per_device': counts.tokens / seconds / num_devices,
-    'images_per_second': images / seconds,
+    'images_per_second': (counts.images_encoded + counts.images_tokenized) / seconds,
     'tflops_per_second_per_device': flops.total / seconds / num_devices / 1e12,
   }
   peak = peak_flops(device_kind)

@@ -2,8 +2,7 @@
 
 import pytest
 
-from janus_jax.ablation.costs import StageCost, stage_costs
-from janus_jax.ablation.measuring import cost_metrics
+from janus_jax.ablation.measuring import StageCost, cost_metrics, stage_costs
 
 
 def line(step: int, step_seconds: float, tokens_per_step: int) -> dict:

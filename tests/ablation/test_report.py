@@ -221,11 +221,11 @@ def two_seeds(metric, values) -> tables.Summary:
 
 
 def test_intervals_of_percentages_end_at_0_and_100():
-  base = two_seeds('drawings/all', (22.5, 52.5))
-  assert tables.mean_text(base, 'drawings/all') == '37.5 [0.0, 100.0]'
+  base = two_seeds('generations/all', (22.5, 52.5))
+  assert tables.mean_text(base, 'generations/all') == '37.5 [0.0, 100.0]'
   (row,) = csv.DictReader(io.StringIO(tables.to_csv([base])))
   assert (float(row['low']), float(row['high'])) == (0.0, 100.0)
-  low, high = report.metric_chart([base], 'drawings/all').axes[0].get_xlim()
+  low, high = report.metric_chart([base], 'generations/all').axes[0].get_xlim()
   assert (low, high) == (0.0, 100.0)
   assert tables.mean_text(two_seeds('held_out/text', (2.0, 1.0)), 'held_out/text') == '1.5 ± 6.4'
   assert report.metric_chart([two_seeds('held_out/text', (2.0, 1.0))], 'held_out/text').axes[0].get_xlim()[0] == 0
@@ -234,10 +234,12 @@ def test_intervals_of_percentages_end_at_0_and_100():
 def test_differences_of_percentages_end_at_100():
   chosen = [run for run in runs() if run.variant in VALUES and run.seed < 2]
   values = {'base': (10.0, 60.0), 'better': (90.0, 80.0)}
-  found = {run.name: {'status': 'done', 'metrics': {'goals/x': values[run.variant][run.seed]}} for run in chosen}
+  found = {
+    run.name: {'status': 'done', 'metrics': {'target_scores/x': values[run.variant][run.seed]}} for run in chosen
+  }
   base, better = tables.summarise(chosen, found, 'base')
-  assert tables.difference_text(better, 'goals/x') == '+50.0 [-100.0, +100.0]'
-  assert tables.difference_text(base, 'goals/x') == ''
+  assert tables.difference_text(better, 'target_scores/x') == '+50.0 [-100.0, +100.0]'
+  assert tables.difference_text(base, 'target_scores/x') == ''
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,6 @@ from janus_jax.benchmarking import accuracy, inference
 from janus_jax.benchmarking.inference import Prompts
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.requests import LoadedJanus, decoder_for
-from janus_jax.inference.sampling import Sampling
-
-GREEDY = Sampling(temperature=0.0)
 
 
 @pytest.fixture(scope='module')
@@ -27,21 +24,21 @@ def words(rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize('guidance', [1.0, 5.0])
-def test_the_likeliest_codes_are_those_that_are_drawn(decoder, guidance):
+def test_the_likeliest_codes_are_those_that_are_sampled(decoder, guidance):
   prompts = Prompts(*words(4, 6), None)
-  codes = inference.draw_codes(decoder, prompts, guidance, GREEDY)
-  logits = accuracy.code_logits(decoder, prompts.tokens, prompts.mask, codes, guidance)
+  codes = inference.sample_codes(decoder, prompts, guidance, inference.GREEDY)
+  logits = accuracy.code_logits(decoder, prompts, codes, guidance)
   np.testing.assert_array_equal(np.argmax(logits, axis=-1), codes)
 
 
-def test_the_likeliest_words_are_those_that_are_said(decoder):
+def test_the_likeliest_words_are_those_that_are_answered(decoder):
   tokens, mask = words(2, 6 + CONFIG.num_image_tokens)
   tokens[:, 4 : 4 + CONFIG.num_image_tokens] = CONFIG.image_token_id
   size = CONFIG.image_size
   prompts = Prompts(tokens, mask, np.random.default_rng(1).integers(0, 256, (2, size, size, 3), np.uint8))
-  said, _ = inference.answer_tokens(decoder, prompts, 7)
-  logits = accuracy.word_logits(decoder, prompts.tokens, prompts.mask, prompts.pixels, said)
-  np.testing.assert_array_equal(np.argmax(logits, axis=-1), said)
+  answers, _ = inference.answer_tokens(decoder, prompts, 7)
+  logits = accuracy.answer_logits(decoder, prompts, answers)
+  np.testing.assert_array_equal(np.argmax(logits, axis=-1), answers)
 
 
 def test_divergence_is_that_of_the_textbook():

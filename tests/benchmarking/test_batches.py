@@ -10,20 +10,20 @@ from training.batches import CONFIG, params
 from janus_jax.benchmarking.batches import synthetic_batch
 from janus_jax.data.examples import CODE, GENERATION_LOSS, IMAGE, TEXT, TEXT_LOSS, UNDERSTANDING_LOSS
 from janus_jax.data.packing import WAITING, BatchShape, batch_shape
-from janus_jax.models.config import ComputeConfig
 from janus_jax.planning.compile import abstract_batch
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metric_window import Window
 from janus_jax.training.run_config import expected_mean
+from janus_jax.training.step_config import StepConfig
 
 P, G = CONFIG.num_image_tokens, CONFIG.vq.num_tokens
-QUESTION, TEXT_LENGTH, DRAWING = P + 48, 40, G - 1 + 16
+QUESTION, TEXT_LENGTH, GENERATION = P + 48, 40, G - 1 + 16
 LENGTH = 4 * QUESTION
 RATIO = (5, 1, 4)
 
 
-def stage_of(ratio=RATIO, lengths=(QUESTION, TEXT_LENGTH, DRAWING)) -> types.SimpleNamespace:
+def stage_of(ratio=RATIO, lengths=(QUESTION, TEXT_LENGTH, GENERATION)) -> types.SimpleNamespace:
   return types.SimpleNamespace(ratio=ratio, expected_tokens=lengths)
 
 
@@ -47,7 +47,7 @@ def test_rows_are_full_and_segments_restart(batch):
 
 
 @pytest.mark.parametrize('ratio', [(5, 1, 4), (1, 0, 3), (7, 3, 10)])
-def test_kinds_come_in_the_ratio_of_the_stage(ratio):
+def test_tasks_come_in_the_ratio_of_the_stage(ratio):
   stage = stage_of(ratio)
   batch = synthetic_batch(CONFIG, stage, shape_of(stage, rows=40), 1, False, seed=0)
   counts = np.array(
@@ -62,27 +62,27 @@ def test_kinds_come_in_the_ratio_of_the_stage(ratio):
 
 
 def test_what_is_predicted_is_what_comes_next_in_the_same_example(batch):
-  kinds, losses, weights = batch['token_types'], batch['loss_ids'], batch['weights']
+  token_types, losses, weights = batch['token_types'], batch['loss_ids'], batch['weights']
   np.testing.assert_array_equal(weights, losses > 0)
-  said = (losses == UNDERSTANDING_LOSS) | (losses == TEXT_LOSS)
-  rows, places = np.nonzero(said)
-  np.testing.assert_array_equal(batch['targets'][rows, places], batch['tokens'][rows, places + 1])
-  np.testing.assert_array_equal(batch['segments'][rows, places], batch['segments'][rows, places + 1])
-  assert (kinds[rows, places] == TEXT).all()
-  assert (kinds[rows, places + 1] == TEXT).all()
-  assert (losses == UNDERSTANDING_LOSS).sum() >= 16 * (kinds == IMAGE).sum() / P
+  words = (losses == UNDERSTANDING_LOSS) | (losses == TEXT_LOSS)
+  rows, positions = np.nonzero(words)
+  np.testing.assert_array_equal(batch['targets'][rows, positions], batch['tokens'][rows, positions + 1])
+  np.testing.assert_array_equal(batch['segments'][rows, positions], batch['segments'][rows, positions + 1])
+  assert (token_types[rows, positions] == TEXT).all()
+  assert (token_types[rows, positions + 1] == TEXT).all()
+  assert (losses == UNDERSTANDING_LOSS).sum() >= 16 * (token_types == IMAGE).sum() / P
   # A code is fed where the one before it predicts it; the last one is not fed.
-  rows, places = np.nonzero(kinds == CODE)
+  rows, positions = np.nonzero(token_types == CODE)
   assert len(rows) * G == (losses == GENERATION_LOSS).sum() * (G - 1)
-  np.testing.assert_array_equal(batch['tokens'][rows, places], batch['targets'][rows, places - 1])
+  np.testing.assert_array_equal(batch['tokens'][rows, positions], batch['targets'][rows, positions - 1])
 
 
 def test_images_lie_in_the_slots_of_their_stream(batch):
   assert (batch['tokens'][batch['token_types'] == IMAGE] == CONFIG.image_token_id).all()
   assert not (batch['tokens'][batch['token_types'] == TEXT] == CONFIG.image_token_id).any()
-  for pixels, kinds in zip(batch['pixels'], np.split(batch['token_types'], 2)):
+  for pixels, token_types in zip(batch['pixels'], np.split(batch['token_types'], 2)):
     filled = pixels.any((1, 2, 3))
-    assert filled.sum() == (kinds == IMAGE).sum() // P
+    assert filled.sum() == (token_types == IMAGE).sum() // P
     assert filled[: filled.sum()].all()
     assert filled.mean() > 0.75
   if 'generation_pixels' in batch:
@@ -90,7 +90,7 @@ def test_images_lie_in_the_slots_of_their_stream(batch):
       batch['generation_pixels'], np.split(batch['targets'], 2), np.split(batch['loss_ids'], 2)
     ):
       codes = targets[losses == GENERATION_LOSS]
-      np.testing.assert_array_equal(codes, np.arange(len(codes)))  # Places among the codes of the stream.
+      np.testing.assert_array_equal(codes, np.arange(len(codes)))  # Indices among the codes of the stream.
       assert pixels.any((1, 2, 3)).sum() == len(codes) // G
 
 
@@ -107,11 +107,11 @@ def test_losses_and_counts_are_those_of_training(batch):
   counts = window.counts
   assert counts.tokens == batch['segments'].size
   assert counts.text_targets == (batch['loss_ids'] == UNDERSTANDING_LOSS).sum() + (batch['loss_ids'] == TEXT_LOSS).sum()
-  _, losses = batch_losses(params(), batch, np.ones(3, np.float32), CONFIG, ComputeConfig(), chunk=LENGTH)
-  by_kind = [(batch['loss_ids'] == loss).sum() for loss in (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)]
-  np.testing.assert_array_equal(losses.weights, by_kind)
-  # Of random targets; NaN where an image had no place or a code no meaning.
-  assert all(2 < total / count < 20 for total, count in zip(losses.sums, by_kind))
+  _, losses = batch_losses(params(), batch, np.ones(3, np.float32), StepConfig(CONFIG, loss_chunk=LENGTH))
+  by_task = [(batch['loss_ids'] == loss).sum() for loss in (UNDERSTANDING_LOSS, TEXT_LOSS, GENERATION_LOSS)]
+  np.testing.assert_array_equal(losses.weights, by_task)
+  # Targets are random; NaN where an image had no slot or a code no meaning.
+  assert all(2 < total / count < 20 for total, count in zip(losses.sums, by_task))
 
 
 def test_arrays_are_those_that_plan_compiles_for(batch):

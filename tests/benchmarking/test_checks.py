@@ -1,6 +1,7 @@
 """A device that is right passes every check; kernels, steps and choices that are wrong do not."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from janus_jax.training.state import Placement
 
 
 @pytest.fixture(scope='module')
-def subject() -> BenchmarkModel:
+def model() -> BenchmarkModel:
   config = default_config()
   config.sequence_length, config.loss_chunk = 48, 48
   config.compute.dtype, config.compute.remat = 'float32', 'none'
@@ -29,42 +30,42 @@ def subject() -> BenchmarkModel:
   return BenchmarkModel(parse_config(config), CONFIG, params, placement)
 
 
-def wrong(subject: BenchmarkModel) -> list[str]:
-  return [check.what for check in checks.check_device(subject.config, subject) if not check.ok]
+def wrong(model: BenchmarkModel) -> list[str]:
+  return [check.what for check in checks.check_device(model) if not check.ok]
 
 
 def test_a_kernel_that_attends_beyond_its_segment_is_found(monkeypatch):
   exact = attention.chunked_attention
-  leaky = lambda q, k, v, *_, **options: exact(q, k, v, None, None, **options)  # noqa: E731
+
+  def leaky(operands, **options):
+    return exact(operands._replace(query_segments=None, key_segments=None), **options)
+
   packed = dataclasses.replace(checks.PACKED, length=96, head_dim=16)
   assert all(check.ok for check in checks._attention('chunked', packed))
   monkeypatch.setattr(attention, 'chunked_attention', leaky)
   assert not any(check.ok for check in checks._attention('chunked', packed))
 
 
-def test_steps_and_choices_of_other_parameters_are_found(monkeypatch, subject):
+def test_steps_and_choices_of_other_parameters_are_found(monkeypatch, model):
   monkeypatch.setattr(checks, 'IMPLEMENTATIONS', ('xla',))
-  assert wrong(subject) == []
+  assert wrong(model) == []
   other = jax.tree.map(lambda leaf: leaf + np.float32(0.05), params())
-  place = checks._on
+  exact, calls = checks._on, itertools.count()
 
-  def placed(subject, config, params, device):
-    found = place(subject, config, params, device)
-    placed.count += 1
-    return found if placed.count % 2 else dataclasses.replace(found, make_params=lambda: other)
+  def with_others(model, params, device):
+    return exact(model, other if next(calls) % 2 else params, device)
 
-  placed.count = 0
-  monkeypatch.setattr(checks, '_on', placed)
-  assert {'loss of train step 1', 'loss of train step 2'} < set(wrong(subject))
+  monkeypatch.setattr(checks, '_on', with_others)
+  assert {'loss of train step 1', 'loss of train step 2'} < set(wrong(model))
 
 
-def test_a_check_that_raises_has_failed_and_the_others_are_made(monkeypatch, subject):
+def test_a_check_that_raises_has_failed_and_the_others_are_made(monkeypatch, model):
   def broken(*_, **options):
     raise ValueError('no kernel\nfor this card')
 
   monkeypatch.setattr(checks, 'attention', broken)
   monkeypatch.setattr(checks, '_steps', broken)
-  found = [check for check in checks.check_device(subject.config, subject) if not check.ok]
+  found = [check for check in checks.check_device(model) if not check.ok]
   assert [(check.what, check.difference, check.error) for check in found] == [
     ('attention chunked, packed rows', None, 'ValueError: no kernel for this card'),
     ('attention chunked, images', None, 'ValueError: no kernel for this card'),

@@ -1,4 +1,4 @@
-"""The command in its own process: beside the peer, and what it says to mistakes. The rest is in test_running.py."""
+"""The command in its own process: beside the peer, and its answers to mistakes. The rest is in test_running.py."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope='module')
 def recipe(tmp_path_factory) -> str:
-  """That of configs/benchmarks with a model that is done in seconds."""
+  """The recipe of configs/benchmarks with a model that is done in seconds."""
   text = (ROOT / 'configs/benchmarks/cpu.py').read_text()
   path = tmp_path_factory.mktemp('recipe') / 'small.py'
   path.write_text(text.replace("'benchmark'", "'test_tiny'").replace('sequence_length = 640', 'sequence_length = 96'))

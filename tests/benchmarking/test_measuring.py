@@ -1,5 +1,6 @@
 """Parts that work, fail, are killed, hang or do not fit: the table is right, and figures are kept."""
 
+import functools
 import json
 import os
 import pathlib
@@ -15,6 +16,8 @@ from janus_jax.benchmarking.measured_table import table_to_text, to_markdown
 from janus_jax.benchmarking.measuring import measure
 from janus_jax.benchmarking.parts import Part, parts_for
 from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS
+from janus_jax.runs.recipes import read_recipe
 from janus_jax.sharding.accelerators import GIB
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -224,15 +227,19 @@ cli.run(measure.main)
 
 
 @pytest.mark.parametrize('machine', [MACHINE, H100, Machine('tpu', 'TPU v5 lite', 8, 16 * GIB, 'v', '')])
-def test_commands_of_parts_name_files_and_stages_that_exist(machine):
+def test_commands_of_parts_name_files_stages_and_fields_that_exist(machine):
   parts = parts_for(machine, 'out/profiles')
   assert len({part.name for part in parts}) == len(parts)
   assert all(part.seconds <= part.limit for part in parts)
   for command in (command for part in parts for command in part.commands):
     assert command[:4] == ('bash', 'launch/run.sh', machine.flags, 'benchmark')
     flags = dict(word.removeprefix('--').split('=', 1) for word in command[4:] if '=' in word)
-    assert (ROOT / flags['config']).exists()
-    assert 'stage' not in flags or f"'{flags['stage']}'" in (ROOT / flags['config']).read_text()
+    config = read_recipe(str(ROOT / flags['config']))
+    assert 'stage' not in flags or flags['stage'] in config.stages
+    fields = {name: value for name, value in flags.items() if name.startswith('config.')}
+    for name in fields:
+      functools.reduce(getattr, name.split('.')[1:], config)  # Raises for one that is not there.
+    assert fields.get('config.pretraining.model', 'toy') in PRESETS
     rows = [int(value) for name, value in flags.items() if name.endswith('batch_size')]
     assert all(count % machine.devices == 0 for count in rows)
   assert any('--peer=transformers' in command for part in parts for command in part.commands) == (machine.devices == 1)
@@ -244,14 +251,14 @@ def test_the_script_says_what_is_wrong(tmp_path):
     return subprocess.run(['bash', ROOT / 'launch/measure.sh', *flags], capture_output=True, text=True, env=environment)
 
   out = f'--out={tmp_path}/out'
-  for flags, said in (
+  for flags, message in (
     (['--minutes=0', out], 'error: minutes is 0.0: expected a number above 0'),
     (['--parts=trian', out], "error: --parts names 'trian': expected some of check, train_stage2, "),
     (['--out=/proc/measured'], 'error: /proc/measured: No such file or directory'),
   ):
     result = run(*flags)
     assert (result.returncode, result.stdout) == (1, '')
-    assert result.stderr.splitlines()[-1].startswith(said)
+    assert result.stderr.splitlines()[-1].startswith(message)
   assert not (tmp_path / 'out').exists()
   assert 'nowhere has no jax: expected .venv' in run(out, PYTHON='nowhere').stderr
   card = tmp_path / 'bin' / 'nvidia-smi'  # A card whose driver is too old for jax, or of which jax has no plugin.

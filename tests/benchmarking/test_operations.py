@@ -6,13 +6,13 @@ import pytest
 
 from janus_jax.benchmarking.operations import _plain, longest_operations
 
-TURNS = 4
+TRIPS = 4
 
 
 def test_operations_of_a_trace_are_counted_and_the_longest_comes_first(tmp_path):
   @jax.jit
   def work(x: jax.Array) -> jax.Array:
-    return jax.lax.fori_loop(0, TURNS, lambda _, x: jnp.sort(x, axis=0) @ x, x)
+    return jax.lax.fori_loop(0, TRIPS, lambda _, x: jnp.sort(x, axis=0) @ x, x)
 
   x = jnp.ones((300, 300))
   work(x).block_until_ready()
@@ -22,7 +22,7 @@ def test_operations_of_a_trace_are_counted_and_the_longest_comes_first(tmp_path)
         work(x).block_until_ready()
     found = {row['operation']: row for row in longest_operations(str(tmp_path), 100)}
     assert 'while' not in found
-    assert found['sort']['calls'] % (TURNS * runs) == 0
+    assert found['sort']['calls'] % (TRIPS * runs) == 0
     assert sum(row['share'] for row in found.values()) == pytest.approx(1)
   assert [row['seconds'] for row in found.values()] == sorted((row['seconds'] for row in found.values()), reverse=True)
   assert len(longest_operations(str(tmp_path), 1)) == 1

@@ -1,4 +1,4 @@
-"""What a benchmark prints."""
+"""The printed figures of a benchmark."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every mode beside the peer on a model that compiles fast, and what is said to mistakes."""
+"""Every mode beside the peer on a model that compiles fast, and answers to mistakes."""
 
 import dataclasses
 import json
@@ -22,10 +22,12 @@ from janus_jax.training.state import Placement
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 SETTINGS = BenchmarkSettings(repeats=2, steps=1, peer=True)
+ALONE = dataclasses.replace(SETTINGS, peer=False)
+REQUEST = Request((1,), prompt_tokens=6, answer_tokens=8, dtype='float32')
 
 
 @pytest.fixture(scope='module')
-def subject() -> BenchmarkModel:
+def model() -> BenchmarkModel:
   config = default_config()
   config.data.precompute_codes = False
   config.sequence_length = 96
@@ -49,6 +51,10 @@ def subject() -> BenchmarkModel:
   return BenchmarkModel(parse_config(config), CONFIG, params, placement)
 
 
+def inferred(mode: str, model: BenchmarkModel, settings: BenchmarkSettings = SETTINGS, **changes) -> dict:
+  return running.benchmark_inference(mode, model, dataclasses.replace(REQUEST, **changes), settings)
+
+
 def printed(found: dict) -> list[str]:
   assert json.loads(json.dumps(report.rounded(found)))
   return report.to_text(found).splitlines()
@@ -61,7 +67,7 @@ def torch():
 
 
 class PeerHere:
-  """As `PeerProcess`, which takes long to start."""
+  """`PeerProcess` without its process, which takes long to start."""
 
   def __init__(self, make):
     self._made = make()
@@ -73,12 +79,12 @@ class PeerHere:
 @pytest.fixture
 def here(monkeypatch):
   monkeypatch.setattr(running, 'PeerProcess', PeerHere)
-  # Of the eight that tests have, these use one.
+  # Tests have eight devices, these use one.
   monkeypatch.setattr(jax, 'device_count', lambda: 1)
 
 
-def test_training_is_what_the_peer_trains(torch, here, subject):
-  found = running.benchmark_train(subject, 'packed', SETTINGS)
+def test_training_is_what_the_peer_trains(torch, here, model):
+  found = running.benchmark_train(model, 'packed', SETTINGS)
   # After one update, so that the update is the same too.
   assert found['peer_second_loss'] == pytest.approx(found['second_loss'], rel=1e-5)
   assert 'block-diagonal attention' in found['peer']
@@ -91,14 +97,14 @@ def test_training_is_what_the_peer_trains(torch, here, subject):
   assert len(printed(found)) > 20
 
 
-def test_rows_of_one_example_need_no_mask(torch, here, subject):
-  found = running.benchmark_train(subject, 'single', SETTINGS)
+def test_rows_of_one_example_need_no_mask(torch, here, model):
+  found = running.benchmark_train(model, 'single', SETTINGS)
   assert found['peer_second_loss'] == pytest.approx(found['second_loss'], rel=1e-5)
   assert 'causal attention' in found['peer']
 
 
-def test_drawing_is_what_the_peer_draws(torch, here, subject):
-  found = running.generate(subject, Request((1, 2), words=6, answer=0, dtype='float32'), SETTINGS)
+def test_images_are_those_that_the_peer_generates(torch, here, model):
+  found = inferred('generate', model, batches=(1, 2))
   assert found['greedy_agreement'] == 1.0
   assert [row['batch'] for row in found['images']] == [1, 2]
   for row in found['images']:
@@ -109,14 +115,14 @@ def test_drawing_is_what_the_peer_draws(torch, here, subject):
   assert len(printed(found)) > 20
 
 
-def test_weights_that_the_peer_does_not_know(subject):
-  unguided = dataclasses.replace(subject, config=replaced(subject.config, {'sampling.cfg_weight': 0.0}))
+def test_weights_that_the_peer_does_not_know(model):
+  unguided = dataclasses.replace(model, run=replaced(model.run, {'sampling.cfg_weight': 0.0}))
   with pytest.raises(InputError, match=r'sampling\.cfg_weight is 0\.0: expected more than 1'):
-    running.generate(unguided, Request((1,), words=6, answer=0, dtype='float32'), SETTINGS)
+    inferred('generate', unguided)
 
 
-def test_answering_is_what_the_peer_answers(torch, here, subject):
-  found = running.understand(subject, Request((2,), words=6, answer=12, dtype='float32'), SETTINGS)
+def test_answers_are_those_of_the_peer(torch, here, model):
+  found = inferred('understand', model, batches=(2,), answer_tokens=12)
   assert found['greedy_agreement'] == 1.0
   (row,) = found['answers']
   assert row['seconds_to_first_token']['low'] > 0
@@ -126,43 +132,41 @@ def test_answering_is_what_the_peer_answers(torch, here, subject):
 
 
 @pytest.mark.parametrize(
-  ('measure', 'options', 'largest'),
+  ('mode', 'options', 'largest'),
   [
-    (running.generate, {'weights': 'int8_products'}, 1e-2),
-    (running.generate, {'cache_dtype': 'int8'}, 3e-4),
-    (running.understand, {'weights': 'int8'}, 3e-4),
+    ('generate', {'weights': 'int8_products'}, 1e-2),
+    ('generate', {'cache_dtype': 'int8'}, 3e-4),
+    ('understand', {'weights': 'int8'}, 3e-4),
   ],
 )
-def test_what_rounding_costs_is_said(subject, measure, options, largest):
-  """Measured: 0.0045, 0.0001, 0.00013. Guidance multiplies what it costs to draw."""
-  request = Request((1,), words=6, answer=8, dtype='float32', **options)
-  found = measure(subject, request, dataclasses.replace(SETTINGS, peer=False))
-  print(measure.__name__, options, found['rounding'])
+def test_the_cost_of_rounding_is_a_figure(model, mode, options, largest):
+  """Measured: 0.0045, 0.0001, 0.00013. Guidance multiplies the cost of generation."""
+  found = inferred(mode, model, ALONE, **options)
+  print(mode, options, found['rounding'])
   assert 0 < found['rounding']['kl_mean'] < largest
   assert found.items() >= options.items()
   assert any(line.startswith('rounding.kl_mean ') for line in printed(found))
 
 
-def test_what_is_shared_is_what_the_peer_runs_for_each(torch, here, subject):
-  found = running.understand(subject, Request((4,), words=6, answer=8, dtype='float32', share=2), SETTINGS)
+def test_what_is_shared_is_what_the_peer_runs_for_each(torch, here, model):
+  found = inferred('understand', model, batches=(4,), rows_per_prefix=2)
   assert found['greedy_agreement'] == 1.0
   assert found['share'] == 2
 
 
-def test_slots_of_a_cache_that_is_shared_are_read_once(subject):
+def test_slots_of_a_cache_that_is_shared_are_read_once(model):
   P, guided = CONFIG.num_image_tokens, 5.0
-  apart = inference.questions(subject, 6, 10)
-  assert apart.slots_read(5) == 6 * (1 + P + 10 + 5)
-  shared = inference.questions(subject, 6, 10, share=3)
+  separate = inference.questions(model, 6, 10)
+  assert separate.slots_read(5) == 6 * (1 + P + 10 + 5)
+  shared = inference.questions(model, 6, 10, per_image=3)
   assert shared.slots_read(5) == 2 * (1 + P) + 6 * (10 + 5)
   np.testing.assert_array_equal(shared.pixels[[1, 2, 4, 5]], shared.pixels[[0, 0, 3, 3]])
   assert (shared.pixels[0] != shared.pixels[3]).any()
-  assert inference.drawing_prompts(subject, 6, 10, guided, share=3).slots_read(5) == 4 * 10 + 12 * 5
+  assert inference.image_prompts(model, 6, 10, guided, per_prompt=3).slots_read(5) == 4 * 10 + 12 * 5
 
 
-def test_nothing_is_said_of_rounding_where_there_is_none(subject):
-  request = Request((1,), words=6, answer=8, dtype='bfloat16', cache_dtype='bfloat16')
-  assert 'rounding' not in running.understand(subject, request, dataclasses.replace(SETTINGS, peer=False))
+def test_nothing_is_said_of_rounding_where_there_is_none(model):
+  assert 'rounding' not in inferred('understand', model, ALONE, dtype='bfloat16', cache_dtype='bfloat16')
 
 
 def test_what_differs_is_refused():
@@ -180,13 +184,13 @@ def test_what_differs_is_refused():
     running.check_same_choices(ours, ours[:, :9])
 
 
-def test_a_decode_step_reads_weights_and_cache(subject):
-  decoder = inference.benchmark_decoder(subject, 'bfloat16')
+def test_a_decode_step_reads_weights_and_cache(model):
+  decoder = inference.benchmark_decoder(model, 'bfloat16')
   llama, layers = CONFIG.language_model, jax.tree.leaves(decoder.layers)
   heads = {
     'lm_head': llama.width * llama.vocab_size,
     'gen_head': sum(
-      leaf.size for name in ('gen_head', 'gen_aligner') for leaf in jax.tree.leaves(subject.make_params()[name])
+      leaf.size for name in ('gen_head', 'gen_aligner') for leaf in jax.tree.leaves(model.make_params()[name])
     ),
   }
   for head, parameters in heads.items():
@@ -194,9 +198,9 @@ def test_a_decode_step_reads_weights_and_cache(subject):
     assert inference.bytes_per_step(decoder, head, 0) == weights
     cached = 2 * 2 * llama.num_kv_heads * llama.head_dim * llama.depth
     assert inference.bytes_per_step(decoder, head, 400) == weights + 400 * cached
-  assert inference.roofline_share(3350e9, 2.0, 'NVIDIA H100 80GB HBM3') == 0.5
-  assert inference.roofline_share(819e9, 4.0, 'TPU v5 lite') == 0.25
-  assert inference.roofline_share(1e9, 1.0, 'cpu') is None
+  assert inference.roofline_fraction(3350e9, 2.0, 'NVIDIA H100 80GB HBM3') == 0.5
+  assert inference.roofline_fraction(819e9, 4.0, 'TPU v5 lite') == 0.25
+  assert inference.roofline_fraction(1e9, 1.0, 'cpu') is None
 
 
 @pytest.mark.parametrize(
@@ -228,30 +232,30 @@ def test_batches_hold_whole_groups():
     settings.read_batches(['3', '4'], 3)
 
 
-def test_a_stage_that_is_not_there_is_refused(subject):
+def test_a_stage_that_is_not_there_is_refused(model):
   with pytest.raises(InputError, match="stage is 'stage9': expected one of packed, single"):
-    running.benchmark_train(subject, 'stage9', SETTINGS)
+    running.benchmark_train(model, 'stage9', SETTINGS)
 
 
-def test_a_batch_that_the_mesh_does_not_divide_is_refused(subject):
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(model):
   placement = Placement.of(make_mesh({'data': 4}, jax.devices()[:4]), parameter_shapes(CONFIG))
   with pytest.raises(InputError, match=r'stages.packed.batch_size is 2: expected a multiple of 4'):
-    running.benchmark_train(dataclasses.replace(subject, placement=placement), 'packed', SETTINGS)
+    running.benchmark_train(dataclasses.replace(model, placement=placement), 'packed', SETTINGS)
 
 
-def test_the_stage_that_is_measured_decides_alone_what_its_backward_pass_is_handed(subject, monkeypatch):
-  config = replaced(subject.config, {'compute.remat': 'auto', 'stages.single.batch_size': 10**6})
-  both = dataclasses.replace(subject, config=config)
+def test_the_stage_that_is_measured_decides_alone_what_its_backward_pass_is_handed(model, monkeypatch):
+  config = replaced(model.run, {'compute.remat': 'auto', 'stages.single.batch_size': 10**6})
+  both = dataclasses.replace(model, run=config)
   monkeypatch.setattr(rematerialisation, 'usable_bytes', lambda device: 10**9)
-  assert make_work(both, both.config.find_stage('packed'), True).step.compute.remat == 'dots'
-  assert read_step(config, CONFIG, subject.placement).compute.remat == 'full'
+  assert make_work(both, both.run.find_stage('packed'), True).step.compute.remat == 'dots'
+  assert read_step(config, CONFIG, model.placement).compute.remat == 'full'
 
 
-def test_sizes_change_what_is_measured(subject):
-  longer = resized(subject, 192, CONFIG.language_model.depth)
-  assert make_work(longer, longer.config.find_stage(None), True).counts.tokens == 2 * 192
-  assert longer.make_params is subject.make_params
-  deeper = resized(subject, 96, 3)
+def test_sizes_change_what_is_measured(model):
+  longer = resized(model, 192, CONFIG.language_model.depth)
+  assert make_work(longer, longer.run.find_stage(None), True).counts.tokens == 2 * 192
+  assert longer.make_params is model.make_params
+  deeper = resized(model, 96, 3)
   kernels = deeper.make_params()['language_model']['layers']['attn']['q']['kernel']
   assert len(kernels) == 3
-  assert subject.config.sequence_length == 96
+  assert model.run.sequence_length == 96

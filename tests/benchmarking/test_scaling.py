@@ -6,7 +6,7 @@ from training.batches import CONFIG, params
 
 from janus_jax.benchmarking import report, scaling
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
-from janus_jax.benchmarking.scaling import Cost, Point, fit_power_law, sizes_around
+from janus_jax.benchmarking.scaling import Cost, fit_power_law, sizes_around
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
@@ -37,7 +37,7 @@ def test_a_size_that_does_not_fit_ends_the_axis():
     return Timing((float(size),))
 
   cost = scaling._cost('batch', 'step', [1, 2, 4], seconds_of)
-  assert [point.size for point in cost.points] == [1, 2]
+  assert list(cost.seconds) == [1, 2]
   assert cost.to_dict()['exponent'] == pytest.approx(1.0)
   with pytest.raises(InputError, match='--scaling: batch 2 to 8: expected two sizes that fit'):
     scaling._cost('batch', 'step', [2, 4, 8], seconds_of)
@@ -52,17 +52,17 @@ def test_decoding_is_measured_at_every_batch_and_position(monkeypatch):
     return prompts.tokens, 0.5 * words * (count - 1)
 
   monkeypatch.setattr(scaling.inference, 'answer_tokens', answer)
-  subject = BenchmarkModel(TrainConfig(sequence_length=32), CONFIG, None, None)
-  batch, position = scaling.decode_costs(subject, None, answer=5, repeats=1)
+  model = BenchmarkModel(TrainConfig(sequence_length=32), CONFIG, None, None)
+  batch, position = scaling.decode_costs(model, None, count=5, repeats=1)
   assert asked[::2] == [(1, 8), (2, 8), (4, 8), (8, 8), (1, 8), (1, 16), (1, 32), (1, 64)]
   assert asked[1::2] == asked[::2]  # Once to compile.
-  assert [point.seconds.median for point in position.points] == [4.0, 8.0, 16.0, 32.0]
+  assert [timing.median for timing in position.seconds.values()] == [4.0, 8.0, 16.0, 32.0]
   assert (batch.fit.exponent, position.fit.exponent) == (pytest.approx(0.0, abs=1e-9), pytest.approx(1.0))
 
 
 def test_results_table_and_charts_are_written(tmp_path):
-  points = tuple(Point(size, Timing((0.9 * size, 1.0 * size, 1.3 * size))) for size in (160, 320, 640))
-  cost = Cost('length', 'seconds of a step against length', points)
+  seconds = {size: Timing((0.9 * size, 1.0 * size, 1.3 * size)) for size in (160, 320, 640)}
+  cost = Cost('length', 'seconds of a step against length', seconds)
   found = {'mode': 'train', 'mfu': None, 'scaling': {'length': report.rounded(cost.to_dict())}}
   report.write(str(tmp_path), found, [cost])
   assert {path.name for path in tmp_path.iterdir()} == {'results.json', 'table.md', 'length.png'}
@@ -71,12 +71,8 @@ def test_results_table_and_charts_are_written(tmp_path):
   figure = report.cost_chart(cost)
   assert figure.get_suptitle() == 'seconds of a step against length: exponent 1.00'
   (axes,) = figure.axes
-  assert (axes.get_xlabel(), axes.get_xscale(), axes.get_ylabel(), axes.get_yscale()) == (
-    'length',
-    'log',
-    'seconds',
-    'log',
-  )
+  assert (axes.get_xlabel(), axes.get_ylabel()) == ('length', 'seconds')
+  assert axes.get_xscale() == axes.get_yscale() == 'log'
   median, fit = axes.lines
   assert median.get_xydata().tolist() == [[160, 160], [320, 320], [640, 640]]
   assert fit.get_ydata() == pytest.approx([160, 320, 640])
@@ -87,7 +83,7 @@ def test_one_size_grows_at_a_time(monkeypatch):
 
   class Recorder:
     def __init__(self, work):
-      measured.append((*work.batch['tokens'].shape, work.subject.model.language_model.depth))
+      measured.append((*work.batch['tokens'].shape, work.model.config.language_model.depth))
       assert work.batch['segments'].max() == 1
 
     def run(self, steps):
@@ -101,8 +97,8 @@ def test_one_size_grows_at_a_time(monkeypatch):
   set_stages(config, {'stage': {**fields, 'sources': sources}})
   config.run = ('stage',)
   placement = Placement.of(make_mesh({}, jax.devices()[:1]), parameter_shapes(CONFIG))
-  subject = BenchmarkModel(parse_config(config), CONFIG, params, placement)
-  costs = scaling.train_costs(subject, subject.config.find_stage(None), steps=2, repeats=1)
+  model = BenchmarkModel(parse_config(config), CONFIG, params, placement)
+  costs = scaling.train_costs(model, model.run.find_stage(None), steps=2, repeats=1)
   assert [cost.axis for cost in costs] == ['length', 'batch', 'depth']
   lengths, batches, depths = [8, 16, 32, 64], [1, 2, 4], [1, 2]
   expected = [(2, n, 1) for n in lengths] + [(n, 32, 1) for n in batches] + [(2, 32, n) for n in depths]

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for, checked."""
+"""Checks of what a benchmark is asked for."""
 
 import pytest
 

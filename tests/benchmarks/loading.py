@@ -23,8 +23,9 @@ from sklearn.datasets import load_sample_images
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import batches
+from janus_jax.data.pipeline import StreamOptions, batches
 from janus_jax.data.prompts import TEMPLATES
 from janus_jax.data.resizing import fast
 from janus_jax.data.sources.build import ImageSizes, open_sources, read_specs
@@ -62,8 +63,8 @@ def ours(directory: pathlib.Path, paths: list[str], workers: int):
   spec = ExampleSpec(
     Tokenizer(str(tokenizer_path)), TEMPLATES['deepseek'], TOKENS, TOKENS, SIZE, SIZE, 4096
   )  # fmt: skip
-  weights = {'understanding': {'photos': 1}}
-  return batches(sources, (1, 0, 0), weights, spec, SHAPE, seed=0, workers=workers, prefetch=2)
+  mixture = make_mixture((1, 0, 0), {'understanding': {'photos': 1}})
+  return batches(sources, mixture, spec, SHAPE, StreamOptions(0, workers=workers, prefetch=2))
 
 
 class Photographs(torch.utils.data.Dataset):

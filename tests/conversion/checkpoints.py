@@ -10,11 +10,11 @@ import numpy as np
 import reference
 import safetensors.torch
 import torch
-from conversion.fixtures import BOS, EOS, JANUS_TOKENS, deepseek_companions, make_tokenizer, write_files
+from conversion.fixtures import BOS, EOS, JANUS_TOKENS, deepseek_tokenizer_files, make_tokenizer, write_files
 
-from janus_jax.conversion.configs import janus_to_deepseek
+from janus_jax.conversion.deepseek_config import janus_to_deepseek
 from janus_jax.conversion.special_tokens import special_token_ids
-from janus_jax.conversion.tokenizer_files import companions_for
+from janus_jax.conversion.tokenizer_files import tokenizer_files_for
 from janus_jax.models.config import PRESETS, JanusConfig
 
 TOKENIZER = make_tokenizer((BOS, EOS, *JANUS_TOKENS))
@@ -98,7 +98,7 @@ def huggingface_directory(directory: pathlib.Path, dtype: str = 'float32', **sav
   # A copy: casting also rounds the rotary frequencies, which casting back does not restore.
   model = copy.deepcopy(reference.huggingface_model(TINY)).to(getattr(torch, dtype))
   model.save_pretrained(directory, **save_options)
-  files = companions_for('huggingface', {'tokenizer.json': TOKENIZER}, TINY)
+  files = tokenizer_files_for('huggingface', {'tokenizer.json': TOKENIZER}, TINY)
   return write_files(directory, files)
 
 
@@ -108,7 +108,7 @@ def deepseek_directory(directory: pathlib.Path, dtype: str = 'bfloat16', shards:
     name: tensor.to(getattr(torch, dtype)) for name, tensor in reference.huggingface_model(TINY).state_dict().items()
   }
   state = deepseek_from_huggingface(state, TINY)
-  path = write_files(directory, deepseek_companions(TOKENIZER, TINY))
+  path = write_files(directory, deepseek_tokenizer_files(TOKENIZER, TINY))
   (directory / 'config.json').write_text(json.dumps(janus_to_deepseek(TINY, dtype)))
   if shards == 1:
     torch.save(state, directory / 'pytorch_model.bin')

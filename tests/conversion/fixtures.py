@@ -1,4 +1,4 @@
-"""What a Janus checkpoint directory has beside its weights, made small: tokenizers, companion files, tensor shapes.
+"""What a Janus checkpoint directory has beside its weights, made small: tokenizers, tokenizer files, tensor shapes.
 
 Token strings are spelled out here as the released files have them, not imported, so that tests compare against those.
 """
@@ -29,7 +29,7 @@ _SENTENCES = (
 
 
 def make_tokenizer(special_tokens: Sequence[str]) -> bytes:
-  """A byte-level BPE of DeepSeek-LLM's kind, trained on a few sentences, with `special_tokens` appended to its 300."""
+  """A byte-level BPE like DeepSeek-LLM's, trained on a few sentences, with `special_tokens` appended to its 300."""
   tokenizers = pytest.importorskip('tokenizers')
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -47,7 +47,9 @@ def dump(values: Mapping) -> bytes:
   return json.dumps(values, indent=2).encode()
 
 
-def deepseek_companions(tokenizer_json: bytes, config: JanusConfig, sft_format: str = 'deepseek') -> dict[str, bytes]:
+def deepseek_tokenizer_files(
+  tokenizer_json: bytes, config: JanusConfig, sft_format: str = 'deepseek'
+) -> dict[str, bytes]:
   """The files of a DeepSeek release, sizes as in `config`."""
   return {
     'tokenizer.json': tokenizer_json,

@@ -19,8 +19,8 @@ VISION, LLAMA = TINY.vision_encoder, TINY.language_model
 
 
 @functools.cache
-def siglip_model(kind: str = 'SiglipVisionModel', hidden_act: str = 'gelu') -> 'torch.nn.Module':
-  """A tower of TINY's sizes; all of one `kind` have the same weights."""
+def siglip_model(model_class: str = 'SiglipVisionModel', hidden_act: str = 'gelu') -> 'torch.nn.Module':
+  """A tower of TINY's sizes; all of one `model_class` have the same weights."""
   fields = {
     'hidden_act': hidden_act,
     'hidden_size': VISION.width,
@@ -30,7 +30,7 @@ def siglip_model(kind: str = 'SiglipVisionModel', hidden_act: str = 'gelu') -> '
     'num_hidden_layers': VISION.depth,
     'patch_size': VISION.patch_size,
   }
-  if kind == 'SiglipVisionModel':
+  if model_class == 'SiglipVisionModel':
     model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**fields)).eval()
   else:
     text = {'hidden_size': 32, 'intermediate_size': 32, 'num_attention_heads': 2, 'num_hidden_layers': 1}

@@ -84,7 +84,7 @@ def test_pytorchs_layouts_open_from_any_bucket(bucket, tmp_path):
   write_checkpoint(ours, str(tmp_path / 'theirs'), 'deepseek', lambda _: None)
   fsspec.filesystem('memory').put(f'{tmp_path}/theirs/', f'{bucket}/', recursive=True)
   found, expected = open_checkpoint(bucket), open_checkpoint(str(tmp_path / 'theirs'))
-  assert (found.config, found.companions) == (expected.config, expected.companions)
+  assert (found.config, found.tokenizer_files) == (expected.config, expected.tokenizer_files)
   for path, leaf in expected.params.items():
     np.testing.assert_array_equal(found.params[path][...], leaf[...])
 
@@ -98,7 +98,7 @@ def test_pretrained_parts_open_from_any_bucket(bucket, tmp_path):
   fsspec.filesystem('memory').put(f'{tmp_path}/', f'{bucket}/', recursive=True)
   remote = {name: path.replace(str(tmp_path), bucket) for name, path in local.items()}
   found, expected = (compose(**parts, gen_embed='codebook', seed=0) for parts in (remote, local))
-  assert (found.config, found.companions) == (expected.config, expected.companions)
+  assert (found.config, found.tokenizer_files) == (expected.config, expected.tokenizer_files)
   assert found.sources == tuple(remote[name] for name in ('vision_encoder', 'vq', 'language_model'))
   for path, leaf in expected.params.items():
     np.testing.assert_array_equal(found.params[path][...], leaf[...])

@@ -8,12 +8,8 @@ import random
 import pytest
 from conversion.fixtures import deepseek_shapes, released_config
 
-from janus_jax.conversion.configs import (
-  deepseek_to_janus,
-  huggingface_to_janus,
-  janus_to_deepseek,
-  janus_to_huggingface,
-)
+from janus_jax.conversion.configs import huggingface_to_janus, janus_to_huggingface
+from janus_jax.conversion.deepseek_config import deepseek_to_janus, janus_to_deepseek
 from janus_jax.conversion.special_tokens import SpecialTokens
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, JanusConfig, LlamaConfig, SiglipConfig, VQConfig

@@ -100,9 +100,9 @@ def test_ocp_load_restores_what_was_written(tmp_path, arrays):
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = {path: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device) for path, array in arrays.items()}
   tree = traverse_util.unflatten_dict(abstract, sep='/')
-  for loaded, kind in ((ocp.load(directory, tree), jax.Array), (ocp.load(directory), np.ndarray)):
+  for loaded, array_type in ((ocp.load(directory, tree), jax.Array), (ocp.load(directory), np.ndarray)):
     for path, array in traverse_util.flatten_dict(loaded, sep='/').items():
-      assert isinstance(array, kind)
+      assert isinstance(array, array_type)
       assert_same_bits(array, arrays[path])
 
 

@@ -35,7 +35,7 @@ from janus_jax.conversion.checkpoint import write_checkpoint  # noqa: E402
 from janus_jax.conversion.export import exporting  # noqa: E402
 from janus_jax.conversion.load import load_params  # noqa: E402
 from janus_jax.conversion.parts import TEMPLATES  # noqa: E402
-from janus_jax.conversion.tokenizer_files import companions_for  # noqa: E402
+from janus_jax.conversion.tokenizer_files import tokenizer_files_for  # noqa: E402
 from janus_jax.data import prompts  # noqa: E402
 from janus_jax.models.config import JanusConfig  # noqa: E402
 from janus_jax.models.janus import Janus  # noqa: E402
@@ -81,7 +81,7 @@ POSITION_IDS = {'embeddings.position_ids': torch.arange(VISION.num_tokens)[None]
 
 
 @pytest.mark.parametrize(
-  ('kind', 'edit'),
+  ('model_class', 'edit'),
   [
     ('SiglipVisionModel', rename('vision_model.', **POSITION_IDS)),
     ('SiglipVisionModel', rename('')),
@@ -89,8 +89,8 @@ POSITION_IDS = {'embeddings.position_ids': torch.arange(VISION.num_tokens)[None]
   ],
   ids=['vision model', 'vision model without prefix', 'whole SigLIP'],
 )
-def test_the_tower_computes_what_siglip_does(tmp_path, parts, kind, edit):
-  model = siglip_model(kind)
+def test_the_tower_computes_what_siglip_does(tmp_path, parts, model_class, edit):
+  model = siglip_model(model_class)
   model.save_pretrained(tmp_path / 'siglip')
   edit_tensors(tmp_path / 'siglip' / 'model.safetensors', edit)
   checkpoint = composed(parts, vision_encoder=str(tmp_path / 'siglip'))
@@ -132,7 +132,7 @@ def test_a_tied_head_is_the_token_table(tmp_path, parts):
 
 @pytest.mark.parametrize('file', ['vq_ds16_t2i.pt', 'vq.safetensors'])
 def test_the_export_is_what_transformers_and_its_processor_load(tmp_path, parts, file):
-  """Every pretrained value is in the place that transformers' own conversion puts it, bit by bit."""
+  """Every pretrained value is where transformers' own conversion puts it, bit by bit."""
   checkpoint = composed(parts, vq=save_vq(tmp_path / file))
   output = str(tmp_path / 'janus')
   with exporting(checkpoint, output, 'huggingface', overwrite=False) as directory:
@@ -152,14 +152,14 @@ def test_the_export_is_what_transformers_and_its_processor_load(tmp_path, parts,
 def test_the_tokenizer_gets_the_special_tokens(parts):
   checkpoint = composed(parts)
   base = tokenizers.Tokenizer.from_str(BASE_TOKENIZER.decode())
-  tokenizer = tokenizers.Tokenizer.from_str(checkpoint.companions['tokenizer.json'].decode())
+  tokenizer = tokenizers.Tokenizer.from_str(checkpoint.tokenizer_files['tokenizer.json'].decode())
   assert checkpoint.config.image_token_id == tokenizer.token_to_id(IMAGE)
   new_ids = [tokenizer.token_to_id(token) for token in JANUS_TOKENS]
   assert sorted(new_ids) == list(range(BASE_SIZE, BASE_SIZE + len(JANUS_TOKENS)))
   assert tokenizer.encode('How many red circles?').ids == base.encode('How many red circles?').ids
   # Generation settings of the base, its stop tokens among them, are not Janus's.
   assert os.path.exists(os.path.join(parts['language_model'], 'generation_config.json'))
-  assert set(checkpoint.companions) == {'tokenizer.json'}
+  assert set(checkpoint.tokenizer_files) == {'tokenizer.json'}
 
 
 @pytest.mark.parametrize('layout', ['orbax', 'deepseek', 'huggingface'])
@@ -167,8 +167,8 @@ def test_the_tokenizer_gets_the_special_tokens(parts):
 def test_the_roles_stay_what_they_were_composed_with(tmp_path, parts, template, layout):
   """In every layout, and read back from it."""
   checkpoint = composed(parts, template=template)
-  files = companions_for(layout, checkpoint.companions, checkpoint.config)
-  again = companions_for('orbax', files, checkpoint.config)
+  files = tokenizer_files_for(layout, checkpoint.tokenizer_files, checkpoint.config)
+  again = tokenizer_files_for('orbax', files, checkpoint.config)
   for name, content in again.items():
     (tmp_path / name).write_bytes(content)
   tokenizer, found = load_tokenizer(str(tmp_path))

@@ -1,4 +1,4 @@
-"""What is given for a checkpoint and is none: named for what it is. Git-LFS pointers in the place of any file."""
+"""What is given for a checkpoint and is none: named for what it is. Git-LFS pointers instead of any file."""
 
 import io
 import json
@@ -95,13 +95,13 @@ def test_pointers_as_data(tmp_path, format):
   assert os.listdir(tmp_path) == ['file']
 
 
-def archive(kind: str):
+def archive(compression: str):
   def make(path: pathlib.Path) -> None:
-    if kind == 'zip':
+    if compression == 'zip':
       with zipfile.ZipFile(path, 'w') as file:
         file.writestr('config.json', '{}')
     else:
-      with tarfile.open(path, f'w:{kind}') as file:
+      with tarfile.open(path, f'w:{compression}') as file:
         file.addfile(tarfile.TarInfo('config.json'))
 
   return make

@@ -285,8 +285,8 @@ def test_damaged_files_are_refused_exactly_when_the_official_library_refuses_the
 @pytest.mark.parametrize(
   ('index', 'said'),
   [
-    (b'{', 'not valid JSON'),
-    (b'[]', 'expected a "weight_map"'),
+    (b'{', 'not JSON'),
+    (b'[]', 'expected a JSON object'),
     (b'{"metadata": {}}', 'expected a "weight_map"'),
     (b'{"weight_map": []}', 'expected a "weight_map"'),
     (b'{"weight_map": {}}', 'expected a "weight_map"'),

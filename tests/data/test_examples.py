@@ -1,15 +1,24 @@
+"""Layout of examples, most of them by hand."""
+
 import dataclasses
 
 import numpy as np
 import pytest
-from conversion.fixtures import ASSISTANT, BOI, BOS, EOI, EOS, IMAGE, JANUS_TOKENS, PAD, USER, make_tokenizer
+from conversion.fixtures import ASSISTANT, BOI, EOS, IMAGE, PAD, USER
+from data.single_examples import (
+  GENERATION_SIZE,
+  NUM_CODES,
+  NUM_IMAGE_TOKENS,
+  ids_of,
+  image,
+  make,
+  make_spec,
+)
 
 from janus_jax.data import examples, prompts
-from janus_jax.data.examples import ExampleSpec, make_examples
-from janus_jax.data.tokenizer import Tokenizer
-from janus_jax.errors import InputError, RecordError
+from janus_jax.data.examples import make_examples
 
-SIZE, GENERATION_SIZE, NUM_IMAGE_TOKENS, NUM_CODES = 6, 4, 3, 5
+SYSTEM = prompts.SYSTEM_PROMPT
 # Starts that a tokenizer might merge with the colon or the space before an answer; spaces that the template strips.
 ANSWERS = ['A cat.', '(two) dogs', '13 circles', ':-)', '... or not', ' \n a\n\nlist ', '熊は蜂蜜', "'s", '<b>: no']
 QUESTIONS = ['What is it?', '  How many?\n', '1 + 1 =', 'Describe: ']
@@ -17,37 +26,7 @@ QUESTIONS = ['What is it?', '  How many?\n', '1 + 1 =', 'Describe: ']
 
 @pytest.fixture
 def spec(tmp_path):
-  (tmp_path / 'tokenizer.json').write_bytes(make_tokenizer((BOS, EOS, *JANUS_TOKENS)))
-  return ExampleSpec(
-    Tokenizer.from_directory(tmp_path),
-    prompts.TEMPLATES['deepseek'],
-    NUM_IMAGE_TOKENS,
-    NUM_CODES,
-    SIZE,
-    GENERATION_SIZE,
-    max_length=2000,
-    system='Be brief.',
-    num_code_ids=50,
-  )
-
-
-def image(value=0, size=SIZE):
-  return np.full((size, size, 3), value, np.uint8)
-
-
-def make_all(kind, record, spec, **options):
-  return make_examples(kind, record, spec, np.random.default_rng(0), **{'guidance_dropout': 0.0, **options})
-
-
-def make(kind, record, spec, **options):
-  (example,) = make_all(kind, record, spec, **options)
-  return example
-
-
-def ids_of(spec, text):
-  """Of a text that spells out everything but begin-of-sentence and the features of an image."""
-  features = IMAGE * NUM_IMAGE_TOKENS
-  return spec.tokenizer.encode(text.replace(IMAGE, f'{BOI}{features}{EOI}'))
+  return make_spec(tmp_path)
 
 
 def test_a_conversation_by_hand(spec):
@@ -55,7 +34,7 @@ def test_a_conversation_by_hand(spec):
   turns = ['What is it?', ' A cat. ', 'And here?', '13 dogs']
   example = make('understanding', {'images': [image(7)], 'turns': turns}, spec)
   text = (
-    f'Be brief.\n\n{USER}: {IMAGE}\nWhat is it?\n\n{ASSISTANT}: A cat.{EOS}'
+    f'{SYSTEM}\n\n{USER}: {IMAGE}\nWhat is it?\n\n{ASSISTANT}: A cat.{EOS}'
     f'{USER}: And here?\n\n{ASSISTANT}: 13 dogs{EOS}'
   )
   expected = ids_of(spec, text)
@@ -92,7 +71,6 @@ def test_what_inference_encodes_is_a_prefix_of_what_was_trained(template, num_im
         num_images=num_images,
         num_image_tokens=NUM_IMAGE_TOKENS,
         max_length=10**6,
-        system=spec.system,
       )
       assert example.tokens[: start + 1].tolist() == prompt
 
@@ -105,24 +83,15 @@ def test_a_record_says_what_its_conversation_begins_with(kind, system, spec):
   begin = f'{system}\n\n' if system else ''
   expected = f'{begin}{USER}: Tea?\n\n{ASSISTANT}: Yes.{EOS}{USER}: Milk?\n\n{ASSISTANT}: No.{EOS}'
   assert example.tokens.tolist() == ids_of(spec, expected)
-  prompt = prompts.understanding_ids(
-    spec.tokenizer,
-    spec.template,
-    record['turns'][:3],
-    num_images=0,
-    num_image_tokens=NUM_IMAGE_TOKENS,
-    max_length=10**6,
-    system=system,
-  )
+  prompt = spec.tokenizer.encode(prompts.render_prompt(spec.template, [*record['turns'][:3], ''], system))
   assert example.tokens[: len(prompt)].tolist() == prompt
 
 
 def test_images_go_where_the_questions_say(spec):
   turns = ['First?', 'No.', f'{IMAGE} or {IMAGE}?', 'The second.']
   example = make('understanding', {'images': [image(1), image(2)], 'turns': turns}, spec)
-  text = (
-    f'Be brief.\n\n{USER}: First?\n\n{ASSISTANT}: No.{EOS}{USER}: {IMAGE} or {IMAGE}?\n\n{ASSISTANT}: The second.{EOS}'
-  )
+  text = f'{SYSTEM}\n\n{USER}: First?\n\n{ASSISTANT}: No.{EOS}'
+  text += f'{USER}: {IMAGE} or {IMAGE}?\n\n{ASSISTANT}: The second.{EOS}'
   np.testing.assert_array_equal(example.tokens, ids_of(spec, text))
   assert example.pixels[:, 0, 0, 0].tolist() == [1, 2]
 
@@ -145,84 +114,6 @@ def test_a_conversation_as_text_supervises_its_answers_in_the_loss_of_text(spec)
   for name in ('tokens', 'targets', 'weights'):
     np.testing.assert_array_equal(getattr(text, name), getattr(same, name))
   np.testing.assert_array_equal(text.loss_ids, np.where(text.weights > 0, examples.TEXT_LOSS, examples.NO_LOSS))
-
-
-@pytest.mark.parametrize('beyond', [-1, 0, 1, 2, 3])
-def test_each_token_of_a_long_document_is_a_target_once(beyond, spec):
-  """Pieces of T tokens; what the last position of one predicts is the first token of the next. By hand at the ends:
-  2 T + 1 tokens need no third piece, whose one token nothing is left to predict after.
-  """
-  T = 50
-  digits = ''.join(map(str, np.random.default_rng(0).integers(0, 10, 2 * T + beyond - 2)))  # A token each.
-  record = {'text': digits}
-  tokens = make('text', record, spec).tokens
-  assert len(tokens) == 2 * T + beyond
-  pieces = make_all('text', record, dataclasses.replace(spec, max_length=T))
-  assert len(pieces) == (3 if beyond > 1 else 2)
-  for k, piece in enumerate(pieces):
-    assert piece.tokens.tolist() == tokens[k * T : (k + 1) * T].tolist()
-    assert piece.pixels.shape == (0, SIZE, SIZE, 3)
-  predicted = [piece.targets[piece.loss_ids == examples.TEXT_LOSS] for piece in pieces]
-  assert np.concatenate(predicted).tolist() == tokens[1:].tolist()
-  assert [piece.targets[-1] for piece in pieces[:-1]] == [tokens[k * T] for k in range(1, len(pieces))]
-  assert all(np.array_equal(piece.weights, piece.loss_ids == examples.TEXT_LOSS) for piece in pieces)
-
-
-LONG_TURNS = [
-  *(f'{IMAGE} What is it?', 'A cat.'),
-  *('Sure?', 'Yes. ' * 10),
-  *(f'And {IMAGE} or {IMAGE}?', 'A dog.'),
-  *(f'{IMAGE}?', 'No.'),
-]
-
-
-@pytest.mark.parametrize('kept', [1, 2, 3, 4])
-def test_a_long_conversation_keeps_the_first_turns_that_fit_with_their_images(kept, spec):
-  record = {'images': [image(i) for i in range(4)], 'turns': LONG_TURNS}
-  num_images = (1, 1, 3, 4)[kept - 1]
-  expected = make('understanding', {'images': record['images'][:num_images], 'turns': LONG_TURNS[: 2 * kept]}, spec)
-  longer = len(make('understanding', {**record, 'turns': LONG_TURNS}, spec).tokens) - 1
-  room = len(expected.tokens) if kept < 4 else longer + 1
-  assert not expected.cut
-  cut = make('understanding', {**record, 'long': 'cut'}, dataclasses.replace(spec, max_length=room))
-  for field in ('tokens', 'token_types', 'targets', 'loss_ids', 'weights', 'pixels'):
-    np.testing.assert_array_equal(getattr(cut, field), getattr(expected, field))
-  assert cut.cut == (kept < 4)
-  # As long as it gets before one more pair fits; without a word about it conversations are cut.
-  if kept < 4:
-    more = make('understanding', {'images': record['images'], 'turns': LONG_TURNS}, spec)
-    after = np.flatnonzero(more.tokens == spec.tokenizer.special.eos)[kept]
-    same = make('understanding', record, dataclasses.replace(spec, max_length=after))
-    assert same.tokens.tolist() == expected.tokens.tolist()
-
-
-def test_images_without_a_place_stay_with_the_first_question(spec):
-  record = {'images': [image(1), image(2)], 'turns': ['Same?', 'No.', 'Why?', 'Colour. ' * 20]}
-  first = make('understanding', {**record, 'turns': record['turns'][:2]}, spec)
-  cut = make('understanding', record, dataclasses.replace(spec, max_length=len(first.tokens) + 5))
-  assert cut.tokens.tolist() == first.tokens.tolist()
-  assert cut.pixels[:, 0, 0, 0].tolist() == [1, 2]
-
-
-@pytest.mark.parametrize(
-  ('kind', 'record'),
-  [
-    ('understanding', {'images': [image()], 'turns': ['Hm?', 'No.', 'Hm?', 'No.'], 'long': 'skip'}),
-    ('understanding', {'images': [image()], 'turns': ['a ' * 40, 'b', 'c', 'd'], 'long': 'cut'}),
-    ('understanding', {'images': [image()], 'text': 'cat ' * 40}),
-    ('text', {'turns': ['Hm?', 'No.', 'Hm?', 'No.'], 'long': 'skip'}),
-    ('text', {'text': 'cat ' * 40, 'long': 'skip'}),
-    ('generation', {'prompt': 'cat ' * 40, 'image': image(0, GENERATION_SIZE)}),
-  ],
-)
-def test_what_is_too_long_says_so_and_where_to_change_it(kind, record, spec):
-  """A reason of its own: such records are not bad."""
-  message = (
-    r'the example has \d+ tokens: expected at most 30, which is sequence_length \(see data\.sources\.NAME\.long\)'
-  )
-  with pytest.raises(RecordError, match=f'^{message}$') as caught:
-    make(kind, record, dataclasses.replace(spec, max_length=30))
-  assert caught.value.reason == 'long'
 
 
 def block(spec):
@@ -258,7 +149,7 @@ def test_a_document_with_images_in_it_by_hand(spec):
 
 
 @pytest.mark.parametrize('given', ['image', 'codes'])
-def test_a_drawing_by_hand(given, spec):
+def test_an_image_to_generate_by_hand(given, spec):
   """Begin-of-image predicts the first code; the last code is no input."""
   if given == 'codes':
     spec = dataclasses.replace(spec, generation_size=None)
@@ -267,9 +158,9 @@ def test_a_drawing_by_hand(given, spec):
     assert len(example.generation_pixels) == 0
   else:
     codes = np.arange(NUM_CODES)
-    drawn = image(3, GENERATION_SIZE)
-    example = make('generation', {'prompt': 'a cat', 'image': drawn}, spec)
-    np.testing.assert_array_equal(example.generation_pixels, drawn[None])
+    pixels = image(3, GENERATION_SIZE)
+    example = make('generation', {'prompt': 'a cat', 'image': pixels}, spec)
+    np.testing.assert_array_equal(example.generation_pixels, pixels[None])
   ids = spec.tokenizer.encode(f'{USER}: a cat\n\n{ASSISTANT}:{BOI}')
   assert ids == prompts.generation_ids(spec.tokenizer, spec.template, 'a cat', max_length=99)
   n = len(ids)
@@ -311,7 +202,7 @@ def test_guidance_dropout_leaves_first_and_last_id(spec):
   np.testing.assert_array_equal(dropped.tokens[n:], kept.tokens[n:])
 
 
-def test_share_of_guidance_dropout(spec):
+def test_fraction_of_guidance_dropout(spec):
   record = {'prompt': 'a cat', 'image': image(0, GENERATION_SIZE)}
   rng = np.random.default_rng(0)
   pad = spec.tokenizer.special.pad
@@ -319,68 +210,3 @@ def test_share_of_guidance_dropout(spec):
   assert abs(dropped - 400) < 4 * np.sqrt(4000 * 0.1 * 0.9)
   for kind, other in (('text', {'text': 'a'}), ('understanding', {'images': [image()], 'turns': ['a', 'b']})):
     assert pad not in make(kind, other, spec, guidance_dropout=1.0).tokens
-
-
-@pytest.mark.parametrize(
-  ('kind', 'record', 'message'),
-  [
-    ('text', None, 'the record is a NoneType: expected a dict'),
-    ('text', {}, r'text: missing: the record has \[\]'),
-    ('text', {'text': b'cat'}, 'text: a bytes: expected str'),
-    ('text', {'text': ' \n'}, 'text: empty'),
-    ('text', {'text': f'a {IMAGE}'}, f'text: {IMAGE} in the text'),
-    ('text', {'text': 'cat \udc80'}, 'valid Unicode'),
-    ('understanding', {'turns': ['a', 'b']}, 'images: missing'),
-    ('understanding', {'images': [], 'turns': []}, 'turns: 0 of them'),
-    ('understanding', {'images': [], 'turns': ['a']}, 'turns: 1 of them'),
-    ('understanding', {'images': [], 'turns': ['a', ' ']}, r"turns\[1\]: ' ': expected text"),
-    ('understanding', {'images': [], 'turns': ['', 'b']}, r"turns\[0\]: '': expected text"),
-    ('understanding', {'images': [], 'turns': ['a', None]}, r'turns\[1\]: None'),
-    ('understanding', {'images': [], 'turns': 'ab'}, 'turns: a str: expected list or tuple'),
-    ('understanding', {'images': [], 'turns': [f'{IMAGE} a', 'b']}, 'in the text but 0 images'),
-    ('understanding', {'images': [image()], 'turns': ['a', f'{IMAGE}']}, f'turns: {IMAGE} in an answer'),
-    ('understanding', {'images': [image(), None], 'turns': ['a', 'b']}, r'images\[1\]: a NoneType'),
-    (
-      'understanding',
-      {'images': [image(0, 5)], 'turns': ['a', 'b']},
-      r'images\[0\]: uint8\[5, 5, 3\]: expected uint8\[6',
-    ),
-    ('understanding', {'images': [image() / 255], 'turns': ['a', 'b']}, r'images\[0\]: float64'),
-    ('understanding', {'images': [image()], 'turns': ['a ' * 2000, 'b']}, 'expected at most 2000'),
-    ('understanding', {'images': [image()], 'text': f'{IMAGE} '}, 'text: empty: expected text beside the images'),
-    ('understanding', {'images': [image()], 'text': f'{IMAGE} or {IMAGE}'}, 'in the text but 1 images'),
-    ('generation', {'image': image(0, GENERATION_SIZE)}, 'prompt: missing'),
-    ('generation', {'prompt': '\t', 'image': image(0, GENERATION_SIZE)}, 'prompt: empty'),
-    ('generation', {'prompt': 'a'}, 'image: missing'),
-    ('generation', {'prompt': 'a', 'codes': np.zeros(NUM_CODES, np.int32)}, 'image: missing'),
-    ('generation', {'prompt': 'a', 'image': image(0, SIZE)}, r'image: uint8\[6, 6, 3\]: expected uint8\[4, 4, 3\]'),
-    ('generation', {'prompt': 'a ' * 2000, 'image': image(0, GENERATION_SIZE)}, 'expected at most 2000'),
-  ],
-)
-def test_bad_records_name_the_field(kind, record, message, spec):
-  with pytest.raises(InputError, match=message) as caught:
-    make(kind, record, spec)
-  assert '\n' not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-  ('codes', 'message'),
-  [
-    (None, 'codes: a NoneType: expected ndarray'),
-    (np.zeros(4, np.int32), r'codes: int32\[4\]: expected int32\[5\]'),
-    (np.zeros(5), r'codes: float64\[5\]'),
-    (np.array([0, 0, 50, 0, 0]), 'codes: from 0 to 50: expected 0 to 49'),
-    (np.array([0, -1, 0, 0, 0]), 'codes: from -1 to 0'),
-  ],
-)
-def test_bad_codes(codes, message, spec):
-  with pytest.raises(InputError, match=message):
-    make('generation', {'prompt': 'a', 'codes': codes}, dataclasses.replace(spec, generation_size=None))
-
-
-def test_the_limit_is_inclusive(spec):
-  record = {'prompt': 'a cat', 'image': image(0, GENERATION_SIZE)}
-  n = len(make('generation', record, spec).tokens)
-  make('generation', record, dataclasses.replace(spec, max_length=n))
-  with pytest.raises(RecordError, match=f'{n} tokens: expected at most {n - 1}, '):
-    make('generation', record, dataclasses.replace(spec, max_length=n - 1))

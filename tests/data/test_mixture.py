@@ -41,7 +41,7 @@ def test_random_access_agrees_with_counting():
   plan = make_mixture((2, 3, 5), WEIGHTS)
   seen = collections.Counter()
   for i in range(200):
-    kind = plan.kinds[i % 10]
+    kind = plan.tasks[i % 10]
     assert plan.source_at(i) == (kind, plan.sources[kind][seen[kind] % len(plan.sources[kind])])
     seen[kind] += 1
 

@@ -197,7 +197,7 @@ def test_an_example_that_no_batch_holds(size, message):
 
 
 def sizes_like(ratio, rng, count, lengths):
-  kinds = make_mixture(ratio, {kind: {'a': 1} for kind in TASKS}).kinds
+  kinds = make_mixture(ratio, {kind: {'a': 1} for kind in TASKS}).tasks
   for i in range(count):
     kind = kinds[i % len(kinds)]
     yield int(rng.integers(*lengths[kind])), int(kind == 'understanding'), int(kind == 'generation')

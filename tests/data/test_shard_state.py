@@ -6,13 +6,13 @@ import json
 import grain
 import numpy as np
 import pytest
-from data.test_pipeline import (  # noqa: F401
+from data.numbered_streams import (
   COUNTS,
   contents,
   identity,
   make_sources,
+  make_spec,
   same,
-  spec,
   start,
   state_of,
   unused,
@@ -24,6 +24,11 @@ from janus_jax.data.pipeline import NEW
 from janus_jax.data.shard_state import WHOLE, DataShard, after, deal, deal_states, first_position, position
 from janus_jax.data.skipping import SkipLimit, describe_shortened
 from janus_jax.data.sources.blocks import BlockDataset
+
+
+@pytest.fixture(scope='module')
+def spec(tmp_path_factory):
+  return make_spec(tmp_path_factory.mktemp('tokenizer'))
 
 
 def read(place, shard, count):
@@ -92,7 +97,7 @@ def records_before(place, view):
 
 
 @pytest.mark.parametrize('hosts', [(2, 3, 1), (1, 4, 2), (3, 3, 2, 5)])
-def test_streams_of_changing_hosts_see_every_record_once_an_epoch(hosts, spec):  # noqa: F811
+def test_streams_of_changing_hosts_see_every_record_once_an_epoch(hosts, spec):
   """Checkpoints, at which the number of hosts changes, lie between batches; of text there are several epochs."""
   bad = {('text/c', 3), ('generation/real', 20)}
   sources = make_sources(bad)
@@ -132,7 +137,7 @@ def test_hosts_read_whole_blocks():
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_batch_is_the_rows_of_its_streams(workers, spec):  # noqa: F811
+def test_a_batch_is_the_rows_of_its_streams(workers, spec):
   """Two hosts of two streams each, and one host of all four, which shares its workers among them, see the same."""
   shape, shards = BatchShape(1, 100, 3, 4), [DataShard(index, 4) for index in range(4)]
   together = start(spec, shape=shape, shards=shards, workers=workers)
@@ -167,4 +172,6 @@ def test_parts_of_long_records_go_to_other_streams_once_each(count):
   assert all(state['held'] == [] for state in dealt)
   assert [describe_shortened([state]) for state in dealt] == ['text/c: split 5', *[''] * (count - 1)]
   assert describe_shortened(dealt) == 'text/c: split 5'
+  # Counters of their own: what one stream shortens it has not skipped.
+  assert all(state['skipped']['text/c'] is not state['shortened']['text/c'] for state in dealt)
   assert [state['records']['text/c'] for state in dealt] == [9, *[0] * (count - 1)]

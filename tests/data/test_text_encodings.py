@@ -55,7 +55,7 @@ def test_nothing_is_empty_text(content):
     (bz2.compress(b'a'), r'^x: compressed by bzip2: '),
     (lzma.compress(b'a'), r'^x: compressed by xz: '),
     (b'PK\x03\x04', r'^x: a zip archive: '),
-    (b'version https://git-lfs.github.com/spec/v1\noid', r'^x: a Git LFS pointer: .*`git lfs pull`'),
+    (b'version https://git-lfs.github.com/spec/v1\noid', r'^x: a Git-LFS pointer, .*`git lfs pull`'),
   ],
 )
 def test_what_is_no_text_is_named(content, message):

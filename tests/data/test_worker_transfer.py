@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import io
 import multiprocessing
 import os
 
@@ -35,10 +36,11 @@ def test_without_a_directory_they_go_with_the_rest(tmp_path):
 
 
 def test_on_a_full_disk_they_go_with_the_rest(tmp_path, monkeypatch):
-  def fail(*_):
-    raise OSError(errno.ENOSPC, 'No space left on device')
+  class Full(io.FileIO):
+    def writelines(self, _):
+      raise OSError(errno.ENOSPC, 'No space left on device')
 
-  monkeypatch.setattr(os, 'fdopen', fail)
+  monkeypatch.setattr('builtins.open', Full)
   transfer = pack(VALUE, str(tmp_path))
   monkeypatch.undo()
   assert os.listdir(tmp_path) == []
@@ -49,7 +51,7 @@ def test_a_value_without_arrays(tmp_path):
   assert unpack(pack(['a'], str(tmp_path))) == ['a']
 
 
-def test_a_parcel_is_unwrapped_once(tmp_path):
+def test_a_transfer_is_unpacked_once(tmp_path):
   transfer = pack(VALUE, str(tmp_path))
   unpack(transfer)
   with pytest.raises(FileNotFoundError):

@@ -17,7 +17,7 @@ from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
 from janus_jax.ablation import compute, measuring, preparing, settings, sweep, tables
-from janus_jax.ablation.paths import SweepPaths
+from janus_jax.ablation.preparing import SweepPaths
 from janus_jax.ablation.settings import Ablation
 from janus_jax.ablation.variants import PlannedRun, in_order
 from janus_jax.conversion.orbax_files import read_orbax
@@ -60,8 +60,8 @@ def ablation(start, data) -> Ablation:
   base.optimizer.ema_decay = 0.5
   config = settings.ablation_config(base, VARIANTS, 'base')
   config.seeds = (0, 1)
-  config.metrics = ('questions/all', 'drawings/all', 'held_out/*')
-  config.evaluation.update(questions_per_kind=1, drawings_per_group=1, held_out_batches=1)
+  config.metrics = ('questions/all', 'generations/all', 'held_out/*')
+  config.evaluation.update(questions_per_kind=1, images_per_group=1, held_out_batches=1)
   return settings.read_ablation(config)
 
 
@@ -208,7 +208,7 @@ def test_the_report_stands_alone(swept):
   assert '//' not in page.split('<style>')[0]
   for word in ('http:', 'https:', '<script', '<link', '@import', 'url('):
     assert word not in page
-  assert page.count('data:image/svg+xml') == len(list((workdir / 'plots').glob('*.png'))) - 1  # drawings.png
+  assert page.count('data:image/svg+xml') == len(list((workdir / 'plots').glob('*.png'))) - 1  # generations.png
   assert 'stages.stage3.ratio: [5, 1, 4] -&gt; [7, 3, 10]' in page
 
 

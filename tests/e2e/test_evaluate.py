@@ -23,7 +23,7 @@ from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
 from janus_jax.reporting.image_grid import RIGHT, WRONG
 from janus_jax.runs import workdirs
-from janus_jax.toy import captions, dataset, digits, scenes, scores, scoring, shapes, test_set, tokenizer_training
+from janus_jax.toy import captions, dataset, digits, scenes, scoring, shapes, test_set, tokenizer_training
 from janus_jax.toy.captions import Description
 from janus_jax.toy.digit_judge import DigitJudge
 from janus_jax.toy.shapes import Scene, World
@@ -60,8 +60,8 @@ def write_random(directory: pathlib.Path, config=CONFIG) -> str:
   config = dataclasses.replace(config, image_token_id=Tokenizer(path).special.image_placeholder)
   params = flatten(jax.device_get(initial_params(config, 0)))
   arrays = {name: from_numpy(np.asarray(leaf), name) for name, leaf in params.items()}
-  companions = {'tokenizer.json': path.read_bytes()}
-  write_checkpoint(Checkpoint(config, arrays, companions, {}, ()), str(directory), 'orbax', lambda _: None)
+  tokenizer_files = {'tokenizer.json': path.read_bytes()}
+  write_checkpoint(Checkpoint(config, arrays, tokenizer_files, {}, ()), str(directory), 'orbax', lambda _: None)
   return str(directory)
 
 
@@ -74,7 +74,7 @@ def checkpoint(tmp_path_factory):
 def evaluated(checkpoint, tmp_path_factory):
   """The directory written and the process."""
   out = tmp_path_factory.mktemp('scores') / 'out'
-  arguments = (f'--checkpoint={checkpoint}', f'--out={out}', '--questions_per_kind=2', '--drawings_per_group=1')
+  arguments = (f'--checkpoint={checkpoint}', f'--out={out}', '--questions_per_kind=2', '--images_per_group=1')
   return out, run('evaluate', *arguments, '--seed=5', '--json')
 
 
@@ -87,7 +87,7 @@ def test_what_the_command_writes(checkpoint, evaluated):
   assert found['checkpoint'] == checkpoint
   settings = {
     'questions_per_kind': 2,
-    'drawings_per_group': 1,
+    'images_per_group': 1,
     'cfg_weight': 1.5,
     'temperature': 0.8,
     'top_k': 0,
@@ -96,47 +96,47 @@ def test_what_the_command_writes(checkpoint, evaluated):
     'cache_dtype': 'float32',
   }
   assert found['settings'] == settings
-  assert found['goals'][0]['total'] == 6
+  assert found['target_scores'][0]['total'] == 6
   cases = test_set.build_questions(WORLD, 2, seed=5)
   assert [(case['question'], tuple(case['expected'])) for case in found['question_cases']] == [
-    (case.text, case.answers) for case in cases
+    (case.question, case.expected) for case in cases
   ]
-  assert [case['prompt'] for case in found['drawing_cases']] == [c.prompt for c in test_set.build_drawings(1, seed=5)]
-  for name, key in (('questions', 'question_cases'), ('drawings', 'drawing_cases')):
+  assert [case['prompt'] for case in found['generation_cases']] == [c.prompt for c in test_set.build_prompts(1, seed=5)]
+  for name, key in (('questions', 'question_cases'), ('generations', 'generation_cases')):
     assert sum(score['total'] for score in found[name]) == len(found[key])
     assert sum(score['right'] for score in found[name]) == sum(case['right'] for case in found[key])
   # Questions about one object: three about each of two images.
-  goal = found['goals'][0]
-  assert (goal['total'], goal['units']) == (6, 2)
-  assert 0 <= goal['interval'][0] <= goal['percent'] <= goal['interval'][1] <= 100
+  score = found['target_scores'][0]
+  assert (score['total'], score['units']) == (6, 2)
+  assert 0 <= score['interval'][0] <= score['percent'] <= score['interval'][1] <= 100
   text = (out / 'scores.txt').read_text()
-  assert all(words in text for words in ('goals', '[0, ', "scored against another item's question or prompt"))
+  assert all(words in text for words in ('target scores', '[0, ', "scored against another item's question or prompt"))
 
 
-def test_pictures_belong_to_their_cases(evaluated):
+def test_images_belong_to_their_cases(evaluated):
   out, _ = evaluated
   found = json.loads((out / 'scores.json').read_text())
-  with np.load(out / 'pictures.npz') as pictures:
-    drawn, asked = pictures['drawings'], pictures['questions']
+  with np.load(out / 'images.npz') as images:
+    generated, asked = images['generations'], images['questions']
   cases = test_set.build_questions(WORLD, 2, seed=5)
   for written, case in zip(found['question_cases'], cases, strict=True):
     np.testing.assert_array_equal(asked[written['image']], case.image)
-  verdicts = test_set.judge_drawings(WORLD, DigitJudge.fit(24), test_set.build_drawings(1, seed=5), drawn)
-  assert [(case['right'], case['reason']) for case in found['drawing_cases']] == [
-    (verdict.passed, verdict.reason) for verdict in verdicts
+  verdicts = test_set.judge_images(WORLD, DigitJudge.fit(24), test_set.build_prompts(1, seed=5), generated)
+  assert [(case['right'], case['reason']) for case in found['generation_cases']] == [
+    (verdict.right, verdict.reason) for verdict in verdicts
   ]
 
 
-def picture_of(expected: Description | int, rng: np.random.Generator) -> np.ndarray:
-  """What a perfect model draws."""
+def image_of(expected: Description | int, rng: np.random.Generator) -> np.ndarray:
+  """An image that a perfect model generates."""
   if isinstance(expected, int):
     images, labels = digits.load_digits(24, 'train')
     return images[rng.choice(np.flatnonzero(labels == expected))]
   first = expected.parts[0]
   while True:
-    kind = 'two' if len(expected.parts) == 2 else 'alike' if first.count > 1 else 'one'
-    objects = scenes.sample_scene(WORLD, rng, kind).objects
-    parts = expected.parts if kind == 'two' else [first] * len(objects)
+    layout = 'two' if len(expected.parts) == 2 else 'alike' if first.count > 1 else 'one'
+    objects = scenes.sample_scene(WORLD, rng, layout).objects
+    parts = expected.parts if layout == 'two' else [first] * len(objects)
     triple = objects[0].colour, objects[0].size
     changed = [
       dataclasses.replace(o, shape=p.shape, colour=p.colour or triple[0], size=p.size or triple[1])
@@ -148,32 +148,30 @@ def picture_of(expected: Description | int, rng: np.random.Generator) -> np.ndar
 
 @pytest.fixture(scope='module')
 def perfect():
-  """The scores of a model that is always right, one wrong answer and one wrong drawing excepted."""
+  """The scores of a model that is always right, one wrong answer and one wrong image excepted."""
   rng = np.random.default_rng(0)
-  questions, drawings = test_set.build_questions(WORLD, 6), test_set.build_drawings(6)
-  wrong_answer = next(
-    i for i, case in enumerate(questions) if scores.question_key(case) == ('one', 'shape', 'new_scene')
-  )
-  wrong_drawing = next(i for i, case in enumerate(drawings) if scores.drawing_key(case) == ('colours', 'new_wording'))
+  questions, prompts = test_set.build_questions(WORLD, 6), test_set.build_prompts(6)
+  wrong_answer = next(i for i, case in enumerate(questions) if case.key == ('one', 'shape', 'new_scene'))
+  wrong_image = next(i for i, case in enumerate(prompts) if case.key == ('colours', 'new_phrasing'))
   settings = []
 
   def answer(janus, images, asked, **options):
-    assert asked == [case.text for case in questions]
+    assert asked == [case.question for case in questions]
     assert [np.asarray(image).tolist() for (image,) in images] == [case.image.tolist() for case in questions]
-    texts = [f' {case.answers[-1].capitalize()}.' for case in questions]
+    texts = [f' {case.expected[-1].capitalize()}.' for case in questions]
     return [Answer('blob' if i == wrong_answer else text, []) for i, text in enumerate(texts)]
 
-  def draw(janus, prompts, how):
+  def generate(janus, texts, how):
     settings.append((how.cfg_weight, how.temperature, how.top_k, how.seed, how.num_images))
-    assert prompts == [case.prompt for case in drawings]
-    pictures = [picture_of(case.expected, rng) for case in drawings]
-    pictures[wrong_drawing][:] = shapes.GROUND
-    return [[GeneratedImage(i, 0, np.zeros(36, np.int32), picture)] for i, picture in enumerate(pictures)]
+    assert texts == [case.prompt for case in prompts]
+    images = [image_of(case.expected, rng) for case in prompts]
+    images[wrong_image][:] = shapes.GROUND
+    return [[GeneratedImage(i, 0, np.zeros(36, np.int32), image)] for i, image in enumerate(images)]
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(scoring, 'answer', answer)
-    patch.setattr(scoring, 'generate_images', draw)
-    options = {'questions_per_kind': 6, 'drawings_per_group': 6, 'cfg_weight': 2.0, 'temperature': 0.5, 'top_k': 7}
+    patch.setattr(scoring, 'generate_images', generate)
+    options = {'questions_per_kind': 6, 'images_per_group': 6, 'cfg_weight': 2.0, 'temperature': 0.5, 'top_k': 7}
     found = scoring.score(LoadedJanus(CONFIG, {}), dataset.world_for(CONFIG, 0, 8000, seed=0), **options)
   assert settings == [(2.0, 0.5, 7, 0, 1)]
   return found
@@ -181,31 +179,31 @@ def perfect():
 
 def test_a_perfect_model_is_right_and_its_control_is_not(perfect):
   questions = {(*score.name, score.group): score for score in perfect.question_scores}
-  drawings = {(*score.name, score.group): score for score in perfect.drawing_scores}
-  missed = {('one', 'shape', 'new_scene'), ('colours', 'new_wording')}
-  for key, score in {**questions, **drawings}.items():
+  generations = {(*score.name, score.group): score for score in perfect.generation_scores}
+  missed = {('one', 'shape', 'new_scene'), ('colours', 'new_phrasing')}
+  for key, score in {**questions, **generations}.items():
     # The judge of digits misreads about one scan in a hundred.
     assert score.right == 6 - (key in missed) or key[0] == 'digit', key
     assert score.total == 6
-  assert sum(score.control for score in drawings.values()) < 0.2 * len(perfect.drawings)
+  assert sum(score.control for score in generations.values()) < 0.2 * len(perfect.prompts)
   # Everything has one object here, whoever is asked: the control shows that the question is worth nothing.
   assert questions['one', 'count', 'new_scene'].control == 6
   assert questions['two', 'beside', 'new_scene'].control <= 2
 
 
 def test_the_sheet_shows_right_in_green_and_wrong_in_red(perfect):
-  sheet = scoring.drawing_sheet(perfect.drawings, perfect.pictures, perfect.verdicts)
+  sheet = scoring.generation_sheet(perfect)
   side = 24 * 3 + 2 * 3 + 4
-  keys = list(dict.fromkeys(scores.drawing_key(case) for case in perfect.drawings))
+  keys = list(dict.fromkeys(case.key for case in perfect.prompts))
   assert sheet.shape == (len(keys) * side, 260 + 6 * side, 3)
-  row = keys.index(('colours', 'new_wording')) * side
+  row = keys.index(('colours', 'new_phrasing')) * side
   frames = [tuple(sheet[row, 260 + column * side]) for column in range(6)]
   assert frames == [WRONG, *[RIGHT] * 5]
   second = sheet[row + 3 : row + 75 : 3, 260 + side + 3 : 260 + side + 75 : 3]
-  np.testing.assert_array_equal(second, perfect.pictures[keys.index(('colours', 'new_wording')) * 6 + 1])
+  np.testing.assert_array_equal(second, perfect.images[keys.index(('colours', 'new_phrasing')) * 6 + 1])
 
 
-def test_the_config_of_a_run_decides_how_is_drawn_and_what_the_world_is(tmp_path):
+def test_the_config_of_a_run_decides_how_images_are_generated_and_what_the_world_is(tmp_path):
   stored = {'sampling': {'cfg_weight': 3.0}, 'data': {'toy_grid': 4}, 'optimizer': {'b1': 0.5}}
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   # transformers calls its model config the same.

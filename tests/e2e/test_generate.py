@@ -37,9 +37,9 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def drawn(checkpoint, tmp_path_factory):
+def generated(checkpoint, tmp_path_factory):
   """Arguments of a greedy float32 run, its output directory and its process."""
-  out = tmp_path_factory.mktemp('drawn') / 'out'
+  out = tmp_path_factory.mktemp('generated') / 'out'
   arguments = [f'--checkpoint={checkpoint}', *(f'--prompt={prompt}' for prompt in PROMPTS), f'--out={out}']
   arguments += ['--num_images=1', '--temperature=0', '--cfg_weight=5', '--dtype=float32', '--json']
   return arguments, out, run(*arguments)
@@ -63,8 +63,8 @@ def transformers_codes(checkpoint: str) -> np.ndarray:
   return model.generate(ids, attention_mask=mask, generation_mode='image', generation_config=options).numpy()
 
 
-def test_greedy_codes_are_those_of_transformers(checkpoint, drawn):
-  _, out, process = drawn
+def test_greedy_codes_are_those_of_transformers(checkpoint, generated):
+  _, out, process = generated
   assert process.returncode == 0, process.stderr
   results = [json.loads(line) for line in process.stdout.splitlines()]
   assert [result['prompt'] for result in results] == PROMPTS
@@ -78,8 +78,8 @@ def test_greedy_codes_are_those_of_transformers(checkpoint, drawn):
   assert 'image' in process.stderr
 
 
-def test_pictures_are_what_transformers_decodes_and_say_how_they_were_made(checkpoint, drawn):
-  _, out, process = drawn
+def test_images_are_what_transformers_decodes_and_say_how_they_were_made(checkpoint, generated):
+  _, out, process = generated
   model = reference.huggingface_model(small_checkpoint.CONFIG)
   squares = []
   for result in map(json.loads, process.stdout.splitlines()):
@@ -100,8 +100,8 @@ def test_pictures_are_what_transformers_decodes_and_say_how_they_were_made(check
     np.testing.assert_array_equal(np.asarray(sheet)[:, 24:], squares[1])
 
 
-def test_a_run_goes_on_where_it_stood(drawn):
-  arguments, out, first = drawn
+def test_a_run_goes_on_where_it_stood(generated):
+  arguments, out, first = generated
   lost, kept = out / '00000-00.png', out / '00001-00.png'
   before = lost.read_bytes()
   kept_at = kept.stat().st_mtime_ns
@@ -112,7 +112,7 @@ def test_a_run_goes_on_where_it_stood(drawn):
   assert lost.read_bytes() == before
   assert kept.stat().st_mtime_ns == kept_at
   assert sorted(second.stdout.splitlines()) == sorted(first.stdout.splitlines())
-  # Other settings do not mix with these pictures, and nothing is touched.
+  # Other settings do not mix with these images, and nothing is touched.
   third = run(*arguments, '--temperature=0.5')
   assert third.returncode == 1
   expected = f"error: {lost}: has temperature '0.0': expected '0.5'; --overwrite replaces it"
@@ -120,17 +120,17 @@ def test_a_run_goes_on_where_it_stood(drawn):
   assert lost.read_bytes() == before
 
 
-def test_pictures_of_rounded_weights_say_so(checkpoint, drawn, tmp_path):
-  arguments, _, _ = drawn
+def test_images_of_rounded_weights_say_so(checkpoint, generated, tmp_path):
+  arguments, _, _ = generated
   process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8')
   assert process.returncode == 0, process.stderr
   options = {'num_images': 1, 'temperature': 0, 'weights': 'int8_products', 'cache_dtype': 'int8'}
   expected = generation.generate_images(loading.load(checkpoint, 'float32'), PROMPTS, **options)
-  for result, (picture,) in zip(map(json.loads, process.stdout.splitlines()), expected, strict=True):
-    assert result['codes'] == picture.codes.tolist()
-    with Image.open(result['path']) as image:
-      assert image.text['weights'] == 'int8_products'
-      assert image.text['cache_dtype'] == 'int8'
+  for result, (image,) in zip(map(json.loads, process.stdout.splitlines()), expected, strict=True):
+    assert result['codes'] == image.codes.tolist()
+    with Image.open(result['path']) as file:
+      assert file.text['weights'] == 'int8_products'
+      assert file.text['cache_dtype'] == 'int8'
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_bad_prompts_files(tmp_path, name, content, message):
     image_files.read_prompts(str(tmp_path / name))
 
 
-def test_finished_pictures(tmp_path):
+def test_finished_images(tmp_path):
   path, settings = str(tmp_path / 'a.png'), {'prompt': 'ein Kätzchen 猫', 'seed': '1'}
   assert image_files.finished_codes(path, settings, overwrite=False) is None
-  image_files.save_picture(path, np.zeros((4, 4, 3), np.uint8), [3, 1, 2], settings)
+  image_files.save_image(path, np.zeros((4, 4, 3), np.uint8), [3, 1, 2], settings)
   assert image_files.finished_codes(path, settings, overwrite=False) == [3, 1, 2]
   with pytest.raises(InputError, match=r"a\.png: has seed '1': expected '2'; --overwrite replaces it"):
     image_files.finished_codes(path, {**settings, 'seed': '2'}, overwrite=False)
@@ -213,7 +213,7 @@ def test_finished_pictures(tmp_path):
   Image.new('RGB', (4, 4)).save(path)
   with pytest.raises(InputError, match=r'a\.png: has prompt None: expected'):
     image_files.finished_codes(path, settings, overwrite=False)
-  pathlib.Path(path).write_bytes(b'not a picture')
+  pathlib.Path(path).write_bytes(b'not an image')
   with pytest.raises(InputError, match=r'a\.png: cannot be read as PNG'):
     image_files.finished_codes(path, settings, overwrite=False)
   assert image_files.finished_codes(path, settings, overwrite=True) is None
@@ -222,7 +222,7 @@ def test_finished_pictures(tmp_path):
 def test_the_sheet_has_a_row_per_prompt(tmp_path):
   paths = [str(tmp_path / f'{index}.png') for index in range(6)]
   for index, path in enumerate(paths):
-    image_files.save_picture(path, np.full((4, 4, 3), index, np.uint8), [], {})
+    image_files.save_image(path, np.full((4, 4, 3), index, np.uint8), [], {})
   image_files.write_sheet(str(tmp_path), paths, num_images=2)
   with Image.open(tmp_path / 'sheet.png') as sheet:
     assert sheet.size == (2 * 4 + 8, 3 * 4 + 2 * 8)

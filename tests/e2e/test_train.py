@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 import janus_jax
 from janus_jax.conversion.checkpoint import open_checkpoint
-from janus_jax.conversion.tokenizer_files import companions_for
+from janus_jax.conversion.tokenizer_files import tokenizer_files_for
 from janus_jax.conversion.workdir import read_params
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings
@@ -350,7 +350,7 @@ def test_tokens_beyond_the_table_are_refused_before_the_run(start, data, tmp_pat
   with pytest.raises(InputError, match=message):
     janus_jax.answer(janus, [[]], ['What?'])
   with pytest.raises(InputError, match=message):
-    companions_for('orbax', open_checkpoint(str(broken)).companions, model)
+    tokenizer_files_for('orbax', open_checkpoint(str(broken)).tokenizer_files, model)
 
 
 def test_a_policy_that_leaves_no_record_leaves_no_workdir(start, tmp_path, monkeypatch):

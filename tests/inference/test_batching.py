@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from janus_jax.inference.batching import STEP_TOKENS, Batch, Group, bucket_length, plan_batches
+from janus_jax.inference.batching import STEP_TOKENS, Group, RequestBatch, bucket_length, plan_batches
 
 
 def singles(lengths: list[int]) -> list[Group]:
@@ -29,13 +29,13 @@ def shape(group: Group) -> tuple[int, int, int]:
   return group.shared, group.rest, group.images
 
 
-def cost(batches: list[Batch], groups: list[Group], output: int) -> int:
+def cost(batches: list[RequestBatch], groups: list[Group], output: int) -> int:
   """Tokens that are run, and steps at what they cost."""
   of = {index: group for group in groups for index in group.members}
   total = 0
   for batch in batches:
     group, rows = of[batch.rows[0]], len(batch.rows)
-    total += batch.prompts * group.shared + rows * (group.rest + output) + STEP_TOKENS * output
+    total += rows // batch.rows_per_prompt * group.shared + rows * (group.rest + output) + STEP_TOKENS * output
   return total
 
 
@@ -47,17 +47,17 @@ def test_batches_hold_every_request_once_in_few_shapes(seed):
   groups = [Group(group.members, **shapes[random.integers(0, 3)]) for group in grouped(sizes, shared=0)]
   batch_size, output = int(random.integers(1, 13)), int(random.choice([1, 32, 576]))
   batches = plan_batches(groups, batch_size, output)
-  assert sorted(i for batch in batches for i in batch.places) == list(range(sum(sizes)))
+  assert sorted(i for batch in batches for i in batch.row_of) == list(range(sum(sizes)))
   of = {index: group for group in groups for index in group.members}
   found = collections.defaultdict(set)
   for batch in batches:
     (kind,) = {shape(of[index]) for index in batch.rows}
-    found[kind].add((batch.prompts, batch.share))
-    assert len(batch.rows) == batch.prompts * batch.share <= batch_size
-    assert 1 <= len(batch.parts) <= batch.prompts
-    for start in range(0, len(batch.rows), batch.share):
-      assert len({id(of[index]) for index in batch.rows[start : start + batch.share]}) == 1
-    assert all(batch.rows[row] == index for index, row in batch.places.items())
+    found[kind].add((len(batch.rows), batch.rows_per_prompt))
+    assert 1 <= len(batch.rows) <= batch_size
+    assert len(batch.rows) % batch.rows_per_prompt == 0
+    for start in range(0, len(batch.rows), batch.rows_per_prompt):
+      assert len({id(of[index]) for index in batch.rows[start : start + batch.rows_per_prompt]}) == 1
+    assert all(batch.rows[row] == index for index, row in batch.row_of.items())
   assert all(len(sizes) == 1 for sizes in found.values())
   alone = [Group((index,), *shape(group)) for group in groups for index in group.members]
   assert cost(batches, groups, output) <= cost(plan_batches(alone, batch_size, output), groups, output)
@@ -65,7 +65,11 @@ def test_batches_hold_every_request_once_in_few_shapes(seed):
 
 def test_requests_that_share_nothing_fill_as_few_and_small_batches_as_it_takes():
   batches = plan_batches(singles([32] * 10 + [64] * 3), batch_size=8, output=32)
-  assert [(len(batch.parts), batch.prompts, batch.share) for batch in batches] == [(5, 5, 1), (5, 5, 1), (3, 3, 1)]
+  assert [(len(batch.row_of), len(batch.rows), batch.rows_per_prompt) for batch in batches] == [
+    (5, 5, 1),
+    (5, 5, 1),
+    (3, 3, 1),
+  ]
 
 
 @pytest.mark.parametrize(
@@ -80,27 +84,28 @@ def test_requests_that_share_nothing_fill_as_few_and_small_batches_as_it_takes()
 )
 def test_groups_of_questions(sizes, batch_size, expected):
   batches = plan_batches(grouped(sizes, shared=640, rest=32, images=1), batch_size, output=32)
-  assert [(batch.prompts, batch.share) for batch in batches] == expected
+  assert [(len(batch.rows) // batch.rows_per_prompt, batch.rows_per_prompt) for batch in batches] == expected
 
 
 @pytest.mark.parametrize(
   ('sizes', 'expected'),
   [
     ([4, 4], [(2, 4)]),
-    ([4, 1], [(5, 1)]),  # A wasted picture costs more than a prompt run again.
+    ([4, 1], [(5, 1)]),  # A wasted image costs more than a prompt run again.
     ([4, 2], [(3, 2)]),
     ([4, 4, 2], [(5, 2)]),  # Nor is it worth a second batch to run a prompt less.
   ],
 )
-def test_groups_of_pictures(sizes, expected):
+def test_groups_of_images(sizes, expected):
   batches = plan_batches(grouped(sizes, shared=32), batch_size=10, output=576)
-  assert [(batch.prompts, batch.share) for batch in batches] == expected
+  assert [(len(batch.rows) // batch.rows_per_prompt, batch.rows_per_prompt) for batch in batches] == expected
 
 
 def test_rows_repeat_the_last_request_and_the_last_part():
-  batch = Batch(((4, 7, 9), (5,)), prompts=3, share=3)
-  assert batch.rows == (4, 7, 9, 5, 5, 5, 5, 5, 5)
-  assert batch.places == {4: 0, 7: 1, 9: 2, 5: 3}
+  groups = [Group(members, 640, 32) for members in ((7, 4, 9, 2), (1, 0, 8, 10), (3, 6, 5))]
+  batches = plan_batches(groups, batch_size=8, output=32)
+  assert [batch.rows for batch in batches] == [(7, 4, 9, 2, 1, 0, 8, 10), (3, 6, 5, 5, 3, 6, 5, 5)]
+  assert batches[1].row_of == {3: 0, 6: 1, 5: 2}
 
 
 def test_buckets_are_few_and_long_enough():

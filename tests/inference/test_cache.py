@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.inference import text
-from janus_jax.inference.cache import Block, Buffer, KVCache, Readable, init_cache
+from janus_jax.inference import answering
+from janus_jax.inference.answering import TextPrompts, generate_text, prefill
+from janus_jax.inference.cache import Block, Buffer, KVCache, attend_to_blocks, init_cache
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
-from janus_jax.inference.image import generate_codes
+from janus_jax.inference.generation import generate_codes
 from janus_jax.inference.sampling import Sampling, row_key
-from janus_jax.inference.text import generate_text, prefill
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
@@ -127,8 +127,7 @@ def fill(cache: KVCache, slots: np.ndarray, value: float) -> KVCache:
   """Keys and values replaced where bool[B, S] `slots` says so."""
 
   def put(block: Block, chosen: np.ndarray) -> Block:
-    choose = lambda leaf: jnp.where(chosen[:, None, :, None], jnp.asarray(value, leaf.dtype), leaf)  # noqa: E731
-    return jax.tree.map(choose, block)
+    return jax.tree.map(lambda leaf: jnp.where(chosen[:, None, :, None], jnp.asarray(value, leaf.dtype), leaf), block)
 
   parts = np.split(np.broadcast_to(slots, MASK.shape), ends(cache)[:-1], axis=1)
   return cache.replace(layers=tuple(tuple(map(put, layer, parts)) for layer in cache.layers))
@@ -168,32 +167,33 @@ def attended() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   return q, k, v, jax.random.bernoulli(km, 0.7, (2, 3, 100))
 
 
-def readable(dtype: str, k: jax.Array, v: jax.Array, mask: jax.Array, sizes: Sequence[int] = (60, 40)) -> Readable:
+def in_blocks(dtype: str, k: jax.Array, v: jax.Array, sizes: Sequence[int] = (60, 40)) -> list[Block]:
   """k and v in blocks of `sizes`."""
 
   def buffers(x: jax.Array) -> list[Buffer]:
     parts = jnp.split(x, list(itertools.accumulate(sizes))[:-1], axis=2)
     return [Buffer(*quantize(part)) if dtype == 'int8' else Buffer(part.astype(dtype), None) for part in parts]
 
-  return Readable(tuple(map(Block, buffers(k), buffers(v))), mask)
+  return list(map(Block, buffers(k), buffers(v)))
 
 
 def test_int8_attention_is_attention_to_the_dequantised_cache(attended):
   q, k, v, mask = attended
-  stored = readable('int8', k * 3, v, mask)
-  keys, values = [block.k for block in stored.blocks], [block.v for block in stored.blocks]
+  stored = in_blocks('int8', k * 3, v)
+  keys, values = [block.k for block in stored], [block.v for block in stored]
   k, v = (
     jnp.concatenate([b.values * b.scale[..., None] for b in buffers], axis=2).swapaxes(1, 2)
     for buffers in (keys, values)
   )
-  np.testing.assert_allclose(stored.attend(q), masked_attention(q, k, v, mask), atol=1e-5)
+  np.testing.assert_allclose(attend_to_blocks(q, stored, mask), masked_attention(q, k, v, mask), atol=1e-5)
 
 
 def test_attention_to_blocks_of_any_sizes_is_attention_to_all_slots(attended):
   q, k, v, mask = attended
   expected = masked_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
   for sizes in [(100,), (60, 40), (1, 98, 1)]:
-    np.testing.assert_allclose(readable('float32', k, v, mask, sizes).attend(q), expected, atol=1e-5)
+    blocks = in_blocks('float32', k, v, sizes)
+    np.testing.assert_allclose(attend_to_blocks(q, blocks, mask), expected, atol=1e-5)
 
 
 # Relative to the standard deviation of what is exact: root mean square, and the largest error. Measured on six seeds:
@@ -201,8 +201,8 @@ def test_attention_to_blocks_of_any_sizes_is_attention_to_all_slots(attended):
 @pytest.mark.parametrize(('dtype', 'rms', 'largest'), [('bfloat16', 0.004, 0.03), ('int8', 0.012, 0.08)])
 def test_error_of_attention(attended, dtype, rms, largest):
   q, k, v, mask = attended
-  exact = np.asarray(readable('float32', k, v, mask).attend(q))
-  error = (np.asarray(readable(dtype, k, v, mask).attend(q)) - exact) / exact.std()
+  found, exact = (np.asarray(attend_to_blocks(q, in_blocks(name, k, v), mask)) for name in (dtype, 'float32'))
+  error = (found - exact) / exact.std()
   print('attention', dtype, np.sqrt(np.square(error).mean()), np.abs(error).max())
   assert 0 < np.sqrt(np.square(error).mean()) < rms
   assert np.abs(error).max() < largest
@@ -240,9 +240,9 @@ def test_bytes_of_each_cache(decoder):
 def test_generation_keeps_its_cache_in_int8():
   decoder = make_decoder(TINY, COMPUTE, random_params(TINY), cache_dtype='int8')
   tokens, mask, keys = jnp.array([[1, 2, 3]]), jnp.ones((1, 3), bool), row_key(0)[None]
-  state = prefill(decoder, tokens, mask, None, keys, jnp.array(0), max_new_tokens=3, sampling=GREEDY)
+  state = prefill(decoder, TextPrompts(tokens, mask), keys, jnp.array(0), max_new_tokens=3, sampling=GREEDY)
   assert state.cache.layers[0][0].k.values.dtype == jnp.int8
-  chunks = generate_text(decoder, tokens, mask, None, keys, eos_id=0, max_new_tokens=3, sampling=GREEDY)
+  chunks = generate_text(decoder, TextPrompts(tokens, mask), keys, eos_id=0, max_new_tokens=3, sampling=GREEDY)
   assert np.concatenate(list(chunks), axis=1)[0, 0] == state.token[0]
   traced = generate_codes.trace(decoder, tokens, mask, keys, guidance=1.0, sampling=GREEDY)
   program, llama = str(traced.jaxpr), TINY.language_model
@@ -255,19 +255,19 @@ def test_generation_keeps_its_cache_in_int8():
 @pytest.fixture
 def small_blocks(monkeypatch):
   """Blocks of 4 steps, chunks of 2. Compiled functions hold the sizes they were traced with."""
-  text.prefill.clear_cache()
+  answering.prefill.clear_cache()
   with monkeypatch.context() as patch:
-    patch.setattr(text, 'CHUNK', 2)
-    patch.setattr(text, 'BLOCK', 4)
+    patch.setattr(answering, 'STEPS_PER_CHUNK', 2)
+    patch.setattr(answering, 'STEPS_PER_BLOCK', 4)
     yield
-  text.prefill.clear_cache()
+  answering.prefill.clear_cache()
 
 
 def sampled_text(decoder: Decoder) -> list[np.ndarray]:
   tokens = np.random.default_rng(0).integers(0, 256, (len(MASK), T))
   keys = jnp.stack([row_key(seed) for seed in range(len(MASK))])
   options = {'eos_id': -1, 'max_new_tokens': 12, 'sampling': Sampling(temperature=1)}
-  return list(generate_text(decoder, tokens, MASK[:, :T], None, keys, **options))
+  return list(generate_text(decoder, TextPrompts(tokens, MASK[:, :T]), keys, **options))
 
 
 @pytest.fixture

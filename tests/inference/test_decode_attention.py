@@ -10,11 +10,11 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from janus_jax.inference import cache as caching
 from janus_jax.inference import decoder as decoding
+from janus_jax.inference.answering import TextPrompts, generate_text
 from janus_jax.inference.decode_attention import PART, can_read, decode_attention
 from janus_jax.inference.decoder import Decoder, make_decoder
-from janus_jax.inference.image import generate_codes
+from janus_jax.inference.generation import generate_codes
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.text import generate_text
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params
@@ -93,8 +93,9 @@ def codes(decoder: Decoder) -> np.ndarray:
 def answers(decoder: Decoder) -> np.ndarray:
   """Two answers to each of two beginnings."""
   keys, rest = jax.random.split(jax.random.key(2), 4), (PROMPTS[:, :8], MASK[:, 8:])
-  options = {'eos_id': -1, 'max_new_tokens': 9, 'sampling': Sampling(), 'rest': rest}
-  return np.concatenate(list(generate_text(decoder, PROMPTS[:2], MASK[:2], None, keys, **options)), axis=1)
+  prompts = TextPrompts(PROMPTS[:2], MASK[:2], rest=rest)
+  options = {'eos_id': -1, 'max_new_tokens': 9, 'sampling': Sampling()}
+  return np.concatenate(list(generate_text(decoder, prompts, keys, **options)), axis=1)
 
 
 @pytest.mark.parametrize('generate', [codes, answers])

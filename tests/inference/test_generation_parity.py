@@ -10,10 +10,10 @@ transformers = pytest.importorskip('transformers')
 
 import reference  # noqa: E402
 
+from janus_jax.inference.answering import TextPrompts, generate_text  # noqa: E402
 from janus_jax.inference.decoder import make_decoder  # noqa: E402
-from janus_jax.inference.image import generate_codes, guided_prompts  # noqa: E402
+from janus_jax.inference.generation import generate_codes, guided_prompts  # noqa: E402
 from janus_jax.inference.sampling import Sampling, row_key  # noqa: E402
-from janus_jax.inference.text import generate_text  # noqa: E402
 from janus_jax.models.config import ComputeConfig  # noqa: E402
 
 CONFIG = reference.TINY
@@ -90,9 +90,8 @@ def test_answers(decoder, model, images):
   rows = [[BOS, 7, *image * images, 11, 12, 13], [BOS, 9, *image * images, 21]]
   pixels = np.random.default_rng(images).normal(size=(2 * images, size, size, 3)).astype(np.float32)
   tokens, mask = left_padded(rows)
-  chunks = generate_text(
-    decoder, tokens, mask, pixels if images else None, keys(2), eos_id=EOS, max_new_tokens=40, sampling=GREEDY
-  )
+  prompts = TextPrompts(tokens, mask, pixels if images else None)
+  chunks = generate_text(decoder, prompts, keys(2), eos_id=EOS, max_new_tokens=40, sampling=GREEDY)
   ours = np.concatenate(list(chunks), axis=1)
   theirs = model.generate(
     input_ids=torch.from_numpy(tokens).long(),
@@ -114,16 +113,8 @@ def test_answers_about_the_same_images(decoder, model):
   seen = [[BOS, *words, *[CONFIG.image_token_id] * P * images] for words in ([7, 8, 9], [5])]
   rest = [[11, 12, 13], [14], [21, 22], [31], [32, 33, 34, 35], [41, 42]]
   pixels = np.random.default_rng(images).normal(size=(2, images, size, size, 3)).astype(np.float32)
-  chunks = generate_text(
-    decoder,
-    *left_padded(seen),
-    pixels.reshape(-1, size, size, 3),
-    keys(6),
-    eos_id=EOS,
-    max_new_tokens=40,
-    sampling=GREEDY,
-    rest=left_padded(rest),
-  )
+  prompts = TextPrompts(*left_padded(seen), pixels.reshape(-1, size, size, 3), left_padded(rest))
+  chunks = generate_text(decoder, prompts, keys(6), eos_id=EOS, max_new_tokens=40, sampling=GREEDY)
   ours = np.concatenate(list(chunks), axis=1)
   for row, words in enumerate(rest):
     ids = torch.tensor([seen[row // 3] + words])
@@ -141,7 +132,7 @@ def test_answers_about_the_same_images(decoder, model):
   assert len(np.unique(ours, axis=0)) == 6
 
 
-def test_codes_of_several_pictures_of_a_prompt(decoder, model):
+def test_codes_of_several_images_of_a_prompt(decoder, model):
   prompts = [[BOS, 5, 17, 99, 3, BOI], [BOS, 42, BOI]]
   unconditional = [[BOS, *[PAD] * (len(row) - 2), BOI] for row in prompts]
   ours = generate_codes(decoder, *left_padded([*prompts, *unconditional]), keys(4), guidance=5.0, sampling=GREEDY)

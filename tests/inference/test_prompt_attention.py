@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from janus_jax.inference.cache import CACHE_DTYPES, Block, Buffer, Prompt, Readable
+from janus_jax.inference.cache import CACHE_DTYPES, Block, Buffer, attend_to_blocks, attend_to_prompt
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params
@@ -28,9 +28,9 @@ def test_a_prompt_attends_to_itself_as_to_any_block(kernel, num_kv_heads, dtype)
   )
   mask = np.arange(length) >= np.array([[0], [40], [149]])
   block = Block(*(Buffer(*quantize(x)) if dtype == 'int8' else Buffer(x.astype(dtype), None) for x in (k, v)))
-  result = Prompt(block, jnp.asarray(mask), kernel).attend(q.swapaxes(1, 2))
+  result = attend_to_prompt(q.swapaxes(1, 2), block, jnp.asarray(mask), kernel)
   causal = np.tril(np.ones((length, length), bool)) & (mask[:, None] | np.eye(length, dtype=bool))
-  expected = Readable((block,), jnp.asarray(causal)).attend(q.swapaxes(1, 2))
+  expected = attend_to_blocks(q.swapaxes(1, 2), [block], jnp.asarray(causal))
   np.testing.assert_allclose(np.asarray(result)[mask], np.asarray(expected)[mask], atol=2e-6)
   assert np.isfinite(result).all()  # Padding too.
   assert np.std(expected) > 0.1

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from janus_jax.inference.cache import CACHE_DTYPES, Block, Buffer, Readable, init_cache
+from janus_jax.inference.answering import TextPrompts, decode_chunk, generate_text, prefill
+from janus_jax.inference.cache import CACHE_DTYPES, Block, Buffer, attend_to_blocks, init_cache
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
-from janus_jax.inference.image import generate_codes
+from janus_jax.inference.generation import generate_codes
 from janus_jax.inference.sampling import Sampling, row_key
-from janus_jax.inference.text import decode_chunk, generate_text, prefill
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
@@ -67,7 +67,7 @@ def stored(x: jax.Array, dtype: str) -> Buffer:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def attended(dtype: str, num_kv_heads: int, rows: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """To shared blocks, and to copies of them for each row."""
+  """Attention to shared blocks, and to copies of them for each row."""
   kq, kk, kv, km = jax.random.split(jax.random.key(3), 4)
   sizes = range(5, 5 + len(rows))
   q = jax.random.normal(kq, (B, 3, 4, 16))
@@ -85,7 +85,7 @@ def attended(dtype: str, num_kv_heads: int, rows: tuple[int, ...]) -> tuple[jax.
 
   # Stored before either reads them: a program of both must not see through the rounding.
   q, k, v, mask = jax.lax.optimization_barrier((q, blocks(kk), blocks(kv), mask))
-  return Readable(tuple(map(Block, k, v)), mask).attend(q), masked_attention(q, copies(k), copies(v), mask)
+  return attend_to_blocks(q, list(map(Block, k, v)), mask), masked_attention(q, copies(k), copies(v), mask)
 
 
 # Every dtype with every split of the rows, and every kind of grouping of heads.
@@ -103,7 +103,7 @@ def test_attention_to_shared_blocks_is_attention_to_their_copies(dtype, num_kv_h
 
 
 def embeddings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Of what is shared [U, 7, D], of the rest [B, 5, D], and of what follows [B, STEPS, D]; padding is not zero."""
+  """Inputs shared [U, 7, D], of the rest [B, 5, D] and of what follows [B, STEPS, D]; padding is not zero."""
   random, width = np.random.default_rng(7), TINY.language_model.width
   sizes = [(U, max(SHARED)), (B, max(REST)), (B, STEPS)]
   return tuple(random.standard_normal((*size, width), np.float32) for size in sizes)
@@ -128,7 +128,7 @@ def hidden_states(decoder: Decoder, held: int, dtype: str) -> np.ndarray:
 
 
 def real(x: np.ndarray) -> np.ndarray:
-  """Without the padding of the rest."""
+  """Drops the padding of the rest."""
   return x[np.concatenate([padding(REST), np.ones((B, STEPS), bool)], axis=1)]
 
 
@@ -164,13 +164,14 @@ def text_arrays() -> tuple[np.ndarray, np.ndarray]:
 def test_text_of_shared_prompts_is_that_of_whole_ones(decoder):
   """Each whole prompt alone, without padding."""
   (shared, rest), options = text_arrays(), {'eos_id': -1, 'max_new_tokens': 40, 'sampling': SAMPLED}
-  both = (rest, padding(REST))
-  chunks = generate_text(decoder, shared, padding(SHARED), None, keys(B), rest=both, **options)
+  prompts = TextPrompts(shared, padding(SHARED), rest=(rest, padding(REST)))
+  chunks = generate_text(decoder, prompts, keys(B), **options)
   result = np.concatenate(list(chunks), axis=1)
   for row in SOME_ROWS:
     prompt = row // (B // U)
     ids = np.concatenate([shared[prompt, -SHARED[prompt] :], rest[row, -REST[row] :]])[None]
-    alone = generate_text(decoder, ids, np.ones(ids.shape, bool), None, keys(B)[row : row + 1], **options)
+    whole = TextPrompts(ids, np.ones(ids.shape, bool))
+    alone = generate_text(decoder, whole, keys(B)[row : row + 1], **options)
     np.testing.assert_array_equal(result[row], np.concatenate(list(alone), axis=1)[0])
   assert len(np.unique(result, axis=0)) == B
 
@@ -179,7 +180,7 @@ def test_whole_prompts_that_are_equal_are_answered_by_their_keys(decoder):
   (shared, _), options = text_arrays(), {'eos_id': -1, 'max_new_tokens': 10, 'sampling': SAMPLED}
   mask = padding(SHARED)
   together, apart = (
-    np.concatenate(list(generate_text(decoder, tokens, m, None, keys(B), **options)), axis=1)
+    np.concatenate(list(generate_text(decoder, TextPrompts(tokens, m), keys(B), **options)), axis=1)
     for tokens, m in [(shared, mask), (np.repeat(shared, 3, axis=0), np.repeat(mask, 3, axis=0))]
   )
   np.testing.assert_array_equal(together, apart)
@@ -192,8 +193,8 @@ def test_what_is_shared_is_stored_once_and_never_repeated(decoder, dtype):
   shared, mask = np.tile(shared, (1, 9)), np.ones((U, 63), bool)
   eos, settings = jnp.array(-1), {'max_new_tokens': 4, 'sampling': GREEDY}
   decoder = dataclasses.replace(decoder, cache_dtype=dtype)
-  both = (rest, padding(REST))
-  state = prefill(decoder, shared, mask, None, keys(B), eos, rest=both, **settings)
+  prompts = TextPrompts(shared, mask, rest=(rest, padding(REST)))
+  state = prefill(decoder, prompts, keys(B), eos, **settings)
   sizes = [(U, 63), (B, max(REST)), (B, 3)]
   for layer in state.cache.layers:
     for block, (held, slots) in zip(layer, sizes, strict=True):
@@ -214,37 +215,36 @@ def flops(lowered: jax.stages.Lowered) -> float:
 def test_what_is_shared_is_run_once(decoder):
   tokens, mask = np.ones((1, 64), np.int32), np.ones((1, 64), bool)
   eos, options = jnp.array(-1), {'max_new_tokens': 4, 'sampling': GREEDY}
-  rest, rest_mask = np.ones((8, 4), np.int32), np.ones((8, 4), bool)
-  one = prefill.lower(decoder, tokens, mask, None, keys(8), eos, rest=(rest, rest_mask), **options)
-  whole = np.ones((8, 68), np.int32), np.ones((8, 68), bool)
-  each = prefill.lower(decoder, *whole, None, keys(8), eos, **options)
+  shared = TextPrompts(tokens, mask, rest=(np.ones((8, 4), np.int32), np.ones((8, 4), bool)))
+  whole = TextPrompts(np.ones((8, 68), np.int32), np.ones((8, 68), bool))
+  one, each = (prefill.lower(decoder, prompts, keys(8), eos, **options) for prompts in (shared, whole))
   assert flops(one) < 0.3 * flops(each)  # 64 + 8 * 4 tokens of 8 * 68 are 0.18, and the logits are as many.
 
 
 @pytest.mark.parametrize(('guidance', 'sampling'), [(1.0, GREEDY), (5.0, SAMPLED)])
-def test_pictures_of_one_prompt_are_those_of_its_copies(decoder, guidance, sampling):
+def test_images_of_one_prompt_are_those_of_its_copies(decoder, guidance, sampling):
   tokens, _ = text_arrays()
   mask = padding(SHARED)
   if guidance != 1:
     tokens = np.concatenate([tokens, np.where(np.arange(7) == 6, tokens, 9)])
     mask = np.concatenate([mask, mask])
-  draw = functools.partial(generate_codes, guidance=guidance, sampling=sampling)
-  together = draw(decoder, tokens, mask, keys(B))
+  generate = functools.partial(generate_codes, guidance=guidance, sampling=sampling)
+  together = generate(decoder, tokens, mask, keys(B))
   np.testing.assert_array_equal(
-    together, draw(decoder, np.repeat(tokens, 3, axis=0), np.repeat(mask, 3, axis=0), keys(B))
+    together, generate(decoder, np.repeat(tokens, 3, axis=0), np.repeat(mask, 3, axis=0), keys(B))
   )
   for row in SOME_ROWS:
     prompts = slice(row // 3, None, U)
-    alone = draw(decoder, tokens[prompts], mask[prompts], keys(B)[row : row + 1])
+    alone = generate(decoder, tokens[prompts], mask[prompts], keys(B)[row : row + 1])
     np.testing.assert_array_equal(together[row], alone[0])
   assert len(np.unique(together, axis=0)) == (B if sampling.temperature else U)
 
 
-def test_the_prompt_of_pictures_is_stored_once(decoder):
+def test_the_prompt_of_images_is_stored_once(decoder):
   tokens, mask = np.ones((4, 23), np.int32), np.ones((4, 23), bool)
   traced = generate_codes.trace(decoder, tokens, mask, keys(B), guidance=5.0, sampling=SAMPLED)
   program, llama = str(traced.jaxpr), TINY.language_model
   buffer = rf'f32\[(\d+),{llama.num_kv_heads},(\d+),{llama.head_dim}\] = broadcast_in_dim'
-  # Two prompts with guidance; 6 pictures with guidance; keys and values.
+  # Two prompts with guidance; 6 images with guidance; keys and values.
   sizes = [(4, 23), (12, 3), (12, 4), (12, 4), (12, 4)] * 2 * llama.depth
   assert sorted((int(held), int(slots)) for held, slots in re.findall(buffer, program)) == sorted(sizes)

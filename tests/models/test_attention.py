@@ -13,7 +13,7 @@ from janus_jax.errors import InputError
 from janus_jax.models import attention_accelerators, attention_choice
 from janus_jax.models.attention import WHOLE, attention
 from janus_jax.models.attention_choice import AttentionShape, choose, platform_of, with_attention
-from janus_jax.models.attention_kernels import BLOCK, MAX_BLOCKS, Blocks, block_size, chunked_attention
+from janus_jax.models.attention_kernels import BLOCK, MAX_BLOCKS, Blocks, Operands, block_size, chunked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import make_mesh
@@ -183,7 +183,7 @@ def test_a_part_of_the_queries_may_begin_anywhere():
   q, k, v, _ = operands(300)
   segments = packed_segments(300)
   whole = attention(q, k, v, segments=segments, causal=True, implementation='xla')
-  part = chunked_attention(q[:, 70:], k, v, segments[:, 70:], segments, causal=True, offset=jnp.int32(70))
+  part = chunked_attention(Operands(q[:, 70:], k, v, segments[:, 70:], segments), causal=True, offset=jnp.int32(70))
   np.testing.assert_allclose(part, whole[:, 70:], atol=2e-6)
 
 

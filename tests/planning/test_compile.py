@@ -42,7 +42,7 @@ def setup_of(config, **fields):
 
 @pytest.mark.parametrize('holds_codes', [False, True], ids=['pixels', 'codes'])
 def test_abstract_batch_is_like_a_real_one(tmp_path, holds_codes):
-  size = None if holds_codes else batches.DRAWING_SIZE
+  size = None if holds_codes else batches.GENERATION_SIZE
   spec = batches.make_spec(tmp_path, size)
   pairs = [pair for pair in batches.records() if pair[0] != 'generation']
   real = batches.batch_of(batches.make_examples(spec, pairs), (0, 0, 1, 1, 2), size, streams=4)
@@ -155,9 +155,9 @@ def test_a_tpus_peak_is_not_the_sum_of_its_sizes():
     'peak_memory_in_bytes': 14721,
   }
   compiled = types.SimpleNamespace(memory_analysis=lambda: types.SimpleNamespace(**sizes))
-  memory = memory_of(compiled, None, 0, parse_topology('v5e-8'))
+  memory = memory_of(compiled, parse_topology('v5e-8'))
   assert (memory.arguments, memory.temporaries, memory.peak) == (7186, 14721 - 7186, 14721 + 56)
-  on_cpu = memory_of(compiled, None, 0, CPU_8)
+  on_cpu = memory_of(compiled, CPU_8)
   assert (on_cpu.arguments, on_cpu.temporaries, on_cpu.peak) == (7186, 11486, 7186 + 11486 + 56)
 
 

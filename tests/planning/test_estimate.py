@@ -20,8 +20,8 @@ def plan(topology: str | Topology, recipe: str = 'janus_pro_1b', **changes):
   config.run = ('stage3',)
   config.update_from_flattened_dict(changes)
   parsed = parse_config(config)
-  place = parse_topology(topology) if isinstance(topology, str) else topology
-  setup = make_setup(parsed, find_start(parsed, f'configs/{recipe}.py'), place)
+  devices = parse_topology(topology) if isinstance(topology, str) else topology
+  setup = make_setup(parsed, find_start(parsed, f'configs/{recipe}.py'), devices)
   return parsed, plan_stage(setup, 0)
 
 

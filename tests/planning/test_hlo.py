@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, against programs whose traffic can be worked out by hand."""
+"""Traffic of a compiled program between devices, against programs whose traffic can be worked out by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from janus_jax.planning.hlo import TASKS, received_bytes
+from janus_jax.planning.hlo import COLLECTIVES, received_bytes
 
 DEVICES = 8
 STEPS = 5
@@ -14,7 +14,7 @@ SIZE = 1024  # Elements of a device's part, float32.
 BYTES = 4 * SIZE
 RING = [(i, (i + 1) % DEVICES) for i in range(DEVICES)]
 # Collective -> (what it is counted as, bytes that one device gets from the others). A ring's, the least there can be.
-COLLECTIVES = {
+CASES = {
   'psum': (lambda x: jax.lax.psum(x, 'd') / 9, 'all-reduce', 2 * BYTES * (DEVICES - 1) // DEVICES),
   'all_gather': (lambda x: jax.lax.all_gather(x, 'd').sum(0), 'all-gather', BYTES * (DEVICES - 1)),
   'psum_scatter': (
@@ -42,10 +42,10 @@ def compiled_text(collective, steps: int) -> str:
   return mapped.lower(given).compile().as_text()
 
 
-@pytest.mark.parametrize('name', COLLECTIVES)
+@pytest.mark.parametrize('name', CASES)
 def test_a_loop_counts_as_often_as_it_runs(name):
-  collective, kind, expected = COLLECTIVES[name]
-  assert received_bytes(compiled_text(collective, STEPS)) == dict.fromkeys(TASKS, 0) | {kind: STEPS * expected}
+  collective, kind, expected = CASES[name]
+  assert received_bytes(compiled_text(collective, STEPS)) == dict.fromkeys(COLLECTIVES, 0) | {kind: STEPS * expected}
 
 
 def test_a_loop_that_ends_when_the_data_says_counts_as_often_as_the_caller_says():
@@ -82,7 +82,7 @@ ENTRY %main (x: f32[1024]) -> f32[128] {
 
 
 def test_a_tpus_reduce_scatter_is_counted_as_one():
-  nothing = dict.fromkeys(TASKS, 0)
+  nothing = dict.fromkeys(COLLECTIVES, 0)
   assert received_bytes(SCATTERED) == nothing | {'reduce-scatter': 4096 * 7 // 8}
   alone = SCATTERED.replace('%all-reduce-scatter.3', '%fused_computation.3')
   assert received_bytes(alone) == nothing | {'all-reduce': 2 * 4096 * 7 // 8}

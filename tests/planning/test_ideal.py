@@ -1,4 +1,4 @@
-"""What FSDP must send at least: the formula by hand, and a compiled step against it."""
+"""Least traffic of FSDP: the formula by hand, and a compiled step against it."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def test_ideal_by_hand():
   # the sum; of the head, which does not train, once; the gradient of the table summed over eight devices.
   layer = 2 * (3 * 23_040 + 23_040 + 2 * 7_680 // 2)
   head, table = 2 * 24_576, 2 * 2 * 1024 * 7 // 8
-  # Of keys and values of 2 rows of 64 positions half, in three layers and three passes.
+  # Half of the keys and values of 2 rows of 64 positions, in three layers and three passes.
   keys = 2 * 3 * 3 * 2 * (2 * 64 * 2 * 16) // 2
   assert found == 2 * (layer + head + table) + keys
   # Gradients of heads are summed up in float32.
@@ -65,7 +65,7 @@ def test_passes_are_those_that_need_the_weights():
   ('sizes', 'stage'), [({'fsdp': 8}, 0), ({'fsdp': 4, 'context': 2}, 1), ({'fsdp': 8}, 2)], ids=str
 )
 def test_a_step_receives_at_most_half_more_than_the_ideal(sizes, stage):
-  """With many chunks of logits: what is sent once per chunk would be most of all."""
+  """Chunks of logits are many here, so anything sent once per chunk would be most of the traffic."""
   config = recipe('tiny')
   config.update_from_flattened_dict({'loss_chunk': 4, 'compute.unroll': 1, 'held_out_batches': 0})
   config.mesh.update(sizes)

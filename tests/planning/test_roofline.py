@@ -43,7 +43,7 @@ class Device:
 
 
 class Mesh:
-  """As much of a mesh as the figures read: 16 chips of v5e."""
+  """The part of a mesh that the figures read: 16 chips of v5e."""
 
   size, shape = 16, {'tensor': 1}
   devices = np.array([Device()], object)

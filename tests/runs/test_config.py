@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -10,9 +11,21 @@ from ml_collections import ConfigDict
 from recipes import recipe
 
 from janus_jax.errors import InputError
-from janus_jax.models.config import ComputeConfig
-from janus_jax.runs import config_help, workdirs
-from janus_jax.runs.config import DataConfig, TrainConfig, default_config, parse_config, replaced, to_dict, to_json
+from janus_jax.models.config import PRESETS, ComputeConfig
+from janus_jax.runs import workdirs
+from janus_jax.runs.config import (
+  DataConfig,
+  TrainConfig,
+  default_config,
+  describe_fields,
+  every_field,
+  field_descriptions,
+  parse_config,
+  replaced,
+  to_dict,
+  to_json,
+)
+from janus_jax.runs.setup import check_trainable
 from janus_jax.training.stages import Stage
 
 SAVED = pathlib.Path(__file__).parent / 'saved'  # What commit 79967ae wrote, of recipes that are here still.
@@ -46,7 +59,7 @@ def test_fields_are_replaced_by_their_dotted_names():
 
 
 @pytest.mark.parametrize('name', ['tiny', 'data/llava'])
-def test_a_workdir_of_before_is_that_of_the_same_recipe(name, tmp_path):
+def test_an_older_workdir_is_that_of_the_same_recipe(name, tmp_path):
   shutil.copy(SAVED / f'{pathlib.Path(name).name}.json', tmp_path / 'config.json')
   config = recipe(name)
   config.init_from = 'parts'
@@ -65,7 +78,7 @@ def test_a_saved_config_is_read_by_todays_names(tmp_path):
 
 
 def test_every_field_is_described():
-  lines = config_help.describe_fields(config_help.every_field(), 80).splitlines()
+  lines = describe_fields(every_field(), 80).splitlines()
   assert max(map(len, lines)) <= 80
   fields = [line for line in lines if line.startswith('  --config.')]
   texts = [after for line, after in itertools.pairwise(lines) if line in fields]
@@ -78,8 +91,27 @@ def test_every_field_is_described():
 
 
 def test_descriptions_are_those_of_the_owners():
-  assert config_help.field_descriptions(Stage)['steps'] == 'updates.'
+  assert field_descriptions(Stage)['steps'] == 'updates.'
   # Also of what a dataclass inherits from, over several lines.
-  assert config_help.field_descriptions(TrainConfig)['run'].endswith('repeat one: name it twice.')
-  text = config_help.describe_fields({'base': {'data': {'sources': {'mine': {'path': 'x'}}}}}, 200)
-  assert text.startswith("  --config.base.data.sources.mine.path='x'\n      of the files: paths, patterns")
+  assert field_descriptions(TrainConfig)['run'].endswith('repeat one: name it twice.')
+  text = describe_fields({'base': {'data': {'sources': {'mine': {'path': 'x'}}}}}, 200)
+  assert text.startswith("  --config.base.data.sources.mine.path='x'\n      paths, patterns")
+
+
+@pytest.mark.parametrize('pattern', ['vq', 'vq/decoder/.*'])
+def test_a_stage_that_would_train_the_vq_is_refused(pattern):
+  config = recipe('tiny')
+  config.stages.stage2.trainable = ('gen_head', pattern)
+  groups = 'vision_encoder, vision_aligner, gen_embed, gen_aligner, gen_head, language_model'
+  message = f"^stages.stage2.trainable has '{re.escape(pattern)}': expected any of {groups}: the VQ is frozen$"
+  with pytest.raises(InputError, match=message):
+    parse_config(config)
+
+
+def test_a_pattern_that_matches_the_vq_is_refused():
+  config = recipe('tiny')
+  config.stages.stage2.trainable = ('.*',)
+  paths = ['gen_head/kernel', 'vision_aligner/kernel', 'vision_encoder/x', 'gen_aligner/x', 'gen_embed/x']
+  paths += ['language_model/x', 'vq/codebook']
+  with pytest.raises(InputError, match=r"^stages.stage2.trainable has \('\.\*',\): expected parameters of vision_enc"):
+    check_trainable(parse_config(config).run_stages, PRESETS['test_tiny'], paths)

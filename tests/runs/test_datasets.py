@@ -1,5 +1,6 @@
-"""What a run reads from files: what is refused before anything is written, and what is looked at along the way."""
+"""Data of a run: configs that are refused before anything is written, and requests that are sampled along the way."""
 
+import functools
 import json
 
 import numpy as np
@@ -19,7 +20,7 @@ from janus_jax.errors import InputError
 from janus_jax.runs import datasets
 from janus_jax.runs.config import TrainConfig, parse_config, replaced
 from janus_jax.runs.datasets import check_data, open_data
-from janus_jax.runs.tokenizing import load_vq, tokenize
+from janus_jax.runs.tokenizing import TokenizeSettings, load_vq, tokenize
 from janus_jax.toy.shapes import World
 
 MODEL = small_checkpoint.CONFIG
@@ -95,14 +96,12 @@ def test_images_that_no_stage_generates_have_no_codes():
 def test_stored_codes_are_those_of_the_vq_that_a_run_starts_from(tmp_path, monkeypatch):
   """A run that was killed before it began leaves codes; the next one in the workdir may start from another VQ."""
   monkeypatch.setattr(datasets.dataset, 'data_source', lambda *_: [{'image': np.zeros((24, 24, 3), np.uint8)}] * 2)
-  monkeypatch.setattr(datasets, 'load_params', lambda start, _: {'vq': start.params['vq/x'][...]})
-  monkeypatch.setattr(datasets, 'image_encoder', lambda _, params: lambda x: np.full((len(x), 4), int(params[0])))
+  monkeypatch.setattr(datasets, 'image_encoder', lambda _, params: lambda x: np.full((len(x), 4), int(params['x'][0])))
 
   def codes_of(value: int | None, is_new: bool) -> int:
     checkpoint = value and Checkpoint(MODEL, {'vq/x': from_numpy(np.full(3, value, np.float32), 'x')}, {}, {}, ())
-    found = datasets._drawn_codes(['shapes'], World(), 'data', 'train', str(tmp_path), lambda: checkpoint, is_new)
-    assert list(found) == ['shapes']
-    return found['shapes'][1, 3]
+    codes = datasets._ToyCodes(World(), 'data', str(tmp_path), lambda: checkpoint, is_new)
+    return codes.of('shapes', 'train')[1, 3]
 
   assert codes_of(1, is_new=True) == 1
   assert codes_of(None, is_new=False) == 1  # It goes on without what it started from.
@@ -114,10 +113,10 @@ def test_codes_of_another_vq_are_refused_where_a_run_begins(tmp_path):
   checkpoint = small_checkpoint.write(tmp_path / 'checkpoint')
   images = [np.asarray(image) for image in cuts(3)]
   records = [{'prompt': f'{i}', 'image': image, 'key': f'{i}'} for i, image in enumerate(images)]
-  options = {'name': 'x', 'records_per_shard': 8, 'shard': (0, 1), 'batch_size': 4, 'max_bad_share': 0.0}
-  tokenize(records, checkpoint, str(tmp_path / 'codes'), **options)
+  options = {'name': 'x', 'records_per_shard': 8, 'shard': (0, 1), 'batch_size': 4, 'max_bad_fraction': 0.0}
+  tokenize(records, checkpoint, str(tmp_path / 'codes'), TokenizeSettings(**options))
   config = config_of({'x': {**CODES, 'path': str(tmp_path / 'codes' / '*.array_record')}})
-  open_start = lambda: open_checkpoint(checkpoint)  # noqa: E731
+  open_start = functools.partial(open_checkpoint, checkpoint)
   data = open_data(config, MODEL, str(tmp_path), open_start, 0)
   assert data.holds_codes
   assert data.train['generation']['x'][2]['codes'].shape == (MODEL.vq.num_tokens,)

@@ -1,4 +1,4 @@
-"""Codes computed before a run: those that the step would compute, kept where a run taken up again finds them."""
+"""Codes computed before a run: those that the step would compute, kept where a resumed run finds them."""
 
 import jax
 import numpy as np
@@ -17,22 +17,22 @@ def params() -> dict:
   return VQ(CONFIG, ComputeConfig()).init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))['params']
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def random_images(count: int) -> list[np.ndarray]:
   return list(np.random.default_rng(0).integers(256, size=(count, 8, 8, 3), dtype=np.uint8))
 
 
 def test_codes_are_those_of_the_tokenizer_whatever_the_batch(params, tmp_path):
-  images = pictures(image_codes.BATCH + 3)  # The last batch is filled up.
+  images = random_images(image_codes.BATCH + 3)  # The last batch is filled up.
   codes = image_codes.stored_codes(str(tmp_path), 'some', lambda: images, image_codes.image_encoder(CONFIG, params))
-  apply = lambda image: VQ(CONFIG, ComputeConfig()).apply({'params': params}, image, method='encode')  # noqa: E731
-  one_by_one = [apply(normalize_pixels(image[None]))[0] for image in map(jax.numpy.asarray, images[-5:])]
+  normal = [normalize_pixels(jax.numpy.asarray(image[None])) for image in images[-5:]]
+  one_by_one = [VQ(CONFIG, ComputeConfig()).apply({'params': params}, image, method='encode')[0] for image in normal]
   assert codes.shape == (len(images), 16)
   np.testing.assert_array_equal(codes[-5:], one_by_one)
   assert len(np.unique(codes)) > 4
 
 
 def test_a_file_that_is_there_is_used(params, tmp_path):
-  images = pictures(3)
+  images = random_images(3)
   codes = image_codes.stored_codes(str(tmp_path), 'some', lambda: images, image_codes.image_encoder(CONFIG, params))
 
   def fail(*_):

@@ -1,4 +1,4 @@
-"""The files of a training workdir: written once, compared when the run is taken up again."""
+"""The files of a training workdir: written once, compared when the run is resumed."""
 
 import json
 import re
@@ -72,10 +72,18 @@ def test_a_checkpoint_keeps_its_own_template():
       workdirs.check_template(name, 'PATH', start)
 
 
-def test_the_same_config_is_taken_up_again_by_any_number_of_workers(tmp_path):
-  begin(tmp_path, config(workers=8), START, force=False)
-  begin(tmp_path, config(workers=8), None, force=False)
-  begin(tmp_path, config(workers=-1), None, force=False)
+@pytest.mark.parametrize('name', ['workers', 'log_every', 'save_every', 'keep_last'])
+def test_fields_that_nothing_computed_depends_on_may_change(tmp_path, name):
+  begin(tmp_path, config(**{name: 8}), START, force=False)
+  begin(tmp_path, config(**{name: 8}), None, force=False)
+  begin(tmp_path, config(**{name: 1}), None, force=False)
+  assert json.loads((tmp_path / 'config.json').read_text())[name] == 1
+  with pytest.raises(InputError, match=r'another config \(seed: 0 -> 1\)'):
+    begin(tmp_path, config(**{name: 8}, seed=1), None, force=False)
+
+
+def test_fields_without_effect_are_fields():
+  assert set(workdirs.WITHOUT_EFFECT) <= set(DEFAULTS)
 
 
 def test_another_config_is_shown_field_by_field_and_refused(tmp_path, caplog):
@@ -95,7 +103,7 @@ def test_differences_name_added_and_removed_fields():
   assert workdirs.differences({'a': [1, 2]}, {'a': [1, 2]}) == []
 
 
-def test_how_pictures_are_drawn_is_read_from_workdirs_only(tmp_path):
+def test_settings_of_generated_images_are_read_from_workdirs_only(tmp_path):
   sampling = {'cfg_weight': 2, 'top_k': 3, 'num_images': 8}
   (tmp_path / 'config.json').write_text(json.dumps({'sampling': sampling}))
   # Not ours: a PyTorch checkpoint has a file of this name too.

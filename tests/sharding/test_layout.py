@@ -21,6 +21,7 @@ from janus_jax.sharding.mesh import make_mesh
 from janus_jax.sharding.rules import ACTIVATION_RULES
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.step import jit_train_step
+from janus_jax.training.step_config import StepConfig
 
 SIZES = {'fsdp': 2, 'tensor': 2, 'context': 2}
 # A forward pass pins, in the decoder, embedded, hidden (embedded, entering, twice a layer), mlp, logits (text, codes);
@@ -35,7 +36,8 @@ def batch(tmp_path_factory):
 
 
 def losses(batch, layout, params):
-  return batch_losses(params, batch, np.ones(3, np.float32), CONFIG, ComputeConfig(layout=layout), SHAPE.length)
+  config = StepConfig(CONFIG, compute=ComputeConfig(layout=layout), loss_chunk=SHAPE.length)
+  return batch_losses(params, batch, np.ones(3, np.float32), config)
 
 
 def lower_losses(batch, layout):

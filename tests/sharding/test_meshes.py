@@ -20,7 +20,7 @@ from janus_jax.models.config import ComputeConfig
 from janus_jax.planning.hlo import received_bytes
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import ROW_AXES, make_mesh
-from janus_jax.training.losses import Spread, cross_entropy
+from janus_jax.training.losses import Head, Spread, Targets, cross_entropy
 from janus_jax.training.state import Placement, flatten, new_state, place_batch, start_state
 from janus_jax.training.step import jit_train_step
 
@@ -91,7 +91,7 @@ def test_a_head_sends_its_weights_once_and_their_gradient_once_however_many_chun
 
   def total(hidden, weights, targets, wanted, scales):
     head = lambda weights, h: h @ weights['kernel'].T  # noqa: E731
-    return cross_entropy(head, weights, hidden, targets, wanted, scales, chunk, spread)[1]
+    return cross_entropy(Head(head, spread), weights, hidden, Targets(targets, wanted, scales), chunk)[1]
 
   def given(spec, dtype, *shape):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))

@@ -32,34 +32,34 @@ def test_everything_said_of_two_objects():
 
 
 def test_everything_said_of_objects_alike():
-  places = ((1, 1), (3, 3), (5, 5))
-  scene = Scene(tuple(Object('cross', 'red', 'small', x, y) for x, y in places))
+  positions = ((1, 1), (3, 3), (5, 5))
+  scene = Scene(tuple(Object('cross', 'red', 'small', x, y) for x, y in positions))
   assert _texts(scene) == ['three crosses', 'three red crosses', 'three small red crosses']
 
 
-def test_every_phrase_loses_one_wording_and_keeps_the_plain_one():
+def test_every_phrase_loses_one_template_and_keeps_the_plain_one():
   rng = np.random.default_rng(0)
   missing = set()
   for phrase in [digits.phrase(digit) for digit in range(10)] + [f'a {c} {s}' for c in COLOURS for s in SHAPES]:
-    said = {captions.draw_prompt(phrase, rng) for _ in range(60)}
-    everything = {wording.format(phrase) for wording in captions.WORDINGS}
+    said = {captions.sample_prompt(phrase, rng) for _ in range(60)}
+    everything = {template.format(phrase) for template in captions.PROMPT_TEMPLATES}
     assert phrase in said
     (lost,) = everything - said
-    assert lost == captions.WORDINGS[captions.held_out_wording(phrase)].format(phrase)
-    missing.add(captions.held_out_wording(phrase))
+    assert lost == captions.PROMPT_TEMPLATES[captions.held_out_template(phrase)].format(phrase)
+    missing.add(captions.held_out_template(phrase))
   assert missing == {1, 2, 3}
 
 
-def test_digits_use_every_wording():
+def test_digits_use_every_template():
   allowed = {
-    index for digit in range(10) for index in range(4) if index != captions.held_out_wording(digits.phrase(digit))
+    index for digit in range(10) for index in range(4) if index != captions.held_out_template(digits.phrase(digit))
   }
   assert allowed == {0, 1, 2, 3}
-  assert {captions.held_out_wording(digits.phrase(digit)) for digit in range(10)} == {1, 2, 3}
+  assert {captions.held_out_template(digits.phrase(digit)) for digit in range(10)} == {1, 2, 3}
 
 
 def test_training_never_says_what_is_held_out():
-  texts = {text for index in range(3000) for text in _texts(scenes.draw(WORLD, 'train', index))}
+  texts = {text for index in range(3000) for text in _texts(scenes.scene_at(WORLD, 'train', index))}
   said = ' | '.join(sorted(texts))
   for colour, shape, size in scenes.HELD_OUT_TRIPLES:
     assert f'{size} {colour} {shape}' not in said

@@ -1,4 +1,4 @@
-"""The toy world on disk. The world is small here; what is in it is tested in tests/data/worlds."""
+"""The toy world on disk. The world is small here; its content is tested in the other files."""
 
 import pathlib
 import pickle
@@ -66,7 +66,7 @@ def test_imports_no_tensorflow(directory):
   assert output.splitlines() == ["['image', 'prompt']", 'False False']
 
 
-def test_stored_scenes_are_those_of_the_split_and_the_pictures_show_them(directory):
+def test_stored_scenes_are_those_of_the_split_and_the_images_show_them(directory):
   stored = {split: dataset.data_source('shapes', WORLD, directory, split) for split in scenes.SPLITS}
   assert {split: len(source) for split, source in stored.items()} == {'train': 120, 'test': 40, 'held_out': 20}
   for split, source in stored.items():
@@ -109,7 +109,7 @@ def test_records_keep_the_contract(directory):
   assert list(_sources(directory, 'held_out')) == ['shapes_und', 'shapes_gen', 'captions_text']
 
 
-def test_codes_stand_in_for_the_pixels_of_the_same_pictures(directory):
+def test_codes_stand_in_for_the_pixels_of_the_same_images(directory):
   stored = {name: dataset.data_source(name, WORLD, directory, 'train') for name in dataset.NAMES}
   codes = {name: np.arange(len(source))[:, None].repeat(36, axis=1) for name, source in stored.items()}
   coded, plain = dataset.sources(WORLD, directory, 'train', 0, codes), _sources(directory)
@@ -124,7 +124,7 @@ def test_codes_stand_in_for_the_pixels_of_the_same_pictures(directory):
   assert [sorted(some[f'{name}_gen'][0]) for name in stored] == [['codes', 'prompt'], ['image', 'prompt']]
 
 
-def test_what_is_said_is_true_and_in_an_allowed_wording(directory):
+def test_what_is_said_is_true_and_in_an_allowed_template(directory):
   elements = {
     **{f'shapes_{kind}': dataset.data_source('shapes', WORLD, directory, 'train') for kind in ('und', 'gen')},
     **{f'digits_{kind}': dataset.data_source('digits', WORLD, directory, 'train') for kind in ('und', 'gen')},
@@ -135,27 +135,27 @@ def test_what_is_said_is_true_and_in_an_allowed_wording(directory):
       record, element = train[name][index], source[index]
       truths = dataset.true_captions(element)
       if name.endswith('gen'):
-        said = {wording.format(text): text for text in truths for wording in captions.WORDINGS}
+        said = {template.format(text): text for text in truths for template in captions.PROMPT_TEMPLATES}
         phrase = said[record['prompt']]
-        assert record['prompt'] != captions.WORDINGS[captions.held_out_wording(phrase)].format(phrase)
+        assert record['prompt'] != captions.PROMPT_TEMPLATES[captions.held_out_template(phrase)].format(phrase)
       else:
         answers = {question.text: question.answers for question in dataset.questions_about(element)}
         assert all(a in answers[q] for q, a in zip(record['turns'][::2], record['turns'][1::2], strict=True))
 
 
-def test_half_of_the_prompts_to_draw_say_all_there_is_to_say(directory):
+def test_half_of_the_prompts_for_images_say_all_there_is_to_say(directory):
   source, stored = (
     _sources(directory)['shapes_gen'].repeat(5),
     dataset.data_source('shapes', WORLD, directory, 'train'),
   )
   truths = [dataset.true_captions(element) for element in (stored[index] for index in range(len(stored)))]
   dense = [source[index]['prompt'].endswith(truths[index % len(truths)][-1]) for index in range(len(source))]
-  # The other half draws among all that is true.
+  # The other half is sampled among all that is true.
   expected = 0.5 + 0.5 * np.mean([1 / len(found) for found in truths])
-  assert abs(np.mean(dense) - expected) < 0.06  # Three standard errors of 600 draws.
+  assert abs(np.mean(dense) - expected) < 0.06  # Three standard errors of 600 samples.
 
 
-def test_texts_are_of_both_worlds_and_differ_between_epochs(directory):
+def test_texts_are_of_both_domains_and_differ_between_epochs(directory):
   source = _sources(directory)['captions_text'].repeat(2)
   once, again = ([source[epoch * len(source) // 2 + index]['text'] for index in range(1557)] for epoch in range(2))
   assert len(source) == 2 * (120 + 1437)

@@ -73,7 +73,7 @@ def coloured(images, rng):
 
 def of_shapes(images, rng):
   world = World(size=images.shape[1], grid=min(images.shape[1] // 4, 8))
-  return shapes.render_scene(world, [scenes.draw(world, 'train', index) for index in range(len(images))])
+  return shapes.render_scene(world, [scenes.scene_at(world, 'train', index) for index in range(len(images))])
 
 
 def of_black_shapes(images, rng):
@@ -125,7 +125,7 @@ def test_what_is_no_digit_is_none(size, judge, name):
 
 
 def test_a_blank_image_is_not_the_digit_that_was_asked_for():
-  cases = [test_set.DrawingCase('digit', 'seen', 'the digit', digit) for digit in range(10)]
+  cases = [test_set.GenerationCase('digit', 'seen', 'the digit', digit) for digit in range(10)]
   blank = np.full((10, 24, 24, 3), GROUND, np.uint8)
-  verdicts = test_set.judge_drawings(World(), DigitJudge.fit(24), cases, blank)
-  assert [(verdict.passed, verdict.reason) for verdict in verdicts] == [(False, 'not a digit')] * 10
+  verdicts = test_set.judge_images(World(), DigitJudge.fit(24), cases, blank)
+  assert [(verdict.right, verdict.reason) for verdict in verdicts] == [(False, 'not a digit')] * 10

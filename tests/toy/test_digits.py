@@ -16,7 +16,7 @@ def test_splits_are_all_scans_once():
   (train, train_labels), (test, test_labels) = digits.load_digits(24, 'train'), digits.load_digits(24, 'test')
   assert (len(train), len(test)) == (1437, 360)
   scans = datasets.load_digits()
-  everything = digits.draw_scans(scans.images, 24)
+  everything = digits.render_scans(scans.images, 24)
   assert _keys(np.concatenate([train, test]), [*train_labels, *test_labels]) == _keys(everything, scans.target)
   assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
   assert set(test_labels) == set(range(10))
@@ -26,7 +26,7 @@ def test_splits_are_all_scans_once():
 def test_digits_are_dark_on_the_ground_of_the_shapes(size):
   scan = np.zeros((1, 8, 8))
   scan[0, 2:6, 3:5] = 16
-  (image,) = digits.draw_scans(scan, size)
+  (image,) = digits.render_scans(scan, size)
   assert image.shape == (size, size, 3)
   assert image.dtype == np.uint8
   assert (image[0] == 242).all()

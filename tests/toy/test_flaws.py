@@ -16,13 +16,13 @@ PALETTE = {name: np.array(colour, np.float32) for name, colour in COLOURS.items(
 
 def of_each_object(world):
   middle = world.positions[len(world.positions) // 2]
-  return [Scene((Object(*kind, middle, middle),)) for kind in itertools.product(SHAPES, COLOURS, SIZES)]
+  return [Scene((Object(*triple, middle, middle),)) for triple in itertools.product(SHAPES, COLOURS, SIZES)]
 
 
 def passes(world, scene, image):
   """Judged by the densest description of the scene."""
   pixels = np.rint(image.clip(0, 255)).astype(np.uint8)
-  return judge_lib.judge_image(world, captions.scene_descriptions(scene)[-1], pixels).passed
+  return judge_lib.judge_image(world, captions.scene_descriptions(scene)[-1], pixels).right
 
 
 def cover_of(world, item, dx=0.0, dy=0.0, scale=1.0):
@@ -49,10 +49,10 @@ def rendered(world, cover, item):
   return painted(np.full((world.size, world.size, 3), GROUND, np.float32), cover, PALETTE[item.colour])
 
 
-def cut(side, share):
+def cut(side, fraction):
   def spoil(world, item, image, rng):
     # Of a triangle a quarter of the height at its tip is 6 % of the area: half is a quarter.
-    part = 0.5 if side == 'upper' and item.shape == 'triangle' else share
+    part = 0.5 if side == 'upper' and item.shape == 'triangle' else fraction
     centre = (item.y if side in ('lower', 'upper') else item.x) * world.size / world.grid
     edge = world.radius(item.size) * (1 - 2 * part)
     pixels = np.arange(world.size)
@@ -66,9 +66,9 @@ def cut(side, share):
 def ghost(opacity, colour=None):
   def spoil(world, item, image, rng):
     far = [
-      place
-      for place in itertools.product(world.positions, repeat=2)
-      if max(abs(place[0] - item.x), abs(place[1] - item.y)) >= world.min_distance
+      position
+      for position in itertools.product(world.positions, repeat=2)
+      if max(abs(position[0] - item.x), abs(position[1] - item.y)) >= world.min_distance
     ]
     x, y = far[rng.integers(len(far))]
     shape, size, other = (list(of)[rng.integers(len(of))] for of in (SHAPES, SIZES, COLOURS))
@@ -204,9 +204,9 @@ def softened(image, sigma, rng):
 
 
 def every_object(world):
-  places = itertools.product(world.positions, repeat=2)
-  kinds = itertools.product(SHAPES, COLOURS, SIZES)
-  return [Scene((Object(*kind, *place),)) for place, kind in itertools.product(places, kinds)]
+  positions = itertools.product(world.positions, repeat=2)
+  triples = itertools.product(SHAPES, COLOURS, SIZES)
+  return [Scene((Object(*triple, *position),)) for position, triple in itertools.product(positions, triples)]
 
 
 @pytest.mark.parametrize('size', WORLDS)
@@ -219,8 +219,8 @@ def test_every_object_passes_everywhere(size):
 
 def test_every_test_scene_passes():
   world = WORLDS[24]
-  drawn = [scenes.draw(world, 'test', index) for index in range(world.num_test)]
-  drawn += [scenes.draw(world, 'held_out', index) for index in range(world.num_held_out)]
+  drawn = [scenes.scene_at(world, 'test', index) for index in range(world.num_test)]
+  drawn += [scenes.scene_at(world, 'held_out', index) for index in range(world.num_held_out)]
   assert [
     s for s, image in zip(drawn, shapes.render_scene(world, drawn), strict=True) if not passes(world, s, image)
   ] == []
@@ -230,7 +230,7 @@ def test_every_test_scene_passes():
 @pytest.mark.parametrize('size', WORLDS)
 def test_soft_images_pass(size, sigma):
   world, rng = WORLDS[size], np.random.default_rng(size)
-  drawn = of_each_object(world) + [scenes.draw(world, 'test', index) for index in range(150)]
+  drawn = of_each_object(world) + [scenes.scene_at(world, 'test', index) for index in range(150)]
   images = shapes.render_scene(world, drawn)
   failed = [s for s, image in zip(drawn, images, strict=True) if not passes(world, s, softened(image, sigma, rng))]
   assert failed == []
@@ -250,4 +250,4 @@ def test_reasons_say_what_is_wrong():
   assert reasons['shadow at 0.5'].startswith('something on the ground: ')
   assert reasons['washed out to 0.65'] == 'the red square has 65 % of its colour'
   assert reasons['bare ground'] == '0 objects: expected 1'
-  assert judge_lib.find_flaw(world, image.astype(np.uint8), judge_lib.parse_prompt(world, image.astype(np.uint8))) == ''
+  assert judge_lib.find_flaw(world, image.astype(np.uint8), judge_lib.find_objects(world, image.astype(np.uint8))) == ''

@@ -12,8 +12,8 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig, LlamaConfig, SiglipConfig, VQConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.models.vq import VQ
-from janus_jax.toy.pretraining import Optimization, next_token_loss, pretrain_decoder
-from janus_jax.toy.pretraining_vision import Contrast, draw_captions, pretrain_vision, sigmoid_loss
+from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, next_token_loss, pretrain_decoder
+from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision, sample_captions, sigmoid_loss
 from janus_jax.toy.pretraining_vq import (
   Quantisation,
   cells_of,
@@ -23,7 +23,7 @@ from janus_jax.toy.pretraining_vq import (
   restart_dead,
   spread_picks,
   twins,
-  vq_losses,
+  vq_loss,
 )
 
 SIZE = 8
@@ -46,6 +46,7 @@ CONFIG = JanusConfig(
 COMPUTE = ComputeConfig()
 # The same for every run of the tokenizer: they share its step.
 VQ_OPTIMIZATION = Optimization(120, 8, 3e-3, 10)
+SETUP = PretrainingSetup(CONFIG, COMPUTE, VQ_OPTIMIZATION, seed=0)
 
 
 @pytest.fixture(scope='module')
@@ -75,7 +76,7 @@ def test_vq_losses_and_where_their_gradients_stop_match_torch():
   z0, book0 = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 5, 8), (7, 8)))
   target = rng.standard_normal(z0.shape).astype(np.float32)
 
-  class Bound:  # What `vq_losses` needs of a tokenizer, with nothing learned in it; the decoder is z -> 3 z.
+  class Bound:  # What `vq_loss` needs of a tokenizer, with nothing learned in it; the decoder is z -> 3 z.
     def __init__(self, z, codebook):
       self.z, self.codebook = z, codebook
 
@@ -90,8 +91,7 @@ def test_vq_losses_and_where_their_gradients_stop_match_torch():
       return 3 * z
 
   def ours(z, codebook):
-    losses, _ = vq_losses(Bound(z, codebook), target, 1.0)
-    return losses.total(1.0, 0.25)
+    return vq_loss(Bound(z, codebook), target, 1.0, 0.25)[0]
 
   loss, gradients = jax.value_and_grad(ours, (0, 1))(z0, book0)
 
@@ -116,7 +116,7 @@ def test_sigmoid_loss_matches_siglip(labels):
   rng = np.random.default_rng(0)
   logits = rng.standard_normal((6, 6)).astype(np.float32) * 4
   is_true = np.eye(6, dtype=bool) if labels == 'one positive' else np.eye(6, dtype=bool) | (rng.random((6, 6)) < 0.3)
-  # SiglipModel.forward of transformers, with labels in the place of its 2 eye - 1.
+  # SiglipModel.forward of transformers, with labels in place of its 2 eye - 1.
   signs = torch.tensor(2.0 * is_true - 1)
   expected = -torch.nn.functional.logsigmoid(signs * torch.tensor(logits)).sum(dim=-1).mean()
   np.testing.assert_allclose(sigmoid_loss(logits, is_true), expected.item(), rtol=1e-6)
@@ -133,13 +133,13 @@ def test_next_token_loss_ignores_padding_and_the_seam_between_examples():
   np.testing.assert_allclose(next_token_loss(logits, tokens, segments), expected.item(), rtol=1e-6)
 
 
-def test_drawn_captions_are_true_and_all_of_them_come_up():
+def test_sampled_captions_are_true_and_all_of_them_come_up():
   true_of = np.random.default_rng(0).random((20, 9)) < 0.4
   true_of[:, 3] = True
   rows = np.random.default_rng(1).integers(20, size=(300, 4))
-  drawn = draw_captions(np.random.default_rng(2), rows, true_of)
-  assert true_of[rows, drawn].all()
-  assert {*zip(rows.ravel(), drawn.ravel(), strict=True)} == {*zip(*np.nonzero(true_of), strict=True)}
+  sampled = sample_captions(np.random.default_rng(2), rows, true_of)
+  assert true_of[rows, sampled].all()
+  assert {*zip(rows.ravel(), sampled.ravel(), strict=True)} == {*zip(*np.nonzero(true_of), strict=True)}
 
 
 def test_picks_are_spread_out():
@@ -156,7 +156,7 @@ def test_only_dead_rows_are_restarted_where_the_errors_are():
   corners = np.eye(8, dtype=np.float32)
   codebook = np.concatenate([2 * corners[:4], -corners[:2]])
   dead, errors = np.array([0, 0, 0, 0, 1, 1], bool), np.array([0, 3, 0, 1])
-  restarted = restart_dead(codebook, dead, corners[4:], corners[:4], errors, np.random.default_rng(0))
+  restarted = restart_dead(codebook, dead, (corners[4:], corners[:4], errors), np.random.default_rng(0))
   np.testing.assert_array_equal(restarted[:4], codebook[:4])
   assert sorted(restarted[4:].argmax(1)) == [5, 7]
 
@@ -183,7 +183,10 @@ class Cells:
 def test_the_locality_loss_is_that_of_outputs_that_depend_on_other_cells():
   pixels = patchwork(6)[0].astype(np.float32) / 127.5 - 1
   mask = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]], bool)
-  loss = lambda leak: float(locality_loss(Cells(leak), pixels, Cells(leak).latents(pixels), mask))  # noqa: E731
+
+  def loss(leak):
+    return float(locality_loss(Cells(leak), pixels, Cells(leak).latents(pixels), mask))
+
   assert loss(0.0) == 0
   means = Cells(0.0).latents(pixels)
   whole, before = means.mean(1, keepdims=True), np.roll(means.mean(1, keepdims=True), 1, 0)
@@ -205,7 +208,7 @@ def tokenizer_of_fields(params: dict, locality_weight: float) -> tuple[dict, Log
   """Trained on 200 images of `patchwork`, and its losses."""
   log, images = Log(), patchwork(200)[0]
   quantisation = Quantisation(locality_weight=locality_weight, unquantised_steps=60, restart_every=20)
-  return pretrain_vq(CONFIG, COMPUTE, params['vq'], images, VQ_OPTIMIZATION, quantisation, 0, log), log
+  return pretrain_vq(dataclasses.replace(SETUP, progress=log), params['vq'], images, quantisation), log
 
 
 @pytest.fixture(scope='module')
@@ -219,7 +222,7 @@ def test_a_tokenizer_trained_for_locality_gives_a_cell_one_code_in_every_image(p
   for trained, _ in (local, tokenizer_of_fields(params, 0.0)):
     z = VQ(CONFIG.vq, COMPUTE).apply({'params': trained}, images / 127.5 - 1.0, method='latents')
     z = np.asarray(z).reshape(len(images), 2, 2, 2, 2, -1)[:, :, 0, :, 0]  # The first of the codes of each field.
-    # Fields of one colour at one place: what differs is the rest of the image.
+    # Fields of one colour at one position: what differs is the rest of the image.
     spread.append(
       np.mean([z.reshape(len(z), 4, -1)[:, i][colours[:, i] == c].var(0).sum() for i in range(4) for c in range(4)])
     )
@@ -246,7 +249,7 @@ def test_codes_of_one_look_become_few_once_no_row_is_replaced_any_more(params):
   images, used = np.broadcast_to(black_or_white, (100, SIZE, SIZE, 3)), {}
   for restart_until in (0.5, 1.0):
     quantisation = Quantisation(unquantised_steps=40, restart_every=10, restart_until=restart_until)
-    trained = pretrain_vq(CONFIG, COMPUTE, params['vq'], images, VQ_OPTIMIZATION, quantisation, 0)
+    trained = pretrain_vq(SETUP, params['vq'], images, quantisation)
     codes = VQ(CONFIG.vq, COMPUTE).apply({'params': trained}, images / np.float32(127.5) - 1, method='encode')
     used[restart_until] = len(np.unique(codes))
   assert used[0.5] < 0.5 * used[1.0], used
@@ -257,10 +260,9 @@ def test_encoder_learns(params):
   # Caption 4 f + c says 'field f is of colour c': two words and a pad.
   captions = np.array([[f, 4 + c, -1] for f in range(4) for c in range(4)], np.int32)
   true_of = np.stack([colours[:, f] == c for f in range(4) for c in range(4)], axis=1)
-  log, optimization = Log(), Optimization(200, 16, 3e-3, 10)
-  trained = pretrain_vision(
-    CONFIG, COMPUTE, params['vision_encoder'], images, captions, true_of, optimization, Contrast(text_depth=1), 0, log
-  )
+  log = Log()
+  setup = PretrainingSetup(CONFIG, COMPUTE, Optimization(200, 16, 3e-3, 10), 0, log)
+  trained = pretrain_vision(setup, params['vision_encoder'], images, captions, true_of, Contrast(text_depth=1))
   assert np.mean(log.losses[-10:]) < 0.3 * np.mean(log.losses[:10])
   assert jax.tree.map(np.shape, trained) == jax.tree.map(np.shape, params['vision_encoder'])
 
@@ -272,35 +274,27 @@ def test_decoder_learns_text_in_packed_rows_the_same_way_every_time(params):
   segments = np.tile(np.repeat([1, 2], 6), (50, 1)).astype(np.int32)
   positions = np.tile(np.arange(6), (50, 2)).astype(np.int32)
   log, again = Log(), Log()
-  arguments = (
-    CONFIG,
-    COMPUTE,
-    params['language_model'],
-    tokens,
-    segments,
-    positions,
-    Optimization(120, 8, 3e-3, 10),
-    0,
-  )
-  pretrain_decoder(*arguments, log)
+  for progress in (log, again):
+    setup = dataclasses.replace(SETUP, progress=progress)
+    pretrain_decoder(setup, params['language_model'], PackedText(tokens, segments, positions))
   assert log.losses[0] > 2
   assert log.losses[-1] < 0.05
-  pretrain_decoder(*arguments, again)
   assert log.losses == again.losses
 
 
 def test_bad_input_is_refused(params):
   fine = Optimization(5, 2, 1e-3, 1)
+  setup = dataclasses.replace(SETUP, optimization=fine)
   images = np.zeros((3, SIZE, SIZE, 3), np.uint8)
   with pytest.raises(InputError, match='warmup_steps is 5'):
     dataclasses.replace(fine, warmup_steps=5)
   with pytest.raises(InputError, match='expected uint8'):
-    pretrain_vq(CONFIG, COMPUTE, params['vq'], images.astype(np.float32), fine, Quantisation(), 0)
+    pretrain_vq(setup, params['vq'], images.astype(np.float32), Quantisation())
   with pytest.raises(InputError, match='unquantised_steps is 100'):
-    pretrain_vq(CONFIG, COMPUTE, params['vq'], images, fine, Quantisation(), 0)
+    pretrain_vq(setup, params['vq'], images, Quantisation())
   row = np.full((1, 4), 24, np.int32)
   with pytest.raises(InputError, match=r'expected 0\.\.23'):
-    pretrain_decoder(CONFIG, COMPUTE, params['language_model'], row, row, row, fine, 0)
+    pretrain_decoder(setup, params['language_model'], PackedText(row, row, row))
 
 
 @pytest.mark.parametrize(
@@ -308,11 +302,7 @@ def test_bad_input_is_refused(params):
   [([[True], [False], [True]], 'image 1 has 0 true captions'), ([[True], [True]], 'true_of has shape')],
 )
 def test_captions_that_do_not_fit_the_images_are_refused(params, true_of, message):
-  images, captions, fine = (
-    np.zeros((3, SIZE, SIZE, 3), np.uint8),
-    np.zeros((1, 2), np.int32),
-    Optimization(5, 2, 1e-3, 1),
-  )
-  encoder = params['vision_encoder']
+  images, captions = np.zeros((3, SIZE, SIZE, 3), np.uint8), np.zeros((1, 2), np.int32)
+  setup = dataclasses.replace(SETUP, optimization=Optimization(5, 2, 1e-3, 1))
   with pytest.raises(InputError, match=message):
-    pretrain_vision(CONFIG, COMPUTE, encoder, images, captions, np.array(true_of), fine, Contrast(), 0)
+    pretrain_vision(setup, params['vision_encoder'], images, captions, np.array(true_of), Contrast())

@@ -1,6 +1,7 @@
 import re
 
 import numpy as np
+import pytest
 
 from janus_jax.toy import captions, questions, scenes
 from janus_jax.toy.shapes import World
@@ -50,7 +51,7 @@ def test_every_question_has_one_answer_and_it_is_true():
         assert set(question.answers) == {item.text for item in captions.scene_descriptions(scene)}
       else:
         assert _truth(scene, question.text) == set(question.answers), (question, scene)
-  assert kinds == set(questions.TYPES) - {'digit'}
+  assert kinds == set(questions.KINDS) - {'digit'}
 
 
 def test_digit_questions():
@@ -60,14 +61,29 @@ def test_digit_questions():
 
 
 def test_turns_are_different_questions_in_random_order():
-  asked = questions.ask(scenes.draw(WORLD, 'train', 0, 'two'))
+  asked = questions.ask(scenes.scene_at(WORLD, 'train', 0, 'two'))
   known = {question.text: question.answers for question in asked}
   rng = np.random.default_rng(0)
   orders = set()
   for _ in range(50):
-    turns = questions.draw_turns(asked, rng)
+    turns = questions.sample_turns(asked, rng)
     assert len(set(turns[::2])) == 3
     assert all(answer in known[question] for question, answer in zip(turns[::2], turns[1::2], strict=True))
     orders.add(tuple(turns[::2]))
   assert len(orders) > 40
-  assert len(questions.draw_turns(questions.ask_digit(3), rng)) == 4
+  assert len(questions.sample_turns(questions.ask_digit(3), rng)) == 4
+
+
+@pytest.mark.parametrize('answer', ['red', ' Red', 'red.', 'RED\n'])
+def test_right(answer):
+  assert questions.is_right(answer, ['red'])
+
+
+@pytest.mark.parametrize('answer', ['', 'dark red', 'red red', 'crimson', 'r e d', 'reds'])
+def test_wrong(answer):
+  assert not questions.is_right(answer, ['red'])
+
+
+def test_any_of_several():
+  assert questions.is_right('a red  circle', ['a circle', 'a red circle'])
+  assert not questions.is_right('a blue circle', ['a circle', 'a red circle'])

@@ -11,9 +11,9 @@ from PIL import Image
 
 from janus_jax.reporting.charts import Boundary
 from janus_jax.toy import run_page, scores
-from janus_jax.toy.run_page import Run
+from janus_jax.toy.run_page import RunReport
 from janus_jax.toy.scores import Score
-from janus_jax.toy.test_set import DrawingCase, QuestionCase
+from janus_jax.toy.test_set import GenerationCase, QuestionCase
 
 
 def score(name, group, right, total, control):
@@ -30,62 +30,60 @@ QUESTIONS = [
   score(('two', 'colour'), 'new_scene', 1, 10, 0),
   score(('digit', 'digit'), 'new_scene', 19, 20, 2),
 ]
-DRAWINGS = [
+GENERATIONS = [
   score(('single_object',), 'seen', 10, 10, 3),
-  score(('single_object',), 'new_wording', 8, 10, 3),
-  score(('colours',), 'new_wording', 10, 10, 0),
-  score(('attributes',), 'new_wording', 9, 10, 0),
+  score(('single_object',), 'new_phrasing', 8, 10, 3),
+  score(('colours',), 'new_phrasing', 10, 10, 0),
+  score(('attributes',), 'new_phrasing', 9, 10, 0),
   score(('attributes',), 'new_combination', 1, 10, 0),
-  score(('counting',), 'new_wording', 0, 10, 0),
+  score(('counting',), 'new_phrasing', 0, 10, 0),
   score(('digit',), 'seen', 10, 10, 1),
-  score(('digit',), 'new_wording', 8, 10, 1),
+  score(('digit',), 'new_phrasing', 8, 10, 1),
 ]
 
 
-def question(image, answer, expected, subject='one'):
-  case = {'subject': subject, 'kind': 'colour', 'group': 'new_scene', 'image': image, 'question': 'What colour is it?'}
+def question(image, answer, expected, content='one'):
+  case = {'content': content, 'kind': 'colour', 'group': 'new_scene', 'image': image, 'question': 'What colour is it?'}
   return {**case, 'answer': answer, 'expected': [expected], 'right': answer == expected}
 
 
-def drawing(prompt, right, reason=''):
+def generation(prompt, right, reason=''):
   return {'skill': 'digit', 'group': 'seen', 'prompt': prompt, 'right': right, 'reason': reason}
 
 
-def run_of(**changes) -> Run:
+def run_of(**changes) -> RunReport:
   rng = np.random.default_rng(0)
   found = {
-    'goals': [scores.score_dict(goal) for goal in scores.goals(QUESTIONS, DRAWINGS)],
+    'target_scores': [scores.score_dict(item) for item in scores.target_scores(QUESTIONS, GENERATIONS)],
     'questions': [scores.score_dict(item) for item in QUESTIONS],
-    'drawings': [scores.score_dict(item) for item in DRAWINGS],
+    'generations': [scores.score_dict(item) for item in GENERATIONS],
     'settings': {'cfg_weight': 1.5},
     'question_cases': [question(0, 'red', 'red'), question(1, 'pink', 'blue'), question(0, '<b>', 'black')],
-    'drawing_cases': [drawing('the digit one', True), drawing('draw the digit two', False, 'reads as 7')],
+    'generation_cases': [generation('the digit one', True), generation('draw the digit two', False, 'reads as 7')],
   }
   lines = [{'step': s, 'stage': 'stage1' if s < 3 else 'stage2', 'loss/text': 5.0 / s} for s in range(1, 6)]
   values = {
     'title': 'A & B',
     'metrics': lines,
     'scores': found,
-    'drawings': rng.integers(256, size=(2, 4, 4, 3)).astype(np.uint8),
-    'scenes': rng.integers(256, size=(2, 4, 4, 3)).astype(np.uint8),
+    'generations': rng.integers(256, size=(2, 4, 4, 3)).astype(np.uint8),
+    'asked': rng.integers(256, size=(2, 4, 4, 3)).astype(np.uint8),
     'config': {'run': ['stage2'], 'stages': {'stage2': {'steps': 77, 'ratio': [2, 3, 5]}}},
     'model': {'image_token_id': 5},
     'tables': {'run': {'revision': 'abc-dirty', 'seed': '7'}, 'paths': {'export': '/x/<y>'}},
   }
-  return Run(**{**values, **changes})
+  return RunReport(**{**values, **changes})
 
 
 def test_the_page_holds_everything_and_fetches_nothing():
   run = run_of()
-  page = run_page.render(run)
+  page = run_page.render_run(run)
   found = parse(page)
   charts = [link for link in found.links if link.startswith('data:image/svg+xml;base64,')]
   assert len(charts) == 1
-  pictures = [
-    base64.b64decode(link.removeprefix('data:image/png;base64,')) for link in found.links if link not in charts
-  ]
-  shown = [np.asarray(Image.open(io.BytesIO(picture))) for picture in pictures]
-  assert [image.tolist() for image in shown] == [image.tolist() for image in (*run.drawings, *run.scenes)]
+  files = [base64.b64decode(link.removeprefix('data:image/png;base64,')) for link in found.links if link not in charts]
+  shown = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
+  assert [image.tolist() for image in shown] == [image.tolist() for image in (*run.generations, *run.asked)]
   assert not re.search(r'https?:|url\(|@import', page)
   assert found.tags['script'] == found.tags['link'] == 0
   text = ' '.join(found.text)
@@ -107,7 +105,7 @@ def test_the_page_holds_everything_and_fetches_nothing():
 
 
 def test_right_and_wrong_are_told_apart():
-  page = run_page.render(run_of())
+  page = run_page.render_run(run_of())
   assert re.search(r'<img class="pixels right" [^>]*alt="the digit one"', page)
   assert re.search(r'<img class="pixels wrong" [^>]*alt="draw the digit two"', page)
   assert '<strong class="right">red</strong>' in page
@@ -115,18 +113,8 @@ def test_right_and_wrong_are_told_apart():
 
 
 def test_a_run_without_scores_or_curves_still_has_a_page():
-  found = parse(run_page.render(run_of(scores={}, metrics=[], config={}, model={})))
+  found = parse(run_page.render_run(run_of(scores={}, metrics=[], config={}, model={})))
   assert found.tags['img'] == found.tags['h2'] == 0
-
-
-def test_scores_that_were_written_without_intervals_still_have_a_page():
-  run = run_of()
-  old = {key: [{**item} for item in run.scores[key]] for key in ('goals', 'questions', 'drawings')}
-  for item in (*old['goals'], *old['questions'], *old['drawings']):
-    del item['interval'], item['units']
-  text = ' '.join(parse(run_page.render(run_of(scores={**run.scores, **old}))).text)
-  assert '86.7 %' in text
-  assert '[69, 95]' not in text
 
 
 def test_stages_follow_each_other():
@@ -138,7 +126,7 @@ def test_stages_follow_each_other():
 def test_charts_have_units():
   values = {'loss/text': 2.0, 'held_out/text': 1.0, 'learning_rate': 1e-3, 'grad_norm': 0.5, 'packing': 0.9}
   lines = [{'step': step, 'stage': 'a', 'tokens_per_second': 100.0 * step, **values} for step in (1, 2)]
-  page = run_page.render(run_of(metrics=lines))
+  page = run_page.render_run(run_of(metrics=lines))
   found = [base64.b64decode(text).decode() for text in re.findall('data:image/svg.xml;base64,([^"]*)', page)]
   units = ('nats per target', 'nats per target', 'learning rate', 'L2 norm', 'tokens/s', 'fraction of tokens')
   for chart, unit in zip(found, units, strict=True):
@@ -146,8 +134,9 @@ def test_charts_have_units():
     assert '>steps</text>' in chart
 
 
-def test_goals_count_what_training_never_had():
-  found = {goal.name: (goal.right, goal.total, goal.control, goal.met) for goal in scores.goals(QUESTIONS, DRAWINGS)}
+def test_target_scores_count_what_training_never_had():
+  listed = scores.target_scores(QUESTIONS, GENERATIONS)
+  found = {item.name: (item.right, item.total, item.control, item.met) for item in listed}
   assert found == {
     'questions about one object': (26, 30, 9, False),
     'questions about one object: colour': (9, 10, 2, True),
@@ -155,21 +144,21 @@ def test_goals_count_what_training_never_had():
     'questions about one object: size': (7, 10, 5, False),
     'questions about one object, new combinations': (4, 10, 1, None),
     'questions about digits': (19, 20, 2, True),
-    'drawings of one object, new wordings': (27, 30, 3, True),
-    'drawings of one object, new combinations': (1, 10, 0, None),
-    'drawings of digits, new wordings': (8, 10, 1, False),
+    'generations of one object, new phrasings': (27, 30, 3, True),
+    'generations of one object, new combinations': (1, 10, 0, None),
+    'generations of digits, new phrasings': (8, 10, 1, False),
   }
 
 
-def test_nothing_measured_is_no_goal_met():
-  assert {goal.met for goal in scores.goals([], [])} == {False, None}
+def test_nothing_measured_is_no_target_met():
+  assert {item.met for item in scores.target_scores([], [])} == {False, None}
 
 
 def test_tables_give_every_figure():
-  printed = scores.tables(scores.goals(QUESTIONS, DRAWINGS), QUESTIONS, DRAWINGS)
+  printed = scores.tables(QUESTIONS, GENERATIONS)
   lines = [' '.join(line.split()) for line in printed.splitlines()]
   for expected in (
-    'goals measured [95 %] control goal',
+    'target scores measured [95 %] control target',
     'questions about one object 26/30 86.7 % [69, 95] 30.0 % 90 % missed by 3.3',
     'questions about digits 19/20 95.0 % [74, 100] 10.0 % 95 % met',
     'one object: colour 9/10 90.0 % [54, 99] 4/10 40.0 % [14, 73] 15.0 %',
@@ -193,10 +182,10 @@ def test_swapped_ones_are_others_of_the_same_key():
 
 
 def test_counts_keep_every_key_and_every_unit_apart():
-  keys = [('x', 'g'), ('y', 'g'), ('x', 'g'), ('x', 'h'), ('x', 'g')]
-  found = scores.count(
-    keys, ['p', 'p', 'q', 'p', 'p'], [True, False, True, False, False], [False, True, True, True, False]
-  )
+  cases = [
+    GenerationCase(*key, prompt, 1) for key, prompt in (('xg', 'p'), ('yg', 'p'), ('xg', 'q'), ('xh', 'p'), ('xg', 'p'))
+  ]
+  found = scores.count(cases, [True, False, True, False, False], [False, True, True, True, False])
   assert found == [
     Score(name=('x',), group='g', units={'p': (1, 2), 'q': (1, 1)}, control=1),
     Score(name=('y',), group='g', units={'p': (0, 1)}, control=1),
@@ -208,10 +197,9 @@ def test_counts_keep_every_key_and_every_unit_apart():
 
 
 def test_prompts_and_images_are_the_units():
-  drawings = [
-    DrawingCase('digit', 'seen', prompt, 1) for prompt in ('the digit one', 'draw the digit one', 'the digit one')
-  ]
-  (found,) = scores.count_drawings(drawings, [True, False, False], [False] * 3)
+  prompts = ('the digit one', 'draw the digit one', 'the digit one')
+  cases = [GenerationCase('digit', 'seen', prompt, 1) for prompt in prompts]
+  (found,) = scores.count(cases, [True, False, False], [False] * 3)
   assert found.units == {'the digit one': (1, 2), 'draw the digit one': (0, 1)}
   images = [np.full((2, 2, 3), value, np.uint8) for value in (0, 1, 0)]
   cases = [
@@ -222,11 +210,11 @@ def test_prompts_and_images_are_the_units():
 
 
 def test_a_score_as_json():
-  found = scores.score_dict(score(('digit',), 'new_wording', 19, 20, 2))
+  found = scores.score_dict(score(('digit',), 'new_phrasing', 19, 20, 2))
   low, high = found.pop('interval')
   assert found == {
-    'name': ('digit',), 'group': 'new_wording', 'right': 19, 'total': 20, 'control': 2, 'percent': 95.0,
+    'name': ('digit',), 'group': 'new_phrasing', 'right': 19, 'total': 20, 'control': 2, 'percent': 95.0,
     'control_percent': 10.0, 'units': 20,
   }  # fmt: skip
   assert (low, high) == pytest.approx((74.6, 99.2), abs=0.1)
-  assert scores.score_dict(scores.goals([], [])[0])['interval'] is None
+  assert scores.score_dict(scores.target_scores([], [])[0])['interval'] is None

@@ -12,18 +12,18 @@ WORLD = World()
 TRIPLES = set(itertools.product(COLOURS, SHAPES, SIZES))
 
 
-def _drawn(split, count=600, kind=None):
-  return [scenes.draw(WORLD, split, index, kind) for index in range(count)]
+def _sampled(split, count=600):
+  return [scenes.scene_at(WORLD, split, index) for index in range(count)]
 
 
 @pytest.fixture(scope='module')
 def train():
-  return _drawn('train', 4000)
+  return _sampled('train', 4000)
 
 
 @pytest.fixture(scope='module')
 def unseen():
-  return {split: _drawn(split) for split in ('test', 'held_out')}
+  return {split: _sampled(split) for split in ('test', 'held_out')}
 
 
 def _triples(scene):
@@ -38,8 +38,8 @@ def test_no_unseen_scene_is_in_training(train, unseen):
 
 def test_every_scene_of_one_object_is_in_one_split(train, unseen):
   """The whole set of them is small enough to count."""
-  places = list(itertools.product(WORLD.positions, repeat=2))
-  everything = [Scene((Object(s, c, z, x, y),)) for c, s, z in TRIPLES for x, y in places]
+  positions = list(itertools.product(WORLD.positions, repeat=2))
+  everything = [Scene((Object(s, c, z, x, y),)) for c, s, z in TRIPLES for x, y in positions]
   counts = {split: sum(scenes.split_of(scene) == split for scene in everything) for split in scenes.SPLITS}
   assert sum(counts.values()) == len(everything) == 1200
   assert counts['held_out'] == 6 * 25
@@ -47,7 +47,7 @@ def test_every_scene_of_one_object_is_in_one_split(train, unseen):
 
 
 def test_split_is_the_same_in_another_process(unseen):
-  code = 'from janus_jax.toy import scenes, shapes; print([scenes.draw(shapes.World(), "test", i) for i in (0, 1)])'
+  code = 'from janus_jax.toy import scenes, shapes; print([scenes.scene_at(shapes.World(), "test", i) for i in (0, 1)])'
   output = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
   assert output.strip() == repr(unseen['test'][:2])
 
@@ -55,7 +55,7 @@ def test_split_is_the_same_in_another_process(unseen):
 def test_training_never_shows_what_is_held_out(train):
   shown = set().union(*map(_triples, train))
   assert shown == TRIPLES - scenes.HELD_OUT_TRIPLES
-  counts = {(len(s.objects), s.objects[0].colour, s.objects[0].shape) for s in train if scenes.kind(s) == 'alike'}
+  counts = {(len(s.objects), s.objects[0].colour, s.objects[0].shape) for s in train if scenes.layout(s) == 'alike'}
   assert counts == set(itertools.product(scenes.COUNTS, COLOURS, SHAPES)) - scenes.HELD_OUT_COUNTS
 
 
@@ -76,7 +76,7 @@ def test_two_objects_differ_and_some_pairs_and_relations_are_held_out(train):
   relations = set()
   shown = set()
   for scene in train:
-    if scenes.kind(scene) == 'two':
+    if scenes.layout(scene) == 'two':
       for a, b in itertools.permutations(scene.objects):
         shown.add(((a.colour, a.shape), (b.colour, b.shape)))
         relations.add((a.shape, scenes.relation(a, b), b.shape))
@@ -93,9 +93,9 @@ def test_held_out_scenes_are_held_out_for_every_reason(unseen):
   for scene in unseen['held_out']:
     first, *others = scene.objects
     reasons['triple'] += bool(_triples(scene) & scenes.HELD_OUT_TRIPLES)
-    if scenes.kind(scene) == 'alike':
+    if scenes.layout(scene) == 'alike':
       reasons['count'] += (len(scene.objects), first.colour, first.shape) in scenes.HELD_OUT_COUNTS
-    if scenes.kind(scene) == 'two':
+    if scenes.layout(scene) == 'two':
       (second,) = others
       reasons['pair'] += scenes.pair_held_out((first.colour, first.shape), (second.colour, second.shape))
       reasons['relation'] += scenes.relation_held_out(first.shape, scenes.relation(first, second), second.shape)
@@ -120,14 +120,14 @@ def test_relations_are_what_they_say():
     scenes.relation(Object('circle', 'red', 'small', 1, 1), Object('cross', 'blue', 'small', 3, 3))
 
 
-def test_drawing_is_reproducible_and_depends_on_the_seed(train):
-  assert _drawn('train', 50) == train[:50]
+def test_sampling_is_reproducible_and_depends_on_the_seed(train):
+  assert _sampled('train', 50) == train[:50]
   other = World(seed=1)
-  assert [scenes.draw(other, 'train', index) for index in range(50)] != train[:50]
+  assert [scenes.scene_at(other, 'train', index) for index in range(50)] != train[:50]
 
 
-def test_kinds_come_in_the_shares_of_the_mixture():
+def test_layouts_come_by_the_weights_of_the_mixture():
   rng = np.random.default_rng(0)
-  kinds = [scenes.kind(scenes.sample_scene(World(mixture=(2, 1, 1)), rng)) for _ in range(2000)]
-  assert abs(kinds.count('one') / 2000 - 0.5) < 0.05
-  assert abs(kinds.count('alike') / 2000 - 0.25) < 0.05
+  layouts = [scenes.layout(scenes.sample_scene(World(mixture=(2, 1, 1)), rng)) for _ in range(2000)]
+  assert abs(layouts.count('one') / 2000 - 0.5) < 0.05
+  assert abs(layouts.count('alike') / 2000 - 0.25) < 0.05

@@ -14,9 +14,9 @@ WORLDS = [World(), World(size=32, grid=8), World(size=32), World(size=24, grid=1
 WORLD = World()
 
 
-def _drawn(world, count):
-  drawn = [scenes.sample_scene(world, np.random.default_rng(seed)) for seed in range(count)]
-  return drawn, shapes.render_scene(world, drawn)
+def _sampled(world, count):
+  sampled = [scenes.sample_scene(world, np.random.default_rng(seed)) for seed in range(count)]
+  return sampled, shapes.render_scene(world, sampled)
 
 
 def _says(seen):
@@ -24,18 +24,18 @@ def _says(seen):
 
 
 def _right(world, scene, pixels):
-  seen = judge_lib.parse_prompt(world, pixels)
+  seen = judge_lib.find_objects(world, pixels)
   step = world.size / world.grid
-  places = sorted((item.x * step, item.y * step) for item in scene.objects)
-  near = len(seen) == len(places) and np.allclose(sorted((round(o.x), round(o.y)) for o in seen), places, atol=1.01)
-  truths = all(judge(description, seen).passed for description in captions.scene_descriptions(scene))
+  centres = sorted((item.x * step, item.y * step) for item in scene.objects)
+  near = len(seen) == len(centres) and np.allclose(sorted((round(o.x), round(o.y)) for o in seen), centres, atol=1.01)
+  truths = all(judge(description, seen).right for description in captions.scene_descriptions(scene))
   return _says(seen) == _says(scene.objects) and near and truths
 
 
 @pytest.mark.parametrize('world', WORLDS, ids=lambda world: f'{world.size}-{world.grid}')
-def test_reads_clean_pictures(world):
-  drawn, images = _drawn(world, 300)
-  assert sum(_right(world, *pair) for pair in zip(drawn, images, strict=True)) == 300
+def test_reads_clean_images(world):
+  sampled, images = _sampled(world, 300)
+  assert sum(_right(world, *pair) for pair in zip(sampled, images, strict=True)) == 300
 
 
 def _blur(images):
@@ -51,10 +51,10 @@ def _darker(images):
 
 
 @pytest.mark.parametrize('spoil', [_blur, _noise, _darker])
-def test_reads_spoilt_pictures(spoil):
-  drawn, images = _drawn(WORLD, 200)
+def test_reads_spoilt_images(spoil):
+  sampled, images = _sampled(WORLD, 200)
   spoilt = spoil(images).clip(0, 255).astype(np.uint8)
-  assert sum(_right(WORLD, *pair) for pair in zip(drawn, spoilt, strict=True)) >= 199
+  assert sum(_right(WORLD, *pair) for pair in zip(sampled, spoilt, strict=True)) >= 199
 
 
 def test_every_object_reads_as_itself_wherever_it_is():
@@ -62,7 +62,7 @@ def test_every_object_reads_as_itself_wherever_it_is():
     radius = WORLD.radius(size)
     alpha = shapes.coverage(shape, radius, 9.3, 13.6, 24)[..., None]
     image = np.rint(GROUND + alpha * (np.array(COLOURS[colour]) - GROUND)).astype(np.uint8)
-    (seen,) = judge_lib.parse_prompt(WORLD, image)
+    (seen,) = judge_lib.find_objects(WORLD, image)
     assert (seen.shape, seen.colour, seen.size) == (shape, colour, size)
     assert abs(seen.x - 9.3) < 0.3
     assert abs(seen.y - 13.6) < 0.3
@@ -71,29 +71,29 @@ def test_every_object_reads_as_itself_wherever_it_is():
 def test_what_is_no_shape_is_not_recognised():
   image = np.full((24, 24, 3), GROUND, np.uint8)
   image[10:12, 2:22] = COLOURS['red']
-  (seen,) = judge_lib.parse_prompt(WORLD, image)
+  (seen,) = judge_lib.find_objects(WORLD, image)
   assert (seen.shape, seen.colour) == (None, 'red')
   pink = shapes.render_scene(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
   pink[(pink != GROUND).any(-1)] = (120, 200, 120)
-  (seen,) = judge_lib.parse_prompt(WORLD, pink)
+  (seen,) = judge_lib.find_objects(WORLD, pink)
   assert seen.shape is None or seen.colour == 'green'
   yellow = shapes.render_scene(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
   yellow[(yellow != GROUND).any(-1)] = (40, 240, 240)
-  assert all(item.shape is None for item in judge_lib.parse_prompt(WORLD, yellow))
+  assert all(item.shape is None for item in judge_lib.find_objects(WORLD, yellow))
 
 
 def test_a_square_with_long_arms_is_no_square():
   image = shapes.render_scene(WORLD, [Scene((Object('square', 'red', 'large', 3, 3),))])[0]
   image[11:13] = COLOURS['red']
-  (seen,) = judge_lib.parse_prompt(WORLD, image)
+  (seen,) = judge_lib.find_objects(WORLD, image)
   assert seen.shape is None
 
 
 def test_specks_are_ignored_and_nothing_is_nothing():
   image = np.full((24, 24, 3), GROUND, np.uint8)
-  assert judge_lib.parse_prompt(WORLD, image) == []
+  assert judge_lib.find_objects(WORLD, image) == []
   image[5, 5:7] = COLOURS['blue']
-  assert judge_lib.parse_prompt(WORLD, image) == []
+  assert judge_lib.find_objects(WORLD, image) == []
 
 
 RED = Seen('circle', 'red', 'small', 4, 4)
@@ -126,15 +126,15 @@ BLUE = Seen('cross', 'blue', 'large', 16, 8)
 )
 def test_verdicts(description, seen, reason):
   verdict = judge(description, seen)
-  assert verdict.passed == (reason == '')
+  assert verdict.right == (reason == '')
   assert verdict.reason == reason
 
 
 def test_false_descriptions_fail():
   """A description that another scene made passes on this one only if this scene's own list has it."""
-  drawn, images = _drawn(WORLD, 60)
-  seen = [judge_lib.parse_prompt(WORLD, image) for image in images]
-  truths = [set(captions.scene_descriptions(scene)) for scene in drawn]
+  sampled, images = _sampled(WORLD, 60)
+  seen = [judge_lib.find_objects(WORLD, image) for image in images]
+  truths = [set(captions.scene_descriptions(scene)) for scene in sampled]
   for (mine, objects), others in itertools.product(zip(truths, seen, strict=True), truths):
     for description in others:
-      assert judge(description, objects).passed == (description in mine)
+      assert judge(description, objects).right == (description in mine)

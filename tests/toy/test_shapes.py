@@ -34,7 +34,7 @@ def _outline(shape, x, y, r):
 
 
 def _reference(world, scene):
-  """The scene drawn large by Pillow, then averaged."""
+  """The scene rendered large by Pillow, then averaged."""
   canvas = Image.new('RGB', (world.size * SCALE,) * 2, (GROUND,) * 3)
   step = world.size / world.grid
   for item in scene.objects:
@@ -46,9 +46,9 @@ def _reference(world, scene):
 
 
 @pytest.mark.parametrize('world', WORLDS, ids=lambda world: f'{world.size}-{world.grid}')
-def test_pictures_look_as_pillow_draws_them(world):
-  drawn = [_scene(world, seed) for seed in range(30)]
-  for scene, image in zip(drawn, shapes.render_scene(world, drawn), strict=True):
+def test_images_look_as_pillow_draws_them(world):
+  sampled = [_scene(world, seed) for seed in range(30)]
+  for scene, image in zip(sampled, shapes.render_scene(world, sampled), strict=True):
     difference = np.abs(image - _reference(world, scene))
     # 8 x 8 samples of a pixel against 64 x 64.
     assert difference.max() < 30

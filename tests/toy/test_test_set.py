@@ -19,32 +19,32 @@ def asked():
 
 @pytest.fixture(scope='module')
 def prompts():
-  return test_set.build_drawings(20)
+  return test_set.build_prompts(20)
 
 
 def test_same_seed_same_test(asked, prompts):
   again = test_set.build_questions(WORLD, 30)
-  assert [(case.text, case.answers, case.image.tobytes()) for case in asked] == [
-    (case.text, case.answers, case.image.tobytes()) for case in again
+  assert [(case.question, case.expected, case.image.tobytes()) for case in asked] == [
+    (case.question, case.expected, case.image.tobytes()) for case in again
   ]
-  assert test_set.build_drawings(20) == prompts
-  assert test_set.build_drawings(20, seed=1) != prompts
+  assert test_set.build_prompts(20) == prompts
+  assert test_set.build_prompts(20, seed=1) != prompts
 
 
 def test_questions_cover_every_kind_once_per_scene(asked):
-  counts = collections.Counter((case.subject, case.kind, case.group) for case in asked)
+  counts = collections.Counter((case.content, case.kind, case.group) for case in asked)
   assert set(counts.values()) == {30}
-  kinds = {subject: {kind for s, kind, _ in counts if s == subject} for subject in (*scenes.TASKS, 'digit')}
+  kinds = {content: {kind for c, kind, _ in counts if c == content} for content in (*scenes.LAYOUTS, 'digit')}
   plain = {'colour', 'shape', 'size', 'count', 'describe'}
   assert kinds == {'one': plain, 'alike': plain, 'two': plain | {'where', 'beside'}, 'digit': {'digit', 'describe'}}
   for key in counts:
-    images = {case.image.tobytes() for case in asked if (case.subject, case.kind, case.group) == key}
+    images = {case.image.tobytes() for case in asked if (case.content, case.kind, case.group) == key}
     assert len(images) == 30
 
 
 def test_questions_are_about_images_that_training_never_shows(asked):
   train = {
-    image.tobytes() for image in shapes.render_scene(WORLD, [scenes.draw(WORLD, 'train', i) for i in range(6000)])
+    image.tobytes() for image in shapes.render_scene(WORLD, [scenes.scene_at(WORLD, 'train', i) for i in range(6000)])
   }
   train |= {image.tobytes() for image in digits.load_digits(24, 'train')[0]}
   assert not train & {case.image.tobytes() for case in asked}
@@ -52,14 +52,14 @@ def test_questions_are_about_images_that_training_never_shows(asked):
 
 def test_prompts_of_each_group(prompts):
   trained = {
-    item.text for index in range(6000) for item in captions.scene_descriptions(scenes.draw(WORLD, 'train', index))
+    item.text for index in range(6000) for item in captions.scene_descriptions(scenes.scene_at(WORLD, 'train', index))
   }
   phrases = trained | {digits.phrase(digit) for digit in range(10)}
   said = {
-    wording.format(phrase)
+    template.format(phrase)
     for phrase in phrases
-    for number, wording in enumerate(captions.WORDINGS)
-    if number != captions.held_out_wording(phrase)
+    for number, template in enumerate(captions.PROMPT_TEMPLATES)
+    if number != captions.held_out_template(phrase)
   }
   counts = collections.Counter((case.skill, case.group) for case in prompts)
   assert set(counts.values()) == {20}
@@ -80,16 +80,16 @@ def _scene_showing(description, group):
   """A scene of the right split for which the description is true."""
   split = 'held_out' if group == 'new_combination' else 'train'
   many = 'alike' if description.parts[0].count > 1 else 'one'
-  kind = 'two' if len(description.parts) == 2 else many
+  layout = 'two' if len(description.parts) == 2 else many
   for index in range(20000):
-    scene = scenes.draw(WORLD, split, index, kind)
+    scene = scenes.scene_at(WORLD, split, index, layout)
     if description in captions.scene_descriptions(scene):
       return scene
   raise AssertionError(description)
 
 
-def test_right_drawings_pass_and_shuffled_ones_fail():
-  cases = [case for case in test_set.build_drawings(3) if case.skill != 'colour_binding']
+def test_right_images_pass_and_shuffled_ones_fail():
+  cases = [case for case in test_set.build_prompts(3) if case.skill != 'colour_binding']
   test_images, test_labels = digits.load_digits(24, 'test')
   judge = DigitJudge.fit(24)
   read = judge.predict(test_images)
@@ -101,12 +101,8 @@ def test_right_drawings_pass_and_shuffled_ones_fail():
       for case in cases
     ]
   )
-  verdicts = test_set.judge_drawings(WORLD, judge, cases, images)
-  assert all(verdict.passed for verdict in verdicts)
-  shuffled = test_set.judge_drawings(WORLD, judge, cases, np.roll(images, 7, axis=0))
-  assert sum(verdict.passed for verdict in shuffled) < 0.1 * len(cases)
-  assert all(verdict.passed == (verdict.reason == '') for verdict in shuffled)
-
-
-def test_tally():
-  assert test_set.tally(['a', 'b', 'a'], [True, False, False]) == {'a': (1, 2), 'b': (0, 1)}
+  verdicts = test_set.judge_images(WORLD, judge, cases, images)
+  assert all(verdict.right for verdict in verdicts)
+  shuffled = test_set.judge_images(WORLD, judge, cases, np.roll(images, 7, axis=0))
+  assert sum(verdict.right for verdict in shuffled) < 0.1 * len(cases)
+  assert all(verdict.right == (verdict.reason == '') for verdict in shuffled)

@@ -30,7 +30,7 @@ def test_every_word_of_the_world_is_one_token(tokenizer):
 
 def test_captions_questions_and_answers_are_a_token_a_word(tokenizer):
   for split, index in itertools.product(('test', 'held_out'), range(200)):
-    for question in questions.ask(scenes.draw(WORLD, split, index)):
+    for question in questions.ask(scenes.scene_at(WORLD, split, index)):
       for text in (question.text, *question.answers):
         words = len(text.rstrip('?.').split()) + text.endswith(('?', '.'))
         assert len(tokenizer.encode(f' {text}', add_bos=False)) == words, text

@@ -29,7 +29,7 @@ CONFIG = dataclasses.replace(
 SHAPE = BatchShape(
   rows=4, length=80, images=5, generation_images=4
 )  # Room for one image more than there are, of each kind.
-IMAGE_SIZE, DRAWING_SIZE, NUM_CODES = CONFIG.vision_encoder.image_size, CONFIG.vq.image_size, CONFIG.vq.num_tokens
+IMAGE_SIZE, GENERATION_SIZE, NUM_CODES = CONFIG.vision_encoder.image_size, CONFIG.vq.image_size, CONFIG.vq.num_tokens
 
 
 def params() -> dict:
@@ -64,10 +64,15 @@ def make_spec(directory, generation_size: int | None = None) -> ExampleSpec:
 
 
 def records() -> list[tuple[str, dict]]:
-  """(kind, record), in an order that puts different kinds beside each other; generation has codes."""
+  """(task, record), in an order that puts different tasks beside each other; generation has codes."""
   rng = np.random.default_rng(0)
-  image = lambda: rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)  # noqa: E731
-  codes = lambda: rng.integers(0, CONFIG.vq.codebook_size, NUM_CODES).astype(np.int32)  # noqa: E731
+
+  def image():
+    return rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+
+  def codes():
+    return rng.integers(0, CONFIG.vq.codebook_size, NUM_CODES).astype(np.int32)
+
   return [
     ('understanding', {'images': [image()], 'turns': ['What?', 'A red box.']}),
     ('generation', {'prompt': 'a box', 'codes': codes()}),

@@ -125,11 +125,12 @@ def test_a_relative_workdir(tmp_path, monkeypatch):
 
 
 def test_dtypes_are_those_asked_for(workdir):
-  wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), make_state().params)
+  state = abstract(make_state())
+  wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), state.params)
   with Checkpoints(workdir, save_every=1) as checkpoints:
-    step, params = checkpoints.restore_params(wanted)
-  assert step == 3
-  found = params['vq']['codebook']
+    restored = checkpoints.restore(lambda _: state.replace(params=wanted))
+  assert restored.step == 3
+  found = restored.state.params['vq']['codebook']
   assert found.dtype == jnp.bfloat16
   expected = np.asarray(make_state(3).params['vq']['codebook']).astype(jnp.bfloat16)
   np.testing.assert_array_equal(np.asarray(found).astype(np.float32), expected.astype(np.float32))

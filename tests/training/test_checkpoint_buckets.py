@@ -90,7 +90,7 @@ def test_a_bucket_that_cannot_be_read_is_not_taken_for_damage(workdir, files, mo
     def read(directory, error=error):
       raise error
 
-    monkeypatch.setattr(checkpoint, 'read_process_jsons', read)
+    monkeypatch.setattr(checkpoint, '_read_process_jsons', read)
     message = re.escape(f'{workdir}/checkpoints: {type(error).__name__}: {error}')
     with Checkpoints(workdir, save_every=1) as checkpoints, pytest.raises(OSError, match=message):
       restore(checkpoints)

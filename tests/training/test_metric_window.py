@@ -10,18 +10,18 @@ from janus_jax.training.throughput import TokenCounts
 
 
 def test_a_window_counts_tokens_by_what_they_cost(tmp_path):
-  spec = batches.make_spec(tmp_path, batches.DRAWING_SIZE)
+  spec = batches.make_spec(tmp_path, batches.GENERATION_SIZE)
   records = [
-    (kind, {'prompt': record['prompt'], 'image': np.zeros((batches.DRAWING_SIZE,) * 2 + (3,), np.uint8)})
-    if kind == 'generation'
-    else (kind, record)
-    for kind, record in batches.records()
+    (task, {'prompt': record['prompt'], 'image': np.zeros((batches.GENERATION_SIZE,) * 2 + (3,), np.uint8)})
+    if task == 'generation'
+    else (task, record)
+    for task, record in batches.records()
   ]
-  batch = batches.batch_of(batches.make_examples(spec, records), batches.ROWS, batches.DRAWING_SIZE)
+  batch = batches.batch_of(batches.make_examples(spec, records), batches.ROWS, batches.GENERATION_SIZE)
   window = Window(batches.CONFIG, batches.SHAPE.length, ())
   for _ in range(2):
     window.add(batch, 0.0)
-  understood, said, drawn = (int(weight) for weight in target_counts(batch))
+  understood, said, generated = (int(weight) for weight in target_counts(batch))
   expected = TokenCounts(
     text=2 * int((batch['token_types'] == TEXT).sum()),
     understanding=2 * int((batch['token_types'] == IMAGE).sum()),
@@ -36,6 +36,6 @@ def test_a_window_counts_tokens_by_what_they_cost(tmp_path):
   metrics |= dict.fromkeys(('grad_norm', 'param_norm', 'update_norm'), 0.0)
   line = window.line(window.take(2, metrics, 0.0, [stream]))
   assert (line['understanding_slots'], line['generation_slots']) == (4 / 5, 3 / 4)
-  # Questions and prompts are read only; every code is predicted, and all but a drawing's last are read.
+  # Questions and prompts are read only; every code is predicted, and all but an image's last are read.
   assert 0 < expected.text_targets < expected.text
-  assert 2 * drawn == expected.generation + 2 * 3
+  assert 2 * generated == expected.generation + 2 * 3

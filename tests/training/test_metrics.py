@@ -80,7 +80,7 @@ def test_an_unfinished_line_is_not_read(tmp_path):
 def test_a_disabled_writer_touches_nothing(tmp_path):
   with MetricWriter(str(tmp_path / 'missing'), enabled=False) as writer:
     writer.write(1, 'stage1', {'loss': 1.0})
-    assert writer.write_images(1, 'draw', [np.zeros((2, 2, 3), np.uint8)]) == []
+    assert writer.write_images(1, 'cats', [np.zeros((2, 2, 3), np.uint8)], ['cat']) == []
     writer.write_texts(1, 'answers', ['text'])
   assert not list(tmp_path.iterdir())
 
@@ -88,13 +88,13 @@ def test_a_disabled_writer_touches_nothing(tmp_path):
 def test_images_and_texts_are_files(tmp_path):
   image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
   with MetricWriter(str(tmp_path)) as writer:
-    [path] = writer.write_images(12, 'draw', [image], ['a réd circle'])
+    [path] = writer.write_images(12, 'cats', [image], ['a réd circle'])
     writer.write_texts(12, 'answers', ['line\nbreak', 'ja'])
     with pytest.raises(InputError, match='1 captions for 2 images'):
-      writer.write_images(12, 'draw', [image, image], ['one'])
+      writer.write_images(12, 'cats', [image, image], ['one'])
   np.testing.assert_array_equal(np.asarray(load_image(path)), image)
   assert read_png_text(path)['caption'] == 'a réd circle'
-  assert path == str(tmp_path / 'samples' / '00000012' / 'draw_0_a_réd_circle.png')
+  assert path == str(tmp_path / 'samples' / '00000012' / 'cats_0_a_réd_circle.png')
   lines = (tmp_path / 'samples' / '00000012' / 'answers.txt').read_text().splitlines()
   assert [json.loads(line) for line in lines] == ['line\nbreak', 'ja']
 
@@ -155,16 +155,16 @@ def test_tensorboard_reads_it(tmp_path):
   image = np.zeros((4, 5, 3), np.uint8)
   with MetricWriter(str(tmp_path)) as writer:
     writer.write(300, 'stage1', {'loss': 0.25})
-    writer.write_images(300, 'draw', [image])
+    writer.write_images(300, 'cats', [image], ['cat'])
   write_steps(tmp_path, [201], resume_step=200)
   parsed = [event_pb2.Event.FromString(body) for body in events(tmp_path)]
-  assert [event.step for event in parsed] == [0, 300, 300, 0, 201, 201]
+  assert [event.step for event in parsed] == [0, 300, 300, 300, 0, 201, 201]
   assert parsed[1].summary.value[0].simple_value == 0.25
-  picture = parsed[2].summary.value[0]
-  assert (picture.tag, picture.image.height, picture.image.width, picture.image.colorspace) == ('draw/0', 4, 5, 3)
-  assert picture.image.encoded_image_string.startswith(b'\x89PNG')
+  value = parsed[2].summary.value[0]
+  assert (value.tag, value.image.height, value.image.width, value.image.colorspace) == ('cats/0', 4, 5, 3)
+  assert value.image.encoded_image_string.startswith(b'\x89PNG')
   # What the first run wrote at step 201 and later is not shown.
-  assert parsed[4].session_log.status == event_pb2.SessionLog.START
+  assert parsed[5].session_log.status == event_pb2.SessionLog.START
 
 
 def test_wandb_missing_is_one_line(tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_wandb_missing_is_one_line(tmp_path, monkeypatch):
 
   monkeypatch.setattr(builtins, '__import__', refuse)
   with pytest.raises(InputError, match='pip install wandb'):
-    MetricWriter(str(tmp_path), wandb={'project': 'janus'})
+    MetricWriter(str(tmp_path), wandb_project='janus')
   assert not list(tmp_path.iterdir())
 
 

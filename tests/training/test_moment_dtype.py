@@ -11,10 +11,10 @@ from janus_jax.training.optimizer import OptimizerConfig, adam, stochastically_r
 def test_rounding_is_right_on_average_and_never_off_by_a_unit():
   x = jnp.float32(np.random.default_rng(0).standard_normal(50) * 10.0 ** np.arange(-25, 25))
   keys = jax.random.split(jax.random.key(0), 4000)
-  drawn = np.asarray(jax.vmap(lambda key: stochastically_rounded(x, key))(keys).astype(jnp.float32), np.float64)
-  relative = drawn / np.asarray(x, np.float64) - 1
+  rounded = np.asarray(jax.vmap(lambda key: stochastically_rounded(x, key))(keys).astype(jnp.float32), np.float64)
+  relative = rounded / np.asarray(x, np.float64) - 1
   assert np.abs(relative).max() < 1 / 128
-  # Of 4000 draws that are off by at most 1/128: five standard errors.
+  # Of 4000 samples that are off by at most 1/128: five standard errors.
   assert np.abs(relative.mean(0)).max() < 5 / 128 / 2 / np.sqrt(4000)
   assert (np.abs(relative).max(0) > 0).all()
 

@@ -20,13 +20,13 @@ PATHS = (
 )
 
 
-def draws(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
+def sampled(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(seed)
   return {path: (scale * rng.normal(size=(3, 4))).astype(np.float32) for path in PATHS}
 
 
 def steps(config: OptimizerConfig, gradients: list, learning_rate: float, weight_decay: float) -> dict:
-  params = draws(0)
+  params = sampled(0)
   state = optimizer.adam(config).init(params)
   chain = optimizer.adamw(config, jnp.float32(learning_rate), jnp.float32(weight_decay))
   for g in gradients:
@@ -38,9 +38,9 @@ def steps(config: OptimizerConfig, gradients: list, learning_rate: float, weight
 def test_steps_are_those_of_torch(size):
   torch = pytest.importorskip('torch')
   rules = (('vision_encoder/.*', 0.1), ('.*table', 3.0))
-  gradients = [draws(seed, size) for seed in range(1, 5)]
+  gradients = [sampled(seed, size) for seed in range(1, 5)]
   ours = steps(OptimizerConfig(learning_rate_rules=rules), gradients, 1e-2, 0.1)
-  leaves = {path: torch.nn.Parameter(torch.from_numpy(leaf.copy())) for path, leaf in draws(0).items()}
+  leaves = {path: torch.nn.Parameter(torch.from_numpy(leaf.copy())) for path, leaf in sampled(0).items()}
   rates = {path: 1e-3 if path.startswith('vision') else 3e-2 if path.endswith('table') else 1e-2 for path in PATHS}
   decays = {path: 0.1 if path.endswith(('kernel', 'table', 'pos_embed')) else 0.0 for path in PATHS}
   groups = [{'params': [leaves[path]], 'lr': rates[path], 'weight_decay': decays[path]} for path in PATHS]

@@ -135,7 +135,10 @@ def test_the_state_is_that_of_a_run():
   trained = trained_paths(stages[2], placement.params)
   params = unflatten({path: jax.ShapeDtypeStruct(shape, 'float32') for path, shape in shapes.items()})
   state = jax.eval_shape(lambda params: new_state(params, trained, step.optimizer), params)
-  size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
+
+  def size(tree):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
   copies = [jax.ShapeDtypeStruct(shape, 'bfloat16') for path, shape in shapes.items() if '/layers/' not in path]
   beside = size(state.ema) + size(copies)  # A gradient is as large as an average.
   counters = 4 * 4

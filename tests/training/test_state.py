@@ -78,7 +78,10 @@ def test_only_what_trains_is_float32_and_has_moments(params):
 def test_no_buffer_occurs_twice(params, placement):
   """A state is donated, and XLA refuses to be given a buffer twice."""
   trained = paths_of(params, 'gen_head')
-  wide = lambda: jax.tree.map(lambda leaf: np.array(leaf, np.float32), params)  # noqa: E731
+
+  def wide():
+    return jax.tree.map(lambda leaf: np.array(leaf, np.float32), params)
+
   found = buffers(new_state(jax.tree.map(jnp.asarray, wide()), trained, AVERAGED))
   assert len(set(found)) == len(found)
   state = start_state(wide(), trained, AVERAGED, placement)
@@ -94,7 +97,9 @@ def advanced(state: TrainState, placement: Placement) -> TrainState:
   def ones(flat):
     return {path: jax.device_put(np.ones(leaf.shape, leaf.dtype), leaf.sharding) for path, leaf in flat.items()}
 
-  count = lambda value: jax.device_put(np.int32(value), placement.everywhere)  # noqa: E731
+  def count(value):
+    return jax.device_put(np.int32(value), placement.everywhere)
+
   opt_state = state.opt_state._replace(count=count(5), mu=ones(state.opt_state.mu), nu=ones(state.opt_state.nu))
   counters = {'step': count(7), 'skipped': count(3), 'skipped_in_a_row': count(2)}
   return state.replace(**counters, opt_state=opt_state, ema=ones(state.ema))

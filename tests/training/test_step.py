@@ -67,7 +67,10 @@ def through_stages(mode: str, batch) -> tuple[list, int]:
   """State before each stage and after the last, and after each; and how often the step was compiled."""
   step = jit_train_step(mode)
   everything = STAGE_1 | STAGE_2 | STAGE_3
-  with_moments = lambda trained: trained if mode == 'static' else everything  # noqa: E731
+
+  def with_moments(trained):
+    return trained if mode == 'static' else everything
+
   state, snapshots = start_state(params(), with_moments(STAGE_1), STEP.optimizer, ONE_DEVICE), []
   with CountCompilations() as compiled:
     for trained, steps, rate in STAGES:
@@ -190,13 +193,16 @@ def test_metrics_are_norms_of_what_trains(full_step, batch):
   before = flatten(params())
   state, metrics = full_step(fresh(), batch, stage_values())
   after = flatten(to_numpy(state.params))
-  norm = lambda leaves: np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in leaves))  # noqa: E731
+
+  def norm(leaves):
+    return np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in leaves))
+
   assert abs(metrics['param_norm'] - norm(after[path] for path in STAGE_3)) < 1e-3
   expected = norm(after[path] - before[path] for path in STAGE_3)
   assert abs(metrics['update_norm'] - expected) < 1e-3 * expected
 
 
-def test_overfits_one_batch_of_all_kinds(full_step, batch):
+def test_overfits_one_batch_of_all_tasks(full_step, batch):
   state = fresh(tree=params())
   for _ in range(70):
     state, metrics = full_step(state, batch, stage_values(2e-3))

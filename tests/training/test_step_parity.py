@@ -46,8 +46,8 @@ def torch_losses(model, kind: str, record: dict, example, spec):
   if kind == 'generation':
     prompt, codes = ids[torch.from_numpy(example.token_types == 1)], torch.from_numpy(record['codes']).long()
     text = model.model.language_model.embed_tokens(prompt[None])
-    drawn = model.prepare_embeddings_for_image_generation(codes[None, :-1])
-    hidden = model.model.language_model(inputs_embeds=torch.cat([text, drawn], 1)).last_hidden_state
+    generated = model.prepare_embeddings_for_image_generation(codes[None, :-1])
+    hidden = model.model.language_model(inputs_embeds=torch.cat([text, generated], 1)).last_hidden_state
     # begin-of-image, the last of the prompt, predicts code 0.
     logits = model.model.generation_head(hidden[0, len(prompt) - 1 :])
     return torch.nn.functional.cross_entropy(logits, codes, reduction='none')

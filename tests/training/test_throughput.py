@@ -1,4 +1,4 @@
-"""FLOPs by formula, and the share of the peak that they are."""
+"""FLOPs by formula, and the fraction of the peak that they are."""
 
 import dataclasses
 
@@ -74,7 +74,7 @@ def test_encoder_flops_are_the_published_ones():
   assert frozen.vision_encoder == siglip_forward_flops(PRO_7B.vision_encoder)
 
 
-def test_with_a_shared_encoder_the_vq_and_the_adaptor_of_drawing_do_the_understanding():
+def test_with_a_shared_encoder_the_vq_and_the_adaptor_of_generation_do_the_understanding():
   shared = dataclasses.replace(PRO_7B, shared_encoder=True)
   images = step_flops(shared, TokenCounts(images_encoded=2, images_tokenized=3), 4096)
   assert (images.vision_encoder, images.vq) == (0, 5 * vq_encoder_forward_flops(PRO_7B.vq))

@@ -1,1 +1,1 @@
-"""Where records come from: random-access sources, one module per kind of data."""
+"""Random-access sources of records, one module per kind of data."""

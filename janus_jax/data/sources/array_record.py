@@ -3,38 +3,30 @@
 TensorFlow is not needed: TFDS brings the protocol buffer along, and the files are array_record's own.
 """
 
-import bisect
 import contextlib
 import dataclasses
-import itertools
 import numbers
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_data_source import ArrayRecordDataSource, FileInstruction
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
+from janus_jax.data.pointers import check_files
+from janus_jax.data.sources.files import errors_named
+from janus_jax.data.sources.indexed import BlockRecords
 from janus_jax.errors import InputError, RecordError, one_line
 
-# What a file that Git LFS has not fetched begins with.
-LFS_POINTER = b'version https://git-lfs'
 NUMBERS = {'int64_list': np.int64, 'float_list': np.float32}
 
 
 @dataclasses.dataclass(frozen=True)
 class FilePart:
-  """Consecutive records of a file. What array_record calls a FileInstruction: it saves counting them once more.
-
-  Attributes:
-    filename: on a local or mounted disk: array_record opens files by itself.
-    skip: records before the first.
-    take: records.
-    examples_in_shard: records of the whole file.
-  """
+  """Consecutive records of a file, `take` of them after the first `skip`: array_record's FileInstruction."""
 
   filename: str
   skip: int
@@ -42,39 +34,29 @@ class FilePart:
   examples_in_shard: int
 
 
-class ArrayRecords:
+class ArrayRecords(BlockRecords):
   """The records of parts of files, one after the other, as bytes. Picklable; files are opened anew after that."""
 
-  def __init__(self, parts: Sequence[FilePart]):
+  def __init__(self, parts: Sequence[FileInstruction]):
     """
     Args:
-      parts: in the order of their records.
+      parts: in the order of their records; files on a local or mounted disk, since array_record opens them by itself.
     """
+    super().__init__(part.take for part in parts)
     self._parts = tuple(parts)
-    self._ends = list(itertools.accumulate(part.take for part in parts))
     self._source = ArrayRecordDataSource(self._parts)
 
-  def __len__(self) -> int:
-    return self._ends[-1] if self._ends else 0
-
   def where(self, index: int) -> str:
-    """What messages call a record: 'PATH: record NUMBER', counted in its file."""
-    number = range(len(self))[index]
-    part = bisect.bisect_right(self._ends, number)
-    start = self._ends[part] - self._parts[part].take
-    return f'{self._parts[part].filename}: record {self._parts[part].skip + number - start}'
+    """The name of a record in messages: 'PATH: record NUMBER', counted in its file."""
+    part, number = self.locate(index)
+    return f'{self._parts[part].filename}: record {self._parts[part].skip + number}'
 
   def read(self, index: SupportsIndex) -> bytes:
     """One record. Raises RecordError if it is damaged."""
-    number = range(len(self))[index]
     try:
-      return self._source[number]
+      return self._source[range(len(self))[index]]
     except RuntimeError as error:  # Of the C++ reader: checksums that differ, a file cut off since it was opened.
-      raise RecordError('damaged', f'{self.where(number)}: {one_line(error)}') from None
-
-  def read_several(self, numbers: Sequence[int]) -> list[bytes]:
-    """Records, read together. Raises RuntimeError, which does not say which one is damaged."""
-    return self._source.__getitems__(numbers) if numbers else []
+      raise RecordError('damaged', f'{self.where(index)}: {one_line(error)}') from None
 
 
 class ArrayRecordExamples(ArrayRecords):
@@ -83,7 +65,7 @@ class ArrayRecordExamples(ArrayRecords):
   def __init__(self, paths: Sequence[str]):
     """
     Args:
-      paths: of one or more files, on a local or mounted disk: array_record opens them by itself.
+      paths: one or more files on a local or mounted disk.
 
     Raises:
       InputError: no paths, or a file that is not there or no ArrayRecord.
@@ -101,50 +83,26 @@ class ArrayRecordExamples(ArrayRecords):
       IndexError: no such record.
       RecordError: it cannot be read from the file, or is no tf.train.Example.
     """
-    return self._decoded(range(len(self))[index], self.read(index))
-
-  def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[dict[str, Any]]:
-    """Several records, read together; otherwise as each by itself."""
-    wanted = [range(len(self))[index] for index in indices]
-    try:
-      records = self.read_several(wanted)
-    except RuntimeError:
-      return [self[number] for number in wanted]
-    return [self._decoded(number, record) for number, record in zip(wanted, records, strict=True)]
-
-  def _decoded(self, number: int, record: bytes) -> dict[str, Any]:
+    record = self.read(index)
     try:
       return decode_example(record)
     except DecodeError:
-      message = f'{self.where(number)}: {len(record)} bytes: expected a tf.train.Example'
+      message = f'{self.where(index)}: {len(record)} bytes: expected a tf.train.Example'
       raise RecordError('damaged', message) from None
 
 
 def count_records(path: str) -> int:
-  """Records of an ArrayRecord file; only its end is read.
-
-  Raises:
-    InputError: no such file, or no ArrayRecord.
-  """
+  """Number of records of an ArrayRecord file; only its end is read. Raises InputError if it is none."""
   reader = ArrayRecordReader(path)
   count = reader.num_records()  # 0 if the file is not whole; only closing the reader tells.
   try:
     reader.close()
   except RuntimeError as error:
-    raise InputError(f'{path}: {_damage(path, error)}: expected an ArrayRecord file') from None
+    with errors_named(path, expected := 'an ArrayRecord file'):
+      check_files([path])
+      fault = one_line(error) if os.path.getsize(path) else '0 bytes'
+    raise InputError(f'{path}: {fault or "damaged or cut off"}: expected {expected}') from None
   return count
-
-
-def _damage(path: str, error: RuntimeError) -> str:
-  """What is wrong with a file: array_record's own words, where they say anything."""
-  try:
-    with open(path, 'rb') as file:
-      head = file.read(len(LFS_POINTER))
-  except OSError as reason:
-    return reason.strerror or str(reason)
-  if head == LFS_POINTER:
-    return 'a Git LFS pointer, not the file itself (git lfs pull)'
-  return '0 bytes' if not head else one_line(error) or 'damaged or cut off'
 
 
 def decode_example(record: bytes) -> dict[str, Any]:
@@ -162,13 +120,13 @@ def _value(feature: tf_feature_pb2.Feature) -> Any:
 
 
 def encode_example(mapping: Mapping[str, Any]) -> bytes:
-  """A dict to a serialised `tf.train.Example`, the same bytes for the same dict.
+  """Serialises a dict as a `tf.train.Example`, the same bytes for the same dict.
 
   Args:
     mapping: name -> text, bytes, an integer, a float, or a list or 1-D array of one of these.
 
   Raises:
-    InputError: a value of another kind.
+    InputError: a value of another type.
   """
   example = tf_example_pb2.Example()
   for name, value in mapping.items():
@@ -187,7 +145,7 @@ def encode_example(mapping: Mapping[str, Any]) -> bytes:
 
 
 def shard_path(directory: str, name: str, index: int, count: int) -> str:
-  """'DIRECTORY/NAME-00003-of-00010.array_record'."""
+  """Path of a shard: 'DIRECTORY/NAME-00003-of-00010.array_record'."""
   return os.path.join(directory, f'{name}-{index:05}-of-{count:05}.array_record')
 
 
@@ -198,10 +156,7 @@ class ShardWriter:
   """
 
   def __init__(self, path: str):
-    """
-    Args:
-      path: from `shard_path`, in an existing directory on a local or mounted disk.
-    """
+    """`path` is in an existing directory on a local or mounted disk."""
     self.path, self._partial = path, f'{path}.partial'
 
   def __enter__(self) -> 'ShardWriter':
@@ -210,7 +165,7 @@ class ShardWriter:
     return self
 
   def write(self, record: bytes) -> None:
-    """Appends a record. Raises InputError as `__exit__` does, which is where most faults show."""
+    """Appends a record. Raises InputError as `__exit__` does, where most faults show."""
     with self._faults_named():
       self._writer.write(record)
 

@@ -16,11 +16,7 @@ class BlockDataset(grain.MapDataset):
   """
 
   def __init__(self, parent: grain.MapDataset, block_sizes: Sequence[int]):
-    """
-    Args:
-      parent: the records.
-      block_sizes: records of each block, in order; their sum is the number of records.
-    """
+    """`block_sizes` are the records of each block, in order; their sum is the number of records."""
     super().__init__(parent)
     self._sizes = tuple(block_sizes)
 
@@ -36,7 +32,7 @@ class BlockDataset(grain.MapDataset):
     return self._parent[index]
 
   def shuffle(self, seed: int | None = None) -> grain.MapDataset:
-    """In each epoch another order."""
+    """The records in another order in each epoch."""
     return _Shuffled(self._parent, self._sizes, seed or 0)
 
 
@@ -55,15 +51,15 @@ class _Shuffled(grain.MapDataset):
     return len(self._parent)
 
   def __getitem__(self, index: int) -> Any:
-    epoch, place = divmod(index, len(self))
+    epoch, position = divmod(index, len(self))
     order, ends = self._blocks(epoch)
-    number = int(np.searchsorted(ends, place, side='right'))
+    number = int(np.searchsorted(ends, position, side='right'))
     block = int(order[number])
-    offset = self._within(epoch, block)[place - (ends[number] - self._sizes[block])]
+    offset = self._within(epoch, block)[position - (ends[number] - self._sizes[block])]
     return self._parent[epoch * len(self) + int(self._starts[block] + offset)]
 
   def _shuffled_blocks(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks in the order of an epoch, and where in the epoch each ends."""
+    """The blocks in the order of an epoch, and the position in the epoch behind each."""
     order = np.random.default_rng([self._seed, epoch]).permutation(len(self._sizes))
     return order, np.cumsum(self._sizes[order])
 

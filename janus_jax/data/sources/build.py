@@ -1,7 +1,8 @@
-"""Sources of records from what a config says about each: a format, where its files are, what its fields mean."""
+"""Sources of records by the entries of a config: a format, the paths of its files, the meaning of its fields."""
 
 import dataclasses
 import functools
+import operator
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,7 @@ from janus_jax.errors import InputError
 
 FORMATS = ('array_record', 'folder', 'json', 'json_lines', 'parquet', 'tars', 'text', 'tfds')
 TEMPLATES = ('chat', 'raw')
-# What a format's files are called, where `path` is a folder.
+# Names of a format's files, where `path` is a folder.
 FILE_NAMES: Mapping[str, tuple[str, ...]] = {
   'array_record': ('*.array_record', '*.array_record-*'),
   'json': ('*.json', '*.json.gz'),
@@ -35,8 +36,8 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 # The endings of the image in a sample of a tar, where nothing is said.
 ANY_IMAGE = 'jpg;jpeg;png;webp;gif;bmp;tif;tiff;ppm;jp2;avif'
-# What can become of a record longer than a row, by kind and template; the default comes first. 'cut' keeps the first
-# turns that fit, 'split' makes several examples of it, 'skip' leaves it out.
+# Treatments of a record longer than a row, by kind and template; the default comes first. 'cut' keeps the first turns
+# that fit, 'split' makes several examples of it, 'skip' leaves it out.
 LONG: Mapping[tuple[str, str], tuple[str, ...]] = {
   ('understanding', 'chat'): ('cut', 'skip'),
   ('understanding', 'raw'): ('skip',),
@@ -52,19 +53,18 @@ class SourceSpec:
   """One entry of `config.data.sources`.
 
   Attributes:
-    name: of the entry; stages refer to it.
-    kind: of the records, one of `examples.TASKS`.
+    name: used by stages to refer to the source.
+    kind: task that its records are for, one of `examples.TASKS`.
     format: one of FORMATS.
-    path: of the files: paths, patterns (`files.find_files`) or folders; for 'folder' a directory, for 'tfds' the
-      builder's name.
-    fields: what the items' fields mean.
+    path: paths, patterns (`files.find_files`) or folders; for 'folder' a directory, for 'tfds' the builder's name.
+    fields: meaning of the items' fields.
     template: 'chat' puts what records say into turns of user and assistant. 'raw' leaves them as Janus is pretrained:
       `<image><text>`, of which all text is supervised, `<caption><image>`, documents.
-    long: what becomes of records that are longer than a row, of `LONG`.
+    long: treatment of records that are longer than a row, of `LONG`.
     system: comes before a conversation; None for the vision system prompt in understanding and nothing in text.
-    split: of a TFDS builder.
+    split: part of a TFDS dataset: 'train', 'train[:90%]'.
     directory: `data_dir` of a TFDS builder.
-    held_out: how many records, spread over the source, are kept out of training to measure the loss on.
+    held_out: records, spread over the source, that are kept out of training to measure the loss on.
   """
 
   name: str
@@ -80,13 +80,13 @@ class SourceSpec:
   held_out: int = 0
 
 
-# Of every field of an entry that has one; their types are what a config may give.
-DEFAULTS = {field.name: field.default for kind in (SourceSpec, Fields) for field in dataclasses.fields(kind)}
+NUMBERS = {int: (int, 'an integer that is not negative'), float: (int | float, 'a number that is not negative')}
+TYPES = {field.name: field.type for kind in (SourceSpec, Fields) for field in dataclasses.fields(kind)}
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSizes:
-  """Sides in pixels of the images to understand and to draw, and how they are brought to that."""
+  """Sides in pixels of the images to understand and to generate, and the filter that resizes them."""
 
   understanding: int
   generation: int
@@ -99,46 +99,39 @@ def read_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, SourceSpec
   Raises:
     InputError: an entry lacks a field, has one that nobody reads, or one of a wrong value.
   """
-  return {name: _read_spec(name, dict(entry)) for name, entry in entries.items()}
+  return {name: _read_spec(name, entry) for name, entry in entries.items()}
 
 
-def _read_spec(name: str, entry: dict[str, Any]) -> SourceSpec:
+def _read_spec(name: str, entry: Mapping[str, Any]) -> SourceSpec:
   where = f'data.sources.{name}'
   for field, allowed in (('kind', TASKS), ('format', FORMATS)):
     if entry.get(field) not in allowed:
       raise InputError(f'{where}.{field} is {entry.get(field)!r}: expected one of {", ".join(allowed)}')
   if not entry.get('path'):
     raise InputError(f'{where}.path is missing: expected where its files are')
-  path = _texts(f'{where}.path', entry.pop('path'))
-  own = {field.name for field in dataclasses.fields(SourceSpec)} - {'name', 'path', 'fields'}
+  own = {field.name for field in dataclasses.fields(SourceSpec)} - {'name', 'fields'}
   meant = set(KIND_FIELDS[entry['kind']])
   if unknown := sorted(set(entry) - own - meant):
-    raise InputError(f'{where}.{unknown[0]}: expected one of {", ".join(sorted(own | meant | {"path"}))}')
-  # ConfigDict has tuples where a config wrote lists, and strings where it wrote one.
-  as_tuple = {key: _texts(f'{where}.{key}', entry[key]) for key in ('questions', 'prompt_templates') if key in entry}
-  for key, value in entry.items():
-    if key not in ('questions', 'prompt_templates'):
-      _check_type(f'{where}.{key}', value, DEFAULTS.get(key, ''))
-  for key in ('image_folder', 'names', 'directory'):
-    if key in entry:
-      entry[key] = expand_home(entry[key])
-  if entry['format'] == 'tars' and 'image' in meant:
-    entry.setdefault('image', ANY_IMAGE)
-  if entry['format'] == 'tars' and entry.get('prompt') == 'cls' and not entry.get('names'):
+    raise InputError(f'{where}.{unknown[0]}: expected one of {", ".join(sorted(own | meant))}')
+  values = {key: _checked(f'{where}.{key}', value, TYPES[key]) for key, value in entry.items()}
+  values['path'] = tuple(map(expand_home, values['path']))
+  values |= {key: expand_home(values[key]) for key in ('image_folder', 'names', 'directory') if key in values}
+  if values['format'] == 'tars' and 'image' in meant:
+    values.setdefault('image', ANY_IMAGE)
+  if values['format'] == 'tars' and values.get('prompt') == 'cls' and not values.get('names'):
     raise InputError(f'{where}.names is missing: expected a file of class names, as prompt is cls, a class number')
-  form = _read_form(where, entry)
-  if form['template'] == 'raw':
-    as_tuple = {'questions': ('',), **as_tuple}
+  values |= _read_form(where, values)
+  if values['template'] == 'raw' and 'questions' in meant:
+    values.setdefault('questions', ('',))
   try:
-    fields = Fields(**{key: entry[key] for key in set(entry) & meant} | as_tuple)
+    fields = Fields(**{key: values[key] for key in values.keys() & meant})
   except InputError as error:
     raise InputError(f'{where}: {error}') from None
-  options = {key: entry[key] for key in set(entry) & own} | form
-  return SourceSpec(name=name, path=tuple(map(expand_home, path)), fields=fields, **options)
+  return SourceSpec(name=name, fields=fields, **{key: values[key] for key in values.keys() & own})
 
 
 def _read_form(where: str, entry: Mapping[str, Any]) -> dict[str, str]:
-  """`template` and `long` of an entry, where it has none those that fit it.
+  """`template` and `long` of an entry, by default those that fit it.
 
   Raises:
     InputError: one of them, or `system`, that does not fit the rest of the entry.
@@ -163,41 +156,39 @@ def _read_form(where: str, entry: Mapping[str, Any]) -> dict[str, str]:
   return {'template': template, 'long': long}
 
 
-def _texts(where: str, value: Any) -> tuple[str, ...]:
-  found = (value,) if isinstance(value, str) else value
-  if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
-    raise InputError(f'{where} is {value!r}: expected text, or several')
-  return tuple(found)
-
-
-def _check_type(where: str, value: Any, like: Any) -> None:
-  """Raises InputError unless a value is of the type of a default: a number that is not negative, or text."""
-  types, expected = (str, 'text')
-  if isinstance(like, int):
-    types, expected = (int, 'an integer that is not negative')
-  elif isinstance(like, float):
-    types, expected = (int | float, 'a number that is not negative')
+def _checked(where: str, value: Any, wanted: Any) -> Any:
+  """A value of an entry as its dataclass has it. Raises InputError if it is of another type, or a negative number."""
+  if wanted == tuple[str, ...]:  # ConfigDict has tuples where a config wrote lists, and strings where it wrote one.
+    found = (value,) if isinstance(value, str) else value
+    if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
+      raise InputError(f'{where} is {value!r}: expected text, or several')
+    return tuple(found)
+  types, expected = NUMBERS.get(wanted, (str, 'text'))
   if not isinstance(value, types) or isinstance(value, bool) or (types is not str and value < 0):
     raise InputError(f'{where} is {value!r}: expected {expected}')
+  return value
 
 
 def items(spec: SourceSpec, index_directory: str) -> Any:
   """The items of a source, by index, as its format has them.
 
   Args:
-    spec: of the source.
-    index_directory: where indices are kept, and copies: of ArrayRecord files in buckets, of compressed text.
+    spec: the source.
+    index_directory: for indices, and for copies of ArrayRecord files in buckets and of compressed text.
 
   Raises:
     InputError: files that are not there, or not of the format.
   """
-  # What array_record reads by itself, which knows local files only.
+  # For array_record, which opens local files only.
   copies = os.path.join(index_directory, 'copies')
   match spec.format:
     case 'tfds':
-      directory = _local_dataset(spec.path[0], spec.directory, copies)
+      name, directory = spec.path[0], spec.directory
+      if '://' in directory:
+        builder = name.split('/')[0].split(':')[0]
+        directory = os.path.dirname(local_copy(f'{directory.rstrip("/")}/{builder}', copies))
       numbers = bool(spec.fields.names)
-      return TfdsExamples(spec.path[0], directory, spec.split, number_classes=numbers, used=_field_names(spec))
+      return TfdsExamples(name, directory, spec.split, number_classes=numbers, used=_field_names(spec))
     case 'folder':
       return ImageFolder(spec.path[0], index_directory)
   paths = find_files(spec.path, FILE_NAMES[spec.format])
@@ -205,29 +196,10 @@ def items(spec: SourceSpec, index_directory: str) -> Any:
   match spec.format:
     case 'array_record':
       return ArrayRecordExamples([local_copy(path, copies) for path in paths])
-    case 'json':
-      return JsonArray(paths, index_directory)
-    case 'json_lines':
-      return JsonLines(paths, index_directory)
     case 'parquet':
-      return ParquetRows(paths, _columns(spec))
-    case 'tars':
-      return TarSamples(paths, index_directory)
-    case 'text':
-      return TextDocuments(paths, index_directory)
-
-
-def _local_dataset(name: str, directory: str, copies: str) -> str:
-  """`data_dir` of a TFDS builder on the local disk."""
-  if '://' not in directory:
-    return directory
-  builder = name.split('/')[0].split(':')[0]
-  return os.path.dirname(local_copy(f'{directory.rstrip("/")}/{builder}', copies))
-
-
-def _columns(spec: SourceSpec) -> tuple[str, ...]:
-  """The columns of a table that a source's records are made of."""
-  return tuple(dict.fromkeys(name.split('/')[0] for name in _field_names(spec)))
+      return ParquetRows(paths, tuple(dict.fromkeys(name.split('/')[0] for name in _field_names(spec))))
+  readers = {'json': JsonArray, 'json_lines': JsonLines, 'tars': TarSamples, 'text': TextDocuments}
+  return readers[spec.format](paths, index_directory)
 
 
 def _field_names(spec: SourceSpec) -> tuple[str, ...]:
@@ -243,15 +215,8 @@ def _field_names(spec: SourceSpec) -> tuple[str, ...]:
   return tuple(name for name in names if name)
 
 
-def dataset(spec: SourceSpec, found: Any, sizes: ImageSizes, seed: int) -> grain.MapDataset:
-  """Items to records.
-
-  Args:
-    spec: of the source.
-    found: its items.
-    sizes: of the images.
-    seed: of what is sampled for each record.
-  """
+def _records(spec: SourceSpec, found: Any, sizes: ImageSizes, seed: int) -> grain.MapDataset:
+  """Items of a source to records."""
   match spec.kind:
     case 'understanding':
       transform = records.UnderstandingRecord(spec.fields, sizes.understanding, sizes.resize, spec.template)
@@ -262,11 +227,7 @@ def dataset(spec: SourceSpec, found: Any, sizes: ImageSizes, seed: int) -> grain
   form = {'source': spec.name, 'template': spec.template, 'long': spec.long}
   form |= {} if spec.system is None else {'system': spec.system}
   made = grain.MapDataset.source(records.Numbered(found)).seed(seed).random_map(transform)
-  return made.map(functools.partial(_with, form))
-
-
-def _with(form: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, Any]:
-  return {**record, **form}
+  return made.map(functools.partial(operator.or_, form))
 
 
 def open_sources(
@@ -276,9 +237,9 @@ def open_sources(
 
   Args:
     specs: from `read_specs`.
-    sizes: of the images.
-    seed: of what is sampled for each record.
-    index_directory: where indices are kept.
+    sizes: sides of the images that records hold.
+    seed: for what is sampled for each record.
+    index_directory: for indices and copies, as in `items`.
 
   Raises:
     InputError: as `items`; no records, or fewer than are to be held out; a file of class names that is not there.
@@ -295,7 +256,7 @@ def open_sources(
         f'data.sources.{spec.name}: {len(found)} records: expected more than held_out, which is {spec.held_out}'
       )
     blocks = found.block_sizes if spec.format == 'parquet' else None
-    train, held = held_out.split(dataset(spec, found, sizes, seed), spec.held_out, blocks)
+    train, held = held_out.split(_records(spec, found, sizes, seed), spec.held_out, blocks)
     opened['train'][spec.kind][spec.name] = train
     if spec.held_out:
       opened['held_out'][spec.kind][spec.name] = held

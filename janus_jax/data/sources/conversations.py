@@ -5,9 +5,9 @@ out, and so is a last question without an answer.
 """
 
 import contextlib
-import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.errors import RecordError, shown
 
 SYSTEM, USER, ASSISTANT = 'system', 'user', 'assistant'
-# Who is who in the data of LLaVA, ShareGPT, Vicuna, OpenAI and Janus, in small letters.
+# Speakers in the data of LLaVA, ShareGPT, Vicuna, OpenAI and Janus, in small letters.
 ROLES: Mapping[str, str] = {
   **dict.fromkeys(('system', 'developer'), SYSTEM),
   **dict.fromkeys(('human', 'user', '<|user|>'), USER),
@@ -27,8 +27,7 @@ EXPECTED = {USER: 'human or user', ASSISTANT: 'gpt or assistant'}
 IMAGE_PARTS = ('image', 'image_url', 'input_image')
 
 
-@dataclasses.dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
   """Text with a placeholder for each of its images; None for one that is to be taken from the item's own."""
 
   text: str
@@ -40,8 +39,8 @@ def conversation(value: Any, images: Any, name: str) -> tuple[list[str], Sequenc
 
   Args:
     value: turns, as `Fields.conversations` has them.
-    images: what the item has of them: one, a list, or none.
-    name: of the field.
+    images: the images of the item: one, a list, or none.
+    name: name of the field.
 
   Raises:
     RecordError: 'conversation', 'text' or 'wrong type'; 'no image' or 'image count' where images do not match.
@@ -52,47 +51,45 @@ def conversation(value: Any, images: Any, name: str) -> tuple[list[str], Sequenc
   if not isinstance(value, list | tuple | np.ndarray):
     raise RecordError('conversation', f'{name}: a {type(value).__name__}: expected a list of turns')
   turns = [_turn(turn, f'{name}[{number}]') for number, turn in enumerate(value)]
-  system = sum(role == SYSTEM for role, _ in turns)
-  if any(role != SYSTEM for role, _ in turns[:system]):
+  roles, said = [role for role, _ in turns], [said for _, said in turns]
+  start = roles.count(SYSTEM)
+  if set(roles[:start]) - {SYSTEM}:
     raise RecordError('conversation', f'{name}: a turn of the system after others: expected it first')
-  start = system + (system < len(turns) and turns[system][0] == ASSISTANT)
+  if roles[start : start + 1] == [ASSISTANT]:
+    start += 1
   kept = range(start, start + (len(turns) - start) // 2 * 2)
-  for place, number in enumerate(range(start, len(turns))):
-    expected = (USER, ASSISTANT)[place % 2]
-    if turns[number][0] not in (None, expected):
-      spoken = _speaker(value[number])
-      raise RecordError('conversation', f'{name}[{number}]: said by {shown(spoken)}: expected {EXPECTED[expected]}')
-    if number in kept and not turns[number][1].text.strip():
+  for number, expected in zip(range(start, len(turns)), itertools.cycle((USER, ASSISTANT))):
+    if roles[number] not in (None, expected):
+      speaker = shown(_speaker(value[number]))
+      raise RecordError('conversation', f'{name}[{number}]: said by {speaker}: expected {EXPECTED[expected]}')
+    if number in kept and not said[number].text.strip():
       raise RecordError('conversation', f'{name}[{number}]: empty: expected text')
   if not kept:
     raise RecordError('conversation', f'{name}: {len(turns)} turns: expected a question and its answer')
-  said = [said for _, said in turns]
   others = listed(images)
-  if not any(len(turn.images) for turn in said):
-    return [said[number].text for number in kept], others
-  ordered = _arranged(said, others, name, kept)
-  return [said[number].text for number in kept], [image for number in kept for image in ordered[number]]
+  placed = _placed(said, others, name, kept) if any(len(turn.images) for turn in said) else others
+  return [said[number].text for number in kept], placed
 
 
 def document(value: Any, images: Any, name: str) -> tuple[str, Sequence[Any]]:
-  """A document's text, with a placeholder for each image, and the images in that order.
+  """Text of a document, with a placeholder for each image, and the images in that order.
 
   Args:
     value: text or parts, as `Fields.interleaved` has them.
-    images: what the item has of them, for the places without an image of their own.
-    name: of the field.
+    images: the images of the item, for the placeholders without an image of their own.
+    name: name of the field.
 
   Raises:
     RecordError: as `conversation`.
   """
   said = _said(value, name, between='')
-  return said.text, _arranged([said], listed(images), name, range(1))[0]
+  return said.text, _placed([said], listed(images), name, range(1))
 
 
 def _turn(turn: Any, where: str) -> tuple[str | None, Said]:
-  """Who says it, None where turns are plain strings, and what."""
+  """The role of the speaker, None where turns are plain strings, and what is said."""
   if not isinstance(turn, Mapping):
-    return None, Said(*_text_of(turn, where))
+    return None, _text_of(turn, where)
   speaker = _speaker(turn)
   role = ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
   if role is None:
@@ -107,15 +104,15 @@ def _speaker(turn: Any) -> Any:
   return turn.get('from') if turn.get('from') is not None else turn.get('role')
 
 
-def _text_of(value: Any, name: str) -> tuple[str, Sequence[None]]:
+def _text_of(value: Any, name: str) -> Said:
   text = with_placeholders(string(value, name))
-  return text, [None] * text.count(IMAGE_PLACEHOLDER)
+  return Said(text, [None] * text.count(IMAGE_PLACEHOLDER))
 
 
 def _said(value: Any, name: str, between: str) -> Said:
   """A text, or a list of parts: {'type': 'text', 'text': ...} and {'type': 'image'}, with an image or without."""
   if not isinstance(value, list | tuple | np.ndarray):
-    return Said(*_text_of(value, name))
+    return _text_of(value, name)
   texts, images = [], []
   for number, part in enumerate(value):
     where = f'{name}[{number}]'
@@ -142,18 +139,16 @@ def _own_image(part: Mapping[str, Any]) -> Any:
   return None
 
 
-def _arranged(said: Sequence[Said], others: Sequence[Any], name: str, kept: range) -> list[list[Any]]:
-  """The images of each turn. Places without an image of their own take one of the item's each, in their order.
+def _placed(said: Sequence[Said], others: Sequence[Any], name: str, kept: range) -> list[Any]:
+  """The images of the turns that are kept. Placeholders without an image of their own take the item's, in their order.
 
   The item may have images for all turns, or for those alone that are kept.
   """
   for numbers in (range(len(said)), kept):
-    marks = sum(image is None for number in numbers for image in said[number].images)
-    if marks == len(others):
+    missing = sum(image is None for number in numbers for image in said[number].images)
+    if missing == len(others):
       rest = iter(others)
-      return [
-        [next(rest) if image is None else image for image in turn.images] if number in numbers else []
-        for number, turn in enumerate(said)
-      ]
+      images = {number: [next(rest) if image is None else image for image in said[number].images] for number in numbers}
+      return [image for number in kept for image in images[number]]
   reason = 'image count' if len(others) else 'no image'
-  raise RecordError(reason, f'{name}: {marks} places for {len(others)} images: expected one for each')
+  raise RecordError(reason, f'{name}: {missing} placeholders for {len(others)} images: expected one for each')

@@ -6,12 +6,33 @@ import posixpath
 
 import fsspec
 
-from janus_jax.data.sources.files import expand_home, read_text
-from janus_jax.data.sources.kept_files import kept_file
+from janus_jax.data.sources.files import errors_named, expand_home, kept_file, read_text
 from janus_jax.data.sources.lines import JsonLines
 from janus_jax.errors import InputError, RecordError
 
 ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.ppm', '.jp2', '.avif')
+
+
+def list_folder(directory: str) -> tuple[str, dict[str, int]]:
+  """Files anywhere below a folder, local or in a bucket; those whose names begin with a dot are left out.
+
+  Returns:
+    The folder as `open_file` takes it; path relative to it -> bytes, sorted.
+
+  Raises:
+    InputError: no such folder, or it cannot be read.
+  """
+  with errors_named(directory, 'a folder of images'):
+    system, root = fsspec.url_to_fs(expand_home(directory))
+    if not system.isdir(root):
+      raise InputError(f'{directory}: no such folder: expected a folder of images')
+    found = system.find(root, detail=True)
+  sizes = {
+    posixpath.relpath(path, root): found[path]['size']
+    for path in sorted(found)
+    if not posixpath.basename(path).startswith('.')
+  }
+  return system.unstrip_protocol(root).removeprefix('file://'), sizes
 
 
 class ImageFolder:
@@ -23,21 +44,14 @@ class ImageFolder:
   def __init__(self, directory: str, index_directory: str):
     """
     Args:
-      directory: local or in a bucket. Files whose names begin with a dot are left out.
-      index_directory: where the list of images is kept, so that processes share it.
+      directory: as `list_folder` takes it.
+      index_directory: for the list of images, so that processes share it.
 
     Raises:
       InputError: no such folder, it cannot be read, or there are no images in it.
     """
-    try:
-      system, root = fsspec.url_to_fs(expand_home(directory))
-      if not system.isdir(root):
-        raise InputError(f'{directory}: no such folder: expected a folder of images')
-      found = system.find(root)
-    except (OSError, ImportError) as error:
-      raise InputError(f'{directory}: {error}: expected a folder of images') from None
-    self._root = system.unstrip_protocol(root).removeprefix('file://')
-    keys = sorted(posixpath.relpath(path, root) for path in found if _is_image(path))
+    self._root, sizes = list_folder(directory)
+    keys = [key for key in sizes if key.lower().endswith(ENDINGS)]
     if not keys:
       raise InputError(f'{directory}: no images in it: expected some of {", ".join(ENDINGS)}')
     self._keys = JsonLines([_listing(keys, index_directory)], index_directory)
@@ -46,18 +60,20 @@ class ImageFolder:
     return len(self._keys)
 
   def where(self, index: int) -> str:
-    """What messages call a record: the path of its image."""
+    """Path of the image, the name of a record in messages."""
     return posixpath.join(self._root, self._keys[index]['key'])
 
   def __getitem__(self, index: int) -> dict[str, str]:
-    """
-    Raises:
-      IndexError: no such record.
-      RecordError: it has no caption, or one that is not text.
-    """
+    """Raises IndexError for no such record, RecordError for a caption that is missing or not text."""
     key = self._keys[index]['key']
     image = posixpath.join(self._root, key)
-    return {'image': image, 'prompt': _caption(f'{posixpath.splitext(image)[0]}.txt'), 'key': key}
+    try:
+      prompt = read_text(f'{posixpath.splitext(image)[0]}.txt').strip()
+    except RecordError as error:
+      raise RecordError('caption', str(error)) from None
+    except InputError as error:
+      raise RecordError('caption', f'{error}, the caption of the image beside it') from None
+    return {'image': image, 'prompt': prompt, 'key': key}
 
 
 def _listing(keys: list[str], directory: str) -> str:
@@ -69,16 +85,3 @@ def _listing(keys: list[str], directory: str) -> str:
       file.write(content)
 
   return kept_file(directory, f'{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl', write)
-
-
-def _is_image(path: str) -> bool:
-  return path.lower().endswith(ENDINGS) and not posixpath.basename(path).startswith('.')
-
-
-def _caption(path: str) -> str:
-  try:
-    return read_text(path).strip()
-  except RecordError as error:
-    raise RecordError('caption', str(error)) from None
-  except InputError as error:
-    raise RecordError('caption', f'{error}, the caption of the image beside it') from None

@@ -11,23 +11,17 @@ import numpy as np
 
 from janus_jax.data.sources.blocks import BlockDataset
 
-# Reading a record costs decoding its block, so not every record is in a block of its own: they lie in so many blocks.
-BLOCKS = 16
+BLOCKS = 16  # That hold the records where reading one costs decoding its block.
 CHUNK = 1 << 20  # Records that are hashed at a time.
 
 
 def split(
   records: grain.MapDataset, count: int, block_sizes: Sequence[int] | None = None
 ) -> tuple[grain.MapDataset, grain.MapDataset]:
-  """Records to train on and those that are held out.
+  """Records to train on and `count` records, fewer than there are, that are held out in the order of the hash.
 
-  Args:
-    records: of a source.
-    count: to hold out, fewer than there are.
-    block_sizes: records of each block, in order, where reading one costs decoding its block.
-
-  Returns:
-    Both, as `BlockDataset` where there are blocks. The order of what is held out is that of the hash, or of the blocks.
+  Where reading a record costs decoding its block, `block_sizes` are the records of each block in order; both datasets
+  are then `BlockDataset`s, in the order of the blocks.
   """
   if block_sizes is None:
     chosen = _lowest(len(records), count)
@@ -44,7 +38,7 @@ def _blocks(records: grain.MapDataset, sizes: np.ndarray) -> BlockDataset:
 
 
 def _in_few_blocks(sizes: np.ndarray, count: int) -> np.ndarray:
-  """int64[count], positions in order, all in the first BLOCKS blocks by their hash, or as many more as are needed."""
+  """Positions in order, int64[count], in the first BLOCKS blocks by their hash, or as many more as are needed."""
   order = np.argsort(_hashes(np.arange(len(sizes))), kind='stable')
   order = order[sizes[order] > 0]
   enough = int(np.searchsorted(np.cumsum(sizes[order]), count)) + 1
@@ -55,7 +49,7 @@ def _in_few_blocks(sizes: np.ndarray, count: int) -> np.ndarray:
 
 
 def _lowest(total: int, count: int) -> np.ndarray:
-  """int64[count], the positions below `total` of the lowest hashes, in the order of these."""
+  """Positions below `total` of the lowest hashes, in the order of these, int64[count]."""
   best = np.zeros(0, np.int64)
   for start in range(0, total if count else 0, CHUNK):
     best = np.concatenate([best, np.arange(start, min(start + CHUNK, total))])
@@ -64,7 +58,7 @@ def _lowest(total: int, count: int) -> np.ndarray:
 
 
 def _hashes(positions: np.ndarray) -> np.ndarray:
-  """uint64[n]: splitmix64 of each position, which no version of numpy changes, unlike its random numbers."""
+  """Splitmix64 of each position, uint64[n], which no version of numpy changes, unlike its random numbers."""
   mixed = (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
   mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -82,27 +76,22 @@ class _Chosen(grain.MapDataset):
     return len(self._positions)
 
   def __getitem__(self, index: int) -> Any:
-    epoch, place = divmod(index, len(self))
-    return self._parent[epoch * len(self._parent) + int(self._positions[place])]
+    epoch, number = divmod(index, len(self))
+    return self._parent[epoch * len(self._parent) + int(self._positions[number])]
 
 
 class _Others(grain.MapDataset):
-  """All records but those at some positions."""
+  """All records but those at some positions, which are sorted."""
 
   def __init__(self, parent: grain.MapDataset, positions: np.ndarray):
-    """
-    Args:
-      parent: all records.
-      positions: sorted.
-    """
     super().__init__(parent)
-    # Of the records that stay, how many come before each that is left out.
+    # Number of records that stay before each one that is left out.
     self._before = positions - np.arange(len(positions))
 
   def __len__(self) -> int:
     return len(self._parent) - len(self._before)
 
   def __getitem__(self, index: int) -> Any:
-    epoch, place = divmod(index, len(self))
-    place += int(np.searchsorted(self._before, place, side='right'))
-    return self._parent[epoch * len(self._parent) + place]
+    epoch, number = divmod(index, len(self))
+    number += int(np.searchsorted(self._before, number, side='right'))
+    return self._parent[epoch * len(self._parent) + number]

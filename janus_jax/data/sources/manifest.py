@@ -1,4 +1,4 @@
-"""What stands beside shards of codes: which VQ made them, of what, and how many. JSON, read and written without JAX.
+"""Manifest of shards of codes: the VQ that made them, of what dataset, and how many. JSON, used without JAX.
 
 `manifest.json` describes the whole; each finished shard has a small file of its own beside it, so that hosts which
 write shards side by side share no file while they work.
@@ -23,19 +23,19 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class CodeSettings:
-  """What the shards of a dataset depend on; the same for every host and every run into one directory.
+  """Settings that determine the shards of a dataset; the same for every host and every run into one directory.
 
   Attributes:
-    name: that shard files begin with.
-    num_records: of the dataset, bad ones included.
+    name: prefix of the names of shard files.
+    num_records: records of the dataset, bad ones included.
     records_per_shard: records of the dataset that a shard stands for; it holds fewer if some are bad.
     vq_hash: `parameters_hash` of the VQ.
-    image_size: side in pixels of what was encoded.
+    image_size: side of the encoded square in pixels.
     crop: how an image became that square.
     codes_per_image: P.
     codebook_size: codes are 0 to this - 1.
     dataset: a digest of what was encoded (`sources/identity.py`); '' in older manifests.
-    format_version: of manifest and records.
+    format_version: version of manifest and records.
   """
 
   name: str
@@ -59,7 +59,7 @@ class CodeSettings:
     return range(start, min(start + self.records_per_shard, self.num_records))
 
   def path_of(self, directory: str, shard: int) -> str:
-    """Of a shard's file."""
+    """Path of a shard's file."""
     return shard_path(directory, self.name, shard, self.num_shards)
 
 
@@ -68,10 +68,10 @@ class ShardCounts:
   """A finished shard.
 
   Attributes:
-    index: of the shard, from 0.
-    written: records it holds.
+    index: its number, from 0.
+    written: records in it.
     skipped: reason -> bad records that were left out.
-    jax_version: of the process that encoded it.
+    jax_version: the JAX that encoded it.
   """
 
   index: int
@@ -82,13 +82,7 @@ class ShardCounts:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """The content of a manifest.json.
-
-  Attributes:
-    path: of the file.
-    settings: common to all shards.
-    shards: the finished ones, in order.
-  """
+  """The content of the manifest.json at `path`, with the finished shards in order."""
 
   path: str
   settings: CodeSettings
@@ -96,7 +90,7 @@ class Manifest:
 
   @property
   def complete(self) -> bool:
-    """Whether every shard of the dataset is finished."""
+    """True if every shard of the dataset is finished."""
     return len(self.shards) == self.settings.num_shards
 
 
@@ -125,8 +119,7 @@ def read_manifest(directory: str) -> Manifest:
   """
   path = os.path.join(directory, FILE)
   try:
-    with open(path, encoding='utf-8') as file:
-      values = json.load(file)
+    values = _read_json(path)
   except OSError as error:
     raise InputError(f'{path}: {error.strerror}: expected the output of janus_jax.tokenize') from None
   except ValueError as error:
@@ -141,13 +134,7 @@ def read_manifest(directory: str) -> Manifest:
 
 
 def check_manifest(manifest: Manifest, vq_hash: str, image_size: int, codebook_size: int) -> None:
-  """Checks that codes are complete and were made by the VQ that a run has.
-
-  Args:
-    manifest: from `read_manifest`.
-    vq_hash: `parameters_hash` of the run's VQ.
-    image_size: of the run's VQ, in pixels.
-    codebook_size: of the run's VQ.
+  """Checks that codes are complete and were made by a run's VQ, with the `parameters_hash` and sizes given.
 
   Raises:
     InputError: naming what differs.
@@ -172,16 +159,16 @@ def start_manifest(directory: str, settings: CodeSettings) -> None:
   if os.path.exists(path):
     _check_same(path, read_manifest(directory).settings, settings)
   else:
-    _write(path, Manifest(path, settings, ()))
+    _write(Manifest(path, settings, ()))
 
 
 def write_counts(directory: str, settings: CodeSettings, counts: ShardCounts) -> None:
-  """Writes what stands beside a shard, which makes it count as finished."""
-  write_json(_counts_path(directory, settings, counts.index), _flat(settings) | dataclasses.asdict(counts))
+  """Writes the file beside a shard, which makes it count as finished."""
+  write_json(_counts_path(directory, settings, counts.index), dataclasses.asdict(settings) | dataclasses.asdict(counts))
 
 
 def finished_shards(directory: str, settings: CodeSettings) -> dict[int, ShardCounts]:
-  """Finished shards by index: those whose file holds as many records as stands beside it.
+  """Finished shards by index: those whose file holds as many records as the file beside it says.
 
   Raises:
     InputError: one that another host wrote with other settings.
@@ -196,7 +183,7 @@ def merge_manifest(directory: str, settings: CodeSettings) -> Manifest:
   # Another host may finish its last shard meanwhile, and write its manifest before this one is.
   while (found := tuple(finished_shards(directory, settings).values())) != written:
     manifest = Manifest(path, settings, found)
-    _write(path, manifest)
+    _write(manifest)
     written = found
   return manifest
 
@@ -210,8 +197,7 @@ def _read_counts(directory: str, settings: CodeSettings, shard: int) -> ShardCou
   if not os.path.exists(path):
     return None
   try:
-    with open(path, encoding='utf-8') as file:
-      values = json.load(file)
+    values = _read_json(path)
     there = _settings(values)
     counts = ShardCounts(**{field.name: values[field.name] for field in dataclasses.fields(ShardCounts)})
     whole = count_records(settings.path_of(directory, shard)) == counts.written
@@ -222,7 +208,7 @@ def _read_counts(directory: str, settings: CodeSettings, shard: int) -> ShardCou
 
 
 def _check_same(path: str, found: CodeSettings, expected: CodeSettings) -> None:
-  for name, value in _flat(expected).items():
+  for name, value in dataclasses.asdict(expected).items():
     if (there := getattr(found, name)) != value:
       if name == 'dataset':
         of = 'codes of an unknown dataset' if there == '' else 'codes of another dataset with as many records'
@@ -230,15 +216,17 @@ def _check_same(path: str, found: CodeSettings, expected: CodeSettings) -> None:
       raise InputError(f'{path}: {name} is {there!r}: expected {value!r} as in this run; choose another --output')
 
 
+def _read_json(path: str) -> Any:
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)
+
+
 def _settings(values: Mapping[str, Any]) -> CodeSettings:
   known = {'dataset': '', **values}
   return CodeSettings(**{field.name: known[field.name] for field in dataclasses.fields(CodeSettings)})
 
 
-def _flat(settings: CodeSettings) -> dict[str, Any]:
-  return dataclasses.asdict(settings)
-
-
-def _write(path: str, manifest: Manifest) -> None:
+def _write(manifest: Manifest) -> None:
   shards = [dataclasses.asdict(shard) for shard in manifest.shards]
-  write_json(path, {**_flat(manifest.settings), 'complete': manifest.complete, 'shards': shards})
+  values = dataclasses.asdict(manifest.settings) | {'complete': manifest.complete, 'shards': shards}
+  write_json(manifest.path, values)

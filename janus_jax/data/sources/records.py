@@ -1,8 +1,8 @@
-"""What a stored item says: fields of any format to the records that `data.examples` takes.
+"""Records that `data.examples` takes, made of items of any format.
 
 An item is a dict as its format has it: strings or UTF-8 bytes, images as file content, arrays or paths, lists of them.
-Which field means what stands in the run's config (`Fields`). What there is to choose (which of several captions, which
-question, whether a caption is cut) is chosen anew in each epoch.
+The run's config names its fields (`Fields`). Choices (one of several captions, one of the questions, whether a caption
+is cut) are sampled anew in each epoch.
 """
 
 import abc
@@ -29,26 +29,26 @@ NAMED_BY = ('id', 'key')
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-  """Which field of an item holds what. `values.find` says what a name may be: 'captions/text', 'jpg;png'.
+  """Names of an item's fields, as `values.find` takes them ('captions/text', 'jpg;png'), and uses of their values.
 
   Attributes:
     image: content, array or path of the image, or a list of them; '' for items without.
-    image_folder: what paths are relative to.
-    text: of a text source: the document.
-    prompt: of a generation source: the caption or class, or a list of which one is drawn.
-    codes: of a generation source whose images are encoded already (`janus_jax.tokenize`): uint16 bytes; '' for pixels.
-    answer: of an understanding source with one question per image: the answer.
-    conversations: of an understanding or a text source: turns, as LLaVA or ShareGPT have them ({'from', 'value'}), as
+    image_folder: root of relative paths of images.
+    text: the document of a text source.
+    prompt: the caption or class of a generation source, or a list of them, one of which is sampled.
+    codes: uint16 bytes of a generation source whose images are encoded already (`janus_jax.tokenize`); '' for pixels.
+    answer: the answer of an understanding source with one question per image.
+    conversations: turns of an understanding or a text source, as LLaVA or ShareGPT have them ({'from', 'value'}), as
       chat messages ({'role', 'content'}, the content being text or parts as in `interleaved`), or as plain strings,
       question first. Turns of a system are left out: the source has its own. '' for items without, and for the field
       'conversations' of an understanding source.
-    interleaved: of an understanding source: a document with images in it, either a text in which `<image>` or
+    interleaved: a document with images of an understanding source, either a text in which `<image>` or
       `<image_placeholder>` stands for each of the images in `image`, or a list of parts, {'type': 'text', 'text': ...}
       and {'type': 'image', 'image': ...}. An image part without an image of its own stands for one of those in `image`.
-    questions: asked where `answer` is given; one is sampled. Of a raw source, what stands between image and answer.
-    prompt_templates: what a prompt is put into, '{}' being its place; one is sampled.
+    questions: asked where `answer` is given; one is sampled. In a raw source they stand between image and answer.
+    prompt_templates: phrasings with '{}' for the prompt; one is sampled.
     names: a text file whose line n is the name of class n, where the prompt is a number or its digits.
-    first_sentence: share of the prompts that are cut after their first sentence (0.25 in the Janus paper).
+    first_sentence: fraction of the prompts that are cut after their first sentence (0.25 in the Janus paper).
   """
 
   image: str = 'image'
@@ -66,7 +66,7 @@ class Fields:
 
   def __post_init__(self):
     if not 0 <= self.first_sentence <= 1:
-      raise InputError(f'first_sentence is {self.first_sentence}: expected a share from 0 to 1')
+      raise InputError(f'first_sentence is {self.first_sentence}: expected a fraction from 0 to 1')
     for template in self.prompt_templates:
       if template.count('{}') != 1:
         raise InputError(f'prompt_templates: {template!r}: expected one {{}} in it')
@@ -75,13 +75,9 @@ class Fields:
 
 
 class Numbered:
-  """Items with where each comes from, (str, item), by which messages name them: 'data/llava.json: item 7 (id 0007)'."""
+  """Items of a source with their names in messages, (str, item): 'data/llava.json: item 7 (id 0007)'."""
 
   def __init__(self, items: Sequence[Mapping[str, Any]]):
-    """
-    Args:
-      items: of a source. Its `where(index)`, which reads nothing, says where an item comes from; else its number does.
-    """
     self._items = items
 
   def __len__(self) -> int:
@@ -99,7 +95,7 @@ class Numbered:
 
 
 def where_of(items: Sequence[Mapping[str, Any]], index: int) -> str:
-  """Where an item of a source comes from, without reading it."""
+  """The name of an item in messages, without reading it: from the source's `where(index)`, else its number."""
   return items.where(index) if hasattr(items, 'where') else f'item {index}'
 
 
@@ -111,7 +107,7 @@ def _with_own_name(where: str, item: Any) -> str:
 
 
 class _RecordOfItem(grain.transforms.RandomMap):
-  """Says where the item comes from: in the record, as 'where', and in the message where it cannot be used."""
+  """Makes a record of a `Numbered` item: with its name as 'where', or an error that begins with the name."""
 
   def random_map(self, located: tuple[str, Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
     where, item = located
@@ -122,19 +118,15 @@ class _RecordOfItem(grain.transforms.RandomMap):
 
   @abc.abstractmethod
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """What the item becomes. Raises RecordError."""
+    """The item as a record. Raises RecordError."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UnderstandingRecord(_RecordOfItem):
   """An item to {'images': [uint8[size, size, 3]], 'turns': [question, answer, ...]}, or with 'text' for the turns.
 
-  Attributes:
-    fields: of the source.
-    size: of the images.
-    resize: how they get it.
-    template: 'chat' for turns. 'raw' for a text: the question, if there is one, and the answer; of conversations, which
-      must have one question each, the answer alone.
+  Template 'chat' makes turns. 'raw' makes a text: the question, if there is one, and the answer; of conversations,
+  which must have one question each, the answer alone.
   """
 
   fields: Fields
@@ -144,25 +136,24 @@ class UnderstandingRecord(_RecordOfItem):
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     fields = self.fields
-    place, found = values.find(item, fields.image)
+    image_name, found = values.find(item, fields.image)
     if fields.interleaved:
       name, value = values.required(item, fields.interleaved)
       text, found = document(value, found, name)
-      return {'images': self._pixels(place, found), 'text': text}
+      return {'images': self._pixels(image_name, found), 'text': text}
     if fields.answer:
-      said = [
-        fields.questions[rng.integers(len(fields.questions))],
-        values.sampled_text(item, fields.answer, rng).strip(),
-      ]
+      question = fields.questions[rng.integers(len(fields.questions))]
+      said = [question, values.sampled_text(item, fields.answer, rng).strip()]
     else:
       name, value = values.required(item, fields.conversations or 'conversations')
       said, found = conversation(value, found, name)
-    images = self._pixels(place, values.listed(found))
+    images = self._pixels(image_name, values.listed(found))
     if self.template == 'chat':
       return {'images': images, 'turns': said}
     if len(said) != 2:
-      expected = 'expected a question and its answer in a raw source'
-      raise RecordError('conversation', f'{name}: {len(said)} turns: {expected}')
+      raise RecordError(
+        'conversation', f'{name}: {len(said)} turns: expected a question and its answer in a raw source'
+      )
     return {'images': images, 'text': ''.join(said) if fields.answer else said[1]}
 
   def _pixels(self, name: str, found: Sequence[Any]) -> list[np.ndarray]:
@@ -172,7 +163,7 @@ class UnderstandingRecord(_RecordOfItem):
 
 @dataclasses.dataclass(frozen=True)
 class GenerationRecord(_RecordOfItem):
-  """An item to {'prompt': str, 'image': uint8[size, size, 3]}, or with 'codes': int32[P] in the image's place."""
+  """An item to {'prompt': str, 'image': uint8[size, size, 3]}, or with 'codes': int32[P] in place of the image."""
 
   fields: Fields
   size: int
@@ -208,7 +199,7 @@ class TextRecord(_RecordOfItem):
 class ToEncode:
   """Items of a generation source as `janus_jax.tokenize` takes them: {'image', 'prompt': str, 'key': str}.
 
-  What training draws anew in each epoch is left to it: of several captions the first is kept, uncut and unworded.
+  Choices that training samples are not made: of several captions the first is kept, uncut and without a template.
   """
 
   def __init__(self, items: Sequence[Mapping[str, Any]], fields: Fields):
@@ -218,7 +209,7 @@ class ToEncode:
     return len(self._items)
 
   def where(self, index: int) -> str:
-    """Where an item comes from."""
+    """The name of an item in messages."""
     return where_of(self._items, index)
 
   def __getitem__(self, index: int) -> dict[str, Any]:

@@ -1,126 +1,108 @@
-"""WebDataset and img2dataset tars, read at random by an index of where each member lies.
+"""WebDataset and img2dataset tars, read at random by an index of the offsets of their members.
 
 A sample is a run of members that share their path up to the first dot of the file name: `0001.jpg`, `0001.txt` and
 `0001.json` are one. Members are read by their offsets and never written anywhere. As in WebDataset, a file without an
-extension and one whose name begins with a dot (macOS adds `._0001.jpg`) belong to no sample. A link is what it leads to
-where that is a member of the same tar; any other makes its sample a bad record.
+extension and one whose name begins with a dot (macOS adds `._0001.jpg`) belong to no sample. A link stands for the
+member of the same tar that it leads to; any other makes its sample a bad record.
 """
 
-import bisect
-import hashlib
 import itertools
 import json
-import os
 import posixpath
 import tarfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import fsspec
 import tqdm
 
-from janus_jax.data.sources.files import open_file
+from janus_jax.data.sources.files import file_identity, kept_file, open_file
+from janus_jax.data.sources.indexed import BlockRecords
 from janus_jax.data.sources.lines import JsonLines
-from janus_jax.data.whole_files import replacing
 from janus_jax.errors import InputError, RecordError
 
 VERSION = 4  # Of the index files.
 # What tarfile raises on damaged headers (seen by fuzzing).
 DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError)
-# Key; extension -> [offset, bytes] of each member; what is wrong with the sample, '' if nothing.
-Sample = tuple[str, dict[str, list[int]], str]
 LINKS = 8  # That lead to one another.
 
 
-class TarSamples:
-  """Samples as dicts: '__key__', and per extension ('jpg', 'txt', 'seg.png') the content as bytes.
+class Sample(NamedTuple):
+  """Key; extension -> [offset, bytes] of each member; the sample's fault, '' if there is none."""
 
-  Attributes:
-    block_sizes: samples of each tar, in order.
-  """
+  key: str
+  members: Mapping[str, list[int]]
+  fault: str
+
+
+class TarSamples(BlockRecords):
+  """Samples as dicts: '__key__', and per extension ('jpg', 'txt', 'seg.png') the content as bytes."""
 
   def __init__(self, paths: Sequence[str], index_directory: str):
     """
     Args:
-      paths: of uncompressed tars, local or in a bucket.
-      index_directory: where the index of each tar is kept, made if missing; a tar that has changed is indexed anew.
+      paths: uncompressed tars, local or in a bucket.
+      index_directory: for the index of each tar, made if missing; a tar that has changed is indexed anew.
 
     Raises:
       InputError: a file that is no uncompressed tar.
     """
-    os.makedirs(index_directory, exist_ok=True)
     self._paths = list(paths)
     progress = tqdm.tqdm(self._paths, desc='tars', unit='tar', dynamic_ncols=True, disable=len(paths) < 2)
     # Not in memory, which a hundred million samples would fill: a line is read when its sample is.
     self._index = JsonLines([_index(path, index_directory) for path in progress], index_directory)
-    self.block_sizes = self._index.block_sizes
-    self._ends = list(itertools.accumulate(self.block_sizes))
+    super().__init__(self._index.block_sizes)
 
-  def __len__(self) -> int:
-    return self._ends[-1] if self._ends else 0
+  def _sample(self, index: int) -> tuple[str, Sample]:
+    """The tar of a sample, and the sample's entry in the index."""
+    return self._paths[self.locate(index)[0]], Sample(*self._index[index]['sample'])
+
+  def where(self, index: int) -> str:
+    """The name of a sample in messages: 'PATH: KEY'."""
+    path, sample = self._sample(index)
+    return f'{path}: {sample.key}'
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Raises RecordError for a sample with a member that is no whole file in the tar."""
-    path, (key, members, wrong) = self._sample(index)
-    if wrong:
-      raise RecordError('tar member', f'{self.where(index)}: {wrong}')
-    found: dict[str, Any] = {'__key__': key}
+    path, sample = self._sample(index)
+    if sample.fault:
+      raise RecordError('tar member', f'{path}: {sample.key}: {sample.fault}')
+    found: dict[str, Any] = {'__key__': sample.key}
     with open_file(path) as file:
-      for extension, (offset, size) in members.items():
+      for extension, (offset, size) in sample.members.items():
         file.seek(offset)
         found[extension] = file.read(size)
         if len(found[extension]) != size:
-          raise RecordError('tar member', f'{self.where(index)}: {extension}: cut off since {path} was indexed')
+          raise RecordError('tar member', f'{path}: {sample.key}: {extension}: cut off since {path} was indexed')
     return found
-
-  def where(self, index: int) -> str:
-    """What messages call a sample: 'PATH: KEY'."""
-    path, (key, _, _) = self._sample(index)
-    return f'{path}: {key}'
-
-  def _sample(self, index: int) -> tuple[str, Sample]:
-    """The tar of a sample, and its entry in the index."""
-    number = range(len(self))[index]
-    return self._paths[bisect.bisect_right(self._ends, number)], self._index[number]['sample']
 
 
 def _index(path: str, directory: str) -> str:
   """Path of the index of a tar, {'sample': Sample} a line, which is made if it is not there."""
-  stored = os.path.join(directory, f'{_identity(path)}.jsonl')
-  if not os.path.exists(stored):
+
+  def write(partial: str) -> None:
     samples = _samples(path)
-    with replacing(stored, shared=True) as partial, open(partial, 'w', encoding='utf-8') as file:
+    with open(partial, 'w', encoding='utf-8') as file:
       file.writelines(f'{json.dumps({"sample": sample})}\n' for sample in samples)
-  return stored
 
-
-def _identity(path: str) -> str:
-  """Changes when the file does: by its size and its time stamp or checksum, whichever its file system has."""
-  try:
-    system, name = fsspec.url_to_fs(path)
-    facts = system.info(name)
-  except (OSError, ImportError, ValueError) as error:
-    raise InputError(f'{path}: {getattr(error, "strerror", None) or error}: expected a tar') from None
-  known = [str(facts.get(fact)) for fact in ('size', 'mtime', 'etag', 'ETag', 'md5Hash', 'created')]
-  return hashlib.sha256('\n'.join([str(VERSION), path, *known]).encode()).hexdigest()[:32]
+  return kept_file(directory, f'{file_identity(path, "tar", VERSION)}.jsonl', write)
 
 
 def _samples(path: str) -> list[Sample]:
-  """Walks over the headers of a tar."""
+  """The samples of a tar, by its headers alone."""
   with open_file(path) as file:
     try:
       tar = tarfile.open(fileobj=file, mode='r:')  # noqa: SIM115, closed with its file.
     except DAMAGE as error:
       raise InputError(f'{path}: {error}: expected an uncompressed tar') from None
     members, whole = _members(tar)
-  named = {_normal(member.name): member for member in members}
-  samples: list[Sample] = []
-  for member in members:
-    _add(samples, member, named)
+  by_name = {posixpath.normpath(member.name): member for member in members}
+  in_samples = (member for member in members if _is_outside(member) or all(_split(member)[1:]))
+  runs = itertools.groupby(in_samples, lambda member: posixpath.join(*_split(member)[:2]))
+  samples = [_sample(key, run, by_name) for key, run in runs]
   if not whole:
     # What it was cut off from cannot be known: the last sample may lack members.
-    key = samples.pop()[0] if samples else ''
-    samples.append((key, {}, f'cut off or damaged after {len(samples)} samples: expected a whole tar'))
+    key = samples.pop().key if samples else ''
+    samples.append(Sample(key, {}, f'cut off or damaged after {len(samples)} samples: expected a whole tar'))
   return samples
 
 
@@ -139,52 +121,45 @@ def _members(tar: tarfile.TarFile) -> tuple[list[tarfile.TarInfo], bool]:
   return members, tar.fileobj.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
 
 
-def _normal(name: str) -> str:
-  """The name of a member, by which links find it."""
-  return posixpath.normpath(name)
+def _is_outside(member: tarfile.TarInfo) -> bool:
+  return member.name.startswith('/') or '..' in member.name.split('/')
 
 
-def _add(samples: list[Sample], member: tarfile.TarInfo, named: Mapping[str, tarfile.TarInfo]) -> None:
-  """Adds a member to the last sample, or begins another.
-
-  Args:
-    samples: so far.
-    member: of the tar.
-    named: all members by name, to which links may lead.
-  """
+def _split(member: tarfile.TarInfo) -> tuple[str, str, str]:
+  """Folder, stem and extension of a member's name."""
   folder, name = posixpath.split(member.name)
   stem, _, extension = name.partition('.')
-  outside = member.name.startswith('/') or '..' in member.name.split('/')
-  if not outside and not (stem and extension):
-    return
-  key = posixpath.join(folder, stem)
-  if not samples or samples[-1][0] != key:
-    samples.append((key, {}, ''))
-  _, members, wrong = samples[-1]
-  found, fault = _followed(member, named)
-  if outside:
-    fault = f'member {member.name!r}: expected a path inside the tar'
-  elif extension.lower() in members:
-    fault = f'member {member.name!r}: a second one of that ending: expected one of each'
-  members[extension.lower()] = [found.offset_data, found.size]
-  samples[-1] = (key, members, wrong or fault)
+  return folder, stem, extension.lower()
 
 
-def _followed(member: tarfile.TarInfo, named: Mapping[str, tarfile.TarInfo]) -> tuple[tarfile.TarInfo, str]:
-  """The file that a member is or leads to, and what is wrong with it, '' if nothing."""
+def _sample(key: str, run: Iterable[tarfile.TarInfo], by_name: Mapping[str, tarfile.TarInfo]) -> Sample:
+  """The sample of a run of members. Links may lead to any member of the tar, by its normal name."""
+  members, faults = {}, []
+  for member in run:
+    found, fault = _followed(member, by_name)
+    extension = _split(member)[2]
+    if _is_outside(member):
+      fault = 'expected a path inside the tar'
+    elif extension in members:
+      fault = 'a second one of that ending: expected one of each'
+    members[extension] = [found.offset_data, found.size]
+    faults += [f'member {member.name!r}: {fault}'] if fault else []
+  return Sample(key, members, faults[0] if faults else '')
+
+
+def _followed(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> tuple[tarfile.TarInfo, str]:
+  """The file that a member is or leads to, and its fault, '' if there is none."""
   found = member
-  for _ in range(LINKS):
+  for _ in range(LINKS + 1):
     if not (found.issym() or found.islnk()):
       break
-    target = posixpath.join(posixpath.dirname(found.name), found.linkname) if found.issym() else found.linkname
-    if _normal(target) not in named:
-      return member, f'member {member.name!r}: a link to {found.linkname!r}: expected one to a file in the same tar'
-    found = named[_normal(target)]
-  if found.issym() or found.islnk():
-    return member, f'member {member.name!r}: links that lead to one another: expected a file'
+    folder = posixpath.dirname(found.name) if found.issym() else ''
+    target = posixpath.normpath(posixpath.join(folder, found.linkname))
+    if target not in by_name:
+      return member, f'a link to {found.linkname!r}: expected one to a file in the same tar'
+    found = by_name[target]
+  else:
+    return member, 'links that lead to one another: expected a file'
   if not found.isreg() or found.issparse():
-    return (
-      member,
-      f'member {member.name!r}: {"a sparse file" if found.issparse() else "no file"}: expected a whole file',
-    )
+    return member, f'{"a sparse file" if found.issparse() else "no file"}: expected a whole file'
   return found, ''

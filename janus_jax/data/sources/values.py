@@ -1,4 +1,4 @@
-"""Values of an item's fields: texts, class names, images, codes. Each is as its format has it, and may be anything."""
+"""Values of an item's fields: texts, class names, images, codes. A value is as its format has it."""
 
 import base64
 import functools
@@ -20,9 +20,7 @@ from janus_jax.errors import InputError, RecordError, shown
 def find(item: Mapping[str, Any], names: str) -> tuple[str, Any]:
   """The first of the named fields that the item has, and its value; None if it has none of them.
 
-  Args:
-    item: of a source.
-    names: one or more, with ';' between them: 'jpg;png'. '/' reaches into a dict, or into JSON: 'json/caption'.
+  Names have ';' between them ('jpg;png'); '/' reaches into a dict, or into JSON ('json/caption').
   """
   for name in names.split(';'):
     value: Any = item
@@ -86,11 +84,10 @@ def _names(path: str) -> tuple[str, ...]:
 
 
 def class_name(path: str, value: Any) -> str:
-  """The name of a class. Raises RecordError.
+  """The name of a class: a line of a text file, by the class number or its digits (as in `.cls` members of tars).
 
-  Args:
-    path: of a text file whose line n is the name of class n.
-    value: the class number, or its digits, as the `.cls` member of a tar has them.
+  Raises:
+    RecordError: there is no such class, or its line is blank.
   """
   names, number = _names(path), value
   if isinstance(value, str | bytes) and value.strip().isdigit():
@@ -120,8 +117,8 @@ def image(value: Any, name: str, folder: str) -> Image.Image:
 
   Args:
     value: content, a path, a `data:` URL, HuggingFace's {'bytes', 'path'}, or uint8[h, w, 1 or 3].
-    name: of the field.
-    folder: what a path is relative to.
+    name: name of the field.
+    folder: root of a relative path.
 
   Raises:
     RecordError: 'image missing', 'image damaged', 'image too large', or 'wrong type'.

@@ -15,9 +15,9 @@ def blocks() -> BlockDataset:
 def test_every_epoch_reads_each_record_once_and_each_block_in_one_go():
   view, orders = blocks().shuffle(seed=3).repeat(), []
   for epoch in range(5):
-    read = [view[epoch * 17 + place] for place in range(17)]
+    read = [view[epoch * 17 + position] for position in range(17)]
     assert collections.Counter(read) == collections.Counter((b, i) for b, n in enumerate(SIZES) for i in range(n))
-    runs = [block for place, (block, _) in enumerate(read) if not place or read[place - 1][0] != block]
+    runs = [block for position, (block, _) in enumerate(read) if not position or read[position - 1][0] != block]
     assert sorted(runs) == [0, 1, 2, 3]
     orders.append(read)
   assert len({tuple(block for block, _ in order) for order in orders}) > 2
@@ -27,5 +27,5 @@ def test_every_epoch_reads_each_record_once_and_each_block_in_one_go():
 def test_the_order_depends_on_the_seed_alone():
   views = [blocks().shuffle(seed=seed).repeat() for seed in (1, 1, 2)]
   views.append(pickle.loads(pickle.dumps(views[0])))
-  first, again, other, copy = ([view[place] for place in range(34)] for view in views)
+  first, again, other, copy = ([view[position] for position in range(34)] for view in views)
   assert first == again == copy != other

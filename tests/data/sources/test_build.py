@@ -21,9 +21,9 @@ from data.datasets import ITEMS, NAMES
 from janus_jax.data import prompts
 from janus_jax.data.examples import CODE, ExampleSpec, make_examples
 from janus_jax.data.images import understanding_pixels
-from janus_jax.data.mixture import shuffled
+from janus_jax.data.mixture import make_mixture, shuffled
 from janus_jax.data.packing import BatchShape
-from janus_jax.data.pipeline import LOGGED, batches
+from janus_jax.data.pipeline import LOGGED, StreamOptions, batches
 from janus_jax.data.resizing import pillow
 from janus_jax.data.skipping import SkipLimit, describe_skipped
 from janus_jax.data.sources import records
@@ -61,10 +61,9 @@ def words(batch, spec) -> list[str]:
   return found
 
 
-def stream(entries, spec, directory, **options):
+def stream(entries, spec, directory, states=None, **options):
   sources = open_sources(read_specs(entries), SIZES, 0, str(directory))['train']
-  options = {'seed': 0, 'guidance_dropout': 0.0} | options
-  return batches(sources, RATIO, WEIGHTS, spec, SHAPE, **options)
+  return batches(sources, make_mixture(RATIO, WEIGHTS), spec, SHAPE, StreamOptions(0, **options), states)
 
 
 def test_each_sample_of_every_format_comes_once_an_epoch_stopped_or_not(entries, spec, tmp_path):
@@ -111,7 +110,7 @@ def test_records_are_held_out_once_and_not_trained_on(entries, tmp_path):
     ({'path': ''}, r'data.sources.x.path is missing'),
     ({'caption': 'txt'}, r'data.sources.x.caption: expected one of .*prompt'),
     ({'text': 'txt'}, r'data.sources.x.text: expected one of .*prompt'),
-    ({'first_sentence': 2}, r'data.sources.x: first_sentence is 2: expected a share'),
+    ({'first_sentence': 2}, r'data.sources.x: first_sentence is 2: expected a fraction'),
     ({'path': '/nowhere/*.tar'}, r'/nowhere/\*.tar: no such file'),
     ({'format': 'parquet'}, r'00000.tar: .*expected a parquet file'),
     ({'format': 'tfds', 'path': 'no_such_dataset'}, r'TFDS no_such_dataset: .*expected the name of a TFDS dataset'),
@@ -245,7 +244,7 @@ def test_rows_of_a_row_group_are_read_together(entries, tmp_path):
   source = open_sources(read_specs({'table': entries['table']}), SIZES, 0, str(tmp_path))['train']['understanding']
   view, orders = shuffled(source['table'], 0, 'table'), set()
   for epoch in range(12):
-    rows = [int(view[epoch * ITEMS + place]['turns'][1][-1]) for place in range(ITEMS)]
+    rows = [int(view[epoch * ITEMS + position]['turns'][1][-1]) for position in range(ITEMS)]
     assert {frozenset(rows[:4]), frozenset(rows[:2])} & {frozenset(range(4)), frozenset((4, 5))}, rows
     assert sorted(rows) == list(range(ITEMS))
     orders.add(tuple(rows))
@@ -281,8 +280,8 @@ def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path, caplog)
   (tmp_path / 'x.jsonl').write_bytes(b'\n'.join([*lines[:20], *bad, *lines[20:]]))
   entry = {'kind': 'generation', 'format': 'json_lines', 'path': str(tmp_path / 'x.jsonl')}
   sources = open_sources(read_specs({'x': entry}), SIZES, 0, str(tmp_path))['train']
-  arguments = (sources, (0, 0, 1), {'generation': {'x': 1}}, spec, SHAPE)
-  found = batches(*arguments, seed=0, skip_limit=SkipLimit(fraction=0.2, after=20), workers=2)
+  arguments = (sources, make_mixture((0, 0, 1), {'generation': {'x': 1}}), spec, SHAPE)
+  found = batches(*arguments, StreamOptions(0, skip_limit=SkipLimit(fraction=0.2, after=20), workers=2))
   state = found.get_state()['streams'][0]
   while state['examples']['generation/x'] + sum(state['skipped']['generation/x'].values()) < 7 * 50:
     next(found)
@@ -298,4 +297,4 @@ def test_poisoned_records_are_counted_by_reason(entries, spec, tmp_path, caplog)
   with pytest.raises(
     InputError, match=r'^source generation/x: \d+ of \d+ .*\(.*image \w+ \d.*\).*5.0% \(config\.max_bad'
   ):
-    list(batches(*arguments, seed=0, skip_limit=SkipLimit(fraction=0.05, after=20)))
+    list(batches(*arguments, StreamOptions(0, skip_limit=SkipLimit(fraction=0.05, after=20))))

@@ -114,10 +114,10 @@ def test_local_paths_stay(tmp_path):
 
 
 def test_files_of_one_name_are_kept_apart_and_copied_once(tmp_path):
-  for place in ('a', 'b'):
-    with fsspec.open(f'memory://bucket/{place}/x', 'wb') as file:
-      file.write(place.encode())
-  first, second = (local_copy(f'memory://bucket/{place}/x', str(tmp_path)) for place in ('a', 'b'))
+  for folder in ('a', 'b'):
+    with fsspec.open(f'memory://bucket/{folder}/x', 'wb') as file:
+      file.write(folder.encode())
+  first, second = (local_copy(f'memory://bucket/{folder}/x', str(tmp_path)) for folder in ('a', 'b'))
   assert [pathlib.Path(path).read_bytes() for path in (first, second)] == [b'a', b'b']
   fsspec.filesystem('memory').rm('memory://bucket/a/x')
   assert local_copy('memory://bucket/a/x', str(tmp_path)) == first

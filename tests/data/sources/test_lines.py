@@ -9,7 +9,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from janus_jax.data.sources import json_lists, kept_files, lines
+from janus_jax.data.sources import files, json_lists, lines
 from janus_jax.data.sources.lines import JsonArray, JsonLines, TextDocuments
 from janus_jax.errors import InputError, RecordError
 
@@ -86,7 +86,7 @@ def test_a_kept_file_appears_whole_or_not_at_all(tmp_path, kept):
     raise OSError(28, 'No space left on device')
 
   with pytest.raises(InputError, match=r'x\.index: No space left on device'):
-    kept_files.kept_file(kept, 'x.index', fails)
+    files.kept_file(kept, 'x.index', fails)
   assert os.listdir(kept) == []
 
 

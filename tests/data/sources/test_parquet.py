@@ -39,9 +39,9 @@ def test_threads_and_other_processes_read_the_same(paths):
 
 
 def test_a_row_group_is_decoded_once_while_its_rows_are_read(paths, monkeypatch):
-  source, decoded = ParquetRows(paths, ('n',)), []
-  decode = source._decode
-  monkeypatch.setattr(source, '_decode', lambda group: decoded.append(group) or decode(group))
+  decode, decoded = ParquetRows._decode, []
+  monkeypatch.setattr(ParquetRows, '_decode', lambda self, group: decoded.append(group) or decode(self, group))
+  source = ParquetRows(paths, ('n',))
   for index in [3, 1, 0, 2, *range(4, 25)]:
     source[index]
   assert decoded == [0, 1, 2, 3, 4, 5, 6]

@@ -29,17 +29,17 @@ def understand(item, template='chat', **fields):
   return UnderstandingRecord(Fields(**fields), SIZE, template=template).random_map(('item 0', item), rng())
 
 
-def draw(item, seed=0, **fields):
+def generate(item, seed=0, **fields):
   return GenerationRecord(Fields(**fields), SIZE).random_map(('item 0', item), rng(seed))
 
 
 @pytest.mark.parametrize('number', range(6))
 def test_photographs_of_every_format_look_the_same(number):
   _, content = encoded(PHOTO, number)
-  found = draw({'prompt': 'roofs', 'image': content})['image']
+  found = generate({'prompt': 'roofs', 'image': content})['image']
   expected = generation_pixels(PHOTO.convert('L').convert('RGB') if number == 3 else PHOTO, SIZE)
   assert found.shape == (SIZE, SIZE, 3)
-  # JPEG's and WebP's chroma, and CMYK without a profile, cost a few levels; a picture on its side costs far more.
+  # JPEG's and WebP's chroma, and CMYK without a profile, cost a few levels; an image on its side costs far more.
   assert np.abs(found.astype(int) - expected).mean() < 6
 
 
@@ -113,20 +113,20 @@ def png(image):
   [
     ('text', 'text'),
     ('part', 'part'),  # With its image,
-    ('place', 'place'),  # or one of those in the field for images,
-    ('place', 'part'),  # or some of each kind.
+    ('placeholder', 'placeholder'),  # or one of those in the field for images,
+    ('placeholder', 'part'),  # or one of each.
   ],
 )
 def test_images_of_a_document_go_where_it_has_them(first, second):
   photos = cuts(2)
-  own = {'part': {'type': 'image', 'image': {'bytes': png(photos[0]), 'path': None}}, 'place': {'type': 'image'}}
+  own = {'part': {'type': 'image', 'image': {'bytes': png(photos[0]), 'path': None}}, 'placeholder': {'type': 'image'}}
   document = 'Cut.<image>Fold.<image_placeholder>Done.'
   others = [png(photo) for photo in photos]
   if first != 'text':
     own_second = {'type': 'image', 'image': np.asarray(photos[1])} if second == 'part' else {'type': 'image'}
     said = [{'type': 'text', 'text': text, 'image': None} for text in ('Cut.', 'Fold.', 'Done.')]
     document = [said[0], own[first], said[1], own_second, said[2]]
-    others = [image for image, kind in zip(others, (first, second)) if kind == 'place']
+    others = [image for image, kind in zip(others, (first, second)) if kind == 'placeholder']
   record = understand({'doc': document, 'image': others}, 'raw', interleaved='doc')
   assert record['text'] == 'Cut.<image_placeholder>Fold.<image_placeholder>Done.'
   np.testing.assert_array_equal(record['images'], [understanding_pixels(photo, SIZE) for photo in photos])
@@ -135,10 +135,10 @@ def test_images_of_a_document_go_where_it_has_them(first, second):
 @pytest.mark.parametrize(
   ('item', 'reason', 'message'),
   [
-    ({'doc': 'One.<image>', 'image': []}, 'no image', 'doc: 1 places for 0 images: expected one for each'),
-    ({'doc': 'One.', 'image': png(PHOTO)}, 'image count', 'doc: 0 places for 1 images'),
-    ({'doc': 'One.<image>', 'image': [png(PHOTO)] * 2}, 'image count', 'doc: 1 places for 2 images'),
-    ({'doc': [{'type': 'image', 'image': png(PHOTO)}], 'image': png(PHOTO)}, 'image count', 'doc: 0 places for 1'),
+    ({'doc': 'One.<image>', 'image': []}, 'no image', 'doc: 1 placeholders for 0 images: expected one for each'),
+    ({'doc': 'One.', 'image': png(PHOTO)}, 'image count', 'doc: 0 placeholders for 1 images'),
+    ({'doc': 'One.<image>', 'image': [png(PHOTO)] * 2}, 'image count', 'doc: 1 placeholders for 2 images'),
+    ({'doc': [{'type': 'image', 'image': png(PHOTO)}], 'image': png(PHOTO)}, 'image count', 'doc: 0 placeholders'),
     ({'doc': [{'type': 'video'}]}, 'wrong type', r"doc\[0\]: 'video': expected a part of type text or image"),
     ({'doc': ['One.']}, 'wrong type', r'doc\[0\]: None: expected a part'),
     ({'doc': [{'type': 'text'}]}, 'wrong type', r'doc\[0\]: a NoneType: expected text'),
@@ -152,30 +152,30 @@ def test_a_document_whose_images_do_not_match_is_refused(item, reason, message):
   assert caught.value.reason == reason
 
 
-def test_prompts_are_cut_worded_and_drawn_from_lists():
+def test_prompts_are_cut_put_into_templates_and_sampled_from_lists():
   item = {'a': {'b': ['A 1.5 m dog. It barks.', 'Two dogs! Both bark.']}, 'image': np.asarray(PHOTO)}
   fields = {'prompt': 'a/b', 'first_sentence': 0.25, 'prompt_templates': ('{}', 'a photo of {}')}
-  found = collections.Counter(draw(item, seed, **fields)['prompt'] for seed in range(400))
+  found = collections.Counter(generate(item, seed, **fields)['prompt'] for seed in range(400))
   whole = {'A 1.5 m dog. It barks.', 'Two dogs! Both bark.'}
   cut = {'A 1.5 m dog.', 'Two dogs!'}
   assert set(found) == {template.format(text) for text in whole | cut for template in fields['prompt_templates']}
-  share = sum(count for text, count in found.items() if text.removeprefix('a photo of ') in cut) / 400
-  assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+  fraction = sum(count for text, count in found.items() if text.removeprefix('a photo of ') in cut) / 400
+  assert abs(fraction - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
 
 
 def test_class_numbers_become_the_lines_of_a_file(tmp_path):
   (tmp_path / 'names.txt').write_text('tench\ngoldfish\n')
   names = str(tmp_path / 'names.txt')
   item = {'label': np.int64(1), 'image': np.asarray(PHOTO)}
-  assert draw(item, prompt='label', names=names)['prompt'] == 'goldfish'
+  assert generate(item, prompt='label', names=names)['prompt'] == 'goldfish'
   with pytest.raises(RecordError, match=r'item 0: class 2: expected a number below 2, the lines of .*names\.txt'):
-    draw(item | {'label': 2}, prompt='label', names=names)
+    generate(item | {'label': 2}, prompt='label', names=names)
 
 
 def test_what_is_encoded_once_keeps_the_whole_first_caption(tmp_path):
   (tmp_path / 'names.txt').write_text('tench\ngoldfish\n')
   captions = {'__key__': '0001', 'image': 'a.png', 'prompt': [b'A dog. It barks.', b'Another.']}
-  fields = Fields(image_folder='/data', first_sentence=1.0, prompt_templates=('draw {}',))
+  fields = Fields(image_folder='/data', first_sentence=1.0, prompt_templates=('a drawing of {}',))
   assert ToEncode([captions], fields)[0] == {'image': '/data/a.png', 'prompt': 'A dog. It barks.', 'key': '0001'}
   labelled = {'image': b'...', 'label': 1}
   named = ToEncode([captions, labelled], Fields(prompt='label', names=str(tmp_path / 'names.txt')))
@@ -184,7 +184,7 @@ def test_what_is_encoded_once_keeps_the_whole_first_caption(tmp_path):
 
 @pytest.mark.parametrize('codes', [np.array([1, 16383, 7], '<u2').tobytes(), [1, 16383, 7]])
 def test_codes_are_bytes_or_integers(codes):
-  record = draw({'prompt': 'x', 'codes': codes}, codes='codes')
+  record = generate({'prompt': 'x', 'codes': codes}, codes='codes')
   np.testing.assert_array_equal(record['codes'], [1, 16383, 7])
   assert record['codes'].dtype == np.int32
 
@@ -222,7 +222,7 @@ def huge():
 )  # fmt: skip
 def test_an_unusable_item_says_why(item, reason, message):
   with pytest.raises(RecordError, match=f'^item 0: .*{message}') as caught:
-    draw(item)
+    generate(item)
   assert caught.value.reason == reason
 
 
@@ -247,9 +247,9 @@ def test_messages_stay_short_whatever_the_values_are():
   long = base64.b64encode(np.random.default_rng(0).bytes(30_000)).decode()
   turns = [{'from': long, 'value': 'x'}, {'from': 'gpt', 'value': long}]
   for call, reason in (
-    (lambda: draw({'prompt': 'x', 'image': long}), 'image missing'),
-    (lambda: draw({'prompt': 'x', 'image': f'data:image/png,{long}'}), 'image damaged'),
-    (lambda: draw({'prompt': 'x', **{long[i : i + 99]: 0 for i in range(0, 30_000, 99)}}), 'no image'),
+    (lambda: generate({'prompt': 'x', 'image': long}), 'image missing'),
+    (lambda: generate({'prompt': 'x', 'image': f'data:image/png,{long}'}), 'image damaged'),
+    (lambda: generate({'prompt': 'x', **{long[i : i + 99]: 0 for i in range(0, 30_000, 99)}}), 'no image'),
     (lambda: understand({'conversations': turns}), 'conversation'),
     (lambda: understand({'conversations': long}), 'conversation'),
   ):

@@ -70,9 +70,9 @@ def test_a_tar_is_indexed_once_and_again_when_it_has_changed(shards, tmp_path, m
   assert walked == shards[1:]
 
 
-@pytest.mark.parametrize('place', ['memory://bucket', ''])
-def test_threads_other_processes_and_buckets_read_the_same(place, tmp_path):
-  path = write_tar(f'{place or tmp_path}/x.tar', members_of(range(9)))
+@pytest.mark.parametrize('root', ['memory://bucket', ''])
+def test_threads_other_processes_and_buckets_read_the_same(root, tmp_path):
+  path = write_tar(f'{root or tmp_path}/x.tar', members_of(range(9)))
   source = pickle.loads(pickle.dumps(TarSamples([path], str(tmp_path))))
   order = np.random.default_rng(0).integers(9, size=100).tolist()
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -200,7 +200,7 @@ def test_class_numbers_of_tars_have_names(tmp_path):
 
 
 def read_all(source: TarSamples) -> tuple[list[dict], list[int]]:
-  """The samples, and the places of those that are cut off."""
+  """The samples, and the indices of those that are cut off."""
   good, cut = [], []
   for index in range(len(source)):
     try:

@@ -38,7 +38,7 @@ def test_examples_are_plain_values_and_images_stay_encoded(directory):
   assert len(TfdsExamples('photographs', directory, 'train[:50%]', number_classes=False)) == datasets.ITEMS // 2
 
 
-def test_a_caption_of_a_list_within_is_drawn_and_classes_get_other_names(directory, tmp_path):
+def test_a_caption_of_a_list_within_is_sampled_and_classes_get_other_names(directory, tmp_path):
   """As COCO's captions, and ImageNet's classes, are asked for."""
   (tmp_path / 'names.txt').write_text('\n'.join(f'name {i}' for i in range(datasets.ITEMS)))
   common = {'format': 'tfds', 'path': 'photographs', 'directory': directory}
@@ -159,7 +159,7 @@ def test_classes_without_names_and_unknown_classes_are_not_prompts(multi, direct
     (lambda path: path.unlink(), 'No such file'),
     (lambda path: path.write_bytes(b''), '0 bytes'),
     (lambda path: path.write_bytes(path.read_bytes()[:-40_000]), 'expected an ArrayRecord file'),
-    (lambda path: path.write_bytes(b'version https://git-lfs.github.com/spec/v1\n'), 'a Git LFS pointer'),
+    (lambda path: path.write_bytes(b'version https://git-lfs.github.com/spec/v1\n'), 'a Git-LFS pointer'),
   ],
 )
 def test_a_damaged_shard_is_refused_when_it_is_opened(directory, tmp_path, damage, message):

@@ -22,10 +22,10 @@ from janus_jax.data.sources.records import Fields, GenerationRecord, Numbered, T
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.data.workers import Reading, reason_of
 from janus_jax.errors import InputError
-from janus_jax.runs.tokenizing import read_picture
+from janus_jax.runs.tokenizing import read_image
 
 FILES, ITEMS = 2, 4  # Each file has so many items, of which one is bad.
-BAD = (1, 2)  # Its file and its place there.
+BAD = (1, 2)  # The file and the index in it.
 
 
 def png() -> bytes:
@@ -79,9 +79,9 @@ def write_records(root, files):
 def write_folder(root, files):
   for number, found in enumerate(files):
     (root / str(number)).mkdir()
-    for place, item in enumerate(found):
-      (root / str(number) / f'{place}.png').write_bytes(item['image'])
-      (root / str(number) / f'{place}.txt').write_text(item['prompt'])
+    for index, item in enumerate(found):
+      (root / str(number) / f'{index}.png').write_bytes(item['image'])
+      (root / str(number) / f'{index}.txt').write_text(item['prompt'])
   return {'format': 'folder', 'path': str(root)}
 
 
@@ -132,7 +132,7 @@ def test_each_bad_record_is_named(kind, reason, spec, tmp_path):
     (read,) = read_specs({'x': entry}).values()
     located = Numbered(ToEncode(items(read, index), read.fields))[BAD[0] * ITEMS + BAD[1]]
     with pytest.raises(InputError, match=rf'^{tmp_path}/data/{where.split(" ")[0]}.*: .*{message}'):
-      read_picture(located, GenerationRecord(Fields(), 16))
+      read_image(located, GenerationRecord(Fields(), 16))
 
 
 def test_a_document_is_named_by_its_first_line(spec, tmp_path):

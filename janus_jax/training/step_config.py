@@ -1,0 +1,38 @@
+"""Everything that a train step, or the loss alone, is compiled for."""
+
+import dataclasses
+
+import jax
+
+from janus_jax.models.config import ComputeConfig, JanusConfig
+from janus_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSettings:
+  """The part of a run's config that the step is compiled for.
+
+  Attributes:
+    compute: dtypes, rematerialisation, kernels.
+    optimizer: constants of AdamW.
+    accumulation: microbatches that the rows of a batch are cut into; gradients are summed over them.
+    loss_chunk: positions of a row whose logits over the vocabulary exist together.
+  """
+
+  compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+  accumulation: int = 1
+  loss_chunk: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig(StepSettings):
+  """Everything that the step is compiled for: StepSettings, and
+
+  Attributes:
+    model: architecture.
+    shardings: (path, sharding) of every parameter, to keep them where they are; () leaves it to XLA.
+  """
+
+  model: JanusConfig
+  shardings: tuple[tuple[str, jax.sharding.Sharding], ...] = ()

@@ -1,0 +1,223 @@
+"""A training run as data: what trains, on what, where it goes, how far it is. The loop that trains is in loop.py."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+
+from janus_jax.data.examples import ExampleSpec
+from janus_jax.data.mixture import make_mixture
+from janus_jax.data.packing import BatchShape, MeanSize
+from janus_jax.data.pipeline import StreamOptions, batches, next_stage
+from janus_jax.data.shard_state import DataShard, deal_states
+from janus_jax.data.skipping import SkipLimit
+from janus_jax.errors import InputError
+from janus_jax.sharding.mesh import process_batch_shard, rows_split
+from janus_jax.training.checkpoint import Checkpoints
+from janus_jax.training.metrics import MetricWriter
+from janus_jax.training.run_config import RunConfig, check_batches, stage_shape
+from janus_jax.training.stages import Stage, trained_paths
+from janus_jax.training.state import Placement, TrainState, abstract, new_state, start_stage, start_state, unflatten
+from janus_jax.training.step import StaticMasks, StepConfig, TracedMasks
+
+Sources = Mapping[str, Mapping[str, grain.MapDataset]]  # Per task, records by name.
+# (step, stage name, parameters, writer): generates, asks or scores, and writes the results.
+Callback = Callable[[int, str, Any, MetricWriter], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+  """Records, how they become examples, and the mean size of these for each stage of the run (`data.mean_sizes`)."""
+
+  sources: Sources
+  spec: ExampleSpec
+  means: Sequence[MeanSize]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+  """Files and directories of a run.
+
+  Attributes:
+    workdir: existing local directory, for everything but the checkpoints.
+    url: where the checkpoints go: the workdir, or gs://BUCKET/...
+    metadata: JSON values stored with every checkpoint (config, versions).
+    begin: called by process 0 once the run can start: nothing is written before.
+    before_save: called before each save: the workdir's other files must not be older than a checkpoint.
+  """
+
+  workdir: str
+  url: str
+  metadata: Mapping[str, Any]
+  begin: Callable[[], None]
+  before_save: Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledStage:
+  """The stage `index` of a run. It takes the steps after `start`, up to and including `end`.
+
+  Attributes:
+    trained: paths of the parameters that train; `masks` say the same to `train_step`.
+    with_moments: paths of the parameters that have moments.
+  """
+
+  index: int
+  settings: Stage
+  start: int
+  trained: frozenset[str]
+  masks: StaticMasks | TracedMasks
+  with_moments: frozenset[str]
+
+  @property
+  def end(self) -> int:
+    return self.start + self.settings.steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+  """One run in one workdir; `loop.train` carries it to its end. `callbacks` are named by what each does."""
+
+  config: RunConfig
+  step: StepConfig
+  placement: Placement
+  data: TrainingData
+  files: RunFiles
+  callbacks: Mapping[str, Callback]
+
+  @functools.cached_property
+  def stages(self) -> list[ScheduledStage]:
+    """The stages in their order. With traced masks whatever trains in one of them has moments in all."""
+    trained = [trained_paths(stage, self.placement.params) for stage in self.config.run_stages]
+    union, stages, start = frozenset().union(*trained), [], 0
+    for index, (stage, paths) in enumerate(zip(self.config.run_stages, trained)):
+      with_moments = masks = paths
+      if self.config.stage_masks == 'traced':
+        with_moments, masks = union, {path: jnp.asarray(path in paths) for path in sorted(union)}
+      stages.append(ScheduledStage(index, stage, start, paths, masks, with_moments))
+      start += stage.steps
+    return stages
+
+  def batch_shape(self, stage: ScheduledStage, num_streams: int) -> BatchShape:
+    """Shape of the part of a batch that each stream makes."""
+    return stage_shape(self.config, self.data.means, stage.index, num_streams)
+
+  def batches(
+    self, stage: ScheduledStage, shards: Sequence[DataShard], states: Sequence[Mapping[str, Any]] | None
+  ) -> grain.DatasetIterator:
+    """The batches of a stage made of these shards of the data, from the given states of their streams on."""
+    config, settings = self.config, stage.settings
+    options = StreamOptions(
+      config.seed,
+      config.guidance_dropout,
+      SkipLimit(fraction=config.max_bad_record_fraction),
+      config.prefetch,
+      config.num_workers,
+      shards,
+    )
+    mixture, shape = make_mixture(settings.ratio, settings.sources), self.batch_shape(stage, shards[0].count)
+    return batches(self.data.sources, mixture, self.data.spec, shape, options, states)
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+  """All that the rest of a run depends on.
+
+  Attributes:
+    step: updates so far.
+    state: parameters, moments, counters; given up (donated) by the next step.
+    shards: for each of this host's streams, the shard of the data that it reads.
+    streams: states of these streams (`data.pipeline.Stream`); None before the first stage.
+    stopped: a signal has asked the run to stop here.
+  """
+
+  step: int
+  state: TrainState
+  shards: Sequence[DataShard]
+  streams: Sequence[Mapping[str, Any]] | None = None
+  stopped: bool = False
+
+  @property
+  def num_streams(self) -> int:
+    """Streams of all hosts."""
+    return self.shards[0].count
+
+  @property
+  def num_hosts(self) -> int:
+    """Hosts that make a batch, each a part. A host may be several processes, which make the same rows."""
+    return self.num_streams // len(self.shards)
+
+
+def start_position(run: TrainingRun, checkpoints: Checkpoints, initial_params: Callable[[], Any]) -> Position:
+  """The newest checkpoint's position; without one the first, with `initial_params()`.
+
+  Raises:
+    InputError: the checkpoint is of another schedule.
+  """
+  mesh = run.placement.mesh
+  restored = checkpoints.restore(functools.partial(_abstract_state, run))
+  if restored is None:
+    state = start_state(initial_params(), run.stages[0].with_moments, run.step.optimizer, run.placement)
+    return Position(0, state, _host_shards(mesh, run.config.streams or rows_split(mesh)))
+  stage, step = run.stages[restored.metadata['stage_index']], restored.step
+  if not stage.start < step <= stage.end:
+    where = f'of step {step} in stage {stage.index + 1}'
+    raise _refused(run, f'{where}, and {stage.settings.name} has steps {stage.start + 1} to {stage.end} here')
+  logging.info('%s: resuming after step %d', run.files.url, step)
+  streams = _streams(run, restored.data_states)
+  shards = _host_shards(mesh, len(streams))
+  return Position(step, restored.state, shards, [streams[shard.index] for shard in shards])
+
+
+def _host_shards(mesh: jax.sharding.Mesh, num_streams: int) -> list[DataShard]:
+  host, num_hosts = process_batch_shard(mesh)
+  own = num_streams // num_hosts
+  return [DataShard(host * own + i, num_streams) for i in range(own)]
+
+
+def _abstract_state(run: TrainingRun, metadata: Mapping[str, Any]) -> TrainState:
+  """The state that a checkpoint holds, on the mesh of now."""
+  index = metadata['stage_index']
+  if index >= len(run.stages):
+    raise _refused(run, f'of stage {index + 1} of another schedule')
+  params = {path: jax.ShapeDtypeStruct(shape, dtype) for path, (shape, dtype) in metadata['params'].items()}
+  make = functools.partial(new_state, trained=run.stages[index].with_moments, config=run.step.optimizer)
+  return abstract(jax.eval_shape(make, unflatten(params)), run.placement)
+
+
+def _refused(run: TrainingRun, what: str) -> InputError:
+  url = run.files.url
+  return InputError(
+    f'{url}: the checkpoint is {what}: expected the schedule that it was made with; to start another run from its '
+    f'parameters: --config.init_from={url} --workdir=NEW'
+  )
+
+
+def _streams(run: TrainingRun, saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  """The states of all streams, as all processes saved them; dealt anew where their number no longer fits."""
+  # Processes that make the same rows saved the same.
+  found = {data['first'] + i: state for data in saved for i, state in enumerate(data['streams'])}
+  states = [found[index] for index in range(saved[0]['count'])]
+  count, mesh = run.config.streams or len(states), run.placement.mesh
+  try:
+    check_batches(run.config.run_stages, mesh, run.step.accumulation, count)
+  except InputError:
+    count = rows_split(mesh)
+  if count != len(states):
+    logging.info('%d streams of data are dealt to %d', len(states), count)
+    states = deal_states(states, count)
+  return states
+
+
+def enter_stage(run: TrainingRun, stage: ScheduledStage, position: Position) -> Position:
+  """The position at a stage's start: fresh moments unless it carries them, and every source where it was left."""
+  state, streams = position.state, position.streams and next_stage(position.streams)
+  if position.step:  # Else the state is new.
+    carry = stage.settings.carry_moments
+    state = start_stage(state, stage.with_moments, run.step.optimizer, run.placement, carry_moments=carry)
+  return dataclasses.replace(position, state=state, streams=streams)
