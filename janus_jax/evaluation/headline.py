@@ -10,8 +10,8 @@ from janus_jax.evaluation.rules import Metrics, Rule
 from janus_jax.reporting.statistics import t_quantile
 
 GROUPS = 20  # Parts of the data, each of which is left out once.
-# Benchmark -> paths in the metrics, the first of which that is there counts, and what it is multiplied by. POPE is the F1
-# of its random subset, MMBench is not circular, and MMMU is the validation set, by notes of the report's authors.
+# Benchmark -> paths in the metrics, of which the first that is there counts, and what it is multiplied by. By notes of
+# the report's authors POPE is the F1 of its random subset, MMBench is not circular, and MMMU is the validation set.
 PATHS: Mapping[str, tuple[tuple[tuple[str, ...], float], ...]] = {
   'pope': (
     (('random', 'Overall'), 1),
