@@ -1,7 +1,7 @@
 """The one figure of a benchmark that the report's table has a column for, on its scale, with a 95 % interval."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from janus_jax.evaluation.multiple_choice import ROTATIONS
@@ -93,6 +93,6 @@ def interval(benchmark: str, rule: Rule, rows: Sequence[Row]) -> tuple[float, fl
   return whole - half, whole + half
 
 
-def scale_of(benchmark: str) -> Callable[[float], str]:
-  """How the report writes a figure: GenEval from 0 to 1, all others with one digit."""
-  return (lambda value: f'{value:.2f}') if benchmark == 'geneval' else (lambda value: f'{value:.1f}')
+def digits(benchmark: str) -> int:
+  """Decimals with which the report writes a figure: GenEval is from 0 to 1, all others have one."""
+  return 2 if benchmark in ('geneval', 'dpg') else 1

@@ -97,7 +97,7 @@ def is_open_right(gold: str | Sequence[str], answers: Sequence[str | float]) -> 
   )
 
 
-def _choices(row: Row) -> dict[str, str]:
+def choices_of(row: Row) -> dict[str, str]:
   """Options by letter: columns A, B ..., or a list that the hub's datasets write as a string."""
   if is_missing(row.get('options')) or row['options'] == '':
     return {letter: str(option) for letter, option in options(row).items() if option != ''}
@@ -110,8 +110,9 @@ def _choices(row: Row) -> dict[str, str]:
   return {chr(ord('A') + number): str(option) for number, option in enumerate(found)}
 
 
-def _is_open(row: Row) -> bool:
-  return row['question_type'] != 'multiple-choice' if row.get('question_type') else not _choices(row)
+def is_open(row: Row) -> bool:
+  """True for a question without options."""
+  return row['question_type'] != 'multiple-choice' if row.get('question_type') else not choices_of(row)
 
 
 def _gold(row: Row, rule: str) -> Any:
@@ -119,7 +120,7 @@ def _gold(row: Row, rule: str) -> Any:
   answer = row['answer']
   if isinstance(answer, list):
     return answer
-  if rule == 'official' and _is_open(row) and str(answer).startswith('['):
+  if rule == 'official' and is_open(row) and str(answer).startswith('['):
     try:
       return [str(text) for text in ast.literal_eval(answer)]
     except (SyntaxError, ValueError):
@@ -134,11 +135,11 @@ def score(rows: Sequence[Row], rule: str) -> tuple[list[Reading], Metrics]:
   for row in rows:
     text, gold = str(row['prediction']), _gold(row, rule)
     text = text.strip() if rule == 'lmms-eval' else text
-    if _is_open(row):
+    if is_open(row):
       found = open_answers(text)
       readings.append(Reading(found, float(is_open_right(gold, found))))
     else:
-      choices = _choices(row)
+      choices = choices_of(row)
       found = find_option(text, choices, rule)
       read = found or generator.choice(list(choices))
       is_right = read in gold if isinstance(gold, list) else read == gold
@@ -149,8 +150,13 @@ def score(rows: Sequence[Row], rule: str) -> tuple[list[Reading], Metrics]:
   return readings, {'mmmu_acc': metrics['Overall']['acc'], **metrics} if rule == 'lmms-eval' else metrics
 
 
+def subject_of(row: Row) -> str:
+  """'Basic_Medical_Science' for the id validation_Basic_Medical_Science_10."""
+  return '_'.join(str(row['id']).split('_')[1:-1])
+
+
 def _by_domain(rows: Sequence[Row], readings: Sequence[Reading]) -> dict[str, Any]:
-  subjects = grouped([{'subject': '_'.join(str(row['id']).split('_')[1:-1])} for row in rows], 'subject')
+  subjects = grouped([{'subject': subject_of(row)} for row in rows], 'subject')
   found: dict[str, Any] = {}
 
   def add(name: str, indices: Sequence[int]) -> None:
