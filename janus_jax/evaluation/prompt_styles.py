@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 
+from janus_jax.data.prompts import SYSTEM_PROMPT
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.evaluation.multiple_choice import options
 from janus_jax.evaluation.rows import Row, is_missing
@@ -26,7 +27,7 @@ class Prompt:
   """What the user says, with a placeholder for each image; and the system prompt, '' for none."""
 
   text: str
-  system: str = ''
+  system: str = SYSTEM_PROMPT
 
 
 def vlmevalkit_prompt(benchmark: str, row: Row, num_images: int) -> Prompt:
@@ -86,9 +87,13 @@ def lmms_prompt(benchmark: str, row: Row, num_images: int) -> Prompt:
   return Prompt(IMAGE_PLACEHOLDER * num_images + text)
 
 
-# 'trained' is VLMEvalKit's text between the role names of the checkpoint's own template.
+def trained_prompt(benchmark: str, row: Row, num_images: int) -> Prompt:
+  """VLMEvalKit's text after the system prompt that Janus was trained with."""
+  return Prompt(vlmevalkit_prompt(benchmark, row, num_images).text)
+
+
 PROMPTS: dict[str, Callable[[str, Row, int], Prompt]] = {
-  'trained': vlmevalkit_prompt,
+  'trained': trained_prompt,
   'vlmevalkit': vlmevalkit_prompt,
   'lmms-eval': lmms_prompt,
 }
