@@ -151,7 +151,7 @@ def define_settings(kind: type, *names: str, stored: Mapping[str, float] | None 
   """
   from janus_jax.inference.cache import CACHE_DTYPES
   from janus_jax.inference.decoder import WEIGHTS
-  from janus_jax.runs.config_help import field_descriptions
+  from janus_jax.runs.config import field_descriptions
 
   choices = {'weights': WEIGHTS, 'cache_dtype': CACHE_DTYPES}
   descriptions, found = field_descriptions(kind), []
