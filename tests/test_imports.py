@@ -18,7 +18,7 @@ ALLOWED = {
   'conversion': {'models', 'sharding', 'data'},
   'inference': {'models', 'data'},
   'training': {'models', 'sharding', 'data', 'inference'},
-  'evaluation': {'data', 'reporting'},
+  'evaluation': {'data', 'reporting', 'inference'},
 }
 CORE = set(ALLOWED)
 ALLOWED['toy'] = CORE

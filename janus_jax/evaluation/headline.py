@@ -66,7 +66,8 @@ def unit(benchmark: str, row: Row) -> Hashable:
 
 
 def interval(benchmark: str, rule: Rule, rows: Sequence[Row]) -> tuple[float, float] | None:
-  """95 % interval of the headline by the delete-a-group jackknife over units; None where a group has no figure.
+  """95 % interval of the headline by the delete-a-group jackknife over units; None where a group has no figure,
+  and where all have the same, which says nothing.
 
   Units are dealt to GROUPS groups. With the figure x of all rows and x_g without group g, its variance is
   (G - 1) / G sum_g (x_g - mean x_g)^2 (Kott 2001, "The delete-a-group jackknife", Journal of Official Statistics 17).
@@ -90,7 +91,7 @@ def interval(benchmark: str, rule: Rule, rows: Sequence[Row]) -> tuple[float, fl
   mean = sum(parts) / count
   error = math.sqrt((count - 1) / count * sum((part - mean) ** 2 for part in parts))
   half = t_quantile(count - 1) * error
-  return whole - half, whole + half
+  return (whole - half, whole + half) if half else None
 
 
 def digits(benchmark: str) -> int:

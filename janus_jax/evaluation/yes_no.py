@@ -172,7 +172,7 @@ def mme_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], Me
 
 
 def mme_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
-  readings = _read(rows, lmms_mme_answer, ('category', 'question_id'))
+  readings = _read(rows, lmms_mme_answer, ('category',))
   scores = _mme_scores(rows, readings, 'question_id')
   perception = sum(score for name, score in scores.items() if name in PERCEPTION)
   cognition = sum(score for name, score in scores.items() if name not in PERCEPTION)
@@ -180,7 +180,7 @@ def mme_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
 
 
 def mme_official(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
-  readings = _read(rows, official_mme_answer, ('category', 'image_path'))
+  readings = _read(rows, official_mme_answer, ('category',))
   scores = _mme_scores(rows, readings, 'image_path')
   found = {}
   for name, tasks in (('Perception', PERCEPTION), ('Cognition', COGNITION)):
@@ -190,8 +190,13 @@ def mme_official(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
 
 
 def _mme_scores(rows: Sequence[Row], readings: Sequence[Reading], image: str) -> dict[str, float]:
-  """Category -> 100 times (accuracy of questions, plus that of images, both of whose questions must be right)."""
+  """Category -> 100 times (accuracy of questions, plus that of images, both of whose questions must be right).
+
+  Images are told apart by the column `image`; by the other name where the rows come from another harness's file.
+  """
   scores = {}
+  image = image if all(image in row for row in rows) else {'question_id': 'image_path'}.get(image, 'question_id')
+  require(rows, (image,))
   for category, indices in grouped(rows, 'category').items():
     pairs: dict[str, list[float]] = {}
     for index in indices:

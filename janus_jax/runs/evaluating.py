@@ -53,7 +53,9 @@ class EvaluationSettings:
   images: ImageSettings
 
 
-def evaluate(checkpoint: str, settings: EvaluationSettings, mesh: jax.sharding.Mesh | None = None) -> list[dict[str, Any]]:
+def evaluate(
+  checkpoint: str, settings: EvaluationSettings, mesh: jax.sharding.Mesh | None = None
+) -> list[dict[str, Any]]:
   """Answers, generates, scores what can be scored here, and writes the table.
 
   Returns:
@@ -67,7 +69,9 @@ def evaluate(checkpoint: str, settings: EvaluationSettings, mesh: jax.sharding.M
   if settings.prompt not in STYLES:
     raise InputError(f'prompt is {settings.prompt!r}: expected one of {", ".join(STYLES)}')
   open_checkpoint(checkpoint)  # Quick; whatever is wrong with it or with the data shows before the weights are read.
-  questions = {name: read_questions(name, settings.data)[: settings.limit] for name in settings.benchmarks if name in FILES}
+  questions = {
+    name: read_questions(name, settings.data)[: settings.limit] for name in settings.benchmarks if name in FILES
+  }
   prompts = {name: _prompts(name, settings) for name in settings.benchmarks if name not in FILES}
   janus = loading.load(checkpoint, settings.dtype, mesh)
   decoder = functools.cache(lambda kind: decoder_for(janus, kind.weights, kind.cache_dtype))
@@ -86,7 +90,13 @@ def evaluate(checkpoint: str, settings: EvaluationSettings, mesh: jax.sharding.M
 
 
 def _understanding(
-  name: str, questions: Any, janus: LoadedJanus, decoder: Any, directory: str, checkpoint: str, settings: EvaluationSettings
+  name: str,
+  questions: Any,
+  janus: LoadedJanus,
+  decoder: Any,
+  directory: str,
+  checkpoint: str,
+  settings: EvaluationSettings,
 ) -> list[dict[str, Any]]:
   style = settings.prompt
   asked = runner.shard_of(runner.ask(name, questions, style, janus), settings.shard)
