@@ -1,7 +1,6 @@
 """Benchmarks from a checkpoint to a table: the logic of `evaluate --benchmarks`."""
 
 import dataclasses
-import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ from janus_jax.errors import InputError
 from janus_jax.evaluation import exports, runner
 from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.prompt_styles import STYLES
-from janus_jax.evaluation.questions import FILES, read_questions
+from janus_jax.evaluation.questions import FILES, BenchmarkQuestion, read_questions
 from janus_jax.evaluation.scoreboard import write_scoreboard
 from janus_jax.evaluation.scores import score_rows, write_scores
+from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, decoder_for
 from janus_jax.runs import loading
 
@@ -38,7 +38,7 @@ class EvaluationSettings:
     limit: questions or prompts of each benchmark, from the first on; None for all.
     shard: the part of each benchmark that this process does.
     dtype: dtype to compute in.
-    answers: longest answer, temperature and the like.
+    answers: longest answer, temperature and the like; its storage of weights and cache counts for images too.
     images: images per prompt, guidance and the like.
   """
 
@@ -51,6 +51,15 @@ class EvaluationSettings:
   dtype: str
   answers: AnswerSettings
   images: ImageSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A checkpoint under evaluation: what its files are called, and its weights prepared for decoding."""
+
+  name: str
+  janus: LoadedJanus
+  decoder: Decoder
 
 
 def evaluate(
@@ -69,49 +78,53 @@ def evaluate(
   if settings.prompt not in STYLES:
     raise InputError(f'prompt is {settings.prompt!r}: expected one of {", ".join(STYLES)}')
   open_checkpoint(checkpoint)  # Quick; whatever is wrong with it or with the data shows before the weights are read.
-  questions = {
-    name: read_questions(name, settings.data)[: settings.limit] for name in settings.benchmarks if name in FILES
-  }
+  questions = {name: read_questions(name, settings.data) for name in settings.benchmarks if name in FILES}
   prompts = {name: _prompts(name, settings) for name in settings.benchmarks if name not in FILES}
   janus = loading.load(checkpoint, settings.dtype, mesh)
-  decoder = functools.cache(lambda kind: decoder_for(janus, kind.weights, kind.cache_dtype))
+  model = Model(
+    os.path.basename(absolute(checkpoint)),
+    janus,
+    decoder_for(janus, settings.answers.weights, settings.answers.cache_dtype),
+  )
   scores = []
   for name in settings.benchmarks:
     directory = os.path.join(settings.out, name)
     os.makedirs(directory, exist_ok=True)
     logging.info('%s: %s', name, directory)
     if name in FILES:
-      scores += _understanding(name, questions[name], janus, decoder(settings.answers), directory, checkpoint, settings)
+      scores += _answer_and_score(name, questions[name], model, directory, settings)
     else:
-      _generation(name, prompts[name], janus, decoder(settings.images), directory, settings)
+      _generate(name, prompts[name], model, directory, settings)
   if scores:
-    write_scoreboard(settings.out, os.path.basename(absolute(checkpoint)), scores)
+    write_scoreboard(settings.out, model.name, scores)
   return scores
 
 
-def _understanding(
-  name: str,
-  questions: Any,
-  janus: LoadedJanus,
-  decoder: Any,
-  directory: str,
-  checkpoint: str,
-  settings: EvaluationSettings,
+def _answer_and_score(
+  benchmark: str, questions: Sequence[BenchmarkQuestion], model: Model, directory: str, settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
-  style = settings.prompt
-  asked = runner.shard_of(runner.ask(name, questions, style, janus), settings.shard)
-  runner.answer_benchmark(asked, style, janus, decoder, settings.answers, settings.shard.path(directory))
-  rows = runner.collect_answers(directory, settings.shard, questions)
+  """The default rule's score in a list, empty where other shards are not done or a judge is needed."""
+  style, kept = settings.prompt, questions[: settings.limit]
+  asked = runner.shard_of(runner.ask(benchmark, kept, style, model.janus), settings.shard)
+  path = settings.shard.path(directory)
+  runner.answer_benchmark(asked, style, model.janus, model.decoder, settings.answers, path)
+  rows = runner.collect_answers(directory, settings.shard, kept)
   if rows is None:
     return []
-  written = exports.write_answers(name, rows, directory, os.path.basename(absolute(checkpoint)))
+  written = exports.write_answers(benchmark, rows, directory, model.name)
   logging.info('%s: wrote %s', directory, ', '.join(written))
-  if name == 'mmvet':
+  if benchmark == 'mmvet':
     logging.info('%s: a judge has to read judge_requests.jsonl; janus_jax.score takes its replies', directory)
     return []
   greedy = 'greedy' if settings.answers.temperature == 0 else f'temperature {settings.answers.temperature}'
   about = {'prompt': style, 'sampling': f'{greedy}, {settings.dtype}'}
-  lines, scores = score_rows(name, rows, 'all', **about)
+  try:
+    lines, scores = score_rows(benchmark, rows, 'all', missing=len(questions) - len(kept), **about)
+  except InputError as error:
+    if len(kept) == len(questions):
+      raise
+    logging.warning('%s: not scored: the first %d questions alone cannot be: %s', directory, len(kept), error)
+    return []
   write_scores(directory, lines, scores)
   return scores[:1]
 
@@ -131,12 +144,10 @@ def _prompts(name: str, settings: EvaluationSettings) -> Any:
   return dict(list(prompts.items())[: settings.limit])
 
 
-def _generation(
-  name: str, prompts: Any, janus: LoadedJanus, decoder: Any, directory: str, settings: EvaluationSettings
-) -> None:
+def _generate(benchmark: str, prompts: Any, model: Model, directory: str, settings: EvaluationSettings) -> None:
   images = os.path.join(directory, 'images')
-  generate = runner.generate_geneval if name == 'geneval' else runner.generate_dpg
-  generate(prompts, janus, decoder, settings.images, images, settings.shard)
+  generate = runner.generate_geneval if benchmark == 'geneval' else runner.generate_dpg
+  generate(prompts, model.janus, model.decoder, settings.images, images, settings.shard)
   guidance = f'guidance {settings.images.cfg_weight}, temperature {settings.images.temperature}'
   write_text(os.path.join(directory, 'settings.txt'), f'{guidance}, seed {settings.images.seed}, {settings.dtype}\n')
   logging.info("%s: the images, for the official scorer; janus_jax.score takes what a judge's networks found", images)
