@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One program of janus_jax with an accelerator's flags: what every launcher here runs on every host.
 #   bash launch/run.sh [--dry_run] ACCELERATOR VERB [--flag=value ...]
-#   bash launch/run.sh --dry_run v5e train --config=configs/janus_pro_7b.py --workdir=gs://BUCKET/run
+#   bash launch/run.sh --dry_run v5e train --config=configs/janus_pro_7b.py:gs://BUCKET/data \
+#     --config.init_from=gs://BUCKET/start --workdir=gs://BUCKET/run
 # ACCELERATOR is a file of launch/flags. What the caller has set stands: own XLA flags come last and win, other
 # variables are kept. PYTHON names another Python than .venv's. --dry_run prints the command and runs nothing. Without
 # arguments, this and the verbs are printed.

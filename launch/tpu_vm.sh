@@ -94,6 +94,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+type=${type/#v5e-/v5litepod-} # As `plan` calls it.
 case $type in
   v5litepod-*) accelerator=v5e runtime=v2-alpha-tpuv5-lite sizes='1 4 8 16 32 64 128 256' ;;
   # Cores, two a chip; from 64 chips on in whole cubes of as many.
@@ -106,7 +107,7 @@ if [ -n "$accelerator" ] && ! grep --quiet --line-regexp --fixed-strings -- "${t
   wrong "type is $type: expected ${type%%-*}-N, N being one of $sizes"
 fi
 case $action in
-  up | run) [ -n "$accelerator" ] || wrong "type is '$type': expected v5litepod-N, v5p-N or v6e-N" ;;
+  up | run) [ -n "$accelerator" ] || wrong "type is '$type': expected v5e-N (v5litepod-N), v5p-N or v6e-N" ;;
   install | log | stop | down) ;;
   *) wrong "action is '$action': expected up, install, run, log, stop or down (--help says more)" ;;
 esac

@@ -31,5 +31,4 @@ def get_config():
       'stage3': {**common, 'ratio': (5, 1, 4), 'trainable': (*ADAPTORS, 'language_model', 'vision_encoder')},
     },
   )
-  config.run = ('stage2', 'stage3')
   return config

@@ -108,6 +108,8 @@ def _run_part(part: Part, machine: Machine, end: float, load: float, log: pathli
     figures = _figures(printed)
     error = _error(code, limit, log) or ('' if figures else 'printed no figures')
     status, now = FAILED if error else MEASURED, time.monotonic()
+    if code is None and limit < part.limit:
+      status, error = LEFT_OUT, f'the minutes were over after {limit:.0f} s of it: give more with --minutes'
     result = Result(part.name, part.title, status, _shown(command), now - began, figures, load, error)
     if end - now <= part.seconds or not any(words in error for words in _OUT_OF_MEMORY):
       break

@@ -24,7 +24,7 @@ from janus_jax.data import prompts as prompts_lib
 from janus_jax.data.images import understanding_pixels
 from janus_jax.data.prompts import Template, left_pad
 from janus_jax.data.tokenizer import SpecialIds, Tokenizer
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, shown
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.cache import KVCache
 from janus_jax.inference.decoder import COMPILER_OPTIONS, Decoder, prompt_positions
@@ -205,6 +205,8 @@ def prepare_questions(
     raise InputError(f'{len(images)} lists of images for {len(questions)} questions: expected one for each')
   prepared = []
   for number, pair in enumerate(zip(images, questions), start=1):
+    if not isinstance(pair[0], Sequence) or not all(isinstance(image, Image.Image) for image in pair[0]):
+      raise InputError(f'images of question {number} are {shown(pair[0])}: expected a list of PIL images')
     try:
       prepared.append(prepare_question(config, *pair, tokenizer, template))
     except InputError as error:

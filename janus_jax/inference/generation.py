@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from janus_jax.data import prompts as prompts_lib
 from janus_jax.data.images import to_uint8
@@ -113,6 +114,11 @@ class GeneratedImage:
   codes: np.ndarray  # int32[P], sampled by the decoder.
   pixels: np.ndarray  # uint8[size, size, 3].
 
+  @property
+  def image(self) -> Image.Image:
+    """The pixels for Pillow: `.image.save('cube.png')`."""
+    return Image.fromarray(self.pixels)
+
 
 def prompt_rows(
   config: JanusConfig, prompts: Sequence[str], tokenizer: Tokenizer, template: Template
@@ -190,13 +196,13 @@ def generate_images(
   Args:
     janus: from `janus_jax.load`; computes in what its parameters are stored in.
     prompts: descriptions.
-    settings: None takes the defaults.
+    settings: None takes the defaults, for a training workdir those of its config.
     **changes: fields of `ImageSettings` that differ from `settings`.
 
   Raises:
     InputError: an empty or too long prompt, a setting out of range, a tokenizer of another checkpoint or none.
   """
-  settings = dataclasses.replace(settings or ImageSettings(), **changes)
+  settings = dataclasses.replace(settings or ImageSettings(**janus.sampling), **changes)
   tokenizer, template = janus.tokenizer_and_template()
   rows = prompt_rows(janus.config, prompts, tokenizer, template)
   wanted = [(prompt, image) for prompt in range(len(prompts)) for image in range(settings.num_images)]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,12 +26,14 @@ class LoadedJanus:
     params: parameter tree for `models.janus.Janus(config).apply({'params': params}, ...)`.
     tokenizer: the checkpoint's own, or None. The model accepts another one, which ruins its output.
     template: names of the speakers in this checkpoint's training, None without a tokenizer.
+    sampling: fields of `ImageSettings` that the checkpoint's workdir states; defaults of `generate_images`.
   """
 
   config: JanusConfig
   params: dict[str, Any]
   tokenizer: Tokenizer | None = None
   template: Template | None = None
+  sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def tokenizer_and_template(self) -> tuple[Tokenizer, Template]:
     """Returns both. Raises InputError where there are none, or they are another checkpoint's."""
@@ -73,6 +75,9 @@ class RequestSettings(Sampling):
 class ImageSettings(RequestSettings):
   """Settings of image generation. Raises InputError for one out of range.
 
+  Beside them `temperature`, `top_k`, `top_p` (`Sampling`), `seed`, `batch_size`, `weights`, `cache_dtype`
+  (`RequestSettings`).
+
   Attributes:
     num_images: images per prompt.
     cfg_weight: weight of classifier-free guidance, unconditional + cfg_weight (conditional - unconditional) logits;
@@ -92,6 +97,8 @@ class ImageSettings(RequestSettings):
 @dataclasses.dataclass(frozen=True)
 class AnswerSettings(RequestSettings):
   """Settings of answers, greedy by default. Raises InputError for one out of range.
+
+  Beside them `top_k`, `top_p` (`Sampling`), `seed`, `batch_size`, `weights`, `cache_dtype` (`RequestSettings`).
 
   Attributes:
     max_new_tokens: the longest answer, in tokens; less where the decoder's positions end before.

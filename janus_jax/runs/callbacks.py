@@ -65,9 +65,13 @@ class HeldOutLoss:
       stream = batches(sources, make_mixture(ratio, weights), spec, shape, options)
       self._batches = list(itertools.islice(stream, num_batches))
 
+  @property
+  def has_data(self) -> bool:
+    """True if anything is held out."""
+    return bool(self._batches)
+
   def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
-    if self._batches:
-      writer.write(step, stage, {f'held_out/{task}': value for task, value in self.measure(params).items()})
+    writer.write(step, stage, {f'held_out/{task}': value for task, value in self.measure(params).items()})
 
   def measure(self, params: Any) -> dict[str, float]:
     """The mean loss per target of each task of which anything is held out, of parameters on a mesh."""

@@ -142,8 +142,9 @@ def default_config() -> ConfigDict:
 
 
 def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> None:
-  """Sets `config.stages`, each with the fields that it leaves out and values of its own."""
+  """Sets `config.stages`, each with its own copy of the fields that it leaves out, and `config.run` to all of them."""
   config.stages = unshared({name: {**STAGE_DEFAULTS, **stage} for name, stage in stages.items()})
+  config.run = tuple(stages)
 
 
 def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[int]) -> ConfigDict:
@@ -153,7 +154,7 @@ def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[in
   """
   config = default_config()
   config.data.update({'name': 'files', 'sources': {name: dict(entry) for name, entry in sources.items()}})
-  config.workers, config.run = -1, ('finetune',)
+  config.workers = -1
   weights: dict[str, dict[str, int]] = {}
   for name, entry in sources.items():
     weights.setdefault(entry['kind'], {})[name] = 1
@@ -180,6 +181,8 @@ def parse_config(config: ConfigDict, where: str = '') -> TrainConfig:
     _check_run(parsed)
     if parsed.data.name == 'files':
       _ = parsed.data.specs  # Checks them.
+    elif parsed.data.sources:
+      raise InputError(f"data.sources is set and data.name is {parsed.data.name!r}: expected data.name 'files'")
   except InputError as error:
     raise InputError(f'{where}{error}') from None
   return parsed

@@ -16,6 +16,7 @@ from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.prompts import Template, find_template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.inference.requests import LoadedJanus
+from janus_jax.runs import workdirs
 from janus_jax.sharding.rules import parameter_shardings
 
 
@@ -43,7 +44,7 @@ def load(
   if mesh is not None:
     shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)
   words = load_tokenizer(path) if 'tokenizer.json' in checkpoint.tokenizer_files else (None, None)
-  return LoadedJanus(checkpoint.config, load_params(checkpoint, shardings), *words)
+  return LoadedJanus(checkpoint.config, load_params(checkpoint, shardings), *words, workdirs.read_sampling(path))
 
 
 def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:

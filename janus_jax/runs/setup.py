@@ -89,6 +89,8 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     identity.check_same_data(config.data, data, checkpoint)
     held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(mesh), config.held_out_batches)
     sampling = {name: getattr(config.sampling, name) for name in workdirs.SAMPLING}
+    requests = {'images': data.samples.prompts, 'answers': data.samples.questions} if config.sampling.num_images else {}
+    sampled = [name for name, found in requests.items() if found]
     sampler = Sampler(model, tokenizer, template, data.samples, ImageSettings(**sampling, seed=config.seed))
 
     def begin() -> None:
@@ -103,8 +105,8 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       data=TrainingData(data.train, spec, means),
       files=RunFiles(workdir, files.url, metadata, begin=begin, before_save=files.upload),
       callbacks={
-        **({'measuring held-out losses': held_out} if config.held_out_batches else {}),
-        **({'generating images and answers': sampler} if config.sampling.num_images else {}),
+        **({'measuring held-out losses': held_out} if held_out.has_data else {}),
+        **({f'generating {" and ".join(sampled)}': sampler} if sampled else {}),
       },
     )
     if not jax.process_index():
@@ -116,7 +118,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     with jax.set_mesh(mesh):
       params, is_complete = loop.train(run, lambda: load_params(start(), placement.params))
     if is_complete and not jax.process_index():
-      logging.info('%s', summary.end_summary(workdir, files.url, config.data.name == 'toy'))
+      logging.info('%s', summary.end_summary(workdir, files.url, model, config.data.name == 'toy'))
     return params
 
 
@@ -201,7 +203,10 @@ def check_length(sequence_length: int, model: JanusConfig) -> None:
   """Raises InputError where a row has more positions than the model."""
   positions = model.language_model.max_positions
   if sequence_length > positions:
-    raise InputError(f'sequence_length is {sequence_length}: expected at most {positions}, the positions of the model')
+    raise InputError(
+      f'sequence_length is {sequence_length}: expected at most {positions}, the positions of the model: '
+      f'--config.sequence_length={positions}'
+    )
 
 
 def read_step(

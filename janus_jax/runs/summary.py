@@ -5,9 +5,11 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 
+from janus_jax.conversion.configs import janus_to_huggingface
 from janus_jax.data.examples import TASKS
 from janus_jax.data.packing import WAITING, MeanSize
-from janus_jax.models.config import ComputeConfig
+from janus_jax.errors import InputError
+from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.runs.config import TrainConfig
 from janus_jax.training.metrics import METRICS_FILE, WIDTH, read_metrics
 from janus_jax.training.stages import Stage, trained_paths
@@ -78,14 +80,23 @@ def fitting_length(mean_tokens: float, longest: float = 0.0) -> int:
   return math.ceil(max(WAITING // 2 * mean_tokens, longest) / MULTIPLE) * MULTIPLE
 
 
-def end_summary(workdir: str, url: str, toy: bool) -> str:
+def _export_layout(model: JanusConfig) -> str:
+  """The layout of PyTorch that can express a model: transformers', or DeepSeek's."""
+  try:
+    janus_to_huggingface(model, 'float32')
+    return 'huggingface'
+  except InputError:
+    return 'deepseek'
+
+
+def end_summary(workdir: str, url: str, model: JanusConfig, toy: bool) -> str:
   """A box with the losses of a finished run, and the commands that come next, which call its workdir `url`."""
   metrics = os.path.join(workdir, METRICS_FILE)
   lines = read_metrics(metrics) if os.path.exists(metrics) else []
   last = {name: value for line in lines for name, value in line.items()}
   shown = ('loss', *(f'held_out/{task}' for task in TASKS))
   losses = [f'{name} {value:.3g}' for name, value in last.items() if name in shown and value is not None]
-  path, layout = shlex.quote(url.rstrip('/')), 'deepseek' if toy else 'huggingface'  # toy/README.md says why.
+  path, layout = shlex.quote(url.rstrip('/')), _export_layout(model)
   said = [
     f'complete: {last.get("step", 0):,} steps in {url}',
     ', '.join(losses),

@@ -18,7 +18,14 @@ from janus_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Number of devices along each axis, over all slices. One may be -1 and takes what is left."""
+  """Number of devices along each axis, over all slices. One may be -1 and takes what is left.
+
+  Attributes:
+    data: copies of the parameters, each of which takes a part of every batch.
+    fsdp: parts of the parameters, optimizer state and batch.
+    tensor: parts of heads, hidden width and vocabulary.
+    context: parts of the sequence.
+  """
 
   data: int = 1
   fsdp: int = -1

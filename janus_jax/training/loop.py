@@ -87,13 +87,13 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
 
   The order within a step must not change:
 
-  1. The step is dispatched, which returns before the devices have computed it. Only then are the metrics of an earlier
-     step read: reading waits for that step, and the devices have the next one to go on with.
-  2. All processes ask once a step, at the same point, whether to stop: they agree on the step that is the last.
-  3. The data's state is taken before the next batch is read: it is what the step has left.
+  1. All processes ask once a step, at the same point, whether to stop: they agree on the step that is the last.
+  2. The data's state is taken before the next batch is read: the records that this step has not used come next.
+  3. The metrics of an earlier step are read only after a step is dispatched, which returns before the devices have
+     computed it: reading waits for the earlier step, and the devices have the next one to go on with.
   4. Metrics are written before callbacks and saves: what lies in the workdir is never older than a checkpoint.
-  5. A save comes after the callbacks. A run that dies in one comes back before it; what it wrote is cut off and made
-     anew.
+  5. A save comes after the callbacks: a run that dies in a callback starts again before that step, and the metrics
+     that it had written since are cut off and made anew.
   """
   config, name, first = run.config, stage.settings.name, position.step
   train_step, (rates, values) = jit_train_step(config.stage_masks), _stage_values(stage.settings)
@@ -109,13 +109,15 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
       values = values.replace(learning_rate=rates[position.step - stage.start])
       with timed('compiling', f'{name}: compiling the training step') if is_first else nullcontext():
         state, metrics = train_step(position.state, batch, values, masks=stage.masks, config=run.step)
+      if is_first:
+        reports.start_clock()
       session.step_dispatched(name, metrics)
       step = position.step + 1
-      stopped = hosts.should_stop(session.stop.asked, step)  # 2.
-      streams = batches.get_state()['streams']  # 3.
+      stopped = hosts.should_stop(session.stop.asked, step)  # 1.
+      streams = batches.get_state()['streams']  # 2.
       position = dataclasses.replace(position, step=step, state=state, streams=streams, stopped=stopped)
 
-      reports.write()  # 1.
+      reports.write()  # 3.
       if step % config.log_every == 0 or step == stage.end:
         reports.take(position, metrics, values)
       is_due = config.eval_every and step % config.eval_every == 0
@@ -197,7 +199,7 @@ class _Reports:
     groups = trained_groups(stage.trained)
     self._window = Window(run.step.model, run.config.sequence_length, groups, position.num_hosts)
     self._pending: Report | None = None
-    self.count, self.restart = self._window.add, self._window.restart
+    self.count, self.restart, self.start_clock = self._window.add, self._window.restart, self._window.start_clock
 
   def take(self, position: Position, metrics: Mapping[str, jax.Array], values: StageValues) -> None:
     """Ends a window with a dispatched step; waits for nothing."""

@@ -72,6 +72,10 @@ class Window:
     """Leaves out what came before, which was not training."""
     self._began, self._sums = time.perf_counter(), _Sums()
 
+  def start_clock(self) -> None:
+    """Leaves out the time until now, which went into the first batch and into compiling, and keeps the counts."""
+    self._began, self._sums.waited = time.perf_counter(), 0.0
+
   @property
   def counts(self) -> TokenCounts:
     """Counts of this process's batches since the last report."""

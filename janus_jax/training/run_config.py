@@ -77,7 +77,8 @@ class RunConfig:
     """The stage of this name, of those that run; None: the last one. Raises InputError if there is none."""
     found = self.run[-1] if name is None else name
     if found not in self.run:
-      raise InputError(f'stage is {name!r}: expected one of {", ".join(self.run)}')
+      hint = '; it is defined, but not in config.run' if found in self.stages else ''
+      raise InputError(f'stage is {name!r}: expected one of {", ".join(self.run)}{hint}')
     return self.stages[found]
 
 

@@ -22,7 +22,7 @@ class Stage:
     batch_size: packed rows per update.
     trainable: parameter groups, or regexes over whole paths; what trains.
     learning_rate: highest rate of the stage.
-    warmup_steps: updates before it is reached.
+    warmup_steps: updates before it is reached; a shorter stage ends on the way there.
     schedule: 'constant', or 'cosine' or 'linear', which fall after the warm-up.
     final_fraction: fraction of the learning rate that these two fall to.
     weight_decay: AdamW's weight decay.
@@ -51,10 +51,6 @@ class Stage:
   generation_images_per_row: float = 0.0
   carry_moments: bool = False
   expected_tokens: tuple[float, float, float] = (800.0, 1000.0, 650.0)
-
-  def __post_init__(self) -> None:
-    if self.warmup_steps > self.steps:
-      raise InputError(f'warmup_steps is {self.warmup_steps}: expected 0 to the {self.steps} steps of the stage')
 
 
 def trained_paths(stage: Stage, paths: Collection[str]) -> frozenset[str]:

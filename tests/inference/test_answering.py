@@ -133,6 +133,8 @@ def test_an_answer_ends_with_the_positions(model):
   ('options', 'message'),
   [
     ({'questions': [' ']}, 'question 1 of 1: question 1 of 1 is empty: expected text'),
+    ({'images': [Image.new('RGB', (8, 8))]}, r'images of question 1 are .*: expected a list of PIL images'),
+    ({'images': [['cat.png']]}, r'images of question 1 are .*: expected a list of PIL images'),
     ({'questions': 'What?'}, r"questions is the string 'What\?': expected a list"),
     ({'images': []}, '0 lists of images for 1 questions: expected one for each'),
     ({'questions': ['red ' * 600]}, r'question 1 of 1: the prompt has \d+ tokens: expected at most 512'),

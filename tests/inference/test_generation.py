@@ -1,5 +1,7 @@
 """Images for prompts: one does not depend on its batch, mesh or neighbours; bad input is one line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -119,3 +121,13 @@ def test_a_prompt_leaves_room_for_its_image(model):
   room = config.language_model.max_positions - config.vq.num_tokens + 1
   with pytest.raises(InputError, match=rf'^prompt 1 of 1: the prompt has \d+ tokens: expected at most {room}$'):
     janus_jax.generate_images(model, ['red ' * 600])
+
+
+def test_a_workdir_states_how_its_model_is_sampled(model):
+  stated = dataclasses.replace(model, sampling={'cfg_weight': 1.0, 'temperature': 0.5})
+  options = {'num_images': 1, 'seed': 3}
+  found = codes(generation.generate_images(stated, ['a cat'], **options))
+  expected = codes(generation.generate_images(model, ['a cat'], cfg_weight=1.0, temperature=0.5, **options))
+  np.testing.assert_array_equal(found, expected)
+  given = codes(generation.generate_images(stated, ['a cat'], generation.ImageSettings(**options)))
+  np.testing.assert_array_equal(given, codes(generation.generate_images(model, ['a cat'], **options)))

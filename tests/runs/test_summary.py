@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from janus_jax.data.packing import MeanSize
-from janus_jax.models.config import ComputeConfig
+from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.runs import summary
 from janus_jax.runs.config import default_config, parse_config, replaced, set_stages
 from janus_jax.training import run_config
@@ -56,15 +56,18 @@ def test_workers_are_those_of_the_recipe_or_one_for_each_core_up_to_eight(monkey
   assert replaced(automatic, {'workers': 3}).num_workers == 3
 
 
-@pytest.mark.parametrize('toy', [True, False])
-def test_the_box_has_what_was_reached_and_commands_with_flags_that_exist(tmp_path, toy):
+@pytest.mark.parametrize(
+  ('toy', 'preset', 'layout'), [(True, 'toy', 'deepseek'), (False, 'janus_pro_1b', 'huggingface')]
+)
+def test_the_box_has_what_was_reached_and_commands_with_flags_that_exist(tmp_path, toy, preset, layout):
   lines = [{'step': 9, 'loss': 2.0}, {'step': 12, 'loss': 0.51234}, {'step': 12, 'held_out/text': 1.25}]
   (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  text = summary.end_summary(str(tmp_path), '/a place/run', toy)
+  text = summary.end_summary(str(tmp_path), '/a place/run', PRESETS[preset], toy)
   assert all(part in text for part in ('complete: 12 steps in /a place/run', 'loss 0.512', 'held_out/text 1.25'))
   commands = [shlex.split(line) for line in text.splitlines() if 'janus_jax.' in line]
   verbs = [command[2].removeprefix('janus_jax.') for command in commands]
   assert verbs == ['generate', *(['evaluate'] if toy else []), 'convert']
+  assert commands[-1][-1] == f'--format={layout}'
   for verb, command in zip(verbs, commands):
     source = (ROOT / f'{verb}.py').read_text()
     for flag in command[3:]:

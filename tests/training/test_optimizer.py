@@ -146,5 +146,8 @@ def test_schedules_of_odd_lengths(kind):
 def test_schedules_that_cannot_be():
   with pytest.raises(InputError, match=r"^schedule is 'cosin': expected one of constant, cosine, linear$"):
     learning_rates('cosin', PEAK, 0, 10)
-  with pytest.raises(InputError, match=r'^warmup_steps is 11: expected 0 to the 10 steps of the stage$'):
-    learning_rates('cosine', PEAK, 11, 10)
+
+
+def test_a_stage_shorter_than_its_warmup_ends_on_the_way_up():
+  long, short = (learning_rates('cosine', PEAK, 10, steps) for steps in (40, 4))
+  np.testing.assert_array_equal(short, long[:4])

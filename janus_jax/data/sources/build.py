@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import operator
 import os
 from collections.abc import Mapping
@@ -64,7 +65,8 @@ class SourceSpec:
     system: comes before a conversation; None for the vision system prompt in understanding and nothing in text.
     split: part of a TFDS dataset: 'train', 'train[:90%]'.
     directory: `data_dir` of a TFDS builder.
-    held_out: records, spread over the source, that are kept out of training to measure the loss on.
+    held_out: records, spread over the source, that are kept out of training to measure the loss on; a tenth where there
+      are no more than that.
   """
 
   name: str
@@ -242,7 +244,7 @@ def open_sources(
     index_directory: for indices and copies, as in `items`.
 
   Raises:
-    InputError: as `items`; no records, or fewer than are to be held out; a file of class names that is not there.
+    InputError: as `items`; no records, a file of class names that is not there.
   """
   opened = {split: {kind: {} for kind in TASKS} for split in ('train', 'held_out')}
   for spec in specs.values():
@@ -251,13 +253,15 @@ def open_sources(
     found = items(spec, index_directory)
     if not len(found):
       raise InputError(f'data.sources.{spec.name}: no records in {", ".join(spec.path)}: expected at least one')
-    if len(found) <= spec.held_out:
-      raise InputError(
-        f'data.sources.{spec.name}: {len(found)} records: expected more than held_out, which is {spec.held_out}'
+    count = spec.held_out
+    if len(found) <= count:
+      count = len(found) // 10
+      logging.warning(
+        'data.sources.%s: %d records: %d are held out, not %d', spec.name, len(found), count, spec.held_out
       )
     blocks = found.block_sizes if spec.format == 'parquet' else None
-    train, held = held_out.split(_records(spec, found, sizes, seed), spec.held_out, blocks)
+    train, held = held_out.split(_records(spec, found, sizes, seed), count, blocks)
     opened['train'][spec.kind][spec.name] = train
-    if spec.held_out:
+    if count:
       opened['held_out'][spec.kind][spec.name] = held
   return opened

@@ -98,8 +98,13 @@ def test_records_are_held_out_once_and_not_trained_on(entries, tmp_path):
   assert said['train'] | said['held_out'] == {f'records{i}' for i in range(ITEMS)}
   assert not said['train'] & said['held_out']
   assert said['held_out'] != {'records4', 'records5'}
-  with pytest.raises(InputError, match=r'data.sources.llava: 6 records: expected more than held_out, which is 6'):
-    open_sources(read_specs({'llava': entries['llava'] | {'held_out': 6}}), SIZES, 0, str(tmp_path))
+
+
+def test_of_a_small_source_a_tenth_is_held_out(entries, tmp_path, caplog):
+  opened = open_sources(read_specs({'llava': entries['llava'] | {'held_out': 6}}), SIZES, 0, str(tmp_path))
+  assert len(opened['train']['understanding']['llava']) == ITEMS
+  assert opened['held_out']['understanding'] == {}
+  assert 'data.sources.llava: 6 records: 0 are held out, not 6' in caplog.text
 
 
 @pytest.mark.parametrize(
