@@ -44,11 +44,15 @@ REPORT = ['matplotlib']
 # What the toy world needs: real scanned digits and their judge; and charts for its page.
 QUICKSTART = ['scikit-learn', *REPORT]
 
+# Scoring answers to benchmarks: VLMEvalKit keeps them in files that pandas writes and reads.
+EVALUATION = ['openpyxl', 'pandas']
+
 # Buckets of Google: data, checkpoints and workdirs.
 GCS = ['gcsfs']
 
 TEST = [
   *QUICKSTART,
+  *EVALUATION,
   *GCS,
   # A bucket to test with.
   'gcp-storage-emulator',
@@ -80,6 +84,7 @@ setup(
   extras_require={
     'quickstart': QUICKSTART,
     'report': REPORT,
+    'evaluation': EVALUATION,
     'torch': TORCH,
     'gcs': GCS,
     # Buckets of Amazon: data, and checkpoints in PyTorch's layouts.

@@ -1,18 +1,28 @@
-"""Scores a checkpoint on the toy world: questions about images and prompts for images that training never had.
+"""Scores a checkpoint on benchmarks, or on the toy world.
+
+    python -m janus_jax.evaluate --checkpoint=PATH --benchmarks=pope,mme,geneval --data=DIR --out=DIR
+                                 [--prompt=trained|vlmevalkit|lmms-eval --limit=N --shard=i/n --dtype=bfloat16]
+                                 [--max_new_tokens=512 --num_images=4 --cfg_weight=5 --mesh=... --json]
+
+answers the questions of pope, mme, mmbench, seedbench, gqa, mmmu and mmvet and generates the images of geneval and dpg,
+from the datasets' files below --data (evaluation/questions.py), goes on where it was stopped, writes answers as
+VLMEvalKit and the authors' scorers read them, scores what needs no judge under every rule, and puts the default rule's
+figures beside the report's (scores.md, scores.html).
 
     python -m janus_jax.evaluate --checkpoint=PATH [--out=DIR --questions_per_kind=40 --images_per_group=20
                                  --cfg_weight=1.5 --temperature=0.8 --top_k=0 --seed=0 --json]
                                  [--weights=int8 --cache_dtype=int8]
 
-PATH is a training workdir (its newest checkpoint is scored; WORKDIR@ema: its averages) or a checkpoint of any layout,
-of a model that was trained on the toy world. Every answer and every generated image is right or wrong;
-percentages come with 95 % intervals that count prompts and images, not cases (reporting/intervals.py). DIR gets
-scores.txt (what is printed), scores.json (all scores and all cases), generations.png (every generated image, framed
-green where it is right), images.npz.
+asks questions about images of the toy world and for images that training never had, of a model that was trained on it.
+PATH is a training workdir (its newest checkpoint is scored; WORKDIR@ema: its averages) or a checkpoint of any layout.
+Every answer and every generated image is right or wrong; percentages come with 95 % intervals that count prompts and
+images, not cases (reporting/intervals.py). DIR gets scores.txt (what is printed), scores.json (all scores and all
+cases), generations.png (every generated image, framed green where it is right), images.npz.
 """
 
 import json
 import logging
+import os
 import time
 
 from absl import flags
@@ -20,17 +30,34 @@ from absl import flags
 from janus_jax import cli
 from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.export import DTYPES
+from janus_jax.evaluation.benchmarks import BENCHMARKS
+from janus_jax.evaluation.prompt_styles import STYLES
+from janus_jax.evaluation.runner import Shard
+from janus_jax.evaluation.scoreboard import to_markdown
+from janus_jax.evaluation.scores import PRINTED
 from janus_jax.inference import image_files
-from janus_jax.inference.requests import ImageSettings, check_tokenizer
+from janus_jax.inference.requests import AnswerSettings, ImageSettings, check_tokenizer
 from janus_jax.runs import loading, workdirs
 from janus_jax.runs.config import DataConfig
+from janus_jax.runs.evaluating import EvaluationSettings, evaluate
 from janus_jax.runs.value_checks import SEED, Integer
+from janus_jax.sharding.mesh import parse_mesh
 from janus_jax.toy import scoring
 from janus_jax.toy.dataset import world_for
 from janus_jax.toy.test_set import IMAGES_PER_GROUP, QUESTIONS_PER_KIND
 
 _CHECKPOINT = cli.define_checkpoint()
-_OUT = cli.define_path('out', None, 'Directory for scores.txt, scores.json, generations.png, images.npz; replaced.')
+_OUT = cli.define_path('out', None, 'Directory for scores; of the toy world: replaced.')
+_BENCHMARKS = flags.DEFINE_list('benchmarks', [], f'Any of {", ".join(BENCHMARKS)}; none: the toy world.')
+_DATA = cli.define_path('data', None, "Directory with the benchmarks' files.")
+_PROMPT = flags.DEFINE_enum('prompt', 'trained', list(STYLES), "Whose prompt: the checkpoint's own, or a harness's.")
+_LIMIT = cli.define_number('limit', None, 'Questions or prompts of each benchmark, from the first on.', Integer(1))
+_SHARD = flags.DEFINE_string('shard', '0/1', 'Part i/n of each benchmark; the last part to end scores all.')
+_DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute benchmarks in.')
+_MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.')
+(_NUM_IMAGES,) = cli.define_settings(ImageSettings, 'num_images')
+_MAX_NEW_TOKENS, _BATCH_SIZE = cli.define_settings(AnswerSettings, 'max_new_tokens', 'batch_size')
 _QUESTIONS = cli.define_number(
   'questions_per_kind', QUESTIONS_PER_KIND, 'Questions of each kind, content and group.', Integer(1)
 )
@@ -54,7 +81,37 @@ def _settings(sampling: dict) -> dict:
   }
 
 
+def _benchmarks() -> None:
+  if not _DATA.value or not _OUT.value:
+    raise flags.Error('--benchmarks needs --data and --out')
+  given = cli.values(_SEED, _BATCH_SIZE, _WEIGHTS, _CACHE_DTYPE)
+  settings = EvaluationSettings(
+    benchmarks=_BENCHMARKS.value,
+    data=_DATA.value,
+    out=_OUT.value,
+    prompt=_PROMPT.value,
+    limit=_LIMIT.value,
+    shard=Shard(*cli.parse_shard(_SHARD.value)),
+    dtype=_DTYPE.value,
+    answers=AnswerSettings(**given, max_new_tokens=_MAX_NEW_TOKENS.value),
+    images=ImageSettings(**given, num_images=_NUM_IMAGES.value, **cli.values(_CFG_WEIGHT, _TEMPERATURE, _TOP_K)),
+  )
+  scores = evaluate(_CHECKPOINT.value, settings, parse_mesh(_MESH.value))
+  if _JSON.value:
+    for score in scores:
+      print(json.dumps({name: score[name] for name in PRINTED if name in score}))
+  elif scores:
+    print(to_markdown(os.path.basename(absolute(_CHECKPOINT.value)), scores), end='')
+
+
 def main() -> None:
+  if _BENCHMARKS.value:
+    _benchmarks()
+  else:
+    _toy_world()
+
+
+def _toy_world() -> None:
   checkpoint = _CHECKPOINT.value
   # Opening is quick; whatever is wrong with the arguments shows before the weights are read.
   config = open_checkpoint(checkpoint).config

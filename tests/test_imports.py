@@ -18,6 +18,7 @@ ALLOWED = {
   'conversion': {'models', 'sharding', 'data'},
   'inference': {'models', 'data'},
   'training': {'models', 'sharding', 'data', 'inference'},
+  'evaluation': {'data', 'reporting', 'inference'},
 }
 CORE = set(ALLOWED)
 ALLOWED['toy'] = CORE
@@ -27,7 +28,7 @@ ALLOWED |= {package: {*CORE, 'toy', 'runs'} for package in ('planning', 'ablatio
 # The modules of `runs` that know of the toy world: where its data is opened, and where its config is parsed.
 KNOW_THE_TOY = {'datasets.py', 'config.py'}
 # Only inside functions that need them.
-NEVER_AT_TOP = {'torch', 'transformers', 'tensorflow', 'matplotlib'}
+NEVER_AT_TOP = {'torch', 'transformers', 'tensorflow', 'matplotlib', 'pandas'}
 
 
 def imported_modules(tree: ast.AST) -> set[str]:

@@ -114,8 +114,9 @@ def understanding_ids(
   num_images: int,
   num_image_tokens: int,
   max_length: int,
+  system: str = SYSTEM_PROMPT,
 ) -> list[int]:
-  """Ids after which the model answers the last of `turns`, after the system prompt of the original.
+  """Ids after which the model answers the last of `turns`.
 
   Args:
     tokenizer: the checkpoint's.
@@ -124,6 +125,7 @@ def understanding_ids(
     num_images: images of the whole conversation.
     num_image_tokens: tokens per image, 576 in the released models.
     max_length: tokens, images included.
+    system: the original always has `SYSTEM_PROMPT`, some benchmarks' harnesses another or none.
 
   Raises:
     InputError: an empty question, no question at the end, placeholders that do not match the images, or too long.
@@ -133,7 +135,7 @@ def understanding_ids(
   for number, question in enumerate(turns[::2], start=1):
     if not question.strip():
       raise InputError(f'question {number} of {len(turns[::2])} is empty: expected text')
-  text = render_prompt(template, [*place_images(turns, num_images), ''], SYSTEM_PROMPT)
+  text = render_prompt(template, [*place_images(turns, num_images), ''], system)
   return _within(max_length, expand_images(tokenizer.encode(text), tokenizer.special, num_image_tokens))
 
 

@@ -158,7 +158,12 @@ class Question:
 
 
 def prepare_question(
-  config: JanusConfig, images: Sequence[Image.Image], turns: Turns, tokenizer: Tokenizer, template: Template
+  config: JanusConfig,
+  images: Sequence[Image.Image],
+  turns: Turns,
+  tokenizer: Tokenizer,
+  template: Template,
+  system: str = prompts_lib.SYSTEM_PROMPT,
 ) -> Question:
   """Renders a question and resizes its images.
 
@@ -175,6 +180,7 @@ def prepare_question(
     num_images=len(images),
     num_image_tokens=config.num_image_tokens,
     max_length=config.language_model.max_positions,
+    system=system,
   )
   size = config.image_size
   pixels = [understanding_pixels(image, size) for image in images]

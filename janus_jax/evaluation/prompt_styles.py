@@ -1,0 +1,99 @@
+"""What a benchmark's question is to the model: the text of VLMEvalKit's adapter for Janus, or of lmms-eval's tasks.
+
+VLMEvalKit: `vlmeval/vlm/janus.py` (e8e78f0); lmms-eval 0.7.3: `doc_to_text` of each task. Both to the character.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+from janus_jax.data.prompts import SYSTEM_PROMPT
+from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
+from janus_jax.evaluation.multiple_choice import options
+from janus_jax.evaluation.rows import Row, is_missing
+
+WORD = '\nAnswer the question using a single word or phrase.'
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+YES_OR_NO = ' Please answer yes or no.'
+THINK = (
+  'You are a helpful assistant. Please answer truthfully and write out your thinking step by step to be sure you get '
+  'the right answer.'
+)
+STYLES = ('trained', 'vlmevalkit', 'lmms-eval')
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """What the user says, with a placeholder for each image; and the system prompt, '' for none."""
+
+  text: str
+  system: str = SYSTEM_PROMPT
+
+
+def vlmevalkit_prompt(benchmark: str, row: Row, num_images: int) -> Prompt:
+  """The prompt of VLMEvalKit's adapter.
+
+  Args:
+    benchmark: a key of `questions.FILES`.
+    row: as VLMEvalKit reads it (`rows.as_vlmevalkit_reads`): an option 'None' is none.
+    num_images: all of them come first.
+  """
+  question, system = str(row['question']), ''
+  if benchmark in ('pope', 'mme'):
+    text = f'\n{question.replace(YES_OR_NO, "") if benchmark == "pope" else question}{WORD}'
+  elif benchmark == 'gqa':
+    text = f'{question}{WORD}'
+  elif benchmark == 'mmvet':
+    text, system = f'\n{question}', THINK
+  else:
+    hint = row.get('hint')
+    text = '\n' if is_missing(hint) or hint == '' else f'\nHint: {hint}\n'
+    lines = ''.join(f'{letter}. {option}\n' for letter, option in options(row).items())
+    text += f'{question}\n{lines}' + (LETTER if lines else 'Answer the question directly. ')
+  return Prompt((IMAGE_PLACEHOLDER * num_images + text).strip(), system)
+
+
+def lmms_text(benchmark: str, row: Row) -> str:
+  """The text of lmms-eval's task, without images."""
+  question = str(row['question'])
+  if benchmark == 'mmmu':
+    lines = '\n'.join(f'{letter}. {option}' for letter, option in options(row).items())
+    # What ends a prompt stands after a blank line.
+    return f'{question}\n{lines}\n{LETTER}' if lines else f'{question}\n{WORD}'
+  if benchmark == 'mmbench':
+    found = {letter: option for letter, option in options(row, 'ABCDE').items() if option not in ('', 'nan')}
+    hint = '' if is_missing(row.get('hint')) or row['hint'] in ('nan', '') else f'{row["hint"]} '
+    lines = '\n'.join(['There are several options:', *(f'{letter}. {found[letter]}' for letter in sorted(found))])
+    return f'{hint}{question} {lines}\n{LETTER}'
+  if benchmark == 'seedbench':
+    return question + ''.join(f'\n{letter}. {option}' for letter, option in options(row, 'ABCD').items()) + LETTER
+  if benchmark == 'mmvet':
+    think = (
+      'First please perform reasoning, and think step by step to provide best answer to the following question: \n\n'
+    )
+    return f'{think}{question}'
+  if benchmark in ('pope', 'mme'):
+    question = question.strip()
+  return f'{question.replace(YES_OR_NO, "") if benchmark == "mme" else question}{WORD}'
+
+
+def lmms_prompt(benchmark: str, row: Row, num_images: int) -> Prompt:
+  """The prompt of lmms-eval's task: images first, but MMMU's where its text names them."""
+  text = lmms_text(benchmark, row)
+  if benchmark == 'mmmu':
+    placed = re.sub(r'<image [1-7]>', IMAGE_PLACEHOLDER, text)
+    if placed.count(IMAGE_PLACEHOLDER) == num_images:
+      return Prompt(placed)
+  return Prompt(IMAGE_PLACEHOLDER * num_images + text)
+
+
+def trained_prompt(benchmark: str, row: Row, num_images: int) -> Prompt:
+  """VLMEvalKit's text after the system prompt that Janus was trained with."""
+  return Prompt(vlmevalkit_prompt(benchmark, row, num_images).text)
+
+
+PROMPTS: dict[str, Callable[[str, Row, int], Prompt]] = {
+  'trained': trained_prompt,
+  'vlmevalkit': vlmevalkit_prompt,
+  'lmms-eval': lmms_prompt,
+}

@@ -1,0 +1,160 @@
+"""Predictions and the questions they answer, from files as people have them: JSON lines, TSV, xlsx.
+
+pandas is imported where a file is read (extra `evaluation`): VLMEvalKit keeps answers in files that pandas writes and
+reads, and what comes back is not always what went in (`as_vlmevalkit_reads`).
+"""
+
+import functools
+import io
+import json
+import os
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from janus_jax.errors import InputError, one_line, shown
+
+Row = Mapping[str, Any]
+FORMATS = ('.jsonl', '.json', '.tsv', '.csv', '.xlsx')
+# Columns that tell a question from others; the first that both files have joins them.
+KEYS = ('index', 'id', 'question_id', 'questionId')
+# Names that datasets give the columns of VLMEvalKit's files, which are ours.
+COLUMNS = {'text': 'question', 'label': 'answer', 'capability': 'category', 'L2-category': 'l2-category'}
+
+
+def pandas() -> types.ModuleType:
+  """The package. Raises InputError where it is not installed."""
+  try:
+    import pandas
+  except ImportError as error:
+    raise InputError(f'scoring reads tables by pandas ({error}): pip install janus_jax[evaluation]') from None
+  return pandas
+
+
+def read_rows(path: str) -> list[dict[str, Any]]:
+  """Rows of a file; those of TSV and xlsx hold strings, '' for an empty cell.
+
+  Raises:
+    InputError: another kind of file, or one that cannot be read.
+    OSError: no such file.
+  """
+  suffix = os.path.splitext(path)[1].lower()
+  if suffix not in FORMATS:
+    raise InputError(f'{path}: expected a file that ends with one of {", ".join(FORMATS)}')
+  try:
+    if suffix == '.jsonl':
+      return _read_json_lines(path)
+    if suffix == '.json':
+      with open(path, encoding='utf-8') as file:
+        rows = json.load(file)
+      if isinstance(rows, dict):  # GQA's questions, by their id.
+        rows = [{'questionId': name, **row} if isinstance(row, dict) else None for name, row in rows.items()]
+      if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f'{path}: expected a list of objects')
+      return rows
+    read_tsv, read_csv = functools.partial(pandas().read_csv, sep='\t'), pandas().read_csv
+    read = {'.tsv': read_tsv, '.csv': read_csv, '.xlsx': pandas().read_excel}[suffix]
+    frame = read(path, dtype=str, keep_default_na=False)
+  except InputError:
+    raise
+  except (
+    ValueError,
+    KeyError,
+    ImportError,
+  ) as error:  # UnicodeDecodeError, JSONDecodeError and pandas' are ValueErrors.
+    raise InputError(f'{path}: cannot be read: {one_line(error)}') from None
+  return frame.to_dict('records')
+
+
+def _read_json_lines(path: str) -> list[dict[str, Any]]:
+  rows = []
+  with open(path, encoding='utf-8') as file:
+    for number, line in enumerate(file, 1):
+      if not line.strip():
+        continue
+      try:
+        row = json.loads(line)
+      except ValueError as error:
+        raise InputError(f'{path}, line {number}: {one_line(error)}: expected a JSON object') from None
+      if not isinstance(row, dict):
+        raise InputError(f'{path}, line {number}: expected a JSON object, got {shown(row)}')
+      rows.append(row)
+  return rows
+
+
+def join(
+  predictions: Sequence[Row], data: Sequence[Row] | None, allow_partial: bool = False
+) -> tuple[list[dict[str, Any]], int]:
+  """Predictions with the columns of the dataset, in its order.
+
+  Args:
+    predictions: with 'prediction', and one of KEYS where `data` is given.
+    data: the dataset's rows, with the same one of KEYS; None where predictions have all columns.
+    allow_partial: whether some of the dataset's rows may have no prediction; they are left out.
+
+  Returns:
+    Rows, and the number of the dataset's rows that have no prediction.
+
+  Raises:
+    InputError: a column is missing; a key is repeated, unknown, or (unless `allow_partial`) has no prediction.
+  """
+  if not predictions:
+    raise InputError('no predictions to score')
+  rows = [{COLUMNS.get(name, name): value for name, value in row.items()} for row in predictions]
+  for number, row in enumerate(rows, 1):
+    if 'prediction' not in row and 'judge_replies' not in row:
+      raise InputError(f'row {number} of the predictions has no column prediction: {", ".join(row) or "none at all"}')
+    row['prediction'] = '' if row.get('prediction') is None else row['prediction']
+  if data is None:
+    if all('index' in row for row in rows):
+      _by_key(rows, 'index', 'predictions')
+    return rows, 0
+  key = next((name for name in KEYS if name in rows[0] and data and name in data[0]), None)
+  if key is None:
+    raise InputError(f'predictions and data have no column in common that tells questions apart: {", ".join(KEYS)}')
+  wanted, given = _by_key(data, key, 'data'), _by_key(rows, key, 'predictions')
+  if unknown := [name for name in given if name not in wanted]:
+    raise InputError(
+      f'{key} {unknown[0]} ({len(unknown)} in all) is not in the data: are these answers to another set?'
+    )
+  missing = [name for name in wanted if name not in given]
+  if missing and not allow_partial:
+    raise InputError(f'{key} {missing[0]} ({len(missing)} of {len(wanted)} rows) has no prediction: expected one each')
+  named = [{COLUMNS.get(name, name): value for name, value in row.items()} for row in data]
+  # What predictions say of a question is not trusted; of what else they hold (a judge's replies) nothing is lost.
+  return [{**given[str(row[key])], **row} for row in named if str(row[key]) in given], len(missing)
+
+
+def _by_key(rows: Sequence[Row], key: str, what: str) -> dict[str, Row]:
+  found: dict[str, Row] = {}
+  for number, row in enumerate(rows, 1):
+    if key not in row:
+      raise InputError(f'row {number} of the {what} has no column {key}: expected one')
+    if str(row[key]) in found:
+      raise InputError(f'{key} {row[key]} stands in the {what} more than once')
+    found[str(row[key])] = row
+  return found
+
+
+def require(rows: Sequence[Row], columns: Sequence[str]) -> None:
+  """Raises InputError where a row lacks a column that a rule needs, or there are no rows."""
+  if not rows:
+    raise InputError('no rows to score')
+  for number, row in enumerate(rows, 1):
+    if missing := [name for name in columns if name not in row]:
+      have = ', '.join(sorted(row))
+      raise InputError(f'row {number} has no column {missing[0]}: expected {", ".join(columns)}; it has {have}')
+
+
+def as_vlmevalkit_reads(rows: Sequence[Row]) -> list[dict[str, Any]]:
+  """Rows as they come back from VLMEvalKit's answer file: 'None', 'N/A', 'nan', '' ... are float NaN.
+
+  A column of nothing but numbers comes back as numbers, too, as pandas infers it.
+  """
+  frame = pandas().DataFrame(rows)
+  return pandas().read_csv(io.StringIO(frame.to_csv(sep='\t', index=False)), sep='\t').to_dict('records')
+
+
+def is_missing(value: Any) -> bool:
+  """True for None and NaN."""
+  return value is None or value != value

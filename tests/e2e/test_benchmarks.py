@@ -1,0 +1,187 @@
+"""`python -m janus_jax.evaluate --benchmarks`: a small checkpoint through all nine, from made-up files."""
+
+import base64
+import io
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_checkpoint
+from PIL import Image
+
+from janus_jax.evaluation.questions import MME_TASKS, read_questions
+from janus_jax.evaluation.runner import CHUNK, Asked, Shard, answer_benchmark, ask, chunks, read_answers, shard_of
+from janus_jax.inference import answering
+from janus_jax.inference.requests import AnswerSettings, decoder_for
+from janus_jax.runs.loading import load
+
+ROOT = pathlib.Path(__file__).parents[2]
+UNDERSTANDING = ('pope', 'mme', 'mmbench', 'seedbench', 'gqa', 'mmmu', 'mmvet')
+pandas = pytest.importorskip('pandas')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+  return small_checkpoint.write(tmp_path_factory.mktemp('benchmarks') / 'tiny')
+
+
+def image(seed):
+  buffer = io.BytesIO()
+  Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, 'PNG')
+  return base64.b64encode(buffer.getvalue()).decode()
+
+
+def rows(count, **columns):
+  """Two questions about each image."""
+  found = []
+  for i in range(count):
+    row = {'index': i, 'image': image(i // 2) if i % 2 == 0 else str(i - 1), 'question': f'Is there a {i}?'}
+    found.append({**row, **{name: value(i) if callable(value) else value for name, value in columns.items()}})
+  return found
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('data')
+  yes_no = {'answer': lambda i: ('Yes', 'No')[i % 2]}
+  options = {**{letter: f'option {letter}' for letter in 'ABCD'}, 'answer': 'B', 'category': 'c'}
+  files = {
+    'POPE': rows(6, **yes_no, category='random,popular'),
+    'MME': rows(28, **yes_no, category=lambda i: MME_TASKS[i // 2], image_path=lambda i: f'{i // 2}.png'),
+    'MMBench_DEV_EN': rows(4, **options, hint='', split='dev', **{'l2-category': 'logic_reasoning'}),
+    'SEEDBench_IMG': rows(4, **options),
+    'GQA_TestDev_Balanced': rows(4, answer='red'),
+    'MMMU_DEV_VAL': rows(4, **options, id=lambda i: f'validation_Art_{i}', split='validation'),
+    'MMVet': rows(2, answer='x<OR>y', category='rec,ocr'),
+  }
+  for name, found in files.items():
+    pandas.DataFrame(found).to_csv(directory / f'{name}.tsv', sep='\t', index=False)
+  prompts = [{'tag': 'counting', 'include': [{'class': 'cat', 'count': 2}], 'prompt': 'two cats'}]
+  (directory / 'evaluation_metadata.jsonl').write_text(''.join(json.dumps(prompt) + '\n' for prompt in prompts * 2))
+  (directory / 'prompts').mkdir()
+  (directory / 'prompts' / 'a1.txt').write_text('A red cube.')
+  return directory
+
+
+def evaluate(checkpoint, data, out, *arguments):
+  command = [sys.executable, '-m', 'janus_jax.evaluate', f'--checkpoint={checkpoint}', f'--data={data}', f'--out={out}']
+  command += ['--dtype=float32', '--max_new_tokens=3', '--num_images=2', *arguments]
+  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope='module')
+def whole(checkpoint, data, tmp_path_factory):
+  out = tmp_path_factory.mktemp('whole')
+  found = evaluate(checkpoint, data, out, f'--benchmarks={",".join((*UNDERSTANDING, "geneval", "dpg"))}')
+  assert found.returncode == 0, found.stderr
+  return out, found
+
+
+def predictions(out, name):
+  return [
+    (row['index'], row['prediction'])
+    for path in sorted((out / name).glob('answers-*.jsonl'))
+    for row in map(json.loads, path.read_text().splitlines())
+  ]
+
+
+def test_all_nine_end_in_files_and_a_table(whole):
+  out, found = whole
+  scored = [name for name in UNDERSTANDING if name != 'mmvet']
+  lines = found.stdout.splitlines()
+  for name in scored:
+    assert sum(line.startswith(f'| {name} (') for line in lines) == 1
+    assert {score['rule'] for score in json.loads((out / name / 'scores.json').read_text())} > {'lmms-eval'}
+  assert '| Janus-Pro-7B | 87.4 | 1567.1 | 79.2 | 72.1 | 62.0 | 41.0 |' in lines
+  assert found.stdout == (out / 'scores.md').read_text()
+  frame = pandas.read_excel(out / 'pope' / 'tiny_POPE.xlsx')
+  assert list(frame.columns) == ['index', 'question', 'answer', 'category', 'prediction']
+  assert len((out / 'mme' / 'submission' / 'Your_Results' / 'OCR.txt').read_text().splitlines()) == 2
+  assert len((out / 'mmvet' / 'submission' / 'judge_requests.jsonl').read_text().splitlines()) == 2
+
+
+def test_generated_images_are_trees_that_the_official_scorers_take(whole):
+  out, _ = whole
+  samples = sorted(path.relative_to(out).as_posix() for path in (out / 'geneval').rglob('*.png'))
+  assert samples == [f'geneval/images/{p:05}/samples/{i:05}.png' for p in range(2) for i in range(2)]
+  assert json.loads((out / 'geneval' / 'images' / '00001' / 'metadata.jsonl').read_text())['tag'] == 'counting'
+  size = small_checkpoint.CONFIG.vq.image_size
+  assert Image.open(out / 'dpg' / 'images' / 'a1.png').size == (2 * size, 2 * size)
+
+
+def test_two_shards_and_a_cut_give_the_same_answers(checkpoint, data, whole, tmp_path):
+  benchmarks = '--benchmarks=pope,mmbench'
+  first = evaluate(checkpoint, data, tmp_path, benchmarks, '--shard=0/2')
+  assert first.returncode == 0, first.stderr
+  assert 'answers are there' in first.stderr
+  assert not (tmp_path / 'scores.md').exists()
+  path = tmp_path / 'pope' / 'answers-00000-of-00002.jsonl'
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) - 9])  # As if it had been killed while it wrote.
+  assert evaluate(checkpoint, data, tmp_path, benchmarks, '--shard=1/2').returncode == 0
+  last = evaluate(checkpoint, data, tmp_path, benchmarks, '--shard=0/2')
+  assert last.returncode == 0, last.stderr
+  for name in ('pope', 'mmbench'):
+    assert sorted(predictions(tmp_path, name)) == sorted(predictions(whole[0], name))
+    assert (tmp_path / name / 'rows.jsonl').read_text() == (whole[0] / name / 'rows.jsonl').read_text()
+
+
+def test_answers_are_those_of_understand(checkpoint, data, whole):
+  janus = load(checkpoint, 'float32')
+  asked = ask('pope', read_questions('pope', str(data)), 'trained', janus)
+  images = [[Image.open(io.BytesIO(i.read())).convert('RGB') for i in item.question.images] for item in asked]
+  found = answering.answer(janus, images, [item.prompt.text for item in asked], max_new_tokens=3)
+  expected = {item.question.index: answer.text for item, answer in zip(asked, found)}
+  assert dict(predictions(whole[0], 'pope')) == expected
+
+
+def test_a_harness_names_the_speakers_its_way(checkpoint, data):
+  janus = load(checkpoint, 'float32')
+  questions = read_questions('mmvet', str(data))
+  trained, other = (ask('mmvet', questions, style, janus)[0].prompt for style in ('trained', 'vlmevalkit'))
+  assert trained.text == other.text
+  assert trained.system.startswith('You are a helpful language and vision assistant')
+  assert other.system.startswith('You are a helpful assistant. Please answer truthfully')
+
+
+def test_questions_about_one_image_stay_in_one_chunk_and_one_shard(data, checkpoint):
+  asked = ask('mme', read_questions('mme', str(data)), 'trained', load(checkpoint, 'float32'))
+  many = [Asked(item.question, item.prompt, item.length + i) for i in range(7) for item in asked]
+  for chunk in chunks(many):
+    images = {item.question.images[0].name for item in chunk}
+    assert sum(item.question.images[0].name in images for item in many) == len(chunk)
+  assert all(len(chunk) >= CHUNK for chunk in list(chunks(many))[:-1])
+  shards = [shard_of(asked, Shard(index, 3)) for index in range(3)]
+  assert sorted(item.question.index for shard in shards for item in shard) == sorted(i.question.index for i in asked)
+  assert all(len({item.question.images[0].name for item in shard}) * 2 == len(shard) for shard in shards)
+
+
+def test_nothing_is_asked_twice(checkpoint, data, tmp_path):
+  janus = load(checkpoint, 'float32')
+  asked, path = ask('pope', read_questions('pope', str(data)), 'trained', janus), str(tmp_path / 'answers.jsonl')
+  settings = AnswerSettings(max_new_tokens=2)
+  answer_benchmark(asked[:2], 'trained', janus, decoder_for(janus), settings, path)
+  before = read_answers(path)
+  answer_benchmark(asked, 'trained', janus, decoder_for(janus), settings, path)
+  lines = pathlib.Path(path).read_text().splitlines()
+  assert len(lines) == len(asked) == len(read_answers(path))
+  assert [json.loads(line) for line in lines[:2]] == list(before.values())
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message', 'code'),
+  [
+    (['--benchmarks=poppe'], "benchmark 'poppe' is unknown: expected any of pope, mme", 1),
+    (['--benchmarks=pope', '--data=/nowhere'], 'no questions of pope', 1),
+    (['--benchmarks=pope', '--shard=2/2'], 'shard is', 1),
+    (['--benchmarks=pope', '--out='], '--benchmarks needs --data and --out', 2),
+  ],
+)
+def test_wrong_arguments_are_one_line(arguments, message, code, checkpoint, data, tmp_path):
+  found = evaluate(checkpoint, data, tmp_path / 'out', *arguments)
+  assert (found.returncode, found.stdout) == (code, ''), found.stderr
+  assert message in found.stderr
+  assert len(found.stderr.strip().splitlines()) == 1
