@@ -16,7 +16,7 @@ from absl import flags
 from janus_jax import cli
 from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.rows import read_rows
-from janus_jax.evaluation.scores import PRINTED, score_rows, side_by_side, write_scores
+from janus_jax.evaluation.scores import PRINTED, score_rows, side_by_side, write_rule_scores
 
 _BENCHMARK = flags.DEFINE_enum('benchmark', None, list(BENCHMARKS), 'Benchmark.', required=True)
 _PREDICTIONS = cli.define_path('predictions', None, 'File of answers.', required=True)
@@ -33,7 +33,7 @@ def main() -> None:
   data = read_rows(_DATA.value) if _DATA.value else None
   rows, missing = benchmark.prepare(read_rows(_PREDICTIONS.value), data, _ALLOW_PARTIAL.value)
   lines, scores = score_rows(_BENCHMARK.value, rows, _RULE.value, missing)
-  write_scores(_OUT.value, lines, scores)
+  write_rule_scores(_OUT.value, lines, scores)
   if _JSON.value:
     for score in scores:
       print(json.dumps({name: score[name] for name in PRINTED if name in score}))

@@ -88,7 +88,7 @@ def batches(
   reading = Reading(views, spec, options.seed, options.guidance_dropout)
   read = {f'{kind}/{name}': source for kind, found in sources.items() for name, source in found.items()}
   runs = {key: read[key].block_size if isinstance(read[key], BlockDataset) else 1 for key in views}
-  dataset = _BatchDataset(Stage(mixture, reading, shape, options, runs), states or [NEW] * len(options.shards))
+  dataset = _BatchDataset(StreamStage(mixture, reading, shape, options, runs), states or [NEW] * len(options.shards))
   if options.prefetch:
     dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=options.prefetch)
   return iter(dataset)
@@ -103,7 +103,7 @@ def next_stage(states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class StreamStage:
   """Arguments of all streams of a stage.
 
   `run_lengths`: consecutive positions of a source that one host reads, a block, so that not all of them decode it.
@@ -130,7 +130,7 @@ def open_views(keys: Iterable[str], sources: Sources, seed: int) -> dict[str, gr
 class _BatchDataset(grain.IterDataset):
   """The form in which Grain's wrappers take batches."""
 
-  def __init__(self, stage: Stage, states: Sequence[Mapping[str, Any]]):
+  def __init__(self, stage: StreamStage, states: Sequence[Mapping[str, Any]]):
     super().__init__()
     self._stage, self._states = stage, states
 
@@ -182,7 +182,7 @@ class Stream:
     held      [['kind/source', record, part], ...]: examples read that no row has yet, the oldest first
   """
 
-  def __init__(self, stage: Stage, reader: Reader, shard: DataShard, state: Mapping[str, Any]):
+  def __init__(self, stage: StreamStage, reader: Reader, shard: DataShard, state: Mapping[str, Any]):
     self._stage, self._reader, self._shard = stage, reader, shard
     self.set_state(state)
 

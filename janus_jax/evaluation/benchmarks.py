@@ -39,6 +39,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     for module in (yes_no, multiple_choice, gqa, mmmu, mmvet)
     for name, rules in module.RULES.items()
   },
-  'geneval': Benchmark(geneval.RULES['geneval'], geneval.prepare),
-  'dpg': Benchmark(dpg.RULES['dpg'], dpg.prepare),
+  'geneval': Benchmark(geneval.RULES['geneval'], geneval.prepare_geneval),
+  'dpg': Benchmark(dpg.RULES['dpg'], dpg.prepare_dpg),
 }

@@ -14,10 +14,10 @@ from typing import Any
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation.rows import Row, require
-from janus_jax.evaluation.rules import Metrics, Reading, mean
+from janus_jax.evaluation.rules import Metrics, ReadAnswer, mean
 
 
-def prepare(
+def prepare_dpg(
   predictions: Sequence[Row], data: Sequence[Row] | None, allow_partial: bool
 ) -> tuple[list[dict[str, Any]], int]:
   """One row for each image: its answers, crop by crop, and the questions of its prompt.
@@ -105,14 +105,14 @@ def _dependent(
   return found
 
 
-def score(rows: Sequence[Row], is_official: bool) -> tuple[list[Reading], Metrics]:
+def score_dpg(rows: Sequence[Row], is_official: bool) -> tuple[list[ReadAnswer], Metrics]:
   readings, by_category, images = [], {}, []
   for row in rows:
     questions = _questions(row, is_official)
     if questions is None:
       if not is_official:
         raise InputError(f'{row["index"]}: no question is about {row["prompt"]!r}')
-      readings.append(Reading('failed', 0.0))
+      readings.append(ReadAnswer('failed', 0.0))
       continue
     answered = [_answered(questions, answers, row['index']) for answers in row['crops']]
     try:
@@ -120,10 +120,10 @@ def score(rows: Sequence[Row], is_official: bool) -> tuple[list[Reading], Metric
     except KeyError as error:
       if not is_official:
         raise InputError(f'{row["index"]}: a question depends on {error}, which does not exist') from None
-      readings.append(Reading('failed', 0.0))
+      readings.append(ReadAnswer('failed', 0.0))
       continue
     images.append(mean(crops))
-    readings.append(Reading(crops, images[-1]))
+    readings.append(ReadAnswer(crops, images[-1]))
     for number, question in questions.items():
       scores = [crop[number] for crop in (answered[-1:] if is_official else answered)]
       by_category.setdefault(question['category'], []).extend(scores)
@@ -137,4 +137,4 @@ def score(rows: Sequence[Row], is_official: bool) -> tuple[list[Reading], Metric
   }
 
 
-RULES = {'dpg': {rule: functools.partial(score, is_official=rule == 'official') for rule in ('official', 'clean')}}
+RULES = {'dpg': {rule: functools.partial(score_dpg, is_official=rule == 'official') for rule in ('official', 'clean')}}

@@ -11,7 +11,7 @@ import numpy as np
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation.rows import Row
-from janus_jax.evaluation.rules import Metrics, Reading, grouped, mean
+from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean
 
 COLOURS = ('red', 'orange', 'yellow', 'green', 'blue', 'purple', 'pink', 'brown', 'black', 'white')
 THRESHOLD, COUNTING_THRESHOLD = 0.3, 0.9  # A box is kept if its score is above.
@@ -53,7 +53,7 @@ def relations(box: np.ndarray, target: np.ndarray) -> list[str]:
   return [name for name, is_so in holds.items() if is_so]
 
 
-def judge(found: Mapping[str, Sequence[Box]], metadata: Mapping[str, Any]) -> list[str]:
+def find_faults(found: Mapping[str, Sequence[Box]], metadata: Mapping[str, Any]) -> list[str]:
   """What is wrong with an image; nothing if it shows what its prompt asks for."""
   wrong: list[str] = []
   groups: list[Sequence[Box] | None] = []  # Boxes that met each clause; None for a clause that is not met.
@@ -94,17 +94,17 @@ def _problem(boxes: Sequence[Box], clause: Mapping[str, Any], groups: Sequence[S
   return None
 
 
-def geneval_official(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def geneval_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """Overall is the mean of the tasks that are present."""
   readings, tagged = [], []
   for number, row in enumerate(rows, 1):
     metadata = _metadata(row, number)
     tagged.append({'tag': metadata['tag'], 'prompt': json.dumps(metadata)})
     if 'detections' in row:
-      wrong = judge(kept_boxes(row, COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD), metadata)
-      readings.append(Reading('\n'.join(wrong), float(not wrong)))
+      wrong = find_faults(kept_boxes(row, COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD), metadata)
+      readings.append(ReadAnswer('\n'.join(wrong), float(not wrong)))
     elif 'correct' in row:  # The official scorer's own results.jsonl.
-      readings.append(Reading(row.get('reason'), float(row['correct'])))
+      readings.append(ReadAnswer(row.get('reason'), float(row['correct'])))
     else:
       raise InputError(f'row {number} has neither detections nor correct: expected one of them')
   scores = [reading.score for reading in readings]
@@ -132,7 +132,7 @@ def _metadata(row: Row, number: int) -> dict[str, Any]:
   return found
 
 
-def prepare(
+def prepare_geneval(
   predictions: Sequence[Row], data: Sequence[Row] | None, allow_partial: bool
 ) -> tuple[list[dict[str, Any]], int]:
   """Rows as they are; where the prompts' file is given, each prompt must have the same number of images.

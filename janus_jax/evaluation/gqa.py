@@ -10,26 +10,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from janus_jax.evaluation.rows import Row, as_vlmevalkit_reads, require
-from janus_jax.evaluation.rules import Metrics, Reading, mean
+from janus_jax.evaluation.rules import Metrics, ReadAnswer, mean
 
 DETAILS = ('accuracyPerStructuralType', 'accuracyPerSemanticType', 'accuracyPerSteps', 'accuracyPerLength')
 # Steps of a question's program that its length does not count.
 FREE_STEPS = ('exist', 'query: name', 'choose name')
 
 
-def _same(rows: Sequence[Row], clean: Callable[[str], str], clean_gold: Callable[[str], str]) -> list[Reading]:
+def _same(rows: Sequence[Row], clean: Callable[[str], str], clean_gold: Callable[[str], str]) -> list[ReadAnswer]:
   found = [clean(str(row['prediction'])) for row in rows]
-  return [Reading(read, float(read == clean_gold(str(row['answer'])))) for read, row in zip(found, rows)]
+  return [ReadAnswer(read, float(read == clean_gold(str(row['answer'])))) for read, row in zip(found, rows)]
 
 
-def gqa_vlmevalkit(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def gqa_vlmevalkit(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   require(rows, ('answer', 'prediction'))
   rows = as_vlmevalkit_reads(rows)
   readings = _same(rows, lambda text: text.strip().lower(), lambda text: text.strip().lower())
   return readings, {'Overall': 100 * mean([reading.score for reading in readings])}
 
 
-def gqa_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def gqa_lmms_eval(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """Both without punctuation and in lower case: 1.5 is 15."""
   require(rows, ('answer', 'prediction'))
   table = str.maketrans('', '', string.punctuation)
@@ -37,7 +37,7 @@ def gqa_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
   return readings, {'exact_match': mean([reading.score for reading in readings])}
 
 
-def gqa_official(rows: Sequence[Row], converted: bool) -> tuple[list[Reading], Metrics]:
+def gqa_official(rows: Sequence[Row], converted: bool) -> tuple[list[ReadAnswer], Metrics]:
   """Equal to the letter, over the balanced questions; `converted`: after LLaVA's rstrip('.') and lower().
 
   With the annotations of the questions' file (types, semantic, groups), accuracy by type, steps and words, and the

@@ -53,7 +53,7 @@ def headline(benchmark: str, metrics: Metrics) -> float | None:
   return None
 
 
-def unit(benchmark: str, row: Row) -> Hashable:
+def independent_unit(benchmark: str, row: Row) -> Hashable:
   """What a row shares with those that are not independent of it: the image, the rotated question, the prompt."""
   if benchmark == 'mmbench':
     return int(row['index']) % ROTATIONS
@@ -74,14 +74,14 @@ def interval(benchmark: str, rule: Rule, rows: Sequence[Row]) -> tuple[float, fl
   """
   groups: dict[Hashable, int] = {}
   for row in rows:
-    groups.setdefault(unit(benchmark, row), len(groups) % GROUPS)
+    groups.setdefault(independent_unit(benchmark, row), len(groups) % GROUPS)
   count = min(GROUPS, len(groups))
   if count < 2:
     return None
   try:
     whole = headline(benchmark, rule(rows)[1])
     parts = [
-      headline(benchmark, rule([row for row in rows if groups[unit(benchmark, row)] != group])[1])
+      headline(benchmark, rule([row for row in rows if groups[independent_unit(benchmark, row)] != group])[1])
       for group in range(count)
     ]
   except ValueError:  # A rule that needs every category refuses rows without one.

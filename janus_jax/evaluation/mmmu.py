@@ -15,7 +15,7 @@ from typing import Any
 from janus_jax.errors import InputError
 from janus_jax.evaluation.multiple_choice import options, seed_vlmevalkit
 from janus_jax.evaluation.rows import Row, as_vlmevalkit_reads, is_missing, require
-from janus_jax.evaluation.rules import Metrics, Reading, grouped, mean, ratio
+from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean, ratio
 
 DOMAINS = {
   'Art and Design': ('Art', 'Art_Theory', 'Design', 'Music'),
@@ -59,7 +59,7 @@ def find_option(text: str, choices: Mapping[str, str], rule: str) -> str | None:
   return max(found, key=lambda letter: lowered.rfind(choices[letter].lower())) if found else None
 
 
-def normalized(text: str) -> list[str | float]:
+def normalized_answers(text: str) -> list[str | float]:
   """A number, rounded to 2 digits; else the text in lower case, in two forms where it is a single character."""
   text = text.strip()
   try:
@@ -85,12 +85,12 @@ def open_answers(text: str) -> list[str | float]:
       tails.append(shortest)
   tails = tails or [text]
   numbers = [number for tail in tails for pattern in NUMBERS for number in re.findall(pattern, tail)]
-  return [answer for found in (*tails, *numbers) for answer in normalized(found)]
+  return [answer for found in (*tails, *numbers) for answer in normalized_answers(found)]
 
 
 def is_open_right(gold: str | Sequence[str], answers: Sequence[str | float]) -> bool:
   """True if a gold answer is part of a candidate, or is the same number."""
-  wanted = [answer for text in ([gold] if isinstance(gold, str) else gold) for answer in normalized(str(text))]
+  wanted = [answer for text in ([gold] if isinstance(gold, str) else gold) for answer in normalized_answers(str(text))]
   texts = [answer for answer in wanted if isinstance(answer, str)]
   return any(
     any(text in answer for text in texts) if isinstance(answer, str) else answer in wanted for answer in answers
@@ -128,7 +128,7 @@ def _gold(row: Row, rule: str) -> Any:
   return str(answer)
 
 
-def score(rows: Sequence[Row], rule: str) -> tuple[list[Reading], Metrics]:
+def score_mmmu(rows: Sequence[Row], rule: str) -> tuple[list[ReadAnswer], Metrics]:
   """Accuracy over all, of the six domains and of subjects; 'lmms-eval' names the first mmmu_acc."""
   require(rows, ('id', 'answer', 'prediction'))
   generator, readings = random.Random(SEEDS[rule]), []
@@ -137,13 +137,13 @@ def score(rows: Sequence[Row], rule: str) -> tuple[list[Reading], Metrics]:
     text = text.strip() if rule == 'lmms-eval' else text
     if is_open(row):
       found = open_answers(text)
-      readings.append(Reading(found, float(is_open_right(gold, found))))
+      readings.append(ReadAnswer(found, float(is_open_right(gold, found))))
     else:
       choices = choices_of(row)
       found = find_option(text, choices, rule)
       read = found or generator.choice(list(choices))
       is_right = read in gold if isinstance(gold, list) else read == gold
-      readings.append(Reading(read, float(is_right), is_random=found is None))
+      readings.append(ReadAnswer(read, float(is_right), is_random=found is None))
   metrics = _by_domain(rows, readings)
   # What a scorer that samples nothing would give: those rows are wrong.
   metrics['without_random'] = mean([0.0 if reading.is_random else reading.score for reading in readings])
@@ -155,7 +155,7 @@ def subject_of(row: Row) -> str:
   return '_'.join(str(row['id']).split('_')[1:-1])
 
 
-def _by_domain(rows: Sequence[Row], readings: Sequence[Reading]) -> dict[str, Any]:
+def _by_domain(rows: Sequence[Row], readings: Sequence[ReadAnswer]) -> dict[str, Any]:
   subjects = grouped([{'subject': subject_of(row)} for row in rows], 'subject')
   found: dict[str, Any] = {}
 
@@ -175,7 +175,7 @@ def _by_domain(rows: Sequence[Row], readings: Sequence[Reading]) -> dict[str, An
   return found
 
 
-def mmmu_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], Metrics]:
+def mmmu_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnswer], Metrics]:
   """An open question becomes one between its answer (A) and 'Other Answers' (B).
 
   Its gold letter is A, unless the answer itself is a capital letter.
@@ -193,6 +193,6 @@ def mmmu_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], M
 RULES = {
   'mmmu': {
     **{f'vlmevalkit-{v}': functools.partial(mmmu_vlmevalkit, version=v) for v in ('2026', '2025')},
-    **{rule: functools.partial(score, rule=rule) for rule in ('lmms-eval', 'official')},
+    **{rule: functools.partial(score_mmmu, rule=rule) for rule in ('lmms-eval', 'official')},
   }
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation.rows import Row, require
-from janus_jax.evaluation.rules import Metrics, Reading, grouped, mean
+from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean
 
 CAPABILITIES = ('rec', 'ocr', 'know', 'gen', 'spat', 'math')
 TRIES = 5
@@ -63,7 +63,7 @@ def lmms_grade(replies: Iterator[str]) -> float:
   return 0.0
 
 
-def _graded(rows: Sequence[Row], grade: Callable[[Iterator[str]], float]) -> list[Reading]:
+def _graded(rows: Sequence[Row], grade: Callable[[Iterator[str]], float]) -> list[ReadAnswer]:
   require(rows, ('category', 'judge_replies'))
   readings = []
   for number, row in enumerate(rows, 1):
@@ -75,7 +75,7 @@ def _graded(rows: Sequence[Row], grade: Callable[[Iterator[str]], float]) -> lis
     if not isinstance(replies, list) or not all(isinstance(reply, str) for reply in replies):
       raise InputError(f'row {number}: judge_replies is {row["judge_replies"]!r}: expected a list of texts')
     try:
-      readings.append(Reading(replies[0] if replies else None, grade(iter(replies))))
+      readings.append(ReadAnswer(replies[0] if replies else None, grade(iter(replies))))
     except (StopIteration, RuntimeError):  # Inside a generator the one becomes the other.
       raise InputError(
         f'row {number}: none of its {len(replies)} replies is a grade: expected more, as the scorer would ask again'
@@ -83,7 +83,7 @@ def _graded(rows: Sequence[Row], grade: Callable[[Iterator[str]], float]) -> lis
   return readings
 
 
-def _percent(readings: Sequence[Reading], indices: Sequence[int]) -> float | None:
+def _percent(readings: Sequence[ReadAnswer], indices: Sequence[int]) -> float | None:
   value = mean([readings[index].score for index in indices])
   return None if value is None else 100 * value
 
@@ -93,7 +93,7 @@ def _capabilities(row: Row) -> tuple[str, ...]:
   return tuple(names if isinstance(names, list) else str(names).split(','))
 
 
-def mmvet_vlmevalkit(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def mmvet_vlmevalkit(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   readings = _graded(rows, vlmevalkit_grade)
   tables: dict[str, dict[str, Any]] = {'score': {}, 'score_fine': {}}
 
@@ -112,7 +112,7 @@ def mmvet_vlmevalkit(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
 
 def mmvet_by_capability(
   rows: Sequence[Row], grade: Callable[[Iterator[str]], float], total: str
-) -> tuple[list[Reading], Metrics]:
+) -> tuple[list[ReadAnswer], Metrics]:
   """Means over all (named `total`), by capability, and by what stands together in one question."""
   readings = _graded(rows, grade)
   names = [_capabilities(row) for row in rows]

@@ -14,7 +14,7 @@ from typing import Any
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation.rows import Row, as_vlmevalkit_reads, is_missing, require
-from janus_jax.evaluation.rules import Metrics, Reading, grouped, mean
+from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean
 
 Choices = Mapping[str, Any]  # Letter -> text of the option.
 REFUSALS = (
@@ -142,9 +142,9 @@ def _accuracy(rows: Sequence[Row], scores: Sequence[float]) -> dict[str, dict[st
   return found
 
 
-def _vanilla(rows: Sequence[Row], version: str) -> list[Reading]:
+def _vanilla(rows: Sequence[Row], version: str) -> list[ReadAnswer]:
   found = [vlmevalkit_option(str(row['prediction']), options(row), version) or 'Z' for row in rows]
-  return [Reading(None if read == 'Z' else read, float(read == row['answer'])) for read, row in zip(found, rows)]
+  return [ReadAnswer(None if read == 'Z' else read, float(read == row['answer'])) for read, row in zip(found, rows)]
 
 
 def _in_order(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
@@ -156,12 +156,12 @@ def _in_order(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
   return [{**rows[number], 'index': int(rows[number]['index'])} for number in order], order
 
 
-def _restored(readings: Sequence[Reading], order: Sequence[int]) -> list[Reading]:
+def _restored(readings: Sequence[ReadAnswer], order: Sequence[int]) -> list[ReadAnswer]:
   found = dict(zip(order, readings))
   return [found[number] for number in range(len(order))]
 
 
-def mmbench_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], Metrics]:
+def mmbench_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnswer], Metrics]:
   """A question is right if all its rotations are. vanilla_0 counts the unrotated alone, vanilla_all each rotation."""
   require(rows, ('index', 'answer', 'prediction', 'A', 'B'))
   rows, order = _in_order(as_vlmevalkit_reads(rows))
@@ -181,7 +181,7 @@ def mmbench_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading]
   return _restored(readings, order), metrics
 
 
-def seed_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], Metrics]:
+def seed_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnswer], Metrics]:
   require(rows, ('index', 'answer', 'prediction', 'A', 'B'))
   rows, order = _in_order(as_vlmevalkit_reads(rows))
   readings = _vanilla(rows, version)
@@ -189,7 +189,7 @@ def seed_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], M
   return _restored(readings, order), metrics['none'] if list(metrics) == ['none'] else metrics
 
 
-def mmbench_lmms_eval(rows: Sequence[Row], static: bool) -> tuple[list[Reading], Metrics]:
+def mmbench_lmms_eval(rows: Sequence[Row], static: bool) -> tuple[list[ReadAnswer], Metrics]:
   """`static`: the task mmbench_en_dev_static; else mmbench_en_dev, whose judge is out of reach and samples letters."""
   require(rows, ('index', 'answer', 'prediction', 'category', 'A', 'B'))
   rows, order = _in_order(rows)
@@ -224,18 +224,18 @@ def mmbench_lmms_eval(rows: Sequence[Row], static: bool) -> tuple[list[Reading],
     groups = grouped(main_rows, column) if main_rows and column in main_rows[0] else {}
     metrics[name] = {key: mean([hits[index] for index in groups[key]]) for key in sorted(groups)}
   readings = [
-    Reading(read, float(read == row['answer']), i in sampled) for i, (read, row) in enumerate(zip(found, rows))
+    ReadAnswer(read, float(read == row['answer']), i in sampled) for i, (read, row) in enumerate(zip(found, rows))
   ]
   return _restored(readings, order), metrics
 
 
-def _first_character(rows: Sequence[Row], answer: Callable[[str], str]) -> list[Reading]:
+def _first_character(rows: Sequence[Row], answer: Callable[[str], str]) -> list[ReadAnswer]:
   found = [answer(str(row['prediction'])) for row in rows]
   same = [read.lower().strip() == str(row['answer']).lower().strip() for read, row in zip(found, rows)]
-  return [Reading(read, float(right)) for read, right in zip(found, same)]
+  return [ReadAnswer(read, float(right)) for read, right in zip(found, same)]
 
 
-def seed_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def seed_lmms_eval(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """The first character of the answer, in either case."""
   require(rows, ('answer', 'prediction'))
   readings = _first_character(rows, lambda text: text.strip()[:1])
@@ -244,14 +244,14 @@ def seed_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
   return readings, metrics | {'seed_all': mean([reading.score for reading in readings])}
 
 
-def seed_official(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def seed_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """The first character of the answer as it is, by InternVL's script; the authors' own ranks losses of the options.
 
   An empty answer, for which that script fails, is wrong.
   """
   require(rows, ('answer', 'prediction'))
   found = [str(row['prediction'])[:1] for row in rows]
-  readings = [Reading(read, float(read == row['answer'])) for read, row in zip(found, rows)]
+  readings = [ReadAnswer(read, float(read == row['answer'])) for read, row in zip(found, rows)]
   kinds = grouped([{'data_type': row.get('data_type', 'image')} for row in rows], 'data_type')
   metrics: dict[str, Any] = {}
   for kind, indices in kinds.items():

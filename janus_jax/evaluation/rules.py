@@ -11,7 +11,7 @@ Metrics = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class ReadAnswer:
   """A prediction as a rule reads it.
 
   Attributes:
@@ -26,7 +26,7 @@ class Reading:
 
 
 # Rows with 'prediction' and the dataset's columns -> a reading of each row, and the metrics.
-Rule = Callable[[Sequence[Row]], tuple[list[Reading], Metrics]]
+Rule = Callable[[Sequence[Row]], tuple[list[ReadAnswer], Metrics]]
 
 
 def ratio(part: float, whole: float) -> float | None:

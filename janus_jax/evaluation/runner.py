@@ -52,7 +52,9 @@ class Asked:
   length: int  # Tokens, images included.
 
 
-def ask(benchmark: str, questions: Sequence[BenchmarkQuestion], style: str, janus: LoadedJanus) -> list[Asked]:
+def ask_questions(
+  benchmark: str, questions: Sequence[BenchmarkQuestion], style: str, janus: LoadedJanus
+) -> list[Asked]:
   """The prompts of questions in a style. Raises InputError for one that is too long, naming it."""
   tokenizer, template = janus.tokenizer_and_template()
   template = OLD_ROLES if style == 'vlmevalkit' else template
@@ -122,7 +124,7 @@ def answer_benchmark(
   """Appends the answers that a file does not hold yet, with progress.
 
   Args:
-    asked: questions (`ask`, `shard_of`).
+    asked: questions (`ask_questions`, `shard_of`).
     style: 'vlmevalkit' names the speakers as VLMEvalKit does; else the checkpoint's template does.
     janus: config, tokenizer and template.
     decoder: weights (`requests.decoder_for`).

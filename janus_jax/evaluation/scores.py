@@ -54,7 +54,7 @@ def _without_nan(value: Any) -> Any:
   return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def write_scores(directory: str, lines: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> None:
+def write_rule_scores(directory: str, lines: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> None:
   """Writes rows.jsonl and scores.json: one object for one rule, a list for several."""
   os.makedirs(directory, exist_ok=True)
   rows = ''.join(f'{json.dumps(line, ensure_ascii=False)}\n' for line in lines)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation.rows import Row, as_vlmevalkit_reads, is_missing, require
-from janus_jax.evaluation.rules import Metrics, Reading, grouped, mean, ratio
+from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean, ratio
 
 PERCEPTION = (
   'existence', 'count', 'position', 'color', 'posters', 'celebrity', 'scene', 'landmark', 'artwork', 'OCR',
@@ -67,14 +67,14 @@ def _gold(rows: Sequence[Row]) -> list[str]:
   return gold
 
 
-def _read(rows: Sequence[Row], answer: Callable[[str], str], columns: Sequence[str]) -> list[Reading]:
+def _read(rows: Sequence[Row], answer: Callable[[str], str], columns: Sequence[str]) -> list[ReadAnswer]:
   """Reads predictions by a rule whose result is compared with the gold answer, whatever the case of both."""
   require(rows, ('answer', 'prediction', *columns))
   found = [answer(str(row['prediction'])) for row in rows]
-  return [Reading(read, float(read.lower() == gold)) for read, gold in zip(found, _gold(rows))]
+  return [ReadAnswer(read, float(read.lower() == gold)) for read, gold in zip(found, _gold(rows))]
 
 
-def _counts(readings: Sequence[Reading], gold: Sequence[str]) -> tuple[int, int, int, int]:
+def _counts(readings: Sequence[ReadAnswer], gold: Sequence[str]) -> tuple[int, int, int, int]:
   """True and false positives, true and false negatives. What is read as neither counts as no."""
   said = [reading.read.lower() == 'yes' for reading in readings]
   pairs = [(yes, answer == 'yes') for yes, answer in zip(said, gold)]
@@ -87,7 +87,7 @@ def _f1(precision: float | None, recall: float | None) -> float | None:
   return ratio(2 * precision * recall, precision + recall)
 
 
-def pope_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], Metrics]:
+def pope_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnswer], Metrics]:
   """`Overall` counts a question once for each subset that its category names."""
   rows = as_vlmevalkit_reads(rows)
   readings = _read(rows, functools.partial(vlmevalkit_answer, version=version), ('category',))
@@ -106,7 +106,7 @@ def pope_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], M
   return readings, {'Overall': percent(everything), **{name: percent(subsets[name]) for name in sorted(subsets)}}
 
 
-def pope_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def pope_lmms_eval(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """The answer must be the word alone. Answers that are neither leave recall; the ratio of yes is that of the gold."""
   readings = _read(rows, lambda text: text.strip().lower(), ('category',))
   gold = _gold(rows)
@@ -126,7 +126,7 @@ def pope_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
   return readings, {'all': metrics(range(len(rows))), **{name: metrics(some) for name, some in _subsets(rows).items()}}
 
 
-def pope_official(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def pope_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """Everything that is not no is yes. The mean F1 of the three subsets, x 100, is what LLaVA's and InternVL's print."""
   readings = _read(rows, official_pope_answer, ('category',))
   gold = _gold(rows)
@@ -161,7 +161,7 @@ def _subsets(rows: Sequence[Row]) -> dict[str, list[int]]:
   return subsets
 
 
-def mme_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], Metrics]:
+def mme_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnswer], Metrics]:
   rows = as_vlmevalkit_reads(rows)
   readings = _read(rows, functools.partial(vlmevalkit_answer, version=version), ('category', 'image_path'))
   scores = _mme_scores(rows, readings, 'image_path')
@@ -171,7 +171,7 @@ def mme_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[Reading], Me
   return readings, {**sums, **scores}
 
 
-def mme_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def mme_lmms_eval(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   readings = _read(rows, lmms_mme_answer, ('category',))
   scores = _mme_scores(rows, readings, 'question_id')
   perception = sum(score for name, score in scores.items() if name in PERCEPTION)
@@ -179,7 +179,7 @@ def mme_lmms_eval(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
   return readings, {'mme_perception_score': perception, 'mme_cognition_score': cognition, **scores}
 
 
-def mme_official(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
+def mme_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   readings = _read(rows, official_mme_answer, ('category',))
   scores = _mme_scores(rows, readings, 'image_path')
   found = {}
@@ -189,7 +189,7 @@ def mme_official(rows: Sequence[Row]) -> tuple[list[Reading], Metrics]:
   return readings, found
 
 
-def _mme_scores(rows: Sequence[Row], readings: Sequence[Reading], image: str) -> dict[str, float]:
+def _mme_scores(rows: Sequence[Row], readings: Sequence[ReadAnswer], image: str) -> dict[str, float]:
   """Category -> 100 times (accuracy of questions, plus that of images, both of whose questions must be right).
 
   Images are told apart by the column `image`; by the other name where the rows come from another harness's file.

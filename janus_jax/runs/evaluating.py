@@ -18,7 +18,7 @@ from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.prompt_styles import STYLES
 from janus_jax.evaluation.questions import FILES, BenchmarkQuestion, read_questions
 from janus_jax.evaluation.scoreboard import write_scoreboard
-from janus_jax.evaluation.scores import score_rows, write_scores
+from janus_jax.evaluation.scores import score_rows, write_rule_scores
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, decoder_for
 from janus_jax.runs import loading
@@ -105,7 +105,7 @@ def _answer_and_score(
 ) -> list[dict[str, Any]]:
   """The default rule's score in a list, empty where other shards are not done or a judge is needed."""
   style, kept = settings.prompt, questions[: settings.limit]
-  asked = runner.shard_of(runner.ask(benchmark, kept, style, model.janus), settings.shard)
+  asked = runner.shard_of(runner.ask_questions(benchmark, kept, style, model.janus), settings.shard)
   path = settings.shard.path(directory)
   runner.answer_benchmark(asked, style, model.janus, model.decoder, settings.answers, path)
   rows = runner.collect_answers(directory, settings.shard, kept)
@@ -125,7 +125,7 @@ def _answer_and_score(
       raise
     logging.warning('%s: not scored: the first %d questions alone cannot be: %s', directory, len(kept), error)
     return []
-  write_scores(directory, lines, scores)
+  write_rule_scores(directory, lines, scores)
   return scores[:1]
 
 

@@ -13,7 +13,16 @@ import small_checkpoint
 from PIL import Image
 
 from janus_jax.evaluation.questions import MME_TASKS, read_questions
-from janus_jax.evaluation.runner import CHUNK, Asked, Shard, answer_benchmark, ask, chunks, read_answers, shard_of
+from janus_jax.evaluation.runner import (
+  CHUNK,
+  Asked,
+  Shard,
+  answer_benchmark,
+  ask_questions,
+  chunks,
+  read_answers,
+  shard_of,
+)
 from janus_jax.inference import answering
 from janus_jax.inference.requests import AnswerSettings, decoder_for
 from janus_jax.runs.loading import load
@@ -131,7 +140,7 @@ def test_two_shards_and_a_cut_give_the_same_answers(checkpoint, data, whole, tmp
 
 def test_answers_are_those_of_understand(checkpoint, data, whole):
   janus = load(checkpoint, 'float32')
-  asked = ask('pope', read_questions('pope', str(data)), 'trained', janus)
+  asked = ask_questions('pope', read_questions('pope', str(data)), 'trained', janus)
   images = [[Image.open(io.BytesIO(i.read())).convert('RGB') for i in item.question.images] for item in asked]
   found = answering.answer(janus, images, [item.prompt.text for item in asked], max_new_tokens=3)
   expected = {item.question.index: answer.text for item, answer in zip(asked, found)}
@@ -141,14 +150,14 @@ def test_answers_are_those_of_understand(checkpoint, data, whole):
 def test_a_harness_names_the_speakers_its_way(checkpoint, data):
   janus = load(checkpoint, 'float32')
   questions = read_questions('mmvet', str(data))
-  trained, other = (ask('mmvet', questions, style, janus)[0].prompt for style in ('trained', 'vlmevalkit'))
+  trained, other = (ask_questions('mmvet', questions, style, janus)[0].prompt for style in ('trained', 'vlmevalkit'))
   assert trained.text == other.text
   assert trained.system.startswith('You are a helpful language and vision assistant')
   assert other.system.startswith('You are a helpful assistant. Please answer truthfully')
 
 
 def test_questions_about_one_image_stay_in_one_chunk_and_one_shard(data, checkpoint):
-  asked = ask('mme', read_questions('mme', str(data)), 'trained', load(checkpoint, 'float32'))
+  asked = ask_questions('mme', read_questions('mme', str(data)), 'trained', load(checkpoint, 'float32'))
   many = [Asked(item.question, item.prompt, item.length + i) for i in range(7) for item in asked]
   for chunk in chunks(many):
     images = {item.question.images[0].name for item in chunk}
@@ -161,7 +170,10 @@ def test_questions_about_one_image_stay_in_one_chunk_and_one_shard(data, checkpo
 
 def test_nothing_is_asked_twice(checkpoint, data, tmp_path):
   janus = load(checkpoint, 'float32')
-  asked, path = ask('pope', read_questions('pope', str(data)), 'trained', janus), str(tmp_path / 'answers.jsonl')
+  asked, path = (
+    ask_questions('pope', read_questions('pope', str(data)), 'trained', janus),
+    str(tmp_path / 'answers.jsonl'),
+  )
   settings = AnswerSettings(max_new_tokens=2)
   answer_benchmark(asked[:2], 'trained', janus, decoder_for(janus), settings, path)
   before = read_answers(path)
@@ -175,8 +187,6 @@ def test_nothing_is_asked_twice(checkpoint, data, tmp_path):
   ('arguments', 'message', 'code'),
   [
     (['--benchmarks=poppe'], "benchmark 'poppe' is unknown: expected any of pope, mme", 1),
-    (['--benchmarks=pope', '--data=/nowhere'], 'no questions of pope', 1),
-    (['--benchmarks=pope', '--shard=2/2'], 'shard is', 1),
     (['--benchmarks=pope', '--out='], '--benchmarks needs --data and --out', 2),
   ],
 )

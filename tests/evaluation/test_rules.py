@@ -47,7 +47,7 @@ def test_mmmu_samples_an_option_where_the_originals_do():
   sampled = 0
   for text, options, official, is_random, lmms in ORIGINALS['mmmu_choice']:
     row = {'id': 'validation_Art_1', 'options': options, 'answer': 'A', 'question_type': 'multiple-choice'}
-    readings, _ = mmmu.score([{**row, 'prediction': text}], 'official')
+    readings, _ = mmmu.score_mmmu([{**row, 'prediction': text}], 'official')
     assert (readings[0].read, readings[0].is_random) == (official, is_random), text
     sampled += readings[0].is_random
     # Not through `score`, which strips answers for lmms-eval as it does itself.
@@ -87,8 +87,8 @@ def test_generated_images_are_judged_as_by_geneval():
 
 def test_dense_prompts_score_as_by_the_original():
   for data, predictions, expected, categories in ORIGINALS['dpg']:
-    rows, _ = dpg.prepare(predictions, data, allow_partial=True)
-    _, metrics = dpg.score(rows, is_official=True)
+    rows, _ = dpg.prepare_dpg(predictions, data, allow_partial=True)
+    _, metrics = dpg.score_dpg(rows, is_official=True)
     assert close(metrics['DPG-Bench score'], expected)
     assert close(metrics['L2 category scores'], categories)
 
@@ -199,18 +199,20 @@ def test_a_clean_rule_of_dpg_counts_the_first_row_and_passes_zeros_on():
   ]
   answers = {'one?': 'yes', 'two?': 'yes', 'three?': 'no'}
   predictions = [{'file': 'a.png', 'crop': [0, 0, 8, 8], 'question': text, 'answer': answers[text]} for text in answers]
-  rows, _ = dpg.prepare(predictions, data, allow_partial=False)
-  assert dpg.score(rows, is_official=False)[1]['DPG-Bench score'] == 0
-  assert dpg.score(rows, is_official=True)[1]['DPG-Bench score'] == 0  # Questions 2 and 3 alone: 2 depends on 3.
+  rows, _ = dpg.prepare_dpg(predictions, data, allow_partial=False)
+  assert dpg.score_dpg(rows, is_official=False)[1]['DPG-Bench score'] == 0
+  assert dpg.score_dpg(rows, is_official=True)[1]['DPG-Bench score'] == 0  # Questions 2 and 3 alone: 2 depends on 3.
   data[1]['dependency'], data[0]['dependency'] = '0', '3'
-  rows, _ = dpg.prepare(predictions, data, allow_partial=False)
-  assert dpg.score(rows, is_official=False)[1]['DPG-Bench score'] == pytest.approx(100 / 3)
-  assert dpg.score(rows, is_official=True)[1]['DPG-Bench score'] == 50
+  rows, _ = dpg.prepare_dpg(predictions, data, allow_partial=False)
+  assert dpg.score_dpg(rows, is_official=False)[1]['DPG-Bench score'] == pytest.approx(100 / 3)
+  assert dpg.score_dpg(rows, is_official=True)[1]['DPG-Bench score'] == 50
 
 
 def test_no_image_of_dpg_that_can_be_scored_has_no_score():
   data = [{'item_id': 'a', 'proposition_id': 1, 'dependency': '0', 'tuple': 't', 'question_natural_language': 'one?'}]
   predictions = [{'file': 'a.png', 'crop': [0, 0, 8, 8], 'question': 'one?', 'answer': 'yes'}]
-  rows, _ = dpg.prepare(predictions, data, allow_partial=False)
-  assert math.isnan(dpg.score(rows, is_official=True)[1]['DPG-Bench score'])  # Its only question is in the first row.
-  assert dpg.score(rows, is_official=False)[1]['DPG-Bench score'] == 100
+  rows, _ = dpg.prepare_dpg(predictions, data, allow_partial=False)
+  assert math.isnan(
+    dpg.score_dpg(rows, is_official=True)[1]['DPG-Bench score']
+  )  # Its only question is in the first row.
+  assert dpg.score_dpg(rows, is_official=False)[1]['DPG-Bench score'] == 100
