@@ -132,12 +132,13 @@ def _accuracy(rows: Sequence[Row], scores: Sequence[float]) -> dict[str, dict[st
   """Split -> means over all, over abilities and over categories; None where a split has none."""
   splits = grouped(rows, 'split') if rows and 'split' in rows[0] else {'none': list(range(len(rows)))}
   found: dict[str, dict[str, float | None]] = {}
-  for split, indices in splits.items():
+  for split, members in splits.items():
+    indices = set(members)
     found[str(split)] = {'Overall': mean([scores[index] for index in indices])}
     for column in ('l2-category', 'category'):
       groups = grouped(rows, column) if rows and column in rows[0] else {}
       for name in sorted(name for name in groups if not is_missing(name)):
-        some = [scores[index] for index in groups[name] if index in set(indices)]
+        some = [scores[index] for index in groups[name] if index in indices]
         found[str(split)][ABILITIES.get(name, name)] = mean(some)
   return found
 
