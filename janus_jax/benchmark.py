@@ -77,7 +77,7 @@ def main() -> None:
   found, costs = _measured()
   found = report.rounded({**found, 'load_average_before': load})
   if _OUT.value:
-    report.write(_OUT.value, found, costs)
+    report.write_results(_OUT.value, found, costs)
   print(json.dumps(found) if _JSON.value else report.to_text(found), flush=True)
   if wrong := [check['check'] for check in found.get('checks', ()) if not check['ok']]:
     raise InputError(f'wrong on this device: {"; ".join(wrong)}')
@@ -104,7 +104,7 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
     _REPEATS.value, _STEPS.value, bool(_PEER.value), _COMPILE_PEER.value, _PROFILE.value
   )
   if mode == 'check':
-    return running.check(model), ()
+    return running.benchmark_check(model), ()
   if mode == 'train':
     if _SCALING.value:
       return running.scale_training(model, stage, options)

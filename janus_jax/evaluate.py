@@ -34,7 +34,7 @@ from janus_jax.conversion.export import DTYPES
 from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.prompt_styles import STYLES
 from janus_jax.evaluation.runner import Shard
-from janus_jax.evaluation.scoreboard import to_markdown
+from janus_jax.evaluation.scoreboard import scoreboard_to_markdown
 from janus_jax.evaluation.scores import PRINTED
 from janus_jax.inference import image_files
 from janus_jax.inference.requests import AnswerSettings, ImageSettings, check_tokenizer
@@ -101,7 +101,7 @@ def _benchmarks() -> None:
     for score in scores:
       print(json.dumps({name: score[name] for name in PRINTED if name in score}))
   elif scores:
-    print(to_markdown(os.path.basename(absolute(_CHECKPOINT.value)), scores), end='')
+    print(scoreboard_to_markdown(os.path.basename(absolute(_CHECKPOINT.value)), scores), end='')
 
 
 def main() -> None:

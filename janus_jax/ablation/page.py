@@ -12,7 +12,7 @@ from janus_jax.ablation.sheets import Sheet
 from janus_jax.ablation.tables import Summary
 from janus_jax.ablation.variants import PlannedRun
 from janus_jax.reporting.charts import Figure
-from janus_jax.reporting.page import Html, charts, element, folded, image, note, page, table
+from janus_jax.reporting.page import Html, charts, element, folded, image_tag, note, page, table
 from janus_jax.runs.config import to_json
 from janus_jax.runs.workdirs import differences
 
@@ -132,7 +132,7 @@ def _stages(found: Findings) -> list[Html]:
 def _images(sheet: Sheet) -> Html:
   rows = []
   for skill, prompt, groups in sheet.rows:
-    cells = [[image(item.pixels, item.about, item.right) for item in group] for group in groups]
+    cells = [[image_tag(item.pixels, item.about, item.right) for item in group] for group in groups]
     about = element('td', prompt, element('span', skill, class_='note'))
     rows.append((about, *(element('td', *cell, class_='images') for cell in cells)))
   return table(('prompt', *sheet.variants), rows)

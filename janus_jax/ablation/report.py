@@ -23,7 +23,7 @@ from janus_jax.training.metrics import METRICS_FILE, read_metrics
 SMOOTHED = 5  # Lines of metrics over which a loss is averaged: each is that of one batch.
 
 
-def write(
+def write_report(
   ablation: Ablation,
   paths: SweepPaths,
   runs: Sequence[PlannedRun],
@@ -64,7 +64,7 @@ def loss_charts(
   variants = list(dict.fromkeys(run.variant for run in runs))
   finished = {name: [run for run in runs if run.variant == name and run.name in done] for name in variants}
   metrics = {name: read_metrics(paths.of('runs', name, METRICS_FILE)) for name in done}
-  boundaries = stage_ends(finished)
+  boundaries = stage_boundaries(finished)
   axes = Axis('steps'), Axis('nats per target', log=True)
   charts = {}
   for task in TASKS:
@@ -81,7 +81,7 @@ def loss_charts(
   return charts
 
 
-def stage_ends(finished: Mapping[str, Sequence[PlannedRun]]) -> list[Boundary]:
+def stage_boundaries(finished: Mapping[str, Sequence[PlannedRun]]) -> list[Boundary]:
   """Ends of stages, each with the numbers of the variants (name -> finished runs) whose stage ends there."""
   ends: dict[tuple[str, int], tuple[int, ...]] = {}
   for number, runs in enumerate(finished.values()):

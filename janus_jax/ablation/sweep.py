@@ -65,7 +65,7 @@ def ablate(
   runs = all_runs(ablation, with_equal_compute(ablation, paths))
   sweep = _Sweep(ablation, paths, runs)
   finished = sweep.run(of_shard(in_order(runs), shard), retry_failed)
-  report.write(ablation, paths, runs, sweep.current_results(), report_directory or paths.root)
+  report.write_report(ablation, paths, runs, sweep.current_results(), report_directory or paths.root)
   return finished
 
 

@@ -18,7 +18,7 @@ def table_to_text(found: Found) -> str:
   return '\n'.join(lines)
 
 
-def to_markdown(found: Found) -> str:
+def table_to_markdown(found: Found) -> str:
   """Markdown of the same table, of the commands, and of the longest operations of each trace."""
   note = found['machine']['note']
   lines = [f'{_heading(found)}.', '', *([f'{note}.', ''] if note else []), '| part | result |', '|---|---|']

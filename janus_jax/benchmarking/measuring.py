@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from janus_jax.benchmarking.machine import Machine
-from janus_jax.benchmarking.measured_table import to_markdown
+from janus_jax.benchmarking.measured_table import table_to_markdown
 from janus_jax.benchmarking.parts import Part
 from janus_jax.data.whole_files import write_text
 from janus_jax.errors import InputError
@@ -189,5 +189,5 @@ def _write(out: pathlib.Path, machine: Machine, results: Sequence[Result]) -> No
     'machine': dataclasses.asdict(machine),
     'parts': [dataclasses.asdict(result) for result in results],
   }
-  for name, text in (('figures.json', json.dumps(found, indent=2)), ('table.md', to_markdown(found))):
+  for name, text in (('figures.json', json.dumps(found, indent=2)), ('table.md', table_to_markdown(found))):
     write_text(out / name, f'{text}\n')

@@ -43,17 +43,17 @@ def to_text(found: Mapping[str, Any]) -> str:
   return '\n'.join(f'{name:{width}}  {value}' for name, value in lines)
 
 
-def to_markdown(found: Mapping[str, Any]) -> str:
+def results_to_markdown(found: Mapping[str, Any]) -> str:
   """The same as a table."""
   rows = [f'| {name} | {value} |' for name, value in _usable_lines(found)]
   return '\n'.join(['| figure | value |', '|---|---|', *rows])
 
 
-def write(directory: str, found: Mapping[str, Any], costs: Sequence[Cost]) -> None:
+def write_results(directory: str, found: Mapping[str, Any], costs: Sequence[Cost]) -> None:
   """Writes results.json, table.md, and a chart of each cost; makes the directory, replaces files of those names."""
   out = pathlib.Path(directory)
   out.mkdir(parents=True, exist_ok=True)
-  for name, text in (('results.json', json.dumps(found, indent=2)), ('table.md', to_markdown(found))):
+  for name, text in (('results.json', json.dumps(found, indent=2)), ('table.md', results_to_markdown(found))):
     (out / name).write_text(f'{text}\n')
   for cost in costs:
     save_chart(cost_chart(cost), str(out / f'{cost.axis}.png'))

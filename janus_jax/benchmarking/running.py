@@ -32,7 +32,7 @@ LEADING = 8
 Run = Callable[[], Any]
 
 
-def check(model: BenchmarkModel) -> dict[str, Any]:
+def benchmark_check(model: BenchmarkModel) -> dict[str, Any]:
   """Checks of the first device, in float32 (`checks.check_device`)."""
   return {'mode': 'check', 'checks': [found.to_dict() for found in check_device(model)]} | environment()
 

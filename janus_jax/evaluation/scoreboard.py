@@ -36,7 +36,7 @@ def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
   return lines
 
 
-def to_markdown(title: str, found: Sequence[Mapping[str, Any]]) -> str:
+def scoreboard_to_markdown(title: str, found: Sequence[Mapping[str, Any]]) -> str:
   """The table of ours, and below it all rows that the report has for these benchmarks."""
   lines = [f'# {title}', '', *_markdown(HEAD, table_rows(found)), '', 'Rows of the report (arXiv 2501.17811v1):', '']
   return '\n'.join([*lines, *_markdown(*_report_table(found))]) + '\n'
@@ -56,7 +56,7 @@ def _report_table(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
 
 def write_scoreboard(directory: str, title: str, found: Sequence[Mapping[str, Any]]) -> None:
   """Writes scores.md and scores.html."""
-  write_text(os.path.join(directory, 'scores.md'), to_markdown(title, found))
+  write_text(os.path.join(directory, 'scores.md'), scoreboard_to_markdown(title, found))
   html = page.page(
     title,
     [

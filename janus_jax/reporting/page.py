@@ -112,7 +112,7 @@ def folded(title: str, *content: Any) -> Html:
   return element('details', element('summary', title), *content)
 
 
-def image(pixels: np.ndarray, alt: str, right: bool | None = None) -> Html:
+def image_tag(pixels: np.ndarray, alt: str, right: bool | None = None) -> Html:
   """uint8[h, w, 3], enlarged; with a green frame where it is right and a dashed red one where it is wrong."""
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, 'PNG')

@@ -116,7 +116,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       if advice := summary.short_rows(stages, means, config.sequence_length):
         logging.warning('%s', advice)
     with jax.set_mesh(mesh):
-      params, is_complete = loop.train(run, lambda: load_params(start(), placement.params))
+      params, is_complete = loop.train_run(run, lambda: load_params(start(), placement.params))
     if is_complete and not jax.process_index():
       logging.info('%s', summary.end_summary(workdir, files.url, model, config.data.name == 'toy'))
     return params

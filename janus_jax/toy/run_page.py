@@ -10,7 +10,7 @@ import numpy as np
 
 from janus_jax.data.examples import TASKS
 from janus_jax.reporting.charts import Axis, Boundary, Figure, Series, line_chart
-from janus_jax.reporting.page import Html, charts, element, folded, grid, image, note, page, table
+from janus_jax.reporting.page import Html, charts, element, folded, grid, image_tag, note, page, table
 from janus_jax.toy.scores import CONTROL_NOTE, INTERVAL_NOTE, interval_text, line_name, percent
 from janus_jax.toy.test_set import GENERATION_GROUPS, QUESTION_GROUPS
 
@@ -159,7 +159,7 @@ def _images(run: RunReport) -> list[Html]:
 def _figure(case: Mapping[str, Any], pixels: np.ndarray) -> Html:
   reason = () if case['right'] else (element('br'), element('i', case['reason']))
   caption = element('figcaption', case['prompt'], *reason)
-  return element('figure', image(pixels, case['prompt'], case['right']), caption)
+  return element('figure', image_tag(pixels, case['prompt'], case['right']), caption)
 
 
 def _answers(run: RunReport) -> list[Html]:
@@ -172,7 +172,7 @@ def _answers(run: RunReport) -> list[Html]:
   for (content, group), images in groups.items():
     found.append(element('h3', f'{line_name((content,))}, {group.replace("_", " ")}'))
     shown = itertools.islice(images.items(), ASKED_SHOWN)
-    cards = [element('div', image(run.asked[number], ''), *lines, class_='card') for number, lines in shown]
+    cards = [element('div', image_tag(run.asked[number], ''), *lines, class_='card') for number, lines in shown]
     found.append(grid(cards, 350))
   return found
 

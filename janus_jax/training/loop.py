@@ -1,6 +1,6 @@
 """The training loop: stage after stage, from wherever the newest checkpoint left off.
 
-`train` goes through the stages of a run; `train_stage` is the loop over steps.
+`train_run` goes through the stages of a run; `train_stage` is the loop over steps.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ class Session:
     self.progress.update(stage)
 
 
-def train(run: TrainingRun, initial_params: Callable[[], Any]) -> tuple[Any, bool]:
+def train_run(run: TrainingRun, initial_params: Callable[[], Any]) -> tuple[Any, bool]:
   """Trains to the end of the last stage, or until a signal asks to save and stop (`interrupts.py`).
 
   Returns the parameters, and whether the last stage has ended. `initial_params` gives the tree to start from, and is

@@ -81,7 +81,7 @@ class ScheduledStage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-  """One run in one workdir; `loop.train` carries it to its end. `callbacks` are named by what each does."""
+  """One run in one workdir; `loop.train_run` carries it to its end. `callbacks` are named by what each does."""
 
   config: RunConfig
   step: StepConfig

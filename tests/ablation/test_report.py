@@ -284,5 +284,5 @@ def test_variants_that_end_a_stage_at_the_same_step_share_the_boundary():
   def run(*ends):
     return types.SimpleNamespace(config=types.SimpleNamespace(run=('stage1', 'stage2')), ends=ends)
 
-  found = report.stage_ends({'one': [run(4, 10)], 'none': [], 'two': [run(8, 10), run(8, 10)]})
+  found = report.stage_boundaries({'one': [run(4, 10)], 'none': [], 'two': [run(8, 10), run(8, 10)]})
   assert found == [Boundary('stage1', 4, (0,)), Boundary('stage2', 10, (0, 2)), Boundary('stage1', 8, (2,))]

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from janus_jax.benchmarking.machine import Machine
-from janus_jax.benchmarking.measured_table import table_to_text, to_markdown
+from janus_jax.benchmarking.measured_table import table_to_markdown, table_to_text
 from janus_jax.benchmarking.measuring import measure
 from janus_jax.benchmarking.parts import Part, parts_for
 from janus_jax.errors import InputError
@@ -208,7 +208,7 @@ def test_what_a_check_found_wrong_stands_in_the_table():
     '  Correct here, attention cudnn, images, dk  wrong: off by 0.3, 0.02 allowed',
     '  Correct here, greedy codes                 wrong: ValueError: no',
   ]
-  assert '| Correct here, greedy codes | wrong: ValueError: no |' in to_markdown(found)
+  assert '| Correct here, greedy codes | wrong: ValueError: no |' in table_to_markdown(found)
 
 
 def test_whoever_starts_the_parts_leaves_the_device_to_them(tmp_path):

@@ -64,7 +64,7 @@ def test_results_table_and_charts_are_written(tmp_path):
   seconds = {size: Timing((0.9 * size, 1.0 * size, 1.3 * size)) for size in (160, 320, 640)}
   cost = Cost('length', 'seconds of a step against length', seconds)
   found = {'mode': 'train', 'mfu': None, 'scaling': {'length': report.rounded(cost.to_dict())}}
-  report.write(str(tmp_path), found, [cost])
+  report.write_results(str(tmp_path), found, [cost])
   assert {path.name for path in tmp_path.iterdir()} == {'results.json', 'table.md', 'length.png'}
   assert '| scaling.length.points.length=320.seconds | 320  (288 to 416) |' in (tmp_path / 'table.md').read_text()
   assert 'mfu                                       not known' in report.to_text(found)

@@ -23,7 +23,7 @@ def test_all_text_is_escaped_wherever_it_enters():
     page.note(EVIL),
     page.table([EVIL], [[EVIL]]),
     page.folded(EVIL, EVIL),
-    page.image(pixels, EVIL),
+    page.image_tag(pixels, EVIL),
     element('p', EVIL, title=EVIL),
   ]
   found = parse(page.page(EVIL, [(EVIL, parts)]))
@@ -62,7 +62,7 @@ def test_cells_are_put_into_cells_once():
 @pytest.mark.parametrize(('right', 'kind'), [(True, 'pixels right'), (False, 'pixels wrong'), (None, 'pixels')])
 def test_images_are_inside_of_the_page(right, kind):
   pixels = np.random.default_rng(0).integers(256, size=(3, 4, 3)).astype(np.uint8)
-  text = page.image(pixels, 'alt', right)
+  text = page.image_tag(pixels, 'alt', right)
   assert f'class="{kind}"' in text
   content = base64.b64decode(re.search('src="data:image/png;base64,([^"]*)"', text)[1])
   np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels)
