@@ -54,7 +54,7 @@ def relations(box: np.ndarray, target: np.ndarray) -> list[str]:
 
 
 def find_faults(found: Mapping[str, Sequence[Box]], metadata: Mapping[str, Any]) -> list[str]:
-  """What is wrong with an image; nothing if it shows what its prompt asks for."""
+  """Faults of an image, none if it shows what its prompt asks for."""
   wrong: list[str] = []
   groups: list[Sequence[Box] | None] = []  # Boxes that met each clause; None for a clause that is not met.
   for clause in metadata.get('include', []):

@@ -54,7 +54,7 @@ def headline(benchmark: str, metrics: Metrics) -> float | None:
 
 
 def independent_unit(benchmark: str, row: Row) -> Hashable:
-  """What a row shares with those that are not independent of it: the image, the rotated question, the prompt."""
+  """The image, rotated question or prompt that a row shares with others, which are not independent of it."""
   if benchmark == 'mmbench':
     return int(row['index']) % ROTATIONS
   if benchmark == 'geneval':

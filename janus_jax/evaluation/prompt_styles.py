@@ -1,4 +1,4 @@
-"""What a benchmark's question is to the model: the text of VLMEvalKit's adapter for Janus, or of lmms-eval's tasks.
+"""Prompts of benchmarks' questions: the text of VLMEvalKit's adapter for Janus, or of lmms-eval's tasks.
 
 VLMEvalKit: `vlmeval/vlm/janus.py` (e8e78f0); lmms-eval 0.7.3: `doc_to_text` of each task. Both to the character.
 """
@@ -24,7 +24,7 @@ STYLES = ('trained', 'vlmevalkit', 'lmms-eval')
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """What the user says, with a placeholder for each image; and the system prompt, '' for none."""
+  """The user's turn, with a placeholder for each image; and the system prompt, '' for none."""
 
   text: str
   system: str = SYSTEM_PROMPT

@@ -277,7 +277,7 @@ def read_mmvet(folder: Path) -> list[BenchmarkQuestion]:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Where a benchmark's questions may lie below the directory of the data.
+  """Names of the files of a benchmark, below the directory of the data.
 
   Attributes:
     tsv: names of VLMEvalKit's file, without .tsv.
