@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 REQUIREMENTS = [
   'absl-py',
   'array-record',
-  'chex',
   # Resizes images; there are no wheels for ARM on Linux, where `data.resize` can be 'pillow'.
   'cykooz-resizer; sys_platform != "linux" or platform_machine == "x86_64"',
   'etils',
@@ -51,6 +50,7 @@ EVALUATION = ['openpyxl', 'pandas']
 GCS = ['gcsfs']
 
 TEST = [
+  'chex',
   *QUICKSTART,
   *EVALUATION,
   *GCS,
