@@ -313,7 +313,11 @@ def test_another_mesh_takes_a_run_up(uninterrupted, start, data, tmp_path):
     ),
     ('stages.stage1.carry_moments', True, r'^stages\.stage1\.carry_moments is True: expected False, as no stage runs'),
     ('sequence_length', 36, r'^sequence_length is 36: expected at least 37, as an image to generate takes in stages\.'),
-    ('sequence_length', 513, r'^sequence_length is 513: expected at most 512, the positions of the model$'),
+    (
+      'sequence_length',
+      513,
+      r'^sequence_length is 513: expected at most 512, the positions of the model: --config.sequence_length=512$',
+    ),
     ('optimizer.b2', float('nan'), r'^optimizer\.b2 is nan: expected a number from 0 to below 1$'),
     ('streams', 4, r'^streams is 4: expected a multiple of 8, the parts into which the mesh splits the rows'),
   ],

@@ -39,7 +39,11 @@ def test_an_environment_that_is_there_needs_no_other_python(tmp_path):
   [
     ('install.sh', (), 'expected EXTRA'),
     ('install.sh', ('tpu', 'gcs'), 'expected EXTRA'),
-    ('install.sh', ('tpu,gsc',), 'extra is gsc: expected one of quickstart report torch gcs s3 tpu gpu test'),
+    (
+      'install.sh',
+      ('tpu,gsc',),
+      'extra is gsc: expected one of quickstart report evaluation torch gcs s3 tpu gpu test',
+    ),
     ('install.sh', ('--tpu',), 'extra is --tpu: expected one of'),
     ('quickstart.sh', ('--steps=3',), '--steps=3 is no flag: expected [DIR] or --help'),
     ('quickstart.sh', ('-v',), '-v is no flag'),

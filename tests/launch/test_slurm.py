@@ -63,9 +63,9 @@ def test_elements_done_again_take_the_shares_that_they_had(ids, whole, shares):
     (TOKENIZE, {'SHARDS': '8'}, 'SHARDS is 8: expected it with --array only'),
     ((*TOKENIZE, '--shard=0/2'), element(1, [0, 1]), 'all 2 elements of the array would take the same --shard'),
     (
-      ('h100', 'evaluate'),
+      ('h100', 'understand'),
       element(1, [0, 1]),
-      'evaluate has no --shard: all 2 elements of the array would do the same',
+      'understand has no --shard: all 2 elements of the array would do the same',
     ),
   ],
 )

@@ -76,7 +76,7 @@ def test_only_training_is_told_to_join_the_other_hosts():
     (WHERE, "action is '': expected up, install, run, log, stop or down"),
     (('start', *WHERE), "action is 'start'"),
     (('log', '--zone=z'), 'expected --name=NAME and --zone=ZONE'),
-    (('up', *WHERE), "type is '': expected v5litepod-N, v5p-N or v6e-N"),
+    (('up', *WHERE), "type is '': expected v5e-N (v5litepod-N), v5p-N or v6e-N"),
     (('run', *WHERE, '--type=h100', 'train'), "type is 'h100'"),
     (('run', *WHERE, '--type=v5p-8'), 'expected VERB'),
     (('log', *WHERE, '--spot'), 'log has no option --spot'),
@@ -91,7 +91,7 @@ def test_only_training_is_told_to_join_the_other_hosts():
         **{f'v5p-{size}': '8 16 32 64, or a multiple of 128 up to 12288' for size in ('4', '96', '130', '12416')},
       }.items()
     ],
-    (('up', *WHERE, '--type=v5e-16'), "type is 'v5e-16': expected v5litepod-N, v5p-N or v6e-N"),
+    (('up', *WHERE, '--type=v4-16'), "type is 'v4-16': expected v5e-N (v5litepod-N), v5p-N or v6e-N"),
     *[
       (('up', *WHERE, '--type=v5p-8', f'--slices={slices}'), f"slices is '{slices}': expected 1 or more")
       for slices in ('0', '-1', 'two', '', '1.5')
