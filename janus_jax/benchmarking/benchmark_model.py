@@ -67,7 +67,7 @@ def peak_memory() -> dict[str, int]:
 
 
 def resized(model: BenchmarkModel, length: int, depth: int) -> BenchmarkModel:
-  """The same with rows of `length` positions and a decoder of `depth` layers, which has random weights if new."""
+  """Returns the model with rows of `length` positions and a decoder of `depth` layers, random if these are new."""
   run = dataclasses.replace(model.run, sequence_length=length)
   if depth == model.config.language_model.depth:
     return dataclasses.replace(model, run=run)

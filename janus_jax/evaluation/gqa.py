@@ -46,9 +46,10 @@ def gqa_official(rows: Sequence[Row], converted: bool) -> tuple[list[ReadAnswer]
   require(rows, ('answer', 'prediction'))
   clean = (lambda text: text.rstrip('.').lower()) if converted else str
   readings = _same(rows, clean, str)
-  balanced = [(row, reading) for row, reading in zip(rows, readings) if row.get('isBalanced', True)]
+  balanced = [(row, reading) for row, reading in zip(rows, readings) if str(row.get('isBalanced', True)) != 'False']
   metrics: dict[str, Any] = {'accuracy': _percent([reading.score for _, reading in balanced])}
-  if not all({'types', 'semantic', 'groups', 'question'} <= set(row) for row, _ in balanced):
+  annotated = {'types': dict, 'semantic': list, 'groups': dict, 'question': str}  # In a table they are strings.
+  if not all(isinstance(row.get(name), kind) for row, _ in balanced for name, kind in annotated.items()):
     return readings, metrics
   by_detail: dict[str, dict[Any, list[float]]] = {name: {} for name in ('answerType', *DETAILS)}
   gold, predicted = Counter(), Counter()

@@ -182,7 +182,7 @@ def mmmu_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnswer]
   """
   require(rows, ('index', 'answer', 'prediction'))
   changed = []
-  for row in as_vlmevalkit_reads([{**dict.fromkeys('AB', ''), **row} for row in rows]):
+  for row in as_vlmevalkit_reads([{**dict.fromkeys('AB', ''), **choices_of(row), **row} for row in rows]):
     answer = row['answer']
     is_letter = isinstance(answer, str) and len(answer) == 1 and 'A' <= answer <= 'Z'
     opened = {'A': answer, 'B': 'Other Answers'} if is_missing(row['A']) else {}

@@ -192,7 +192,7 @@ def seed_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnswer]
 
 def mmbench_lmms_eval(rows: Sequence[Row], static: bool) -> tuple[list[ReadAnswer], Metrics]:
   """`static`: the task mmbench_en_dev_static; else mmbench_en_dev, whose judge is out of reach and samples letters."""
-  require(rows, ('index', 'answer', 'prediction', 'category', 'A', 'B'))
+  require(rows, ('index', 'answer', 'prediction', 'A', 'B'))
   rows, order = _in_order(rows)
   generator = random.Random(JUDGE_SEED)
   by_question: dict[int, list[int]] = {}

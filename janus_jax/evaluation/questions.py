@@ -175,8 +175,6 @@ def _canonical(row: dict[str, Any], benchmark: str, number: int) -> dict[str, An
   """A row of lmms-eval or of the authors with VLMEvalKit's columns beside its own."""
   row = {COLUMNS.get(name, name): value for name, value in row.items()}
   row.setdefault('index', number)
-  if benchmark == 'seedbench':
-    row |= {letter: row[f'choice_{letter.lower()}'] for letter in 'ABCD' if f'choice_{letter.lower()}' in row}
   if benchmark == 'pope':
     row['answer'] = str(row['answer']).capitalize()
   if benchmark == 'mme':

@@ -19,7 +19,13 @@ FORMATS = ('.jsonl', '.json', '.tsv', '.csv', '.xlsx')
 # Columns that tell a question from others; the first that both files have joins them.
 KEYS = ('index', 'id', 'question_id', 'questionId')
 # Names that datasets give the columns of VLMEvalKit's files, which are ours.
-COLUMNS = {'text': 'question', 'label': 'answer', 'capability': 'category', 'L2-category': 'l2-category'}
+COLUMNS = {
+  'text': 'question',
+  'label': 'answer',
+  'capability': 'category',
+  'L2-category': 'l2-category',
+  **{f'choice_{letter.lower()}': letter for letter in 'ABCD'},
+}
 
 
 def pandas() -> types.ModuleType:
@@ -108,7 +114,7 @@ def join(
   if data is None:
     if all('index' in row for row in rows):
       _by_key(rows, 'index', 'predictions')
-    return rows, 0
+    return [{'index': number, **row} for number, row in enumerate(rows)], 0
   key = next((name for name in KEYS if name in rows[0] and data and name in data[0]), None)
   if key is None:
     raise InputError(f'predictions and data have no column in common that tells questions apart: {", ".join(KEYS)}')
@@ -122,7 +128,8 @@ def join(
     raise InputError(f'{key} {missing[0]} ({len(missing)} of {len(wanted)} rows) has no prediction: expected one each')
   named = [{COLUMNS.get(name, name): value for name, value in row.items()} for row in data]
   # What predictions say of a question is not trusted; of what else they hold (a judge's replies) nothing is lost.
-  return [{**given[str(row[key])], **row} for row in named if str(row[key]) in given], len(missing)
+  joined = [{**given[str(row[key])], **row} for row in named if str(row[key]) in given]
+  return [{'index': number, **row} for number, row in enumerate(joined)], len(missing)
 
 
 def _by_key(rows: Sequence[Row], key: str, what: str) -> dict[str, Row]:

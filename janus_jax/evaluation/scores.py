@@ -1,12 +1,14 @@
 """Scores of answers under one or all rules: computed, written, and printed side by side."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from janus_jax.data.whole_files import write_json, write_text
+from janus_jax.errors import InputError
 from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.headline import headline, interval
 from janus_jax.evaluation.rows import Row
@@ -31,12 +33,18 @@ def score_rows(
     A line for each row: its index, and per rule {'read', 'score', 'is_random'}; and a score for each rule.
 
   Raises:
-    InputError: an unknown rule, or rows that it cannot read.
+    InputError: an unknown rule, or rows that it (of all, any) cannot read.
   """
   lines: list[dict[str, Any]] = [{'index': row.get('index', number)} for number, row in enumerate(rows)]
-  scores = []
+  scores, refusals = [], []
   for name, apply in BENCHMARKS[benchmark].find_rules(rule).items():
-    readings, metrics = apply(rows)
+    try:
+      readings, metrics = apply(rows)
+    except InputError as error:
+      if rule != 'all':
+        raise
+      refusals.append(f'{name}: {error}')
+      continue
     for line, reading in zip(lines, readings):
       line[name] = {'read': reading.read, 'score': reading.score, 'is_random': reading.is_random}
     score = {'benchmark': benchmark, 'rule': name, 'metrics': _without_nan(metrics), 'rows': len(rows)}
@@ -44,6 +52,10 @@ def score_rows(
     score |= {'missing_rows': missing} if missing else {}
     figures = {'headline': headline(benchmark, metrics), 'interval': interval(benchmark, apply, rows)}
     scores.append({**score, **figures, **about})
+  if not scores:
+    raise InputError(refusals[0])
+  for refusal in refusals:
+    logging.warning('left out: %s', refusal)
   return lines, scores
 
 

@@ -108,7 +108,7 @@ def pope_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnswer]
 
 def pope_lmms_eval(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """The answer must be the word alone. Answers that are neither leave recall; the ratio of yes is that of the gold."""
-  readings = _read(rows, lambda text: text.strip().lower(), ('category',))
+  readings = _read(rows, lambda text: text.strip().lower(), ())
   gold = _gold(rows)
 
   def metrics(indices: Sequence[int]) -> dict[str, float]:
@@ -128,7 +128,7 @@ def pope_lmms_eval(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
 
 def pope_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """Everything that is not no is yes. The mean F1 of the three subsets, x 100, is what LLaVA's and InternVL's print."""
-  readings = _read(rows, official_pope_answer, ('category',))
+  readings = _read(rows, official_pope_answer, ())
   gold = _gold(rows)
 
   def metrics(indices: Sequence[int]) -> dict[str, float | None]:
@@ -156,7 +156,7 @@ def _subsets(rows: Sequence[Row]) -> dict[str, list[int]]:
   """POPE's subset -> indices of its rows; a question may stand in several, whose names a comma joins."""
   subsets: dict[str, list[int]] = {}
   for index, row in enumerate(rows):
-    for name in [] if is_missing(row['category']) else str(row['category']).split(','):
+    for name in [] if is_missing(row.get('category')) else str(row['category']).split(','):
       subsets.setdefault(name, []).append(index)
   return subsets
 

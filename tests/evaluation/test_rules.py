@@ -216,3 +216,16 @@ def test_no_image_of_dpg_that_can_be_scored_has_no_score():
     dpg.score_dpg(rows, is_official=True)[1]['DPG-Bench score']
   )  # Its only question is in the first row.
   assert dpg.score_dpg(rows, is_official=False)[1]['DPG-Bench score'] == 100
+
+
+def test_options_in_a_list_are_options_to_vlmevalkit_too():
+  row = {'index': 0, 'id': 'validation_Art_1', 'options': "['red', 'blue']", 'answer': 'B', 'prediction': 'blue'}
+  assert BENCHMARKS['mmmu'].rules['vlmevalkit-2026']([row])[0][0].score == 1
+
+
+def test_annotations_of_gqa_that_are_text_are_left_out():
+  rows = [
+    {'answer': 'red', 'prediction': 'red', 'types': '{}', 'semantic': '[]', 'groups': '{}', 'isBalanced': 'False'}
+  ]
+  rows.append({**rows[0], 'prediction': 'x', 'isBalanced': 'True'})
+  assert gqa.gqa_official(rows, converted=False)[1] == {'accuracy': 0}

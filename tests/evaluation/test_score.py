@@ -88,6 +88,16 @@ def test_all_rules_side_by_side(tmp_path):
   assert {scores['rule'] for scores in json.loads((tmp_path / 'scores.json').read_text())} == set(lines[0]) - {'index'}
 
 
+def test_of_all_rules_those_that_cannot_read_the_rows_are_left_out(tmp_path):
+  rows = [{'question_id': 1, 'text': 'Is it?', 'label': 'yes', 'prediction': 'Yes'}]
+  path = write(tmp_path / 'p.jsonl', rows)
+  found = score('--benchmark=pope', f'--predictions={path}', '--rule=all', f'--out={tmp_path}')
+  assert found.stdout.split('\n')[0].split() == ['lmms-eval', 'official'], found.stderr
+  assert 'left out: vlmevalkit-2026: row 1 has no column category' in found.stderr
+  alone = score('--benchmark=pope', f'--predictions={path}', '--rule=vlmevalkit-2026', f'--out={tmp_path}')
+  assert alone.returncode == 1
+
+
 def test_json_is_one_object_with_unrounded_numbers(tmp_path):
   found = score(
     '--benchmark=pope', f'--predictions={write(tmp_path / "p.jsonl", ROWS[:3])}', f'--out={tmp_path}', '--json'
