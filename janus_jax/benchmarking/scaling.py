@@ -75,7 +75,7 @@ def train_costs(model: BenchmarkModel, stage: Stage, steps: int, repeats: int) -
     InputError: less than two sizes along an axis fit.
   """
   run, mesh = model.run, model.placement.mesh.shape
-  rows = mesh['data'] * mesh['fsdp'] * run.accumulation
+  rows = mesh['data'] * mesh['fsdp'] * run.accumulation_in(stage)
 
   def seconds_of(length: int, batch: int, depth: int) -> Timing:
     full = dataclasses.replace(stage, ratio=(0, 1, 0), batch_size=batch, expected_tokens=(0.0, length, 0.0))

@@ -48,7 +48,7 @@ def make_work(model: BenchmarkModel, stage: Stage, holds_codes: bool) -> TrainWo
     InputError: the batch does not fit the mesh, or a pattern matches no parameter.
   """
   run, config, mesh, paths = model.run, model.config, model.placement.mesh, model.placement.params
-  check_batches([stage], mesh, run.accumulation, run.streams)
+  check_batches([stage], mesh, run, run.streams)
   check_trainable([stage], config, paths)
   length, trained = run.sequence_length, trained_paths(stage, paths)
   streams = run.streams or rows_split(mesh)
@@ -62,7 +62,7 @@ def make_work(model: BenchmarkModel, stage: Stage, holds_codes: bool) -> TrainWo
     model=model,
     stage=stage,
     rate=float(max(rates)),
-    step=read_step(run, config, model.placement, (stage,)),
+    step=read_step(run, config, model.placement, (stage,)).for_stage(stage),
     batch=batch,
     trained=trained,
     counts=window.counts,

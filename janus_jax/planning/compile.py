@@ -62,6 +62,7 @@ class StagePlan:
   """One stage on a topology.
 
   Attributes:
+    step: what the step of this stage is compiled for.
     received: bytes a device gets from others in a step, by kind of collective; None where it does not fit.
     ideal: bytes that it would have to get at least (ideal.py).
     compile_seconds: seconds on this machine.
@@ -69,6 +70,7 @@ class StagePlan:
 
   stage: Stage
   setup: Setup
+  step: StepConfig
   memory: Memory
   received: Mapping[str, int] | None
   ideal: int
@@ -146,7 +148,8 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     InputError: the mesh or the accumulation does not divide the batch; a pattern of the stage matches nothing.
   """
   stage = setup.run.run_stages[index]
-  check_batches([stage], setup.mesh, setup.step.accumulation, setup.run.streams)
+  step = setup.step.for_stage(stage)
+  check_batches([stage], setup.mesh, setup.run, setup.run.streams)
   trained = trained_paths(stage, setup.placement.params)
   streams = setup.run.streams or rows_split(setup.mesh)
   means = [expected_mean(one, setup.run.sequence_length, setup.holds_codes) for one in setup.run.run_stages]
@@ -156,17 +159,17 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   shapes = parameter_shapes(setup.start.model)
   if setup.topology.is_estimated:
     compiled, arguments = None, held_bytes((state, batch))
-    remat, length = setup.step.compute.remat, setup.run.sequence_length
-    peak = max(arguments, step_bytes(setup.step, [stage], setup.placement, shapes, length, remat))
+    length = setup.run.sequence_length
+    peak = max(arguments, step_bytes(step, [stage], setup.placement, shapes, length, step.compute.remat))
     memory = Memory(arguments, peak - arguments, {'step': peak}, available_bytes(setup.topology))
   else:
-    compiled, memory = _compile_step(setup, trained, moments(setup, index), state, batch)
+    compiled, memory = _compile_step(setup, index, state, batch)
   memory.peaks['start'] = start_bytes(setup, index)
   if compiled and setup.run.held_out_batches and memory.fits:
     memory.peaks['held-out'] = _held_out_bytes(setup, state)
   seconds = time.perf_counter() - began
   # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.
-  trip_count = (-(-setup.run.sequence_length // setup.step.loss_chunk) + 1) // 2
+  trip_count = (-(-setup.run.sequence_length // step.loss_chunk) + 1) // 2
   received = received_bytes(compiled.as_text(), trip_count) if compiled else None
   work = StageWork(
     stage=stage,
@@ -175,18 +178,18 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     streams=streams,
     mean=means[index],
     trained=frozenset(trained_groups(trained)),
-    remat=setup.step.compute.remat,
-    accumulation=setup.step.accumulation,
+    remat=step.compute.remat,
+    accumulation=step.accumulation,
     state_bytes=held_bytes(state),
   )
-  itemsize = jnp.dtype(setup.step.compute.dtype).itemsize
+  itemsize = jnp.dtype(step.compute.dtype).itemsize
   ideal = ideal_bytes(work, shapes, setup.placement.params, trained, itemsize)
   if setup.topology.is_estimated and memory.fits:
     # Several nodes: all of it at the speed of their network, since the part within a node is not known.
     across = setup.topology.slices > 1
     received = {'within a node': 0 if across else ideal, 'between-slices': ideal if across else 0}
   found = stage_figures(work, setup.topology, setup.mesh, received)
-  return StagePlan(stage, setup, memory, received, ideal, found, seconds)
+  return StagePlan(stage, setup, step, memory, received, ideal, found, seconds)
 
 
 def start_bytes(setup: Setup, index: int) -> int:
@@ -209,23 +212,22 @@ def _held_out_bytes(setup: Setup, state: TrainState) -> int:
   weights = jax.ShapeDtypeStruct((3,), jnp.float32)
   _, memory = _compile(
     setup,
-    lambda: held_out_losses.lower(state.params, batch, weights, setup.step),
+    lambda: held_out_losses.lower(state.params, batch, weights, setup.step.for_stage(stage)),
     (state.params, batch),
   )
   # Parameters that the loss does not need are no arguments of its program, but are there.
   return held_bytes((state, batch)) + memory.peak - memory.arguments
 
 
-def _compile_step(
-  setup: Setup, trained: frozenset[str], with_moments: frozenset[str], state: TrainState, batch: Mapping[str, Any]
-) -> tuple[Any, Memory]:
-  masks: Any = trained
+def _compile_step(setup: Setup, index: int, state: TrainState, batch: Mapping[str, Any]) -> tuple[Any, Memory]:
+  stage = setup.run.run_stages[index]
+  masks: Any = trained_paths(stage, setup.placement.params)
   if setup.run.stage_masks == 'traced':
-    masks = {path: jax.ShapeDtypeStruct((), jnp.bool_) for path in sorted(with_moments)}
+    masks = {path: jax.ShapeDtypeStruct((), jnp.bool_) for path in sorted(moments(setup, index))}
   scalar = jax.ShapeDtypeStruct((), jnp.float32)
   values = StageValues(scalar, scalar, jax.ShapeDtypeStruct((3,), jnp.float32))
-  step = jit_train_step(setup.run.stage_masks)
-  return _compile(setup, lambda: step.lower(state, batch, values, masks=masks, config=setup.step), (state, batch))
+  step, config = jit_train_step(setup.run.stage_masks), setup.step.for_stage(stage)
+  return _compile(setup, lambda: step.lower(state, batch, values, masks=masks, config=config), (state, batch))
 
 
 def _compile(setup: Setup, lower: Callable[[], Any], arguments: Any) -> tuple[Any, Memory]:

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from janus_jax.planning.compile import Setup, StagePlan, make_setup, plan_stage
+from janus_jax.planning.compile import StagePlan, make_setup, plan_stage
 from janus_jax.planning.suggest import find_fitting
 from janus_jax.planning.topologies import Topology
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
+from janus_jax.training.step import StepConfig
 
 
 def plan_and_print(
@@ -39,9 +40,8 @@ def plan_and_print(
     print(json.dumps(plan_to_json(*found)) if as_json else plan_to_text(*found), flush=True)
 
 
-def settings(setup: Setup) -> dict[str, Any]:
+def settings(step: StepConfig) -> dict[str, Any]:
   """Settings with which a person can use more or less memory."""
-  step = setup.step
   named = (
     (step, ('accumulation', 'loss_chunk')),
     (step.compute, ('remat', 'attention', 'vision_attention')),
@@ -62,7 +62,7 @@ def plan_to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
     'mesh': dict(plan.setup.mesh.shape),
     'batch_size': stage.batch_size,
     'sequence_length': plan.setup.run.sequence_length,
-    **settings(plan.setup),
+    **settings(plan.step),
     'estimated': topology.is_estimated,
     'fits': memory.fits,
     'peak_bytes_per_device': memory.peak,
@@ -104,7 +104,7 @@ def plan_to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
     ('GiB by moment', moments),
     ('in a step', ', '.join(parts)),
     ('batch', f'{stage.batch_size} rows of {setup.run.sequence_length} positions'),
-    ('settings', ', '.join(f'{name} {value}' for name, value in settings(setup).items())),
+    ('settings', ', '.join(f'{name} {value}' for name, value in settings(plan.step).items())),
     ('FLOPs per step', f'{found.flops.total:.3g}, {found.executed_flops:.3g} with what is computed twice'),
   ]
   if plan.received is not None:

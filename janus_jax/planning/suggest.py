@@ -40,20 +40,20 @@ def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[li
 
 def candidate_changes(setup: Setup, stage: Stage) -> Iterator[dict[str, str | int]]:
   """Yields fields and values, each on top of those before it: what costs nothing, then time, then precision."""
-  mesh, slices = setup.mesh.shape, setup.topology.slices
+  step, mesh, slices = setup.step.for_stage(stage), setup.mesh.shape, setup.topology.slices
   if mesh['data'] > slices:  # Each slice holds a whole state; within one it need not be held twice.
     yield {'mesh.data': slices, 'mesh.fsdp': -1}
   rows, rest = divmod(stage.batch_size, mesh['data'] * mesh['fsdp'])
   if not rest:
     # The fewest that fit: sharded weights are gathered anew for each.
-    for count in range(setup.step.accumulation + 1, rows + 1):
+    for count in range(step.accumulation + 1, rows + 1):
       if rows % count == 0:
-        yield {'accumulation': count}
-  if setup.step.compute.remat != 'full':
+        yield {f'stages.{stage.name}.accumulation': count}
+  if step.compute.remat != 'full':
     yield {'compute.remat': 'full'}
-  if setup.step.optimizer.moment_dtype != 'bfloat16':
+  if step.optimizer.moment_dtype != 'bfloat16':
     yield {'optimizer.moment_dtype': 'bfloat16'}
-  if setup.step.optimizer.gradient_sum_dtype != 'bfloat16':  # Useful since gradients are summed up by now.
+  if step.optimizer.gradient_sum_dtype != 'bfloat16':  # Useful since gradients are summed up by now.
     yield {'optimizer.gradient_sum_dtype': 'bfloat16'}
 
 
@@ -65,8 +65,8 @@ def least_bytes(setup: Setup, index: int, failed: StagePlan) -> int:
   """
   state = abstract_state(setup, index)
   rest = sum(held_bytes(moment) // moment.dtype.itemsize * GRADIENT_BYTES for moment in state.opt_state.mu.values())
-  before = failed.setup.step
-  if setup.mesh == failed.setup.mesh and dataclasses.replace(setup.step, accumulation=before.accumulation) == before:
+  before, step = failed.step, setup.step.for_stage(setup.run.run_stages[index])
+  if setup.mesh == failed.setup.mesh and dataclasses.replace(step, accumulation=before.accumulation) == before:
     temporaries = failed.memory.peaks['step'] - failed.memory.arguments
-    rest = max(rest, temporaries * before.accumulation // setup.step.accumulation)
+    rest = max(rest, temporaries * before.accumulation // step.accumulation)
   return held_bytes(state) + rest

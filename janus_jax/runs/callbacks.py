@@ -51,7 +51,7 @@ class HeldOutLoss:
     """
     stage = run.run_stages[-1]
     self._batches: list[dict[str, np.ndarray]] = []
-    self._step = step
+    self._step = step.for_stage(stage)
     weights = {
       task: {name: weight for name, weight in stage.sources.get(task, {}).items() if name in sources[task]}
       for task in TASKS

@@ -35,6 +35,7 @@ TRAINING: Table = {
 OPTIMIZATION: Table = {**TRAINING, 'b2': DECAY, 'max_grad_norm': POSITIVE}
 STAGE: Table = {
   **TRAINING,
+  'accumulation': Integer(),
   'trainable': NAMES,
   'schedule': one_of(SCHEDULES),
   'ratio': PerTask(TASKS, Integer()),

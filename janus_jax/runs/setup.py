@@ -170,7 +170,7 @@ def check_run(config: TrainConfig, model: JanusConfig, placement: Placement) -> 
   """Returns `read_step`. Raises InputError for all that is wrong with a run and shows without its data."""
   step, stages = read_step(config, model, placement), config.run_stages
   check_data(config, model)
-  check_batches(stages, placement.mesh, config.accumulation, config.streams)
+  check_batches(stages, placement.mesh, config, config.streams)
   check_trainable(stages, model, placement.params)
   check_carried(stages, placement.params)
   check_room(stages, model, config.sequence_length)

@@ -96,7 +96,8 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
      that it had written since are cut off and made anew.
   """
   config, name, first = run.config, stage.settings.name, position.step
-  train_step, (rates, values) = jit_train_step(config.stage_masks), _stage_values(stage.settings)
+  train_step, step_config = jit_train_step(config.stage_masks), run.step.for_stage(stage.settings)
+  rates, values = _stage_values(stage.settings)
   reports, timed = _Reports(run, stage, position, session), session.timed
   session.watchdog.rest()
   with closing(run.batches(stage, position.shards, position.streams)) as batches:
@@ -108,7 +109,7 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
       batch = place_batch(batch, run.placement.mesh, position.num_hosts)
       values = values.replace(learning_rate=rates[position.step - stage.start])
       with timed('compiling', f'{name}: compiling the training step') if is_first else nullcontext():
-        state, metrics = train_step(position.state, batch, values, masks=stage.masks, config=run.step)
+        state, metrics = train_step(position.state, batch, values, masks=stage.masks, config=step_config)
       if is_first:
         reports.start_clock()
       session.step_dispatched(name, metrics)

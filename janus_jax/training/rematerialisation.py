@@ -8,7 +8,7 @@ which cost little more to compute again than to read, so that 'auto' never takes
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def state_bytes(step: StepConfig, trained: frozenset[str], placement: Placement,
 
 
 def step_bytes(
-  step: StepConfig, stages: Iterable[Stage], placement: Placement, shapes: Shapes, length: int, remat: str
+  step: StepConfig, stages: Sequence[Stage], placement: Placement, shapes: Shapes, length: int, remat: str
 ) -> int:
   """Bytes of a device at the worst moment of the largest step of a run, with the state of all that ever trains.
 
@@ -89,20 +89,22 @@ def step_bytes(
   mesh, model, dtype = placement.mesh, step.model, step.compute.dtype
   decoder, encoder = kept_bytes(model, dtype, remat, mesh.shape['tensor'])
   trained, largest = frozenset(), 0.0
-  for stage in stages:
+  steps = [step.for_stage(stage) for stage in stages]
+  for stage, own in zip(stages, steps):
     paths = trained_paths(stage, placement.params)
     trained |= paths
     tokens = sum(part * size for part, size in zip(stage.ratio, stage.expected_tokens))
     seen = stage.ratio[0] * model.num_image_tokens / tokens
     patches = seen * encoder if any(path.startswith('vision_encoder/') for path in paths) else 0.0
-    positions = stage.batch_size * length / (rows_split(mesh) * step.accumulation * mesh.shape['context'])
+    positions = stage.batch_size * length / (rows_split(mesh) * own.accumulation * mesh.shape['context'])
     largest = max(largest, positions * (decoder + patches + working_bytes(model, dtype)))
   heads = 4 * model.language_model.vocab_size * model.language_model.width // mesh.shape['tensor']
-  return state_bytes(step, trained, placement, shapes) + heads + math.ceil(largest)
+  accumulating = max(steps, key=lambda own: own.accumulation)
+  return state_bytes(accumulating, trained, placement, shapes) + heads + math.ceil(largest)
 
 
 def with_remat(
-  step: StepConfig, stages: Iterable[Stage], placement: Placement, shapes: Shapes, length: int
+  step: StepConfig, stages: Sequence[Stage], placement: Placement, shapes: Shapes, length: int
 ) -> StepConfig:
   """`step` with 'auto' replaced by 'dots' where the device is known to have the memory for all stages, else by 'full'.
 

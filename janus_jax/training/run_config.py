@@ -11,6 +11,7 @@ from janus_jax.data.skipping import SkipLimit
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.stages import Stage
+from janus_jax.training.step_config import StepSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def cpu_cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
-def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation: int, streams: int) -> None:
+def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, settings: StepSettings, streams: int) -> None:
   """Raises InputError for a batch that does not divide into microbatches, over the mesh or into streams."""
   parts, axes = rows_split(mesh), f'data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]}'
   if streams % parts:
@@ -96,6 +97,7 @@ def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, accumulation
       f'({axes}), or 0'
     )
   for stage in stages:
+    accumulation = settings.accumulation_in(stage)
     where = f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of'
     if stage.batch_size % (parts * accumulation):
       raise InputError(f'{where} {parts * accumulation} (mesh axes {axes} x accumulation {accumulation})')

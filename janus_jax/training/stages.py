@@ -20,6 +20,7 @@ class Stage:
     name: key in the config's `stages`.
     steps: updates.
     batch_size: packed rows per update.
+    accumulation: microbatches that the rows of a batch are cut into; 0: as many as the run's `accumulation`.
     trainable: parameter groups, or regexes over whole paths; what trains.
     learning_rate: highest rate of the stage.
     warmup_steps: updates before it is reached; a shorter stage ends on the way there.
@@ -40,6 +41,7 @@ class Stage:
   batch_size: int
   trainable: tuple[str, ...]
   learning_rate: float
+  accumulation: int = 0
   warmup_steps: int = 0
   schedule: str = 'constant'
   final_fraction: float = 0.0

@@ -6,6 +6,7 @@ import jax
 
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.training.optimizer import OptimizerConfig
+from janus_jax.training.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,8 @@ class StepSettings:
   Attributes:
     compute: dtypes, rematerialisation, kernels.
     optimizer: constants of AdamW.
-    accumulation: microbatches that the rows of a batch are cut into; gradients are summed over them.
+    accumulation: microbatches that the rows of a batch are cut into; gradients are summed over them. A stage can have
+      its own (`accumulation_in`).
     loss_chunk: positions of a row whose logits over the vocabulary exist together.
   """
 
@@ -23,6 +25,10 @@ class StepSettings:
   optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
   accumulation: int = 1
   loss_chunk: int = 256
+
+  def accumulation_in(self, stage: Stage) -> int:
+    """Microbatches of a batch of this stage."""
+    return stage.accumulation or self.accumulation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +42,7 @@ class StepConfig(StepSettings):
 
   model: JanusConfig
   shardings: tuple[tuple[str, jax.sharding.Sharding], ...] = ()
+
+  def for_stage(self, stage: Stage) -> 'StepConfig':
+    """What the step of this stage is compiled for."""
+    return dataclasses.replace(self, accumulation=self.accumulation_in(stage))

@@ -205,7 +205,7 @@ def _streams(run: TrainingRun, saved: Sequence[Mapping[str, Any]]) -> list[Mappi
   states = [found[index] for index in range(saved[0]['count'])]
   count, mesh = run.config.streams or len(states), run.placement.mesh
   try:
-    check_batches(run.config.run_stages, mesh, run.step.accumulation, count)
+    check_batches(run.config.run_stages, mesh, run.step, count)
   except InputError:
     count = rows_split(mesh)
   if count != len(states):

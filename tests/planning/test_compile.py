@@ -192,9 +192,9 @@ def test_hints_name_the_first_settings_that_fit(monkeypatch):
   monkeypatch.setattr(memory, 'available_bytes', lambda _: accumulated)
   monkeypatch.setattr(suggest, 'available_bytes', lambda _: accumulated)
   options, found = suggest.find_fitting(config, 1, failed)
-  assert options == ['--config.mesh.data=1', '--config.mesh.fsdp=-1', '--config.accumulation=4']
+  assert options == ['--config.mesh.data=1', '--config.mesh.fsdp=-1', '--config.stages.stage2.accumulation=4']
   assert found.memory.fits
-  assert '--config.accumulation=4' in report.plan_to_text(failed, options, found)
+  assert '--config.stages.stage2.accumulation=4' in report.plan_to_text(failed, options, found)
 
 
 def test_hints_compile_nothing_that_cannot_fit(monkeypatch):
@@ -214,7 +214,7 @@ def test_accumulation_that_cannot_be_enough_is_not_compiled(monkeypatch):
   monkeypatch.setattr(suggest, 'available_bytes', lambda _: state + rest // 3)
 
   def compile_nothing(setup, index):
-    compiled.append((setup.step.accumulation, setup.step.optimizer.moment_dtype))
+    compiled.append((setup.run.stages['stage2'].accumulation, setup.step.optimizer.moment_dtype))
     return failed
 
   monkeypatch.setattr(suggest, 'plan_stage', compile_nothing)
@@ -229,9 +229,9 @@ def test_changes_go_from_cheap_to_dear():
   stage = dataclasses.replace(setup.run.run_stages[1], batch_size=64)
   assert list(suggest.candidate_changes(setup, stage)) == [
     {'mesh.data': 1, 'mesh.fsdp': -1},
-    {'accumulation': 2},
-    {'accumulation': 4},
-    {'accumulation': 8},
+    {'stages.stage2.accumulation': 2},
+    {'stages.stage2.accumulation': 4},
+    {'stages.stage2.accumulation': 8},
     {'compute.remat': 'full'},
     {'optimizer.moment_dtype': 'bfloat16'},
     {'optimizer.gradient_sum_dtype': 'bfloat16'},

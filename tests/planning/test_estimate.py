@@ -56,7 +56,7 @@ def test_settings_are_found_with_which_it_fits():
   config, found = plan('h100-4', 'janus_pro_7b')
   assert not found.memory.fits
   options, fitting = find_fitting(config, 0, found)
-  assert options == ['--config.accumulation=4']
+  assert options == ['--config.stages.stage3.accumulation=4']
   assert fitting.memory.fits
 
 

@@ -69,5 +69,8 @@ def test_it_fits(preset, topology, stage, accumulation, options):
 def test_what_does_not_fit_is_told_with_what_would():
   found = plan('janus_pro_7b', 'v5e-16', 'stage1')
   assert not found['fits']
-  assert found['options_to_fit'] in (['--config.accumulation=2'], ['--config.accumulation=4'])
+  assert found['options_to_fit'] in (
+    ['--config.stages.stage1.accumulation=2'],
+    ['--config.stages.stage1.accumulation=4'],
+  )
   assert found['peak_bytes_per_device_with_options'] <= found['hbm_bytes_per_device'] < found['peak_bytes_per_device']

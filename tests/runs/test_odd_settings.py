@@ -45,7 +45,7 @@ LEGAL = (
     0,
     r'data\.toy_grid|guidance_dropout|held_out_batches|keep_every|max_bad_record_fraction|eval_every|prefetch|seed|'
     r'optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
-    r'warmup_steps)|stages\.\w+\.(\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
+    r'warmup_steps)|stages\.\w+\.(accumulation|\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
     r'sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
   ),
   (-1, r'mesh\.\w+|workers'),

@@ -122,7 +122,13 @@ def test_a_run_compiles_with_what_was_chosen(monkeypatch):
 
 @pytest.mark.parametrize(
   'changes',
-  [{'accumulation': 2}, {'run': ('stage1',)}, {'optimizer/moment_dtype': 'bfloat16'}, {'sequence_length': 96}],
+  [
+    {'accumulation': 2},
+    {f'stages/{name}/accumulation': 2 for name in ('stage1', 'stage2', 'stage3')},
+    {'run': ('stage1',)},
+    {'optimizer/moment_dtype': 'bfloat16'},
+    {'sequence_length': 96},
+  ],
 )
 def test_what_takes_less_memory(changes):
   assert step_bytes(*run_of(**changes), 'dots') < step_bytes(*run_of(), 'dots')
