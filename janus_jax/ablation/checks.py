@@ -24,6 +24,7 @@ SET_BY_SWEEP = {
   'seed': '`seeds`',
   'held_out_batches': '`evaluation.held_out_batches`',
   'eval_every': 'nothing: finished runs are measured, and the ends of their stages',
+  'evaluation.benchmarks': 'nothing: `evaluate` scores finished runs',
   'sampling.num_images': '`evaluation.images_per_group`',
 }
 

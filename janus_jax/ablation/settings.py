@@ -77,6 +77,7 @@ def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]],
   """
   base = ConfigDict(unshared(base.to_dict()))
   base.held_out_batches = base.sampling.num_images = base.eval_every = 0
+  base.evaluation.benchmarks = ()
   config = ConfigDict({'base': base, 'baseline': baseline, 'seeds': (0, 1, 2), 'metrics': METRICS})
   # Variants are shown in the order in which they were written.
   config.variants = ConfigDict(dict(variants), allow_dotted_keys=True, sort_keys=False)

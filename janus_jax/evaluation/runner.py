@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from janus_jax.data.images import decode_image, save_png
 from janus_jax.data.prompts import Template, understanding_ids
 from janus_jax.data.whole_files import write_text
 from janus_jax.errors import InputError
+from janus_jax.evaluation.headline import independent_unit
 from janus_jax.evaluation.prompt_styles import PROMPTS, Prompt
 from janus_jax.evaluation.questions import BenchmarkQuestion
 from janus_jax.evaluation.rows import as_vlmevalkit_reads, read_rows
@@ -80,6 +81,16 @@ def ask_questions(
   return asked
 
 
+def spread(benchmark: str, questions: Sequence[BenchmarkQuestion], count: int) -> list[BenchmarkQuestion]:
+  """About so many questions from all over a benchmark: whole units of those that are scored together, evenly spaced."""
+  units: dict[Hashable, list[BenchmarkQuestion]] = {}
+  for question in questions:
+    units.setdefault(independent_unit(benchmark, question.row), []).append(question)
+  kept, groups = max(round(count / max(len(questions), 1) * len(units)), 1), list(units.values())
+  chosen = groups if count >= len(questions) else [groups[n * len(groups) // kept] for n in range(kept)]
+  return [question for unit in chosen for question in unit]
+
+
 def read_answers(path: str) -> dict[str, dict[str, Any]]:
   """Answers by index; cuts off what a killed run left of a line."""
   if not os.path.exists(path):
@@ -131,29 +142,38 @@ def answer_benchmark(
     settings: longest answer, temperature and the like.
     path: .jsonl file; {'index', 'prediction', 'token_ids'} a line.
   """
-  tokenizer, template = janus.tokenizer_and_template()
-  template = OLD_ROLES if style == 'vlmevalkit' else template
   done = read_answers(path)
   left = [item for item in asked if item.question.index not in done]
   with open(path, 'a', encoding='utf-8') as file, _progress(len(asked), len(asked) - len(left), 'question') as bar:
-    for chunk in chunks(left):
-      opened = {image.name: _open(image) for item in chunk for image in item.question.images}
-      prepared = [
-        prepare_question(
-          janus.config,
-          [opened[image.name] for image in item.question.images],
-          item.prompt.text,
-          tokenizer,
-          template,
-          item.prompt.system,
-        )
-        for item in chunk
-      ]
-      for item, answer in zip(chunk, answer_questions(decoder, prepared, tokenizer, settings)):
-        line = {'index': item.question.index, 'prediction': answer.text, 'token_ids': answer.token_ids}
-        file.write(f'{json.dumps(line, ensure_ascii=False)}\n')
+    for lines in answers_to(left, style, janus, decoder, settings):
+      file.write(''.join(f'{json.dumps(line, ensure_ascii=False)}\n' for line in lines))
       file.flush()
-      bar.update(len(chunk))
+      bar.update(len(lines))
+
+
+def answers_to(
+  asked: Sequence[Asked], style: str, janus: LoadedJanus, decoder: Decoder, settings: AnswerSettings
+) -> Iterator[list[dict[str, Any]]]:
+  """Yields {'index', 'prediction', 'token_ids'} of each question, a chunk at a time, as `answer_benchmark` asks it."""
+  tokenizer, template = janus.tokenizer_and_template()
+  template = OLD_ROLES if style == 'vlmevalkit' else template
+  for chunk in chunks(asked):
+    opened = {image.name: _open(image) for item in chunk for image in item.question.images}
+    prepared = [
+      prepare_question(
+        janus.config,
+        [opened[image.name] for image in item.question.images],
+        item.prompt.text,
+        tokenizer,
+        template,
+        item.prompt.system,
+      )
+      for item in chunk
+    ]
+    yield [
+      {'index': item.question.index, 'prediction': answer.text, 'token_ids': answer.token_ids}
+      for item, answer in zip(chunk, answer_questions(decoder, prepared, tokenizer, settings))
+    ]
 
 
 def _open(image: Any) -> Image.Image:

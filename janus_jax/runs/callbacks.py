@@ -1,10 +1,12 @@
-"""Evaluations while a run goes on: losses on data it never trains on, generated images, answers."""
+"""Evaluations while a run goes on: losses on data it never trains on, generated images, answers, benchmarks."""
 
 import dataclasses
 import itertools
+import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -13,13 +15,16 @@ from janus_jax.data.mean_sizes import mean_sizes
 from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import batch_shape
 from janus_jax.data.pipeline import StreamOptions, batches
-from janus_jax.data.prompts import Template
 from janus_jax.data.shard_state import all_shards
-from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.errors import InputError
+from janus_jax.evaluation import runner
+from janus_jax.evaluation.questions import read_questions
+from janus_jax.evaluation.scoreboard import write_scoreboard
+from janus_jax.evaluation.scores import score_rows, write_rule_scores
 from janus_jax.inference.answering import answer
 from janus_jax.inference.generation import generate_images
-from janus_jax.inference.requests import ImageSettings, LoadedJanus
-from janus_jax.models.config import JanusConfig
+from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, decoder_for
+from janus_jax.runs.config import EvaluationConfig
 from janus_jax.runs.datasets import Samples
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metrics import MetricWriter
@@ -30,6 +35,7 @@ from janus_jax.training.training_run import Sources
 
 ANSWER_TOKENS = 32
 BATCH_SIZE = 64
+BENCHMARKS_DIRECTORY = 'benchmarks'
 
 held_out_losses = jax.jit(batch_losses, static_argnames='config')
 
@@ -87,10 +93,9 @@ class HeldOutLoss:
 class Sampler:
   """Generates an image for each of a few prompts and answers a few questions, always the same ones."""
 
-  def __init__(
-    self, config: JanusConfig, tokenizer: Tokenizer, template: Template, samples: Samples, settings: ImageSettings
-  ):
-    self._janus = LoadedJanus(config, {}, tokenizer, template)
+  def __init__(self, janus: LoadedJanus, samples: Samples, settings: ImageSettings):
+    """`janus` gives model and tokenizer; the parameters are those of the call."""
+    self._janus = janus
     self._samples, self._settings = samples, dataclasses.replace(settings, num_images=1, batch_size=BATCH_SIZE)
 
   def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
@@ -105,3 +110,58 @@ class Sampler:
       answers = answer(janus, images, texts, max_new_tokens=ANSWER_TOKENS, batch_size=BATCH_SIZE)
       lines = [f'{text} {found.text.strip()}' for text, found in zip(texts, answers)]
       writer.write_texts(step, 'answers', lines)
+
+
+class BenchmarkScores:
+  """The figures of benchmarks on questions from all over them, always the same ones, by their default rules.
+
+  They go into the metrics as `benchmarks/NAME`; answers, scores and the table into the workdir's benchmarks/<step>/.
+  """
+
+  def __init__(self, janus: LoadedJanus, dtype: str, evaluation: EvaluationConfig, workdir: str):
+    """
+    Args:
+      janus: model and tokenizer; the parameters are those of the call.
+      dtype: dtype to compute in.
+      evaluation: which benchmarks, and how many rows.
+      workdir: existing directory.
+
+    Raises:
+      InputError: no data, a question that is too long, or too few rows for a rule to score.
+    """
+    self._janus, self._dtype, self._workdir = janus, dtype, workdir
+    self._settings, self._asked, self._missing = AnswerSettings(max_new_tokens=evaluation.max_new_tokens), {}, {}
+    if not evaluation.data:
+      raise InputError("evaluation.data is empty: expected a directory with the benchmarks' files")
+    for name in evaluation.benchmarks:
+      questions = read_questions(name, evaluation.data)
+      kept = runner.spread(name, questions, evaluation.rows or len(questions))
+      self._asked[name] = runner.ask_questions(name, kept, 'trained', janus)
+      self._missing[name] = len(questions) - len(kept)
+      try:
+        self._score(name, dict.fromkeys((question.index for question in kept), ''))
+      except InputError as error:
+        raise InputError(f'evaluation.rows is {evaluation.rows}: {name}: {error}') from None
+
+  def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, self._dtype), params)
+    janus = dataclasses.replace(self._janus, params=params)
+    decoder, found = decoder_for(janus), []
+    directory = os.path.join(self._workdir, BENCHMARKS_DIRECTORY, f'{step:08}')
+    for name, asked in self._asked.items():
+      chunks = runner.answers_to(asked, 'trained', janus, decoder, self._settings)
+      lines, scores = self._score(name, {line['index']: line['prediction'] for chunk in chunks for line in chunk})
+      found += scores
+      if not jax.process_index():
+        write_rule_scores(os.path.join(directory, name), lines, scores)
+    figures = {f'benchmarks/{score["benchmark"]}': score['headline'] for score in found}
+    writer.write(step, stage, {name: figure for name, figure in figures.items() if figure is not None})
+    if not jax.process_index():
+      write_scoreboard(directory, f'{stage}, step {step}', found)
+
+  def _score(self, name: str, predictions: dict[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Lines and scores (`scores.score_rows`); each line has the prediction too."""
+    rows = [{**item.question.row, 'prediction': predictions[item.question.index].strip()} for item in self._asked[name]]
+    about = {'missing': self._missing[name], 'prompt': 'trained', 'sampling': f'greedy, {self._dtype}'}
+    lines, scores = score_rows(name, rows, **about)
+    return [{**line, 'prediction': row['prediction']} for line, row in zip(lines, rows)], scores

@@ -82,6 +82,25 @@ class SamplingConfig(Sampling):
   num_images: int = 8
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """Benchmarks that are scored along the way, by their default rule, from the checkpoint's own template.
+
+  Attributes:
+    benchmarks: any of pope, mme, mmbench, seedbench, gqa, mmmu; the other benchmarks need a judge.
+    data: directory with their files, as `evaluate --data` reads them.
+    every: steps between evaluations; 0: only at the end of each stage.
+    rows: questions of each, from all over it; 0: all.
+    max_new_tokens: the longest answer, in tokens.
+  """
+
+  benchmarks: tuple[str, ...] = ()
+  data: str = ''
+  every: int = 0
+  rows: int = 0
+  max_new_tokens: int = 32
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig, StepSettings):
   """Everything about a training run.
@@ -107,6 +126,7 @@ class TrainConfig(RunConfig, StepSettings):
   )
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
   sampling: SamplingConfig = SamplingConfig()
+  evaluation: EvaluationConfig = EvaluationConfig()
   pretraining: Pretraining | None = None
 
 
@@ -118,6 +138,7 @@ SECTIONS: Mapping[str, type] = {
   'optimizer': OptimizerConfig,
   'mesh': MeshConfig,
   'sampling': SamplingConfig,
+  'evaluation': EvaluationConfig,
   'stages.*': Stage,
   'pretraining': Pretraining,
   'pretraining.vq': Optimization,

@@ -8,10 +8,24 @@ from ml_collections import ConfigDict
 from janus_jax.data.examples import TASKS
 from janus_jax.data.resizing import RESIZES
 from janus_jax.errors import InputError
+from janus_jax.evaluation.questions import FILES
 from janus_jax.models.attention import IMPLEMENTATIONS
 from janus_jax.models.config import PRESETS
 from janus_jax.models.layers import REMAT_POLICIES
-from janus_jax.runs.value_checks import BOOL, DICTS, NAMES, SEED, TEXT, Factors, Integer, Number, PerTask, Table, one_of
+from janus_jax.runs.value_checks import (
+  BOOL,
+  DICTS,
+  NAMES,
+  SEED,
+  TEXT,
+  Factors,
+  Integer,
+  Number,
+  PerTask,
+  Table,
+  one_of,
+  some_of,
+)
 from janus_jax.sharding.mesh import AXES
 from janus_jax.training.optimizer import SCHEDULES, STORED_DTYPES
 from janus_jax.training.step import MODES
@@ -118,6 +132,13 @@ FIELDS: Table = {
   'keep_every': Integer(),
   'wandb_project': TEXT,
   'sampling': {'cfg_weight': Number(), 'temperature': Number(), 'top_k': Integer(), 'num_images': Integer(0, 10**6)},
+  'evaluation': {
+    'benchmarks': some_of([name for name in FILES if name != 'mmvet']),  # A judge reads its answers.
+    'data': TEXT,
+    'every': Integer(),
+    'rows': Integer(),
+    'max_new_tokens': Integer(1),
+  },
   'pretraining': PRETRAINING,
 }
 

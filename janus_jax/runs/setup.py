@@ -22,11 +22,11 @@ from janus_jax.data.prompts import Template
 from janus_jax.data.shard_state import all_shards
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.inference.requests import ImageSettings, check_tokenizer
+from janus_jax.inference.requests import ImageSettings, LoadedJanus, check_tokenizer
 from janus_jax.models.attention_choice import platform_of, with_attention
 from janus_jax.models.config import JanusConfig
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
-from janus_jax.runs.callbacks import HeldOutLoss, Sampler
+from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler
 from janus_jax.runs.config import TrainConfig, to_json
 from janus_jax.runs.datasets import RunData, check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
@@ -40,7 +40,7 @@ from janus_jax.training.run_config import check_batches
 from janus_jax.training.stages import TRAINABLE, Stage, check_carried, trained_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
-from janus_jax.training.training_run import RunFiles, TrainingData, TrainingRun
+from janus_jax.training.training_run import Callback, RunFiles, TrainingData, TrainingRun
 
 
 def train(config: TrainConfig, workdir: str, force: bool = False) -> Any:
@@ -87,11 +87,20 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       if is_first:
         files.upload()  # Codes, which the others then do not compute.
     identity.check_same_data(config.data, data, checkpoint)
+    callbacks: dict[str, Callback] = {}
     held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(mesh), config.held_out_batches)
     sampling = {name: getattr(config.sampling, name) for name in workdirs.SAMPLING}
+    if held_out.has_data:
+      callbacks['measuring held-out losses'] = Callback(held_out, config.eval_every)
     requests = {'images': data.samples.prompts, 'answers': data.samples.questions} if config.sampling.num_images else {}
     sampled = [name for name, found in requests.items() if found]
-    sampler = Sampler(model, tokenizer, template, data.samples, ImageSettings(**sampling, seed=config.seed))
+    janus = LoadedJanus(model, {}, tokenizer, template)
+    if sampled:
+      sampler = Sampler(janus, data.samples, ImageSettings(**sampling, seed=config.seed))
+      callbacks[f'generating {" and ".join(sampled)}'] = Callback(sampler, config.eval_every)
+    if config.evaluation.benchmarks:
+      scores = BenchmarkScores(janus, config.compute.dtype, config.evaluation, workdir)
+      callbacks[f'scoring {", ".join(config.evaluation.benchmarks)}'] = Callback(scores, config.evaluation.every)
 
     def begin() -> None:
       workdirs.begin(workdir, written, checkpoint)
@@ -104,10 +113,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       placement=placement,
       data=TrainingData(data.train, spec, means),
       files=RunFiles(workdir, files.url, metadata, begin=begin, before_save=files.upload),
-      callbacks={
-        **({'measuring held-out losses': held_out} if held_out.has_data else {}),
-        **({f'generating {" and ".join(sampled)}': sampler} if sampled else {}),
-      },
+      callbacks=callbacks,
     )
     if not jax.process_index():
       logging.info(

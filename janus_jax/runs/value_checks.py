@@ -79,6 +79,14 @@ def one_of(values: Sequence[str]) -> Fitting:
   return Fitting(lambda value: isinstance(value, str) and value in values, f'one of {names}')
 
 
+def some_of(values: Sequence[str]) -> Fitting:
+  """Any of the values in a tuple, which may be empty."""
+  return Fitting(
+    lambda value: isinstance(value, list | tuple) and all(isinstance(name, str) and name in values for name in value),
+    f'a tuple of any of {", ".join(values)}',
+  )
+
+
 def _is_names(value: Any) -> bool:
   return isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value)
 

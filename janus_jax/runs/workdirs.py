@@ -5,6 +5,7 @@ It is local here; `runs/workdir_mirror.py` has workdirs in buckets.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -26,7 +27,7 @@ from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.files import CONFIG_FILE, RUN_CONFIG_FILE
-from janus_jax.runs.config import SamplingConfig, filled
+from janus_jax.runs.config import EvaluationConfig, SamplingConfig, filled
 from janus_jax.runs.revision import revision
 
 # Settings of the original's `generation_inference.py`.
@@ -35,6 +36,7 @@ REVISION_FILE, MACHINE_FILE = 'revision.txt', 'machine.txt'
 # Fields that a run may change when it goes on: nothing that it computes depends on them.
 WITHOUT_EFFECT = ('log_every', 'eval_every', 'save_every', 'keep_last', 'keep_every')
 WITHOUT_EFFECT += ('prefetch', 'workers', 'watchdog_factor', 'wandb_project')
+WITHOUT_EFFECT += tuple(f'evaluation.{field.name}' for field in dataclasses.fields(EvaluationConfig))
 # Today's names of fields of a saved config, and of values of `data.name` and `pretraining.model`.
 RENAMED = {
   'observe_every': 'eval_every',

@@ -27,7 +27,7 @@ from janus_jax.training.progress import Progress
 from janus_jax.training.stages import Stage, trained_groups
 from janus_jax.training.state import evaluated_params, flatten, place_batch
 from janus_jax.training.step import StageValues, jit_train_step
-from janus_jax.training.training_run import Position, ScheduledStage, TrainingRun, enter_stage, start_position
+from janus_jax.training.training_run import Callback, Position, ScheduledStage, TrainingRun, enter_stage, start_position
 
 # Seconds that a step takes before the watchdog reports it, however short the others are.
 WATCHDOG_LEAST = 60.0
@@ -121,14 +121,14 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
       reports.write()  # 3.
       if step % config.log_every == 0 or step == stage.end:
         reports.take(position, metrics, values)
-      is_due = config.eval_every and step % config.eval_every == 0
-      evaluating = not stopped and (is_due or step == stage.end)
+      due = {what: one for what, one in run.callbacks.items() if step == stage.end or one.is_due(step)}
+      evaluating = due and not stopped
       saving = session.checkpoints.should_save(step) or stopped
       if evaluating or saving:
         reports.write()  # 4.
         session.watchdog.rest()
       if evaluating:
-        _evaluate(run, stage, position, session)
+        _evaluate(due, stage, position, session)
         reports.restart()
       if saving:
         _save(run, stage, position, session)  # 5.
@@ -142,10 +142,10 @@ def _log_unused(position: Position) -> None:
       logging.info('records %s so far: %s', what, counts)
 
 
-def _evaluate(run: TrainingRun, stage: ScheduledStage, position: Position, session: Session) -> None:
-  for what, callback in run.callbacks.items():
+def _evaluate(callbacks: Mapping[str, Callback], stage: ScheduledStage, position: Position, session: Session) -> None:
+  for what, callback in callbacks.items():
     with session.timed('observing', f'step {position.step}: {what}'):
-      callback(position.step, stage.settings.name, evaluated_params(position.state), session.writer)
+      callback.call(position.step, stage.settings.name, evaluated_params(position.state), session.writer)
 
 
 def _save(run: TrainingRun, stage: ScheduledStage, position: Position, session: Session) -> None:

@@ -26,8 +26,23 @@ from janus_jax.training.state import Placement, TrainState, abstract, new_state,
 from janus_jax.training.step import StaticMasks, StepConfig, TracedMasks
 
 Sources = Mapping[str, Mapping[str, grain.MapDataset]]  # Per task, records by name.
-# (step, stage name, parameters, writer): generates, asks or scores, and writes the results.
-Callback = Callable[[int, str, Any, MetricWriter], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Callback:
+  """An evaluation along the way.
+
+  Attributes:
+    call: (step, stage name, parameters, writer): generates, asks or scores, and writes the results.
+    every: steps between two; 0: only at the end of each stage.
+  """
+
+  call: Callable[[int, str, Any, MetricWriter], None]
+  every: int
+
+  def is_due(self, step: int) -> bool:
+    """True where it falls on a step, apart from ends of stages."""
+    return self.every > 0 and step % self.every == 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A whole run through three stages: what it leaves, and that a run cut short and taken up again is the same run."""
 
+import base64
+import io
 import itertools
 import json
 import os
@@ -88,20 +90,60 @@ def test_rates_follow_each_stage_and_sources_go_on_over_boundaries(uninterrupted
     assert len(set(counts)) > len(counts) / 2, (source, counts)
 
 
-def test_pixels_train_as_their_codes_do(uninterrupted, start, data, tmp_path):
+@pytest.fixture(scope='module')
+def from_pixels(start, data, tmp_path_factory) -> pathlib.Path:
+  """Stage I, whose step encodes images to generate, scored on a benchmark along the way."""
+  workdir, config = tmp_path_factory.mktemp('from_pixels'), recipe(start, data)
+  config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
+  # As many as a row holds: codes need no room, which decides what is packed.
+  config.stages.stage1.generation_images_per_row = 3
+  write_pope(workdir / 'benchmarks.d')
+  config.evaluation.update({'benchmarks': ('pope',), 'data': str(workdir / 'benchmarks.d'), 'every': 2, 'rows': 5})
+  config.evaluation.max_new_tokens = 4
+  setup.train(parse_config(config), str(workdir))
+  return workdir
+
+
+def write_pope(directory: pathlib.Path) -> None:
+  """Ten questions about five images, in VLMEvalKit's format."""
+  directory.mkdir()
+  lines = ['index\timage\tquestion\tanswer\tcategory\timage_path']
+  for i in range(10):
+    buffer = io.BytesIO()
+    Image.new('RGB', (24, 24), (50 * (i // 2), 0, 0)).save(buffer, 'PNG')
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    lines.append(f'{i}\t{encoded}\tIs there a square?\t{("Yes", "No")[i % 2]}\trandom\t{i // 2}.png')
+  (directory / 'POPE.tsv').write_text('\n'.join(lines))
+
+
+def test_benchmarks_are_scored_along_the_way(from_pixels):
+  lines = map(json.loads, (from_pixels / 'metrics.jsonl').read_text().splitlines())
+  figures = [(line['step'], line['benchmarks/pope']) for line in lines if 'benchmarks/pope' in line]
+  assert [step for step, _ in figures] == [2, STEPS]  # Every second one, and the last of the stage.
+  directory = from_pixels / 'benchmarks' / f'{STEPS:08}'
+  rows = list(map(json.loads, (directory / 'pope' / 'rows.jsonl').read_text().splitlines()))
+  assert [row['index'] for row in rows] == ['0', '1', '4', '5']  # Whole images, from all over it.
+  scores = json.loads((directory / 'pope' / 'scores.json').read_text())
+  assert (scores['rows'], scores['missing_rows'], scores['headline']) == (4, 6, figures[-1][1])
+  assert '(partial)' in (directory / 'scores.md').read_text()
+  # Answers are those of the weights that were saved after the last step.
+  janus = janus_jax.load(str(from_pixels))
+  images = [[Image.new('RGB', (24, 24), (50 * (int(row['index']) // 2), 0, 0))] for row in rows]
+  asked = ['Is there a square?\nAnswer the question using a single word or phrase.'] * len(rows)
+  found = janus_jax.answer(janus, images, asked, max_new_tokens=4)
+  assert [row['prediction'] for row in rows] == [answer.text.strip() for answer in found]
+
+
+def test_pixels_train_as_their_codes_do(uninterrupted, from_pixels, start, data):
   """The recipe computes codes before the first step; here the step does."""
   config = recipe(start, data)
   world = dataset.name_of(datasets.read_world(parse_config(config), janus_jax.load(start).config))
   # Then the version of the images, and a digest of the VQ.
   stored = sorted(path.name.rsplit('-', 2)[0] for path in (uninterrupted[0] / 'codes').iterdir())
   assert stored == [f'{name}-{split}-{world}' for name in ('digits', 'shapes') for split in ('test', 'train')]
-  config.data.precompute_codes, config.run, config.held_out_batches = False, ('stage1',), 0
-  # As many as a row holds: codes need no room, which decides what is packed.
-  config.stages.stage1.generation_images_per_row = 3
-  setup.train(parse_config(config), str(tmp_path))
-  assert not (tmp_path / 'codes').exists()
+  assert not (from_pixels / 'codes').exists()
   np.testing.assert_allclose(
-    [line[2:] for line in losses(tmp_path)], [line[2:] for line in losses(uninterrupted[0])[:STEPS]], rtol=1e-5
+    [line[2:] for line in losses(from_pixels)], [line[2:] for line in losses(uninterrupted[0])[:STEPS]], rtol=1e-5
   )
 
 
@@ -139,7 +181,7 @@ def test_pictures_and_answers_are_sampled(uninterrupted, start, data, tmp_path):
   data = datasets.open_data(parse_config(recipe(start, data)), config, str(tmp_path), lambda: open_checkpoint(start), 2)
   settings = ImageSettings(cfg_weight=1.5, temperature=0.8, top_k=3)
   with MetricWriter(str(tmp_path)) as writer:
-    Sampler(config, *janus.tokenizer_and_template(), data.samples, settings)(7, 'stage1', params, writer)
+    Sampler(janus, data.samples, settings)(7, 'stage1', params, writer)
   samples = tmp_path / 'samples' / '00000007'
   names = sorted(path.name for path in samples.iterdir())
   assert names[0] == 'answers.txt'

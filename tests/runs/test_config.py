@@ -20,6 +20,7 @@ from janus_jax.runs.config import (
   describe_fields,
   every_field,
   field_descriptions,
+  filled,
   parse_config,
   replaced,
   set_stages,
@@ -73,7 +74,7 @@ def test_a_saved_config_is_read_by_todays_names(tmp_path):
   (tmp_path / 'janus_config.json').touch()
   found = workdirs.read_config(str(tmp_path))
   assert found['data']['name'] == found['pretraining']['model'] == 'toy'
-  assert parse_config(ConfigDict(found)) == replaced(parse_config(recipe('tiny')), {'init_from': 'parts'})
+  assert parse_config(ConfigDict(filled(found))) == replaced(parse_config(recipe('tiny')), {'init_from': 'parts'})
 
 
 def test_every_field_is_described():

@@ -44,7 +44,7 @@ LEGAL = (
   (
     0,
     r'data\.toy_grid|guidance_dropout|held_out_batches|keep_every|max_bad_record_fraction|eval_every|prefetch|seed|'
-    r'optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
+    r'evaluation\.(every|rows)|optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
     r'warmup_steps)|stages\.\w+\.(accumulation|\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
     r'sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
   ),
@@ -55,10 +55,16 @@ LEGAL = (
     r'stages\.\w+\.(\w+_per_row|learning_rate|weight_decay)',
   ),
   (True, r'data\.precompute_codes|shared_encoder|stages\.\w+\.carry_moments'),
-  ('', r'data\.directory|init_from|template|wandb_project|data\.sources\.\w+\.(answer|directory|names|prompt|split)'),
-  ('x', r'data\.directory|init_from|wandb_project|data\.sources\.\w+\.(answer|directory|names|path|prompt|split)'),
+  (
+    '',
+    r'data\.directory|evaluation\.data|init_from|template|wandb_project|data\.sources\.\w+\.(answer|directory|names|prompt|split)',
+  ),
+  (
+    'x',
+    r'data\.directory|evaluation\.data|init_from|wandb_project|data\.sources\.\w+\.(answer|directory|names|path|prompt|split)',
+  ),
   ('a\nb', r'data\.sources\.\w+\.(answer|directory|names|path|prompt|split)'),
-  ((), r'optimizer\.\w+_rules'),
+  ((), r'evaluation\.benchmarks|optimizer\.\w+_rules'),
   # Sections that may be empty.
   ({}, r'data\.sources|pretraining(\.(contrast|quantisation))?|stages\.stage1\.sources\.text'),
 )
