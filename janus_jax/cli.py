@@ -172,7 +172,10 @@ def values(*holders: flags.FlagHolder) -> dict[str, Any]:
 
 
 def check_flags() -> None:
-  """Raises InputError for a flag whose value its check refuses."""
+  """Raises InputError for a flag whose value its check refuses, and for results that are to go into a bucket."""
+  for name in ('out', 'output'):
+    if name in flags.FLAGS and '://' in (flags.FLAGS[name].value or ''):
+      raise InputError(f'{flags.FLAGS[name].value}: expected a local path, which can be copied to a bucket afterwards')
   for name, check in CHECKS.items():
     if flags.FLAGS[name].value is not None:
       check_value(name, flags.FLAGS[name].value, check)

@@ -27,7 +27,7 @@ from janus_jax.models.attention_choice import platform_of, with_attention
 from janus_jax.models.config import JanusConfig
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler
-from janus_jax.runs.config import TrainConfig, to_json
+from janus_jax.runs.config import TrainConfig, replaced, to_json
 from janus_jax.runs.datasets import RunData, check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.start import open_start
@@ -41,6 +41,9 @@ from janus_jax.training.stages import TRAINABLE, Stage, check_carried, trained_g
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
 from janus_jax.training.training_run import Callback, RunFiles, TrainingData, TrainingRun
+
+# Made data and indices of a run whose workdir is in a bucket. They outlive the run: the next start needs them again.
+DATA_BESIDE_BUCKETS = '~/.cache/janus_jax/data'
 
 
 def train(config: TrainConfig, workdir: str, force: bool = False) -> Any:
@@ -67,6 +70,8 @@ def train(config: TrainConfig, workdir: str, force: bool = False) -> Any:
 def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool) -> Any:
   workdir, is_new = files.path, not hosts.from_first(workdirs.is_begun(files.path))
   stages, written = config.run_stages, to_json(config)
+  if files.url != workdir and not config.data.directory:
+    config = replaced(config, {'data.directory': DATA_BESIDE_BUCKETS})
   with hosts.together():
     checkpoint = open_start(config) if is_new else None
     model = checkpoint.config if checkpoint else workdirs.read_model(workdir)

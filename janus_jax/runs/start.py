@@ -30,7 +30,7 @@ def find_start(config: TrainConfig, recipe: str) -> Start:
     checkpoint = open_start(config)
     return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
   # DeepSeek-LLM is stored in bfloat16; SigLIP, LlamaGen's VQ and all parts that a run makes in float32.
-  name, language_dtype = os.path.basename(recipe).partition('.')[0], 'bfloat16'
+  name, language_dtype = os.path.basename(recipe.partition('.py')[0]), 'bfloat16'
   if config.pretraining and config.pretraining.model:
     name, language_dtype = config.pretraining.model, 'float32'
   if name not in PRESETS:

@@ -5,6 +5,7 @@ the next start. A bucket needs its fsspec driver installed (`gcsfs` for `gs://`)
 """
 
 import contextlib
+import fcntl
 import fnmatch
 import glob
 import hashlib
@@ -152,9 +153,18 @@ def local_copy(path: str, directory: str) -> str:
   if '://' not in path:
     return path
   target = os.path.join(directory, hashlib.sha256(path.encode()).hexdigest()[:16], os.path.basename(path.rstrip('/')))
-  noted, partial, expected = f'{target}.state', f'{target}.partial', f'a file or folder to copy to {target}'
+  with errors_named(path, f'a file or folder to copy to {target}'):
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with open(f'{target}.lock', 'w') as lock:  # Several processes of a host need it at once.
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      return _copied(path, target)
+
+
+def _copied(path: str, target: str) -> str:
+  """`target`, which is made a copy of `path` where it is not one."""
+  noted, partial = f'{target}.state', f'{target}.partial'
   try:
-    with errors_named(path, expected):
+    with errors_named(path):
       system, inside = fsspec.url_to_fs(path)
       state = _state(system, inside)
   except InputError as error:
@@ -165,13 +175,11 @@ def local_copy(path: str, directory: str) -> str:
   if os.path.exists(target) and os.path.exists(noted) and read_text(noted) == state:
     return target
   logging.info('copying %s to %s', path, target)
-  with errors_named(path, expected):
-    shutil.rmtree(partial, ignore_errors=True)
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    system.get(inside, partial, recursive=system.isdir(inside))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    write_text(noted, state)
+  shutil.rmtree(partial, ignore_errors=True)
+  system.get(inside, partial, recursive=system.isdir(inside))
+  shutil.rmtree(target, ignore_errors=True)
+  os.replace(partial, target)
+  write_text(noted, state)
   return target
 
 
