@@ -1,29 +1,36 @@
 """Tables of scores beside the report's rows: Markdown, and a page of HTML."""
 
+import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from janus_jax.data.whole_files import write_text
-from janus_jax.evaluation.headline import digits
+from janus_jax.data.whole_files import write_json, write_text
+from janus_jax.errors import InputError, one_line
+from janus_jax.evaluation.headline import OWN_FIGURES, digits
 from janus_jax.evaluation.reference import COLUMNS, report_figures
 from janus_jax.reporting import page
 
+# What `evaluate` knows of answers and images that a judge scores later, beside them: model, prompt style, sampling.
+ABOUT_FILE = 'about.json'
 HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'rows', 'Janus-Pro-1B', 'Janus-Pro-7B')
 
 
 def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
   """A line of the table for each score: {benchmark, rule, headline, interval, prompt, sampling, rows, missing_rows}."""
   lines = []
+  models = {score.get('model') for score in found}
   for score in found:
     benchmark, interval = score['benchmark'], score.get('interval')
-    report, places = report_figures(benchmark), digits(benchmark)
+    report, places = report_figures(benchmark) if benchmark in COLUMNS else {}, digits(benchmark)
     low_high = '-' if interval is None else f'{interval[0]:.{places}f} to {interval[1]:.{places}f}'
     figure = '-' if score['headline'] is None else f'{score["headline"]:.{places}f}'
     missing = score.get('missing_rows', 0)
     lines.append(
       [
-        f'{benchmark} ({COLUMNS[benchmark][1]}, Table {COLUMNS[benchmark][0]})',
+        _name(benchmark) if len(models) == 1 else f'{score.get("model", "-")}: {_name(benchmark)}',
         f'{figure} (partial)' if missing else figure,
         low_high,
         score['rule'],
@@ -34,6 +41,12 @@ def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
       ]
     )
   return lines
+
+
+def _name(benchmark: str) -> str:
+  if benchmark not in COLUMNS:
+    return f'{benchmark} ({OWN_FIGURES[benchmark]})'
+  return f'{benchmark} ({COLUMNS[benchmark][1]}, Table {COLUMNS[benchmark][0]})'
 
 
 def scoreboard_to_markdown(title: str, found: Sequence[Mapping[str, Any]]) -> str:
@@ -47,7 +60,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _report_table(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-  names = list(dict.fromkeys(score['benchmark'] for score in found))
+  names = list(dict.fromkeys(score['benchmark'] for score in found if score['benchmark'] in COLUMNS))
   by_benchmark = {name: report_figures(name) for name in names}
   models = list(dict.fromkeys(model for figures in by_benchmark.values() for model in figures))
   head = ['model', *(f'{COLUMNS[name][1]} (Table {COLUMNS[name][0]})' for name in names)]
@@ -65,3 +78,48 @@ def write_scoreboard(directory: str, title: str, found: Sequence[Mapping[str, An
     ],
   )
   write_text(os.path.join(directory, 'scores.html'), html)
+
+
+def write_about(directory: str, about: Mapping[str, str]) -> None:
+  """Writes what `read_about` reads."""
+  write_json(os.path.join(directory, ABOUT_FILE), about)
+
+
+def read_about(directory: str) -> dict[str, str]:
+  """What a directory of `evaluate --out` says of its answers or images; nothing where it is another directory."""
+  try:
+    return json.loads(Path(directory, ABOUT_FILE).read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    return {}
+  except ValueError as error:
+    raise InputError(f'{directory}/{ABOUT_FILE}: {one_line(error)}: expected what janus_jax.evaluate wrote') from None
+
+
+def read_scores(directory: str) -> list[dict[str, Any]]:
+  """The first rule's score of each <directory>/*/scores.json, in the order of the report's tables.
+
+  Raises:
+    InputError: a file is no JSON, or there is none.
+  """
+  order, found = [*COLUMNS, *OWN_FIGURES], []
+  for path in sorted(Path(directory).glob('*/scores.json')):
+    try:
+      content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+      raise InputError(f'{path}: {one_line(error)}: expected scores as janus_jax.score writes them') from None
+    score = content[0] if isinstance(content, list) and content else content
+    if isinstance(score, dict) and score.get('benchmark') in order and 'headline' in score:
+      found.append(score)
+    else:
+      logging.warning('%s: left out: no score of a benchmark', path)
+  if not found:
+    raise InputError(f'{directory}: no */scores.json of a benchmark: expected directories of janus_jax.score --out')
+  return sorted(found, key=lambda score: order.index(score['benchmark']))
+
+
+def write_table(directory: str) -> list[dict[str, Any]]:
+  """Writes the scoreboard of all scores below a directory into it, under the names of their models. Returns them."""
+  found = read_scores(directory)
+  models = dict.fromkeys(score['model'] for score in found if 'model' in score)
+  write_scoreboard(directory, ', '.join(models) or os.path.basename(os.path.abspath(directory)), found)
+  return found
