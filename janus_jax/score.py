@@ -16,6 +16,7 @@ given with the rest, once these are scored.
 
 import json
 import logging
+import os
 
 from absl import flags
 
@@ -56,7 +57,8 @@ def _score() -> None:
     raise InputError(f'--images is of no use to {_BENCHMARK.value}: expected it with {" or ".join(WITH_IMAGES)}')
   data = read_rows(_DATA.value) if _DATA.value else None
   rows, missing = benchmark.prepare(read_rows(_PREDICTIONS.value), data, _ALLOW_PARTIAL.value)
-  lines, scores = score_rows(_BENCHMARK.value, rows, _RULE.value, missing, **read_about(_OUT.value))
+  about = read_about(_OUT.value) or read_about(os.path.dirname(_PREDICTIONS.value))
+  lines, scores = score_rows(_BENCHMARK.value, rows, _RULE.value, missing, **about)
   if _IMAGES.value:
     readings = [line[scores[0]['rule']] for line in lines]
     logging.info('wrote %s', ', '.join(write_sheets(_BENCHMARK.value, _IMAGES.value, rows, readings, _OUT.value)))

@@ -87,6 +87,7 @@ def score_bias(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   attributes: dict[str, Any] = {}
   for name in dict.fromkeys(attribute for attribute, _ in groups):
     together = distribution([row for (attribute, _), some in groups.items() if attribute == name for row in some])
+    del together['Bias amplification']  # Which values are favoured depends on the prompt.
     of_prompts = [found for (attribute, _), found in by_prompt.items() if attribute == name]
     attributes[name] = {**_mean_measures(of_prompts), 'All prompts together': together}
   prompts: dict[str, Any] = {}

@@ -21,7 +21,7 @@ HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'rows', 'Ja
 def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
   """A line of the table for each score: {benchmark, rule, headline, interval, prompt, sampling, rows, missing_rows}."""
   lines = []
-  models = {score.get('model') for score in found}
+  is_one_model = len({score['model'] for score in found if 'model' in score}) < 2
   for score in found:
     benchmark, interval = score['benchmark'], score.get('interval')
     report, places = report_figures(benchmark) if benchmark in COLUMNS else {}, digits(benchmark)
@@ -30,7 +30,7 @@ def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     missing = score.get('missing_rows', 0)
     lines.append(
       [
-        _name(benchmark) if len(models) == 1 else f'{score.get("model", "-")}: {_name(benchmark)}',
+        _name(benchmark) if is_one_model else f'{score.get("model", "-")}: {_name(benchmark)}',
         f'{figure} (partial)' if missing else figure,
         low_high,
         score['rule'],

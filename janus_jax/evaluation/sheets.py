@@ -63,9 +63,9 @@ def _geneval_pages(images: str, rows: Sequence[Row], readings: Sequence[Mapping[
     found = seen_boxes(row, metadata)
     names = list(dict.fromkeys(clause['class'] for clause in metadata['include']))
     image = draw_boxes(load_image(find_image(images, row['filename'])), found, names)
-    counts = ', '.join(f'{len(boxes)} {name}' for name, boxes in found.items()) or 'nothing'
+    counts = ', '.join(f'{name} {len(boxes)}' for name, boxes in found.items()) or 'nothing'
     lines = [
-      element('div', f'{counts} found'),
+      element('div', f'found: {counts}'),
       *(element('i', line, element('br')) for line in _lines(reading['read'])),
     ]
     shown = _figure(image, metadata['prompt'], is_right, lines)
@@ -91,7 +91,7 @@ def draw_boxes(image: Image.Image, found: Mapping[str, Sequence[Box]], names: Se
       x0, y0, x1, y1 = (float(value) * scale for value in box[:4])
       draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2)
       label = ' '.join(filter(None, (seen_colour, name, f'{box[4]:.2f}')))
-      at = max(x0, 0), max(y0, 0)
+      at = max(min(x0, SIDE - draw.textlength(label, font)), 0), max(y0, 0)
       draw.rectangle(draw.textbbox(at, label, font), fill=colour)
       draw.text(at, label, 'white', font)
   return small
