@@ -35,7 +35,7 @@ def variation_by_chance(count: int, reference: Mapping[str, float]) -> float:
   total = 0.0
   for share in reference.values():
     if 0 < share < 1:
-      m = min(math.floor(count * share), count - 1)
+      m = math.floor(count * share)
       choices = gammaln(count + 1) - gammaln(m + 2) - gammaln(count - m)
       logarithm = choices + (m + 1) * math.log(share) + (count - m) * math.log1p(-share)
       total += 2 * (m + 1) * math.exp(logarithm) / count

@@ -71,7 +71,7 @@ def test_numbers_stand_apart_in_their_order_and_too_few_is_below_zero():
 def test_images_of_one_prompt_are_one_unit_of_the_intervals():
   """Prompts that are right or wrong as a whole leave an interval as wide as if each had one image."""
   rng = random.Random(2)
-  right = [rng.random() < 0.5 for _ in range(200)]
+  right = [rng.random() < 0.5 for _ in range(210)]  # In groups of ten and eleven.
   rule, halves = BENCHMARKS['counting'].rules['janus_jax'], []
   for images in (1, 8):
     rows = [{'prompt': str(i), 'asked': 3, 'seen': 3 if ok else 4} for i, ok in enumerate(right) for _ in range(images)]
