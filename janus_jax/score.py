@@ -31,7 +31,7 @@ from janus_jax.evaluation.sheets import WITH_IMAGES, write_sheets
 _BENCHMARK = flags.DEFINE_enum('benchmark', None, list(BENCHMARKS), 'Benchmark.')
 _PREDICTIONS = cli.define_path('predictions', None, 'File of answers.')
 _DATA = cli.define_path('data', None, "The dataset's file, where predictions have only a key.")
-_RULE = flags.DEFINE_string('rule', None, 'Rule, or all; default: the first in evaluation/README.md.')
+_RULE = flags.DEFINE_string('rule', None, 'Rule, or all; default: vlmevalkit-2026, else official, else janus_jax.')
 _OUT = cli.define_path('out', None, 'Directory for rows.jsonl and scores.json.')
 _IMAGES = cli.define_path('images', None, 'Directory of the generated images, for sheets.')
 _TABLE = cli.define_path('table', None, 'Directory whose */scores.json are put into one table.')

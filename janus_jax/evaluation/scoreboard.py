@@ -9,8 +9,8 @@ from typing import Any
 
 from janus_jax.data.whole_files import write_json, write_text
 from janus_jax.errors import InputError, one_line
-from janus_jax.evaluation.headline import OWN_FIGURES, digits
-from janus_jax.evaluation.reference import COLUMNS, report_figures
+from janus_jax.evaluation.headline import OWN_FIGURES, digits, value_at
+from janus_jax.evaluation.reference import COLUMNS, PARTS, report_figures
 from janus_jax.reporting import page
 
 # What `evaluate` knows of answers and images that a judge scores later, beside them: model, prompt style, sampling.
@@ -19,28 +19,44 @@ HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'rows', 'Ja
 
 
 def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-  """A line of the table for each score: {benchmark, rule, headline, interval, prompt, sampling, rows, missing_rows}."""
+  """A line of the table for each score {benchmark, rule, headline, interval, prompt, sampling, rows, missing_rows}, and
+  for each skill of GenEval and category of DPG-Bench, from its {metrics, intervals}.
+  """
   lines = []
   is_one_model = len({score['model'] for score in found if 'model' in score}) < 2
   for score in found:
-    benchmark, interval = score['benchmark'], score.get('interval')
-    report, places = report_figures(benchmark) if benchmark in COLUMNS else {}, digits(benchmark)
-    low_high = '-' if interval is None else f'{interval[0]:.{places}f} to {interval[1]:.{places}f}'
-    figure = '-' if score['headline'] is None else f'{score["headline"]:.{places}f}'
+    benchmark, owner = score['benchmark'], '' if is_one_model else f'{score.get("model", "-")}: '
     missing = score.get('missing_rows', 0)
-    lines.append(
-      [
-        _name(benchmark) if is_one_model else f'{score.get("model", "-")}: {_name(benchmark)}',
-        f'{figure} (partial)' if missing else figure,
-        low_high,
-        score['rule'],
-        score.get('prompt', '-'),
-        score.get('sampling', '-'),
-        f'{score["rows"]} of {score["rows"] + missing}' if missing else str(score['rows']),
-        *(report.get(model, '-') for model in HEAD[-2:]),
-      ]
-    )
+    rows = f'{score["rows"]} of {score["rows"] + missing}' if missing else str(score['rows'])
+    line = _line(score, owner + _name(benchmark), rows, score['headline'], score.get('interval'))
+    lines.append([*line, *_of_the_report(benchmark)])
+    part, scale = PARTS.get(benchmark, ('', 1))
+    for column, value in score.get('metrics', {}).get(part, {}).items():
+      ends = value_at(score.get('intervals'), (part, column))
+      line = _line(score, f'{owner}{benchmark}: {column}', '-', scale * value, ends and [scale * end for end in ends])
+      lines.append([*line, *_of_the_report(benchmark, column)])
   return lines
+
+
+def _line(
+  score: Mapping[str, Any], name: str, rows: str, value: float | None, ends: Sequence[float] | None
+) -> list[str]:
+  places = digits(score['benchmark'])
+  figure = '-' if value is None else f'{value:.{places}f}'
+  return [
+    name,
+    f'{figure} (partial)' if score.get('missing_rows') else figure,
+    '-' if ends is None else f'{ends[0]:.{places}f} to {ends[1]:.{places}f}',
+    score['rule'],
+    score.get('prompt', '-'),
+    score.get('sampling', '-'),
+    rows,
+  ]
+
+
+def _of_the_report(benchmark: str, *column: str) -> list[str]:
+  report = report_figures(benchmark, *column)
+  return [report.get(model, '-') for model in HEAD[-2:]]
 
 
 def _name(benchmark: str) -> str:
@@ -51,8 +67,11 @@ def _name(benchmark: str) -> str:
 
 def scoreboard_to_markdown(title: str, found: Sequence[Mapping[str, Any]]) -> str:
   """The table of ours, and below it all rows that the report has for these benchmarks."""
-  lines = [f'# {title}', '', *_markdown(HEAD, table_rows(found)), '', 'Rows of the report (arXiv 2501.17811v1):', '']
-  return '\n'.join([*lines, *_markdown(*_report_table(found))]) + '\n'
+  lines = [f'# {title}', '', *_markdown(HEAD, table_rows(found))]
+  head, rows = _report_table(found)
+  if rows:
+    lines += ['', 'Rows of the report (arXiv 2501.17811v1):', '', *_markdown(head, rows)]
+  return '\n'.join(lines) + '\n'
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

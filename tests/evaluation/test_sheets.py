@@ -13,7 +13,14 @@ from PIL import Image
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation.benchmarks import BENCHMARKS
-from janus_jax.evaluation.scoreboard import read_about, read_scores, write_about, write_table
+from janus_jax.evaluation.scoreboard import (
+  read_about,
+  read_scores,
+  scoreboard_to_markdown,
+  table_rows,
+  write_about,
+  write_table,
+)
 from janus_jax.evaluation.scores import score_rows, write_rule_scores
 from janus_jax.evaluation.sheets import SIDE, find_image, write_sheets
 
@@ -136,15 +143,33 @@ def test_results_of_several_commands_stand_in_one_table(tmp_path):
   assert [score['benchmark'] for score in found] == ['gqa', 'geneval', 'counting']
   lines = (tmp_path / 'scores.md').read_text().splitlines()
   assert lines[0] == '# Janus'
-  cells = [line.strip('| ').split(' | ') for line in lines[4:7]]
+  cells = [line.strip('| ').split(' | ') for line in lines[4:9]]
   assert [[*line[:2], *line[3:]] for line in cells] == [
     ['gqa (GQA, Table 3)', '100.0', 'vlmevalkit-2026', 'trained', 'greedy', '3', '59.3', '62.0'],
     ['geneval (Overall, Table 4)', '0.25', 'official', 'own', 'guidance 5', '3', '0.73', '0.80'],
+    ['geneval: colors', '0.50', 'official', 'own', 'guidance 5', '-', '0.89', '0.90'],
+    ['geneval: counting', '0.00', 'official', 'own', 'guidance 5', '-', '0.51', '0.59'],
     ['counting (accuracy in %)', '50.0', 'janus_jax', '-', '-', '40', '-', '-'],
   ]
-  assert re.fullmatch(r'[\d.]+ to [\d.]+', cells[2][2])
-  assert 'counting' not in '\n'.join(lines[7:])  # The report has no such column.
+  assert re.fullmatch(r'[\d.]+ to [\d.]+', cells[4][2])
+  assert 'counting' not in '\n'.join(lines[9:])  # The report has no such column.
   parse((tmp_path / 'scores.html').read_text())
+
+
+def test_skills_have_intervals_on_the_scale_of_the_report():
+  score = {'benchmark': 'geneval', 'rule': 'official', 'headline': 0.5, 'rows': 8}
+  part = {
+    'metrics': {'Task breakdown': {'counting': 50.0}},
+    'intervals': {'Task breakdown': {'counting': (40.0, 60.0)}},
+  }
+  assert table_rows([score | part])[1][:3] == ['geneval: counting', '0.50', '0.40 to 0.60']
+  dpg = {**score, 'benchmark': 'dpg', 'metrics': {'L1 category scores': {'entity': 88.0, 'new': 1.0}}}
+  assert [line[-2:] for line in table_rows([dpg])] == [['82.63', '84.19'], ['88.63', '88.90'], ['-', '-']]
+
+
+def test_where_the_report_has_no_such_benchmark_none_of_its_rows_follow():
+  score = {'benchmark': 'counting', 'rule': 'janus_jax', 'headline': 50.0, 'rows': 8}
+  assert 'report' not in scoreboard_to_markdown('x', [score])
 
 
 def test_a_table_of_two_models_names_them(tmp_path):
