@@ -131,7 +131,8 @@ def _distance_table(score: Mapping[str, Any]) -> list[tuple[str, ...]]:
   for name, (found, ends) in _distributions(score).items():
     if found['Read']:
       amplified, growth = (value_at(score[of], ('Attributes', name, MEASURES[2])) for of in ('metrics', 'intervals'))
-      distance = f'{found[MEASURES[0]]:.2f}', _decimals(ends.get(MEASURES[0]), '.2f'), f'{found[MEASURES[1]]:.2f}'
+      interval = [max(end, 0) for end in ends.get(MEASURES[0], ())]
+      distance = f'{found[MEASURES[0]]:.2f}', _decimals(interval, '.2f'), f'{found[MEASURES[1]]:.2f}'
       amplification = ('-' if amplified is None else f'{amplified:+.2f}'), _decimals(growth, '+.2f')
       lines.append((name, f'{found["Read"]}/{found["Images"]}', *distance, *amplification))
   return lines

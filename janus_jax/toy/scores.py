@@ -20,6 +20,9 @@ INTERVAL_NOTE = '[95 %]: 95 % interval; cases of one prompt, or about one image,
 CONTROL_NOTE = (
   "control: each answer or generated image scored against another item's question or prompt (of its line), as by chance"
 )
+STATISTICS_NOTE = (
+  'bias: objects seen less objects asked for; by chance: mean distance of as many images sampled from training'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +155,7 @@ def tables(
     _score_table('questions', questions, QUESTION_GROUPS),
     _score_table('generations', generations, GENERATION_GROUPS),
     *(align(lines) for lines in more if lines[1:]),
-    f'{INTERVAL_NOTE}\n{CONTROL_NOTE}',
+    '\n'.join((INTERVAL_NOTE, CONTROL_NOTE, *((STATISTICS_NOTE,) if more else ()))),
   )
   return '\n\n'.join(parts)
 
