@@ -70,9 +70,10 @@ def prepare_counting(
 
 def _count_boxes(row: Row, number: int) -> dict[str, Any]:
   metadata = read_metadata(row, number)
-  (clause,) = metadata['include']
-  seen = len(seen_boxes(row, metadata).get(clause['class'], []))
-  return {'index': row['index'], 'prompt': metadata['prompt'], 'asked': clause['count'], 'seen': seen}
+  if len(clauses := metadata.get('include', [])) != 1 or not {'class', 'count'} <= set(clauses[0]):
+    raise InputError(f'row {number}: metadata include {shown(clauses)}: expected one class with its count')
+  seen = len(seen_boxes(row, metadata).get(clauses[0]['class'], []))
+  return {'index': row['index'], 'prompt': metadata['prompt'], 'asked': clauses[0]['count'], 'seen': seen}
 
 
 def _whole(value: Any, what: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, shown
 from janus_jax.evaluation.rows import Row
 from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean
 
@@ -47,7 +47,10 @@ def seen_boxes(row: Row, metadata: Mapping[str, Any]) -> dict[str, list[Box]]:
   found = row.get('details')
   if found is None:
     raise InputError(f'{row.get("filename")}: neither detections nor details: expected one of them')
-  found = json.loads(found) if isinstance(found, str) else found
+  try:
+    found = json.loads(found) if isinstance(found, str) else found
+  except ValueError:
+    raise InputError(f'{row.get("filename")}: details are {shown(found)}: expected JSON of boxes by class') from None
   return {name: [(np.asarray(box, np.float64), None) for box in boxes] for name, boxes in found.items()}
 
 

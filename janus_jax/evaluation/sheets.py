@@ -61,8 +61,8 @@ def _geneval_pages(images: str, rows: Sequence[Row], readings: Sequence[Mapping[
     is_right = reading['score'] == 1
     right.setdefault(metadata['tag'], []).append(is_right)
     found = seen_boxes(row, metadata)
-    names = list(dict.fromkeys(clause['class'] for clause in metadata['include']))
-    image = draw_boxes(load_image(find_image(images, row['filename'])), found, names)
+    names = list(dict.fromkeys(clause['class'] for clause in metadata.get('include', [])))
+    image = draw_boxes(load_image(find_image(images, str(row['index']))), found, names)
     counts = ', '.join(f'{name} {len(boxes)}' for name, boxes in found.items()) or 'nothing'
     lines = [
       element('div', f'found: {counts}'),

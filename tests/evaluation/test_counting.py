@@ -97,6 +97,8 @@ def test_images_of_one_prompt_are_one_unit_of_the_intervals():
       [row['metadata'] for row in detections(0)],
       r'\(14 in all\) has fewer than 4 images',
     ),
+    ([{**official_results(detections(0))[0], 'details': '{'}], None, "0.png: details are '{': expected JSON of boxes"),
+    ([{'metadata': {'tag': 'counting', 'prompt': 'x'}}], None, r'row 1: metadata include \[\]: expected one class'),
     ([{k: v for k, v in detections(0)[0].items() if k != 'detections'}], None, '0.png: neither detections nor details'),
   ],
 )
