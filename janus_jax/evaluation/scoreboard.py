@@ -15,6 +15,7 @@ from janus_jax.reporting import page
 
 # What `evaluate` knows of answers and images that a judge scores later, beside them: model, prompt style, sampling.
 ABOUT_FILE = 'about.json'
+LARGEST = {'mme': 2000, 'geneval': 1, 'bias': 1}  # Figures; of all others 100, and of none is one below 0.
 HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'rows', 'Janus-Pro-1B', 'Janus-Pro-7B')
 
 
@@ -42,6 +43,8 @@ def _line(
   score: Mapping[str, Any], name: str, rows: str, value: float | None, ends: Sequence[float] | None
 ) -> list[str]:
   places = digits(score['benchmark'])
+  if ends is not None:
+    ends = max(ends[0], 0), min(ends[1], LARGEST.get(score['benchmark'], 100))
   figure = '-' if value is None else f'{value:.{places}f}'
   return [
     name,

@@ -160,9 +160,9 @@ def test_skills_have_intervals_on_the_scale_of_the_report():
   score = {'benchmark': 'geneval', 'rule': 'official', 'headline': 0.5, 'rows': 8}
   part = {
     'metrics': {'Task breakdown': {'counting': 50.0}},
-    'intervals': {'Task breakdown': {'counting': (40.0, 60.0)}},
+    'intervals': {'Task breakdown': {'counting': (40.0, 103.0)}},
   }
-  assert table_rows([score | part])[1][:3] == ['geneval: counting', '0.50', '0.40 to 0.60']
+  assert table_rows([score | part])[1][:3] == ['geneval: counting', '0.50', '0.40 to 1.00']
   dpg = {**score, 'benchmark': 'dpg', 'metrics': {'L1 category scores': {'entity': 88.0, 'new': 1.0}}}
   assert [line[-2:] for line in table_rows([dpg])] == [['82.63', '84.19'], ['88.63', '88.90'], ['-', '-']]
 
