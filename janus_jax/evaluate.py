@@ -31,8 +31,8 @@ from janus_jax import cli
 from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import DTYPES
-from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.prompt_styles import STYLES
+from janus_jax.evaluation.reference import COLUMNS
 from janus_jax.evaluation.runner import Shard
 from janus_jax.evaluation.scoreboard import scoreboard_to_markdown
 from janus_jax.evaluation.scores import PRINTED
@@ -49,7 +49,7 @@ from janus_jax.toy.test_set import IMAGES_PER_GROUP, QUESTIONS_PER_KIND
 
 _CHECKPOINT = cli.define_checkpoint()
 _OUT = cli.define_path('out', None, 'Directory for scores; of the toy world: replaced.')
-_BENCHMARKS = flags.DEFINE_list('benchmarks', [], f'Any of {", ".join(BENCHMARKS)}; none: the toy world.')
+_BENCHMARKS = flags.DEFINE_list('benchmarks', [], f'Any of {", ".join(COLUMNS)}; none: the toy world.')
 _DATA = cli.define_path('data', None, "Directory with the benchmarks' files.")
 _PROMPT = flags.DEFINE_enum('prompt', 'trained', list(STYLES), "Whose prompt: the checkpoint's own, or a harness's.")
 _LIMIT = cli.define_number('limit', None, 'Questions or prompts of each benchmark, from the first on.', Integer(1))

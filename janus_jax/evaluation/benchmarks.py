@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from janus_jax.errors import InputError
-from janus_jax.evaluation import dpg, geneval, gqa, mmmu, mmvet, multiple_choice, yes_no
+from janus_jax.evaluation import bias, counting, dpg, geneval, gqa, mmmu, mmvet, multiple_choice, yes_no
 from janus_jax.evaluation.rows import Row, join
 from janus_jax.evaluation.rules import Rule
 
@@ -41,4 +41,6 @@ BENCHMARKS: dict[str, Benchmark] = {
   },
   'geneval': Benchmark(geneval.RULES['geneval'], geneval.prepare_geneval),
   'dpg': Benchmark(dpg.RULES['dpg'], dpg.prepare_dpg),
+  'counting': Benchmark(counting.RULES['counting'], counting.prepare_counting),
+  'bias': Benchmark(bias.RULES['bias'], bias.prepare_bias),
 }

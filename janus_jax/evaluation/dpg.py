@@ -49,6 +49,7 @@ def prepare_dpg(
       'parents': [int(parent) for parent in str(row['dependency']).split(',')],
       'category': row['tuple'].split('(')[0].strip(),
       'text': row['question_natural_language'],
+      'prompt': row.get('text', ''),
       'is_first': number == 0,
       'block': block,
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, shown
 from janus_jax.evaluation.rows import Row
 from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean
 
@@ -38,6 +38,20 @@ def kept_boxes(row: Row, threshold: float) -> dict[str, list[Box]]:
     if order:
       found[name] = [(array[index], colours[index]) for index in order[:MOST_BOXES]]
   return found
+
+
+def seen_boxes(row: Row, metadata: Mapping[str, Any]) -> dict[str, list[Box]]:
+  """Boxes that count for a prompt: of a row of detections, or of the official results, without their colours."""
+  if 'detections' in row:
+    return kept_boxes(row, COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD)
+  found = row.get('details')
+  if found is None:
+    raise InputError(f'{row.get("filename")}: neither detections nor details: expected one of them')
+  try:
+    found = json.loads(found) if isinstance(found, str) else found
+  except ValueError:
+    raise InputError(f'{row.get("filename")}: details are {shown(found)}: expected JSON of boxes by class') from None
+  return {name: [(np.asarray(box, np.float64), None) for box in boxes] for name, boxes in found.items()}
 
 
 def relations(box: np.ndarray, target: np.ndarray) -> list[str]:
@@ -98,10 +112,10 @@ def geneval_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """Overall is the mean of the tasks that are present."""
   readings, tagged = [], []
   for number, row in enumerate(rows, 1):
-    metadata = _metadata(row, number)
+    metadata = read_metadata(row, number)
     tagged.append({'tag': metadata['tag'], 'prompt': json.dumps(metadata)})
     if 'detections' in row:
-      wrong = find_faults(kept_boxes(row, COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD), metadata)
+      wrong = find_faults(seen_boxes(row, metadata), metadata)
       readings.append(ReadAnswer('\n'.join(wrong), float(not wrong)))
     elif 'correct' in row:  # The official scorer's own results.jsonl.
       readings.append(ReadAnswer(row.get('reason'), float(row['correct'])))
@@ -120,7 +134,7 @@ def geneval_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   }
 
 
-def _metadata(row: Row, number: int) -> dict[str, Any]:
+def read_metadata(row: Row, number: int) -> dict[str, Any]:
   """The prompt's line of evaluation_metadata.jsonl; results.jsonl holds it as a string. Raises InputError without."""
   found = row.get('metadata')
   try:
@@ -147,7 +161,7 @@ def prepare_geneval(
     return rows, 0
   counts = {row['prompt']: 0 for row in data}
   for number, row in enumerate(rows, 1):
-    prompt = _metadata(row, number)['prompt']
+    prompt = read_metadata(row, number)['prompt']
     if prompt not in counts:
       raise InputError(f'{row["index"]}: its prompt is not in the data: {prompt!r}')
     counts[prompt] += 1

@@ -1,4 +1,4 @@
-"""The one figure of a benchmark that the report's table has a column for, on its scale, with a 95 % interval."""
+"""The one figure of a benchmark that a table has a column for, on the report's scale; and 95 % intervals."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -39,24 +39,46 @@ PATHS: Mapping[str, tuple[tuple[tuple[str, ...], float], ...]] = {
   'mmvet': ((('score', 'Overall', 'acc'), 1), (('gpt_eval_score',), 1), (('total',), 1)),
   'geneval': ((('Overall score (avg. over tasks)',), 1),),
   'dpg': ((('DPG-Bench score',), 1),),
+  'counting': ((('Accuracy',), 1),),
+  'bias': ((('Total variation',), 1), (('Mean absolute deviation',), 1)),
 }
+# What the figure is where the report has no column for it.
+OWN_FIGURES: Mapping[str, str] = {'counting': 'accuracy in %', 'bias': 'distance from 0 to 1'}
 
 
 def headline(benchmark: str, metrics: Metrics) -> float | None:
   """The figure; None where its original divides by zero, or the metrics have none."""
   for path, scale in PATHS[benchmark]:
-    value: Any = metrics
-    for name in path:
-      value = value.get(name) if isinstance(value, Mapping) else None
+    value = value_at(metrics, path)
     if isinstance(value, int | float):
       return scale * value if math.isfinite(value) else None
   return None
+
+
+def headline_interval(benchmark: str, metrics: Metrics, intervals: Metrics) -> tuple[float, float] | None:
+  """The figure's interval, of those of all metrics (`metric_intervals`)."""
+  for path, scale in PATHS[benchmark]:
+    if isinstance(value_at(metrics, path), int | float):
+      ends = value_at(intervals, path)
+      return None if ends is None else (scale * ends[0], scale * ends[1])
+  return None
+
+
+def value_at(metrics: Any, path: Sequence[str]) -> Any:
+  """What stands at a path of nested metrics; None where nothing does."""
+  for name in path:
+    metrics = metrics.get(name) if isinstance(metrics, Mapping) else None
+  return metrics
 
 
 def independent_unit(benchmark: str, row: Row) -> Hashable:
   """The image, rotated question or prompt that a row shares with others, which are not independent of it."""
   if benchmark == 'mmbench':
     return int(row['index']) % ROTATIONS
+  if benchmark == 'counting':
+    return row['prompt']
+  if benchmark == 'bias':  # Prompts are given; their images are sampled. Attributes of one image count together.
+    return row['prompt'], row.get('filename', row['index'])
   if benchmark == 'geneval':
     metadata = row['metadata']
     return metadata if isinstance(metadata, str) else metadata['prompt']
@@ -65,35 +87,44 @@ def independent_unit(benchmark: str, row: Row) -> Hashable:
   )
 
 
-def interval(benchmark: str, rule: Rule, rows: Sequence[Row]) -> tuple[float, float] | None:
-  """95 % interval of the headline by the delete-a-group jackknife over units; None where a group has no figure,
-  and where all have the same, which says nothing.
+def metric_intervals(benchmark: str, rule: Rule, rows: Sequence[Row]) -> dict[str, Any]:
+  """95 % intervals (low, high) of metrics, nested as these are, by the delete-a-group jackknife over units.
 
-  Units are dealt to GROUPS groups. With the figure x of all rows and x_g without group g, its variance is
+  Units are dealt to GROUPS groups. With the metric x of all rows and x_g without group g, its variance is
   (G - 1) / G sum_g (x_g - mean x_g)^2 (Kott 2001, "The delete-a-group jackknife", Journal of Official Statistics 17).
+  Left out are integers, which are counts; metrics that some rows alone do not have; and those that all groups agree
+  on, which says nothing.
   """
   groups: dict[Hashable, int] = {}
   for row in rows:
     groups.setdefault(independent_unit(benchmark, row), len(groups) % GROUPS)
   count = min(GROUPS, len(groups))
   if count < 2:
-    return None
+    return {}
   try:
-    whole = headline(benchmark, rule(rows)[1])
+    whole = rule(rows)[1]
     parts = [
-      headline(benchmark, rule([row for row in rows if groups[independent_unit(benchmark, row)] != group])[1])
-      for group in range(count)
+      rule([row for row in rows if groups[independent_unit(benchmark, row)] != group])[1] for group in range(count)
     ]
   except ValueError:  # A rule that needs every category refuses rows without one.
-    return None
-  if whole is None or None in parts:
-    return None
-  mean = sum(parts) / count
-  error = math.sqrt((count - 1) / count * sum((part - mean) ** 2 for part in parts))
-  half = t_quantile(count - 1) * error
-  return (whole - half, whole + half) if half else None
+    return {}
+  return _jackknife(whole, parts)
+
+
+def _jackknife(whole: Metrics, parts: Sequence[Metrics]) -> dict[str, Any]:
+  found: dict[str, Any] = {}
+  for name, value in whole.items():
+    without = [value_at(part, (name,)) for part in parts]
+    if isinstance(value, Mapping):
+      found[name] = _jackknife(value, without)
+    elif isinstance(value, float) and all(isinstance(x, int | float) and math.isfinite(x) for x in (value, *without)):
+      mean = sum(without) / len(without)
+      error = math.sqrt((len(without) - 1) / len(without) * sum((x - mean) ** 2 for x in without))
+      half = t_quantile(len(without) - 1) * error
+      found[name] = (value - half, value + half) if half else None
+  return {name: value for name, value in found.items() if value}
 
 
 def digits(benchmark: str) -> int:
-  """Decimals with which the report writes a figure: GenEval is from 0 to 1, all others have one."""
-  return 2 if benchmark in ('geneval', 'dpg') else 1
+  """Decimals with which a figure is written: of the report's, GenEval is from 0 to 1, DPG-Bench has two, others one."""
+  return 2 if benchmark in ('geneval', 'dpg', 'bias') else 1

@@ -85,9 +85,18 @@ TABLE_4 = _parse(_TABLE_4, GENEVAL_SKILLS)
 TABLE_5 = _parse(_TABLE_5, DPG_CATEGORIES)
 
 
-def report_figures(benchmark: str) -> dict[str, str]:
-  """Model -> the figure that the report prints for a benchmark, for the models that have one."""
+# Benchmark -> which of its metrics are the other columns of its table, and their factor to the table's scale.
+PARTS: Mapping[str, tuple[str, float]] = {'geneval': ('Task breakdown', 0.01), 'dpg': ('L1 category scores', 1)}
+
+
+def report_figures(benchmark: str, column: str = 'overall') -> dict[str, str]:
+  """Model -> the figure that the report prints for a benchmark, for the models that have one.
+
+  Args:
+    benchmark: name; of one that the report does not have, nothing is found.
+    column: of GENEVAL_SKILLS or DPG_CATEGORIES.
+  """
   if benchmark in UNDERSTANDING:
     return {model: row[benchmark] for model, row in TABLE_3.items() if row[benchmark] != '-'}
-  table = TABLE_4 if benchmark == 'geneval' else TABLE_5
-  return {model: row['overall'] for model, row in table.items()}
+  table = {'geneval': TABLE_4, 'dpg': TABLE_5}.get(benchmark, {})
+  return {model: row[column] for model, row in table.items() if column in row}

@@ -1,45 +1,80 @@
 """Tables of scores beside the report's rows: Markdown, and a page of HTML."""
 
+import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from janus_jax.data.whole_files import write_text
-from janus_jax.evaluation.headline import digits
-from janus_jax.evaluation.reference import COLUMNS, report_figures
+from janus_jax.data.whole_files import write_json, write_text
+from janus_jax.errors import InputError, one_line
+from janus_jax.evaluation.headline import OWN_FIGURES, digits, value_at
+from janus_jax.evaluation.reference import COLUMNS, PARTS, report_figures
 from janus_jax.reporting import page
 
+# What `evaluate` knows of answers and images that a judge scores later, beside them: model, prompt style, sampling.
+ABOUT_FILE = 'about.json'
+LARGEST = {'mme': 2000, 'geneval': 1, 'bias': 1}  # Figures; of all others 100, and of none is one below 0.
 HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'rows', 'Janus-Pro-1B', 'Janus-Pro-7B')
 
 
 def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-  """A line of the table for each score: {benchmark, rule, headline, interval, prompt, sampling, rows, missing_rows}."""
+  """A line of the table for each score {benchmark, rule, headline, interval, prompt, sampling, rows, missing_rows}, and
+  for each skill of GenEval and category of DPG-Bench, from its {metrics, intervals}.
+  """
   lines = []
+  is_one_model = len({score['model'] for score in found if 'model' in score}) < 2
   for score in found:
-    benchmark, interval = score['benchmark'], score.get('interval')
-    report, places = report_figures(benchmark), digits(benchmark)
-    low_high = '-' if interval is None else f'{interval[0]:.{places}f} to {interval[1]:.{places}f}'
-    figure = '-' if score['headline'] is None else f'{score["headline"]:.{places}f}'
+    benchmark, owner = score['benchmark'], '' if is_one_model else f'{score.get("model", "-")}: '
     missing = score.get('missing_rows', 0)
-    lines.append(
-      [
-        f'{benchmark} ({COLUMNS[benchmark][1]}, Table {COLUMNS[benchmark][0]})',
-        f'{figure} (partial)' if missing else figure,
-        low_high,
-        score['rule'],
-        score.get('prompt', '-'),
-        score.get('sampling', '-'),
-        f'{score["rows"]} of {score["rows"] + missing}' if missing else str(score['rows']),
-        *(report.get(model, '-') for model in HEAD[-2:]),
-      ]
-    )
+    rows = f'{score["rows"]} of {score["rows"] + missing}' if missing else str(score['rows'])
+    line = _line(score, owner + _name(benchmark), rows, score['headline'], score.get('interval'))
+    lines.append([*line, *_of_the_report(benchmark)])
+    part, scale = PARTS.get(benchmark, ('', 1))
+    for column, value in score.get('metrics', {}).get(part, {}).items():
+      ends = value_at(score.get('intervals'), (part, column))
+      line = _line(score, f'{owner}{benchmark}: {column}', '-', scale * value, ends and [scale * end for end in ends])
+      lines.append([*line, *_of_the_report(benchmark, column)])
   return lines
+
+
+def _line(
+  score: Mapping[str, Any], name: str, rows: str, value: float | None, ends: Sequence[float] | None
+) -> list[str]:
+  places = digits(score['benchmark'])
+  if ends is not None:
+    ends = max(ends[0], 0), min(ends[1], LARGEST.get(score['benchmark'], 100))
+  figure = '-' if value is None else f'{value:.{places}f}'
+  return [
+    name,
+    f'{figure} (partial)' if score.get('missing_rows') else figure,
+    '-' if ends is None else f'{ends[0]:.{places}f} to {ends[1]:.{places}f}',
+    score['rule'],
+    score.get('prompt', '-'),
+    score.get('sampling', '-'),
+    rows,
+  ]
+
+
+def _of_the_report(benchmark: str, *column: str) -> list[str]:
+  report = report_figures(benchmark, *column)
+  return [report.get(model, '-') for model in HEAD[-2:]]
+
+
+def _name(benchmark: str) -> str:
+  if benchmark not in COLUMNS:
+    return f'{benchmark} ({OWN_FIGURES[benchmark]})'
+  return f'{benchmark} ({COLUMNS[benchmark][1]}, Table {COLUMNS[benchmark][0]})'
 
 
 def scoreboard_to_markdown(title: str, found: Sequence[Mapping[str, Any]]) -> str:
   """The table of ours, and below it all rows that the report has for these benchmarks."""
-  lines = [f'# {title}', '', *_markdown(HEAD, table_rows(found)), '', 'Rows of the report (arXiv 2501.17811v1):', '']
-  return '\n'.join([*lines, *_markdown(*_report_table(found))]) + '\n'
+  lines = [f'# {title}', '', *_markdown(HEAD, table_rows(found))]
+  head, rows = _report_table(found)
+  if rows:
+    lines += ['', 'Rows of the report (arXiv 2501.17811v1):', '', *_markdown(head, rows)]
+  return '\n'.join(lines) + '\n'
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -47,7 +82,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _report_table(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-  names = list(dict.fromkeys(score['benchmark'] for score in found))
+  names = list(dict.fromkeys(score['benchmark'] for score in found if score['benchmark'] in COLUMNS))
   by_benchmark = {name: report_figures(name) for name in names}
   models = list(dict.fromkeys(model for figures in by_benchmark.values() for model in figures))
   head = ['model', *(f'{COLUMNS[name][1]} (Table {COLUMNS[name][0]})' for name in names)]
@@ -65,3 +100,48 @@ def write_scoreboard(directory: str, title: str, found: Sequence[Mapping[str, An
     ],
   )
   write_text(os.path.join(directory, 'scores.html'), html)
+
+
+def write_about(directory: str, about: Mapping[str, str]) -> None:
+  """Writes what `read_about` reads."""
+  write_json(os.path.join(directory, ABOUT_FILE), about)
+
+
+def read_about(directory: str) -> dict[str, str]:
+  """What a directory of `evaluate --out` says of its answers or images; nothing where it is another directory."""
+  try:
+    return json.loads(Path(directory, ABOUT_FILE).read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    return {}
+  except ValueError as error:
+    raise InputError(f'{directory}/{ABOUT_FILE}: {one_line(error)}: expected what janus_jax.evaluate wrote') from None
+
+
+def read_scores(directory: str) -> list[dict[str, Any]]:
+  """The first rule's score of each <directory>/*/scores.json, in the order of the report's tables.
+
+  Raises:
+    InputError: a file is no JSON, or there is none.
+  """
+  order, found = [*COLUMNS, *OWN_FIGURES], []
+  for path in sorted(Path(directory).glob('*/scores.json')):
+    try:
+      content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+      raise InputError(f'{path}: {one_line(error)}: expected scores as janus_jax.score writes them') from None
+    score = content[0] if isinstance(content, list) and content else content
+    if isinstance(score, dict) and score.get('benchmark') in order and 'headline' in score:
+      found.append(score)
+    else:
+      logging.warning('%s: left out: no score of a benchmark', path)
+  if not found:
+    raise InputError(f'{directory}: no */scores.json of a benchmark: expected directories of janus_jax.score --out')
+  return sorted(found, key=lambda score: order.index(score['benchmark']))
+
+
+def write_table(directory: str) -> list[dict[str, Any]]:
+  """Writes the scoreboard of all scores below a directory into it, under the names of their models. Returns them."""
+  found = read_scores(directory)
+  models = dict.fromkeys(score['model'] for score in found if 'model' in score)
+  write_scoreboard(directory, ', '.join(models) or os.path.basename(os.path.abspath(directory)), found)
+  return found

@@ -10,7 +10,7 @@ from typing import Any
 from janus_jax.data.whole_files import write_json, write_text
 from janus_jax.errors import InputError
 from janus_jax.evaluation.benchmarks import BENCHMARKS
-from janus_jax.evaluation.headline import headline, interval
+from janus_jax.evaluation.headline import headline, headline_interval, metric_intervals
 from janus_jax.evaluation.rows import Row
 
 # What a line of --json holds, in this order; scores.json also has the headline and its interval.
@@ -50,8 +50,9 @@ def score_rows(
     score = {'benchmark': benchmark, 'rule': name, 'metrics': _without_nan(metrics), 'rows': len(rows)}
     score['random_fallbacks'] = sum(reading.is_random for reading in readings)
     score |= {'missing_rows': missing} if missing else {}
-    figures = {'headline': headline(benchmark, metrics), 'interval': interval(benchmark, apply, rows)}
-    scores.append({**score, **figures, **about})
+    intervals = metric_intervals(benchmark, apply, rows)
+    figures = {'headline': headline(benchmark, metrics), 'interval': headline_interval(benchmark, metrics, intervals)}
+    scores.append({**score, **figures, 'intervals': intervals, **about})
   if not scores:
     raise InputError(refusals[0])
   for refusal in refusals:
@@ -75,11 +76,17 @@ def write_rule_scores(directory: str, lines: Sequence[Mapping[str, Any]], scores
 
 
 def side_by_side(scores: Sequence[Mapping[str, Any]]) -> str:
-  """A table of metrics (lines) by rule (columns); names of nested metrics are joined by ' / '."""
+  """A table of metrics (lines) by rule (columns), of one rule with 95 % intervals; names of nested metrics are joined
+  by ' / '.
+  """
   columns = [dict(_flat(score['metrics'])) for score in scores]
   names = list(dict.fromkeys(name for column in columns for name in column))
   head = ['', *(score['rule'] for score in scores)]
   table = [[name, *(_number(column[name]) if name in column else '' for column in columns)] for name in names]
+  if len(scores) == 1:
+    ends = dict(_flat(scores[0].get('intervals', {})))
+    head.append('95 %')
+    table = [[*line, ' to '.join(map(_number, ends[line[0]])) if line[0] in ends else ''] for line in table]
   widths = [max(map(len, cells)) for cells in zip(head, *table)]
   return '\n'.join(
     f'{line[0]:<{widths[0]}}' + ''.join(f'  {cell:>{width}}' for cell, width in zip(line[1:], widths[1:]))

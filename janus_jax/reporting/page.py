@@ -114,10 +114,20 @@ def folded(title: str, *content: Any) -> Html:
 
 def image_tag(pixels: np.ndarray, alt: str, right: bool | None = None) -> Html:
   """uint8[h, w, 3], enlarged; with a green frame where it is right and a dashed red one where it is wrong."""
+  return _image_tag(Image.fromarray(pixels), 'PNG', 'pixels', alt, right)
+
+
+def photo_tag(image: Image.Image, alt: str, right: bool | None = None) -> Html:
+  """An image in its own size and a tenth of the bytes, with the frame of `image_tag`."""
+  return _image_tag(image, 'JPEG', '', alt, right)
+
+
+def _image_tag(image: Image.Image, kind: str, name: str, alt: str, right: bool | None) -> Html:
   buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, 'PNG')
-  frame = {True: ' right', False: ' wrong', None: ''}[right]
-  return element('img', class_=f'pixels{frame}', src=_data('png', buffer.getvalue()), alt=alt, title=alt or None)
+  image.save(buffer, kind)
+  classes = f'{name} { ({True: "right", False: "wrong", None: ""}[right]) }'.strip()
+  source = _data(kind.lower(), buffer.getvalue())
+  return element('img', class_=classes or None, src=source, alt=alt, title=alt or None)
 
 
 def charts(figures: Sequence[Figure | None]) -> Html:

@@ -11,13 +11,12 @@ import jax
 
 from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
-from janus_jax.data.whole_files import write_text
 from janus_jax.errors import InputError
 from janus_jax.evaluation import exports, runner
-from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.prompt_styles import STYLES
 from janus_jax.evaluation.questions import FILES, BenchmarkQuestion, read_questions
-from janus_jax.evaluation.scoreboard import write_scoreboard
+from janus_jax.evaluation.reference import COLUMNS
+from janus_jax.evaluation.scoreboard import write_about, write_table
 from janus_jax.evaluation.scores import score_rows, write_rule_scores
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, decoder_for
@@ -31,7 +30,7 @@ class EvaluationSettings:
   """Settings of a run over benchmarks.
 
   Attributes:
-    benchmarks: names (`BENCHMARKS`).
+    benchmarks: names, those of the report (`reference.COLUMNS`).
     data: directory with the datasets' files (`questions.FILES`).
     out: directory; each benchmark has one of its own in it.
     prompt: one of `prompt_styles.STYLES`.
@@ -73,8 +72,8 @@ def evaluate(
   Raises:
     InputError: an unknown name, no data, or anything wrong with a checkpoint.
   """
-  if unknown := [name for name in settings.benchmarks if name not in BENCHMARKS]:
-    raise InputError(f'benchmark {unknown[0]!r} is unknown: expected any of {", ".join(BENCHMARKS)}')
+  if unknown := [name for name in settings.benchmarks if name not in COLUMNS]:
+    raise InputError(f'benchmark {unknown[0]!r} is unknown: expected any of {", ".join(COLUMNS)}')
   if settings.prompt not in STYLES:
     raise InputError(f'prompt is {settings.prompt!r}: expected one of {", ".join(STYLES)}')
   open_checkpoint(checkpoint)  # Quick; whatever is wrong with it or with the data shows before the weights are read.
@@ -96,7 +95,7 @@ def evaluate(
     else:
       _generate(name, prompts[name], model, directory, settings)
   if scores:
-    write_scoreboard(settings.out, model.name, scores)
+    write_table(settings.out)
   return scores
 
 
@@ -111,13 +110,14 @@ def _answer_and_score(
   rows = runner.collect_answers(directory, settings.shard, kept)
   if rows is None:
     return []
+  greedy = 'greedy' if settings.answers.temperature == 0 else f'temperature {settings.answers.temperature}'
+  about = {'model': model.name, 'prompt': style, 'sampling': f'{greedy}, {settings.dtype}'}
+  write_about(directory, about)
   written = exports.write_answers(benchmark, rows, directory, model.name)
   logging.info('%s: wrote %s', directory, ', '.join(written))
   if benchmark == 'mmvet':
     logging.info('%s: a judge has to read judge_requests.jsonl; janus_jax.score takes its replies', directory)
     return []
-  greedy = 'greedy' if settings.answers.temperature == 0 else f'temperature {settings.answers.temperature}'
-  about = {'prompt': style, 'sampling': f'{greedy}, {settings.dtype}'}
   try:
     lines, scores = score_rows(benchmark, rows, 'all', missing=len(questions) - len(kept), **about)
   except InputError as error:
@@ -148,6 +148,7 @@ def _generate(benchmark: str, prompts: Any, model: Model, directory: str, settin
   images = os.path.join(directory, 'images')
   generate = runner.generate_geneval if benchmark == 'geneval' else runner.generate_dpg
   generate(prompts, model.janus, model.decoder, settings.images, images, settings.shard)
-  guidance = f'guidance {settings.images.cfg_weight}, temperature {settings.images.temperature}'
-  write_text(os.path.join(directory, 'settings.txt'), f'{guidance}, seed {settings.images.seed}, {settings.dtype}\n')
+  guidance = f'guidance {settings.images.cfg_weight:g}, temperature {settings.images.temperature:g}'
+  sampling = f'{guidance}, seed {settings.images.seed}, {settings.dtype}'
+  write_about(directory, {'model': model.name, 'prompt': "the benchmark's", 'sampling': sampling})
   logging.info("%s: the images, for the official scorer; janus_jax.score takes what a judge's networks found", images)

@@ -11,7 +11,8 @@ import numpy as np
 from janus_jax.data.examples import TASKS
 from janus_jax.reporting.charts import Axis, Boundary, Figure, Series, line_chart
 from janus_jax.reporting.page import Html, charts, element, folded, grid, image_tag, note, page, table
-from janus_jax.toy.scores import CONTROL_NOTE, INTERVAL_NOTE, interval_text, line_name, percent
+from janus_jax.toy.image_statistics import statistics_tables
+from janus_jax.toy.scores import CONTROL_NOTE, INTERVAL_NOTE, STATISTICS_NOTE, interval_text, line_name, percent
 from janus_jax.toy.test_set import GENERATION_GROUPS, QUESTION_GROUPS
 
 # Generated images per skill and group, and images asked about per content and group, that the page shows.
@@ -121,7 +122,11 @@ def _scores(run: RunReport) -> list[Html]:
     _score_table('questions', run.scores['questions'], QUESTION_GROUPS),
     _score_table('generations', run.scores['generations'], GENERATION_GROUPS),
   )
-  return [note(settings), element('div', *tables, class_='row')]
+  # Scores of earlier versions have no counting.
+  found = statistics_tables(run.scores) if 'counting' in run.scores else ()
+  more = [table(lines[0], lines[1:]) for lines in found]
+  about = [note(f'{STATISTICS_NOTE}.')] if more else []
+  return [note(settings), element('div', *tables, class_='row'), *about, element('div', *more, class_='row')]
 
 
 def _score_table(title: str, scores: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> Html:

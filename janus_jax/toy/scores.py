@@ -20,6 +20,9 @@ INTERVAL_NOTE = '[95 %]: 95 % interval; cases of one prompt, or about one image,
 CONTROL_NOTE = (
   "control: each answer or generated image scored against another item's question or prompt (of its line), as by chance"
 )
+STATISTICS_NOTE = (
+  'bias: objects seen less objects asked for; by chance: mean distance of as many images sampled from training'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,13 +146,16 @@ def target_scores(questions: Sequence[Score], generations: Sequence[Score]) -> l
   ]
 
 
-def tables(questions: Sequence[Score], generations: Sequence[Score]) -> str:
-  """The text that the command prints."""
+def tables(
+  questions: Sequence[Score], generations: Sequence[Score], more: Sequence[Sequence[Sequence[str]]] = ()
+) -> str:
+  """The text that the command prints; `more` tables are a head and lines each."""
   parts = (
     _target_table(target_scores(questions, generations)),
     _score_table('questions', questions, QUESTION_GROUPS),
     _score_table('generations', generations, GENERATION_GROUPS),
-    f'{INTERVAL_NOTE}\n{CONTROL_NOTE}',
+    *(align(lines) for lines in more if lines[1:]),
+    '\n'.join((INTERVAL_NOTE, CONTROL_NOTE, *((STATISTICS_NOTE,) if more else ()))),
   )
   return '\n\n'.join(parts)
 
@@ -159,7 +165,7 @@ def _target_table(found: Sequence[Score]) -> str:
   for item in found:
     target = '' if item.target is None else f'{item.target:.0f} %'
     rows.append((item.name, *_measured(item), _control(item), target, item.verdict))
-  return _align(rows)
+  return align(rows)
 
 
 def _score_table(title: str, scores: Sequence[Score], groups: Sequence[str]) -> str:
@@ -171,7 +177,7 @@ def _score_table(title: str, scores: Sequence[Score], groups: Sequence[str]) -> 
   rows = [(title, *(part for group in groups for part in (group.replace('_', ' '), '[95 %]')), 'control')]
   for name, line in lines.items():
     rows.append((name, *(text for item in line for text in _measured(item)), _control(combine(line))))
-  return _align(rows)
+  return align(rows)
 
 
 def line_name(name: Sequence[str]) -> str:
@@ -194,7 +200,7 @@ def interval_text(interval: Sequence[float] | None) -> str:
   return f'[{math.floor(interval[0])}, {math.ceil(interval[1])}]' if interval else ''
 
 
-def _align(rows: Sequence[Sequence[str]]) -> str:
+def align(rows: Sequence[Sequence[str]]) -> str:
   """The first column to the left, the others to the right, under a line."""
   widths = [max(map(len, column)) for column in zip(*rows)]
   lines = [

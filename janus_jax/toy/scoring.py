@@ -1,6 +1,7 @@
 """Scores a model on the toy world: has it generate images, asks it questions, judges both exactly."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -19,8 +20,9 @@ from janus_jax.inference.requests import ImageSettings, LoadedJanus
 from janus_jax.reporting.image_grid import JudgedImage, image_grid
 from janus_jax.toy import scores, test_set
 from janus_jax.toy.digit_judge import DigitJudge
+from janus_jax.toy.image_statistics import image_statistics, statistics_tables
 from janus_jax.toy.scores import Score
-from janus_jax.toy.shape_judge import Verdict
+from janus_jax.toy.shape_judge import Seen, Verdict
 from janus_jax.toy.shapes import World
 from janus_jax.toy.test_set import GenerationCase, QuestionCase
 
@@ -36,6 +38,7 @@ class Scored:
   """A model's test. Lists have one entry per question, or one per prompt.
 
   Attributes:
+    world: the toy world.
     questions: in the order asked.
     answers: texts.
     answer_controls: True where the answer to another question of the same key is right for this one.
@@ -43,9 +46,11 @@ class Scored:
     images: uint8[n, size, size, 3].
     verdicts: on the images.
     controls: verdicts on the image of another prompt of the same key.
+    objects: those in the images of prompts for shapes that are alike; None of others.
     seconds: wall time of generating, answering and judging.
   """
 
+  world: World
   questions: list[QuestionCase]
   answers: list[str]
   answer_controls: list[bool]
@@ -53,6 +58,7 @@ class Scored:
   images: np.ndarray
   verdicts: list[Verdict]
   controls: list[Verdict]
+  objects: list[list[Seen] | None]
   seconds: dict[str, float]
 
   @property
@@ -65,9 +71,14 @@ class Scored:
     right, control = ([verdict.right for verdict in found] for found in (self.verdicts, self.controls))
     return scores.count(self.prompts, right, control)
 
+  @functools.cached_property
+  def statistics(self) -> dict[str, dict[str, Any]]:
+    """Counting by number, and the distribution of what prompts leave open (`image_statistics`)."""
+    return image_statistics(self.world, self.prompts, self.objects)
+
   def tables(self) -> str:
     """The scores as text."""
-    return scores.tables(self.question_scores, self.generation_scores)
+    return scores.tables(self.question_scores, self.generation_scores, statistics_tables(self.statistics))
 
 
 def score(janus: LoadedJanus, world: World, questions_per_kind: int, images_per_group: int, **settings: Any) -> Scored:
@@ -104,6 +115,7 @@ def score(janus: LoadedJanus, world: World, questions_per_kind: int, images_per_
   answers, after_answers = [item.text.strip() for item in found], time.perf_counter()
   others, other_prompts = (scores.swap_within([case.key for case in cases], how.seed) for cases in (questions, prompts))
   return Scored(
+    world=world,
     questions=questions,
     answers=answers,
     answer_controls=[case.is_right(answers[other]) for case, other in zip(questions, others)],
@@ -111,6 +123,7 @@ def score(janus: LoadedJanus, world: World, questions_per_kind: int, images_per_
     images=images,
     verdicts=test_set.judge_images(world, judge, prompts, images),
     controls=test_set.judge_images(world, judge, prompts, images[other_prompts]),
+    objects=test_set.find_objects(world, prompts, images),
     seconds={
       'generating': after_images - start,
       'answering': after_answers - after_images,
@@ -127,6 +140,7 @@ def scores_to_dict(scored: Scored) -> dict[str, Any]:
   asked = zip(scored.questions, scored.answers, numbers)
   return {
     **{name: list(map(scores.score_dict, items)) for name, items in found.items()},
+    **scored.statistics,
     'seconds': scored.seconds,
     'question_cases': [
       {**vars(case), 'image': number, 'answer': text, 'right': case.is_right(text)} for case, text, number in asked

@@ -9,7 +9,7 @@ import numpy as np
 from janus_jax.toy import captions, digits, questions, scenes, shape_judge, shapes
 from janus_jax.toy.captions import CaptionPart, Description
 from janus_jax.toy.digit_judge import NONE, DigitJudge
-from janus_jax.toy.shape_judge import Verdict
+from janus_jax.toy.shape_judge import Seen, Verdict
 from janus_jax.toy.shapes import COLOURS, SHAPES, SIZES, World
 
 # GenEval's six, one object with all its attributes, and the digits.
@@ -156,6 +156,16 @@ def judge_images(world: World, judge: DigitJudge, cases: Sequence[GenerationCase
     if isinstance(case.expected, int)
     else shape_judge.judge_image(world, case.expected, image)
     for case, image, digit in zip(cases, images, judge.predict(images), strict=True)
+  ]
+
+
+def find_objects(world: World, cases: Sequence[GenerationCase], images: np.ndarray) -> list[list[Seen] | None]:
+  """The objects in the images, uint8[n, size, size, 3], of prompts for shapes that are alike; None of others."""
+  return [
+    shape_judge.find_objects(world, image)
+    if isinstance(case.expected, Description) and len(case.expected.parts) == 1
+    else None
+    for case, image in zip(cases, images, strict=True)
   ]
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -81,6 +82,12 @@ def evaluate(checkpoint, data, out, *arguments):
   return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+def score(benchmark, predictions, out, *arguments):
+  command = [sys.executable, '-m', 'janus_jax.score', f'--benchmark={benchmark}', f'--predictions={predictions}']
+  found = subprocess.run([*command, f'--out={out}', *arguments], capture_output=True, text=True, cwd=ROOT)
+  assert found.returncode == 0, found.stderr
+
+
 @pytest.fixture(scope='module')
 def whole(checkpoint, data, tmp_path_factory):
   out = tmp_path_factory.mktemp('whole')
@@ -119,6 +126,33 @@ def test_generated_images_are_trees_that_the_official_scorers_take(whole):
   assert json.loads((out / 'geneval' / 'images' / '00001' / 'metadata.jsonl').read_text())['tag'] == 'counting'
   size = small_checkpoint.CONFIG.vq.image_size
   assert Image.open(out / 'dpg' / 'images' / 'a1.png').size == (2 * size, 2 * size)
+
+
+def test_what_a_judge_said_joins_the_table_with_prompt_and_sampling(whole, tmp_path):
+  out = tmp_path / 'results'
+  shutil.copytree(whole[0], out)
+  requests = (out / 'mmvet' / 'submission' / 'judge_requests.jsonl').read_text().splitlines()
+  replies = [{**json.loads(line), 'category': 'rec', 'judge_replies': ['0.5']} for line in requests]
+  (tmp_path / 'replies.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in replies))
+  detections = []
+  for path in sorted((out / 'geneval').rglob('*.png')):
+    metadata = json.loads((path.parents[1] / 'metadata.jsonl').read_text())
+    boxes = {'cat': [[0, 0, 5, 5, 0.95], [9, 9, 19, 19, 0.95]]}
+    detections.append({'filename': str(path), 'metadata': metadata, 'detections': boxes})
+  (out / 'geneval' / 'detections.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in detections))
+  score('mmvet', tmp_path / 'replies.jsonl', out / 'mmvet')
+  score('geneval', out / 'geneval' / 'detections.jsonl', out / 'geneval', f'--images={out}/geneval/images')
+  score('counting', out / 'geneval' / 'detections.jsonl', out / 'counting', f'--table={out}')
+  before, lines = ((root / 'scores.md').read_text().splitlines() for root in (whole[0], out))
+  assert [line for line in before[4:] if line.startswith('| mme (')] == [line for line in lines if '| mme (' in line]
+  (mmvet,) = (line for line in lines if line.startswith('| mmvet ('))
+  assert '| 50.0 | - | vlmevalkit-2026 | trained | greedy, float32 | 2 |' in mmvet
+  for name, figure in (('geneval', '1.00'), ('counting', '100.0')):
+    (line,) = (line for line in lines if line.startswith(f'| {name} ('))
+    assert f'| {figure} | - | ' in line
+    assert "| the benchmark's | guidance 5, temperature 1, seed 0, float32 | 4 |" in line
+  assert lines[0] == '# tiny'
+  assert 'counting: 4 of 4 images right' in (out / 'geneval' / 'sheets' / 'counting.html').read_text()
 
 
 def test_two_shards_and_a_cut_give_the_same_answers(checkpoint, data, whole, tmp_path):

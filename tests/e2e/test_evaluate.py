@@ -106,11 +106,16 @@ def test_what_the_command_writes(checkpoint, evaluated):
     assert sum(score['total'] for score in found[name]) == len(found[key])
     assert sum(score['right'] for score in found[name]) == sum(case['right'] for case in found[key])
   # Questions about one object: three about each of two images.
+  # Ten prompts are for objects that are alike; two of them name a shape alone and leave three attributes open.
+  assert (found['counting']['rows'], found['open_attributes']['rows']) == (10, 6)
   score = found['target_scores'][0]
   assert (score['total'], score['units']) == (6, 2)
   assert 0 <= score['interval'][0] <= score['percent'] <= score['interval'][1] <= 100
   text = (out / 'scores.txt').read_text()
-  assert all(words in text for words in ('target scores', '[0, ', "scored against another item's question or prompt"))
+  assert all(
+    words in text
+    for words in ('target scores', '[0, ', 'mean absolute error', "scored against another item's question or prompt")
+  )
 
 
 def test_images_belong_to_their_cases(evaluated):
@@ -186,6 +191,13 @@ def test_a_perfect_model_is_right_and_its_control_is_not(perfect):
     assert score.right == 6 - (key in missed) or key[0] == 'digit', key
     assert score.total == 6
   assert sum(score.control for score in generations.values()) < 0.2 * len(perfect.prompts)
+  counted = perfect.statistics['counting']['metrics']
+  assert {number: found['Accuracy'] for number, found in counted['By number'].items() if number != '1'} == {
+    '2': 100,
+    '3': 100,
+    '4': 100,
+  }
+  assert counted['By number']['1']['Bias'] == -1 / counted['By number']['1']['Images']  # The wrong image shows nothing.
   # Everything has one object here, whoever is asked: the control shows that the question is worth nothing.
   assert questions['one', 'count', 'new_scene'].control == 6
   assert questions['two', 'beside', 'new_scene'].control <= 2

@@ -6,9 +6,13 @@ import random
 import pytest
 
 from janus_jax.evaluation.benchmarks import BENCHMARKS
-from janus_jax.evaluation.headline import PATHS, headline, interval
+from janus_jax.evaluation.headline import OWN_FIGURES, PATHS, headline, headline_interval, metric_intervals
 from janus_jax.evaluation.reference import COLUMNS, TABLE_3, report_figures
 from janus_jax.evaluation.scoreboard import table_rows
+
+
+def interval(rule, rows):
+  return headline_interval('gqa', rule(rows)[1], metric_intervals('gqa', rule, rows))
 
 
 def answers(count, right, per_image=1, seed=0):
@@ -25,7 +29,7 @@ def answers(count, right, per_image=1, seed=0):
 def test_an_interval_is_as_wide_as_independent_images_make_it(per_image):
   rule, halves = BENCHMARKS['gqa'].rules['official'], []
   for seed in range(20):
-    low, high = interval('gqa', rule, answers(1600, 0.7, per_image, seed))
+    low, high = interval(rule, answers(1600, 0.7, per_image, seed))
     halves.append((high - low) / 2)
   expected = 100 * 2.093 * math.sqrt(0.7 * 0.3 / (1600 / per_image))  # Student's t of 19 degrees.
   assert sum(halves) / len(halves) == pytest.approx(expected, rel=0.15)
@@ -33,16 +37,16 @@ def test_an_interval_is_as_wide_as_independent_images_make_it(per_image):
 
 def test_an_interval_holds_the_true_figure():
   rule = BENCHMARKS['gqa'].rules['official']
-  found = [interval('gqa', rule, answers(400, 0.6, 2, seed)) for seed in range(60)]
+  found = [interval(rule, answers(400, 0.6, 2, seed)) for seed in range(60)]
   assert sum(low < 60 < high for low, high in found) >= 52
 
 
 def test_where_nothing_varies_there_is_no_interval():
-  assert interval('gqa', BENCHMARKS['gqa'].rules['official'], answers(50, 1.1)) is None
+  assert interval(BENCHMARKS['gqa'].rules['official'], answers(50, 1.1)) is None
 
 
 def test_every_rule_has_a_headline_or_is_named_as_without():
-  assert set(PATHS) == set(COLUMNS) == set(BENCHMARKS)
+  assert set(PATHS) == {*COLUMNS, *OWN_FIGURES} == set(BENCHMARKS)
   assert headline('mmbench', {'vanilla_0_dev': {'Overall': 0.792}, 'dev': {'Overall': 0.6}}) == pytest.approx(79.2)
   assert headline('pope', {'Overall': {'Overall': 85.5}, 'random': {'Overall': 87.1}}) == 87.1
   assert headline('pope', {'all': {'f1': None}}) is None
