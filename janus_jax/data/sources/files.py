@@ -153,18 +153,9 @@ def local_copy(path: str, directory: str) -> str:
   if '://' not in path:
     return path
   target = os.path.join(directory, hashlib.sha256(path.encode()).hexdigest()[:16], os.path.basename(path.rstrip('/')))
-  with errors_named(path, f'a file or folder to copy to {target}'):
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    with open(f'{target}.lock', 'w') as lock:  # Several processes of a host need it at once.
-      fcntl.flock(lock, fcntl.LOCK_EX)
-      return _copied(path, target)
-
-
-def _copied(path: str, target: str) -> str:
-  """`target`, which is made a copy of `path` where it is not one."""
-  noted, partial = f'{target}.state', f'{target}.partial'
+  noted, partial, expected = f'{target}.state', f'{target}.partial', f'a file or folder to copy to {target}'
   try:
-    with errors_named(path):
+    with errors_named(path, expected):
       system, inside = fsspec.url_to_fs(path)
       state = _state(system, inside)
   except InputError as error:
@@ -172,14 +163,24 @@ def _copied(path: str, target: str) -> str:
       raise
     logging.warning('%s: its copy is used', one_line(error))
     return target
-  if os.path.exists(target) and os.path.exists(noted) and read_text(noted) == state:
+
+  def is_there() -> bool:
+    return os.path.exists(target) and os.path.exists(noted) and read_text(noted) == state
+
+  if is_there():
     return target
-  logging.info('copying %s to %s', path, target)
-  shutil.rmtree(partial, ignore_errors=True)
-  system.get(inside, partial, recursive=system.isdir(inside))
-  shutil.rmtree(target, ignore_errors=True)
-  os.replace(partial, target)
-  write_text(noted, state)
+  with errors_named(path, expected):
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with open(f'{target}.lock', 'w') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      if is_there():  # Another process of this host has copied it meanwhile.
+        return target
+      logging.info('copying %s to %s', path, target)
+      shutil.rmtree(partial, ignore_errors=True)
+      system.get(inside, partial, recursive=system.isdir(inside))
+      shutil.rmtree(target, ignore_errors=True)
+      os.replace(partial, target)
+      write_text(noted, state)
   return target
 
 
