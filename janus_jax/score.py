@@ -6,6 +6,12 @@ A predictions file (.jsonl, .json, .tsv, .csv, .xlsx) has a column `prediction`,
 the dataset), where --data is the dataset's file, or the dataset's own columns. DIR gets rows.jsonl, what each rule read
 in each answer and whether it is right, and scores.json, the metrics as the original scorer names them, unrounded. With
 --rule=all the same answers are scored under every rule, and a table shows them side by side.
+
+    python -m janus_jax.score --benchmark=geneval --images=DIR --detector=DIR --clip=DIR --out=DIR
+    python -m janus_jax.score --benchmark=dpg --images=DIR --data=dpg_bench.csv --vqa=DIR --out=DIR
+
+judge images, as `evaluate` writes them, by networks of `transformers` from local directories, and score what these say:
+detections.jsonl or vqa_answers.jsonl in --out. A run that was stopped goes on where it was.
 """
 
 import json
@@ -14,12 +20,17 @@ import logging
 from absl import flags
 
 from janus_jax import cli
-from janus_jax.evaluation.benchmarks import BENCHMARKS
-from janus_jax.evaluation.rows import read_rows
+from janus_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
+from janus_jax.evaluation.judges import Images
+from janus_jax.evaluation.rows import Row, read_rows
 from janus_jax.evaluation.scores import PRINTED, score_rows, side_by_side, write_rule_scores
 
 _BENCHMARK = flags.DEFINE_enum('benchmark', None, list(BENCHMARKS), 'Benchmark.', required=True)
-_PREDICTIONS = cli.define_path('predictions', None, 'File of answers.', required=True)
+_PREDICTIONS = cli.define_path('predictions', None, 'File of answers, or of what judges said.')
+_IMAGES = cli.define_path('images', None, 'Directory of images of geneval or dpg, in place of --predictions.')
+_DETECTOR = cli.define_path('detector', None, "Directory of GenEval's detector: a Mask2Former for COCO's instances.")
+_CLIP = cli.define_path('clip', None, 'Directory of the CLIP that names colours for GenEval.')
+_VQA = cli.define_path('vqa', None, 'Directory of the network that answers questions for DPG-Bench.')
 _DATA = cli.define_path('data', None, "The dataset's file, where predictions have only a key.")
 _RULE = flags.DEFINE_string('rule', None, 'Rule, or all; default: vlmevalkit-2026, official for geneval and dpg.')
 _OUT = cli.define_path('out', None, 'Directory for rows.jsonl and scores.json.', required=True)
@@ -27,18 +38,39 @@ _ALLOW_PARTIAL = flags.DEFINE_bool('allow_partial', False, 'Score although some 
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per rule on stdout.')
 
 
+def _predictions(benchmark: Benchmark, data: list[Row] | None) -> list[Row]:
+  networks = cli.values(_DETECTOR, _CLIP, _VQA)
+  if (_PREDICTIONS.value is None) == (_IMAGES.value is None):
+    raise flags.Error('expected one of --predictions and --images')
+  if _PREDICTIONS.value:
+    if networks:
+      raise flags.Error(f'--{next(iter(networks))} judges --images; predictions say what a judge said')
+    return read_rows(_PREDICTIONS.value)
+  if benchmark.judge is None:
+    raise flags.Error(f'{_BENCHMARK.value} has questions, no images: expected --predictions')
+  if set(networks) != set(benchmark.networks):
+    expected = ' and '.join(f'--{name}' for name in benchmark.networks)
+    raise flags.Error(f'images of {_BENCHMARK.value} are judged by {expected}: expected a directory for each, no other')
+  return benchmark.judge(Images(_IMAGES.value, data, _ALLOW_PARTIAL.value), networks, _OUT.value)
+
+
 def main() -> None:
   benchmark = BENCHMARKS[_BENCHMARK.value]
   benchmark.find_rules(_RULE.value)  # Wrong names are said before files are read.
   data = read_rows(_DATA.value) if _DATA.value else None
-  rows, missing = benchmark.prepare(read_rows(_PREDICTIONS.value), data, _ALLOW_PARTIAL.value)
-  lines, scores = score_rows(_BENCHMARK.value, rows, _RULE.value, missing)
+  predictions = _predictions(benchmark, data)
+  rows, missing = benchmark.prepare(predictions, data, _ALLOW_PARTIAL.value)
+  judges = dict.fromkeys(str(row['judge']) for row in predictions if benchmark.networks and 'judge' in row)
+  about = {'judge': '; '.join(judges)} if judges else {}
+  lines, scores = score_rows(_BENCHMARK.value, rows, _RULE.value, missing, **about)
   write_rule_scores(_OUT.value, lines, scores)
   if _JSON.value:
     for score in scores:
       print(json.dumps({name: score[name] for name in PRINTED if name in score}))
   else:
     print(side_by_side(scores))
+    if judges:
+      print(f'judge: {about["judge"]}')
   partial = f' ({missing} without an answer)' if missing else ''
   logging.info('%s: %d rows%s scored under %s', _OUT.value, len(rows), partial, ', '.join(s['rule'] for s in scores))
 
