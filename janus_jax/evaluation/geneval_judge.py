@@ -29,7 +29,7 @@ _NAMES = (
   'toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush'
 )
 CLASSES = tuple(_NAMES.split(','))  # COCO's objects in its order, three under names of their own (`object_names.txt`).
-INPUT_SIZE = {'shortest_edge': 800, 'longest_edge': 1333}  # Of mmdet's config; the hub's processor makes 384 x 384.
+INPUT_SIZE = {'shortest_edge': 800, 'longest_edge': 1333}  # Of mmdet's config, whatever the processor's own is.
 MOST_INSTANCES = 100  # Of all classes.
 BACKGROUND = 0x99  # Of each channel, where an object's mask is not.
 COLOUR_PROMPTS = (
@@ -75,9 +75,7 @@ def list_geneval(images: judges.Images) -> list[dict[str, Any]]:
       crc32 = judges.checksum(os.path.join(images.directory, filename))
       rows.append({'filename': filename, 'crc32': crc32, 'metadata': metadata[0]})
   if not rows:
-    raise InputError(
-      f'{images.directory}: no 00000/samples/00000.png or the like: expected images as evaluate writes them'
-    )
+    raise InputError(f'{images.directory}: no 00000/samples/00000.png ...: expected images as evaluate writes them')
   prepare_geneval(rows, images.data, images.allow_partial)
   return rows
 
@@ -104,16 +102,11 @@ def load_geneval_judge(detector: str, clip: str) -> judges.Judge:
       raise InputError(f'{directory} is a {config.model_type}: expected a {kind}')
   detect, detector_name = load_detector(detector)
   name_colours, clip_name = load_colour_classifier(clip)
-  see = functools.partial(judge_image, detect=detect, name_colours=name_colours)
-  return judges.Judge(
-    f'{detector_name}, {clip_name}', lambda directory, row: see(_open(directory, row), row['metadata'])
-  )
 
+  def judge(root: str, row: Row) -> Row:
+    return judge_image(judges.open_image(os.path.join(root, row['filename'])), row['metadata'], detect, name_colours)
 
-def _open(directory: str, row: Row) -> Image.Image:
-  path = os.path.join(directory, row['filename'])
-  with open(path, 'rb') as file:
-    return decode_image(file, path)
+  return judges.Judge(f'{detector_name}, {clip_name}', judge)
 
 
 def judge_image(
