@@ -1,0 +1,425 @@
+"""Judges from local weights: logic with scripted networks, and networks of random weights end to end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from janus_jax.errors import InputError
+from janus_jax.evaluation import dpg_judge, geneval_judge, judges
+from janus_jax.evaluation.benchmarks import BENCHMARKS
+from janus_jax.evaluation.geneval import COLOURS, geneval_official, kept_boxes
+from janus_jax.evaluation.geneval_judge import CLASSES, Instance
+from janus_jax.evaluation.rows import read_rows
+from janus_jax.evaluation.scores import score_rows
+
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+import judge_networks  # noqa: E402  (it needs both)
+
+CAT, DOG = CLASSES.index('cat'), CLASSES.index('dog')
+
+
+@pytest.fixture(scope='module')
+def networks(tmp_path_factory):
+  root = tmp_path_factory.mktemp('networks')
+  kinds = ('detector', 'clip', 'vilt', 'blip', 'llava')
+  return {kind: str(getattr(judge_networks, f'write_{kind}')(root / kind)) for kind in kinds}
+
+
+def noise(seed, side=64, blocks=4):
+  """An image of colourful blobs."""
+  pixels = np.random.default_rng(seed).integers(0, 256, (blocks, blocks, 3), np.uint8)
+  return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+
+
+# --- detector
+
+
+def rectangle(x0, y0, x1, y1, size=16, inside=8.0):
+  mask = torch.full((size, size), -8.0)
+  mask[y0:y1, x0:x1] = inside
+  return mask
+
+
+def query(masks, **probabilities):
+  """Logits of a query whose classes have given probabilities; the rest is no object."""
+  found = torch.full((81,), 1e-9)
+  for name, probability in probabilities.items():
+    found[CLASSES.index(name)] = probability
+  found[80] = 1 - sum(probabilities.values())
+  return found.log(), masks
+
+
+def instances(*queries, size=(16, 16), input_size=(16, 16)):
+  logits, masks = zip(*queries)
+  return geneval_judge.find_instances(torch.stack(logits), torch.stack(masks), input_size, size)
+
+
+def test_instances_overlap_and_score_class_times_mask():
+  corner = torch.maximum(rectangle(2, 3, 9, 5), rectangle(2, 3, 4, 12, inside=2.0))  # Smaller than its box.
+  found = instances(query(corner, cat=0.9), query(rectangle(4, 4, 16, 16), cat=0.8))
+  assert [instance.box for instance in found] == [(2, 3, 9, 12), (4, 4, 16, 16)]
+  assert [instance.label for instance in found] == [CAT, CAT]
+  assert [int(instance.mask.sum()) for instance in found] == [28, 144]  # A pixel may belong to both.
+  certainty = (14 / (1 + np.exp(-8)) + 14 / (1 + np.exp(-2))) / 28
+  np.testing.assert_allclose([i.score for i in found], [0.9 * certainty, 0.8 / (1 + np.exp(-8))], rtol=1e-5)
+
+
+def test_empty_masks_and_low_scores_are_no_instances():
+  faint = rectangle(0, 0, 4, 4, inside=0.01)  # Its mean probability is a half.
+  empty = torch.full((16, 16), -1.0)
+  found = instances(query(empty, cat=0.99), query(faint, cat=0.59), query(faint, dog=0.61))
+  assert [(i.label, round(i.score, 2)) for i in found] == [(DOG, 0.31)]
+
+
+def test_a_query_may_name_two_classes_and_a_hundred_instances_are_most():
+  found = instances(query(rectangle(0, 0, 4, 4), cat=0.5, dog=0.4))
+  assert {i.label: i.box for i in found} == {CAT: (0, 0, 4, 4), DOG: (0, 0, 4, 4)}
+  many = [query(rectangle(0, 0, 1 + i // 16, 1 + i % 16), cat=0.99 - i / 1000) for i in range(110)]
+  found = instances(*many)
+  assert len(found) == 100
+  assert {i.box for i in found} == {(0, 0, 1 + i // 16, 1 + i % 16) for i in range(100)}
+
+
+def test_masks_are_scaled_to_the_image_by_way_of_the_input():
+  mask = torch.full((4, 4), -3.0)
+  mask[1:3, 2:] = 1.0
+  (found,) = instances(query(mask, cat=0.9), size=(6, 12), input_size=(16, 16))
+  # Halfway between pixels 1 and 2 the logit is -1; it is 0 three quarters of the way, at x = 2.25 of 4.
+  by_way = np.interp((np.arange(16) + 0.5) / 4 - 0.5, range(4), [-3, -3, 1, 1])
+  columns = np.interp((np.arange(12) + 0.5) * 16 / 12 - 0.5, range(16), by_way)
+  assert found.box[::2] == (int((columns > 0).argmax()), 12)
+  assert found.mask.shape == (6, 12)
+
+
+def test_the_detector_sees_800_pixels_and_refuses_other_classes(networks, tmp_path, monkeypatch):
+  seen = {}
+
+  def forward(self, pixel_values):
+    seen['shape'] = tuple(pixel_values.shape)
+    logits, masks = query(rectangle(4, 4, 8, 12), cat=0.9)
+    output = {'class_queries_logits': logits[None, None], 'masks_queries_logits': masks[None, None]}
+    return transformers.models.mask2former.modeling_mask2former.Mask2FormerForUniversalSegmentationOutput(**output)
+
+  monkeypatch.setattr(transformers.Mask2FormerForUniversalSegmentation, 'forward', forward)
+  detect, name = geneval_judge.load_detector(networks['detector'])
+  (found,) = detect(noise(0, side=32))
+  assert seen['shape'] == (1, 3, 800, 800)  # Its processor says 64.
+  assert found.box == (8, 8, 16, 24)
+  assert name == 'Mask2FormerForUniversalSegmentation detector (float32, cpu)'
+  panoptic = judge_networks.write_detector(tmp_path / 'panoptic', num_labels=133)
+  with pytest.raises(InputError, match=r"panoptic: 133 classes: expected COCO's 80 in their order"):
+    geneval_judge.load_detector(str(panoptic))
+  labels = dict(enumerate(('motorbike', *CLASSES[:79])))
+  with pytest.raises(InputError, match='person is class 1: expected'):
+    geneval_judge.load_detector(str(judge_networks.write_detector(tmp_path / 'moved', labels=labels)))
+
+
+# --- colours
+
+
+def test_colours_are_asked_of_the_surest_boxes_that_a_prompt_is_about():
+  image = Image.new('RGB', (16, 16), 'red')
+  left, right = rectangle(0, 0, 4, 4) > 0, rectangle(8, 8, 16, 16) > 0
+  right[8:, 12:] = False  # Smaller than its box.
+  found = [
+    Instance(CAT, (0, 0, 4, 4), 0.4, left.numpy()),
+    Instance(DOG, (0, 0, 4, 4), 0.9, left.numpy()),
+    Instance(CAT, (8, 8, 16, 16), 0.8, right.numpy()),
+  ]
+  crops = []
+
+  def name_colours(some, name):
+    crops.extend(some)
+    return ['red' if name == 'cat' else 'blue'] * len(some)
+
+  metadata = {'tag': 'colors', 'prompt': 'x', 'include': [{'class': 'cat', 'count': 1, 'color': 'red'}]}
+  said = geneval_judge.judge_image(image, metadata, lambda image: found, name_colours)
+  assert said['detections'] == {'cat': [[0, 0, 4, 4, 0.4], [8, 8, 16, 16, 0.8]], 'dog': [[0, 0, 4, 4, 0.9]]}
+  assert said['colors_of_detections'] == {'cat': [None, 'red']}
+  (pixels,) = map(np.asarray, crops)
+  assert pixels.shape == (8, 8, 3)
+  assert (pixels[:, :4] == (255, 0, 0)).all()
+  assert (pixels[:, 4:] == 0x99).all()
+  assert geneval_official([{'metadata': metadata, **said}])[0][0].score == 1
+  both = {**metadata, 'include': [{'class': name, 'count': 1, 'color': 'red'} for name in ('cat', 'dog')]}
+  said = geneval_judge.judge_image(image, both, lambda image: found, name_colours)
+  assert said['colors_of_detections'] == {'cat': [None, 'red'], 'dog': ['blue']}
+  assert geneval_official([{'metadata': both, **said}])[0][0].read == 'expected red dog>=1, found 0 red; and 1 blue'
+
+
+def test_of_twenty_boxes_the_rule_keeps_sixteen_with_the_colours_of_their_own():
+  found = [Instance(CAT, (i, 0, i + 1, 1), 0.31 + i / 100, np.ones((1, 20), bool)) for i in range(20)]
+  metadata = {'tag': 'colors', 'prompt': 'x', 'include': [{'class': 'cat', 'count': 18, 'color': 'red'}]}
+
+  def name_colours(crops, name):
+    return [COLOURS[np.asarray(crop)[0, 0, 0]] for crop in crops]
+
+  image = Image.fromarray(np.repeat(np.arange(20, dtype=np.uint8)[None, :, None] % 10, 3, axis=2))
+  said = geneval_judge.judge_image(image, metadata, lambda image: found, name_colours)
+  kept = kept_boxes(said, 0.3)['cat']
+  assert [int(box[0]) for box, _ in kept] == list(range(19, 3, -1))
+  assert [colour for _, colour in kept] == [COLOURS[i % 10] for i in range(19, 3, -1)]
+
+
+def test_colours_are_those_of_the_whole_clip(networks):
+  name_colours, _ = geneval_judge.load_colour_classifier(networks['clip'])
+  network = transformers.CLIPModel.from_pretrained(networks['clip'])
+  processor = transformers.CLIPProcessor.from_pretrained(networks['clip'])
+  crops = [noise(seed, side=32, blocks=2) for seed in range(24)]
+  vectors = []
+  for colour in COLOURS:
+    kinds = (f'{colour} tv remote', f'{colour}-colored tv remote', f'{colour} object')
+    prompts = [f'a photo of a {kind}' for kind in kinds]
+    inputs = processor(text=prompts, images=crops, padding='max_length', max_length=77, return_tensors='pt')
+    with torch.no_grad():
+      output = network(**inputs)
+    mean = output.text_embeds.mean(0)
+    vectors.append(mean / mean.norm())
+  expected = [COLOURS[index] for index in (output.image_embeds @ torch.stack(vectors).T).argmax(1)]
+  assert name_colours(crops, 'tv remote') == expected
+  assert len(set(expected)) > 2
+
+
+@pytest.mark.parametrize(('width', 'left'), [(32, 0), (35, 2), (37, 2), (39, 4)])  # Halves go to the even neighbour.
+def test_the_middle_is_where_torchvision_has_it(width, left):
+  columns = np.repeat(np.arange(width, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(32, axis=0)
+  found = np.asarray(geneval_judge.centre_square(Image.fromarray(columns), 32))
+  assert found[0, :, 0].tolist() == list(range(left, left + 32))
+  tall = geneval_judge.centre_square(Image.fromarray(columns).transpose(Image.Transpose.TRANSPOSE), 32)
+  assert np.asarray(tall)[:, 0, 0].tolist() == list(range(left, left + 32))
+
+
+# --- images and rows
+
+
+PROMPTS = [
+  {'tag': 'colors', 'include': [{'class': 'cat', 'count': 1, 'color': 'red'}], 'prompt': 'a red cat'},
+  {'tag': 'counting', 'include': [{'class': 'dog', 'count': 2}], 'prompt': 'two dogs'},
+]
+
+
+def write_tree(root, prompts, images=1):
+  for number, prompt in enumerate(prompts):
+    (root / f'{number:05}' / 'samples').mkdir(parents=True)
+    (root / f'{number:05}' / 'metadata.jsonl').write_text(json.dumps(prompt))
+    for image in range(images):
+      noise(10 * number + image).save(root / f'{number:05}' / 'samples' / f'{image:05}.png')
+  return root
+
+
+QUESTIONS = [
+  {'item_id': item, 'proposition_id': str(number), 'dependency': '0', 'tuple': 'entity - whole (cat)'}
+  | {'question_natural_language': text}
+  for item in ('a1', 'b2')
+  for number, text in enumerate(('Is there a cat?', 'Is a cat red?', 'Is there a cat?'), 1)
+]
+
+
+def images_of(root, data=None):
+  return judges.Images(str(root), data, allow_partial=False)
+
+
+def test_the_tree_of_evaluate_is_read(tmp_path):
+  root = write_tree(tmp_path / 'images', PROMPTS, images=2)
+  for name in ('00000.png.partial', 'grid.png'):
+    (root / '00000' / 'samples' / name).write_bytes(b'')
+  (root / 'notes').mkdir()
+  rows = geneval_judge.list_geneval(images_of(root))
+  assert [row['filename'] for row in rows] == [f'{p:05}/samples/{i:05}.png' for p in range(2) for i in range(2)]
+  assert [row['metadata'] for row in rows] == [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]
+  (root / '00001' / 'samples' / '00001.png').unlink()
+  with pytest.raises(InputError, match=r"prompt 'two dogs' \(1 in all\) has fewer than 2 images"):
+    geneval_judge.list_geneval(images_of(root, PROMPTS))
+  (root / '00001' / 'metadata.jsonl').write_text('{}')
+  with pytest.raises(InputError, match=r'00001/metadata\.jsonl: expected one line'):
+    geneval_judge.list_geneval(images_of(root))
+  with pytest.raises(InputError, match=r'no 00000/samples/00000\.png'):
+    geneval_judge.list_geneval(images_of(root / 'notes'))
+
+
+def test_each_question_is_asked_once_about_each_quarter(tmp_path):
+  for item in ('a1', 'b2'):
+    noise(0).save(tmp_path / f'{item}.png')
+  rows = dpg_judge.list_dpg(images_of(tmp_path, QUESTIONS))
+  assert len(rows) == 2 * 4 * 2
+  assert [row['crop'] for row in rows[:8:2]] == [[0, 0, 32, 32], [32, 0, 64, 32], [0, 32, 32, 64], [32, 32, 64, 64]]
+  with pytest.raises(InputError, match=r'expected --data=dpg_bench\.csv'):
+    dpg_judge.list_dpg(images_of(tmp_path))
+  (tmp_path / 'b2.png').unlink()
+  with pytest.raises(InputError, match=r'prompt b2 \(1 of 2\) has no image'):
+    dpg_judge.list_dpg(images_of(tmp_path, QUESTIONS))
+  noise(0).resize((64, 32)).save(tmp_path / 'b2.png')
+  with pytest.raises(InputError, match=r'b2\.png has 64 x 32 pixels: expected a square of four images'):
+    dpg_judge.list_dpg(images_of(tmp_path, QUESTIONS))
+  with pytest.raises(InputError, match="no question of the data is about 'b2'"):
+    dpg_judge.list_dpg(images_of(tmp_path, QUESTIONS[:3]))
+
+
+def test_a_judge_that_was_stopped_goes_on(tmp_path):
+  path, images = str(tmp_path / 'out' / 'said.jsonl'), images_of(tmp_path)
+  wanted = [{'file': f'{i}.png', 'crc32': i} for i in range(4)]
+  asked = []
+
+  def judge(root, row):
+    asked.append(row['file'])
+    if asked == ['0.png', '1.png', '2.png']:
+      raise KeyboardInterrupt
+    return {'answer': row['crc32'] % 2}
+
+  def say(rows=wanted, names='a judge'):
+    return judges.judge_missing(path, rows, ('file',), images, judges.Judge(names, judge))
+
+  with pytest.raises(KeyboardInterrupt):
+    say()
+  with open(path, 'a') as file:
+    file.write('{"file": "2.png", "ans')  # As if it had been killed while it wrote.
+  rows = say()
+  assert asked == ['0.png', '1.png', '2.png', '2.png', '3.png']
+  assert rows == [{**row, 'judge': 'a judge', 'answer': i % 2} for i, row in enumerate(wanted)]
+  assert read_rows(path) == rows
+  assert say() == rows
+  assert len(asked) == 5
+  for other, message in (
+    ({'names': 'another'}, "0.png has judge 'a judge'"),
+    ({'rows': [*wanted[:3], {'file': '3.png', 'crc32': 9}]}, '3.png has crc32 3'),
+    ({'rows': wanted[:3]}, '3.png has an image that is not here'),
+  ):
+    with pytest.raises(InputError, match=f'is of other images or of another judge: {message}: expected another --out'):
+      say(**other)
+
+
+# --- networks
+
+
+def test_other_networks_are_refused(networks, tmp_path):
+  for pair, message in (
+    ((networks['clip'], networks['clip']), 'clip is a clip: expected a mask2former'),
+    ((networks['detector'], networks['vilt']), 'vilt is a vilt: expected a clip'),
+    ((str(tmp_path / 'none'), networks['clip']), 'none: no such directory'),
+    ((str(tmp_path), networks['clip']), 'config.json'),
+  ):
+    with pytest.raises(InputError, match=message) as error:
+      geneval_judge.load_geneval_judge(*pair)
+    assert '\n' not in str(error.value)
+  with pytest.raises(InputError, match='clip is a clip: expected a model for visual question answering'):
+    dpg_judge.load_dpg_judge(networks['clip'])
+  caption = judge_networks.write_blip(tmp_path / 'caption', transformers.BlipForConditionalGeneration)
+  with pytest.raises(InputError, match=r'BlipForQuestionAnswering lacks \d+ parameters, such as text_encoder'):
+    dpg_judge.load_dpg_judge(str(caption))
+
+
+@pytest.mark.parametrize('text', ['yes', 'Yes.', ' YES\n', '"Yes"', '**yes**'])
+def test_yes_is_yes(text):
+  assert dpg_judge.normalized(text) == 'yes'
+
+
+def test_a_chat_model_is_asked_by_its_template(networks, monkeypatch):
+  asked = {}
+
+  def generate(self, input_ids, **arguments):
+    asked.update(arguments, ids=input_ids)
+    return torch.cat([input_ids, torch.tensor([[8, 18, 3]])], dim=1)  # 'yes', a full stop, the end.
+
+  monkeypatch.setattr(transformers.LlavaForConditionalGeneration, 'generate', generate)
+  judge = dpg_judge.load_dpg_judge(networks['llava'])
+  assert judge.names == 'LlavaForConditionalGeneration llava (bfloat16, cpu)'  # As the checkpoint is stored.
+  noise(0).save(os.path.join(networks['llava'], 'x.png'))
+  row = {'file': 'x.png', 'crop': [0, 0, 32, 32], 'question': 'is there a cat?'}
+  assert judge.judge(networks['llava'], row) == {'answer': 'yes'}
+  words = transformers.AutoTokenizer.from_pretrained(networks['llava']).decode(asked['ids'][0])
+  assert words == 'USER : <image> <image> <image> <image> is there a cat ? <unk> yes or no . ASSISTANT :'
+  assert (asked['do_sample'], asked['pixel_values'].dtype) == (False, torch.bfloat16)
+
+
+@pytest.mark.parametrize('kind', ['vilt', 'blip', 'llava'])
+def test_any_network_that_answers_questions_judges(kind, networks, tmp_path):
+  for item in ('a1', 'b2'):
+    noise(ord(item[0])).save(tmp_path / f'{item}.png')
+  rows = BENCHMARKS['dpg'].judge(images_of(tmp_path, QUESTIONS), {'vqa': networks[kind]}, str(tmp_path / 'out'))
+  assert rows == read_rows(str(tmp_path / 'out' / 'vqa_answers.jsonl'))
+  words = {*judge_networks.WORDS, 'two', 'user', 'assistant', ':', '<unk>'}
+  assert {word for row in rows for word in row['answer'].split()} <= words
+  _, scores = score_rows('dpg', BENCHMARKS['dpg'].prepare(rows, QUESTIONS, False)[0], 'clean')
+  yes = np.mean([row['answer'] == 'yes' for row in rows for _ in range(1 + (row['question'] == 'Is there a cat?'))])
+  assert scores[0]['metrics']['DPG-Bench score'] == pytest.approx(100 * yes)
+
+
+def test_the_likeliest_answer_is_said(networks):
+  judge = dpg_judge.load_dpg_judge(networks['vilt'])
+  network = transformers.ViltForQuestionAnswering.from_pretrained(networks['vilt'])
+  processor = transformers.ViltProcessor.from_pretrained(networks['vilt'])
+  noise(1).save(os.path.join(networks['vilt'], 'x.png'))
+  row = {'file': 'x.png', 'crop': [32, 0, 64, 32], 'question': 'is a cat red?'}
+  inputs = processor(images=noise(1).crop((32, 0, 64, 32)), text=row['question'], return_tensors='pt')
+  expected = ('no', 'yes', 'two')[int(network(**inputs).logits[0].argmax())]
+  assert judge.judge(networks['vilt'], row) == {'answer': expected}
+
+
+# --- the command
+
+
+def score(*arguments):
+  command = [sys.executable, '-m', 'janus_jax.score', *map(str, arguments)]
+  return subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+
+def test_images_end_in_scores_though_the_judge_was_killed(networks, tmp_path):
+  given = {name: networks[name] for name in ('detector', 'clip')}
+  root = write_tree(tmp_path / 'images', PROMPTS)
+  detect, detector = geneval_judge.load_detector(given['detector'])
+  name_colours, clip = geneval_judge.load_colour_classifier(given['clip'])
+  names, lines = f'{detector}, {clip}', []
+  for number, row in enumerate(geneval_judge.list_geneval(images_of(root))):
+    # The prompt is made up after what the networks see: the first image shows it, the second in another colour.
+    image = judges.open_image(str(root / row['filename']))
+    found = detect(image)
+    surest = max(found, key=lambda instance: instance.score)
+    (colour,) = name_colours([geneval_judge.crop_object(image, surest)], CLASSES[surest.label])
+    wanted = COLOURS[(COLOURS.index(colour) + number) % 10]
+    clause = {'class': CLASSES[surest.label], 'count': 1, 'color': wanted}
+    prompt = {'tag': 'colors', 'include': [clause], 'prompt': f'prompt {number}'}
+    (root / f'{number:05}' / 'metadata.jsonl').write_text(json.dumps(prompt))
+    said = geneval_judge.judge_image(image, prompt, lambda _, found=found: found, name_colours)
+    lines.append(json.dumps({**row, 'metadata': prompt, 'judge': names, **said}))
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / 'detections.jsonl').write_text(f'{lines[0]}\n{lines[1][:50]}')
+  flags = [f'--{name}={directory}' for name, directory in given.items()]
+  found = score('--benchmark=geneval', f'--images={root}', *flags, f'--out={out}')
+  assert found.returncode == 0, found.stderr
+  assert '2/2' in found.stderr
+  assert (out / 'detections.jsonl').read_text() == f'{lines[0]}\n{lines[1]}\n'
+  scores = json.loads((out / 'scores.json').read_text())
+  assert scores['metrics']['% correct images'] == 50
+  assert names == 'Mask2FormerForUniversalSegmentation detector (float32, cpu), CLIPModel clip (float32, cpu)'
+  assert scores['judge'] == names
+  assert found.stdout.splitlines()[-1] == f'judge: {names}'
+  again = score(
+    '--benchmark=geneval', f'--predictions={out / "detections.jsonl"}', f'--out={tmp_path / "again"}', '--json'
+  )
+  assert json.loads(again.stdout)['judge'] == names
+  assert (tmp_path / 'again' / 'scores.json').read_text() == (out / 'scores.json').read_text()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message', 'code'),
+  [
+    (['--benchmark=geneval', '--images=x', '--predictions=y'], 'expected one of --predictions and --images', 2),
+    (['--benchmark=geneval', '--predictions=y', '--clip=z'], '--clip judges --images', 2),
+    (['--benchmark=geneval', '--images=x', '--clip=z'], 'images of geneval are judged by --detector and --clip', 2),
+    (['--benchmark=pope', '--images=x'], 'pope has questions, no images: expected --predictions', 2),
+    (['--benchmark=dpg', '--images=x', '--vqa=z'], 'expected --data=dpg_bench.csv', 1),
+  ],
+)
+def test_wrong_arguments_are_one_line(arguments, message, code, tmp_path):
+  found = score(*arguments, f'--out={tmp_path / "out"}')
+  assert (found.returncode, found.stdout) == (code, ''), found.stderr
+  assert message in found.stderr
+  assert len(found.stderr.strip().splitlines()) == 1
+  assert not (tmp_path / 'out').exists()
