@@ -414,7 +414,6 @@ def test_images_end_in_scores_though_the_judge_was_killed(networks, tmp_path):
     (['--benchmark=geneval', '--predictions=y', '--clip=z'], '--clip judges --images', 2),
     (['--benchmark=geneval', '--images=x', '--clip=z'], 'images of geneval are judged by --detector and --clip', 2),
     (['--benchmark=pope', '--images=x'], 'pope has questions, no images: expected --predictions', 2),
-    (['--benchmark=dpg', '--images=x', '--vqa=z'], 'expected --data=dpg_bench.csv', 1),
   ],
 )
 def test_wrong_arguments_are_one_line(arguments, message, code, tmp_path):
