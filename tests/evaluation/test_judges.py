@@ -87,14 +87,18 @@ def test_a_query_may_name_two_classes_and_a_hundred_instances_are_most():
 
 
 def test_masks_are_scaled_to_the_image_by_way_of_the_input():
-  mask = torch.full((4, 4), -3.0)
-  mask[1:3, 2:] = 1.0
+  rows, columns = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])
+  mask = torch.tensor(4.0 * np.outer(rows, columns) - 3, dtype=torch.float32)
   (found,) = instances(query(mask, cat=0.9), size=(6, 12), input_size=(16, 16))
-  # Halfway between pixels 1 and 2 the logit is -1; it is 0 three quarters of the way, at x = 2.25 of 4.
-  by_way = np.interp((np.arange(16) + 0.5) / 4 - 0.5, range(4), [-3, -3, 1, 1])
-  columns = np.interp((np.arange(12) + 0.5) * 16 / 12 - 0.5, range(16), by_way)
-  assert found.box[::2] == (int((columns > 0).argmax()), 12)
-  assert found.mask.shape == (6, 12)
+
+  def scaled(profile, size):
+    for length in (16, size):
+      profile = np.interp((np.arange(length) + 0.5) * len(profile) / length - 0.5, range(len(profile)), profile)
+    return profile
+
+  logits = 4 * np.outer(scaled(rows, 6), scaled(columns, 12)) - 3  # Bilinear scaling is one of rows, then of columns.
+  np.testing.assert_array_equal(found.mask, logits > 0)
+  assert found.score == pytest.approx(0.9 * (1 / (1 + np.exp(-logits[logits > 0]))).mean(), rel=1e-5)
 
 
 def test_the_detector_sees_800_pixels_and_refuses_other_classes(networks, tmp_path, monkeypatch):
