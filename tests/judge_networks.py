@@ -4,11 +4,19 @@ that answer questions about images (a classifier, an encoder-decoder, a chat mod
 
 import string
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 
 torch.set_num_threads(1)  # Threads of networks as small as these wait for one another, above all on a busy machine.
 WORDS = ['yes', 'no', 'is', 'there', 'a', 'cat', 'red', 'answer', 'or', '?', '.']
+
+
+def noise(seed, side=64, blocks=4):
+  """An image of colourful blobs."""
+  pixels = np.random.default_rng(seed).integers(0, 256, (blocks, blocks, 3), np.uint8)
+  return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def write_detector(directory, queries=4, num_labels=80, labels=None):

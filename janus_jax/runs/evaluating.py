@@ -150,4 +150,4 @@ def _generate(benchmark: str, prompts: Any, model: Model, directory: str, settin
   generate(prompts, model.janus, model.decoder, settings.images, images, settings.shard)
   guidance = f'guidance {settings.images.cfg_weight}, temperature {settings.images.temperature}'
   write_text(os.path.join(directory, 'settings.txt'), f'{guidance}, seed {settings.images.seed}, {settings.dtype}\n')
-  logging.info("%s: the images, for the official scorer, or for janus_jax.score --images", images)
+  logging.info('%s: the images, for the official scorer, or for janus_jax.score --images', images)
