@@ -46,6 +46,9 @@ QUICKSTART = ['scikit-learn', *REPORT]
 # Scoring answers to benchmarks: VLMEvalKit keeps them in files that pandas writes and reads.
 EVALUATION = ['openpyxl', 'pandas']
 
+# Judges of generated images from local weights.
+JUDGE = [*TORCH, 'transformers>=5.0']
+
 # Buckets of Google: data, checkpoints and workdirs.
 GCS = ['gcsfs']
 
@@ -85,6 +88,7 @@ setup(
     'quickstart': QUICKSTART,
     'report': REPORT,
     'evaluation': EVALUATION,
+    'judge': JUDGE,
     'torch': TORCH,
     'gcs': GCS,
     # Buckets of Amazon: data, and checkpoints in PyTorch's layouts.

@@ -24,6 +24,17 @@ Box = tuple[
 ]  # [x0, y0, x1, y1, score] in pixels, y downwards; its colour, where one was asked for.
 
 
+def kept_indices(scores: np.ndarray, threshold: float) -> list[int]:
+  """Of a class's boxes those above a threshold, the surest first; of equal ones the later. MOST_BOXES at most."""
+  order = np.argsort(scores, kind='stable')[::-1]
+  return [int(index) for index in order if scores[index] > threshold][:MOST_BOXES]
+
+
+def threshold_for(metadata: Mapping[str, Any]) -> float:
+  """What a box's score must be above, by a prompt's task."""
+  return COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD
+
+
 def kept_boxes(row: Row, threshold: float) -> dict[str, list[Box]]:
   """Class -> boxes above a threshold, the surest first; of equal ones the later."""
   found = {}
@@ -34,16 +45,15 @@ def kept_boxes(row: Row, threshold: float) -> dict[str, list[Box]]:
         f'{row.get("filename")}: {len(colours)} colours for {len(boxes)} boxes of {name}: expected one each'
       )
     array = np.asarray(boxes, np.float64).reshape(-1, 5)
-    order = [index for index in np.argsort(array[:, 4], kind='stable')[::-1] if array[index, 4] > threshold]
-    if order:
-      found[name] = [(array[index], colours[index]) for index in order[:MOST_BOXES]]
+    if kept := kept_indices(array[:, 4], threshold):
+      found[name] = [(array[index], colours[index]) for index in kept]
   return found
 
 
 def seen_boxes(row: Row, metadata: Mapping[str, Any]) -> dict[str, list[Box]]:
   """Boxes that count for a prompt: of a row of detections, or of the official results, without their colours."""
   if 'detections' in row:
-    return kept_boxes(row, COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD)
+    return kept_boxes(row, threshold_for(metadata))
   found = row.get('details')
   if found is None:
     raise InputError(f'{row.get("filename")}: neither detections nor details: expected one of them')

@@ -88,6 +88,15 @@ def _read_json_lines(path: str) -> list[dict[str, Any]]:
   return rows
 
 
+def read_appended(path: str) -> list[dict[str, Any]]:
+  """Rows of a JSON-lines file that is appended to; cuts off what a killed run left of a line. No file: none."""
+  if not os.path.exists(path):
+    return []
+  with open(path, 'rb+') as file:
+    file.truncate(file.read().rfind(b'\n') + 1)
+  return _read_json_lines(path)
+
+
 def join(
   predictions: Sequence[Row], data: Sequence[Row] | None, allow_partial: bool = False
 ) -> tuple[list[dict[str, Any]], int]:

@@ -23,7 +23,7 @@ from janus_jax.errors import InputError
 from janus_jax.evaluation.headline import independent_unit
 from janus_jax.evaluation.prompt_styles import PROMPTS, Prompt
 from janus_jax.evaluation.questions import BenchmarkQuestion
-from janus_jax.evaluation.rows import as_vlmevalkit_reads, read_rows
+from janus_jax.evaluation.rows import as_vlmevalkit_reads, read_appended, read_rows
 from janus_jax.inference.answering import answer_questions, prepare_question
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.generation import prompt_rows, stream_images
@@ -93,13 +93,7 @@ def spread(benchmark: str, questions: Sequence[BenchmarkQuestion], count: int) -
 
 def read_answers(path: str) -> dict[str, dict[str, Any]]:
   """Answers by index; cuts off what a killed run left of a line."""
-  if not os.path.exists(path):
-    return {}
-  with open(path, 'rb+') as file:
-    content = file.read()
-    whole = content.rfind(b'\n') + 1
-    file.truncate(whole)
-  return {str(row['index']): row for row in map(json.loads, content[:whole].decode().splitlines())}
+  return {str(row['index']): row for row in read_appended(path)}
 
 
 def shard_of(asked: Sequence[Asked], shard: Shard) -> list[Asked]:

@@ -14,7 +14,7 @@ from janus_jax.evaluation.headline import headline, headline_interval, metric_in
 from janus_jax.evaluation.rows import Row
 
 # What a line of --json holds, in this order; scores.json also has the headline and its interval.
-PRINTED = ('benchmark', 'rule', 'metrics', 'rows', 'random_fallbacks', 'missing_rows')
+PRINTED = ('benchmark', 'rule', 'metrics', 'rows', 'random_fallbacks', 'missing_rows', 'judge')
 
 
 def score_rows(

@@ -18,7 +18,6 @@ from janus_jax.reporting.page import Html, element, note, page, photo_tag
 SIDE = 256  # Pixels of an image's width on a page.
 FONT = 13
 FOLDER = 'sheets'
-WITH_IMAGES = ('geneval', 'dpg')
 
 
 def write_sheets(
@@ -27,7 +26,7 @@ def write_sheets(
   """Writes <directory>/sheets/<skill>.html of GenEval, or sheets/dpg.html.
 
   Args:
-    benchmark: one of WITH_IMAGES.
+    benchmark: 'geneval' or 'dpg'.
     images: directory of images, as `evaluate` writes it; a row's file is looked for below it by the end of its path.
     rows: as the benchmark prepares them.
     readings: {'read', 'score'} of each row under one rule.

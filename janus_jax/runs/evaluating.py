@@ -151,4 +151,4 @@ def _generate(benchmark: str, prompts: Any, model: Model, directory: str, settin
   guidance = f'guidance {settings.images.cfg_weight:g}, temperature {settings.images.temperature:g}'
   sampling = f'{guidance}, seed {settings.images.seed}, {settings.dtype}'
   write_about(directory, {'model': model.name, 'prompt': "the benchmark's", 'sampling': sampling})
-  logging.info("%s: the images, for the official scorer; janus_jax.score takes what a judge's networks found", images)
+  logging.info('%s: the images, for the official scorer, or for janus_jax.score --images', images)

@@ -126,8 +126,8 @@ def test_json_is_one_object_with_unrounded_numbers(tmp_path):
     (['--benchmark=geneval'], b'{"prediction": "x"}', 'row 1 has no metadata', 1),
     (['--benchmark=dpg'], b'{"file": "x"}', 'expected --data=dpg_bench.csv', 1),
     (['--benchmark=poppe'], b'', 'poppe', 2),
-    (['--benchmark=pope', '--images=x'], b'', '--images is of no use to pope: expected it with geneval or dpg', 1),
-    ([], b'', '--benchmark is missing: expected --benchmark, --predictions and --out, or --table alone', 2),
+    (['--benchmark=pope', '--images=x'], b'', 'pope has no images: expected no --images', 2),
+    ([], b'', '--benchmark is missing: expected --benchmark, --predictions or --images, --out; or --table alone', 2),
   ],
 )
 def test_wrong_input_is_one_line(arguments, content, message, code, tmp_path):
