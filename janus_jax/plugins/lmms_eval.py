@@ -44,7 +44,7 @@ class JanusJax(lmms):
     """Opens the checkpoint. `batch_size` is a number, or auto: what fits the device. The others are not used."""
     super().__init__()
     del device, max_batch_size
-    if 'LOCAL_RANK' in os.environ:  # Before JAX takes all GPUs of the host.
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:  # A process for each GPU: JAX would take all of the host.
       jax.config.update('jax_cuda_visible_devices', os.environ['LOCAL_RANK'])
     automatic = str(batch_size).startswith('auto')
     options['batch_size'] = None if automatic else _number('batch_size', batch_size)
