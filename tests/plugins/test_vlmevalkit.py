@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from plugins.harnesses import base_model
 
+from janus_jax.errors import InputError
 from janus_jax.evaluation.prompt_styles import THINK, trained_prompt, vlmevalkit_prompt
 from janus_jax.inference import answering
 from janus_jax.plugins import vlmevalkit
@@ -140,11 +141,6 @@ def test_turns_of_a_chat(build):
   assert model.chat_inner(chat) == alone[0].strip() != model.chat_inner(chat[2:])
 
 
-def run(*arguments):
-  command = [sys.executable, '-m', 'janus_jax.plugins.vlmevalkit', *map(str, arguments)]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-
 def test_run_py_gets_the_model_and_what_follows_the_dashes(tmp_path):
   """A checkout that has nothing but what is asked of it."""
   (tmp_path / 'run.py').write_text(
@@ -154,6 +150,8 @@ def test_run_py_gets_the_model_and_what_follows_the_dashes(tmp_path):
     'print(json.dumps([sys.argv[1:], given["options"], given["dataset_type"]("POPE")]))\n'
   )
   for name, content in {
+    '__init__': '',
+    'vlm.__init__': '',
     'config': 'supported_VLM = {}\n',
     'dataset': 'DATASET_TYPE = {"POPE": "Y/N"}.get\n',
     'vlm.base': 'class BaseModel:\n  pass\n',
@@ -162,7 +160,8 @@ def test_run_py_gets_the_model_and_what_follows_the_dashes(tmp_path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
   given = [f'--root={tmp_path}', '--checkpoint=nowhere', '--name=mine', '--weights=int8']
-  found = run(*given, '--', '--data', 'POPE', '--work-dir', 'out')
+  command = [sys.executable, '-m', 'janus_jax.plugins.vlmevalkit', *given, '--', '--data', 'POPE', '--work-dir', 'out']
+  found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
   assert found.returncode == 0, found.stderr
   arguments, options, kind = json.loads(found.stdout)
   assert arguments == ['--data', 'POPE', '--work-dir', 'out', '--model', 'mine']
@@ -171,14 +170,13 @@ def test_run_py_gets_the_model_and_what_follows_the_dashes(tmp_path):
 
 
 def test_what_a_checkout_lacks_is_one_line(tmp_path, monkeypatch):
-  found = run(f'--root={tmp_path}', '--checkpoint=nowhere', '--', '--data', 'POPE')
-  assert (found.returncode, found.stdout) == (1, '')
-  assert found.stderr == f'error: {tmp_path}: no run.py and vlmeval: expected a checkout of VLMEvalKit\n'
+  with pytest.raises(InputError, match='expected a checkout of VLMEvalKit'):
+    vlmevalkit.register(str(tmp_path), 'name', {})
   (tmp_path / 'run.py').touch()
   (tmp_path / 'vlmeval').mkdir()
   for name in [name for name in sys.modules if name.split('.')[0] == 'vlmeval']:
     monkeypatch.delitem(sys.modules, name)
   monkeypatch.setitem(sys.modules, 'vlmeval', types.ModuleType('vlmeval'))
   monkeypatch.setattr(sys, 'path', list(sys.path))
-  with pytest.raises(ValueError, match=r'vlmeval.*: expected what its requirements.txt lists to be installed'):
+  with pytest.raises(InputError, match=r'vlmeval.*: expected what its requirements.txt lists to be installed'):
     vlmevalkit.register(str(tmp_path), 'name', {})
