@@ -84,6 +84,7 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['janus_jax', 'janus_jax.*']),
   install_requires=REQUIREMENTS,
+  entry_points={'lmms_eval.models': ['janus_jax = janus_jax.plugins:lmms_eval_manifest']},
   extras_require={
     'quickstart': QUICKSTART,
     'report': REPORT,

@@ -25,6 +25,7 @@ ALLOWED['toy'] = CORE
 ALLOWED['runs'] = {*CORE, 'toy'}
 # Never one another.
 ALLOWED |= {package: {*CORE, 'toy', 'runs'} for package in ('planning', 'ablation', 'benchmarking')}
+ALLOWED['plugins'] = {*CORE, 'runs', 'cli'}  # One of them is started, as verbs are.
 # The modules of `runs` that know of the toy world: where its data is opened, and where its config is parsed.
 KNOW_THE_TOY = {'datasets.py', 'config.py'}
 # Only inside functions that need them.

@@ -5,7 +5,7 @@ VLMEvalKit: `vlmeval/vlm/janus.py` (e8e78f0); lmms-eval 0.7.3: `doc_to_text` of 
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from janus_jax.data.prompts import SYSTEM_PROMPT
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
@@ -77,14 +77,22 @@ def lmms_text(benchmark: str, row: Row) -> str:
   return f'{question.replace(YES_OR_NO, "") if benchmark == "mme" else question}{WORD}'
 
 
+def turn_of_parts(parts: Sequence[str | None]) -> str:
+  """A turn of texts and images, None for an image: each on lines of its own, as Janus was trained with an image."""
+  return '\n'.join(
+    IMAGE_PLACEHOLDER if part is None else part.strip() for part in parts if part is None or part.strip()
+  )
+
+
 def lmms_prompt(benchmark: str, row: Row, num_images: int) -> Prompt:
-  """The prompt of lmms-eval's task: images first, but MMMU's where its text names them."""
+  """The prompt of lmms-eval's task: images first, but MMMU's where its text names them.
+
+  Of a text that names more images than there are (one of them twice) lmms-eval leaves out what stands between.
+  """
   text = lmms_text(benchmark, row)
-  if benchmark == 'mmmu':
-    placed = re.sub(r'<image [1-7]>', IMAGE_PLACEHOLDER, text)
-    if placed.count(IMAGE_PLACEHOLDER) == num_images:
-      return Prompt(placed)
-  return Prompt(IMAGE_PLACEHOLDER * num_images + text)
+  *before, last = re.split(r'<image [1-7]>', text) if benchmark == 'mmmu' else [text]
+  parts = [part for number in range(num_images) for part in (*before[number : number + 1], None)]
+  return Prompt(turn_of_parts([*parts, last]))
 
 
 def trained_prompt(benchmark: str, row: Row, num_images: int) -> Prompt:

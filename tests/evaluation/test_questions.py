@@ -224,5 +224,5 @@ def test_prompts_of_lmms_eval(benchmark, row, text):
 
 def test_images_of_mmmu_stand_where_lmms_eval_puts_them():
   row = {'question': 'See <image 1> and <image 2>.', 'A': 'a', 'B': 'b'}
-  assert lmms_prompt('mmmu', row, 2).text.startswith('See <image_placeholder> and <image_placeholder>.')
-  assert lmms_prompt('mmmu', row, 1).text.startswith('<image_placeholder>See <image 1>')
+  assert lmms_prompt('mmmu', row, 2).text.startswith('See\n<image_placeholder>\nand\n<image_placeholder>\n.')
+  assert lmms_prompt('mmmu', row, 1).text.startswith('See\n<image_placeholder>\n.')
