@@ -24,6 +24,10 @@ Box = tuple[
 ]  # [x0, y0, x1, y1, score] in pixels, y downwards; its colour, where one was asked for.
 
 
+def threshold_of(metadata: Mapping[str, Any]) -> float:
+  return COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD
+
+
 def kept_boxes(row: Row, threshold: float) -> dict[str, list[Box]]:
   """Class -> boxes above a threshold, the surest first; of equal ones the later."""
   found = {}
@@ -98,10 +102,10 @@ def geneval_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   """Overall is the mean of the tasks that are present."""
   readings, tagged = [], []
   for number, row in enumerate(rows, 1):
-    metadata = _metadata(row, number)
+    metadata = read_metadata(row, number)
     tagged.append({'tag': metadata['tag'], 'prompt': json.dumps(metadata)})
     if 'detections' in row:
-      wrong = find_faults(kept_boxes(row, COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD), metadata)
+      wrong = find_faults(kept_boxes(row, threshold_of(metadata)), metadata)
       readings.append(ReadAnswer('\n'.join(wrong), float(not wrong)))
     elif 'correct' in row:  # The official scorer's own results.jsonl.
       readings.append(ReadAnswer(row.get('reason'), float(row['correct'])))
@@ -120,7 +124,7 @@ def geneval_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
   }
 
 
-def _metadata(row: Row, number: int) -> dict[str, Any]:
+def read_metadata(row: Row, number: int) -> dict[str, Any]:
   """The prompt's line of evaluation_metadata.jsonl; results.jsonl holds it as a string. Raises InputError without."""
   found = row.get('metadata')
   try:
@@ -147,7 +151,7 @@ def prepare_geneval(
     return rows, 0
   counts = {row['prompt']: 0 for row in data}
   for number, row in enumerate(rows, 1):
-    prompt = _metadata(row, number)['prompt']
+    prompt = read_metadata(row, number)['prompt']
     if prompt not in counts:
       raise InputError(f'{row["index"]}: its prompt is not in the data: {prompt!r}')
     counts[prompt] += 1

@@ -9,11 +9,13 @@ from janus_jax.evaluation.headline import digits
 from janus_jax.evaluation.reference import COLUMNS, report_figures
 from janus_jax.reporting import page
 
-HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'rows', 'Janus-Pro-1B', 'Janus-Pro-7B')
+HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'dataset', 'rows', 'Janus-Pro-1B', 'Janus-Pro-7B')
 
 
 def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-  """A line of the table for each score: {benchmark, rule, headline, interval, prompt, sampling, rows, missing_rows}."""
+  """A line of the table for each score: {benchmark, rule, headline, interval, prompt, sampling, dataset, rows,
+  missing_rows}.
+  """
   lines = []
   for score in found:
     benchmark, interval = score['benchmark'], score.get('interval')
@@ -29,6 +31,7 @@ def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         score['rule'],
         score.get('prompt', '-'),
         score.get('sampling', '-'),
+        score.get('dataset') or '-',
         f'{score["rows"]} of {score["rows"] + missing}' if missing else str(score['rows']),
         *(report.get(model, '-') for model in HEAD[-2:]),
       ]

@@ -14,7 +14,7 @@ from janus_jax.evaluation.headline import headline, interval
 from janus_jax.evaluation.rows import Row
 
 # What a line of --json holds, in this order; scores.json also has the headline and its interval.
-PRINTED = ('benchmark', 'rule', 'metrics', 'rows', 'random_fallbacks', 'missing_rows')
+PRINTED = ('benchmark', 'rule', 'metrics', 'rows', 'random_fallbacks', 'missing_rows', 'dataset')
 
 
 def score_rows(
@@ -78,7 +78,8 @@ def side_by_side(scores: Sequence[Mapping[str, Any]]) -> str:
   """A table of metrics (lines) by rule (columns); names of nested metrics are joined by ' / '."""
   columns = [dict(_flat(score['metrics'])) for score in scores]
   names = list(dict.fromkeys(name for column in columns for name in column))
-  head = ['', *(score['rule'] for score in scores)]
+  rows, missing = scores[0]['rows'], scores[0].get('missing_rows', 0)
+  head = [f'partial: {rows} of {rows + missing}' if missing else '', *(score['rule'] for score in scores)]
   table = [[name, *(_number(column[name]) if name in column else '' for column in columns)] for name in names]
   widths = [max(map(len, cells)) for cells in zip(head, *table)]
   return '\n'.join(

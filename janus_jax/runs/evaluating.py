@@ -117,7 +117,7 @@ def _answer_and_score(
     logging.info('%s: a judge has to read judge_requests.jsonl; janus_jax.score takes its replies', directory)
     return []
   greedy = 'greedy' if settings.answers.temperature == 0 else f'temperature {settings.answers.temperature}'
-  about = {'prompt': style, 'sampling': f'{greedy}, {settings.dtype}'}
+  about = {'prompt': style, 'sampling': f'{greedy}, {settings.dtype}', 'dataset': questions[0].dataset}
   try:
     lines, scores = score_rows(benchmark, rows, 'all', missing=len(questions) - len(kept), **about)
   except InputError as error:

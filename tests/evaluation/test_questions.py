@@ -1,6 +1,7 @@
 """Questions from files in every layout that people have, made up here; images are those that the question names."""
 
 import base64
+import hashlib
 import io
 import json
 
@@ -14,6 +15,7 @@ from janus_jax.errors import InputError
 from janus_jax.evaluation.prompt_styles import lmms_prompt, lmms_text, vlmevalkit_prompt
 from janus_jax.evaluation.questions import MME_TASKS, read_questions
 from janus_jax.evaluation.rows import as_vlmevalkit_reads
+from janus_jax.evaluation.versions import OFFICIAL, version_of_file
 
 
 def png(shade):
@@ -54,6 +56,21 @@ def test_a_tsv_may_name_files(tmp_path):
     tmp_path / 'MME.tsv', [{'index': 0, 'image_path': 'a.png', 'question': '?', 'answer': 'Yes', 'category': 'OCR'}]
   )
   assert shades(read_questions('mme', str(tmp_path))[0]) == [40]
+
+
+def test_a_file_of_another_version_is_named(tmp_path, monkeypatch, caplog):
+  path = tmp_path / 'POPE.tsv'
+  write_tsv(path, [{'index': 7, 'image': encoded(10), 'question': 'a\r\nb?', 'answer': 'Yes', 'category': 'random'}])
+  md5 = hashlib.md5(path.read_bytes()).hexdigest()
+  (question,) = read_questions('pope', str(tmp_path))
+  assert question.dataset == version_of_file(str(path)) == f'POPE.tsv (other: md5 {md5})'
+  assert all(word in caplog.messages[0] for word in (str(path), md5, OFFICIAL['POPE.tsv']))
+  caplog.clear()
+  monkeypatch.setitem(OFFICIAL, 'POPE.tsv', md5)
+  (question,) = read_questions('pope', str(tmp_path))
+  assert question.dataset == version_of_file(str(path)) == 'POPE.tsv (official)'
+  assert version_of_file(str(tmp_path / 'mine.tsv')) == ''
+  assert not caplog.messages
 
 
 def write_parquet(path, rows, **columns):
