@@ -1,7 +1,7 @@
 """The rules against the original scorers, whose functions gave the numbers in originals.json for made-up answers.
 
-VLMEvalKit e8e78f0 and fbf0418, lmms-eval 0.7.3, POPE 3df3ba1, MMMU bb0b95a, geneval af4902f, ELLA 3c228f1, and GQA's
-eval.py as Video-LLaVA 984e65b has it.
+VLMEvalKit e8e78f0 and fbf0418, lmms-eval 0.7.3, POPE 3df3ba1, MMMU bb0b95a, geneval af4902f, ELLA 3c228f1, MME's
+calculation.py as Bagel 056b5fd has it, and GQA's eval.py as Video-LLaVA 984e65b has it.
 """
 
 import json
@@ -100,6 +100,29 @@ def test_gqa_scores_as_by_its_authors():
   assert close({name: metrics[name] for name in expected}, expected)
   for name in gqa.DETAILS:
     assert close(metrics[name], details[name])
+
+
+@pytest.mark.parametrize(
+  ('name', 'rule'), [(name, rule) for name, case in ORIGINALS['whole'].items() for rule in case if rule != 'rows']
+)
+def test_scores_are_those_of_the_original_programs(name, rule):
+  """VLMEvalKit's are those of `dataset.evaluate` on an answer file, all the metrics it has."""
+  rows, expected = ORIGINALS['whole'][name]['rows'], ORIGINALS['whole'][name][rule]
+  _, metrics = BENCHMARKS[name.removesuffix('_ids')].rules[rule](rows)
+  # lmms-eval rounds MMMU's accuracies to 5 digits.
+  tolerance = 5.1e-6 if (name, rule) == ('mmmu_ids', 'lmms-eval') else 1e-9
+  found = dict(flat(metrics))
+  assert {path: found[path] for path, _ in flat(expected)} == pytest.approx(dict(flat(expected)), abs=tolerance)
+  if rule == 'vlmevalkit-2026':
+    assert len(found) == len(dict(flat(expected)))
+
+
+def flat(metrics, above=()):
+  for name, value in metrics.items():
+    if isinstance(value, dict):
+      yield from flat(value, (*above, name))
+    else:
+      yield (*above, name), value
 
 
 # --- properties that no fixture shows
