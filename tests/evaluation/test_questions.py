@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from janus_jax.data.prompts import SYSTEM_PROMPT
 from janus_jax.errors import InputError
-from janus_jax.evaluation.prompt_styles import lmms_prompt, lmms_text, vlmevalkit_prompt
+from janus_jax.evaluation.prompt_styles import Prompt, lmms_prompt, lmms_text, trained_prompt, vlmevalkit_prompt
 from janus_jax.evaluation.questions import MME_TASKS, read_questions
 from janus_jax.evaluation.rows import as_vlmevalkit_reads
 from janus_jax.evaluation.versions import OFFICIAL, version_of_file
@@ -233,10 +234,30 @@ def test_prompts_of_vlmevalkit(benchmark, row, images, text):
       f'How?\nA. a\nB. b\nC. c\nD. d\n{LETTER}',
     ),
     ('mmmu', {'question': '<image 1> How?'}, f'<image 1> How?\n\n{WORD}'),
+    ('mmmu', {'question': 'How?', 'A': 'x', 'B': 'y'}, f'How?\nA. x\nB. y\n\n{LETTER}'),
+    ('mmbench', {'question': 'What?', 'hint': 'nan', 'A': 'x'}, f'What? There are several options:\nA. x\n\n{LETTER}'),
+    ('mmbench', {'question': 'What?', 'hint': None, 'A': 'x'}, f'What? There are several options:\nA. x\n\n{LETTER}'),
+    ('gqa', {'question': ' Is it? '}, f' Is it? \n{WORD}'),
+    (
+      'mmvet',
+      {'question': 'Why?'},
+      'First please perform reasoning, and think step by step to provide best answer to the following question: '
+      '\n\nWhy?',
+    ),
   ],
 )
 def test_prompts_of_lmms_eval(benchmark, row, text):
   assert lmms_text(benchmark, row) == text
+
+
+def test_vlmevalkit_has_a_system_prompt_for_mmvet_alone():
+  system = (
+    'You are a helpful assistant. Please answer truthfully and write out your thinking step by step to be sure you get '
+    'the right answer.'
+  )
+  assert vlmevalkit_prompt('mmvet', {'question': 'Why?'}, 1) == Prompt('<image_placeholder>\nWhy?', system)
+  assert vlmevalkit_prompt('gqa', {'question': 'Why?'}, 0).system == ''
+  assert trained_prompt('mmvet', {'question': 'Why?'}, 1) == Prompt('<image_placeholder>\nWhy?', SYSTEM_PROMPT)
 
 
 def test_images_of_mmmu_stand_where_lmms_eval_puts_them():

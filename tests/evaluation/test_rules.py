@@ -128,6 +128,54 @@ def flat(metrics, above=()):
 # --- properties that no fixture shows
 
 
+PROMPTS = [{'tag': 'colors', 'prompt': name, 'include': []} for name in 'ab']
+
+
+@pytest.mark.parametrize(
+  ('shown', 'partial', 'found'),
+  [
+    ('abab', False, 0),
+    ('aba', True, 1),
+    ('a', True, 1),
+    ('aba', False, r"prompt 'b' \(1 in all\) has fewer than 2 images"),
+    ('aac', True, "its prompt is not in the data: 'c'"),
+    ('', True, 'no images to score'),
+  ],
+)
+def test_each_prompt_of_geneval_has_as_many_images(shown, partial, found):
+  rows = [{'metadata': {**PROMPTS[0], 'prompt': name}, 'correct': True} for name in shown]
+  if isinstance(found, int):
+    assert geneval.prepare_geneval(rows, PROMPTS, partial)[1] == found
+    assert geneval.prepare_geneval(rows, None, False)[1] == 0
+  else:
+    with pytest.raises(InputError, match=found):
+      geneval.prepare_geneval(rows, PROMPTS, partial)
+
+
+@pytest.mark.parametrize(
+  ('drop', 'partial', 'found'),
+  [
+    ((), False, 0),
+    ((3,), True, 0),
+    ((2, 3), True, 1),
+    ((3,), False, r'b.png \(1 in all\) has fewer than 2 crops'),
+    ((2, 3), False, r'prompt b \(1 of 2\) has no image'),
+  ],
+)
+def test_each_prompt_of_dpg_has_an_image_and_each_image_as_many_crops(drop, partial, found):
+  column = {'dependency': '0', 'tuple': 'entity - whole (x)', 'question_natural_language': '?'}
+  data = [{'item_id': name, 'proposition_id': 1, **column} for name in 'ab']
+  rows = [
+    {'file': f'{name}.png', 'crop': [x, 0, x + 8, 8], 'question': '?', 'answer': 'yes'} for name in 'ab' for x in (0, 8)
+  ]
+  rows = [row for number, row in enumerate(rows) if number not in drop]
+  if isinstance(found, int):
+    assert dpg.prepare_dpg(rows, data, partial)[1] == found
+  else:
+    with pytest.raises(InputError, match=found):
+      dpg.prepare_dpg(rows, data, partial)
+
+
 def pope(predictions, category='random'):
   return [
     {'index': i, 'question': '?', 'answer': answer, 'category': category, 'prediction': text}
