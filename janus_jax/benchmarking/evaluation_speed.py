@@ -45,7 +45,7 @@ class EvaluatedQuestions:
     self._janus = LoadedJanus(model.config, {}, tokenizer, TEMPLATES['deepseek'])
     self._questions, self._length = random_questions(model, request), request.answer_tokens
     self.about = {'prompt_tokens': request.prompt_tokens, 'answer_tokens': self._length}
-    self.about['questions'] = len(self._questions)
+    self.about['asked'] = len(self._questions)
 
   def _answer(self, decoder: Decoder, batch: int) -> list[list[int]]:
     """Ids of the answers, in the order of the questions."""
