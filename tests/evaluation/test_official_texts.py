@@ -19,6 +19,13 @@ def test_geneval():
   lines, scores = score_rows('geneval', rows)
   texts = geneval_texts(rows, lines, scores[0]['metrics'], 'OUT')
   assert texts == {'results.jsonl': results, 'summary.txt': summary}
+  metrics = scores[0]['metrics']
+  assert f'Total images: {metrics["Total images"]}\nTotal prompts: {metrics["Total prompts"]}\n' in summary
+  for name in ('% correct images', '% correct prompts'):
+    assert f'{name}: {metrics[name]:.2f}%\n' in summary
+  for tag, score in metrics['Task breakdown'].items():
+    assert f'{tag:<16} = {score:.2f}% (' in summary
+  assert summary.endswith(f'Overall score (avg. over tasks): {metrics["Overall score (avg. over tasks)"]:.5f}\n')
   again, _ = BENCHMARKS['geneval'].prepare([json.loads(line) for line in results.splitlines()], None, False)
   lines, scores = score_rows('geneval', again)
   assert geneval_texts(again, lines, scores[0]['metrics'], 'OUT') == texts

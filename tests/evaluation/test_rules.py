@@ -206,6 +206,31 @@ def test_a_recall_that_divides_by_nothing_is_none_where_the_original_fails():
   assert (metrics['all']['precision'], metrics['all']['recall'], metrics['all']['f1']) == (None, 0, None)
 
 
+@pytest.mark.parametrize('text', ['no', 'it may be'])
+def test_where_nothing_is_read_as_yes_the_harnesses_have_zeros(text):
+  rows = pope([('No', 'no'), ('Yes', text)])
+  _, metrics = BENCHMARKS['pope'].rules['vlmevalkit-2026'](rows)
+  assert metrics['Overall'] == {'Overall': 0, 'acc': 50, 'precision': 0, 'recall': 0}
+  _, metrics = BENCHMARKS['pope'].rules['lmms-eval'](rows)
+  found = [metrics['all'][f'pope_{name}'] for name in ('accuracy', 'precision', 'recall', 'f1_score')]
+  assert found == [0.5, 0, 0, 0]
+
+
+@pytest.mark.parametrize('metadata', ['no JSON', '["tag", "prompt"]', {'tag': 'colors'}, None])
+def test_an_image_of_geneval_names_its_prompt(metadata):
+  with pytest.raises(InputError, match='row 1 has no metadata with tag and prompt'):
+    geneval.geneval_official([{'metadata': metadata, 'correct': True}])
+
+
+def test_a_colour_that_is_asked_for_was_judged():
+  row = {'metadata': {'tag': 'colors', 'prompt': 'p', 'include': [{'class': 'cat', 'count': 1, 'color': 'red'}]}}
+  with pytest.raises(InputError, match='a red cat, and its boxes have no colours_of_detections'):
+    geneval.geneval_official([{**row, 'detections': {'cat': [[0, 0, 1, 1, 0.9]]}}])
+  boxes = {'detections': {'cat': [[0, 0, 1, 1, 0.9]]}, 'colors_of_detections': {'cat': ['red', 'red']}}
+  with pytest.raises(InputError, match='2 colours for 1 boxes of cat'):
+    geneval.geneval_official([{**row, **boxes}])
+
+
 def test_one_wrong_rotation_fails_a_question_of_mmbench_and_not_its_vanilla_score():
   row = {'question': '?', 'category': 'c', 'A': 'red', 'B': 'blue', 'C': None, 'D': None}
   rows = [
