@@ -3,6 +3,7 @@
     python -m janus_jax.benchmark --config=FILE --mode=train [--stage=NAME --steps=10 --repeats=5]
     python -m janus_jax.benchmark --config=FILE --mode=generate [--batch=1,16 --prompt_tokens=32]
     python -m janus_jax.benchmark --config=FILE --mode=understand [--batch=1 --prompt_tokens=32 --answer_tokens=128]
+    python -m janus_jax.benchmark --config=FILE --mode=evaluate [--batch=8 --share=8 --answer_tokens=8]
     python -m janus_jax.benchmark --config=FILE --mode=check
     python -m janus_jax.benchmark --config=FILE --mode=data --config.init_from=PATH [--seconds=20 --step_seconds=0]
 
@@ -10,6 +11,10 @@ Options of generate and understand: `--share=8` gives each prompt 8 images, or e
 image then runs once for them; `--batch` counts images or questions. `--weights=int8` (or int8_products) and
 `--cache_dtype=int8` also give their cost: the distance of the distributions of codes or tokens from those in full
 (`rounding`). Random weights say little of that: name trained ones.
+
+`--mode=evaluate` answers 64 questions, `--share` about an image, as `janus_jax.evaluate` does it with
+`--batch_size` of `--batch`: from encoded images and text to a file of answers. Its peer is a loop over transformers'
+`generate`, one question at a time with its image, as evaluation harnesses drive it.
 
 The model is the one that a run of the config would start from, with random weights where `config.init_from` names none:
 a preset of the file's name, or `pretraining.model`. Generation and answers compute in `config.compute.dtype`.
@@ -48,7 +53,7 @@ from janus_jax.runs.value_checks import Integer, Number
 
 _CONFIG = cli.define_config()
 _MODE = flags.DEFINE_enum(
-  'mode', None, ['train', 'generate', 'understand', 'data', 'check'], 'What is measured.', required=True
+  'mode', None, ['train', 'generate', 'understand', 'evaluate', 'data', 'check'], 'What is measured.', required=True
 )
 _PEER = flags.DEFINE_enum('peer', None, ['transformers'], 'Library that does the same work beside.')
 _COMPILE_PEER = flags.DEFINE_bool('compile_peer', None, 'Whether the peer uses torch.compile; default: on a GPU.')
@@ -89,7 +94,8 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
     with tempfile.TemporaryDirectory() as scratch:
       return data.measure_data(run, stage, scratch, _SECONDS.value, _STEP_SECONDS.value), ()
   request = settings.Request(
-    batches=settings.read_batches(_BATCH.value, _SHARE.value),
+    # `evaluate` cuts questions about one image into batches itself.
+    batches=settings.read_batches(_BATCH.value, 1 if mode == 'evaluate' else _SHARE.value),
     prompt_tokens=_PROMPT_TOKENS.value,
     answer_tokens=_ANSWER_TOKENS.value,
     dtype=run.compute.dtype,

@@ -7,8 +7,9 @@
 A predictions file (.jsonl, .json, .tsv, .csv, .xlsx) has a column `prediction`, and either `index` (or another key of
 the dataset), where --data is the dataset's file, or the dataset's own columns. DIR gets rows.jsonl, what each rule read
 in each answer and whether it is right, and scores.json, the metrics as the original scorer names them, unrounded, with
-95 % intervals. With --rule=all the same answers are scored under every rule, and a table shows them side by side. With
---images, DIR/sheets/ gets pages of the images of geneval or dpg with what their judge saw.
+95 % intervals. With --rule=all the same answers are scored under every rule, and a table shows them side by side. The
+rule `official` of geneval and dpg also writes what their own scorers write (results.jsonl and summary.txt;
+dpg-bench_results.txt). With --images, DIR/sheets/ gets pages of the images of geneval or dpg with what their judge saw.
 
     python -m janus_jax.score --benchmark=geneval --images=DIR --detector=DIR --clip=DIR --out=DIR
     python -m janus_jax.score --benchmark=dpg --images=DIR --data=dpg_bench.csv --vqa=DIR --out=DIR
@@ -29,10 +30,12 @@ from absl import flags
 from janus_jax import cli
 from janus_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
 from janus_jax.evaluation.judges import Images
+from janus_jax.evaluation.official_texts import write_official_texts
 from janus_jax.evaluation.rows import Row, read_rows
 from janus_jax.evaluation.scoreboard import read_about, write_table
 from janus_jax.evaluation.scores import PRINTED, score_rows, side_by_side, write_rule_scores
 from janus_jax.evaluation.sheets import write_sheets
+from janus_jax.evaluation.versions import version_of_file
 
 _BENCHMARK = flags.DEFINE_enum('benchmark', None, list(BENCHMARKS), 'Benchmark.')
 _PREDICTIONS = cli.define_path('predictions', None, 'File of answers, or of what judges said.')
@@ -86,11 +89,13 @@ def _score() -> None:
   judges = dict.fromkeys(str(row['judge']) for row in predictions if benchmark.networks and 'judge' in row)
   about = read_about(_OUT.value) or read_about(os.path.dirname(_PREDICTIONS.value or _IMAGES.value))
   about |= {'judge': '; '.join(judges)} if judges else {}
+  about |= {'dataset': version_of_file(_DATA.value)} if _DATA.value else {}
   lines, scores = score_rows(_BENCHMARK.value, rows, _RULE.value, missing, **about)
   if _IMAGES.value:
     readings = [line[scores[0]['rule']] for line in lines]
     logging.info('wrote %s', ', '.join(write_sheets(_BENCHMARK.value, _IMAGES.value, rows, readings, _OUT.value)))
   write_rule_scores(_OUT.value, lines, scores)
+  write_official_texts(_BENCHMARK.value, rows, lines, scores, _OUT.value)
   if _JSON.value:
     for score in scores:
       print(json.dumps({name: score[name] for name in PRINTED if name in score}))
@@ -99,7 +104,9 @@ def _score() -> None:
     if judges:
       print(f'judge: {about["judge"]}')
   partial = f' ({missing} without an answer)' if missing else ''
-  logging.info('%s: %d rows%s scored under %s', _OUT.value, len(rows), partial, ', '.join(s['rule'] for s in scores))
+  of = f' of {about["dataset"]}' if about.get('dataset') else ''
+  rules = ', '.join(score['rule'] for score in scores)
+  logging.info('%s: %d rows%s%s scored under %s', _OUT.value, len(rows), of, partial, rules)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """The peer's generation and answers: transformers' own `generate`, in `inference_mode`, with SDPA attention."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,12 +52,15 @@ class PeerInference:
 
   def answer_tokens(self, prompts: Prompts, count: int) -> np.ndarray:
     """Greedy answers int[R, count]."""
+    return self._generate_text(prompts, min_new_tokens=count, max_new_tokens=count)
+
+  def _generate_text(self, prompts: Prompts, **lengths: int) -> np.ndarray:
+    """New tokens int[R, n]."""
     settings = self._transformers.GenerationConfig(
       do_sample=False,
-      min_new_tokens=count,
-      max_new_tokens=count,
       pad_token_id=PAD,
       cache_implementation='static' if self._device == 'cuda' else None,
+      **lengths,
     )
     pixels = self._tensor(prompts.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     with self._torch.inference_mode():
@@ -66,7 +71,17 @@ class PeerInference:
         generation_mode='text',
         generation_config=settings,
       )
-    return found[:, -count:].cpu().numpy()
+    return found[:, prompts.tokens.shape[1] :].cpu().numpy()
+
+  def answer_each(self, questions: Sequence[tuple[list[int], np.ndarray]], eos: int, count: int) -> list[list[int]]:
+    """Greedy answers of at most `count` tokens, up to the end token, to one question (ids, pixels) after the other."""
+    found = []
+    for ids, pixels in questions:
+      tokens = np.array([ids])
+      prompts = Prompts(tokens, np.ones(tokens.shape, bool), pixels)
+      (answer,) = self._generate_text(prompts, eos_token_id=eos, max_new_tokens=count).tolist()
+      found.append(list(itertools.takewhile(lambda token: token != eos, answer)))
+    return found
 
   def _tensor(self, array: np.ndarray) -> Any:
     return self._torch.from_numpy(np.array(array)).to(self._device)

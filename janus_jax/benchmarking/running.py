@@ -11,6 +11,7 @@ import numpy as np
 from janus_jax.benchmarking import accuracy, inference, peer, peer_train
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel, peak_memory
 from janus_jax.benchmarking.checks import check_device
+from janus_jax.benchmarking.evaluation_speed import EvaluatedQuestions
 from janus_jax.benchmarking.operations import longest_operations
 from janus_jax.benchmarking.peer import PeerProcess
 from janus_jax.benchmarking.peer_inference import PeerInference
@@ -141,14 +142,14 @@ class _Images:
     codes = self._sample(full, batch, Sampling())
     return lambda decoder: accuracy.code_logits(decoder, self._prompts[batch], codes, self._guidance)
 
+  def rates(self, batch: int, codes: Timing, pixels: Timing) -> dict[str, Any]:
+    seconds = codes.median + pixels.median
+    rates = {'seconds_per_image': seconds / batch, 'images_per_second': batch / seconds}
+    return {**rates, 'codes_per_second': batch * self._codes_per_image / codes.median}
+
   def figures(self, decoder: Decoder, batch: int, codes: Timing, pixels: Timing) -> dict[str, Any]:
-    seconds, slots = codes.median + pixels.median, self._prompts[batch].slots_read(self._codes_per_image / 2)
-    return {
-      'seconds_per_image': seconds / batch,
-      'images_per_second': batch / seconds,
-      'codes_per_second': batch * self._codes_per_image / codes.median,
-      'share_of_roofline': _roofline(decoder, 'gen_head', slots, codes.median / self._codes_per_image),
-    }
+    slots = self._prompts[batch].slots_read(self._codes_per_image / 2)
+    return {'share_of_roofline': _roofline(decoder, 'gen_head', slots, codes.median / self._codes_per_image)}
 
 
 class _Answers:
@@ -181,20 +182,26 @@ class _Answers:
     answers = self._answer(full, batch)
     return lambda decoder: accuracy.answer_logits(decoder, self._prompts[batch], answers)
 
+  def rates(self, batch: int, answer: Timing, first: Timing) -> dict[str, Any]:
+    return {'tokens_per_second': batch * self._length / answer.median}
+
   def figures(self, decoder: Decoder, batch: int, answer: Timing, first: Timing) -> dict[str, Any]:
     after_first = tuple(self._after_first[batch][-len(answer.values) :])
     token, slots = Timing(after_first).per(self._length - 1), self._prompts[batch].slots_read(self._length / 2)
     return {
-      'tokens_per_second': batch * self._length / answer.median,
       'tokens_per_second_after_first': batch / token.median,
       'share_of_roofline': _roofline(decoder, 'lm_head', slots, token.median),
     }
 
 
+# Work of each mode.
+WORK = {'generate': _Images, 'understand': _Answers, 'evaluate': EvaluatedQuestions}
+
+
 def benchmark_inference(
   mode: str, model: BenchmarkModel, request: Request, settings: BenchmarkSettings
 ) -> dict[str, Any]:
-  """Images or answers ('generate' or 'understand'), a batch after the other.
+  """Images, answers, or a benchmark's questions (`WORK` of the mode), a batch after the other.
 
   Raises:
     InputError: the peer chooses something else, or does not know the weight of guidance.
@@ -202,12 +209,12 @@ def benchmark_inference(
   guidance = float(model.run.sampling.cfg_weight)
   if mode == 'generate' and settings.peer and guidance <= 1:
     raise InputError(f'sampling.cfg_weight is {guidance}: expected more than 1, the only weights the peer knows')
-  work = (_Images if mode == 'generate' else _Answers)(model, request)
+  work = WORK[mode](model, request)
   decoder = inference.benchmark_decoder(model, request.dtype, request.weights, request.cache_dtype)
   runs = {batch: work.runs(decoder, batch) for batch in request.batches}
   compiling, first = {}, request.batches[0]
   for batch in request.batches:
-    logging.info('%d %s: compiling', batch, work.rows)
+    logging.info('%s, %d at a time: compiling', work.rows, batch)
     compiling[batch] = sum(timed(run)[0] for run in runs[batch])
   found = {'mode': mode, **request.to_dict(), **work.about}
   memory, other = peak_memory(), None
@@ -223,12 +230,14 @@ def benchmark_inference(
     peer_runs = work.peer_runs(other, batch) if other else []
     for run in peer_runs:
       run()
-    logging.info('%d %s: %d runs', batch, work.rows, settings.repeats)
+    logging.info('%s, %d at a time: %d runs', work.rows, batch, settings.repeats)
     timings = time_in_turn([*runs[batch], *peer_runs], settings.repeats)
-    ours, theirs = timings[:2], timings[2:]
+    ours, theirs = timings[: len(work.names)], timings[len(work.names) :]
     figures = {'batch': batch, 'compile_seconds': compiling[batch]}
     figures |= {name: timing.spread() for name, timing in zip(work.names, ours)}
-    figures |= work.figures(decoder, batch, *ours)
+    figures |= work.rates(batch, *ours) | work.figures(decoder, batch, *ours)
+    if theirs:
+      figures |= {f'peer_{name}': value for name, value in work.rates(batch, *theirs).items()}
     for beside in zip(work.names, ours, theirs):
       figures |= _beside(*beside)
     return figures
@@ -238,7 +247,7 @@ def benchmark_inference(
 
 
 def _inference_peer(
-  work: _Images | _Answers, model: BenchmarkModel, request: Request, settings: BenchmarkSettings
+  work: _Images | _Answers | EvaluatedQuestions, model: BenchmarkModel, request: Request, settings: BenchmarkSettings
 ) -> tuple[dict[str, Any], PeerProcess]:
   """Figures about the peer, and the peer, once both sides choose the same greedily.
 

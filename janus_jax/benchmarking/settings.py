@@ -8,12 +8,14 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig
 
 _INFERENCE = ('generate', 'understand')
+_SHARING = (*_INFERENCE, 'evaluate')
 # Flags that only some modes have.
 MODES = {
-  'peer': ('train', *_INFERENCE),
-  'profile': ('train', *_INFERENCE),
+  'peer': ('train', *_SHARING),
+  'profile': ('train', *_SHARING),
   'scaling': ('train', 'understand'),
-  **dict.fromkeys(('weights', 'cache_dtype', 'share'), _INFERENCE),
+  'share': _SHARING,
+  **dict.fromkeys(('weights', 'cache_dtype'), _INFERENCE),
 }
 
 

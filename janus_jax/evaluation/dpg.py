@@ -12,6 +12,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from janus_jax.errors import InputError
 from janus_jax.evaluation.rows import Row, require
 from janus_jax.evaluation.rules import Metrics, ReadAnswer, mean
@@ -57,9 +59,10 @@ def prepare_dpg(
   rows = []
   for file, crops in answers.items():
     # In the order of the original: left before right, top before bottom.
-    ordered = [crops[crop] for crop in sorted(crops, key=lambda crop: (crop[1], crop[0]))]
-    prompt = os.path.basename(file).split('.')[0]
-    rows.append({'index': file, 'prompt': prompt, 'crops': ordered, 'questions': questions.get(prompt)})
+    boxes = sorted(crops, key=lambda crop: (crop[1], crop[0]))
+    prompt, ordered = os.path.basename(file).split('.')[0], [crops[crop] for crop in boxes]
+    row = {'index': file, 'prompt': prompt, 'crops': ordered, 'boxes': boxes, 'questions': questions.get(prompt)}
+    rows.append(row)
   most = max(len(row['crops']) for row in rows)
   short = [row['index'] for row in rows if len(row['crops']) < most]
   missing = [prompt for prompt in questions if prompt not in {row['prompt'] for row in rows}]
@@ -70,7 +73,7 @@ def prepare_dpg(
   return rows, len(missing)
 
 
-def _questions(row: Row, is_official: bool) -> dict[int, dict[str, Any]] | None:
+def questions_of(row: Row, is_official: bool) -> dict[int, dict[str, Any]] | None:
   """Questions of an image by their number; None if its prompt has none."""
   found = row['questions'] or []
   if is_official:
@@ -79,18 +82,25 @@ def _questions(row: Row, is_official: bool) -> dict[int, dict[str, Any]] | None:
   return {question['id']: question for question in found} or None
 
 
-def _answered(
+def answers_by_number(
   questions: Mapping[int, Mapping[str, Any]], answers: Mapping[str, Sequence[str]], file: str
-) -> dict[int, float]:
-  """Number of a question -> 1 if its answer is yes."""
+) -> dict[int, str]:
+  """Number of a question -> its answer. Raises InputError for a question without one."""
   left = {text: list(given) for text, given in answers.items()}
-  scores = {}
+  found = {}
   for number, question in questions.items():
     given = left.get(question['text'])
     if not given:
       raise InputError(f'{file}: no answer to {question["text"]!r}: expected one for each crop')
-    scores[number] = float((given.pop(0) if len(given) > 1 else given[0]) == 'yes')
-  return scores
+    found[number] = given.pop(0) if len(given) > 1 else given[0]
+  return found
+
+
+def _answered(
+  questions: Mapping[int, Mapping[str, Any]], answers: Mapping[str, Sequence[str]], file: str
+) -> dict[int, float]:
+  """Number of a question -> 1 if its answer is yes."""
+  return {number: float(answer == 'yes') for number, answer in answers_by_number(questions, answers, file).items()}
 
 
 def _dependent(
@@ -109,7 +119,7 @@ def _dependent(
 def score_dpg(rows: Sequence[Row], is_official: bool) -> tuple[list[ReadAnswer], Metrics]:
   readings, by_category, images = [], {}, []
   for row in rows:
-    questions = _questions(row, is_official)
+    questions = questions_of(row, is_official)
     if questions is None:
       if not is_official:
         raise InputError(f'{row["index"]}: no question is about {row["prompt"]!r}')
@@ -134,7 +144,7 @@ def score_dpg(rows: Sequence[Row], is_official: bool) -> tuple[list[ReadAnswer],
   return readings, {
     'L1 category scores': {name: 100 * mean(scores) for name, scores in by_broad.items()},
     'L2 category scores': {name: 100 * mean(by_category[name]) for name in sorted(by_category)},
-    'DPG-Bench score': 100 * mean(images) if images else math.nan,
+    'DPG-Bench score': float(np.mean(images) * 100) if images else math.nan,
   }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from janus_jax.evaluation.mmmu import choices_of, is_open, subject_of
 from janus_jax.evaluation.rows import Row, pandas
 from janus_jax.evaluation.rules import grouped
 
+CONTROL = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f]')  # Characters that XML, and so a spreadsheet, cannot hold.
 # Names of VLMEvalKit's datasets, which its answer files carry.
 DATASETS = {
   'pope': 'POPE',
@@ -116,7 +118,9 @@ SUBMISSIONS: Mapping[str, Callable[[Sequence[Row]], dict[str, str]]] = {
 def write_answers(benchmark: str, rows: Sequence[Row], directory: str, model: str) -> list[str]:
   """Writes VLMEvalKit's answer file and the files for the authors' scorers. Returns their names."""
   name = f'{model}_{DATASETS[benchmark]}.xlsx'
-  pandas().DataFrame(vlmevalkit_rows(rows)).to_excel(os.path.join(directory, name), index=False)
+  frame = pandas().DataFrame(vlmevalkit_rows(rows))
+  frame = frame.map(lambda value: CONTROL.sub('', value) if isinstance(value, str) else value)
+  frame.to_excel(os.path.join(directory, name), index=False)
   files = SUBMISSIONS[benchmark](rows) if benchmark in SUBMISSIONS else {}
   for path, text in files.items():
     path = os.path.join(directory, 'submission', path)

@@ -9,6 +9,7 @@ import base64
 import csv
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 import sys
@@ -20,6 +21,7 @@ import pyarrow.parquet
 
 from janus_jax.errors import InputError, one_line, shown
 from janus_jax.evaluation.rows import COLUMNS, read_rows
+from janus_jax.evaluation.versions import dataset_version
 
 SHORT = 64  # An `image` of at most so many characters is the index of the row that has it.
 MME_TASKS = (
@@ -43,10 +45,12 @@ class BenchmarkQuestion:
   Attributes:
     row: the dataset's columns, 'index' among them.
     images: in the order in which the question mentions them.
+    dataset: the version of the file (`versions.dataset_version`).
   """
 
   row: dict[str, Any]
   images: tuple[ImageRef, ...]
+  dataset: str = ''
 
   @property
   def index(self) -> str:
@@ -60,15 +64,16 @@ def _file(path: Path) -> ImageRef:
 # --- VLMEvalKit
 
 
-def _row_offsets(path: Path) -> tuple[list[str], list[int]]:
-  """Column names of a TSV, and where each row begins, in bytes."""
+def _row_offsets(path: Path) -> tuple[list[str], list[int], str]:
+  """Column names of a TSV, where each row begins, in bytes, and the file's MD5."""
   with open(path, 'rb') as file:
-    position, offsets = 0, []
+    position, offsets, digest = 0, [], hashlib.md5(usedforsecurity=False)
 
     def lines() -> Iterator[str]:
       nonlocal position
       for line in file:
         position += len(line)
+        digest.update(line)
         yield line.decode('utf-8')
 
     reader = csv.reader(lines(), delimiter='\t')
@@ -76,7 +81,7 @@ def _row_offsets(path: Path) -> tuple[list[str], list[int]]:
     offsets.append(position)
     for _ in reader:
       offsets.append(position)
-  return names, offsets[:-1]
+  return names, offsets[:-1], digest.hexdigest()
 
 
 def _read_row(path: Path, names: Sequence[str], offset: int) -> dict[str, str]:
@@ -89,11 +94,13 @@ def read_tsv(path: Path) -> list[BenchmarkQuestion]:
   """A file of VLMEvalKit: images in base64, several as a printed list, or the index of the row that has them."""
   csv.field_size_limit(sys.maxsize)
   try:
-    names, offsets = _row_offsets(path)
+    names, offsets, md5 = _row_offsets(path)
   except (UnicodeDecodeError, csv.Error, StopIteration) as error:
     raise InputError(f'{path}: cannot be read: {one_line(error)}: expected a TSV in UTF-8') from None
   if missing := [name for name in ('index', 'question') if name not in names]:
     raise InputError(f'{path} has no column {missing[0]}: it has {", ".join(names)}')
+  if not offsets:
+    raise InputError(f'{path} has no rows: expected questions')
   rows, where, refers = [], {}, {}
   for offset in offsets:
     row = _read_row(path, names, offset)
@@ -107,7 +114,7 @@ def read_tsv(path: Path) -> list[BenchmarkQuestion]:
     encoded = _read_row(path, names, where[index])['image']
     return base64.b64decode(ast.literal_eval(encoded)[number] if encoded.startswith('[') else encoded)
 
-  questions = []
+  questions, version = [], dataset_version(str(path), md5)
   for row in rows:
     owner = refers.get(row['index'], row['index'])
     if owner not in where:
@@ -118,7 +125,7 @@ def read_tsv(path: Path) -> list[BenchmarkQuestion]:
       encoded = _read_row(path, names, where[owner])['image']
       count = len(ast.literal_eval(encoded)) if encoded.startswith('[') else 1 if encoded else 0
       images = [ImageRef(f'{path}:{owner}:{n}', functools.partial(content, owner, n)) for n in range(count)]
-    questions.append(BenchmarkQuestion(row, tuple(images)))
+    questions.append(BenchmarkQuestion(row, tuple(images), version))
   return questions
 
 

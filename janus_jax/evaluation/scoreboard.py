@@ -16,12 +16,12 @@ from janus_jax.reporting import page
 # What `evaluate` knows of answers and images that a judge scores later, beside them: model, prompt style, sampling.
 ABOUT_FILE = 'about.json'
 LARGEST = {'mme': 2000, 'geneval': 1, 'bias': 1}  # Figures; of all others 100, and of none is one below 0.
-HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'rows', 'Janus-Pro-1B', 'Janus-Pro-7B')
+HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'dataset', 'rows', 'Janus-Pro-1B', 'Janus-Pro-7B')
 
 
 def table_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-  """A line of the table for each score {benchmark, rule, headline, interval, prompt, sampling, rows, missing_rows}, and
-  for each skill of GenEval and category of DPG-Bench, from its {metrics, intervals}.
+  """A line of the table for each score {benchmark, rule, headline, interval, prompt, sampling, dataset, rows,
+  missing_rows}, and   for each skill of GenEval and category of DPG-Bench, from its {metrics, intervals}.
   """
   lines = []
   is_one_model = len({score['model'] for score in found if 'model' in score}) < 2
@@ -53,6 +53,7 @@ def _line(
     score['rule'],
     score.get('prompt', '-'),
     score.get('sampling', '-'),
+    score.get('dataset') or '-',
     rows,
   ]
 
@@ -102,8 +103,10 @@ def write_scoreboard(directory: str, title: str, found: Sequence[Mapping[str, An
   write_text(os.path.join(directory, 'scores.html'), html)
 
 
-def write_about(directory: str, about: Mapping[str, str]) -> None:
-  """Writes what `read_about` reads."""
+def claim(directory: str, about: Mapping[str, str]) -> None:
+  """Writes what `read_about` reads. Raises InputError where answers or images are there already of something else."""
+  if differing := [f'{name} {value}' for name, value in read_about(directory).items() if about.get(name) != value]:
+    raise InputError(f'{directory}: what is there has {", ".join(differing)}: expected another --out, or the same')
   write_json(os.path.join(directory, ABOUT_FILE), about)
 
 

@@ -14,7 +14,7 @@ from janus_jax.evaluation.headline import headline, headline_interval, metric_in
 from janus_jax.evaluation.rows import Row
 
 # What a line of --json holds, in this order; scores.json also has the headline and its interval.
-PRINTED = ('benchmark', 'rule', 'metrics', 'rows', 'random_fallbacks', 'missing_rows', 'judge')
+PRINTED = ('benchmark', 'rule', 'metrics', 'rows', 'random_fallbacks', 'missing_rows', 'dataset', 'judge')
 
 
 def score_rows(
@@ -81,7 +81,8 @@ def side_by_side(scores: Sequence[Mapping[str, Any]]) -> str:
   """
   columns = [dict(_flat(score['metrics'])) for score in scores]
   names = list(dict.fromkeys(name for column in columns for name in column))
-  head = ['', *(score['rule'] for score in scores)]
+  rows, missing = scores[0]['rows'], scores[0].get('missing_rows', 0)
+  head = [f'partial: {rows} of {rows + missing}' if missing else '', *(score['rule'] for score in scores)]
   table = [[name, *(_number(column[name]) if name in column else '' for column in columns)] for name in names]
   if len(scores) == 1:
     ends = dict(_flat(scores[0].get('intervals', {})))

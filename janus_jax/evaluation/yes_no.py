@@ -43,19 +43,15 @@ def official_pope_answer(text: str) -> str:
   return 'no' if {'No', 'not', 'no'} & set(words) else 'yes'
 
 
-def first_letters(text: str) -> str:
-  """'yes' or 'no' if it is the text or in its first four characters (MME's own rule, and lmms-eval's), else 'other'."""
-  if len(text) == 1:
-    return {'y': 'yes', 'n': 'no'}.get(text, 'other')
-  return next((word for word in ('yes', 'no') if word in text[:4]), 'other')
-
-
 def official_mme_answer(text: str) -> str:
-  return first_letters(text.lower())
+  """'yes' or 'no', whichever is in the first four characters, else 'other'."""
+  return next((word for word in ('yes', 'no') if word in text.lower()[:4]), 'other')
 
 
 def lmms_mme_answer(text: str) -> str:
-  return first_letters(text.strip().lower().strip().replace('.', ''))
+  """The same of a text without full stops and blanks around it, of which 'y' and 'n' alone are answers too."""
+  text = text.strip().lower().strip().replace('.', '')
+  return {'y': 'yes', 'n': 'no'}.get(text) or official_mme_answer(text)
 
 
 def _gold(rows: Sequence[Row]) -> list[str]:

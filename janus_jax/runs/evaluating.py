@@ -16,7 +16,7 @@ from janus_jax.evaluation import exports, runner
 from janus_jax.evaluation.prompt_styles import STYLES
 from janus_jax.evaluation.questions import FILES, BenchmarkQuestion, read_questions
 from janus_jax.evaluation.reference import COLUMNS
-from janus_jax.evaluation.scoreboard import write_about, write_table
+from janus_jax.evaluation.scoreboard import claim, write_table
 from janus_jax.evaluation.scores import score_rows, write_rule_scores
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, decoder_for
@@ -104,15 +104,16 @@ def _answer_and_score(
 ) -> list[dict[str, Any]]:
   """The default rule's score in a list, empty where other shards are not done or a judge is needed."""
   style, kept = settings.prompt, questions[: settings.limit]
+  greedy = 'greedy' if settings.answers.temperature == 0 else f'temperature {settings.answers.temperature}'
+  about = {'model': model.name, 'prompt': style, 'sampling': f'{greedy}, {settings.dtype}'}
+  about |= {'dataset': questions[0].dataset}
+  claim(directory, about)
   asked = runner.shard_of(runner.ask_questions(benchmark, kept, style, model.janus), settings.shard)
   path = settings.shard.path(directory)
   runner.answer_benchmark(asked, style, model.janus, model.decoder, settings.answers, path)
   rows = runner.collect_answers(directory, settings.shard, kept)
   if rows is None:
     return []
-  greedy = 'greedy' if settings.answers.temperature == 0 else f'temperature {settings.answers.temperature}'
-  about = {'model': model.name, 'prompt': style, 'sampling': f'{greedy}, {settings.dtype}'}
-  write_about(directory, about)
   written = exports.write_answers(benchmark, rows, directory, model.name)
   logging.info('%s: wrote %s', directory, ', '.join(written))
   if benchmark == 'mmvet':
@@ -147,8 +148,8 @@ def _prompts(name: str, settings: EvaluationSettings) -> Any:
 def _generate(benchmark: str, prompts: Any, model: Model, directory: str, settings: EvaluationSettings) -> None:
   images = os.path.join(directory, 'images')
   generate = runner.generate_geneval if benchmark == 'geneval' else runner.generate_dpg
-  generate(prompts, model.janus, model.decoder, settings.images, images, settings.shard)
   guidance = f'guidance {settings.images.cfg_weight:g}, temperature {settings.images.temperature:g}'
   sampling = f'{guidance}, seed {settings.images.seed}, {settings.dtype}'
-  write_about(directory, {'model': model.name, 'prompt': "the benchmark's", 'sampling': sampling})
+  claim(directory, {'model': model.name, 'prompt': "the benchmark's", 'sampling': sampling})
+  generate(prompts, model.janus, model.decoder, settings.images, images, settings.shard)
   logging.info('%s: the images, for the official scorer, or for janus_jax.score --images', images)

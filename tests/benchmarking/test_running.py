@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from training.batches import CONFIG, params
 
-from janus_jax.benchmarking import inference, report, running, settings
+from janus_jax.benchmarking import evaluation_speed, inference, report, running, settings
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel, resized
 from janus_jax.benchmarking.settings import BenchmarkSettings, Request
 from janus_jax.benchmarking.train import make_work
@@ -154,6 +154,18 @@ def test_what_is_shared_is_what_the_peer_runs_for_each(torch, here, model):
   assert found['share'] == 2
 
 
+def test_questions_of_a_benchmark_are_those_of_the_peer_one_by_one(torch, here, model, monkeypatch):
+  monkeypatch.setattr(evaluation_speed, 'QUESTIONS', 5)
+  found = inferred('evaluate', model, batches=(4,), rows_per_prefix=3)
+  assert (found['greedy_agreement'], found['questions'][0]['batch'], found['asked']) == (1.0, 4, 6)
+  (row,) = found['questions']
+  for side in ('', 'peer_'):
+    seconds = row[f'{side}seconds_of_questions']['median']
+    assert row[f'{side}questions_per_second'] == pytest.approx(6 / seconds)
+  assert row['times_the_peer_by_seconds_of_questions']['low'] > 0
+  assert len(printed(found)) > 15
+
+
 def test_slots_of_a_cache_that_is_shared_are_read_once(model):
   P, guided = CONFIG.num_image_tokens, 5.0
   separate = inference.questions(model, 6, 10)
@@ -206,7 +218,7 @@ def test_a_decode_step_reads_weights_and_cache(model):
 @pytest.mark.parametrize(
   ('given', 'message'),
   [
-    (('data', ['peer']), '--peer: expected with --mode=train or generate or understand, not data'),
+    (('data', ['peer']), '--peer: expected with --mode=train or generate or understand or evaluate, not data'),
     (('data', ['profile']), '--profile: expected'),
     (('generate', ['scaling']), '--scaling: expected with --mode=train or understand, not generate'),
     (('train', ['weights']), '--weights: expected with --mode=generate or understand, not train'),

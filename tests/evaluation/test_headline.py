@@ -8,7 +8,8 @@ import pytest
 from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.headline import OWN_FIGURES, PATHS, headline, headline_interval, metric_intervals
 from janus_jax.evaluation.reference import COLUMNS, TABLE_3, report_figures
-from janus_jax.evaluation.scoreboard import table_rows
+from janus_jax.evaluation.scoreboard import HEAD, table_rows
+from janus_jax.evaluation.scores import side_by_side
 
 
 def interval(rule, rows):
@@ -69,7 +70,10 @@ def test_a_partial_score_is_named_so():
     'interval': (40.0, 60.0),
     'rows': 4,
     'missing_rows': 6,
+    'dataset': 'GQA_TestDev_Balanced.tsv (official)',
+    'metrics': {'accuracy': 50.0},
   }
-  (line,) = table_rows([score])
-  assert line[1:3] == ['50.0 (partial)', '40.0 to 60.0']
-  assert line[6] == '4 of 10'
+  line = dict(zip(HEAD, table_rows([score])[0]))
+  assert (line['figure'], line['95 %'], line['rows']) == ('50.0 (partial)', '40.0 to 60.0', '4 of 10')
+  assert line['dataset'] == 'GQA_TestDev_Balanced.tsv (official)'
+  assert side_by_side([score]).splitlines()[0].split() == ['partial:', '4', 'of', '10', 'official', '95', '%']

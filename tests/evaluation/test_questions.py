@@ -1,6 +1,7 @@
 """Questions from files in every layout that people have, made up here; images are those that the question names."""
 
 import base64
+import hashlib
 import io
 import json
 
@@ -10,10 +11,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from janus_jax.data.prompts import SYSTEM_PROMPT
 from janus_jax.errors import InputError
-from janus_jax.evaluation.prompt_styles import lmms_prompt, lmms_text, vlmevalkit_prompt
+from janus_jax.evaluation.prompt_styles import Prompt, lmms_prompt, lmms_text, trained_prompt, vlmevalkit_prompt
 from janus_jax.evaluation.questions import MME_TASKS, read_questions
 from janus_jax.evaluation.rows import as_vlmevalkit_reads
+from janus_jax.evaluation.versions import OFFICIAL, version_of_file
 
 
 def png(shade):
@@ -54,6 +57,21 @@ def test_a_tsv_may_name_files(tmp_path):
     tmp_path / 'MME.tsv', [{'index': 0, 'image_path': 'a.png', 'question': '?', 'answer': 'Yes', 'category': 'OCR'}]
   )
   assert shades(read_questions('mme', str(tmp_path))[0]) == [40]
+
+
+def test_a_file_of_another_version_is_named(tmp_path, monkeypatch, caplog):
+  path = tmp_path / 'POPE.tsv'
+  write_tsv(path, [{'index': 7, 'image': encoded(10), 'question': 'a\r\nb?', 'answer': 'Yes', 'category': 'random'}])
+  md5 = hashlib.md5(path.read_bytes()).hexdigest()
+  (question,) = read_questions('pope', str(tmp_path))
+  assert question.dataset == version_of_file(str(path)) == f'POPE.tsv (other: md5 {md5})'
+  assert all(word in caplog.messages[0] for word in (str(path), md5, OFFICIAL['POPE.tsv']))
+  caplog.clear()
+  monkeypatch.setitem(OFFICIAL, 'POPE.tsv', md5)
+  (question,) = read_questions('pope', str(tmp_path))
+  assert question.dataset == version_of_file(str(path)) == 'POPE.tsv (official)'
+  assert version_of_file(str(tmp_path / 'mine.tsv')) == ''
+  assert not caplog.messages
 
 
 def write_parquet(path, rows, **columns):
@@ -216,10 +234,30 @@ def test_prompts_of_vlmevalkit(benchmark, row, images, text):
       f'How?\nA. a\nB. b\nC. c\nD. d\n{LETTER}',
     ),
     ('mmmu', {'question': '<image 1> How?'}, f'<image 1> How?\n\n{WORD}'),
+    ('mmmu', {'question': 'How?', 'A': 'x', 'B': 'y'}, f'How?\nA. x\nB. y\n\n{LETTER}'),
+    ('mmbench', {'question': 'What?', 'hint': 'nan', 'A': 'x'}, f'What? There are several options:\nA. x\n\n{LETTER}'),
+    ('mmbench', {'question': 'What?', 'hint': None, 'A': 'x'}, f'What? There are several options:\nA. x\n\n{LETTER}'),
+    ('gqa', {'question': ' Is it? '}, f' Is it? \n{WORD}'),
+    (
+      'mmvet',
+      {'question': 'Why?'},
+      'First please perform reasoning, and think step by step to provide best answer to the following question: '
+      '\n\nWhy?',
+    ),
   ],
 )
 def test_prompts_of_lmms_eval(benchmark, row, text):
   assert lmms_text(benchmark, row) == text
+
+
+def test_vlmevalkit_has_a_system_prompt_for_mmvet_alone():
+  system = (
+    'You are a helpful assistant. Please answer truthfully and write out your thinking step by step to be sure you get '
+    'the right answer.'
+  )
+  assert vlmevalkit_prompt('mmvet', {'question': 'Why?'}, 1) == Prompt('<image_placeholder>\nWhy?', system)
+  assert vlmevalkit_prompt('gqa', {'question': 'Why?'}, 0).system == ''
+  assert trained_prompt('mmvet', {'question': 'Why?'}, 1) == Prompt('<image_placeholder>\nWhy?', SYSTEM_PROMPT)
 
 
 def test_images_of_mmmu_stand_where_lmms_eval_puts_them():

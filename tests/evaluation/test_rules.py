@@ -1,7 +1,7 @@
 """The rules against the original scorers, whose functions gave the numbers in originals.json for made-up answers.
 
-VLMEvalKit e8e78f0 and fbf0418, lmms-eval 0.7.3, POPE 3df3ba1, MMMU bb0b95a, geneval af4902f, ELLA 3c228f1, and GQA's
-eval.py as Video-LLaVA 984e65b has it.
+VLMEvalKit e8e78f0 and fbf0418, lmms-eval 0.7.3, POPE 3df3ba1, MMMU bb0b95a, geneval af4902f, ELLA 3c228f1, MME's
+calculation.py as Bagel 056b5fd has it, and GQA's eval.py as Video-LLaVA 984e65b has it.
 """
 
 import json
@@ -102,7 +102,78 @@ def test_gqa_scores_as_by_its_authors():
     assert close(metrics[name], details[name])
 
 
+@pytest.mark.parametrize(
+  ('name', 'rule'), [(name, rule) for name, case in ORIGINALS['whole'].items() for rule in case if rule != 'rows']
+)
+def test_scores_are_those_of_the_original_programs(name, rule):
+  """VLMEvalKit's are those of `dataset.evaluate` on an answer file, all the metrics it has."""
+  rows, expected = ORIGINALS['whole'][name]['rows'], ORIGINALS['whole'][name][rule]
+  _, metrics = BENCHMARKS[name.removesuffix('_ids')].rules[rule](rows)
+  # lmms-eval rounds MMMU's accuracies to 5 digits.
+  tolerance = 5.1e-6 if (name, rule) == ('mmmu_ids', 'lmms-eval') else 1e-9
+  found = dict(flat(metrics))
+  assert {path: found[path] for path, _ in flat(expected)} == pytest.approx(dict(flat(expected)), abs=tolerance)
+  if rule == 'vlmevalkit-2026':
+    assert len(found) == len(dict(flat(expected)))
+
+
+def flat(metrics, above=()):
+  for name, value in metrics.items():
+    if isinstance(value, dict):
+      yield from flat(value, (*above, name))
+    else:
+      yield (*above, name), value
+
+
 # --- properties that no fixture shows
+
+
+PROMPTS = [{'tag': 'colors', 'prompt': name, 'include': []} for name in 'ab']
+
+
+@pytest.mark.parametrize(
+  ('shown', 'partial', 'found'),
+  [
+    ('abab', False, 0),
+    ('aba', True, 1),
+    ('a', True, 1),
+    ('aba', False, r"prompt 'b' \(1 in all\) has fewer than 2 images"),
+    ('aac', True, "its prompt is not in the data: 'c'"),
+    ('', True, 'no images to score'),
+  ],
+)
+def test_each_prompt_of_geneval_has_as_many_images(shown, partial, found):
+  rows = [{'metadata': {**PROMPTS[0], 'prompt': name}, 'correct': True} for name in shown]
+  if isinstance(found, int):
+    assert geneval.prepare_geneval(rows, PROMPTS, partial)[1] == found
+    assert geneval.prepare_geneval(rows, None, False)[1] == 0
+  else:
+    with pytest.raises(InputError, match=found):
+      geneval.prepare_geneval(rows, PROMPTS, partial)
+
+
+@pytest.mark.parametrize(
+  ('drop', 'partial', 'found'),
+  [
+    ((), False, 0),
+    ((3,), True, 0),
+    ((2, 3), True, 1),
+    ((3,), False, r'b.png \(1 in all\) has fewer than 2 crops'),
+    ((2, 3), False, r'prompt b \(1 of 2\) has no image'),
+  ],
+)
+def test_each_prompt_of_dpg_has_an_image_and_each_image_as_many_crops(drop, partial, found):
+  column = {'dependency': '0', 'tuple': 'entity - whole (x)', 'question_natural_language': '?'}
+  data = [{'item_id': name, 'proposition_id': 1, **column} for name in 'ab']
+  rows = [
+    {'file': f'{name}.png', 'crop': [x, 0, x + 8, 8], 'question': '?', 'answer': 'yes'} for name in 'ab' for x in (0, 8)
+  ]
+  rows = [row for number, row in enumerate(rows) if number not in drop]
+  if isinstance(found, int):
+    assert dpg.prepare_dpg(rows, data, partial)[1] == found
+  else:
+    with pytest.raises(InputError, match=found):
+      dpg.prepare_dpg(rows, data, partial)
 
 
 def pope(predictions, category='random'):
@@ -133,6 +204,31 @@ def test_a_question_of_pope_counts_once_for_each_of_its_subsets():
 def test_a_recall_that_divides_by_nothing_is_none_where_the_original_fails():
   _, metrics = BENCHMARKS['pope'].rules['official'](pope([('No', 'no'), ('Yes', 'no')]))
   assert (metrics['all']['precision'], metrics['all']['recall'], metrics['all']['f1']) == (None, 0, None)
+
+
+@pytest.mark.parametrize('text', ['no', 'it may be'])
+def test_where_nothing_is_read_as_yes_the_harnesses_have_zeros(text):
+  rows = pope([('No', 'no'), ('Yes', text)])
+  _, metrics = BENCHMARKS['pope'].rules['vlmevalkit-2026'](rows)
+  assert metrics['Overall'] == {'Overall': 0, 'acc': 50, 'precision': 0, 'recall': 0}
+  _, metrics = BENCHMARKS['pope'].rules['lmms-eval'](rows)
+  found = [metrics['all'][f'pope_{name}'] for name in ('accuracy', 'precision', 'recall', 'f1_score')]
+  assert found == [0.5, 0, 0, 0]
+
+
+@pytest.mark.parametrize('metadata', ['no JSON', '["tag", "prompt"]', {'tag': 'colors'}, None])
+def test_an_image_of_geneval_names_its_prompt(metadata):
+  with pytest.raises(InputError, match='row 1 has no metadata with tag and prompt'):
+    geneval.geneval_official([{'metadata': metadata, 'correct': True}])
+
+
+def test_a_colour_that_is_asked_for_was_judged():
+  row = {'metadata': {'tag': 'colors', 'prompt': 'p', 'include': [{'class': 'cat', 'count': 1, 'color': 'red'}]}}
+  with pytest.raises(InputError, match='a red cat, and its boxes have no colours_of_detections'):
+    geneval.geneval_official([{**row, 'detections': {'cat': [[0, 0, 1, 1, 0.9]]}}])
+  boxes = {'detections': {'cat': [[0, 0, 1, 1, 0.9]]}, 'colors_of_detections': {'cat': ['red', 'red']}}
+  with pytest.raises(InputError, match='2 colours for 1 boxes of cat'):
+    geneval.geneval_official([{**row, **boxes}])
 
 
 def test_one_wrong_rotation_fails_a_question_of_mmbench_and_not_its_vanilla_score():

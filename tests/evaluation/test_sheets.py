@@ -14,11 +14,11 @@ from PIL import Image
 from janus_jax.errors import InputError
 from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.scoreboard import (
+  claim,
   read_about,
   read_scores,
   scoreboard_to_markdown,
   table_rows,
-  write_about,
   write_table,
 )
 from janus_jax.evaluation.scores import score_rows, write_rule_scores
@@ -144,7 +144,7 @@ def test_results_of_several_commands_stand_in_one_table(tmp_path):
   lines = (tmp_path / 'scores.md').read_text().splitlines()
   assert lines[0] == '# Janus'
   cells = [line.strip('| ').split(' | ') for line in lines[4:9]]
-  assert [[*line[:2], *line[3:]] for line in cells] == [
+  assert [[*line[:2], *line[3:6], *line[7:]] for line in cells] == [
     ['gqa (GQA, Table 3)', '100.0', 'vlmevalkit-2026', 'trained', 'greedy', '3', '59.3', '62.0'],
     ['geneval (Overall, Table 4)', '0.25', 'official', 'own', 'guidance 5', '3', '0.73', '0.80'],
     ['geneval: colors', '0.50', 'official', 'own', 'guidance 5', '-', '0.89', '0.90'],
@@ -193,7 +193,7 @@ def test_what_is_no_score_is_said(tmp_path):
 
 def test_what_evaluate_knows_of_images_comes_back(tmp_path):
   assert read_about(str(tmp_path)) == {}
-  write_about(str(tmp_path), {'model': 'x'})
+  claim(str(tmp_path), {'model': 'x'})
   assert read_about(str(tmp_path)) == {'model': 'x'}
   (tmp_path / 'about.json').write_text('{')
   with pytest.raises(InputError, match=r'about\.json: .*: expected what janus_jax.evaluate wrote'):
@@ -207,3 +207,14 @@ def test_intervals_of_a_file_are_those_of_its_metrics(tmp_path):
   assert score['interval'] == score['intervals']['Accuracy']
   low, high = score['intervals']['By number']['2']['Bias']
   assert low < score['metrics']['By number']['2']['Bias'] < high
+
+
+def test_answers_of_one_model_are_not_gone_on_with_by_another(tmp_path):
+  about = {'model': 'one', 'prompt': 'trained', 'sampling': 'greedy, float32'}
+  claim(str(tmp_path), about)
+  claim(str(tmp_path), about)
+  with pytest.raises(
+    InputError, match=r'what is there has model one, sampling greedy, float32: expected another --out'
+  ):
+    claim(str(tmp_path), {**about, 'model': 'two', 'sampling': 'greedy, bfloat16'})
+  assert read_about(str(tmp_path)) == about
