@@ -70,7 +70,7 @@ def popen(start: pathlib.Path, command: list[str], log: pathlib.Path, **settings
   return forks.start(
     [sys.executable, '-m', *command],
     cwd=ROOT,
-    env=os.environ | cpu | settings,
+    env=os.environ | cpu | {'HOME': str(start)} | settings,
     stdout=log.open('w'),
     stderr=subprocess.STDOUT,
   )
@@ -119,6 +119,7 @@ def resumed(bucket, start, local, tmp_path_factory) -> str:
   assert f'{workdir}: resuming after step' in log
   assert 'codes of' not in log
   assert not list(temporary.glob('janus_jax*'))
+  assert (start / '.cache/janus_jax/data/janus_shapes').is_dir()  # Made once, for all starts on this host.
   return workdir
 
 
