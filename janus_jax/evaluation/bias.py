@@ -43,7 +43,7 @@ def variation_by_chance(count: int, reference: Mapping[str, float]) -> float:
 
 
 def bias_amplification(shares: Mapping[str, float], reference: Mapping[str, float]) -> float | None:
-  """By how much shares grew of the values that the reference favours, those above 1 / values; None if it favours none.
+  """Growth of the shares of values that the reference favours, those above 1 / values; None if it favours none.
 
   A prompt's part of the sum in Zhao, Wang, Yatskar, Ordonez and Chang 2017, "Men also like shopping", section 3, with
   the training data as reference.

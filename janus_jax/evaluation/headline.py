@@ -65,7 +65,7 @@ def headline_interval(benchmark: str, metrics: Metrics, intervals: Metrics) -> t
 
 
 def value_at(metrics: Any, path: Sequence[str]) -> Any:
-  """What stands at a path of nested metrics; None where nothing does."""
+  """The value at a path of nested metrics; None where there is none."""
   for name in path:
     metrics = metrics.get(name) if isinstance(metrics, Mapping) else None
   return metrics

@@ -1,4 +1,4 @@
-"""What GenEval's and DPG-Bench's own scorers write and print, to the character, for rows that their rules scored.
+"""The texts that GenEval's and DPG-Bench's own scorers write and print, to the character, of rows that were scored.
 
 GenEval (af4902f): the file of `evaluate_images.py` and the text of `summary_scores.py`. DPG-Bench (3c228f1): both files
 of `compute_dpg_bench.py`, of one process that is called with --res-path=DIR/dpg-bench_results.txt. The originals take

@@ -111,7 +111,7 @@ def claim(directory: str, about: Mapping[str, str]) -> None:
 
 
 def read_about(directory: str) -> dict[str, str]:
-  """What a directory of `evaluate --out` says of its answers or images; nothing where it is another directory."""
+  """Model, prompt and sampling of the answers or images in a directory of `evaluate`; {} of another directory."""
   try:
     return json.loads(Path(directory, ABOUT_FILE).read_text(encoding='utf-8'))
   except FileNotFoundError:

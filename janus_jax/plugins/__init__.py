@@ -4,7 +4,7 @@ from typing import Any
 
 
 def lmms_eval_manifest() -> Any:
-  """What lmms-eval registers as `--model janus_jax`. It imports nothing else: an error here would cost all plug-ins."""
+  """The manifest that lmms-eval registers as `--model janus_jax`; an error here would cost all plug-ins."""
   from lmms_eval.models.registry_v2 import ModelManifest
 
   return ModelManifest(model_id='janus_jax', chat_class_path='janus_jax.plugins.lmms_eval.JanusJax')

@@ -36,7 +36,7 @@ CHECKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-  """What a harness asks.
+  """A question of a harness, with what was said before it.
 
   Attributes:
     turns: question, answer, question, ..., question, with a placeholder for each image.

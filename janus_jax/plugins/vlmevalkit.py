@@ -35,7 +35,7 @@ Message = Sequence[Mapping[str, str]]  # {'type': 'image', 'value': path} and {'
 
 
 class JanusMixin:
-  """What makes VLMEvalKit's `BaseModel` a model; `model_class` joins the two.
+  """The methods that VLMEvalKit's `BaseModel` leaves open; `model_class` joins the two.
 
   Args:
     dataset_type: VLMEvalKit's DATASET_TYPE, from the name of a dataset to 'Y/N', 'MCQ' ...

@@ -28,7 +28,7 @@ from janus_jax.models.config import JanusConfig
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler
 from janus_jax.runs.config import TrainConfig, replaced, to_json
-from janus_jax.runs.datasets import RunData, check_data, open_data
+from janus_jax.runs.datasets import RunData, Samples, check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.layout import ActivationLayout
@@ -92,20 +92,9 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       if is_first:
         files.upload()  # Codes, which the others then do not compute.
     identity.check_same_data(config.data, data, checkpoint)
-    callbacks: dict[str, Callback] = {}
     held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(mesh), config.held_out_batches)
-    sampling = {name: getattr(config.sampling, name) for name in workdirs.SAMPLING}
-    if held_out.has_data:
-      callbacks['measuring held-out losses'] = Callback(held_out, config.eval_every)
-    requests = {'images': data.samples.prompts, 'answers': data.samples.questions} if config.sampling.num_images else {}
-    sampled = [name for name, found in requests.items() if found]
-    janus = LoadedJanus(model, {}, tokenizer, template)
-    if sampled:
-      sampler = Sampler(janus, data.samples, ImageSettings(**sampling, seed=config.seed))
-      callbacks[f'generating {" and ".join(sampled)}'] = Callback(sampler, config.eval_every)
-    if config.evaluation.benchmarks:
-      scores = BenchmarkScores(janus, config.compute.dtype, config.evaluation, workdir)
-      callbacks[f'scoring {", ".join(config.evaluation.benchmarks)}'] = Callback(scores, config.evaluation.every)
+    callbacks = {'measuring held-out losses': Callback(held_out, config.eval_every)} if held_out.has_data else {}
+    callbacks |= _request_callbacks(config, LoadedJanus(model, {}, tokenizer, template), data.samples, workdir)
 
     def begin() -> None:
       workdirs.begin(workdir, written, checkpoint)
@@ -131,6 +120,20 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     if is_complete and not jax.process_index():
       logging.info('%s', summary.end_summary(workdir, files.url, model, config.data.name == 'toy'))
     return params
+
+
+def _request_callbacks(config: TrainConfig, janus: LoadedJanus, samples: Samples, workdir: str) -> dict[str, Callback]:
+  """What generates and answers along the way, by what it does; `janus` is without parameters."""
+  callbacks = {}
+  requests = {'images': samples.prompts, 'answers': samples.questions} if config.sampling.num_images else {}
+  if sampled := [name for name, found in requests.items() if found]:
+    sampling = {name: getattr(config.sampling, name) for name in workdirs.SAMPLING}
+    sampler = Sampler(janus, samples, ImageSettings(**sampling, seed=config.seed))
+    callbacks[f'generating {" and ".join(sampled)}'] = Callback(sampler, config.eval_every)
+  if config.evaluation.benchmarks:
+    scores = BenchmarkScores(janus, config.compute.dtype, config.evaluation, workdir)
+    callbacks[f'scoring {", ".join(config.evaluation.benchmarks)}'] = Callback(scores, config.evaluation.every)
+  return callbacks
 
 
 def example_spec(

@@ -1,5 +1,5 @@
-"""What generated images of the toy world have in common: how many objects they show of the number asked for, and which
-colours, sizes and positions where the prompt leaves these open.
+"""Statistics of generated images of the toy world: numbers of objects beside the number asked for, and the colours,
+sizes and positions where the prompt leaves these open.
 """
 
 import collections
@@ -27,7 +27,7 @@ OPEN: Mapping[str, tuple[str, ...]] = {
 
 
 def position_of(world: World, x: float) -> str:
-  """Which of OPEN's positions is at `x` grid steps from the left edge: the middle is one step wide."""
+  """The name of the position `x` grid steps from the left edge, in OPEN: the middle is one step wide."""
   middle = (world.positions[0] + world.positions[-1]) / 2
   return 'middle' if abs(x - middle) < 0.5 else 'left' if x < middle else 'right'
 

@@ -44,5 +44,5 @@ class StepConfig(StepSettings):
   shardings: tuple[tuple[str, jax.sharding.Sharding], ...] = ()
 
   def for_stage(self, stage: Stage) -> 'StepConfig':
-    """What the step of this stage is compiled for."""
+    """The config of this stage's step."""
     return dataclasses.replace(self, accumulation=self.accumulation_in(stage))
