@@ -50,8 +50,20 @@ create() {
   done
 }
 
+# check_size: the tree goes to every host, so weights and data do not belong in it.
+check_size() {
+  local sizes total
+  sizes=$(du -sm --apparent-size --exclude=quickstart-output --exclude=__pycache__ -- * | sort --numeric-sort --reverse)
+  total=$(awk '{ total += $1 } END { print total }' <<<"$sizes")
+  if [ "$total" -gt 200 ]; then
+    wrong "$(head -n 1 <<<"$sizes" | cut -f 2) and the rest of this folder, which goes to every host, have $total MB: expected \
+at most 200: move weights and data out"
+  fi
+}
+
 install() {
   local archive=${TMPDIR:-/tmp}/janus_jax-$name.tgz
+  check_size
   run tar --create --gzip --file="$archive" --exclude='./.venv*' --exclude=./quickstart-output --exclude=__pycache__ .
   run gcloud compute tpus queued-resources scp "$archive" "$name:janus_jax.tgz" "${where[@]}" --node=all --worker=all
   on_workers all all \

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -227,6 +228,18 @@ def test_nothing_starts_where_nothing_is_installed(tmp_path):
   (start,) = dry_run('tpu_vm.sh', 'run', *WHERE, '--type=v5p-8', 'train')
   assert on_worker(tmp_path, start).returncode == 1
   assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_not_copied_to_every_host(tmp_path):
+  shutil.copytree(ROOT / 'launch', tmp_path / 'launch')
+  (tmp_path / 'parts').mkdir()
+  (tmp_path / 'parts' / 'model').touch()
+  command = ['bash', tmp_path / 'launch' / 'tpu_vm.sh', '--dry_run', 'install', *WHERE]
+  assert subprocess.run(command, capture_output=True).returncode == 0
+  os.truncate(tmp_path / 'parts' / 'model', 300 << 20)  # Sparse.
+  result = subprocess.run(command, capture_output=True, text=True)
+  assert (result.returncode, result.stdout) == (2, '')
+  assert 'parts and the rest of this folder, which goes to every host, have 30' in result.stderr
 
 
 def test_what_is_copied_can_be_run(tmp_path):
