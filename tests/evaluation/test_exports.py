@@ -43,9 +43,8 @@ def test_mme_has_a_file_for_each_task_and_pairs_stand_together():
     }
     for n, (answer, image) in enumerate([('Yes', 'b.png'), ('No', 'a.png'), ('No', 'b.png'), ('Yes', 'a.png')])
   ]
-  expected = (
-    'a.png\t1?\tNo\t  Yes, it  is\na.png\t3?\tYes\t  Yes, it  is\nb.png\t0?\tYes\t  Yes, it  is\nb.png\t2?\tNo\t  Yes, it  is\n'
-  )
+  order = [('a', 1, 'No'), ('a', 3, 'Yes'), ('b', 0, 'Yes'), ('b', 2, 'No')]
+  expected = ''.join(f'{image}.png\t{n}?\t{answer}\t  Yes, it  is\n' for image, n, answer in order)
   assert SUBMISSIONS['mme'](rows) == {'Your_Results/OCR.txt': expected}
 
 
