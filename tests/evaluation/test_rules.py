@@ -241,6 +241,13 @@ def test_one_wrong_rotation_fails_a_question_of_mmbench_and_not_its_vanilla_scor
   assert [metrics[name]['Overall'] for name in ('none', 'vanilla_0_none', 'vanilla_all_none')] == [0, 1, 0.5]
 
 
+def test_the_first_rotation_of_question_0_counts_as_unrotated():
+  row = {'question': '?', 'category': 'c', 'A': 'red', 'B': 'blue', 'answer': 'A', 'prediction': 'A'}
+  rows = [{**row, 'index': 0}, {**row, 'index': 1_000_000, 'prediction': 'B'}, {**row, 'index': 2_000_000}]
+  _, metrics = BENCHMARKS['mmbench'].rules['vlmevalkit-2026'](rows)
+  assert [metrics[name]['Overall'] for name in ('vanilla_0_none', 'vanilla_all_none')] == [0.5, pytest.approx(2 / 3)]
+
+
 def test_open_questions_of_mmmu_become_options_in_vlmevalkit():
   row = {'id': 'validation_Art_1', 'question': '?', 'category': 'Art', 'split': 'validation'}
   rows = [
@@ -276,13 +283,13 @@ def test_no_score_is_made_up_where_replies_end():
       rule([row])
 
 
-def test_capabilities_of_mmvet_are_means():
+def test_capabilities_of_mmvet_are_means_in_which_one_alone_counts_twice():
   rows = [
     {'category': 'rec,ocr', 'judge_replies': ['1.0']},
     {'category': 'rec', 'judge_replies': '["0.5"]'},
   ]
   _, metrics = BENCHMARKS['mmvet'].rules['vlmevalkit-2026'](rows)
-  assert metrics['score']['rec'] == {'tot': 2, 'acc': 75}
+  assert metrics['score']['rec'] == metrics['score_fine']['rec'] == {'tot': 3, 'acc': pytest.approx(200 / 3)}
   assert metrics['score_fine']['rec_ocr'] == {'tot': 1, 'acc': 100}
   assert metrics['score']['math'] == {'tot': 0, 'acc': None}
 
