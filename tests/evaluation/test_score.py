@@ -19,9 +19,12 @@ def write(path, rows):
   if path.suffix == '.jsonl':
     path.write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
     return path
+  if path.suffix == '.json':
+    path.write_text(json.dumps(rows))
+    return path
   frame = pytest.importorskip('pandas').DataFrame(rows)
-  if path.suffix == '.tsv':
-    frame.to_csv(path, sep='\t', index=False)
+  if path.suffix in ('.tsv', '.csv'):
+    frame.to_csv(path, sep='\t' if path.suffix == '.tsv' else ',', index=False)
   else:
     frame.to_excel(path, index=False)
   return path
@@ -32,11 +35,38 @@ def score(*arguments):
   return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize('suffix', ['.jsonl', '.tsv', '.xlsx'])
+@pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.tsv', '.csv', '.xlsx'])
 def test_rows_are_the_same_from_every_format(suffix, tmp_path):
   rows = [{**row, 'prediction': 'None' if row['index'] == 3 else row['prediction']} for row in ROWS]
   found = read_rows(str(write(tmp_path / f'rows{suffix}', rows)))
   assert [{**row, 'index': int(row['index'])} for row in found] == rows
+
+
+def test_questions_of_gqa_are_named_by_their_id(tmp_path):
+  path = tmp_path / 'questions.JSON'
+  path.write_text('{"7": {"answer": "red"}}')
+  assert read_rows(str(path)) == [{'questionId': '7', 'answer': 'red'}]
+
+
+@pytest.mark.parametrize(
+  ('name', 'text'), [('q.json', '{"7": "red"}'), ('q.json', '[1]'), ('q.json', '3'), ('q.txt', '[]')]
+)
+def test_what_is_no_table_is_refused(name, text, tmp_path):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(InputError, match='expected a (list of objects|file that ends with one of .jsonl, .json, .tsv)'):
+    read_rows(str(tmp_path / name))
+
+
+@pytest.mark.parametrize('key', ['index', 'id', 'question_id', 'questionId'])
+def test_columns_have_the_names_of_other_datasets_too(key):
+  theirs = {'text': 'q', 'label': 'Yes', 'capability': 'rec', 'L2-category': 'l', 'choice_a': 'x', 'choice_d': 'y'}
+  ours = {'question': 'q', 'answer': 'Yes', 'category': 'rec', 'l2-category': 'l', 'A': 'x', 'D': 'y'}
+  assert join([{'prediction': None, **theirs}], None) == ([{'index': 0, 'prediction': '', **ours}], 0)
+  data = [{key: number, **theirs} for number in (7, 8)]
+  found, _ = join([{key: '8', 'prediction': 'b'}, {key: 7, 'prediction': 'a', 'judge_replies': ['1']}], data)
+  number = 7 if key == 'index' else 0
+  assert found[0] == {'index': number, key: 7, 'prediction': 'a', 'judge_replies': ['1'], **ours}
+  assert found[1]['prediction'] == 'b'
 
 
 def test_megabytes_in_a_field_are_read(tmp_path):
