@@ -53,7 +53,7 @@ def test_questions_of_gqa_are_named_by_their_id(tmp_path):
 )
 def test_what_is_no_table_is_refused(name, text, tmp_path):
   (tmp_path / name).write_text(text)
-  with pytest.raises(InputError, match='expected a (list of objects|file that ends with one of .jsonl, .json, .tsv)'):
+  with pytest.raises(InputError, match=r'expected a (list of objects|file that ends with one of \.jsonl, )'):
     read_rows(str(tmp_path / name))
 
 
