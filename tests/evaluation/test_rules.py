@@ -268,6 +268,10 @@ def test_open_questions_of_mmmu_become_options_in_vlmevalkit():
     (['bad', '0.2', '0.7'], 0.2, 0.2, 0.7),
     (['x'] * 9, 0.0, 0.0, 0.0),
     (['1.5', '-1', '1e-1'], 0.1, 0.1, 0.1),
+    (['', '', '', '0.7'], 0.7, 0.7, 0.0),
+    (['', '', '0.7'], 0.7, 0.7, 0.7),
+    (['1', '0'], 1.0, 1.0, 1.0),
+    (['0', '1'], 0.0, 0.0, 0.0),
   ],
 )
 def test_replies_of_a_judge_are_read_in_the_order_of_tries(replies, now, official, lmms):
@@ -281,6 +285,19 @@ def test_no_score_is_made_up_where_replies_end():
   for rule in BENCHMARKS['mmvet'].rules.values():
     with pytest.raises(InputError, match='row 1: none of its 1 replies is a grade'):
       rule([row])
+
+
+@pytest.mark.parametrize('replies', ['0.5', '{"0.5": 1}', 'x', [0.5], ['0.5', None], None])
+def test_replies_of_a_judge_are_texts(replies):
+  with pytest.raises(InputError, match=r'row 1: judge_replies is .*: expected a list of texts'):
+    mmvet.mmvet_vlmevalkit([{'category': 'rec', 'judge_replies': replies}])
+
+
+@pytest.mark.parametrize('rule', ['vlmevalkit-2026', 'lmms-eval', 'official'])
+def test_capabilities_of_mmvet_may_be_a_list(rule):
+  rows = [{'category': ['rec', 'ocr'], 'judge_replies': ['1.0']}, {'category': ['ocr'], 'judge_replies': ['0.5']}]
+  same = [{**row, 'category': ','.join(row['category'])} for row in rows]
+  assert BENCHMARKS['mmvet'].rules[rule](rows) == BENCHMARKS['mmvet'].rules[rule](same)
 
 
 def test_capabilities_of_mmvet_are_means_in_which_one_alone_counts_twice():
