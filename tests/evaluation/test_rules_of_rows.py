@@ -1,0 +1,60 @@
+"""What the rules make of unusual rows, as the original programs make it; and rows that they refuse."""
+
+import pytest
+
+from janus_jax.errors import InputError
+from janus_jax.evaluation import mmvet, yes_no
+from janus_jax.evaluation.benchmarks import BENCHMARKS
+
+
+def mme(category='OCR', **columns):
+  return [
+    {'category': category, 'answer': answer, 'prediction': text, 'image_path': 'a', **columns}
+    for answer, text in ((' Yes. ', 'yes'), ('no', 'no'))
+  ]
+
+
+def test_images_of_mme_have_two_questions_and_either_name():
+  for rule in ('lmms-eval', 'official'):
+    for rows in (mme(), [{**row, 'image_path': None, 'question_id': 'a'} for row in mme()]):
+      _, metrics = BENCHMARKS['mme'].rules[rule]([{k: v for k, v in row.items() if v is not None} for row in rows])
+      assert metrics['OCR'] == 200
+    with pytest.raises(InputError, match='OCR: image b has 1 questions: expected 2'):
+      BENCHMARKS['mme'].rules[rule]([*mme(), mme(image_path='b')[0]])
+    with pytest.raises(InputError, match='no column'):
+      BENCHMARKS['mme'].rules[rule]([*mme(), {**mme()[0], 'image_path': 'b'}, {'category': 'OCR'}])
+  assert BENCHMARKS['mme'].rules['official'](mme('scene'))[1] == {'Perception': 200, 'scene': 200, 'Cognition': 0}
+  with pytest.raises(InputError, match='MME has no question of the category existence: expected all 14'):
+    BENCHMARKS['mme'].rules['vlmevalkit-2026'](mme())
+
+
+@pytest.mark.parametrize('version', ['2025', '2026'])
+def test_a_carriage_return_is_a_code_to_vlmevalkit(version):
+  """Its spreadsheet has yes_x000D_, which is no yes."""
+  row = {'index': 0, 'answer': 'Yes', 'category': 'random', 'prediction': 'yes\r it is'}
+  (reading,), _ = BENCHMARKS['pope'].rules[f'vlmevalkit-{version}']([row])
+  assert reading.read == 'Unknown'
+  rows = [row for name in (*yes_no.PERCEPTION, *yes_no.COGNITION) for row in mme(name)]
+  rows[0]['prediction'] = 'yes\r it is'
+  readings, _ = BENCHMARKS['mme'].rules[f'vlmevalkit-{version}'](rows)
+  assert [reading.read for reading in readings[:3]] == ['Unknown', 'No', 'Yes']
+
+
+def test_the_first_rotation_of_question_0_counts_as_unrotated():
+  row = {'question': '?', 'category': 'c', 'A': 'red', 'B': 'blue', 'answer': 'A', 'prediction': 'A'}
+  rows = [{**row, 'index': 0}, {**row, 'index': 1_000_000, 'prediction': 'B'}, {**row, 'index': 2_000_000}]
+  _, metrics = BENCHMARKS['mmbench'].rules['vlmevalkit-2026'](rows)
+  assert [metrics[name]['Overall'] for name in ('vanilla_0_none', 'vanilla_all_none')] == [0.5, pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize('replies', ['0.5', '{"0.5": 1}', 'x', [0.5], ['0.5', None], None])
+def test_replies_of_a_judge_are_texts(replies):
+  with pytest.raises(InputError, match=r'row 1: judge_replies is .*: expected a list of texts'):
+    mmvet.mmvet_vlmevalkit([{'category': 'rec', 'judge_replies': replies}])
+
+
+@pytest.mark.parametrize('rule', ['vlmevalkit-2026', 'lmms-eval', 'official'])
+def test_capabilities_of_mmvet_may_be_a_list(rule):
+  rows = [{'category': ['rec', 'ocr'], 'judge_replies': ['1.0']}, {'category': ['ocr'], 'judge_replies': ['0.5']}]
+  same = [{**row, 'category': ','.join(row['category'])} for row in rows]
+  assert BENCHMARKS['mmvet'].rules[rule](rows) == BENCHMARKS['mmvet'].rules[rule](same)
