@@ -58,3 +58,27 @@ def test_capabilities_of_mmvet_may_be_a_list(rule):
   rows = [{'category': ['rec', 'ocr'], 'judge_replies': ['1.0']}, {'category': ['ocr'], 'judge_replies': ['0.5']}]
   same = [{**row, 'category': ','.join(row['category'])} for row in rows]
   assert BENCHMARKS['mmvet'].rules[rule](rows) == BENCHMARKS['mmvet'].rules[rule](same)
+
+
+def test_questions_of_gqa_without_groups_have_no_distribution():
+  annotated = {'question': 'a b', 'types': {'structural': 'query', 'semantic': 'rel'}, 'semantic': []}
+  rows = [{'answer': 'red', 'prediction': 'red', **annotated, 'groups': {'global': None}}]
+  _, metrics = BENCHMARKS['gqa'].rules['official'](rows)
+  found = [metrics[name] for name in ('accuracy', 'open', 'binary', 'distribution')]
+  assert found == [100, 100, 0, None]  # Where the original divides by zero.
+  assert metrics['accuracyPerLength'] == {'2': 100}
+  rows[0].pop('groups')
+  assert BENCHMARKS['gqa'].rules['official'](rows)[1] == {'accuracy': 100}
+
+
+def test_blanks_and_case_of_both_answers_are_nothing_to_vlmevalkit():
+  (reading,), _ = BENCHMARKS['gqa'].rules['vlmevalkit-2026']([{'answer': ' Red ', 'prediction': 'rED\n'}])
+  assert reading.score == 1
+
+
+@pytest.mark.parametrize('rule', ['vlmevalkit-2026', 'lmms-eval', 'official', 'official-llava'])
+def test_rows_without_answers_are_refused(rule):
+  with pytest.raises(InputError, match='row 1 has no column prediction'):
+    BENCHMARKS['gqa'].rules[rule]([{'answer': 'red'}])
+  with pytest.raises(InputError, match='no rows to score'):
+    BENCHMARKS['gqa'].rules[rule]([])
