@@ -82,3 +82,11 @@ def test_rows_without_answers_are_refused(rule):
     BENCHMARKS['gqa'].rules[rule]([{'answer': 'red'}])
   with pytest.raises(InputError, match='no rows to score'):
     BENCHMARKS['gqa'].rules[rule]([])
+
+
+def test_seedbench_has_accuracies_by_type_where_each_question_has_one():
+  rows = [{'answer': 'A', 'prediction': 'A.', 'category': 'c'}, {'answer': 'A', 'prediction': ' A', 'category': 'd'}]
+  _, metrics = BENCHMARKS['seedbench'].rules['official'](rows)
+  assert (metrics['total_accuracy'], metrics['per_type']) == (50, {'c': 100, 'd': 0})
+  del rows[1]['category']
+  assert 'per_type' not in BENCHMARKS['seedbench'].rules['official'](rows)[1]

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.evaluation.rows import as_vlmevalkit_reads, join, read_rows
+from janus_jax.evaluation.rows import as_vlmevalkit_reads, join, read_appended, read_rows
 
 ROWS = [
   {'index': i, 'question': f'Is there a {i}?', 'answer': answer, 'category': 'random', 'prediction': text}
@@ -67,6 +67,25 @@ def test_columns_have_the_names_of_other_datasets_too(key):
   number = 7 if key == 'index' else 0
   assert found[0] == {'index': number, key: 7, 'prediction': 'a', 'judge_replies': ['1'], **ours}
   assert found[1]['prediction'] == 'b'
+
+
+def test_lines_that_are_cut_off_and_files_that_are_not_there_are_no_answers(tmp_path):
+  path = tmp_path / 'answers.jsonl'
+  assert read_appended(str(path)) == []
+  path.write_text('{"index": 1}\n\n{"index": 2}\n{"ind')
+  assert read_appended(str(path)) == [{'index': 1}, {'index': 2}]
+  assert path.read_text().endswith('2}\n')
+
+
+def test_rows_without_data_have_an_index_of_their_own_or_that_of_their_place():
+  rows = [{'judge_replies': []}, {'prediction': 'x', 'index': 5}, {'prediction': 'y', 'index': 5}]
+  assert [row['index'] for row in join(rows, None)[0]] == [0, 5, 5]
+  with pytest.raises(InputError, match='index 5 stands in the predictions more than once'):
+    join(rows[1:], None)
+  with pytest.raises(InputError, match='row 2 of the predictions has no column index'):
+    join([rows[1], {'prediction': 'x'}], [{'index': 5}, {'index': 6}])
+  with pytest.raises(InputError, match='row 2 of the predictions has no column prediction: index'):
+    join([rows[1], {'index': 3}], None)
 
 
 def test_megabytes_in_a_field_are_read(tmp_path):
