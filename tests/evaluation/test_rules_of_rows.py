@@ -90,3 +90,18 @@ def test_seedbench_has_accuracies_by_type_where_each_question_has_one():
   assert (metrics['total_accuracy'], metrics['per_type']) == (50, {'c': 100, 'd': 0})
   del rows[1]['category']
   assert 'per_type' not in BENCHMARKS['seedbench'].rules['official'](rows)[1]
+
+
+def test_mmmu_has_lists_of_answers_and_what_is_right_without_chance():
+  row = {'id': 'validation_Art_1', 'options': "['red', 'blue']", 'question_type': 'multiple-choice'}
+  rows = [
+    {**row, 'options': '[]', 'question_type': 'open', 'answer': ['4', 'four'], 'prediction': 'it is four'},
+    {**row, 'answer': ['A', 'B'], 'prediction': 'neither'},
+    {**row, 'answer': ['B', 'A'], 'prediction': 'B'},
+  ]
+  for rule in ('official', 'lmms-eval'):
+    readings, metrics = BENCHMARKS['mmmu'].rules[rule](rows)
+    assert [(reading.score, reading.is_random) for reading in readings] == [(1, False), (1, True), (1, False)]
+    assert (metrics['Overall']['acc'], metrics['without_random']) == (1, pytest.approx(2 / 3))
+    with pytest.raises(InputError, match="MMMU has no subject 'Arts'"):
+      BENCHMARKS['mmmu'].rules[rule]([{**rows[0], 'id': 'validation_Arts_1'}])
