@@ -3,7 +3,7 @@
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.evaluation import mmvet, yes_no
+from janus_jax.evaluation import dpg, mmvet, yes_no
 from janus_jax.evaluation.benchmarks import BENCHMARKS
 
 
@@ -105,3 +105,47 @@ def test_mmmu_has_lists_of_answers_and_what_is_right_without_chance():
     assert (metrics['Overall']['acc'], metrics['without_random']) == (1, pytest.approx(2 / 3))
     with pytest.raises(InputError, match="MMMU has no subject 'Arts'"):
       BENCHMARKS['mmmu'].rules[rule]([{**rows[0], 'id': 'validation_Arts_1'}])
+
+
+QUESTIONS = [
+  {'item_id': 'a', 'proposition_id': n, 'dependency': '0', 'tuple': f'{kind} (x)', 'question_natural_language': text}
+  for n, kind, text in ((1, 'other', 'skipped?'), (2, 'global', 'same?'), (3, 'entity - whole', 'same?'))
+]
+
+
+def answers_of_dpg(*corners, file='a.png'):
+  """Of each crop, 8 wide, a yes to the last question alone if it stands at the right and below."""
+  last = max(corners)
+  return [
+    {'file': file, 'crop': [x, y, x + 8, y + 8], 'question': text, 'answer': answer}
+    for x, y in corners
+    for text, answer in (('skipped?', 'no'), ('same?', 'no'), ('same?', 'yes' if (x, y) == last else 'no'))
+  ]
+
+
+@pytest.mark.parametrize('corners', [[(0, 0), (8, 0), (0, 8), (8, 8)], [(8, 8), (0, 8), (8, 0), (0, 0)]])
+def test_categories_of_dpg_are_those_of_the_last_crop_wherever_its_answers_stand(corners):
+  rows, _ = dpg.prepare_dpg(answers_of_dpg(*corners), QUESTIONS, False)
+  (reading,), metrics = BENCHMARKS['dpg'].rules['official'](rows)
+  assert (reading.read, reading.score) == ([0, 0, 0, 0.5], 0.125)
+  assert list(metrics['L2 category scores'].items()) == [('entity - whole', 100), ('global', 0)]
+  assert metrics['L1 category scores'] == {'global': 0, 'entity': 100}
+  (reading,), metrics = BENCHMARKS['dpg'].rules['clean'](rows)
+  assert reading.score == pytest.approx(1 / 12)
+  assert metrics['L2 category scores'] == {'other': 0, 'global': 0, 'entity - whole': 25}
+
+
+def test_images_of_dpg_that_fail_are_left_out_officially_and_else_refused():
+  rows, _ = dpg.prepare_dpg([*answers_of_dpg((0, 0)), *answers_of_dpg((0, 0), file='b.png')], QUESTIONS, False)
+  orphan = [*QUESTIONS[:2], {**QUESTIONS[2], 'dependency': '7'}]
+  without_parent, _ = dpg.prepare_dpg(answers_of_dpg((0, 0)), orphan, False)
+  for failed, message in ((rows, "b.png: no question is about 'b'"), (without_parent, 'depends on 7, which does not')):
+    readings, _ = BENCHMARKS['dpg'].rules['official'](failed)
+    assert (readings[-1].read, readings[-1].score) == ('failed', 0)
+    with pytest.raises(InputError, match=message):
+      BENCHMARKS['dpg'].rules['clean'](failed)
+  with pytest.raises(InputError, match=r"a.png: no answer to 'same\?'"):
+    BENCHMARKS['dpg'].rules['official'](dpg.prepare_dpg(answers_of_dpg((0, 0))[:1], QUESTIONS, False)[0])
+  with pytest.raises(InputError, match='DPG-Bench has no data'):
+    dpg.prepare_dpg(answers_of_dpg((0, 0)), None, False)
+  assert dpg.prepare_dpg(answers_of_dpg((0, 0)), [*QUESTIONS, {**QUESTIONS[0], 'item_id': 'z'}], True)[1] == 1
