@@ -107,6 +107,16 @@ def test_mmmu_has_lists_of_answers_and_what_is_right_without_chance():
       BENCHMARKS['mmmu'].rules[rule]([{**rows[0], 'id': 'validation_Arts_1'}])
 
 
+def test_blanks_around_answers_to_mmmu_and_the_kind_of_a_question():
+  row = {'id': 'validation_Art_1', 'options': "['red', 'blue']", 'answer': 'B', 'prediction': 'B\n'}
+  (reading,), _ = BENCHMARKS['mmmu'].rules['lmms-eval']([row])
+  assert (reading.read, reading.is_random) == ('B', False)
+  (reading,), _ = BENCHMARKS['mmmu'].rules['official']([{**row, 'question_type': 'open', 'answer': '4'}])
+  assert (reading.read, reading.score) == ([' b', 'b '], 0)
+  (reading,), _ = BENCHMARKS['mmmu'].rules['official']([{**row, 'options': '', 'A': 'x', 'B': '', 'prediction': 'A'}])
+  assert (reading.read, reading.score) == ('A', 0)
+
+
 QUESTIONS = [
   {'item_id': 'a', 'proposition_id': n, 'dependency': '0', 'tuple': f'{kind} (x)', 'question_natural_language': text}
   for n, kind, text in ((1, 'other', 'skipped?'), (2, 'global', 'same?'), (3, 'entity - whole', 'same?'))
