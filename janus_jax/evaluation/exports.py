@@ -1,17 +1,16 @@
 """Answers in the files that the harnesses and the authors' scorers read."""
 
+import itertools
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from janus_jax.data.whole_files import write_text
 from janus_jax.evaluation.mmmu import choices_of, is_open, subject_of
-from janus_jax.evaluation.rows import Row, pandas
+from janus_jax.evaluation.rows import Row, pandas, spreadsheet_text
 from janus_jax.evaluation.rules import grouped
 
-CONTROL = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f]')  # Characters that XML, and so a spreadsheet, cannot hold.
 # Names of VLMEvalKit's datasets, which its answer files carry.
 DATASETS = {
   'pope': 'POPE',
@@ -35,8 +34,8 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _one_line(text: str) -> str:
-  """Text without tabs and line breaks, each of which would cost MME's scorer the line."""
-  return ' '.join(text.split())
+  """Text with blanks for tabs and line breaks, each of which would cost MME's scorer the line."""
+  return text.translate(dict.fromkeys(map(ord, '\t\n\r'), ' '))
 
 
 def _pope(rows: Sequence[Row]) -> dict[str, str]:
@@ -119,8 +118,11 @@ def write_answers(benchmark: str, rows: Sequence[Row], directory: str, model: st
   """Writes VLMEvalKit's answer file and the files for the authors' scorers. Returns their names."""
   name = f'{model}_{DATASETS[benchmark]}.xlsx'
   frame = pandas().DataFrame(vlmevalkit_rows(rows))
-  frame = frame.map(lambda value: CONTROL.sub('', value) if isinstance(value, str) else value)
-  frame.to_excel(os.path.join(directory, name), index=False)
+  with pandas().ExcelWriter(os.path.join(directory, name), engine='openpyxl') as writer:
+    frame.map(spreadsheet_text).to_excel(writer, index=False)
+    for cell in itertools.chain(*writer.book.active):
+      if isinstance(cell.value, str):
+        cell.data_type = 's'  # '=1' is no formula, '#REF!' no error: both would be read as nothing.
   files = SUBMISSIONS[benchmark](rows) if benchmark in SUBMISSIONS else {}
   for path, text in files.items():
     path = os.path.join(directory, 'submission', path)

@@ -70,7 +70,7 @@ def gqa_official(rows: Sequence[Row], converted: bool) -> tuple[list[ReadAnswer]
       predicted[row['groups']['global'], reading.read] += 1
   kinds = by_detail.pop('answerType')
   metrics |= {name: _percent(kinds.get(name, [])) for name in ('binary', 'open')}
-  metrics['distribution'] = _chi_square(gold, predicted) / 100
+  metrics['distribution'] = _chi_square(gold, predicted)
   for name, found in by_detail.items():
     metrics[name] = {str(value): _percent(found[value]) for value in sorted(found)}
   return readings, metrics
@@ -80,13 +80,13 @@ def _percent(scores: Sequence[float]) -> float:
   return 100 * (mean(scores) or 0)
 
 
-def _chi_square(gold: Counter, predicted: Counter) -> float:
-  """Mean over groups, each as often as it has questions, of the chi square of its answers."""
+def _chi_square(gold: Counter, predicted: Counter) -> float | None:
+  """Mean over groups, each as often as it has questions, of the chi square of its answers, over 100; None of none."""
   sizes: Counter = Counter()
   for (group, _), count in gold.items():
     sizes[group] += count
   total = sum(sizes[key[0]] * (predicted[key] - count) ** 2 / count for key, count in gold.items())
-  return total / sizes.total() if sizes else 0.0
+  return total / sizes.total() / 100 if sizes else None
 
 
 RULES = {

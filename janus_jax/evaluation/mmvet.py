@@ -6,7 +6,7 @@ Official: `mm-vet_evaluator.py` of yuweihao/MM-Vet. VLMEvalKit: `dataset/utils/m
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from janus_jax.errors import InputError
@@ -94,20 +94,18 @@ def _capabilities(row: Row) -> tuple[str, ...]:
 
 
 def mmvet_vlmevalkit(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
+  """One counter holds both tables, so that a question of one capability alone counts twice for it."""
   readings = _graded(rows, vlmevalkit_grade)
-  tables: dict[str, dict[str, Any]] = {'score': {}, 'score_fine': {}}
-
-  def add(table: str, name: str, indices: Sequence[int]) -> None:
-    tables[table][name] = {'tot': len(indices), 'acc': _percent(readings, indices)}
-
   joined = [','.join(_capabilities(row)) for row in rows]
-  for name in CAPABILITIES:
-    add('score', name, [index for index, names in enumerate(joined) if name in names])
-  for name, indices in grouped([{'name': names.replace(',', '_')} for names in joined], 'name').items():
-    add('score_fine', name, indices)
-  for table in tables:
-    add(table, 'Overall', range(len(rows)))
-  return readings, tables
+  together = grouped([{'name': names.replace(',', '_')} for names in joined], 'name')
+  single = {name: [index for index, names in enumerate(joined) if name in names] for name in CAPABILITIES}
+  counted = {**together, **{name: indices + together.get(name, []) for name, indices in single.items()}}
+
+  def table(names: Iterable[str]) -> dict[str, Any]:
+    members = {**{name: counted[name] for name in names}, 'Overall': range(len(rows))}
+    return {name: {'tot': len(some), 'acc': _percent(readings, some)} for name, some in members.items()}
+
+  return readings, {'score': table(CAPABILITIES), 'score_fine': table(together)}
 
 
 def mmvet_by_capability(

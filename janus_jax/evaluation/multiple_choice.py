@@ -6,6 +6,7 @@ and e8e78f0). lmms-eval 0.7.3: `tasks/mmbench/mmbench_evals.py`, `tasks/_task_ut
 """
 
 import functools
+import math
 import random
 import re
 import string
@@ -174,11 +175,10 @@ def mmbench_vlmevalkit(rows: Sequence[Row], version: str) -> tuple[list[ReadAnsw
   main_rows = [rows[number] for number in main]
   hits = [min(readings[i].score for i in by_question[rows[number]['index']]) for number in main]
   metrics = _accuracy(main_rows, hits)
-  for name, some, scores in (
-    ('vanilla_0', main_rows, [readings[number].score for number in main]),
-    ('vanilla_all', rows, [reading.score for reading in readings]),
-  ):
-    metrics |= {f'{name}_{split}': found for split, found in _accuracy(some, scores).items()}
+  for name, last in (('vanilla_0', ROTATIONS), ('vanilla_all', math.inf)):  # A rotation of question 0 is in the first.
+    some = [number for number, row in enumerate(rows) if row['index'] <= last]
+    found = _accuracy([rows[number] for number in some], [readings[number].score for number in some])
+    metrics |= {f'{name}_{split}': values for split, values in found.items()}
   return _restored(readings, order), metrics
 
 

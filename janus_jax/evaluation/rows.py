@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import os
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ COLUMNS = {
   'L2-category': 'l2-category',
   **{f'choice_{letter.lower()}': letter for letter in 'ABCD'},
 }
+
+# Characters that a spreadsheet cannot hold. VLMEvalKit's (xlsxwriter) have '_x0007_' in their place, and so read it.
+UNHELD = re.compile('[\x00-\x08\x0b-\x1f\ufffe\uffff]')
 
 
 def pandas() -> types.ModuleType:
@@ -165,10 +169,16 @@ def require(rows: Sequence[Row], columns: Sequence[str]) -> None:
 def as_vlmevalkit_reads(rows: Sequence[Row]) -> list[dict[str, Any]]:
   """Rows as they come back from VLMEvalKit's answer file: 'None', 'N/A', 'nan', '' ... are float NaN.
 
-  A column of nothing but numbers comes back as numbers, too, as pandas infers it.
+  A column of nothing but numbers comes back as numbers, too, as pandas infers it. Answers come from a spreadsheet.
   """
   frame = pandas().DataFrame(rows)
+  frame = frame.map(spreadsheet_text) if 'prediction' in frame else frame
   return pandas().read_csv(io.StringIO(frame.to_csv(sep='\t', index=False)), sep='\t').to_dict('records')
+
+
+def spreadsheet_text(value: Any) -> Any:
+  """Text as VLMEvalKit's spreadsheet holds it; other values as they are."""
+  return UNHELD.sub(lambda found: f'_x{ord(found[0]):04X}_', value) if isinstance(value, str) else value
 
 
 def is_missing(value: Any) -> bool:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from janus_jax.evaluation.exports import SUBMISSIONS, vlmevalkit_rows, write_answers
+from janus_jax.evaluation.rows import as_vlmevalkit_reads
 
 
 def lines(text):
@@ -36,15 +37,14 @@ def test_mme_has_a_file_for_each_task_and_pairs_stand_together():
     {
       'question': f'{n}?',
       'answer': answer,
-      'prediction': 'Yes,\tit\n is',
+      'prediction': '\n\nYes,\tit\r is',
       'category': 'OCR',
       'image_path': f'OCR/{image}',
     }
     for n, (answer, image) in enumerate([('Yes', 'b.png'), ('No', 'a.png'), ('No', 'b.png'), ('Yes', 'a.png')])
   ]
-  expected = (
-    'a.png\t1?\tNo\tYes, it is\na.png\t3?\tYes\tYes, it is\nb.png\t0?\tYes\tYes, it is\nb.png\t2?\tNo\tYes, it is\n'
-  )
+  order = [('a', 1, 'No'), ('a', 3, 'Yes'), ('b', 0, 'Yes'), ('b', 2, 'No')]
+  expected = ''.join(f'{image}.png\t{n}?\t{answer}\t  Yes, it  is\n' for image, n, answer in order)
   assert SUBMISSIONS['mme'](rows) == {'Your_Results/OCR.txt': expected}
 
 
@@ -84,9 +84,12 @@ def test_mmvet_has_answers_by_question_and_requests_for_a_judge():
   assert lines(files['judge_requests.jsonl']) == [{'index': 3, **expected}, {'index': 4, **expected}]
 
 
-def test_a_spreadsheet_takes_answers_with_control_characters(tmp_path):
+def test_a_spreadsheet_has_answers_as_vlmevalkit_writes_them(tmp_path):
+  """What pandas reads of a file that VLMEvalKit e8e78f0 wrote of the same rows (its `dump`, by xlsxwriter)."""
   pandas = pytest.importorskip('pandas')
-  rows = [{'index': 0, 'question': 'q', 'answer': 'a', 'category': 'c', 'prediction': 'a\x00b\x1fc\td\ne'}]
+  texts = {'a\x00b\x1fc\td\ne': 'a_x0000_b_x001F_c\td\ne', 'a\r\nb\ufffe': 'a_x000D_\nb_xFFFE_'}
+  texts |= {text: text for text in ('=1+1', '#REF!', "'yes", '-1', '_x0041_', ' lead')}
+  rows = [{'index': i, 'question': 'q', 'answer': 'a', 'prediction': text} for i, text in enumerate(texts)]
   write_answers('gqa', rows, str(tmp_path), 'tiny')
-  (found,) = pandas.read_excel(tmp_path / 'tiny_GQA_TestDev_Balanced.xlsx')['prediction']
-  assert found == 'abc\td\ne'
+  found = pandas.read_excel(tmp_path / 'tiny_GQA_TestDev_Balanced.xlsx')['prediction']
+  assert list(found) == list(texts.values()) == [row['prediction'] for row in as_vlmevalkit_reads(rows)]

@@ -261,6 +261,10 @@ def test_open_questions_of_mmmu_become_options_in_vlmevalkit():
     (['bad', '0.2', '0.7'], 0.2, 0.2, 0.7),
     (['x'] * 9, 0.0, 0.0, 0.0),
     (['1.5', '-1', '1e-1'], 0.1, 0.1, 0.1),
+    (['', '', '', '0.7'], 0.7, 0.7, 0.0),
+    (['', '', '0.7'], 0.7, 0.7, 0.7),
+    (['1', '0'], 1.0, 1.0, 1.0),
+    (['0', '1'], 0.0, 0.0, 0.0),
   ],
 )
 def test_replies_of_a_judge_are_read_in_the_order_of_tries(replies, now, official, lmms):
@@ -276,13 +280,13 @@ def test_no_score_is_made_up_where_replies_end():
       rule([row])
 
 
-def test_capabilities_of_mmvet_are_means():
+def test_capabilities_of_mmvet_are_means_in_which_one_alone_counts_twice():
   rows = [
     {'category': 'rec,ocr', 'judge_replies': ['1.0']},
     {'category': 'rec', 'judge_replies': '["0.5"]'},
   ]
   _, metrics = BENCHMARKS['mmvet'].rules['vlmevalkit-2026'](rows)
-  assert metrics['score']['rec'] == {'tot': 2, 'acc': 75}
+  assert metrics['score']['rec'] == metrics['score_fine']['rec'] == {'tot': 3, 'acc': pytest.approx(200 / 3)}
   assert metrics['score_fine']['rec_ocr'] == {'tot': 1, 'acc': 100}
   assert metrics['score']['math'] == {'tot': 0, 'acc': None}
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.evaluation.rows import as_vlmevalkit_reads, join, read_rows
+from janus_jax.evaluation.rows import as_vlmevalkit_reads, join, read_appended, read_rows
 
 ROWS = [
   {'index': i, 'question': f'Is there a {i}?', 'answer': answer, 'category': 'random', 'prediction': text}
@@ -19,9 +19,12 @@ def write(path, rows):
   if path.suffix == '.jsonl':
     path.write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
     return path
+  if path.suffix == '.json':
+    path.write_text(json.dumps(rows))
+    return path
   frame = pytest.importorskip('pandas').DataFrame(rows)
-  if path.suffix == '.tsv':
-    frame.to_csv(path, sep='\t', index=False)
+  if path.suffix in ('.tsv', '.csv'):
+    frame.to_csv(path, sep='\t' if path.suffix == '.tsv' else ',', index=False)
   else:
     frame.to_excel(path, index=False)
   return path
@@ -32,11 +35,57 @@ def score(*arguments):
   return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize('suffix', ['.jsonl', '.tsv', '.xlsx'])
+@pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.tsv', '.csv', '.xlsx'])
 def test_rows_are_the_same_from_every_format(suffix, tmp_path):
   rows = [{**row, 'prediction': 'None' if row['index'] == 3 else row['prediction']} for row in ROWS]
   found = read_rows(str(write(tmp_path / f'rows{suffix}', rows)))
   assert [{**row, 'index': int(row['index'])} for row in found] == rows
+
+
+def test_questions_of_gqa_are_named_by_their_id(tmp_path):
+  path = tmp_path / 'questions.JSON'
+  path.write_text('{"7": {"answer": "red"}}')
+  assert read_rows(str(path)) == [{'questionId': '7', 'answer': 'red'}]
+
+
+@pytest.mark.parametrize(
+  ('name', 'text'), [('q.json', '{"7": "red"}'), ('q.json', '[1]'), ('q.json', '3'), ('q.txt', '[]')]
+)
+def test_what_is_no_table_is_refused(name, text, tmp_path):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(InputError, match=r'expected a (list of objects|file that ends with one of \.jsonl, )'):
+    read_rows(str(tmp_path / name))
+
+
+@pytest.mark.parametrize('key', ['index', 'id', 'question_id', 'questionId'])
+def test_columns_have_the_names_of_other_datasets_too(key):
+  theirs = {'text': 'q', 'label': 'Yes', 'capability': 'rec', 'L2-category': 'l', 'choice_a': 'x', 'choice_d': 'y'}
+  ours = {'question': 'q', 'answer': 'Yes', 'category': 'rec', 'l2-category': 'l', 'A': 'x', 'D': 'y'}
+  assert join([{'prediction': None, **theirs}], None) == ([{'index': 0, 'prediction': '', **ours}], 0)
+  data = [{key: number, **theirs} for number in (7, 8)]
+  found, _ = join([{key: '8', 'prediction': 'b'}, {key: 7, 'prediction': 'a', 'judge_replies': ['1']}], data)
+  number = 7 if key == 'index' else 0
+  assert found[0] == {'index': number, key: 7, 'prediction': 'a', 'judge_replies': ['1'], **ours}
+  assert found[1]['prediction'] == 'b'
+
+
+def test_lines_that_are_cut_off_and_files_that_are_not_there_are_no_answers(tmp_path):
+  path = tmp_path / 'answers.jsonl'
+  assert read_appended(str(path)) == []
+  path.write_text('{"index": 1}\n\n{"index": 2}\n{"ind')
+  assert read_appended(str(path)) == [{'index': 1}, {'index': 2}]
+  assert path.read_text().endswith('2}\n')
+
+
+def test_rows_without_data_have_an_index_of_their_own_or_that_of_their_place():
+  rows = [{'judge_replies': []}, {'prediction': 'x', 'index': 5}, {'prediction': 'y', 'index': 5}]
+  assert [row['index'] for row in join(rows, None)[0]] == [0, 5, 5]
+  with pytest.raises(InputError, match='index 5 stands in the predictions more than once'):
+    join(rows[1:], None)
+  with pytest.raises(InputError, match='row 2 of the predictions has no column index'):
+    join([rows[1], {'prediction': 'x'}], [{'index': 5}, {'index': 6}])
+  with pytest.raises(InputError, match='row 2 of the predictions has no column prediction: index'):
+    join([rows[1], {'index': 3}], None)
 
 
 def test_megabytes_in_a_field_are_read(tmp_path):
