@@ -13,6 +13,7 @@ from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.errors import InputError
 from janus_jax.evaluation import exports, runner
+from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.prompt_styles import STYLES
 from janus_jax.evaluation.questions import FILES, BenchmarkQuestion, read_questions
 from janus_jax.evaluation.reference import COLUMNS
@@ -78,6 +79,8 @@ def evaluate(
     raise InputError(f'prompt is {settings.prompt!r}: expected one of {", ".join(STYLES)}')
   open_checkpoint(checkpoint)  # Quick; whatever is wrong with it or with the data shows before the weights are read.
   questions = {name: read_questions(name, settings.data) for name in settings.benchmarks if name in FILES}
+  for name, found in questions.items():
+    check_questions(name, found)
   prompts = {name: _prompts(name, settings) for name in settings.benchmarks if name not in FILES}
   janus = loading.load(checkpoint, settings.dtype, mesh)
   model = Model(
@@ -97,6 +100,23 @@ def evaluate(
   if scores:
     write_table(settings.out)
   return scores
+
+
+def check_questions(benchmark: str, questions: Sequence[BenchmarkQuestion]) -> None:
+  """Raises InputError where images are missing, or no rule could score answers, before they take hours."""
+  if without := [question.index for question in questions if not question.images]:
+    raise InputError(f'{benchmark}: question {without[0]} ({len(without)} in all) has no image: expected one or more')
+  rows = [{**question.row, 'prediction': ''} for question in questions]
+  exports.submission_files(benchmark, rows)
+  refusals = []
+  for rule in BENCHMARKS[benchmark].rules.values() if benchmark != 'mmvet' else ():  # Which a judge has to read.
+    try:
+      rule(rows)
+      return
+    except InputError as error:
+      refusals.append(error)
+  if refusals:
+    raise InputError(f'{benchmark}: {refusals[0]}')
 
 
 def _answer_and_score(
