@@ -102,7 +102,10 @@ def read_appended(path: str) -> list[dict[str, Any]]:
     return []
   with open(path, 'rb+') as file:
     file.truncate(file.read().rfind(b'\n') + 1)
-  return _read_json_lines(path)
+  try:
+    return _read_json_lines(path)
+  except UnicodeDecodeError as error:
+    raise InputError(f'{path}: {one_line(error)}: expected JSON lines in UTF-8') from None
 
 
 def join(

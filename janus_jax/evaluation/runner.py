@@ -92,8 +92,11 @@ def spread(benchmark: str, questions: Sequence[BenchmarkQuestion], count: int) -
 
 
 def read_answers(path: str) -> dict[str, dict[str, Any]]:
-  """Answers by index; cuts off what a killed run left of a line."""
-  return {str(row['index']): row for row in read_appended(path)}
+  """Answers by index; cuts off what a killed run left of a line. Raises InputError for a file of something else."""
+  rows = read_appended(path)
+  if any('index' not in row or not isinstance(row.get('prediction'), str) for row in rows):
+    raise InputError(f'{path}: a line has no index and prediction: expected answers as janus_jax.evaluate wrote them')
+  return {str(row['index']): row for row in rows}
 
 
 def shard_of(asked: Sequence[Asked], shard: Shard) -> list[Asked]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _line(
     score['rule'],
     score.get('prompt', '-'),
     score.get('sampling', '-'),
-    score.get('dataset') or '-',
+    re.sub(r'(md5 \w{8})\w+', r'\1...', score.get('dataset') or '-'),  # scores.json has all of it.
     rows,
   ]
 
@@ -87,7 +88,7 @@ def _report_table(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
   names = list(dict.fromkeys(score['benchmark'] for score in found if score['benchmark'] in COLUMNS))
   by_benchmark = {name: report_figures(name) for name in names}
   models = list(dict.fromkeys(model for figures in by_benchmark.values() for model in figures))
-  head = ['model', *(f'{COLUMNS[name][1]} (Table {COLUMNS[name][0]})' for name in names)]
+  head = ['model', *map(_name, names)]
   return head, [[model, *(by_benchmark[name].get(model, '-') for name in names)] for model in models]
 
 
