@@ -121,7 +121,8 @@ def submission_files(benchmark: str, rows: Sequence[Row]) -> dict[str, str]:
   try:
     return SUBMISSIONS[benchmark](rows) if benchmark in SUBMISSIONS else {}
   except KeyError as error:
-    raise InputError(f'{benchmark}: a question has no column {error}: it has {", ".join(rows[0])}') from None
+    have = ', '.join(name for name in rows[0] if name != 'prediction')
+    raise InputError(f'{benchmark}: a question has no column {error}: it has {have}') from None
 
 
 def write_answers(benchmark: str, rows: Sequence[Row], directory: str, model: str) -> list[str]:

@@ -20,7 +20,7 @@ from janus_jax.evaluation.reference import COLUMNS
 from janus_jax.evaluation.scoreboard import claim, write_table
 from janus_jax.evaluation.scores import score_rows, write_rule_scores
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, decoder_for
+from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, check_tokenizer, decoder_for
 from janus_jax.runs import loading
 
 GENEVAL_PROMPTS, DPG_PROMPTS = 'evaluation_metadata.jsonl', 'prompts'
@@ -77,7 +77,10 @@ def evaluate(
     raise InputError(f'benchmark {unknown[0]!r} is unknown: expected any of {", ".join(COLUMNS)}')
   if settings.prompt not in STYLES:
     raise InputError(f'prompt is {settings.prompt!r}: expected one of {", ".join(STYLES)}')
-  open_checkpoint(checkpoint)  # Quick; whatever is wrong with it or with the data shows before the weights are read.
+  if not os.path.isdir(settings.data):
+    raise InputError(f"{settings.data}: no such directory: expected the benchmarks' files below it")
+  # Quick; whatever is wrong with the checkpoint or with the data shows before the weights are read.
+  check_tokenizer(open_checkpoint(checkpoint).config, loading.load_tokenizer(checkpoint)[0])
   questions = {name: read_questions(name, settings.data) for name in settings.benchmarks if name in FILES}
   for name, found in questions.items():
     check_questions(name, found)
@@ -127,8 +130,8 @@ def _answer_and_score(
   greedy = 'greedy' if settings.answers.temperature == 0 else f'temperature {settings.answers.temperature}'
   about = {'model': model.name, 'prompt': style, 'sampling': f'{greedy}, {settings.dtype}'}
   about |= {'dataset': questions[0].dataset}
-  claim(directory, about)
   asked = runner.shard_of(runner.ask_questions(benchmark, kept, style, model.janus), settings.shard)
+  claim(directory, about)
   path = settings.shard.path(directory)
   runner.answer_benchmark(asked, style, model.janus, model.decoder, settings.answers, path)
   rows = runner.collect_answers(directory, settings.shard, kept)

@@ -150,7 +150,9 @@ def test_what_a_judge_said_joins_the_table_with_prompt_and_sampling(whole, tmp_p
   score('geneval', out / 'geneval' / 'detections.jsonl', out / 'geneval', f'--images={out}/geneval/images')
   score('counting', out / 'geneval' / 'detections.jsonl', out / 'counting', f'--table={out}')
   before, lines = ((root / 'scores.md').read_text().splitlines() for root in (whole[0], out))
-  assert [line for line in before[4:] if line.startswith('| mme (')] == [line for line in lines if '| mme (' in line]
+  assert [line for line in before[4:] if line.startswith('| mme (')] == [
+    line for line in lines if line.startswith('| mme (')
+  ]
   (mmvet,) = (line for line in lines if line.startswith('| mmvet ('))
   assert '| 50.0 | - | vlmevalkit-2026 | trained | greedy, float32 | MMVet.tsv (other: md5 ' in mmvet
   for name, figure in (('geneval', '1.00'), ('counting', '100.0')):
@@ -278,6 +280,7 @@ def test_damaged_answers_and_prompts_are_named(read, name, content, message, tmp
 @pytest.mark.parametrize(
   ('arguments', 'message', 'code'),
   [
+    (['--benchmarks=pope', '--data=nowhere'], "nowhere: no such directory: expected the benchmarks' files below it", 1),
     (['--benchmarks=poppe'], "benchmark 'poppe' is unknown: expected any of pope, mme", 1),
     (['--benchmarks=pope', '--out='], '--benchmarks needs --data and --out', 2),
   ],
