@@ -12,7 +12,7 @@ from typing import Any
 from scipy.special import entr, gammaln, rel_entr
 
 from janus_jax.errors import InputError, shown
-from janus_jax.evaluation.rows import Row, is_missing, require
+from janus_jax.evaluation.rows import Row, is_missing, require, require_text
 from janus_jax.evaluation.rules import Metrics, ReadAnswer, mean, ratio
 
 # A share that differs by less from 1 / values counts as equal to it: shares are quotients and means of quotients.
@@ -152,6 +152,7 @@ def prepare_bias(
     Rows, and the number of prompts and attributes of the data without one.
   """
   require(predictions, ('prompt', 'attribute', 'value'))
+  require_text([{'filename': '', **row} for row in predictions], ('prompt', 'attribute', 'filename'))
   rows = [{**row, 'index': number, 'value': _value(row['value'])} for number, row in enumerate(predictions)]
   references = _equal_shares(rows) if data is None else _read_reference(data)
   for number, row in enumerate(rows, 1):
@@ -187,6 +188,8 @@ def _equal_shares(rows: Sequence[Row]) -> dict[tuple[None, str], dict[str, float
 def _read_reference(data: Sequence[Row]) -> dict[tuple[str | None, str], dict[str, float]]:
   """(prompt, or None for all, and attribute) -> share by value; the shares of each sum to 1."""
   require(data, ('attribute', 'value', 'share'))
+  require_text(data, ('attribute',), ' of the data')
+  require_text([{'prompt': row.get('prompt') or ''} for row in data], ('prompt',), ' of the data')
   weights: dict[tuple[str | None, str], dict[str, float]] = {}
   for number, row in enumerate(data, 1):
     of = weights.setdefault((row.get('prompt') or None, row['attribute']), {})

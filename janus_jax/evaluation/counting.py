@@ -79,7 +79,7 @@ def _count_boxes(row: Row, number: int) -> dict[str, Any]:
 def _whole(value: Any, what: str) -> int:
   try:
     number = int(value)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     number = -1
   if number < 0 or (isinstance(value, float) and value != number):
     raise InputError(f'{what} is {shown(value)}: expected a whole number, 0 or more')

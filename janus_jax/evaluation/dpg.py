@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.errors import InputError
-from janus_jax.evaluation.rows import Row, require
+from janus_jax.errors import InputError, shown
+from janus_jax.evaluation.rows import Row, require, require_text
 from janus_jax.evaluation.rules import Metrics, ReadAnswer, mean
 
 
@@ -36,9 +36,14 @@ def prepare_dpg(
     raise InputError("DPG-Bench has no data: expected --data=dpg_bench.csv, the questions' file")
   require(data, ('item_id', 'proposition_id', 'dependency', 'tuple', 'question_natural_language'))
   require(predictions, ('file', 'crop', 'question', 'answer'))
+  require_text(data, ('item_id', 'tuple', 'question_natural_language'), ' of the data')
+  require_text(predictions, ('file', 'question', 'answer'))
   answers: dict[str, dict[tuple[float, ...], dict[str, list[str]]]] = {}
-  for row in predictions:
-    by_question = answers.setdefault(row['file'], {}).setdefault(tuple(row['crop']), {})
+  for number, row in enumerate(predictions, 1):
+    crop = row['crop']
+    if not isinstance(crop, list) or len(crop) != 4 or not all(isinstance(side, int | float) for side in crop):
+      raise InputError(f'row {number}: crop is {shown(crop)}: expected [x0, y0, x1, y1]')
+    by_question = answers.setdefault(row['file'], {}).setdefault(tuple(crop), {})
     by_question.setdefault(row['question'], []).append(row['answer'])
   questions: dict[str, list[dict[str, Any]]] = {}
   block, previous = 0, None
@@ -47,8 +52,8 @@ def prepare_dpg(
     block += number > 0 and row['item_id'] != previous
     previous = row['item_id'] if number else None
     question = {
-      'id': int(row['proposition_id']),
-      'parents': [int(parent) for parent in str(row['dependency']).split(',')],
+      'id': _numbers(row, 'proposition_id', number)[0],
+      'parents': _numbers(row, 'dependency', number),
       'category': row['tuple'].split('(')[0].strip(),
       'text': row['question_natural_language'],
       'prompt': row.get('text', ''),
@@ -71,6 +76,14 @@ def prepare_dpg(
   if missing and not allow_partial:
     raise InputError(f'prompt {missing[0]} ({len(missing)} of {len(questions)}) has no image: expected one each')
   return rows, len(missing)
+
+
+def _numbers(row: Row, column: str, number: int) -> list[int]:
+  try:
+    return [int(text) for text in str(row[column]).split(',')]
+  except ValueError:
+    expected = 'expected a whole number, or several with commas'
+    raise InputError(f'row {number + 1} of the data: {column} is {shown(row[column])}: {expected}') from None
 
 
 def questions_of(row: Row, is_official: bool) -> dict[int, dict[str, Any]] | None:

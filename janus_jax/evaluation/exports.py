@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from janus_jax.data.whole_files import write_text
+from janus_jax.errors import InputError
 from janus_jax.evaluation.mmmu import choices_of, is_open, subject_of
 from janus_jax.evaluation.rows import Row, pandas, spreadsheet_text
 from janus_jax.evaluation.rules import grouped
@@ -114,6 +115,15 @@ SUBMISSIONS: Mapping[str, Callable[[Sequence[Row]], dict[str, str]]] = {
 }
 
 
+def submission_files(benchmark: str, rows: Sequence[Row]) -> dict[str, str]:
+  """Name -> content of the files for the authors' scorers. Raises InputError where a row lacks a column for them."""
+  try:
+    return SUBMISSIONS[benchmark](rows) if benchmark in SUBMISSIONS else {}
+  except KeyError as error:
+    have = ', '.join(name for name in rows[0] if name != 'prediction')
+    raise InputError(f'{benchmark}: a question has no column {error}: it has {have}') from None
+
+
 def write_answers(benchmark: str, rows: Sequence[Row], directory: str, model: str) -> list[str]:
   """Writes VLMEvalKit's answer file and the files for the authors' scorers. Returns their names."""
   name = f'{model}_{DATASETS[benchmark]}.xlsx'
@@ -123,7 +133,7 @@ def write_answers(benchmark: str, rows: Sequence[Row], directory: str, model: st
     for cell in itertools.chain(*writer.book.active):
       if isinstance(cell.value, str):
         cell.data_type = 's'  # '=1' is no formula, '#REF!' no error: both would be read as nothing.
-  files = SUBMISSIONS[benchmark](rows) if benchmark in SUBMISSIONS else {}
+  files = submission_files(benchmark, rows)
   for path, text in files.items():
     path = os.path.join(directory, 'submission', path)
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -4,13 +4,14 @@ Rule: `evaluation/evaluate_images.py` and `summary_scores.py` of djghosh13/genev
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from janus_jax.errors import InputError, shown
-from janus_jax.evaluation.rows import Row
+from janus_jax.evaluation.rows import Row, require, require_text
 from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean
 
 COLOURS = ('red', 'orange', 'yellow', 'green', 'blue', 'purple', 'pink', 'brown', 'black', 'white')
@@ -18,6 +19,7 @@ THRESHOLD, COUNTING_THRESHOLD = 0.3, 0.9  # A box is kept if its score is above.
 MOST_BOXES = 16  # Of a class.
 OVERLAP = 0.1  # Of the boxes' sizes, by which centres may differ without a relation.
 LEAST = 0.5  # Of a direction's component, for a relation.
+RELATIONS = ('left of', 'right of', 'above', 'below')
 
 Box = tuple[
   np.ndarray, str | None
@@ -38,16 +40,33 @@ def threshold_for(metadata: Mapping[str, Any]) -> float:
 def kept_boxes(row: Row, threshold: float) -> dict[str, list[Box]]:
   """Class -> boxes above a threshold, the surest first; of equal ones the later."""
   found = {}
-  for name, boxes in row['detections'].items():
-    colours = row.get('colors_of_detections', {}).get(name, [None] * len(boxes))
+  for name, array in _arrays(row, row['detections']).items():
+    boxes, given = row['detections'][name], row.get('colors_of_detections', {})
+    colours = given.get(name, [None] * len(boxes)) if isinstance(given, Mapping) else None
+    if not isinstance(colours, list):
+      raise InputError(f'{row.get("filename")}: colors_of_detections are {shown(given)}: expected lists by class')
     if len(colours) != len(boxes):
       raise InputError(
         f'{row.get("filename")}: {len(colours)} colours for {len(boxes)} boxes of {name}: expected one each'
       )
-    array = np.asarray(boxes, np.float64).reshape(-1, 5)
     if kept := kept_indices(array[:, 4], threshold):
       found[name] = [(array[index], colours[index]) for index in kept]
   return found
+
+
+def _arrays(row: Row, found: Any) -> dict[str, np.ndarray]:
+  """Class -> boxes float64[n, 5]. Raises InputError for anything else."""
+  arrays = {}
+  for name, boxes in found.items() if isinstance(found, Mapping) else [('detections', found)]:
+    try:
+      array = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+      array = np.full(1, np.nan)
+    if (array.shape != (0,) and (array.ndim != 2 or array.shape[1] != 5)) or not np.isfinite(array).all():
+      expected = 'expected [x0, y0, x1, y1, score] each, by class'
+      raise InputError(f'{row.get("filename")}: boxes of {name} are {shown(boxes)}: {expected}')
+    arrays[name] = array.reshape(-1, 5)
+  return arrays
 
 
 def seen_boxes(row: Row, metadata: Mapping[str, Any]) -> dict[str, list[Box]]:
@@ -61,7 +80,7 @@ def seen_boxes(row: Row, metadata: Mapping[str, Any]) -> dict[str, list[Box]]:
     found = json.loads(found) if isinstance(found, str) else found
   except ValueError:
     raise InputError(f'{row.get("filename")}: details are {shown(found)}: expected JSON of boxes by class') from None
-  return {name: [(np.asarray(box, np.float64), None) for box in boxes] for name, boxes in found.items()}
+  return {name: [(box, None) for box in boxes] for name, boxes in _arrays(row, found).items()}
 
 
 def relations(box: np.ndarray, target: np.ndarray) -> list[str]:
@@ -127,10 +146,10 @@ def geneval_official(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:
     if 'detections' in row:
       wrong = find_faults(seen_boxes(row, metadata), metadata)
       readings.append(ReadAnswer('\n'.join(wrong), float(not wrong)))
-    elif 'correct' in row:  # The official scorer's own results.jsonl.
+    elif isinstance(row.get('correct'), bool):  # The official scorer's own results.jsonl.
       readings.append(ReadAnswer(row.get('reason'), float(row['correct'])))
     else:
-      raise InputError(f'row {number} has neither detections nor correct: expected one of them')
+      raise InputError(f'row {number} has neither detections nor correct: expected boxes by class, or true or false')
   scores = [reading.score for reading in readings]
   prompts = grouped(tagged, 'prompt').values()
   tasks = {tag: mean([scores[index] for index in some]) for tag, some in grouped(tagged, 'tag').items()}
@@ -153,7 +172,33 @@ def read_metadata(row: Row, number: int) -> dict[str, Any]:
     found = None
   if not isinstance(found, dict) or not {'tag', 'prompt'} <= set(found):
     raise InputError(f'row {number} has no metadata with tag and prompt: expected a line of evaluation_metadata.jsonl')
+  if fault := _metadata_fault(found):
+    raise InputError(f'row {number}: metadata has {fault}')
   return found
+
+
+def _metadata_fault(metadata: Mapping[str, Any]) -> str | None:
+  """What of a prompt's line is not as GenEval writes it."""
+  tag, prompt = metadata['tag'], metadata['prompt']
+  if not isinstance(tag, str) or not tag or os.path.basename(tag) != tag:  # It names a page, too.
+    return f'tag {shown(tag)}: expected a name'
+  if not isinstance(prompt, str):
+    return f'prompt {shown(prompt)}: expected text'
+  for name in ('include', 'exclude'):
+    clauses = metadata.get(name, [])
+    for place, clause in enumerate(clauses if isinstance(clauses, list) else [clauses]):
+      count, kind = (clause.get('count'), clause.get('class')) if isinstance(clause, Mapping) else (None, None)
+      if not isinstance(kind, str) or not isinstance(count, int) or count < 0:
+        return f'{name} {shown(clause)}: expected a list of {{"class", "count"}}'
+      if name == 'include' and not _is_position(clause.get('position', (RELATIONS[0], -1)), place):
+        return f'position {shown(clause["position"])}: expected one of {", ".join(RELATIONS)}, and an earlier clause'
+  return None
+
+
+def _is_position(position: Any, place: int) -> bool:
+  if not isinstance(position, list | tuple) or len(position) != 2 or position[0] not in RELATIONS:
+    return False
+  return isinstance(position[1], int) and position[1] < place
 
 
 def prepare_geneval(
@@ -169,6 +214,8 @@ def prepare_geneval(
     raise InputError('no images to score')
   if data is None:
     return rows, 0
+  require(data, ('prompt',))
+  require_text(data, ('prompt',), ' of the data')
   counts = {row['prompt']: 0 for row in data}
   for number, row in enumerate(rows, 1):
     prompt = read_metadata(row, number)['prompt']

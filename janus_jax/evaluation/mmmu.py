@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, shown
 from janus_jax.evaluation.multiple_choice import options, seed_vlmevalkit
 from janus_jax.evaluation.rows import Row, as_vlmevalkit_reads, is_missing, require
 from janus_jax.evaluation.rules import Metrics, ReadAnswer, grouped, mean, ratio
@@ -106,7 +106,9 @@ def choices_of(row: Row) -> dict[str, str]:
     try:
       found = ast.literal_eval(found)
     except (SyntaxError, ValueError):
-      raise InputError(f'{row.get("id")}: options are {row["options"]!r}: expected a list') from None
+      found = None
+  if not isinstance(found, list | tuple):
+    raise InputError(f'{row.get("id")}: options are {shown(row["options"])}: expected a list')
   return {chr(ord('A') + number): str(option) for number, option in enumerate(found)}
 
 

@@ -90,7 +90,7 @@ def _percent(readings: Sequence[ReadAnswer], indices: Sequence[int]) -> float | 
 
 def _capabilities(row: Row) -> tuple[str, ...]:
   names = row['category']
-  return tuple(names if isinstance(names, list) else str(names).split(','))
+  return tuple(map(str, names)) if isinstance(names, list) else tuple(str(names).split(','))
 
 
 def mmvet_vlmevalkit(rows: Sequence[Row]) -> tuple[list[ReadAnswer], Metrics]:

@@ -153,7 +153,7 @@ def _in_order(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
   """Rows sorted by index, as VLMEvalKit and lmms-eval sort them, and where each comes from."""
   try:
     order = sorted(range(len(rows)), key=lambda number: int(rows[number]['index']))
-  except ValueError:
+  except (TypeError, ValueError):
     raise InputError('an index is no integer: expected those of the dataset') from None
   return [{**rows[number], 'index': int(rows[number]['index'])} for number in order], order
 
@@ -223,7 +223,7 @@ def mmbench_lmms_eval(rows: Sequence[Row], static: bool) -> tuple[list[ReadAnswe
   metrics: dict[str, Any] = {'overall_acc_x100': 100 * mean(hits) if hits else None}
   for column, name in (('category', 'category'), ('l2-category', 'l2_category')):
     groups = grouped(main_rows, column) if main_rows and column in main_rows[0] else {}
-    metrics[name] = {key: mean([hits[index] for index in groups[key]]) for key in sorted(groups)}
+    metrics[name] = {key: mean([hits[index] for index in groups[key]]) for key in sorted(groups, key=str)}
   readings = [
     ReadAnswer(read, float(read == row['answer']), i in sampled) for i, (read, row) in enumerate(zip(found, rows))
   ]

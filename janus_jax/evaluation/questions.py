@@ -77,11 +77,14 @@ def _row_offsets(path: Path) -> tuple[list[str], list[int], str]:
         yield line.decode('utf-8')
 
     reader = csv.reader(lines(), delimiter='\t')
-    names = next(reader)
-    offsets.append(position)
-    for _ in reader:
-      offsets.append(position)
-  return names, offsets[:-1], digest.hexdigest()
+    names = [name.removeprefix('\ufeff') for name in next(reader, [])]
+    begin = position
+    for number, row in enumerate(reader, 1):
+      if row and len(row) != len(names):
+        raise InputError(f'{path}: row {number} has {len(row)} columns: expected {len(names)}, as in the first line')
+      offsets += [begin] if row else []
+      begin = position
+  return names, offsets, digest.hexdigest()
 
 
 def _read_row(path: Path, names: Sequence[str], offset: int) -> dict[str, str]:
@@ -95,7 +98,7 @@ def read_tsv(path: Path) -> list[BenchmarkQuestion]:
   csv.field_size_limit(sys.maxsize)
   try:
     names, offsets, md5 = _row_offsets(path)
-  except (UnicodeDecodeError, csv.Error, StopIteration) as error:
+  except (UnicodeDecodeError, csv.Error) as error:
     raise InputError(f'{path}: cannot be read: {one_line(error)}: expected a TSV in UTF-8') from None
   if missing := [name for name in ('index', 'question') if name not in names]:
     raise InputError(f'{path} has no column {missing[0]}: it has {", ".join(names)}')
@@ -105,32 +108,43 @@ def read_tsv(path: Path) -> list[BenchmarkQuestion]:
   for offset in offsets:
     row = _read_row(path, names, offset)
     image = row.pop('image', '')
+    if row['index'] in where:
+      raise InputError(f'{path}: index {row["index"]} stands in it more than once')
     where[row['index']] = offset
     if image and len(image) <= SHORT:
       refers[row['index']] = image
     rows.append({COLUMNS.get(name, name): value for name, value in row.items()})
 
   def content(index: str, number: int) -> bytes:
-    encoded = _read_row(path, names, where[index])['image']
-    return base64.b64decode(ast.literal_eval(encoded)[number] if encoded.startswith('[') else encoded)
+    encoded = _listed(_read_row(path, names, where[index])['image'], f'{path}: row {index}')[number]
+    try:
+      return base64.b64decode(encoded)
+    except (TypeError, ValueError) as error:
+      raise InputError(f'{path}: row {index}: {one_line(error)}: expected an image in base64') from None
 
   questions, version = [], dataset_version(str(path), md5)
   for row in rows:
     owner = refers.get(row['index'], row['index'])
-    if owner not in where:
-      raise InputError(f'{path}: row {row["index"]} has the image of row {owner}, which does not exist')
+    what = f'{path}: row {row["index"]}'
+    if owner not in where or owner in refers:
+      raise InputError(f'{what} has the image of row {owner}, which has none')
     if 'image' not in names:
-      images = [_file(path.parent / name) for name in _listed(row.get('image_path', ''))]
+      images = [_file(path.parent / name) for name in _listed(row.get('image_path', ''), what)]
     else:
-      encoded = _read_row(path, names, where[owner])['image']
-      count = len(ast.literal_eval(encoded)) if encoded.startswith('[') else 1 if encoded else 0
+      count = len(_listed(_read_row(path, names, where[owner])['image'], what))
       images = [ImageRef(f'{path}:{owner}:{n}', functools.partial(content, owner, n)) for n in range(count)]
     questions.append(BenchmarkQuestion(row, tuple(images), version))
   return questions
 
 
-def _listed(text: str) -> list[str]:
-  return ast.literal_eval(text) if text.startswith('[') else [text] if text else []
+def _listed(text: str, what: str) -> list[str]:
+  """What a cell holds: a printed list, one thing, or nothing. Raises InputError for a list that is cut."""
+  if not text.startswith('['):
+    return [text] if text else []
+  try:
+    return list(ast.literal_eval(text))
+  except (SyntaxError, ValueError):
+    raise InputError(f'{what}: {shown(text)}: expected a list') from None
 
 
 # --- lmms-eval
@@ -141,16 +155,16 @@ def read_parquet(paths: Sequence[Path], benchmark: str) -> list[BenchmarkQuestio
   found, shared = [], {}
   for path in paths:
     try:
-      groups = pyarrow.parquet.read_metadata(path).num_row_groups
-    except (OSError, ValueError) as error:
-      raise InputError(f'{path}: cannot be read: {one_line(error)}: expected a parquet file') from None
-    for group in range(groups):
-      for number, row in enumerate(_row_group(path, group)):
-        images = _parquet_images(path, group, number)
-        if 'question' in row:
-          found.append(({name: value for name, value in row.items() if not _is_image(name)}, images))
-        else:
-          shared[row['id']] = images
+      for group in range(pyarrow.parquet.read_metadata(path).num_row_groups):
+        for number, row in enumerate(_row_group(path, group)):
+          images = _parquet_images(path, group, number)
+          if 'question' in row:
+            found.append(({name: value for name, value in row.items() if not _is_image(name)}, images))
+          else:
+            shared[row['id']] = images
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      said = f'{type(error).__name__} {one_line(error)}'
+      raise InputError(f"{path}: cannot be read: {said}: expected a parquet file of lmms-eval's dataset") from None
   rows = [(_canonical(row, benchmark, number), images) for number, (row, images) in enumerate(found)]
   return [BenchmarkQuestion(row, images or shared.get(row.get('imageId'), ())) for row, images in rows]
 
@@ -183,14 +197,11 @@ def _canonical(row: dict[str, Any], benchmark: str, number: int) -> dict[str, An
   row = {COLUMNS.get(name, name): value for name, value in row.items()}
   row.setdefault('index', number)
   if benchmark == 'pope':
-    row['answer'] = str(row['answer']).capitalize()
+    row['answer'] = str(row.get('answer')).capitalize()
   if benchmark == 'mme':
     row.setdefault('image_path', row.get('question_id'))
   if benchmark == 'mmmu' and isinstance(row.get('options'), str):
-    try:
-      row |= dict(zip('ABCDEFGHI', ast.literal_eval(row['options'])))
-    except (SyntaxError, ValueError):
-      raise InputError(f'{row.get("id")}: options are {shown(row["options"])}: expected a list') from None
+    row |= dict(zip('ABCDEFGHI', _listed(row['options'], f'{row.get("id")}: options')))
   return row
 
 
@@ -320,8 +331,8 @@ def read_questions(benchmark: str, directory: str) -> list[BenchmarkQuestion]:
       return read_tsv(found[0])
   folders = [path for path in sorted(root.rglob('*')) if path.is_dir() and _plain(path.name) == files.folder]
   for folder in folders:
-    if parquet := sorted(folder.rglob('*.parquet')):
-      return read_parquet(parquet, benchmark)
+    if questions := read_parquet(sorted(folder.rglob('*.parquet')), benchmark):
+      return questions
   for folder in [*folders, root] if files.official else ():
     try:
       if questions := files.official(folder):
@@ -329,9 +340,8 @@ def read_questions(benchmark: str, directory: str) -> list[BenchmarkQuestion]:
     except (ValueError, KeyError, TypeError) as error:
       if isinstance(error, InputError):
         raise
-      raise InputError(
-        f'{folder}: {type(error).__name__} {one_line(error)}: expected the files of {benchmark}'
-      ) from None
+      said = f'{type(error).__name__} {one_line(error)}'
+      raise InputError(f'{folder}: {said}: expected the files of {benchmark}') from None
   expected = f'{files.tsv[0]}.tsv, or a folder {files.folder} with parquet files'
   raise InputError(f'{directory}: no questions of {benchmark}: expected {expected} or the files of its authors')
 

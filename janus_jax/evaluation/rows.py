@@ -10,6 +10,8 @@ import json
 import os
 import re
 import types
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ Row = Mapping[str, Any]
 FORMATS = ('.jsonl', '.json', '.tsv', '.csv', '.xlsx')
 # Columns that tell a question from others; the first that both files have joins them.
 KEYS = ('index', 'id', 'question_id', 'questionId')
+# Columns that rules tell rows apart and group them by: text or a number each.
+PLAIN = (*KEYS, 'category', 'l2-category', 'split', 'data_type', 'image_path', 'image_source', 'imageId', 'data_id')
 # Names that datasets give the columns of VLMEvalKit's files, which are ours.
 COLUMNS = {
   'text': 'question',
@@ -45,46 +49,50 @@ def read_rows(path: str) -> list[dict[str, Any]]:
   """Rows of a file; those of TSV and xlsx hold strings, '' for an empty cell.
 
   Raises:
-    InputError: another kind of file, or one that cannot be read.
+    InputError: another kind of file, one that cannot be read, or one without rows.
     OSError: no such file.
   """
   suffix = os.path.splitext(path)[1].lower()
   if suffix not in FORMATS:
     raise InputError(f'{path}: expected a file that ends with one of {", ".join(FORMATS)}')
   try:
-    if suffix == '.jsonl':
-      return _read_json_lines(path)
-    if suffix == '.json':
-      with open(path, encoding='utf-8') as file:
-        rows = json.load(file)
-      if isinstance(rows, dict):  # GQA's questions, by their id.
-        rows = [{'questionId': name, **row} if isinstance(row, dict) else None for name, row in rows.items()]
-      if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f'{path}: expected a list of objects')
-      return rows
-    read_tsv, read_csv = functools.partial(pandas().read_csv, sep='\t'), pandas().read_csv
-    read = {'.tsv': read_tsv, '.csv': read_csv, '.xlsx': pandas().read_excel}[suffix]
-    frame = read(path, dtype=str, keep_default_na=False)
+    rows = _read_json_lines(path) if suffix == '.jsonl' else _read_file(path, suffix)
   except InputError:
     raise
-  except (
-    ValueError,
-    KeyError,
-    ImportError,
-  ) as error:  # UnicodeDecodeError, JSONDecodeError and pandas' are ValueErrors.
-    raise InputError(f'{path}: cannot be read: {one_line(error)}') from None
-  return frame.to_dict('records')
+  except (ValueError, KeyError, ImportError, RecursionError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    # UnicodeError, JSONDecodeError and pandas' are ValueErrors; the XML of a spreadsheet raises SyntaxErrors.
+    form = f'a {suffix} file' if suffix == '.xlsx' else f'a {suffix} file in UTF-8'
+    raise InputError(f'{path}: cannot be read: {one_line(error)}: expected {form}') from None
+  if not rows:
+    raise InputError(f'{path} has no rows: expected some')
+  return rows
+
+
+def _read_file(path: str, suffix: str) -> list[dict[str, Any]]:
+  if suffix == '.json':
+    with open(path, encoding='utf-8-sig') as file:
+      rows = json.load(file)
+    json.dumps(rows, ensure_ascii=False).encode()  # JSON can spell half a character, which no file can hold.
+    if isinstance(rows, dict):  # GQA's questions, by their id.
+      rows = [{'questionId': name, **row} if isinstance(row, dict) else None for name, row in rows.items()]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+      raise InputError(f'{path}: expected a list of objects')
+    return rows
+  read_csv, read_excel = pandas().read_csv, functools.partial(pandas().read_excel, engine='openpyxl')
+  read = {'.tsv': functools.partial(read_csv, sep='\t'), '.csv': read_csv, '.xlsx': read_excel}[suffix]
+  return read(path, dtype=str, keep_default_na=False).to_dict('records')
 
 
 def _read_json_lines(path: str) -> list[dict[str, Any]]:
   rows = []
-  with open(path, encoding='utf-8') as file:
+  with open(path, encoding='utf-8-sig') as file:
     for number, line in enumerate(file, 1):
       if not line.strip():
         continue
       try:
         row = json.loads(line)
-      except ValueError as error:
+        json.dumps(row, ensure_ascii=False).encode()  # JSON can spell half a character, which no file can hold.
+      except (ValueError, RecursionError) as error:
         raise InputError(f'{path}, line {number}: {one_line(error)}: expected a JSON object') from None
       if not isinstance(row, dict):
         raise InputError(f'{path}, line {number}: expected a JSON object, got {shown(row)}')
@@ -98,7 +106,10 @@ def read_appended(path: str) -> list[dict[str, Any]]:
     return []
   with open(path, 'rb+') as file:
     file.truncate(file.read().rfind(b'\n') + 1)
-  return _read_json_lines(path)
+  try:
+    return _read_json_lines(path)
+  except UnicodeDecodeError as error:
+    raise InputError(f'{path}: {one_line(error)}: expected JSON lines in UTF-8') from None
 
 
 def join(
@@ -124,6 +135,7 @@ def join(
     if 'prediction' not in row and 'judge_replies' not in row:
       raise InputError(f'row {number} of the predictions has no column prediction: {", ".join(row) or "none at all"}')
     row['prediction'] = '' if row.get('prediction') is None else row['prediction']
+    _check_plain(row, f'row {number} of the predictions')
   if data is None:
     if all('index' in row for row in rows):
       _by_key(rows, 'index', 'predictions')
@@ -140,6 +152,8 @@ def join(
   if missing and not allow_partial:
     raise InputError(f'{key} {missing[0]} ({len(missing)} of {len(wanted)} rows) has no prediction: expected one each')
   named = [{COLUMNS.get(name, name): value for name, value in row.items()} for row in data]
+  for number, row in enumerate(named, 1):
+    _check_plain(row, f'row {number} of the data')
   # What predictions say of a question is not trusted; of what else they hold (a judge's replies) nothing is lost.
   joined = [{**given[str(row[key])], **row} for row in named if str(row[key]) in given]
   return [{'index': number, **row} for number, row in enumerate(joined)], len(missing)
@@ -154,6 +168,21 @@ def _by_key(rows: Sequence[Row], key: str, what: str) -> dict[str, Row]:
       raise InputError(f'{key} {row[key]} stands in the {what} more than once')
     found[str(row[key])] = row
   return found
+
+
+def _check_plain(row: Row, what: str) -> None:
+  for name in PLAIN:
+    is_list = name == 'category' and isinstance(row.get(name), list)  # MM-Vet's capabilities.
+    if isinstance(row.get(name), dict | list) and not (is_list and 'judge_replies' in row):
+      raise InputError(f'{what}: {name} is {shown(row[name])}: expected text or a number')
+
+
+def require_text(rows: Sequence[Row], columns: Sequence[str], what: str = '') -> None:
+  """Raises InputError where a column of a row is no text; `what` says whose row."""
+  for number, row in enumerate(rows, 1):
+    for name in columns:
+      if not isinstance(row[name], str):
+        raise InputError(f'row {number}{what}: {name} is {shown(row[name])}: expected text')
 
 
 def require(rows: Sequence[Row], columns: Sequence[str]) -> None:

@@ -19,11 +19,11 @@ from PIL import Image
 from janus_jax.data.images import decode_image, save_png
 from janus_jax.data.prompts import Template, understanding_ids
 from janus_jax.data.whole_files import write_text
-from janus_jax.errors import InputError
+from janus_jax.errors import InputError, one_line
 from janus_jax.evaluation.headline import independent_unit
 from janus_jax.evaluation.prompt_styles import PROMPTS, Prompt
 from janus_jax.evaluation.questions import BenchmarkQuestion
-from janus_jax.evaluation.rows import as_vlmevalkit_reads, read_appended, read_rows
+from janus_jax.evaluation.rows import as_vlmevalkit_reads, read_appended, read_rows, require, require_text
 from janus_jax.inference.answering import answer_questions, prepare_question
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.generation import prompt_rows, stream_images
@@ -92,8 +92,11 @@ def spread(benchmark: str, questions: Sequence[BenchmarkQuestion], count: int) -
 
 
 def read_answers(path: str) -> dict[str, dict[str, Any]]:
-  """Answers by index; cuts off what a killed run left of a line."""
-  return {str(row['index']): row for row in read_appended(path)}
+  """Answers by index; cuts off what a killed run left of a line. Raises InputError for a file of something else."""
+  rows = read_appended(path)
+  if any('index' not in row or not isinstance(row.get('prediction'), str) for row in rows):
+    raise InputError(f'{path}: a line has no index and prediction: expected answers as janus_jax.evaluate wrote them')
+  return {str(row['index']): row for row in rows}
 
 
 def shard_of(asked: Sequence[Asked], shard: Shard) -> list[Asked]:
@@ -198,8 +201,11 @@ def collect_answers(
 
 
 def read_geneval_prompts(path: str) -> list[dict[str, Any]]:
-  """Lines of evaluation_metadata.jsonl."""
-  return read_rows(path)
+  """Lines of evaluation_metadata.jsonl. Raises InputError for one without a prompt."""
+  rows = read_rows(path)
+  require(rows, ('prompt',))
+  require_text(rows, ('prompt',), f' of {path}')
+  return rows
 
 
 def generate_geneval(
@@ -232,8 +238,12 @@ def read_dpg_prompts(directory: str) -> dict[str, str]:
   names = sorted(name for name in os.listdir(directory) if name.endswith('.txt'))
   found = {}
   for name in names:
-    with open(os.path.join(directory, name), encoding='utf-8') as file:
-      found[name.removesuffix('.txt')] = file.read().strip()
+    path = os.path.join(directory, name)
+    try:
+      with open(path, encoding='utf-8') as file:
+        found[name.removesuffix('.txt')] = file.read().strip()
+    except UnicodeDecodeError as error:
+      raise InputError(f'{path}: {one_line(error)}: expected a prompt in UTF-8') from None
   return found
 
 

@@ -3,18 +3,20 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from janus_jax.data.whole_files import write_json, write_text
-from janus_jax.errors import InputError, one_line
+from janus_jax.errors import InputError, one_line, shown
 from janus_jax.evaluation.headline import OWN_FIGURES, digits, value_at
 from janus_jax.evaluation.reference import COLUMNS, PARTS, report_figures
 from janus_jax.reporting import page
 
 # What `evaluate` knows of answers and images that a judge scores later, beside them: model, prompt style, sampling.
 ABOUT_FILE = 'about.json'
+ABOUT = ('model', 'prompt', 'sampling', 'dataset')
 LARGEST = {'mme': 2000, 'geneval': 1, 'bias': 1}  # Figures; of all others 100, and of none is one below 0.
 HEAD = ('benchmark', 'figure', '95 %', 'rule', 'prompt', 'sampling', 'dataset', 'rows', 'Janus-Pro-1B', 'Janus-Pro-7B')
 
@@ -53,7 +55,7 @@ def _line(
     score['rule'],
     score.get('prompt', '-'),
     score.get('sampling', '-'),
-    score.get('dataset') or '-',
+    re.sub(r'(md5 \w{8})\w+', r'\1...', score.get('dataset') or '-'),  # scores.json has all of it.
     rows,
   ]
 
@@ -86,7 +88,7 @@ def _report_table(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
   names = list(dict.fromkeys(score['benchmark'] for score in found if score['benchmark'] in COLUMNS))
   by_benchmark = {name: report_figures(name) for name in names}
   models = list(dict.fromkeys(model for figures in by_benchmark.values() for model in figures))
-  head = ['model', *(f'{COLUMNS[name][1]} (Table {COLUMNS[name][0]})' for name in names)]
+  head = ['model', *map(_name, names)]
   return head, [[model, *(by_benchmark[name].get(model, '-') for name in names)] for model in models]
 
 
@@ -112,12 +114,17 @@ def claim(directory: str, about: Mapping[str, str]) -> None:
 
 def read_about(directory: str) -> dict[str, str]:
   """Model, prompt and sampling of the answers or images in a directory of `evaluate`; {} of another directory."""
+  path = Path(directory, ABOUT_FILE)
   try:
-    return json.loads(Path(directory, ABOUT_FILE).read_text(encoding='utf-8'))
+    found = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
     return {}
   except ValueError as error:
-    raise InputError(f'{directory}/{ABOUT_FILE}: {one_line(error)}: expected what janus_jax.evaluate wrote') from None
+    raise InputError(f'{path}: {one_line(error)}: expected what janus_jax.evaluate wrote') from None
+  is_known = isinstance(found, dict) and all(name in ABOUT and isinstance(value, str) for name, value in found.items())
+  if not is_known:
+    raise InputError(f'{path}: {shown(found)}: expected texts as janus_jax.evaluate wrote them, {", ".join(ABOUT)}')
+  return found
 
 
 def read_scores(directory: str) -> list[dict[str, Any]]:
@@ -126,7 +133,7 @@ def read_scores(directory: str) -> list[dict[str, Any]]:
   Raises:
     InputError: a file is no JSON, or there is none.
   """
-  order, found = [*COLUMNS, *OWN_FIGURES], []
+  order, found, others = [*COLUMNS, *OWN_FIGURES], [], []
   for path in sorted(Path(directory).glob('*/scores.json')):
     try:
       content = json.loads(path.read_text(encoding='utf-8'))
@@ -134,9 +141,16 @@ def read_scores(directory: str) -> list[dict[str, Any]]:
       raise InputError(f'{path}: {one_line(error)}: expected scores as janus_jax.score writes them') from None
     score = content[0] if isinstance(content, list) and content else content
     if isinstance(score, dict) and score.get('benchmark') in order and 'headline' in score:
+      try:
+        _markdown(HEAD, table_rows([score]))
+      except (AttributeError, LookupError, TypeError, ValueError) as error:
+        said = f'{path}: {type(error).__name__} {one_line(error)}'
+        raise InputError(f'{said}: expected scores as janus_jax.score writes them') from None
       found.append(score)
     else:
-      logging.warning('%s: left out: no score of a benchmark', path)
+      others.append(path)
+  for path in others if found else ():
+    logging.warning('%s: left out: no score of a benchmark', path)
   if not found:
     raise InputError(f'{directory}: no */scores.json of a benchmark: expected directories of janus_jax.score --out')
   return sorted(found, key=lambda score: order.index(score['benchmark']))

@@ -13,13 +13,14 @@ from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.errors import InputError
 from janus_jax.evaluation import exports, runner
+from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.prompt_styles import STYLES
 from janus_jax.evaluation.questions import FILES, BenchmarkQuestion, read_questions
 from janus_jax.evaluation.reference import COLUMNS
 from janus_jax.evaluation.scoreboard import claim, write_table
 from janus_jax.evaluation.scores import score_rows, write_rule_scores
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, decoder_for
+from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, check_tokenizer, decoder_for
 from janus_jax.runs import loading
 
 GENEVAL_PROMPTS, DPG_PROMPTS = 'evaluation_metadata.jsonl', 'prompts'
@@ -76,8 +77,13 @@ def evaluate(
     raise InputError(f'benchmark {unknown[0]!r} is unknown: expected any of {", ".join(COLUMNS)}')
   if settings.prompt not in STYLES:
     raise InputError(f'prompt is {settings.prompt!r}: expected one of {", ".join(STYLES)}')
-  open_checkpoint(checkpoint)  # Quick; whatever is wrong with it or with the data shows before the weights are read.
+  if not os.path.isdir(settings.data):
+    raise InputError(f"{settings.data}: no such directory: expected the benchmarks' files below it")
+  # Quick; whatever is wrong with the checkpoint or with the data shows before the weights are read.
+  check_tokenizer(open_checkpoint(checkpoint).config, loading.load_tokenizer(checkpoint)[0])
   questions = {name: read_questions(name, settings.data) for name in settings.benchmarks if name in FILES}
+  for name, found in questions.items():
+    check_questions(name, found)
   prompts = {name: _prompts(name, settings) for name in settings.benchmarks if name not in FILES}
   janus = loading.load(checkpoint, settings.dtype, mesh)
   model = Model(
@@ -99,6 +105,23 @@ def evaluate(
   return scores
 
 
+def check_questions(benchmark: str, questions: Sequence[BenchmarkQuestion]) -> None:
+  """Raises InputError where images are missing, or no rule could score answers, before they take hours."""
+  if without := [question.index for question in questions if not question.images]:
+    raise InputError(f'{benchmark}: question {without[0]} ({len(without)} in all) has no image: expected one or more')
+  rows = [{**question.row, 'prediction': ''} for question in questions]
+  exports.submission_files(benchmark, rows)
+  refusals = []
+  for rule in BENCHMARKS[benchmark].rules.values() if benchmark != 'mmvet' else ():  # Which a judge has to read.
+    try:
+      rule(rows)
+      return
+    except InputError as error:
+      refusals.append(error)
+  if refusals:
+    raise InputError(f'{benchmark}: {refusals[0]}')
+
+
 def _answer_and_score(
   benchmark: str, questions: Sequence[BenchmarkQuestion], model: Model, directory: str, settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
@@ -107,8 +130,8 @@ def _answer_and_score(
   greedy = 'greedy' if settings.answers.temperature == 0 else f'temperature {settings.answers.temperature}'
   about = {'model': model.name, 'prompt': style, 'sampling': f'{greedy}, {settings.dtype}'}
   about |= {'dataset': questions[0].dataset}
-  claim(directory, about)
   asked = runner.shard_of(runner.ask_questions(benchmark, kept, style, model.janus), settings.shard)
+  claim(directory, about)
   path = settings.shard.path(directory)
   runner.answer_benchmark(asked, style, model.janus, model.decoder, settings.answers, path)
   rows = runner.collect_answers(directory, settings.shard, kept)

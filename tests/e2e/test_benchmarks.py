@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import small_checkpoint
 from PIL import Image
 
+from janus_jax.errors import InputError
 from janus_jax.evaluation.questions import MME_TASKS, read_questions
 from janus_jax.evaluation.runner import (
   CHUNK,
@@ -22,10 +24,13 @@ from janus_jax.evaluation.runner import (
   ask_questions,
   chunks,
   read_answers,
+  read_dpg_prompts,
+  read_geneval_prompts,
   shard_of,
 )
 from janus_jax.inference import answering
 from janus_jax.inference.requests import AnswerSettings, decoder_for
+from janus_jax.runs.evaluating import check_questions
 from janus_jax.runs.loading import load
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -113,6 +118,7 @@ def test_all_nine_end_in_files_and_a_table(whole):
     assert {score['rule'] for score in json.loads((out / name / 'scores.json').read_text())} > {'lmms-eval'}
   assert '| Janus-Pro-7B | 87.4 | 1567.1 | 79.2 | 72.1 | 62.0 | 41.0 |' in lines
   assert found.stdout == (out / 'scores.md').read_text()
+  assert not re.search(r'[0-9a-f]{32}', found.stdout)  # Of an MD5 the table has the beginning.
   frame = pandas.read_excel(out / 'pope' / 'tiny_POPE.xlsx')
   assert list(frame.columns) == ['index', 'question', 'answer', 'category', 'prediction']
   assert len((out / 'mme' / 'submission' / 'Your_Results' / 'OCR.txt').read_text().splitlines()) == 2
@@ -144,7 +150,9 @@ def test_what_a_judge_said_joins_the_table_with_prompt_and_sampling(whole, tmp_p
   score('geneval', out / 'geneval' / 'detections.jsonl', out / 'geneval', f'--images={out}/geneval/images')
   score('counting', out / 'geneval' / 'detections.jsonl', out / 'counting', f'--table={out}')
   before, lines = ((root / 'scores.md').read_text().splitlines() for root in (whole[0], out))
-  assert [line for line in before[4:] if line.startswith('| mme (')] == [line for line in lines if '| mme (' in line]
+  assert [line for line in before[4:] if line.startswith('| mme (')] == [
+    line for line in lines if line.startswith('| mme (')
+  ]
   (mmvet,) = (line for line in lines if line.startswith('| mmvet ('))
   assert '| 50.0 | - | vlmevalkit-2026 | trained | greedy, float32 | MMVet.tsv (other: md5 ' in mmvet
   for name, figure in (('geneval', '1.00'), ('counting', '100.0')):
@@ -217,9 +225,62 @@ def test_nothing_is_asked_twice(checkpoint, data, tmp_path):
   assert [json.loads(line) for line in lines[:2]] == list(before.values())
 
 
+POPE = {'answer': 'Yes', 'category': 'random'}
+
+
+@pytest.mark.parametrize(
+  ('benchmark', 'columns', 'message'),
+  [
+    ('pope', {'answer': 'Yes'}, "pope: a question has no column 'category': it has index, question, answer"),
+    ('pope', {**POPE, 'answer': 'maybe'}, "pope: row 1: the answer is 'maybe': expected Yes or No"),
+    ('pope', {**POPE, 'image': ''}, r'pope: question 0 \(1 in all\) has no image: expected one or more'),
+    ('gqa', {'category': 'c'}, 'gqa: row 1 has no column answer'),
+  ],
+)
+def test_questions_whose_answers_cannot_be_scored_are_not_asked(benchmark, columns, message, tmp_path):
+  name = {'pope': 'POPE', 'gqa': 'GQA_TestDev_Balanced'}[benchmark]
+  pandas.DataFrame([{**row, **columns} for row in rows(1)]).to_csv(tmp_path / f'{name}.tsv', sep='\t', index=False)
+  with pytest.raises(InputError, match=message):
+    check_questions(benchmark, read_questions(benchmark, str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+  ('columns', 'message'),
+  [
+    ({'answer': ['Yes']}, "x.parquet: .* KeyError 'id': expected a parquet file of lmms-eval's dataset"),
+    ({'id': ['1'], 'image': ['x']}, 'x.parquet: .* TypeError .*: expected a parquet file'),
+    ({'question': ['?'], 'image': [None]}, r'question 0 \(1 in all\) has no image'),
+  ],
+)
+def test_parquet_files_of_something_else_are_named(columns, message, tmp_path):
+  path = tmp_path / 'pope' / 'x.parquet'
+  path.parent.mkdir()
+  pandas.DataFrame(columns).to_parquet(path)
+  with pytest.raises(InputError, match=message):
+    check_questions('pope', read_questions('pope', str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+  ('read', 'name', 'content', 'message'),
+  [
+    *((read_answers, 'a.jsonl', content, 'a.jsonl: a line has no index and prediction')
+      for content in (b'{"a": 1}\n', b'{"index": "0"}\n', b'{"index": "0", "prediction": [1]}\n')),
+    (read_answers, 'a.jsonl', b'\xff\n', 'a.jsonl: .*: expected JSON lines in UTF-8'),
+    (read_geneval_prompts, 'a.jsonl', b'{"tag": "x"}\n', 'row 1 has no column prompt'),
+    (read_geneval_prompts, 'a.jsonl', b'{"prompt": 3}\n', 'row 1 of .*a.jsonl: prompt is 3: expected text'),
+    (read_dpg_prompts, 'a.txt', b'\xff', 'a.txt: .*: expected a prompt in UTF-8'),
+  ],
+)  # fmt: skip
+def test_damaged_answers_and_prompts_are_named(read, name, content, message, tmp_path):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(InputError, match=message):
+    read(str(tmp_path if read is read_dpg_prompts else tmp_path / name))
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message', 'code'),
   [
+    (['--benchmarks=pope', '--data=nowhere'], "nowhere: no such directory: expected the benchmarks' files below it", 1),
     (['--benchmarks=poppe'], "benchmark 'poppe' is unknown: expected any of pope, mme", 1),
     (['--benchmarks=pope', '--out='], '--benchmarks needs --data and --out', 2),
   ],

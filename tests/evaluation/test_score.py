@@ -1,13 +1,18 @@
 """`python -m janus_jax.score`: files in, scores out, and what it says of wrong files."""
 
+import io
 import json
+import math
 import subprocess
 import sys
 
 import pytest
 
 from janus_jax.errors import InputError
+from janus_jax.evaluation.benchmarks import BENCHMARKS
 from janus_jax.evaluation.rows import as_vlmevalkit_reads, join, read_appended, read_rows
+from janus_jax.evaluation.scoreboard import read_about, read_scores
+from janus_jax.evaluation.scores import score_rows
 
 ROWS = [
   {'index': i, 'question': f'Is there a {i}?', 'answer': answer, 'category': 'random', 'prediction': text}
@@ -187,3 +192,122 @@ def test_wrong_input_is_one_line(arguments, content, message, code, tmp_path):
   assert message in found.stderr
   assert len(found.stderr.strip().splitlines()) == 1
   assert not (tmp_path / 'out').exists()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+  for name, text in (('a.jsonl', '{"index": 0}'), ('a.json', '[{"index": 0}]'), ('a.tsv', 'index\n0\n')):
+    (tmp_path / name).write_text(text, encoding='utf-8-sig')
+    assert [list(row) for row in read_rows(str(tmp_path / name))] == [['index']]
+
+
+def spreadsheet():
+  buffer = io.BytesIO()
+  pytest.importorskip('pandas').DataFrame(ROWS).to_excel(buffer, index=False)
+  return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    ('a.xlsx', b'no zip', 'File is not a zip file: expected a .xlsx file$'),
+    ('a.xlsx', lambda: spreadsheet()[:2000], 'not a zip file'),
+    ('a.xlsx', lambda: spreadsheet()[:300] + b'\xff' * 200 + spreadsheet()[500:], 'cannot be read'),
+    ('a.json', b'[' * 100_000, 'recursion depth exceeded.*: expected a .json file in UTF-8$'),
+    ('a.jsonl', b'{"a": 1}\n' + b'[' * 100_000, 'line 2: maximum recursion depth'),
+    ('a.jsonl', b'{"prediction": "\\ud800"}', 'line 1: .*surrogates not allowed'),
+    ('a.json', b'[{"prediction": "\\ud800"}]', 'surrogates not allowed'),
+    ('a.jsonl', b'', 'a.jsonl has no rows: expected some'),
+    ('a.tsv', b'index\tprediction\n', 'a.tsv has no rows'),
+    ('a.tsv', 'index\n\u00e9\n'.encode('latin1'), "can't decode.*: expected a .tsv file in UTF-8$"),
+  ],
+)
+def test_files_that_cannot_be_read_are_refused(name, content, message, tmp_path):
+  (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content())
+  with pytest.raises(InputError, match=message):
+    read_rows(str(tmp_path / name))
+
+
+BOXES = {'cat': [[0, 0, 5, 5, 0.95]], 'dog': [[9, 9, 12, 12, 0.95]]}
+PROMPT = {'tag': 'x', 'prompt': 'p', 'include': [{'class': 'cat', 'count': 1}, {'class': 'dog', 'count': 1}]}
+DPG = {'item_id': 'a', 'proposition_id': '1', 'dependency': '0', 'tuple': 'e (a)', 'question_natural_language': 'q?'}
+SEEN = {'file': 'a.png', 'crop': [0, 0, 8, 8], 'question': 'q?', 'answer': 'yes'}
+OPTIONS = {'index': 0, 'answer': 'A', 'A': 'a', 'B': 'b', 'prediction': 'A', 'category': 'c'}
+
+
+def images(**columns):
+  return [{'filename': 'f', 'metadata': PROMPT, 'detections': BOXES, **columns}]
+
+
+def second(**fields):
+  return images(metadata={**PROMPT, 'include': [PROMPT['include'][0], {**PROMPT['include'][1], **fields}]})
+
+
+@pytest.mark.parametrize(
+  ('benchmark', 'rows', 'data', 'message'),
+  [
+    *(('geneval', images(detections=boxes), None, 'f: boxes of .* are .*: expected .x0, y0, x1, y1, score. each')
+      for boxes in (None, [1], 'x', {'cat': None}, {'cat': [[0, 0, 5, 5]]}, {'cat': [0, 0, 5, 5, 0.9]},
+                    {'cat': [[0, 0, 5, 5, 'x']]}, {'cat': [[0, 0, 5, 5, 0.9], [1]]},
+                    {'cat': [[math.nan, 0, 5, 5, 1]]})),
+    *(('geneval', images(metadata={**PROMPT, 'tag': tag}), None, 'metadata has tag .*: expected a name')
+      for tag in (None, ['a'], '', '../../a')),
+    *(('geneval', images(metadata={**PROMPT, name: clauses}), None, f'{name} .*: expected a list of .*count')
+      for name in ('include', 'exclude') for clauses in (None, ['cat'], {'class': 'cat'}, [{'class': 'cat'}],
+                                                         [{'class': 'cat', 'count': '2'}])),
+    *(('geneval', second(position=position), None, 'position .*: expected one of left of, .*, and an earlier clause')
+      for position in (None, 3, ['near', 0], ['left of'], ['left of', 1], ['left of', 'a'])),
+    ('geneval', images(metadata={**PROMPT, 'prompt': ['p']}), None, "prompt .'p'.: expected text"),
+    ('geneval', images(colors_of_detections=None), None, 'colors_of_detections are None: expected lists by class'),
+    ('geneval', [{'metadata': PROMPT, 'correct': 'yes'}], None, 'expected boxes by class, or true or false'),
+    ('geneval', images(), [{'tag': 'x'}], 'row 1 has no column prompt'),
+    ('counting', [{'prompt': 'p', 'asked': 2, 'seen': math.inf}], None, 'seen is inf: expected a whole number'),
+    *(('dpg', [{**SEEN, 'crop': crop}], [DPG], 'row 1: crop is .*: expected .x0, y0, x1, y1.')
+      for crop in (None, 3, 'ab', [], [0, 0, 8, 'x'], [[0], 1, 2, 3])),
+    *(('dpg', [{**SEEN, name: value}], [DPG], f'row 1: {name} is .*: expected text')
+      for name in ('file', 'question', 'answer') for value in (None, ['a'])),
+    *(('dpg', [SEEN], [{**DPG, name: value}], f'row 1 of the data: {name} is .*: expected a whole number')
+      for name in ('proposition_id', 'dependency') for value in ('', 'x')),
+    *(('bias', [{'prompt': 'p', 'attribute': 'a', 'value': 'v', name: ['x']}], None, f'{name} is .*: expected text')
+      for name in ('prompt', 'attribute', 'filename')),
+    *(('pope', [{**ROWS[0], name: ['x']}], None, f'row 1 of the predictions: {name} is .*: expected text or a number')
+      for name in ('index', 'category')),
+    ('mmbench', [{**OPTIONS, 'index': None}], None, 'an index is no integer'),
+    ('mmmu', [{**OPTIONS, 'id': 'm', 'options': 3}], None, 'm: options are 3: expected a list'),
+  ],
+)  # fmt: skip
+def test_rows_of_another_form_are_refused_by_every_rule(benchmark, rows, data, message):
+  for rule in BENCHMARKS[benchmark].rules:
+    with pytest.raises(InputError, match=message):
+      score_rows(benchmark, BENCHMARKS[benchmark].prepare(rows, data, False)[0], rule)
+
+
+SCORE = {'benchmark': 'pope', 'rule': 'r', 'rows': 1, 'headline': 1.0, 'interval': [1, 2], 'metrics': {}}
+
+
+@pytest.mark.parametrize(
+  'changed',
+  [
+    {'headline': 'x'},
+    {'interval': [1]},
+    {'interval': 'ab'},
+    {'missing_rows': 'x'},
+    {'prompt': 3},
+    {'benchmark': 'geneval', 'metrics': {'Task breakdown': {'a': None}}},
+    {'benchmark': 'geneval', 'metrics': [1]},
+  ],
+)
+def test_damaged_scores_are_named(changed, tmp_path):
+  path = tmp_path / 'pope' / 'scores.json'
+  path.parent.mkdir()
+  path.write_text(json.dumps(SCORE))
+  assert read_scores(str(tmp_path)) == [SCORE]
+  path.write_text(json.dumps(SCORE | changed))
+  with pytest.raises(InputError, match=r'pope/scores.json: .*: expected scores as janus_jax.score writes them'):
+    read_scores(str(tmp_path))
+
+
+@pytest.mark.parametrize('content', ['{', '[1]', '"a"', '{"model": 3}', '{"rows": "a"}'])
+def test_a_damaged_file_about_answers_is_named(content, tmp_path):
+  (tmp_path / 'about.json').write_text(content)
+  with pytest.raises(InputError, match=r'about.json: .*: expected'):
+    read_about(str(tmp_path))
