@@ -1,10 +1,10 @@
 """`python -m janus_jax.score`: files in, scores out, and what it says of wrong files."""
 
 import json
-import subprocess
 import sys
 
 import pytest
+from e2e import forks
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation.rows import as_vlmevalkit_reads, join, read_rows
@@ -29,7 +29,7 @@ def write(path, rows):
 
 def score(*arguments):
   command = [sys.executable, '-m', 'janus_jax.score', *map(str, arguments)]
-  return subprocess.run(command, capture_output=True, text=True)
+  return forks.run(command)
 
 
 @pytest.mark.parametrize('suffix', ['.jsonl', '.tsv', '.xlsx'])
