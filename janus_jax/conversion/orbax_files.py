@@ -143,7 +143,9 @@ class _LazyReader(type_handlers.ArrayHandler):
     return self._typestr
 
   async def deserialize(self, infos: Sequence[ParamInfo], args: Sequence[Any] | None = None) -> list[LazyArray]:
-    return [_lazy_array(info) for info in infos]
+    # All are opened at once: what each waits for is a thread, or a bucket.
+    opening = [_open_store(info) for info in infos]
+    return [_lazy_array(info, store.result()) for info, store in zip(infos, opening)]
 
 
 def _checkpointer(*handlers: tuple[type, type_handlers.TypeHandler]) -> ocp.Checkpointer:
@@ -181,11 +183,14 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
   return tuple(chunk)
 
 
-def _lazy_array(info: ParamInfo) -> LazyArray:
+def _open_store(info: ParamInfo) -> tensorstore.Future:
   spec = type_handlers.get_json_tspec_read(
     info, use_ocdbt=info.is_ocdbt_checkpoint, raise_array_data_missing_error=info.raise_array_data_missing_error
   )
-  store = tensorstore.open(tensorstore.Spec(spec), read=True, context=info.ts_context).result()
+  return tensorstore.open(tensorstore.Spec(spec), read=True, context=info.ts_context)
+
+
+def _lazy_array(info: ParamInfo, store: tensorstore.TensorStore) -> LazyArray:
   origin = f'{info.parent_dir}: {jax.tree_util.keystr(info.keypath, simple=True, separator="/")}'
 
   def read(index: Index) -> np.ndarray:

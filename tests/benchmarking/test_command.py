@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from e2e import forks
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -21,7 +22,7 @@ def recipe(tmp_path_factory) -> str:
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
   command = [sys.executable, '-m', 'janus_jax.benchmark', *arguments]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+  return forks.run(command, cwd=ROOT, timeout=300)
 
 
 def test_beside_the_peer(recipe, tmp_path):

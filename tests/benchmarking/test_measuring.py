@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from e2e import forks
 
 from janus_jax.benchmarking.machine import Machine
 from janus_jax.benchmarking.measured_table import table_to_markdown, table_to_text
@@ -256,7 +257,7 @@ def test_the_script_says_what_is_wrong(tmp_path):
     (['--parts=trian', out], "error: --parts names 'trian': expected some of check, train_stage2, "),
     (['--out=/proc/measured'], 'error: /proc/measured: No such file or directory'),
   ):
-    result = run(*flags)
+    result = forks.run([sys.executable, '-m', 'janus_jax.measure', *flags], cwd=ROOT)
     assert (result.returncode, result.stdout) == (1, '')
     assert result.stderr.splitlines()[-1].startswith(message)
   assert not (tmp_path / 'out').exists()

@@ -5,7 +5,6 @@ import json
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 pytest.importorskip('sklearn')
 
+from e2e import forks
 from e2e.small_run import ROOT, STEPS, leaves, losses, recipe, write_start
 
 import janus_jax
@@ -318,6 +318,6 @@ def test_a_wrong_variant_is_refused(start, data):
 def test_one_line_for_a_wrong_command(tmp_path):
   path = ROOT / 'configs' / 'ablations' / 'stage3_ratio.py'
   command = [sys.executable, '-m', 'janus_jax.ablate', f'--config={path}:0.1', f'--workdir={tmp_path}', '--shard=3/2']
-  result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+  result = forks.run(command, cwd=ROOT, timeout=120)
   assert result.returncode == 1, result.stderr
   assert result.stderr == "error: shard is '3/2': expected i/n, the hosts being 0/n to n-1/n\n"

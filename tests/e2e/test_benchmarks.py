@@ -6,12 +6,12 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import small_checkpoint
+from e2e import forks
 from PIL import Image
 
 from janus_jax.errors import InputError
@@ -84,12 +84,12 @@ def data(tmp_path_factory):
 def evaluate(checkpoint, data, out, *arguments):
   command = [sys.executable, '-m', 'janus_jax.evaluate', f'--checkpoint={checkpoint}', f'--data={data}', f'--out={out}']
   command += ['--dtype=float32', '--max_new_tokens=3', '--num_images=2', *arguments]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  return forks.run(command, cwd=ROOT)
 
 
 def score(benchmark, predictions, out, *arguments):
   command = [sys.executable, '-m', 'janus_jax.score', f'--benchmark={benchmark}', f'--predictions={predictions}']
-  found = subprocess.run([*command, f'--out={out}', *arguments], capture_output=True, text=True, cwd=ROOT)
+  found = forks.run([*command, f'--out={out}', *arguments], cwd=ROOT)
   assert found.returncode == 0, found.stderr
 
 

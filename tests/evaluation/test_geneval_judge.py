@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from e2e import forks
 from PIL import Image
 
 from janus_jax.errors import InputError
@@ -233,7 +233,7 @@ def test_other_networks_are_refused(networks, tmp_path):
 
 def score(*arguments):
   command = [sys.executable, '-m', 'janus_jax.score', *map(str, arguments)]
-  return subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+  return forks.run(command, env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 
 def test_images_end_in_scores_though_the_judge_was_killed(networks, tmp_path):

@@ -1,9 +1,9 @@
 """What both judges share: their file, which a run that was stopped goes on with, and the flags of `score`."""
 
-import subprocess
 import sys
 
 import pytest
+from e2e import forks
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation import judges
@@ -56,7 +56,7 @@ def test_a_judge_that_was_stopped_goes_on(tmp_path):
 )
 def test_wrong_arguments_are_one_line(arguments, message, code, tmp_path):
   command = [sys.executable, '-m', 'janus_jax.score', *arguments, f'--out={tmp_path / "out"}']
-  found = subprocess.run(command, capture_output=True, text=True)
+  found = forks.run(command)
   assert (found.returncode, found.stdout) == (code, ''), found.stderr
   assert message in found.stderr
   assert len(found.stderr.strip().splitlines()) == 1

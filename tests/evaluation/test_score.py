@@ -3,10 +3,10 @@
 import io
 import json
 import math
-import subprocess
 import sys
 
 import pytest
+from e2e import forks
 
 from janus_jax.errors import InputError
 from janus_jax.evaluation.benchmarks import BENCHMARKS
@@ -37,7 +37,7 @@ def write(path, rows):
 
 def score(*arguments):
   command = [sys.executable, '-m', 'janus_jax.score', *map(str, arguments)]
-  return subprocess.run(command, capture_output=True, text=True)
+  return forks.run(command)
 
 
 @pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.tsv', '.csv', '.xlsx'])

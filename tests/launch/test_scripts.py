@@ -1,6 +1,5 @@
 """Every script of launch/: no warning of shellcheck, and flags that janus_jax.train takes."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from e2e import forks
 from launch.commands import ROOT, dry_run, program
 
 SCRIPTS = sorted(
@@ -47,16 +47,7 @@ def launched() -> dict[str, list[str]]:
 def test_training_takes_the_flags(launcher):
   module, words = program(launched()[launcher])
   assert module == 'janus_jax.train'
-  # What the program does first, and no more.
-  code = 'import sys; from absl import flags; from janus_jax import train; flags.FLAGS(sys.argv)'
-  result = subprocess.run(
-    [sys.executable, '-c', code, *words],
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+  result = forks.run([sys.executable, '-m', 'tests.launch.take_flags', *words], cwd=ROOT, timeout=300)
   assert result.returncode == 0, result.stderr
 
 

@@ -100,7 +100,7 @@ def test_only_training_is_told_to_join_the_other_hosts():
   ],
 )
 def test_wrong_usage_is_one_line_and_status_2_for_dry_runs_too(tmp_path, arguments, message):
-  path = fake(tmp_path, 'gcloud', f'touch {tmp_path}/begun')
+  path = fake(tmp_path, 'gcloud', f'touch {tmp_path}/begun; exit 1')
   for flag in ((), ('--dry_run',), ('--dry-run',)):
     result = launch('tpu_vm.sh', *flag, *arguments, PATH=path)
     assert result.returncode == 2
@@ -111,7 +111,7 @@ def test_wrong_usage_is_one_line_and_status_2_for_dry_runs_too(tmp_path, argumen
 
 @pytest.mark.parametrize('arguments', [('trian', '--config=x'), ('train', '--dry_run'), ('errors',)])
 def test_what_the_workers_would_refuse_is_refused_here(tmp_path, arguments):
-  path = fake(tmp_path, 'gcloud', f'touch {tmp_path}/begun')
+  path = fake(tmp_path, 'gcloud', f'touch {tmp_path}/begun; exit 1')
   for flag in ((), ('--dry_run',)):
     result = launch('tpu_vm.sh', *flag, 'run', *WHERE, '--type=v5p-8', *arguments, PATH=path)
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)

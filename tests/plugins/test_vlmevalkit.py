@@ -2,12 +2,12 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
+from e2e import forks
 from PIL import Image
 from plugins.harnesses import base_model
 
@@ -161,7 +161,7 @@ def test_run_py_gets_the_model_and_what_follows_the_dashes(tmp_path):
     path.write_text(content)
   given = [f'--root={tmp_path}', '--checkpoint=nowhere', '--name=mine', '--weights=int8']
   command = [sys.executable, '-m', 'janus_jax.plugins.vlmevalkit', *given, '--', '--data', 'POPE', '--work-dir', 'out']
-  found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  found = forks.run(command, cwd=ROOT)
   assert found.returncode == 0, found.stderr
   arguments, options, kind = json.loads(found.stdout)
   assert arguments == ['--data', 'POPE', '--work-dir', 'out', '--model', 'mine']
