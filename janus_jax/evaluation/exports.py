@@ -98,10 +98,8 @@ def _mmmu(rows: Sequence[Row]) -> dict[str, str]:
 def _mmvet(rows: Sequence[Row]) -> dict[str, str]:
   """Answers by question, for the authors' scorer; and what each judge is asked, whose replies `score` reads."""
   answers = {str(row.get('question_id', row['index'])): row['prediction'] for row in rows}
-  requests = [
-    {'index': row['index'], 'question': row['question'], 'answer': row['answer'], 'prediction': row['prediction']}
-    for row in rows
-  ]
+  asked = ('index', 'question', 'answer', 'category', 'prediction')
+  requests = [{name: row[name] for name in asked if name in row} for row in rows]
   return {'answers.json': json.dumps(answers, ensure_ascii=False), 'judge_requests.jsonl': _lines(requests)}
 
 

@@ -138,7 +138,7 @@ def test_what_a_judge_said_joins_the_table_with_prompt_and_sampling(whole, tmp_p
   out = tmp_path / 'results'
   shutil.copytree(whole[0], out)
   requests = (out / 'mmvet' / 'submission' / 'judge_requests.jsonl').read_text().splitlines()
-  replies = [{**json.loads(line), 'category': 'rec', 'judge_replies': ['0.5']} for line in requests]
+  replies = [{**json.loads(line), 'judge_replies': ['0.5']} for line in requests]
   (tmp_path / 'replies.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in replies))
   detections = []
   for path in sorted((out / 'geneval').rglob('*.png')):
