@@ -80,7 +80,7 @@ def test_mmvet_has_answers_by_question_and_requests_for_a_judge():
   row = {'index': 3, 'question': 'Why?', 'answer': 'x', 'prediction': 'y', 'category': 'rec'}
   files = SUBMISSIONS['mmvet']([row, {**row, 'index': 4, 'question_id': 'v1_4'}])
   assert json.loads(files['answers.json']) == {'3': 'y', 'v1_4': 'y'}
-  expected = {'question': 'Why?', 'answer': 'x', 'prediction': 'y'}
+  expected = {'question': 'Why?', 'answer': 'x', 'category': 'rec', 'prediction': 'y'}
   assert lines(files['judge_requests.jsonl']) == [{'index': 3, **expected}, {'index': 4, **expected}]
 
 
