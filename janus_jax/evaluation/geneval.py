@@ -27,13 +27,13 @@ Box = tuple[
 
 
 def kept_indices(scores: np.ndarray, threshold: float) -> list[int]:
-  """Of a class's boxes those above a threshold, the surest first; of equal ones the later. MOST_BOXES at most."""
+  """Indices of a class's boxes above a threshold, the surest first; of equal ones the later. MOST_BOXES at most."""
   order = np.argsort(scores, kind='stable')[::-1]
   return [int(index) for index in order if scores[index] > threshold][:MOST_BOXES]
 
 
 def threshold_for(metadata: Mapping[str, Any]) -> float:
-  """What a box's score must be above, by a prompt's task."""
+  """Score that a box must exceed, by a prompt's task."""
   return COUNTING_THRESHOLD if metadata['tag'] == 'counting' else THRESHOLD
 
 
@@ -178,7 +178,7 @@ def read_metadata(row: Row, number: int) -> dict[str, Any]:
 
 
 def _metadata_fault(metadata: Mapping[str, Any]) -> str | None:
-  """What of a prompt's line is not as GenEval writes it."""
+  """First fault of a prompt's line; None where it is as GenEval writes it."""
   tag, prompt = metadata['tag'], metadata['prompt']
   if not isinstance(tag, str) or not tag or os.path.basename(tag) != tag:  # It names a page, too.
     return f'tag {shown(tag)}: expected a name'

@@ -138,7 +138,7 @@ def read_tsv(path: Path) -> list[BenchmarkQuestion]:
 
 
 def _listed(text: str, what: str) -> list[str]:
-  """What a cell holds: a printed list, one thing, or nothing. Raises InputError for a list that is cut."""
+  """Things in a cell: a printed list, one, or none. Raises InputError for a list that is cut."""
   if not text.startswith('['):
     return [text] if text else []
   try:

@@ -49,7 +49,7 @@ def official_mme_answer(text: str) -> str:
 
 
 def lmms_mme_answer(text: str) -> str:
-  """The same of a text without full stops and blanks around it, of which 'y' and 'n' alone are answers too."""
+  """`official_mme_answer` without full stops and blanks around the text; 'y' and 'n' alone are answers too."""
   text = text.strip().lower().strip().replace('.', '')
   return {'y': 'yes', 'n': 'no'}.get(text) or official_mme_answer(text)
 

@@ -123,7 +123,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
 
 
 def _request_callbacks(config: TrainConfig, janus: LoadedJanus, samples: Samples, workdir: str) -> dict[str, Callback]:
-  """What generates and answers along the way, by what it does; `janus` is without parameters."""
+  """Callbacks that generate and answer along the way, by what they do; `janus` is without parameters."""
   callbacks = {}
   requests = {'images': samples.prompts, 'answers': samples.questions} if config.sampling.num_images else {}
   if sampled := [name for name, found in requests.items() if found]:

@@ -340,17 +340,3 @@ def test_only_the_first_full_stops_are_deleted():
 def test_a_direction_is_measured_by_the_whole_offset():
   # Revised offset (8, 6) over |(10, 8)| = 12.8: 0.62 and 0.47. Over its own length it would be 0.8 and 0.6.
   assert geneval.relations(np.array([10, 8, 20, 18, 1.0]), np.array([0, 0, 10, 10, 1.0])) == ['right of']
-
-
-def test_zeros_of_dpg_do_not_pass_through_a_later_question_officially():
-  texts = ('skipped?', 'two?', 'three?', 'four?')
-  question = {'item_id': 'a', 'tuple': 'entity - whole (x)'}
-  data = [
-    {**question, 'proposition_id': number, 'dependency': parent, 'question_natural_language': text}
-    for number, (text, parent) in enumerate(zip(texts, ('0', '3', '4', '0')), 1)
-  ]
-  crop = {'file': 'a.png', 'crop': [0, 0, 8, 8]}
-  predictions = [{**crop, 'question': text, 'answer': 'no' if text == 'four?' else 'yes'} for text in texts]
-  rows, _ = dpg.prepare_dpg(predictions, data, allow_partial=False)
-  assert dpg.score_dpg(rows, is_official=True)[1]['DPG-Bench score'] == pytest.approx(100 / 3)
-  assert dpg.score_dpg(rows, is_official=False)[1]['DPG-Bench score'] == 25  # The first question counts, and is yes.

@@ -159,3 +159,17 @@ def test_images_of_dpg_that_fail_are_left_out_officially_and_else_refused():
   with pytest.raises(InputError, match='DPG-Bench has no data'):
     dpg.prepare_dpg(answers_of_dpg((0, 0)), None, False)
   assert dpg.prepare_dpg(answers_of_dpg((0, 0)), [*QUESTIONS, {**QUESTIONS[0], 'item_id': 'z'}], True)[1] == 1
+
+
+def test_zeros_of_dpg_do_not_pass_through_a_later_question_officially():
+  texts = ('skipped?', 'two?', 'three?', 'four?')
+  question = {'item_id': 'a', 'tuple': 'entity - whole (x)'}
+  data = [
+    {**question, 'proposition_id': number, 'dependency': parent, 'question_natural_language': text}
+    for number, (text, parent) in enumerate(zip(texts, ('0', '3', '4', '0')), 1)
+  ]
+  crop = {'file': 'a.png', 'crop': [0, 0, 8, 8]}
+  predictions = [{**crop, 'question': text, 'answer': 'no' if text == 'four?' else 'yes'} for text in texts]
+  rows, _ = dpg.prepare_dpg(predictions, data, allow_partial=False)
+  assert dpg.score_dpg(rows, is_official=True)[1]['DPG-Bench score'] == pytest.approx(100 / 3)
+  assert dpg.score_dpg(rows, is_official=False)[1]['DPG-Bench score'] == 25  # The first question counts, and is yes.
