@@ -163,5 +163,6 @@ class BenchmarkScores:
     """Lines and scores (`scores.score_rows`); each line has the prediction too."""
     rows = [{**item.question.row, 'prediction': predictions[item.question.index].strip()} for item in self._asked[name]]
     about = {'missing': self._missing[name], 'prompt': 'trained', 'sampling': f'greedy, {self._dtype}'}
+    about |= {'dataset': self._asked[name][0].question.dataset}
     lines, scores = score_rows(name, rows, **about)
     return [{**line, 'prediction': row['prediction']} for line, row in zip(lines, rows)], scores
