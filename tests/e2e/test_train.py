@@ -18,7 +18,7 @@ from PIL import Image
 pytest.importorskip('sklearn')
 
 from e2e import forks, small_run
-from e2e.small_run import ROOT, STEPS, leaves, losses, write_start
+from e2e.small_run import ROOT, STEPS, leaves, losses
 from ml_collections import ConfigDict
 
 import janus_jax
@@ -42,16 +42,6 @@ def recipe(start: str, data: str) -> ConfigDict:
   config = small_run.recipe(start, data, ('shapes', 'digits'))
   config.save_every = STEPS
   return config
-
-
-@pytest.fixture(scope='module')
-def start(tmp_path_factory) -> str:
-  return write_start(tmp_path_factory.mktemp('start'))
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> str:
-  return str(tmp_path_factory.mktemp('data'))
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ import tokenizers
 pytest.importorskip('sklearn')
 
 from e2e import forks
-from e2e.small_run import ROOT, recipe, write_start
+from e2e.small_run import ROOT, recipe
 from ml_collections import ConfigDict
 
 import janus_jax
@@ -29,16 +29,6 @@ from janus_jax.training import loop
 
 class StartedError(Exception):
   """The run has got as far as its first step."""
-
-
-@pytest.fixture(scope='module')
-def start(tmp_path_factory) -> str:
-  return write_start(tmp_path_factory.mktemp('start'))
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> str:
-  return str(tmp_path_factory.mktemp('data'))
 
 
 @pytest.mark.parametrize(
