@@ -48,6 +48,8 @@ def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
   logits = logits / sampling.temperature
   if 0 < sampling.top_k < logits.shape[-1]:
     kth = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
+    # XLA may compute the logits twice, for the k-th and for what it is compared with, and round them apart.
+    kth -= 8 * jnp.finfo(jnp.float32).eps * jnp.max(jnp.abs(logits), axis=-1, keepdims=True)
     logits = jnp.where(logits < kth, -jnp.inf, logits)
   if sampling.top_p < 1:
     order = jnp.argsort(logits, axis=-1, descending=True)
@@ -60,10 +62,14 @@ def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 def sample(logits: jax.Array, keys: jax.Array, step: jax.Array | int, sampling: Sampling) -> jax.Array:
-  """int32[B], a token for each row of float32[B, V] by its key of key[B] (`row_key`), independent at every step."""
+  """int32[B], a token for each row of float32[B, V] by its key of key[B] (`row_key`), independent at every step.
+
+  `step` is one for all rows, or int32[B]. A row's noise depends on its key and step alone.
+  """
   if sampling.temperature == 0:
     return _argmax(logits)
-  noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, step), logits.shape[1:]))(keys)
+  keys = jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(step, keys.shape))
+  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
   # The largest sum of logit and Gumbel noise is a sample of the softmax, as in `jax.random.categorical`. Apart by a
   # barrier: XLA's CPU backend would make the noise within the search for it, one number at a time.
   return _argmax(filter_logits(logits, sampling) + jax.lax.optimization_barrier(noise))
