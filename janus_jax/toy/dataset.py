@@ -53,8 +53,8 @@ def name_of(world: World) -> str:
 class _ToyBuilder(tfds.core.GeneratorBasedBuilder):
   """Stores image uint8[size, size, 3] and label, made by `examples`."""
 
-  # Goes up when the same World looks otherwise.
-  VERSION = tfds.core.Version('1.0.0')
+  # Goes up when the same World looks otherwise, or is stored otherwise.
+  VERSION = tfds.core.Version('1.1.0')
   SPLITS: ClassVar[tuple[str, ...]]
   LABEL: ClassVar[str]
   FEATURE: ClassVar[tfds.features.FeatureConnector]
@@ -65,7 +65,7 @@ class _ToyBuilder(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = self.builder_config.world.size
-    image = tfds.features.Tensor(shape=(size, size, 3), dtype=np.uint8)
+    image = tfds.features.Tensor(shape=(size, size, 3), dtype=np.uint8, encoding='zlib')
     features = tfds.features.FeaturesDict({'image': image, self.LABEL: self.FEATURE})
     return self.dataset_info_from_configs(features=features)
 

@@ -32,6 +32,9 @@ from janus_jax.toy.pretraining import Optimization, PretrainingSetup
 DEAD_FRACTION = 0.02
 # Mean patches of two rows that differ by less (root mean square, pixels in -1..1) look the same.
 SAME_LOOK = 0.08
+# Codebooks of more rows get outputs of patches picked at random, and keep them: comparing each row with each takes too
+# long.
+MOST_COMPARED = 2048
 
 Scalar = jax.Array | float
 
@@ -222,7 +225,13 @@ def pretrain_vq(setup: PretrainingSetup, params: Any, images: np.ndarray, quanti
     last.append(seen[:2])
     if number == first:
       outputs, patches = map(np.concatenate, zip(*last))
-      codebook = outputs[spread_picks(patches, np.ones(len(patches)), rows, rng)]
+      if rows > MOST_COMPARED:
+        picks = rng.choice(len(patches), rows, replace=rows > len(patches))
+      else:
+        picks = spread_picks(patches, np.ones(len(patches)), rows, rng)
+      codebook = outputs[picks]
+    elif rows > MOST_COMPARED:
+      continue
     elif number > first and ((number - first) % quantisation.restart_every == 0 or number == optimization.steps):
       restarting = number <= quantisation.restart_until * optimization.steps
       codebook, merged = _renew(np.asarray(params['codebook']), used, seen, merged, restarting, rng)
