@@ -1,7 +1,7 @@
 """Measures the speed of training steps, generation, answers and data on any device, and whether the device is right.
 
     python -m janus_jax.benchmark --config=FILE --mode=train [--stage=NAME --steps=10 --repeats=5]
-    python -m janus_jax.benchmark --config=FILE --mode=generate [--batch=1,16 --prompt_tokens=32]
+    python -m janus_jax.benchmark --config=FILE --mode=generate [--batch=1,16 --prompt_tokens=32 --window=1,8]
     python -m janus_jax.benchmark --config=FILE --mode=understand [--batch=1 --prompt_tokens=32 --answer_tokens=128]
     python -m janus_jax.benchmark --config=FILE --mode=evaluate [--batch=8 --share=8 --answer_tokens=8]
     python -m janus_jax.benchmark --config=FILE --mode=check
@@ -11,6 +11,9 @@ Options of generate and understand: `--share=8` gives each prompt 8 images, or e
 image then runs once for them; `--batch` counts images or questions. `--weights=int8` (or int8_products) and
 `--cache_dtype=int8` also give their cost: the distance of the distributions of codes or tokens from those in full
 (`rounding`). Random weights say little of that: name trained ones.
+
+`--window=1,8` (generate) times passes that draw 8 codes at most beside those that draw one (`inference/drawing.py`).
+Random weights and random prompts say nothing of how many they draw: `--config.init_from=PATH --prompt="a red circle"`.
 
 `--mode=evaluate` answers 64 questions, `--share` about an image, as `janus_jax.evaluate` does it with
 `--batch_size` of `--batch`: from encoded images and text to a file of answers. Its peer is a loop over transformers'
@@ -65,6 +68,8 @@ _PROMPT_TOKENS = cli.define_number('prompt_tokens', 32, 'Tokens of a prompt or q
 _ANSWER_TOKENS = cli.define_number('answer_tokens', 128, 'Tokens of an answer.', Integer(2))
 _WEIGHTS, _CACHE_DTYPE = cli.define_settings(ImageSettings, 'weights', 'cache_dtype')
 _SHARE = cli.define_number('share', 1, 'Images of one prompt, or questions about one image.', Integer(1))
+_WINDOW = flags.DEFINE_list('window', ['auto'], 'Codes that a pass draws at most; several: one beside the other.')
+_PROMPT = flags.DEFINE_multi_string('prompt', [], 'Text to generate images for, in place of random tokens.')
 _PROFILE = cli.define_path('profile', '', 'Directory for a trace.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'Whether cost is measured against size.')
 _OUT = cli.define_path('out', '', 'Directory for results, a table and charts.')
@@ -74,7 +79,7 @@ _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout.')
 
 
 def main() -> None:
-  given = (_PEER, _PROFILE, _SCALING, _WEIGHTS, _CACHE_DTYPE, _SHARE)
+  given = (_PEER, _PROFILE, _SCALING, _WEIGHTS, _CACHE_DTYPE, _SHARE, _WINDOW, _PROMPT)
   settings.check_mode_flags(_MODE.value, [flag.name for flag in given if flag.value != flag.default])
   if _SCALING.value and _OUT.value:
     charts.matplotlib()
@@ -102,6 +107,8 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
     weights=_WEIGHTS.value,
     cache_dtype=_CACHE_DTYPE.value,
     rows_per_prefix=_SHARE.value,
+    windows=settings.read_windows(_WINDOW.value),
+    prompts=tuple(_PROMPT.value),
   )
   if _PEER.value:  # Or jax takes most of a GPU's memory before torch gets any.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')

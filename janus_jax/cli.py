@@ -161,9 +161,18 @@ def define_settings(kind: type, *names: str, stored: Mapping[str, float] | None 
       default, help = None, f'{help} Default: as a workdir says, else {stored[name]:g}.'
     if name in choices:
       found.append(flags.DEFINE_enum(name, default, list(choices[name]), help))
+    elif name == 'window':
+      found.append(flags.DEFINE(_NumberOrAuto(), name, default, help))
     else:
       found.append(define_number(name, default, help, SETTING_CHECKS[name]))
   return tuple(found)
+
+
+class _NumberOrAuto(flags.IntegerParser):
+  """'auto' stays as it is."""
+
+  def parse(self, argument: str | int) -> int | str:
+    return argument if argument == 'auto' else super().parse(argument)
 
 
 def values(*holders: flags.FlagHolder) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python -m janus_jax.generate --checkpoint=PATH --prompt="..." [--prompts_file=F] --out=DIR
                                  [--num_images=4 --cfg_weight=5 --temperature=1 --top_k=0 --seed=0 --json]
-                                 [--weights=int8 --cache_dtype=int8]
+                                 [--weights=int8 --cache_dtype=int8 --window=auto]
 
 One PNG per image, `00002-01.png` being the second image of the third prompt, and a contact sheet. Text chunks hold how
 each was made; a run that was interrupted goes on where it stood when called again. A checkpoint is known by its path:
@@ -22,6 +22,7 @@ from janus_jax.conversion.buckets import normalized
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.inference import generation, image_files
 from janus_jax.inference.requests import ImageSettings, check_tokenizer, decoder_for
+from janus_jax.inference.windows import check_window
 from janus_jax.runs import loading, workdirs
 from janus_jax.sharding.mesh import parse_mesh
 
@@ -32,7 +33,7 @@ _PROMPTS_FILE = cli.define_path(
 )
 _OUT = cli.define_path('out', None, 'Directory for the images.', required=True)
 _SAMPLING = cli.define_settings(ImageSettings, *workdirs.SAMPLING, stored=workdirs.SAMPLING)
-_SETTINGS = cli.define_settings(ImageSettings, 'num_images', 'seed', 'batch_size', 'weights', 'cache_dtype')
+_SETTINGS = cli.define_settings(ImageSettings, 'num_images', 'seed', 'batch_size', 'weights', 'cache_dtype', 'window')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace images in --out that were made with other settings.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per image on stdout.')
 
@@ -66,6 +67,7 @@ def main() -> None:
   rows = generation.prompt_rows(config, prompts, tokenizer, template)
   sampling = workdirs.read_sampling(_CHECKPOINT.value) | cli.values(*_SAMPLING)
   settings = ImageSettings(**sampling, **cli.values(*_SETTINGS))
+  check_window(config, settings.window)
   mesh = parse_mesh(_MESH.value)
   image_files.prepare_directory(_OUT.value)
   pairs = list(itertools.product(range(len(prompts)), range(settings.num_images)))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from janus_jax.benchmarking.inference import Prompts
 from janus_jax.inference.decoder import Decoder, prompt_positions
-from janus_jax.inference.generation import guided_logits
+from janus_jax.inference.drawing import guided_logits
 
 
 @functools.partial(jax.jit, static_argnames='guidance')

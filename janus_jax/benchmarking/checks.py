@@ -17,6 +17,7 @@ from janus_jax.benchmarking import inference
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.train import Trainer, make_work
 from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.inference.windows import Window
 from janus_jax.models.attention import IMPLEMENTATIONS, attention
 from janus_jax.models.attention_choice import AttentionShape, objection, platform_of
 from janus_jax.runs.config import replaced
@@ -30,6 +31,7 @@ LOSS_TOLERANCE = 1e-4
 # Greedy choices compared in each row; with random weights two can be as likely but for rounding.
 LEADING = 16
 PROMPT, ANSWER = 12, 24  # Tokens.
+WINDOWS = Window(), Window(4)  # Codes of a pass.
 # Janus-Pro's heads. Rows of several examples and padding, as training packs them; their length is no power of two.
 PACKED, IMAGES = AttentionShape(768, 128, True, True, 'bfloat16'), AttentionShape(576, 64, False, False, 'bfloat16')
 ROWS, HEADS = 2, 4
@@ -151,7 +153,9 @@ def _steps(here: BenchmarkModel, there: BenchmarkModel) -> Iterator[DeviceCheck]
 def _codes(model: BenchmarkModel) -> np.ndarray:
   guidance = float(model.run.sampling.cfg_weight)
   prompts = inference.image_prompts(model, 2, PROMPT, guidance)
-  return inference.sample_codes(inference.benchmark_decoder(model, 'float32'), prompts, guidance, inference.GREEDY)
+  decoder = inference.benchmark_decoder(model, 'float32')
+  sampled = (inference.sample_codes(decoder, prompts, guidance, inference.GREEDY, window) for window in WINDOWS)
+  return np.stack([found.codes for found in sampled])
 
 
 def _answers(model: BenchmarkModel) -> np.ndarray:

@@ -37,7 +37,7 @@ class EvaluatedQuestions:
   pixels and is asked one question at a time, as VLMEvalKit and lmms-eval ask it.
   """
 
-  rows, names = 'questions', ('seconds_of_questions',)
+  rows, names, windows = 'questions', ('seconds_of_questions',), (1,)
 
   def __init__(self, model: BenchmarkModel, request: Request):
     self._directory, self._files = tempfile.TemporaryDirectory(), itertools.count()
@@ -77,7 +77,7 @@ class EvaluatedQuestions:
   def rates(self, batch: int, questions: Timing) -> dict[str, Any]:
     return {'questions_per_second': len(self._questions) / questions.median}
 
-  def figures(self, decoder: Decoder, batch: int, questions: Timing) -> dict[str, Any]:
+  def figures(self, decoder: Decoder, batch: int, window: int | str, questions: Timing) -> dict[str, Any]:
     return {}
 
 

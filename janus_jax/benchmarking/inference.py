@@ -1,20 +1,25 @@
 """Generation and answers for random prompts: seconds per image, to the first token, per token."""
 
 import dataclasses
+import itertools
 import math
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
+from janus_jax.data import prompts as prompts_lib
 from janus_jax.data.images import to_uint8
 from janus_jax.inference.answering import TextPrompts, generate_text
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.generation import generate_codes, guided_prompts, has_guidance
+from janus_jax.inference.drawing import Drawn, generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.requests import LoadedJanus, decoder_for, request_keys
 from janus_jax.inference.sampling import Sampling
+from janus_jax.inference.windows import Window
+from janus_jax.runs.loading import load_tokenizer
 from janus_jax.sharding.accelerators import ACCELERATORS
 
 # Ids that stand for the special tokens; with random weights any will do.
@@ -35,6 +40,7 @@ class Prompts:
     pixels: uint8[R, size, size, 3], or None.
     rows_per_prefix: consecutive rows that begin alike; their prefix runs once for them.
     prefix_length: tokens of that prefix.
+    special: ids of begin-of-text, padding and begin-of-image.
   """
 
   tokens: np.ndarray
@@ -42,6 +48,7 @@ class Prompts:
   pixels: np.ndarray | None
   rows_per_prefix: int = dataclasses.field(default=1, metadata={'static': True})
   prefix_length: int = dataclasses.field(default=0, metadata={'static': True})
+  special: tuple[int, int, int] = dataclasses.field(default=(BOS, PAD, BEGIN_OF_IMAGE), metadata={'static': True})
 
   def slots_read(self, position: float) -> float:
     """Cache slots that a decode step of all rows reads, at that position after the prompts."""
@@ -58,7 +65,7 @@ def benchmark_decoder(
 
 
 def image_prompts(model: BenchmarkModel, batch: int, length: int, guidance: float, per_prompt: int = 1) -> Prompts:
-  """Prompts of `length` tokens, the last begin-of-image, each for `per_prompt` images (`generation.guided_prompts`)."""
+  """Prompts of `length` tokens, the last begin-of-image, each for `per_prompt` images (`drawing.guided_prompts`)."""
   rng = np.random.default_rng(model.run.seed)
   tokens = _random_tokens(model, batch // per_prompt, length, rng).repeat(per_prompt, axis=0)
   tokens[:, -1] = BEGIN_OF_IMAGE
@@ -92,12 +99,27 @@ def _random_tokens(model: BenchmarkModel, batch: int, length: int, rng: np.rando
   return tokens
 
 
-def sample_codes(decoder: Decoder, prompts: Prompts, guidance: float, sampling: Sampling) -> np.ndarray:
-  """int32[N, P]."""
+def described_images(
+  texts: Sequence[str], checkpoint: str, batch: int, guidance: float, per_prompt: int = 1
+) -> Prompts:
+  """Prompts in words, repeated to fill the batch, in the checkpoint's own tokens and template."""
+  tokenizer, template = load_tokenizer(checkpoint)
+  pad, rows = tokenizer.special.pad, []
+  for text in itertools.islice(itertools.cycle(texts), batch // per_prompt):
+    rows += [prompts_lib.generation_ids(tokenizer, template, text)] * per_prompt
+  without = [prompts_lib.unconditional_ids(row, pad) for row in rows]
+  length = max(map(len, rows))
+  tokens, mask = prompts_lib.left_pad(guided_prompts(rows, without, guidance), pad, length)
+  return Prompts(tokens, mask, None, per_prompt, length, (rows[0][0], pad, rows[0][-1]))
+
+
+def sample_codes(decoder: Decoder, prompts: Prompts, guidance: float, sampling: Sampling, window: Window) -> Drawn:
+  """Codes of N images, and what they took."""
   images = len(prompts.tokens) // (2 if has_guidance(guidance) else 1)
   keys = request_keys(0, [(row,) for row in range(images)])
   tokens, mask = (array[:: prompts.rows_per_prefix] for array in (prompts.tokens, prompts.mask))
-  return np.asarray(generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=sampling))
+  options = {'guidance': guidance, 'sampling': sampling, 'window': window.size, 'pass_cost': window.pass_cost}
+  return jax.device_get(generate_codes(decoder, tokens, mask, keys, **options))
 
 
 @jax.jit

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.benchmarking.inference import BEGIN_OF_IMAGE, BOS, PAD, Prompts
+from janus_jax.benchmarking.inference import PAD, Prompts
 from janus_jax.benchmarking.peer import device_of, import_peer, peer_model
 from janus_jax.models.config import JanusConfig
 
@@ -28,12 +28,13 @@ class PeerInference:
   def sample_codes(self, prompts: Prompts, images: int, guidance: float, temperature: float) -> np.ndarray:
     """int32[N, P], N `images`; it makes the unconditional rows itself. Temperature 0 takes the likeliest codes."""
     sampling = {'do_sample': True, 'top_k': 0, 'temperature': temperature} if temperature else {'do_sample': False}
+    bos, pad, begin_of_image = prompts.special
     settings = self._transformers.GenerationConfig(
       **sampling,
       guidance_scale=guidance,
-      bos_token_id=BOS,
-      pad_token_id=PAD,
-      generation_kwargs={'boi_token_id': BEGIN_OF_IMAGE},
+      bos_token_id=bos,
+      pad_token_id=pad,
+      generation_kwargs={'boi_token_id': begin_of_image},
     )
     with self._torch.inference_mode():
       found = self._model.generate(

@@ -22,7 +22,9 @@ from janus_jax.benchmarking.timing import Timing, speedup, time_in_turn, timed
 from janus_jax.benchmarking.train import Trainer, TrainWork, make_work, train_figures
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder
+from janus_jax.inference.drawing import Drawn
 from janus_jax.inference.sampling import Sampling
+from janus_jax.inference.windows import AUTO, Window, choose_window
 from janus_jax.runs.datasets import hold_codes
 
 # For the losses of the first two steps. In bfloat16 each side rounds in its own order.
@@ -108,38 +110,53 @@ def check_same_loss(ours: float, theirs: float, rtol: float) -> None:
 
 
 class _Images:
-  """Images with guidance. `runs` of ours and of the peer, codes and then pixels, are timed under `names`."""
+  """Images with guidance. `runs` of ours and of the peer are timed under `names`; ours draw codes by each window."""
 
   rows, names = 'images', ('seconds_of_codes', 'seconds_of_pixels')
 
   def __init__(self, model: BenchmarkModel, request: Request):
     self._codes_per_image, self._guidance = model.config.vq.num_tokens, float(model.run.sampling.cfg_weight)
-    shape = request.prompt_tokens, self._guidance, request.rows_per_prefix
-    self._prompts = {batch: inference.image_prompts(model, batch, *shape) for batch in request.batches}
-    self._codes: dict[int, np.ndarray] = {}
-    self.about = {'guidance': self._guidance, 'prompt_tokens': request.prompt_tokens}
+    self.windows, shared = request.windows, request.rows_per_prefix
 
-  def _sample(self, decoder: Decoder, batch: int, sampling: Sampling) -> np.ndarray:
-    self._codes[batch] = inference.sample_codes(decoder, self._prompts[batch], self._guidance, sampling)
-    return self._codes[batch]
+    def prompts(batch: int) -> inference.Prompts:
+      if request.prompts:
+        return inference.described_images(request.prompts, model.run.init_from, batch, self._guidance, shared)
+      return inference.image_prompts(model, batch, request.prompt_tokens, self._guidance, shared)
+
+    self._prompts = {batch: prompts(batch) for batch in request.batches}
+    self._drawn: dict[tuple[int, int | str], Drawn] = {}
+    self._chosen: dict[tuple[int, int | str], Window] = {}
+    length = self._prompts[request.batches[0]].tokens.shape[1]
+    self.about = {'guidance': self._guidance, 'prompt_tokens': length}
+
+  def _sample(self, decoder: Decoder, batch: int, window: int | str, sampling: Sampling) -> np.ndarray:
+    prompts, key = self._prompts[batch], (batch, window)
+    if key not in self._chosen:
+      self._chosen[key] = choose_window(decoder, *prompts.tokens.shape) if window == AUTO else Window(int(window))
+    self._drawn[key] = inference.sample_codes(decoder, prompts, self._guidance, sampling, self._chosen[key])
+    return self._drawn[key].codes
 
   def _peer_sample(self, other: PeerProcess, batch: int, temperature: float) -> np.ndarray:
     return other.call('sample_codes', self._prompts[batch], batch, self._guidance, temperature)
 
+  def _codes(self, batch: int) -> np.ndarray:
+    return self._drawn[batch, self.windows[0]].codes
+
   def runs(self, decoder: Decoder, batch: int) -> list[Run]:
     return [
-      lambda: self._sample(decoder, batch, Sampling()),
-      lambda: inference.decode_codes(decoder, self._codes[batch]),
+      *(functools.partial(self._sample, decoder, batch, window, Sampling()) for window in self.windows),
+      lambda: inference.decode_codes(decoder, self._codes(batch)),
     ]
 
   def peer_runs(self, other: PeerProcess, batch: int) -> list[Run]:
-    return [lambda: self._peer_sample(other, batch, 1.0), lambda: other.call('decode_codes', self._codes[batch])]
+    return [lambda: self._peer_sample(other, batch, 1.0), lambda: other.call('decode_codes', self._codes(batch))]
 
   def greedy(self, decoder: Decoder, other: PeerProcess, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    return self._sample(decoder, batch, inference.GREEDY), self._peer_sample(other, batch, 0.0)
+    ours = self._sample(decoder, batch, self.windows[0], inference.GREEDY)
+    return ours, self._peer_sample(other, batch, 0.0)
 
   def logits(self, full: Decoder, batch: int) -> Callable[[Decoder], jax.Array]:
-    codes = self._sample(full, batch, Sampling())
+    codes = self._sample(full, batch, 1, Sampling())
     return lambda decoder: accuracy.code_logits(decoder, self._prompts[batch], codes, self._guidance)
 
   def rates(self, batch: int, codes: Timing, pixels: Timing) -> dict[str, Any]:
@@ -147,15 +164,24 @@ class _Images:
     rates = {'seconds_per_image': seconds / batch, 'images_per_second': batch / seconds}
     return {**rates, 'codes_per_second': batch * self._codes_per_image / codes.median}
 
-  def figures(self, decoder: Decoder, batch: int, codes: Timing, pixels: Timing) -> dict[str, Any]:
+  def figures(self, decoder: Decoder, batch: int, window: int | str, codes: Timing, pixels: Timing) -> dict[str, Any]:
+    drawn, first = self._drawn[batch, window], self._drawn[batch, self.windows[0]]
+    chosen = self._chosen[batch, window].size
+    found: dict[str, Any] = {'window': window, 'codes_of_a_pass_at_most': chosen}
+    found['passes_per_image'] = float(drawn.passes.mean())
+    # The pass over the prompt draws the first code.
+    found['codes_per_pass'] = float(np.mean((self._codes_per_image - 1) / (drawn.passes - 1)))
+    if window != self.windows[0]:
+      found['same_images_as_by_first_window'] = float((drawn.codes == first.codes).all(axis=1).mean())
     slots = self._prompts[batch].slots_read(self._codes_per_image / 2)
-    return {'share_of_roofline': _roofline(decoder, 'gen_head', slots, codes.median / self._codes_per_image)}
+    seconds = codes.median / int(drawn.passes.max())
+    return {**found, 'share_of_roofline': _roofline(decoder, 'gen_head', slots, seconds)}
 
 
 class _Answers:
   """Greedy answers of a fixed length about an image each, whole and then first tokens, as `_Images` does it."""
 
-  rows, names = 'answers', ('seconds_of_answer', 'seconds_to_first_token')
+  rows, names, windows = 'answers', ('seconds_of_answer', 'seconds_to_first_token'), (1,)
 
   def __init__(self, model: BenchmarkModel, request: Request):
     self._length = request.answer_tokens
@@ -185,7 +211,7 @@ class _Answers:
   def rates(self, batch: int, answer: Timing, first: Timing) -> dict[str, Any]:
     return {'tokens_per_second': batch * self._length / answer.median}
 
-  def figures(self, decoder: Decoder, batch: int, answer: Timing, first: Timing) -> dict[str, Any]:
+  def figures(self, decoder: Decoder, batch: int, window: int | str, answer: Timing, first: Timing) -> dict[str, Any]:
     after_first = tuple(self._after_first[batch][-len(answer.values) :])
     token, slots = Timing(after_first).per(self._length - 1), self._prompts[batch].slots_read(self._length / 2)
     return {
@@ -226,23 +252,30 @@ def benchmark_inference(
     about, other = _inference_peer(work, model, request, settings)
     found |= about
 
-  def row(batch: int) -> dict[str, Any]:
+  def rows(batch: int) -> list[dict[str, Any]]:
     peer_runs = work.peer_runs(other, batch) if other else []
     for run in peer_runs:
       run()
     logging.info('%s, %d at a time: %d runs', work.rows, batch, settings.repeats)
     timings = time_in_turn([*runs[batch], *peer_runs], settings.repeats)
-    ours, theirs = timings[: len(work.names)], timings[len(work.names) :]
+    count = len(work.windows)
+    by_window, others = timings[:count], timings[count : count + len(work.names) - 1]
+    return [row(batch, *pair, others, timings[len(runs[batch]) :]) for pair in zip(work.windows, by_window)]
+
+  def row(
+    batch: int, window: int | str, timing: Timing, others: Sequence[Timing], theirs: Sequence[Timing]
+  ) -> dict[str, Any]:
+    ours = [timing, *others]
     figures = {'batch': batch, 'compile_seconds': compiling[batch]}
     figures |= {name: timing.spread() for name, timing in zip(work.names, ours)}
-    figures |= work.rates(batch, *ours) | work.figures(decoder, batch, *ours)
+    figures |= work.rates(batch, *ours) | work.figures(decoder, batch, window, *ours)
     if theirs:
       figures |= {f'peer_{name}': value for name, value in work.rates(batch, *theirs).items()}
     for beside in zip(work.names, ours, theirs):
       figures |= _beside(*beside)
     return figures
 
-  found[work.rows] = [row(batch) for batch in request.batches]
+  found[work.rows] = [row for batch in request.batches for row in rows(batch)]
   return found | memory | _profile(runs[first][0], settings) | environment()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from janus_jax.errors import InputError
+from janus_jax.inference.windows import AUTO, check_window
 from janus_jax.models.config import JanusConfig
 
 _INFERENCE = ('generate', 'understand')
@@ -15,6 +16,7 @@ MODES = {
   'profile': ('train', *_SHARING),
   'scaling': ('train', 'understand'),
   'share': _SHARING,
+  **dict.fromkeys(('window', 'prompt'), ('generate',)),
   **dict.fromkeys(('weights', 'cache_dtype'), _INFERENCE),
 }
 
@@ -50,6 +52,8 @@ class Request:
     weights: storage of kernels (`inference.decoder.WEIGHTS`).
     cache_dtype: dtype of keys and values; None: `dtype`.
     rows_per_prefix: images of one prompt, or questions about one image; divides each of `batches`.
+    windows: codes that a pass draws at most, or 'auto' (`inference.windows`), one beside the other.
+    prompts: texts, in place of `prompt_tokens` random tokens; repeated to fill a batch.
   """
 
   batches: tuple[int, ...]
@@ -59,6 +63,8 @@ class Request:
   weights: str = 'full'
   cache_dtype: str | None = None
   rows_per_prefix: int = 1
+  windows: tuple[int | str, ...] = (1,)
+  prompts: tuple[str, ...] = ()
 
   @property
   def is_rounded(self) -> bool:
@@ -80,7 +86,11 @@ def check_mode_flags(mode: str, given: Collection[str]) -> None:
 
 
 def check_positions(mode: str, request: Request, config: JanusConfig) -> None:
-  """Raises InputError where a prompt and what follows it have more tokens than the model has positions."""
+  """Raises InputError where a prompt and what follows it have more tokens than the model has positions, or a window has
+  more codes than an image.
+  """
+  for window in request.windows:
+    check_window(config, window)
   rest = config.vq.num_tokens if mode == 'generate' else 1 + config.num_image_tokens + request.answer_tokens
   limit = config.language_model.max_positions - rest
   if request.prompt_tokens > limit:
@@ -88,6 +98,13 @@ def check_positions(mode: str, request: Request, config: JanusConfig) -> None:
       f'prompt_tokens is {request.prompt_tokens}: expected at most {limit}, as {rest} of the {limit + rest} positions '
       'of the model are taken'
     )
+
+
+def read_windows(texts: Sequence[str]) -> tuple[int | str, ...]:
+  """Raises InputError for anything but positive integers and 'auto'."""
+  if not texts or not all(text == AUTO or (text.isdecimal() and int(text) > 0) for text in texts):
+    raise InputError(f'--window={",".join(texts)}: expected {AUTO} or positive integers, as in --window=1,8')
+  return tuple(AUTO if text == AUTO else int(text) for text in texts)
 
 
 def read_batches(texts: Sequence[str], rows_per_prefix: int = 1) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ values, so nothing stands between the stored bytes and the matrix products but a
 to fuse. XLA's CPU backend does not: there int8 saves memory and costs time.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -43,13 +44,13 @@ class Buffer:
   scale: jax.Array | None
 
   def write(self, x: jax.Array, slot: jax.Array) -> 'Buffer':
-    """Puts x [U, K, T, H] at `slot` to `slot + T` of this block."""
+    """Puts x [U, K, T, H] at `slot` to `slot + T` of this block; int32[U] for rows that stand at different ones."""
     if self.scale is None:
       x, scale = x.astype(self.values.dtype), None
     else:
       x, scale = quantize(x)
-      scale = jax.lax.dynamic_update_slice(self.scale, scale, (0, 0, slot))
-    return Buffer(jax.lax.dynamic_update_slice(self.values, x, (0, 0, slot, 0)), scale)
+      scale = _put(self.scale, scale, slot)
+    return Buffer(_put(self.values, x, slot), scale)
 
   def products(self, q: jax.Array) -> jax.Array:
     """Products of queries and keys, [B, T, K, G, H] -> float32[B, K, G, T, S]."""
@@ -77,6 +78,13 @@ class Buffer:
   def _scaled(self, x: jax.Array) -> jax.Array:
     """[U, B / U, K, G, T, S] times the scale of each slot."""
     return x if self.scale is None else x * self.scale[:, None, :, None, None]
+
+
+def _put(stored: jax.Array, x: jax.Array, slot: jax.Array) -> jax.Array:
+  """[U, K, S, ...] with x [U, K, T, ...] from `slot` on, which is one for all rows, or int32[U]."""
+  if slot.ndim == 0:
+    return jax.lax.dynamic_update_slice_in_dim(stored, x, slot, axis=2)
+  return jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1))(stored, x, slot)
 
 
 @flax.struct.dataclass
@@ -121,7 +129,7 @@ class KVCache:
   Attributes:
     layers: per decoder layer, its blocks.
     prompt_masks: bool[U, T] of each block of the prompt, which come first, False on left padding. U is the block's own.
-    position: int32 scalar, the next slot to write, counted over all blocks; the same for every row.
+    position: int32 scalar, the next slot to write, counted over all blocks; or int32[B], that of each row.
     current: the block that is written; it and those before it are read. Static, so it bounds the memory traffic of a
       decode step. What is written must lie within it.
     kernels: one of `attention.IMPLEMENTATIONS`, for a prompt that fills the first block in one pass; and 'xla', or
@@ -171,10 +179,26 @@ class KVCache:
     prompt = [jnp.repeat(mask, rows // len(mask), axis=0) for mask in masks]
     generated = jnp.ones((rows, length - sum(mask.shape[1] for mask in masks)), bool)
     filled = jnp.concatenate([*prompt, generated], axis=1)
-    index, slots = self.position + jnp.arange(steps), jnp.arange(length)
-    mask = filled[:, None] & (slots <= index[:, None])
+    index, slots = self.position[..., None] + jnp.arange(steps), jnp.arange(length)
+    mask = filled[:, None] & (slots <= index[..., None])
     # A padding query reads nothing real; its own slot keeps the softmax finite, and nobody reads the result.
-    return mask | (slots == index[:, None])
+    return mask | (slots == index[..., None])
+
+  def cut(self, sizes: Sequence[int]) -> 'KVCache':
+    """The cache with the block that follows the prompts cut into blocks of so many slots; what is left over is dropped.
+
+    One whose steps read only the slots that are filled stays whole.
+    """
+    if self.kernels[1] == 'pallas':
+      return self
+
+    def parts(buffer: Buffer) -> list[Buffer]:
+      bounds = list(itertools.accumulate(sizes))
+      return [jax.tree.map(lambda x, a=a, b=b: x[:, :, a:b], buffer) for a, b in itertools.pairwise([0, *bounds])]
+
+    prompts = len(self.prompt_masks)
+    layers = tuple((*blocks[:prompts], *map(Block, parts(blocks[-1].k), parts(blocks[-1].v))) for blocks in self.layers)
+    return self.replace(layers=layers)
 
   def writing(self, block: int) -> 'KVCache':
     """The cache about to write into `block`, once the ones before it are full."""

@@ -1,19 +1,12 @@
-"""Generates images for prompts with classifier-free guidance (Janus paper section 3.4): one compiled program per shape,
-and whole requests, cut into batches. Re-exported: `janus_jax.generate_images`.
-
-Conditional and unconditional rows run as one batch. Each step costs the decoder's layers and the image head only:
-neither `lm_head` nor the token table is touched. Images of one prompt share it: it runs once, and is stored once.
-"""
+"""Generates images for prompts: whole requests, cut into batches. Re-exported: `janus_jax.generate_images`."""
 
 import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -23,86 +16,11 @@ from janus_jax.data.prompts import Template, left_pad
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
-from janus_jax.inference.cache import KVCache
-from janus_jax.inference.decoder import COMPILER_OPTIONS, Decoder, prompt_positions
+from janus_jax.inference.decoder import Decoder
+from janus_jax.inference.drawing import generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.requests import ImageSettings, LoadedJanus, decoder_for, request_keys
-from janus_jax.inference.sampling import Sampling, sample
+from janus_jax.inference.windows import AUTO, Window, check_window, choose_window
 from janus_jax.models.config import JanusConfig
-
-# The loop over codes is cut into this many loops, one per block of the cache, each reading the blocks filled so far.
-# Reading all of it all the time would move 1.85 times the bytes (50 tokens of prompt); four blocks move 1.2 times.
-NUM_BLOCKS = 4
-
-_Row = TypeVar('_Row')
-
-
-def has_guidance(guidance: float) -> bool:
-  """Says whether both kinds of rows decide: weight 1 needs the conditional ones alone, 0 the unconditional ones."""
-  return guidance not in (0.0, 1.0)
-
-
-def guided_prompts(conditional: Sequence[_Row], unconditional: Sequence[_Row], guidance: float) -> list[_Row]:
-  """The prompts that `generate_codes` reads: both kinds, or the one kind that decides (`has_guidance`)."""
-  if has_guidance(guidance):
-    return [*conditional, *unconditional]
-  return list(conditional if guidance else unconditional)
-
-
-def guided_logits(logits: jax.Array, guidance: float) -> jax.Array:
-  """unconditional + guidance (conditional - unconditional), as DeepSeek's `generation_inference.py`.
-
-  float32[B, C], rows as `guided_prompts` orders them -> float32[N, C]; N = B / 2 where both kinds decide, else B.
-  """
-  if not has_guidance(guidance):
-    return logits
-  conditional, unconditional = jnp.split(logits, 2)
-  return unconditional + guidance * (conditional - unconditional)
-
-
-@functools.partial(jax.jit, static_argnames=('guidance', 'sampling'), compiler_options=COMPILER_OPTIONS)
-def generate_codes(
-  decoder: Decoder, tokens: jax.Array, mask: jax.Array, keys: jax.Array, *, guidance: float, sampling: Sampling
-) -> jax.Array:
-  """Samples the codes of N images, int32[N, P].
-
-  Args:
-    decoder: weights (`make_decoder`).
-    tokens: int32[R, T], U prompts that end in `<begin_of_image>`, left-padded, each of N / U consecutive images. With
-      guidance R = 2U, the conditional prompts first and then their unconditional counterparts
-      (`data.prompts.unconditional_ids`) in the same order; else R = U (`guided_prompts`).
-    mask: bool[R, T], False on left padding.
-    keys: key[N], one per image (`sampling.row_key`).
-    guidance: weight.
-    sampling: how codes are chosen.
-  """
-  P = decoder.config.vq.num_tokens
-  rows_per_image = 2 if has_guidance(guidance) else 1
-  rows = rows_per_image * len(keys)
-  # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is sampled but never fed.
-  bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
-  sizes = [stop - start for start, stop in itertools.pairwise(bounds) if start < stop]
-  cache = decoder.empty_cache((mask,), rows, sizes)
-
-  def next_codes(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
-    logits = decoder.method('image_logits', hidden[:, -1])
-    return sample(guided_logits(logits, guidance), keys, step, sampling)
-
-  positions = prompt_positions(mask)
-  hidden, cache = decoder.hidden(decoder.method('embed_text', tokens), positions, cache)
-  hidden, last = (jnp.repeat(x[:, -1:], rows // len(tokens), axis=0) for x in (hidden, positions))
-  first = next_codes(hidden, 0)
-  codes = jnp.zeros((P, len(first)), jnp.int32).at[0].set(first)
-
-  def step(i: jax.Array, carry: tuple[jax.Array, KVCache]) -> tuple[jax.Array, KVCache]:
-    codes, cache = carry
-    x = decoder.method('embed_codes', codes[i - 1][:, None])
-    hidden, cache = decoder.hidden(jnp.tile(x, (rows_per_image, 1, 1)), last + i, cache)
-    return codes.at[i].set(next_codes(hidden, i)), cache
-
-  stops = itertools.accumulate(cache.generated_blocks, initial=1)
-  for block, (start, stop) in enumerate(itertools.pairwise(stops), start=1):
-    codes, cache = jax.lax.fori_loop(start, min(stop, P), step, (codes, cache.writing(block)))
-  return codes.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +82,7 @@ def stream_images(
     pad_id: the tokenizer's.
     settings: all but `num_images`, `weights` and `cache_dtype`, which `wanted` and `decoder` have settled.
   """
+  check_window(decoder.config, settings.window)
   members = collections.defaultdict(list)
   for index, (prompt, _) in enumerate(wanted):
     members[tuple(rows[prompt])].append(index)  # A prompt may be given twice.
@@ -171,6 +90,7 @@ def stream_images(
   P, guided = decoder.config.vq.num_tokens, has_guidance(settings.cfg_weight)
   batch_size = settings.batch_size or device_batch_size(decoder, groups, P, rows=2 if guided else 1)
   guidance = float(settings.cfg_weight) if guided else 1.0  # One program for both weights that need one kind of row.
+  choose = functools.cache(functools.partial(choose_window, decoder))
   for batch in plan_batches(groups, batch_size, output=P):
     pairs = [wanted[i] for i in batch.rows]
     ids = [rows[prompt] for prompt, _ in pairs[:: batch.rows_per_prompt]]
@@ -178,7 +98,15 @@ def stream_images(
     ids = guided_prompts(ids, [prompts_lib.unconditional_ids(row, pad_id) for row in ids], settings.cfg_weight)
     keys = request_keys(settings.seed, pairs)
     tokens, mask = left_pad(ids, pad_id, length)
-    codes = np.asarray(generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=settings.sampling))
+    auto = settings.window == AUTO
+    window = choose(len(keys) * (2 if guided else 1), length) if auto else Window(settings.window)
+    options = {
+      'guidance': guidance,
+      'sampling': settings.sampling,
+      'window': window.size,
+      'pass_cost': window.pass_cost,
+    }
+    codes = np.asarray(generate_codes(decoder, tokens, mask, keys, **options).codes)
     # One at a time: in a batch, rounding would depend on its size.
     pixels = {index: _decode_codes(decoder, codes[row, None]) for index, row in batch.row_of.items()}
     for index, row in batch.row_of.items():

@@ -13,6 +13,7 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder, is_spread, make_decoder
 from janus_jax.inference.sampling import Sampling, row_key
+from janus_jax.inference.windows import AUTO
 from janus_jax.models.attention_choice import choose, of_images, platform_of
 from janus_jax.models.config import ComputeConfig, JanusConfig
 
@@ -82,16 +83,21 @@ class ImageSettings(RequestSettings):
     num_images: images per prompt.
     cfg_weight: weight of classifier-free guidance, unconditional + cfg_weight (conditional - unconditional) logits;
       1: no guidance, 0: no prompt.
+    window: codes that a pass of the decoder draws at most; auto: in float32 as many as pay, else 1. In float32 the
+      image is the same.
   """
 
   num_images: int = 4
   cfg_weight: float = 5.0
+  window: int | str = AUTO
 
   def __post_init__(self) -> None:
     super().__post_init__()
     check_positive('num_images', self.num_images)
     if not math.isfinite(self.cfg_weight) or self.cfg_weight < 0:
       raise InputError(f'cfg_weight is {self.cfg_weight}: expected 0 or more (1: no guidance)')
+    if self.window != AUTO and (not isinstance(self.window, int) or self.window < 1):
+      raise InputError(f'window is {self.window}: expected {AUTO}, or 1 or more')
 
 
 @dataclasses.dataclass(frozen=True)

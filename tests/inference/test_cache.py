@@ -17,7 +17,7 @@ from janus_jax.inference import answering
 from janus_jax.inference.answering import TextPrompts, generate_text, prefill
 from janus_jax.inference.cache import Block, Buffer, KVCache, attend_to_blocks, init_cache
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
-from janus_jax.inference.generation import generate_codes
+from janus_jax.inference.drawing import generate_codes
 from janus_jax.inference.sampling import Sampling, row_key
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig

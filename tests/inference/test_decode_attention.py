@@ -13,7 +13,7 @@ from janus_jax.inference import decoder as decoding
 from janus_jax.inference.answering import TextPrompts, generate_text
 from janus_jax.inference.decode_attention import PART, can_read, decode_attention
 from janus_jax.inference.decoder import Decoder, make_decoder
-from janus_jax.inference.generation import generate_codes
+from janus_jax.inference.drawing import generate_codes
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig
@@ -87,7 +87,7 @@ MASK = np.arange(16) >= np.array([0, 3, 9, 15])[:, None]
 def codes(decoder: Decoder) -> np.ndarray:
   """Two images of each of two prompts."""
   keys = jax.random.split(jax.random.key(1), 4)
-  return np.asarray(generate_codes(decoder, PROMPTS, MASK, keys, guidance=3.0, sampling=Sampling()))
+  return np.asarray(generate_codes(decoder, PROMPTS, MASK, keys, guidance=3.0, sampling=Sampling()).codes)
 
 
 def answers(decoder: Decoder) -> np.ndarray:

@@ -12,7 +12,7 @@ from janus_jax.errors import InputError
 from janus_jax.inference import decoder as decoding
 from janus_jax.inference.cache import init_cache
 from janus_jax.inference.decoder import WEIGHTS, Decoder, make_decoder, prompt_positions
-from janus_jax.inference.generation import NUM_BLOCKS, generate_codes
+from janus_jax.inference.drawing import NUM_BLOCKS, generate_codes
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params

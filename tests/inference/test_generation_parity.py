@@ -12,7 +12,7 @@ import reference  # noqa: E402
 
 from janus_jax.inference.answering import TextPrompts, generate_text  # noqa: E402
 from janus_jax.inference.decoder import make_decoder  # noqa: E402
-from janus_jax.inference.generation import generate_codes, guided_prompts  # noqa: E402
+from janus_jax.inference.drawing import generate_codes, guided_prompts  # noqa: E402
 from janus_jax.inference.sampling import Sampling, row_key  # noqa: E402
 from janus_jax.models.config import ComputeConfig  # noqa: E402
 
@@ -46,7 +46,7 @@ def test_image_codes_of_unequal_prompts(decoder, model):
   prompts = [[BOS, 5, 17, 99, 3, BOI], [BOS, 42, BOI]]
   unconditional = [[BOS, *[PAD] * (len(row) - 2), BOI] for row in prompts]
   tokens, mask = left_padded([*prompts, *unconditional])
-  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=5.0, sampling=GREEDY)
+  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=5.0, sampling=GREEDY).codes
   ids, attention = left_padded(prompts)
   theirs = model.generate(
     input_ids=torch.from_numpy(ids).long(),
@@ -70,7 +70,7 @@ def test_image_codes_of_any_weight_of_guidance(decoder, model, guidance):
   prompt = [BOS, 5, 17, 99, 3, BOI]
   kinds = [prompt], [[BOS, *[PAD] * (len(prompt) - 2), BOI]]
   tokens, mask = left_padded(guided_prompts(*kinds, guidance))
-  ours = generate_codes(decoder, tokens, mask, keys(1), guidance=guidance, sampling=GREEDY)
+  ours = generate_codes(decoder, tokens, mask, keys(1), guidance=guidance, sampling=GREEDY).codes
   with torch.inference_mode():
     x = model.get_input_embeddings()(torch.tensor(np.concatenate(kinds)))
     theirs = []
@@ -135,7 +135,7 @@ def test_answers_about_the_same_images(decoder, model):
 def test_codes_of_several_images_of_a_prompt(decoder, model):
   prompts = [[BOS, 5, 17, 99, 3, BOI], [BOS, 42, BOI]]
   unconditional = [[BOS, *[PAD] * (len(row) - 2), BOI] for row in prompts]
-  ours = generate_codes(decoder, *left_padded([*prompts, *unconditional]), keys(4), guidance=5.0, sampling=GREEDY)
+  ours = generate_codes(decoder, *left_padded([*prompts, *unconditional]), keys(4), guidance=5.0, sampling=GREEDY).codes
   options = transformers.GenerationConfig(
     do_sample=False,
     guidance_scale=5.0,

@@ -13,7 +13,7 @@ import pytest
 from janus_jax.inference.answering import TextPrompts, decode_chunk, generate_text, prefill
 from janus_jax.inference.cache import CACHE_DTYPES, Block, Buffer, attend_to_blocks, init_cache
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
-from janus_jax.inference.generation import generate_codes
+from janus_jax.inference.drawing import generate_codes
 from janus_jax.inference.sampling import Sampling, row_key
 from janus_jax.models.attention import masked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
@@ -228,14 +228,15 @@ def test_images_of_one_prompt_are_those_of_its_copies(decoder, guidance, samplin
   if guidance != 1:
     tokens = np.concatenate([tokens, np.where(np.arange(7) == 6, tokens, 9)])
     mask = np.concatenate([mask, mask])
-  generate = functools.partial(generate_codes, guidance=guidance, sampling=sampling)
-  together = generate(decoder, tokens, mask, keys(B))
-  np.testing.assert_array_equal(
-    together, generate(decoder, np.repeat(tokens, 3, axis=0), np.repeat(mask, 3, axis=0), keys(B))
-  )
+
+  def generate(*arguments: jax.Array) -> jax.Array:
+    return generate_codes(decoder, *arguments, guidance=guidance, sampling=sampling).codes
+
+  together = generate(tokens, mask, keys(B))
+  np.testing.assert_array_equal(together, generate(np.repeat(tokens, 3, axis=0), np.repeat(mask, 3, axis=0), keys(B)))
   for row in SOME_ROWS:
     prompts = slice(row // 3, None, U)
-    alone = generate(decoder, tokens[prompts], mask[prompts], keys(B)[row : row + 1])
+    alone = generate(tokens[prompts], mask[prompts], keys(B)[row : row + 1])
     np.testing.assert_array_equal(together[row], alone[0])
   assert len(np.unique(together, axis=0)) == (B if sampling.temperature else U)
 
