@@ -38,6 +38,7 @@ from janus_jax.evaluation.scoreboard import scoreboard_to_markdown
 from janus_jax.evaluation.scores import PRINTED
 from janus_jax.inference import image_files
 from janus_jax.inference.requests import AnswerSettings, ImageSettings, check_tokenizer
+from janus_jax.inference.windows import check_window
 from janus_jax.runs import loading, workdirs
 from janus_jax.runs.config import DataConfig
 from janus_jax.runs.evaluating import EvaluationSettings, evaluate
@@ -64,7 +65,7 @@ _QUESTIONS = cli.define_number(
 _IMAGES = cli.define_number('images_per_group', IMAGES_PER_GROUP, 'Images of each skill and group.', Integer(1))
 _CFG_WEIGHT, _TEMPERATURE, _TOP_K = cli.define_settings(ImageSettings, *scoring.SAMPLING, stored=scoring.SAMPLING)
 _SEED = cli.define_number('seed', 0, 'Seed of the choice of questions and prompts, and of generation.', SEED)
-_WEIGHTS, _CACHE_DTYPE = cli.define_settings(ImageSettings, 'weights', 'cache_dtype')
+_WEIGHTS, _CACHE_DTYPE, _WINDOW = cli.define_settings(ImageSettings, 'weights', 'cache_dtype', 'window')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object on stdout in place of the tables.')
 
 
@@ -94,7 +95,7 @@ def _benchmarks() -> None:
     shard=Shard(*cli.parse_shard(_SHARD.value)),
     dtype=_DTYPE.value,
     answers=AnswerSettings(**given, max_new_tokens=_MAX_NEW_TOKENS.value),
-    images=ImageSettings(**given, num_images=_NUM_IMAGES.value, **cli.values(_CFG_WEIGHT, _TEMPERATURE, _TOP_K)),
+    images=ImageSettings(**given, **cli.values(_NUM_IMAGES, _WINDOW, _CFG_WEIGHT, _TEMPERATURE, _TOP_K)),
   )
   scores = evaluate(_CHECKPOINT.value, settings, parse_mesh(_MESH.value))
   if _JSON.value:
@@ -120,10 +121,11 @@ def _toy_world() -> None:
   settings = _settings(workdirs.read_sampling(checkpoint, scoring.SAMPLING))
   world = world_for(config, data['toy_grid'], data['num_train'], seed=0)
   check_tokenizer(config, loading.load_tokenizer(checkpoint)[0])
+  check_window(config, _WINDOW.value)
   if _OUT.value:
     image_files.prepare_directory(_OUT.value)
   start = time.perf_counter()
-  scored = scoring.score(loading.load(checkpoint, 'float32'), world, **settings)
+  scored = scoring.score(loading.load(checkpoint, 'float32'), world, **settings, window=_WINDOW.value)
   seconds = time.perf_counter() - start
   found = {'checkpoint': absolute(checkpoint), 'settings': settings, **scoring.scores_to_dict(scored)}
   found['seconds']['all'] = seconds

@@ -13,9 +13,11 @@ import numpy as np
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.data import prompts as prompts_lib
 from janus_jax.data.images import to_uint8
+from janus_jax.errors import InputError
 from janus_jax.inference.answering import TextPrompts, generate_text
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.drawing import Drawn, generate_codes, guided_prompts, has_guidance
+from janus_jax.inference.generation import prompt_rows
 from janus_jax.inference.requests import LoadedJanus, decoder_for, request_keys
 from janus_jax.inference.sampling import Sampling
 from janus_jax.inference.windows import Window
@@ -100,15 +102,20 @@ def _random_tokens(model: BenchmarkModel, batch: int, length: int, rng: np.rando
 
 
 def described_images(
-  texts: Sequence[str], checkpoint: str, batch: int, guidance: float, per_prompt: int = 1
+  model: BenchmarkModel, texts: Sequence[str], batch: int, guidance: float, per_prompt: int = 1
 ) -> Prompts:
-  """Prompts in words, repeated to fill the batch, in the checkpoint's own tokens and template."""
-  tokenizer, template = load_tokenizer(checkpoint)
-  pad, rows = tokenizer.special.pad, []
-  for text in itertools.islice(itertools.cycle(texts), batch // per_prompt):
-    rows += [prompts_lib.generation_ids(tokenizer, template, text)] * per_prompt
+  """Prompts in words, repeated to fill the batch, in the tokens and the template of the checkpoint.
+
+  Raises InputError where there is none, or a prompt is empty or too long.
+  """
+  if not model.run.init_from:
+    raise InputError('--prompt: expected with --config.init_from=PATH, a checkpoint that has a tokenizer')
+  tokenizer, template = load_tokenizer(model.run.init_from)
+  found = prompt_rows(model.config, texts, tokenizer, template)
+  rows = list(itertools.islice(itertools.cycle(found), batch // per_prompt))
+  rows = [row for row in rows for _ in range(per_prompt)]
+  pad, length = tokenizer.special.pad, max(map(len, rows))
   without = [prompts_lib.unconditional_ids(row, pad) for row in rows]
-  length = max(map(len, rows))
   tokens, mask = prompts_lib.left_pad(guided_prompts(rows, without, guidance), pad, length)
   return Prompts(tokens, mask, None, per_prompt, length, (rows[0][0], pad, rows[0][-1]))
 

@@ -120,7 +120,7 @@ class _Images:
 
     def prompts(batch: int) -> inference.Prompts:
       if request.prompts:
-        return inference.described_images(request.prompts, model.run.init_from, batch, self._guidance, shared)
+        return inference.described_images(model, request.prompts, batch, self._guidance, shared)
       return inference.image_prompts(model, batch, request.prompt_tokens, self._guidance, shared)
 
     self._prompts = {batch: prompts(batch) for batch in request.batches}
