@@ -115,6 +115,29 @@ def test_images_are_those_that_the_peer_generates(torch, here, model):
   assert len(printed(found)) > 20
 
 
+def test_windows_are_timed_beside_each_other(torch, here, model):
+  found = inferred('generate', model, batches=(1, 2), windows=(1, 4, 'auto'))
+  assert [(row['batch'], row['window']) for row in found['images']] == [
+    (batch, window) for batch in (1, 2) for window in (1, 4, 'auto')
+  ]
+  for row in found['images']:
+    codes = model.config.vq.num_tokens
+    if row['window'] == 4:
+      assert row['codes_of_a_pass_at_most'] == 4
+      assert 1 + (codes - 1) / 4 <= row['passes_per_image'] <= codes
+      assert row['codes_per_pass'] >= 1
+    else:  # So small a model is drawn one code at a time.
+      assert row['codes_of_a_pass_at_most'] == row['codes_per_pass'] == 1
+      assert row['passes_per_image'] == codes
+    assert row.get('same_images_as_by_first_window', 1.0) == 1.0
+    assert row['times_the_peer_by_seconds_of_codes']['low'] > 0
+
+
+def test_prompts_in_words_need_a_tokenizer(model):
+  with pytest.raises(InputError, match=r'--prompt: expected with --config.init_from=PATH'):
+    inferred('generate', model, ALONE, prompts=('a red circle',))
+
+
 def test_weights_that_the_peer_does_not_know(model):
   unguided = dataclasses.replace(model, run=replaced(model.run, {'sampling.cfg_weight': 0.0}))
   with pytest.raises(InputError, match=r'sampling\.cfg_weight is 0\.0: expected more than 1'):
@@ -222,6 +245,7 @@ def test_a_decode_step_reads_weights_and_cache(model):
     (('data', ['profile']), '--profile: expected'),
     (('generate', ['scaling']), '--scaling: expected with --mode=train or understand, not generate'),
     (('train', ['weights']), '--weights: expected with --mode=generate or understand, not train'),
+    (('understand', ['window']), '--window: expected with --mode=generate, not understand'),
     (('train', ['cache_dtype']), '--cache_dtype: expected with'),
     (('data', ['share']), '--share: expected with'),
     (('train', ['peer', 'scaling']), '--scaling: expected without --peer'),

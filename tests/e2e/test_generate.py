@@ -122,7 +122,7 @@ def test_a_run_goes_on_where_it_stood(generated):
 
 def test_images_of_rounded_weights_say_so(checkpoint, generated, tmp_path):
   arguments, _, _ = generated
-  process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8')
+  process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8', '--window=3')
   assert process.returncode == 0, process.stderr
   options = {'num_images': 1, 'temperature': 0, 'weights': 'int8_products', 'cache_dtype': 'int8'}
   expected = generation.generate_images(loading.load(checkpoint, 'float32'), PROMPTS, **options)
@@ -139,6 +139,12 @@ def test_images_of_rounded_weights_say_so(checkpoint, generated, tmp_path):
     (['--checkpoint=/no/such/place', '--prompt=a'], 1, 'error: /no/such/place: no such directory'),
     (['--checkpoint=SOURCE', '--prompt= '], 1, 'error: prompt 1 of 1: the prompt is empty: expected text'),
     (['--checkpoint=SOURCE', '--prompt=a', '--num_images=0'], 1, 'error: num_images is 0: expected 1 or more'),
+    (['--checkpoint=SOURCE', '--prompt=a', '--window=0'], 1, 'error: window is 0: expected auto, or 1 or more'),
+    (
+      ['--checkpoint=SOURCE', '--prompt=a', '--window=17'],
+      1,
+      'error: window is 17: expected auto, or 1 to 16, the codes of an image',
+    ),
     (
       ['--checkpoint=SOURCE', '--prompt=a', '--temperature=nan'],
       1,

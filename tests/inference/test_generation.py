@@ -93,7 +93,20 @@ def test_a_mesh_generates_the_same(checkpoint, model):
   kernel = spread.params['language_model']['lm_head']['kernel']
   assert kernel.addressable_shards[0].data.size == kernel.size // 4
   expected = janus_jax.generate_images(model, [SHORT], num_images=1)
-  np.testing.assert_array_equal(codes(janus_jax.generate_images(spread, [SHORT], num_images=1)), codes(expected))
+  for window in (1, 4):
+    images = janus_jax.generate_images(spread, [SHORT], num_images=1, window=window)
+    np.testing.assert_array_equal(codes(images), codes(expected))
+
+
+def test_images_do_not_depend_on_the_window(model, recorded):
+  """Of prompts of unequal length, several images of each, in batches."""
+  prompts, options = [SHORT, LONG, 'blue'], {'num_images': 3, 'batch_size': 6, 'temperature': 0.8}
+  one = codes(janus_jax.generate_images(model, prompts, window=1, **options))
+  calls = recorded(generation, 'generate_codes')
+  np.testing.assert_array_equal(codes(janus_jax.generate_images(model, prompts, window=5, **options)), one)
+  assert {settings['window'] for _, settings in calls} == {5}
+  np.testing.assert_array_equal(codes(janus_jax.generate_images(model, prompts, **options)), one)
+  assert calls[-1][1]['window'] == 1  # What is compiled fast enough to be drawn one at a time is.
 
 
 @pytest.mark.parametrize(
@@ -108,6 +121,10 @@ def test_a_mesh_generates_the_same(checkpoint, model):
     ({'cfg_weight': float('nan')}, 'cfg_weight is nan: expected 0 or more (1: no guidance)'),
     ({'temperature': -1.0}, 'temperature is -1.0: expected 0 (greedy) or more, and finite'),
     ({'top_p': 0.0}, 'top_p is 0.0: expected more than 0 and at most 1'),
+    ({'window': 0}, 'window is 0: expected auto, or 1 or more'),
+    ({'window': -3}, 'window is -3: expected auto, or 1 or more'),
+    ({'window': 'all'}, 'window is all: expected auto, or 1 or more'),
+    ({'window': 17}, 'window is 17: expected auto, or 1 to 16, the codes of an image'),
   ],
 )
 def test_bad_requests_for_images(model, options, message):

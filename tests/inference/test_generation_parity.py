@@ -42,11 +42,12 @@ def keys(count: int) -> jax.Array:
   return jnp.stack([row_key(0, i) for i in range(count)])
 
 
-def test_image_codes_of_unequal_prompts(decoder, model):
+@pytest.mark.parametrize('window', [1, 4])
+def test_image_codes_of_unequal_prompts(decoder, model, window):
   prompts = [[BOS, 5, 17, 99, 3, BOI], [BOS, 42, BOI]]
   unconditional = [[BOS, *[PAD] * (len(row) - 2), BOI] for row in prompts]
   tokens, mask = left_padded([*prompts, *unconditional])
-  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=5.0, sampling=GREEDY).codes
+  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=5.0, sampling=GREEDY, window=window).codes
   ids, attention = left_padded(prompts)
   theirs = model.generate(
     input_ids=torch.from_numpy(ids).long(),
