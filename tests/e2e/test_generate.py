@@ -41,7 +41,7 @@ def generated(checkpoint, tmp_path_factory):
   """Arguments of a greedy float32 run, its output directory and its process."""
   out = tmp_path_factory.mktemp('generated') / 'out'
   arguments = [f'--checkpoint={checkpoint}', *(f'--prompt={prompt}' for prompt in PROMPTS), f'--out={out}']
-  arguments += ['--num_images=1', '--temperature=0', '--cfg_weight=5', '--dtype=float32', '--json']
+  arguments += ['--num_images=1', '--temperature=0', '--cfg_weight=5', '--dtype=float32', '--json', '--window=5']
   return arguments, out, run(*arguments)
 
 
@@ -122,7 +122,7 @@ def test_a_run_goes_on_where_it_stood(generated):
 
 def test_images_of_rounded_weights_say_so(checkpoint, generated, tmp_path):
   arguments, _, _ = generated
-  process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8', '--window=3')
+  process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8')
   assert process.returncode == 0, process.stderr
   options = {'num_images': 1, 'temperature': 0, 'weights': 'int8_products', 'cache_dtype': 'int8'}
   expected = generation.generate_images(loading.load(checkpoint, 'float32'), PROMPTS, **options)
