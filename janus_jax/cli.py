@@ -174,6 +174,9 @@ class _NumberOrAuto(flags.IntegerParser):
   def parse(self, argument: str | int) -> int | str:
     return argument if argument == 'auto' else super().parse(argument)
 
+  def flag_type(self) -> str:
+    return 'int or auto'
+
 
 def values(*holders: flags.FlagHolder) -> dict[str, Any]:
   """Values of flags by name, without those that are None."""

@@ -41,9 +41,9 @@ class Window:
 
 
 def check_window(config: JanusConfig, window: int | str) -> None:
-  """Raises InputError for a window of more codes than an image has."""
+  """Raises InputError for a window of no codes, or of more than an image has."""
   codes = config.vq.num_tokens
-  if window != AUTO and int(window) > codes:
+  if window != AUTO and not 1 <= int(window) <= codes:
     raise InputError(f'window is {window}: expected {AUTO}, or 1 to {codes}, the codes of an image')
 
 
