@@ -17,7 +17,7 @@ from janus_jax.benchmarking import inference
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.train import Trainer, make_work
 from janus_jax.conversion.translate import parameter_shapes
-from janus_jax.inference.windows import Window
+from janus_jax.inference.drawing import Window
 from janus_jax.models.attention import IMPLEMENTATIONS, attention
 from janus_jax.models.attention_choice import AttentionShape, objection, platform_of
 from janus_jax.runs.config import replaced

@@ -16,11 +16,10 @@ from janus_jax.data.images import to_uint8
 from janus_jax.errors import InputError
 from janus_jax.inference.answering import TextPrompts, generate_text
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.drawing import Drawn, generate_codes, guided_prompts, has_guidance
+from janus_jax.inference.drawing import ONE_BY_ONE, Drawn, Window, generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.generation import prompt_rows
 from janus_jax.inference.requests import LoadedJanus, decoder_for, request_keys
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.windows import Window
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.sharding.accelerators import ACCELERATORS
 
@@ -120,12 +119,14 @@ def described_images(
   return Prompts(tokens, mask, None, per_prompt, length, (rows[0][0], pad, rows[0][-1]))
 
 
-def sample_codes(decoder: Decoder, prompts: Prompts, guidance: float, sampling: Sampling, window: Window) -> Drawn:
+def sample_codes(
+  decoder: Decoder, prompts: Prompts, guidance: float, sampling: Sampling, window: Window = ONE_BY_ONE
+) -> Drawn:
   """Codes of N images, and what they took."""
   images = len(prompts.tokens) // (2 if has_guidance(guidance) else 1)
   keys = request_keys(0, [(row,) for row in range(images)])
   tokens, mask = (array[:: prompts.rows_per_prefix] for array in (prompts.tokens, prompts.mask))
-  options = {'guidance': guidance, 'sampling': sampling, 'window': window.size, 'pass_cost': window.pass_cost}
+  options = {'guidance': guidance, 'sampling': sampling, 'window': window}
   return jax.device_get(generate_codes(decoder, tokens, mask, keys, **options))
 
 

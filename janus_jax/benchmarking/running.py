@@ -22,9 +22,9 @@ from janus_jax.benchmarking.timing import Timing, speedup, time_in_turn, timed
 from janus_jax.benchmarking.train import Trainer, TrainWork, make_work, train_figures
 from janus_jax.errors import InputError
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.drawing import Drawn
+from janus_jax.inference.drawing import Drawn, Window
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.windows import AUTO, Window, choose_window
+from janus_jax.inference.windows import AUTO, choose_window
 from janus_jax.runs.datasets import hold_codes
 
 # For the losses of the first two steps. In bfloat16 each side rounds in its own order.

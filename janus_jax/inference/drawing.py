@@ -72,7 +72,24 @@ class Drawn:
   passes: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=('guidance', 'sampling', 'window'), compiler_options=COMPILER_OPTIONS)
+@flax.struct.dataclass
+class Window:
+  """Codes of a pass.
+
+  Attributes:
+    size: at most so many, 1 to P. Static.
+    pass_cost: duration of such a pass in passes over one code, where windows are to end once they turn out to take
+      longer (`ALLOWANCE`); None: they never end.
+  """
+
+  size: int = flax.struct.field(pytree_node=False, default=1)
+  pass_cost: float | None = None
+
+
+ONE_BY_ONE = Window()
+
+
+@functools.partial(jax.jit, static_argnames=('guidance', 'sampling'), compiler_options=COMPILER_OPTIONS)
 def generate_codes(
   decoder: Decoder,
   tokens: jax.Array,
@@ -81,8 +98,7 @@ def generate_codes(
   *,
   guidance: float,
   sampling: Sampling,
-  window: int = 1,
-  pass_cost: jax.Array | float | None = None,
+  window: Window = ONE_BY_ONE,
 ) -> Drawn:
   """Samples the codes of N images.
 
@@ -95,9 +111,7 @@ def generate_codes(
     keys: key[N], one per image (`sampling.row_key`).
     guidance: weight.
     sampling: how codes are chosen.
-    window: codes that a pass draws at most, 1 to P.
-    pass_cost: duration of a pass over `window` codes in passes over one. Windows end where they turn out to take
-      longer than single codes (`ALLOWANCE`); None: they never end.
+    window: codes that a pass draws at most.
   """
   P, N = decoder.config.vq.num_tokens, len(keys)
   rows = N * (2 if has_guidance(guidance) else 1)
@@ -105,17 +119,17 @@ def generate_codes(
   bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
   sizes = [stop - start for start, stop in itertools.pairwise(bounds) if start < stop]
   # A window may begin at the last code that is fed.
-  cache = decoder.empty_cache((mask,), rows, sizes if window == 1 else [P - 2 + window])
+  cache = decoder.empty_cache((mask,), rows, sizes if window.size == 1 else [P - 2 + window.size])
   positions = prompt_positions(mask)
   hidden, cache = decoder.hidden(decoder.method('embed_text', tokens), positions, cache)
   hidden, last = (jnp.repeat(x[:, -1:], rows // len(tokens), axis=0) for x in (hidden, positions))
   draw = _Pass(decoder, keys, last, cache.position, guidance, sampling)
   known = jnp.ones((N,), jnp.int32)
-  codes = draw.codes(hidden, known - 1, ahead=2 * window - 2)
+  codes = draw.codes(hidden, known - 1, ahead=2 * window.size - 2)
   codes, passes = jnp.pad(codes, ((0, 0), (0, P - 1))), known
-  if window > 1:
-    codes, known, passes, cache = _in_windows(draw, codes, cache.writing(1), window, pass_cost)
-    if pass_cost is None:
+  if window.size > 1:
+    codes, known, passes, cache = _in_windows(draw, codes, cache.writing(1), window)
+    if window.pass_cost is None:
       return Drawn(codes[:, :P], passes)
     cache = cache.cut(sizes)
   first = known.min()
@@ -187,27 +201,27 @@ def _one_by_one(draw: _Pass, codes: jax.Array, cache: KVCache, first: jax.Array)
 
 
 def _in_windows(
-  draw: _Pass, codes: jax.Array, cache: KVCache, window: int, pass_cost: jax.Array | float | None
+  draw: _Pass, codes: jax.Array, cache: KVCache, window: Window
 ) -> tuple[jax.Array, jax.Array, jax.Array, KVCache]:
-  """Draws codes into int32[N, P + 2 window - 2], of which the first is known and the others are guesses.
+  """Draws codes into int32[N, P + 2 size - 2], of which the first is known and the others are guesses.
 
   Returns codes, how many are known of each image, passes until they were (int32[N]), and the cache.
   """
-  N, P = len(codes), codes.shape[1] - 2 * window + 2
+  N, P = len(codes), codes.shape[1] - 2 * window.size + 2
 
   def is_worth_it(carry: tuple) -> jax.Array:
     _, known, passes, _ = carry
     going = (known < P).any()
-    if pass_cost is None:
+    if window.pass_cost is None:
       return going
-    return going & ((passes.max() - 1) * pass_cost - (known.min() - 1) <= ALLOWANCE * P)
+    return going & ((passes.max() - 1) * window.pass_cost - (known.min() - 1) <= ALLOWANCE * P)
 
   def step(carry: tuple) -> tuple:
     codes, known, passes, cache = carry
     index = jnp.minimum(known, P - 1)  # An image that is done repeats its last pass, until all are.
-    fed = _take(codes, index - 1, window)
-    drawn, cache = draw(fed, index, cache, ahead=window - 1)
-    right = jnp.cumprod(fed[:, 1:] == drawn[:, : window - 1], axis=1).sum(axis=1)
+    fed = _take(codes, index - 1, window.size)
+    drawn, cache = draw(fed, index, cache, ahead=window.size - 1)
+    right = jnp.cumprod(fed[:, 1:] == drawn[:, : window.size - 1], axis=1).sum(axis=1)
     codes = _put(codes, drawn, index)
     return codes, jnp.minimum(index + 1 + right, P), passes + (known < P), cache
 

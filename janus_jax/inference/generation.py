@@ -17,9 +17,9 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
 from janus_jax.inference.decoder import Decoder
-from janus_jax.inference.drawing import generate_codes, guided_prompts, has_guidance
+from janus_jax.inference.drawing import Window, generate_codes, guided_prompts, has_guidance
 from janus_jax.inference.requests import ImageSettings, LoadedJanus, decoder_for, request_keys
-from janus_jax.inference.windows import AUTO, Window, check_window, choose_window
+from janus_jax.inference.windows import AUTO, check_window, choose_window
 from janus_jax.models.config import JanusConfig
 
 
@@ -100,12 +100,7 @@ def stream_images(
     tokens, mask = left_pad(ids, pad_id, length)
     auto = settings.window == AUTO
     window = choose(len(keys) * (2 if guided else 1), length) if auto else Window(settings.window)
-    options = {
-      'guidance': guidance,
-      'sampling': settings.sampling,
-      'window': window.size,
-      'pass_cost': window.pass_cost,
-    }
+    options = {'guidance': guidance, 'sampling': settings.sampling, 'window': window}
     codes = np.asarray(generate_codes(decoder, tokens, mask, keys, **options).codes)
     # One at a time: in a batch, rounding would depend on its size.
     pixels = {index: _decode_codes(decoder, codes[row, None]) for index, row in batch.row_of.items()}

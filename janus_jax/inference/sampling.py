@@ -48,9 +48,7 @@ def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
   logits = logits / sampling.temperature
   if 0 < sampling.top_k < logits.shape[-1]:
     kth = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
-    # XLA may compute the logits twice, for the k-th and for what it is compared with, and round them apart.
-    kth -= 8 * jnp.finfo(jnp.float32).eps * jnp.max(jnp.abs(logits), axis=-1, keepdims=True)
-    logits = jnp.where(logits < kth, -jnp.inf, logits)
+    logits = jnp.where(logits < kth - _slack(logits), -jnp.inf, logits)
   if sampling.top_p < 1:
     order = jnp.argsort(logits, axis=-1, descending=True)
     ranked = jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order, axis=-1)
@@ -81,6 +79,16 @@ def _argmax(x: jax.Array) -> jax.Array:
   In two reductions, which XLA's CPU backend vectorises, as it does not vectorise `jnp.argmax`: 4 times as fast.
   """
   last = x.shape[-1] - 1
-  largest = jnp.max(x, axis=-1, keepdims=True)
-  # NaN equals nothing; the row is lost, but its token has to be one.
-  return jnp.min(jnp.where(x == largest, jnp.arange(last + 1), last), axis=-1).astype(jnp.int32)
+  least = jnp.max(x, axis=-1, keepdims=True) - _slack(x)
+  # NaN is not larger than anything; the row is lost, but its token has to be one.
+  return jnp.min(jnp.where(x >= least, jnp.arange(last + 1), last), axis=-1).astype(jnp.int32)
+
+
+def _slack(x: jax.Array) -> jax.Array:
+  """float32[B, 1], by how much x [B, V] may differ from itself.
+
+  XLA may compute it twice, for a reduction and for what is compared with the result, and round the copies apart: then
+  nothing would equal the largest, and the k-th would be below itself.
+  """
+  largest = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), axis=-1, keepdims=True)
+  return 8 * jnp.finfo(jnp.float32).eps * largest

@@ -1,4 +1,4 @@
-"""How many codes a pass draws at most where that is left open: what pays on this device.
+"""Chooses how many codes a pass draws at most, where that is left open: what pays on this device.
 
 A pass over a window takes longer than one over a single code, the less so the more the device waits for its memory. In
 float32, where the codes are the same either way, the time of passes is measured. In other dtypes their rounding, and
@@ -16,6 +16,7 @@ import numpy as np
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import KVCache
 from janus_jax.inference.decoder import COMPILER_OPTIONS, Decoder
+from janus_jax.inference.drawing import ONE_BY_ONE, Window
 from janus_jax.models.config import JanusConfig
 
 AUTO = 'auto'
@@ -25,19 +26,6 @@ EXPECTED = {4: 2.5, 8: 4.0, 16: 5.5}
 # A decoder of fewer bytes draws an image in less time than it takes to compile a second loop.
 LEAST_BYTES = 64e6
 RUNS = 4  # The first compiles; the shortest counts.
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-  """Codes of a pass.
-
-  Attributes:
-    size: at most so many, 1 or more.
-    pass_cost: duration of such a pass in passes over one code, where windows are to end if they do not pay; else None.
-  """
-
-  size: int = 1
-  pass_cost: float | None = None
 
 
 def check_window(config: JanusConfig, window: int | str) -> None:
@@ -53,14 +41,14 @@ def choose_window(decoder: Decoder, rows: int, prompt_length: int) -> Window:
   Passes are measured layer after layer, with a cache that is full.
   """
   if decoder.compute.dtype != 'float32' or decoder.cache_dtype != 'float32':
-    return Window()
+    return ONE_BY_ONE
   if sum(leaf.nbytes for leaf in jax.tree.leaves(decoder.layers)) < LEAST_BYTES:
-    return Window()
+    return ONE_BY_ONE
   sizes = [size for size in EXPECTED if size <= decoder.config.vq.num_tokens]
   one, *others = (_seconds(decoder, rows, prompt_length, size) for size in (1, *sizes))
   costs = {size: seconds / one for size, seconds in zip(sizes, others)}
   gain, size = max((EXPECTED[size] / cost, size) for size, cost in costs.items())
-  return Window(size, costs[size]) if gain > 1 else Window()
+  return Window(size, costs[size]) if gain > 1 else ONE_BY_ONE
 
 
 def _seconds(decoder: Decoder, rows: int, prompt_length: int, size: int) -> float:

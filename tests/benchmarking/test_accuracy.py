@@ -8,7 +8,6 @@ from janus_jax.benchmarking import accuracy, inference
 from janus_jax.benchmarking.inference import Prompts
 from janus_jax.inference.decoder import Decoder
 from janus_jax.inference.requests import LoadedJanus, decoder_for
-from janus_jax.inference.windows import Window
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +26,7 @@ def words(rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize('guidance', [1.0, 5.0])
 def test_the_likeliest_codes_are_those_that_are_sampled(decoder, guidance):
   prompts = Prompts(*words(4, 6), None)
-  codes = inference.sample_codes(decoder, prompts, guidance, inference.GREEDY, Window()).codes
+  codes = inference.sample_codes(decoder, prompts, guidance, inference.GREEDY).codes
   logits = accuracy.code_logits(decoder, prompts, codes, guidance)
   np.testing.assert_array_equal(np.argmax(logits, axis=-1), codes)
 

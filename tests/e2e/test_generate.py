@@ -122,7 +122,7 @@ def test_a_run_goes_on_where_it_stood(generated):
 
 def test_images_of_rounded_weights_say_so(checkpoint, generated, tmp_path):
   arguments, _, _ = generated
-  process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8', '--window=1')
+  process = run(*arguments, f'--out={tmp_path}', '--weights=int8_products', '--cache_dtype=int8')
   assert process.returncode == 0, process.stderr
   options = {'num_images': 1, 'temperature': 0, 'weights': 'int8_products', 'cache_dtype': 'int8'}
   expected = generation.generate_images(loading.load(checkpoint, 'float32'), PROMPTS, **options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from janus_jax.inference.decoder import Decoder, make_decoder
-from janus_jax.inference.drawing import Drawn, generate_codes, guided_prompts
+from janus_jax.inference.drawing import Drawn, Window, generate_codes, guided_prompts
 from janus_jax.inference.sampling import Sampling, row_key, sample
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params
@@ -24,7 +24,7 @@ def decoder_with(scale: float, weights: str = 'full', cache_dtype: str | None = 
 
 
 def drawn(
-  decoder: Decoder, *, prompts: int = 2, per_prompt: int = 2, guidance: float = 1.5, sampling: Sampling, **options
+  decoder: Decoder, *, prompts: int = 2, per_prompt: int = 2, guidance: float = 1.5, sampling: Sampling, **window
 ) -> Drawn:
   """Images of prompts of unequal length."""
   conditional = PROMPTS[:prompts]
@@ -33,7 +33,9 @@ def drawn(
   tokens = np.array([[PAD] * (length - len(row)) + row for row in rows], np.int32)
   mask = np.array([[False] * (length - len(row)) + [True] * len(row) for row in rows])
   keys = jnp.stack([row_key(3, i) for i in range(prompts * per_prompt)])
-  return jax.device_get(generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=sampling, **options))
+  return jax.device_get(
+    generate_codes(decoder, tokens, mask, keys, guidance=guidance, sampling=sampling, window=Window(**window))
+  )
 
 
 def check_same(one: Drawn, several: Drawn, window: int) -> None:
@@ -59,19 +61,19 @@ def test_codes_are_those_drawn_one_at_a_time(scale, guidance, sampling):
   one = drawn(decoder, guidance=guidance, sampling=sampling)
   assert len(np.unique(one.codes)) > 8
   for window in (2, P):
-    check_same(one, drawn(decoder, guidance=guidance, sampling=sampling, window=window), window)
+    check_same(one, drawn(decoder, guidance=guidance, sampling=sampling, size=window), window)
 
 
 @pytest.mark.parametrize(('prompts', 'per_prompt'), [(1, 1), (3, 1), (1, 4), (3, 2)])
 def test_images_advance_by_themselves(prompts, per_prompt):
   """Whatever else is in the batch: codes and passes are those of each image alone."""
   decoder, options = decoder_with(1), {'prompts': prompts, 'per_prompt': per_prompt, 'sampling': Sampling(1)}
-  one, several = drawn(decoder, **options), drawn(decoder, **options, window=5)
+  one, several = drawn(decoder, **options), drawn(decoder, **options, size=5)
   check_same(one, several, 5)
   assert (several.passes < P).all()
   if prompts * per_prompt > 1:
     assert len(set(several.passes.tolist())) > 1
-    alone = drawn(decoder, **{**options, 'prompts': 1, 'per_prompt': 1}, window=5)
+    alone = drawn(decoder, **{**options, 'prompts': 1, 'per_prompt': 1}, size=5)
     assert several.passes[0] == alone.passes[0]
 
 
@@ -80,15 +82,15 @@ def test_images_advance_by_themselves(prompts, per_prompt):
 )
 def test_rounded_weights_and_cache(weights, cache_dtype):
   decoder = decoder_with(1, weights, cache_dtype)
-  check_same(drawn(decoder, sampling=Sampling(1)), drawn(decoder, sampling=Sampling(1), window=4), 4)
+  check_same(drawn(decoder, sampling=Sampling(1)), drawn(decoder, sampling=Sampling(1), size=4), 4)
 
 
 def test_windows_end_where_they_do_not_pay():
   """A bad guesser draws the rest of its images one code at a time, a good one never does."""
   for scale, cost in ((2, 3.0), (1, 3.0), (1, 1.01)):
     decoder, sampling = decoder_with(scale), Sampling(1)
-    one, ever = (drawn(decoder, sampling=sampling, window=window) for window in (1, 8))
-    some = drawn(decoder, sampling=sampling, window=8, pass_cost=cost)
+    one, ever = (drawn(decoder, sampling=sampling, size=size) for size in (1, 8))
+    some = drawn(decoder, sampling=sampling, size=8, pass_cost=cost)
     np.testing.assert_array_equal(some.codes, one.codes)
     if cost == 3:
       assert (ever.passes <= some.passes).all()

@@ -9,6 +9,7 @@ import janus_jax
 from janus_jax.errors import InputError
 from janus_jax.inference import generation
 from janus_jax.inference.batching import Group, device_batch_size
+from janus_jax.inference.drawing import Window
 from janus_jax.inference.requests import ImageSettings, decoder_for
 from janus_jax.sharding.mesh import parse_mesh
 
@@ -104,9 +105,9 @@ def test_images_do_not_depend_on_the_window(model, recorded):
   one = codes(janus_jax.generate_images(model, prompts, window=1, **options))
   calls = recorded(generation, 'generate_codes')
   np.testing.assert_array_equal(codes(janus_jax.generate_images(model, prompts, window=5, **options)), one)
-  assert {settings['window'] for _, settings in calls} == {5}
+  assert {settings['window'] for _, settings in calls} == {Window(5)}
   np.testing.assert_array_equal(codes(janus_jax.generate_images(model, prompts, **options)), one)
-  assert calls[-1][1]['window'] == 1  # What is compiled fast enough to be drawn one at a time is.
+  assert calls[-1][1]['window'] == Window()  # What is compiled fast enough to be drawn one at a time is.
 
 
 @pytest.mark.parametrize(

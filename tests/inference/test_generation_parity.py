@@ -12,7 +12,7 @@ import reference  # noqa: E402
 
 from janus_jax.inference.answering import TextPrompts, generate_text  # noqa: E402
 from janus_jax.inference.decoder import make_decoder  # noqa: E402
-from janus_jax.inference.drawing import generate_codes, guided_prompts  # noqa: E402
+from janus_jax.inference.drawing import Window, generate_codes, guided_prompts  # noqa: E402
 from janus_jax.inference.sampling import Sampling, row_key  # noqa: E402
 from janus_jax.models.config import ComputeConfig  # noqa: E402
 
@@ -47,7 +47,7 @@ def test_image_codes_of_unequal_prompts(decoder, model, window):
   prompts = [[BOS, 5, 17, 99, 3, BOI], [BOS, 42, BOI]]
   unconditional = [[BOS, *[PAD] * (len(row) - 2), BOI] for row in prompts]
   tokens, mask = left_padded([*prompts, *unconditional])
-  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=5.0, sampling=GREEDY, window=window).codes
+  ours = generate_codes(decoder, tokens, mask, keys(2), guidance=5.0, sampling=GREEDY, window=Window(window)).codes
   ids, attention = left_padded(prompts)
   theirs = model.generate(
     input_ids=torch.from_numpy(ids).long(),

@@ -1,12 +1,11 @@
 """The window that is chosen where none is asked for."""
 
-import dataclasses
-
 import pytest
 
 from janus_jax.inference import windows
 from janus_jax.inference.decoder import Decoder, make_decoder
-from janus_jax.inference.windows import EXPECTED, Window, choose_window
+from janus_jax.inference.drawing import Window
+from janus_jax.inference.windows import EXPECTED, choose_window
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.models.initialization import initial_params
 
@@ -49,4 +48,3 @@ def test_passes_are_measured(monkeypatch):
   assert found.size in {1, *EXPECTED}
   assert (found.pass_cost is None) == (found.size == 1)
   assert found.pass_cost is None or 0 < found.pass_cost < EXPECTED[found.size]
-  assert dataclasses.is_dataclass(found)
