@@ -132,9 +132,12 @@ class _Images:
   def _sample(self, decoder: Decoder, batch: int, window: int | str, sampling: Sampling) -> np.ndarray:
     prompts, key = self._prompts[batch], (batch, window)
     if key not in self._chosen:
-      self._chosen[key] = choose_window(decoder, *prompts.tokens.shape) if window == AUTO else Window(int(window))
+      self._chosen[key] = self._choose(decoder, prompts, sampling) if window == AUTO else Window(int(window))
     self._drawn[key] = inference.sample_codes(decoder, prompts, self._guidance, sampling, self._chosen[key])
     return self._drawn[key].codes
+
+  def _choose(self, decoder: Decoder, prompts: inference.Prompts, sampling: Sampling) -> Window:
+    return choose_window(decoder, prompts.tokens.shape, self._guidance, sampling, batches=100)  # As in a long run.
 
   def _peer_sample(self, other: PeerProcess, batch: int, temperature: float) -> np.ndarray:
     return other.call('sample_codes', self._prompts[batch], batch, self._guidance, temperature)

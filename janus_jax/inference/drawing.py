@@ -31,7 +31,7 @@ from janus_jax.inference.sampling import Sampling, sample
 # far. Reading all of it all the time would move 1.85 times the bytes (50 tokens of prompt); four blocks move 1.2 times.
 NUM_BLOCKS = 4
 # Where windows do not pay, the rest of the image is drawn one code at a time once they have lost so much of its time.
-ALLOWANCE = 0.02
+ALLOWANCE = 0.01
 
 _Row = TypeVar('_Row')
 
@@ -170,19 +170,47 @@ class _Pass:
     return self.codes(hidden, index, ahead), cache.replace(position=self.start)
 
   def codes(self, hidden: jax.Array, index: jax.Array, ahead: int = 0) -> jax.Array:
-    """[R, W, D], index as above -> int32[N, W + ahead].
+    """[R, W, D], index as above -> int32[N, W + ahead] (`draw_codes`)."""
+    return draw_codes(
+      self.decoder, hidden, self.keys, index, guidance=self.guidance, sampling=self.sampling, ahead=ahead
+    )
 
-    A guess is what the noise of its position makes of the last logits that there are: of 576 codes, windows of 8 then
-    took 101 passes (mean of four images of the toy world, guidance 5); guessing the code before it, they took 114, the
-    code above it, 123.
-    """
-    N, W = len(self.keys), hidden.shape[1]
-    logits = self.decoder.method('image_logits', hidden.reshape(-1, hidden.shape[-1]))
-    logits = guided_logits(logits, self.guidance).reshape(N, W, -1)
-    logits = jnp.concatenate([logits, jnp.repeat(logits[:, -1:], ahead, axis=1)], axis=1).reshape(-1, logits.shape[-1])
-    keys = jnp.repeat(self.keys, W + ahead)
-    steps = jnp.broadcast_to(index[..., None] + jnp.arange(W + ahead), (N, W + ahead))
-    return sample(logits, keys, steps.reshape(-1), self.sampling).reshape(N, -1)
+
+def draw_codes(
+  decoder: Decoder,
+  hidden: jax.Array,
+  keys: jax.Array,
+  index: jax.Array | int,
+  *,
+  guidance: float,
+  sampling: Sampling,
+  ahead: int = 0,
+) -> jax.Array:
+  """Draws the codes from `index` on, an int32 scalar or int32[N], and guesses those that follow.
+
+  A guess is what the noise of its position makes of the last logits that there are: of 576 codes, windows of 8 then
+  took 101 passes (mean of four images of the toy world, guidance 5); guessing the code before it, they took 114, the
+  code above it, 123.
+
+  Args:
+    decoder: weights.
+    hidden: [R, W, D], final hidden states.
+    keys: key[N].
+    index: of the first code.
+    guidance: weight.
+    sampling: how codes are chosen.
+    ahead: codes to guess.
+
+  Returns:
+    int32[N, W + ahead].
+  """
+  N, W = len(keys), hidden.shape[1]
+  logits = decoder.method('image_logits', hidden.reshape(-1, hidden.shape[-1]))
+  logits = guided_logits(logits, guidance).reshape(N, W, -1)
+  logits = jnp.concatenate([logits, jnp.repeat(logits[:, -1:], ahead, axis=1)], axis=1)
+  steps = jnp.broadcast_to(jnp.asarray(index)[..., None] + jnp.arange(W + ahead), (N, W + ahead))
+  keys = jnp.repeat(keys, W + ahead)
+  return sample(logits.reshape(-1, logits.shape[-1]), keys, steps.reshape(-1), sampling).reshape(N, -1)
 
 
 def _one_by_one(draw: _Pass, codes: jax.Array, cache: KVCache, first: jax.Array) -> jax.Array:

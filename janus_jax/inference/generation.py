@@ -90,18 +90,19 @@ def stream_images(
   P, guided = decoder.config.vq.num_tokens, has_guidance(settings.cfg_weight)
   batch_size = settings.batch_size or device_batch_size(decoder, groups, P, rows=2 if guided else 1)
   guidance = float(settings.cfg_weight) if guided else 1.0  # One program for both weights that need one kind of row.
-  choose = functools.cache(functools.partial(choose_window, decoder))
-  for batch in plan_batches(groups, batch_size, output=P):
+  batches = plan_batches(groups, batch_size, output=P)
+  how = {'guidance': guidance, 'sampling': settings.sampling}
+  choose = functools.cache(functools.partial(choose_window, decoder, **how, batches=len(batches)))
+  for batch in batches:
     pairs = [wanted[i] for i in batch.rows]
     ids = [rows[prompt] for prompt, _ in pairs[:: batch.rows_per_prompt]]
     length = bucket_length(len(ids[0]))
     ids = guided_prompts(ids, [prompts_lib.unconditional_ids(row, pad_id) for row in ids], settings.cfg_weight)
     keys = request_keys(settings.seed, pairs)
     tokens, mask = left_pad(ids, pad_id, length)
-    auto = settings.window == AUTO
-    window = choose(len(keys) * (2 if guided else 1), length) if auto else Window(settings.window)
-    options = {'guidance': guidance, 'sampling': settings.sampling, 'window': window}
-    codes = np.asarray(generate_codes(decoder, tokens, mask, keys, **options).codes)
+    shape = len(keys) * (2 if guided else 1), length
+    window = choose(shape) if settings.window == AUTO else Window(settings.window)
+    codes = np.asarray(generate_codes(decoder, tokens, mask, keys, **how, window=window).codes)
     # One at a time: in a batch, rounding would depend on its size.
     pixels = {index: _decode_codes(decoder, codes[row, None]) for index, row in batch.row_of.items()}
     for index, row in batch.row_of.items():

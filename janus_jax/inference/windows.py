@@ -16,15 +16,17 @@ import numpy as np
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import KVCache
 from janus_jax.inference.decoder import COMPILER_OPTIONS, Decoder
-from janus_jax.inference.drawing import ONE_BY_ONE, Window
+from janus_jax.inference.drawing import ONE_BY_ONE, Window, draw_codes, has_guidance
+from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import JanusConfig
 
 AUTO = 'auto'
-# Codes that a pass draws, by window, between what models of the toy world took at 36 codes an image (2.2, 2.9, 3.1,
-# guidance 1.5) and at 576 (2.7 to 3.3, 4.4 to 6, 7 to 10). Where they are fewer, `drawing.ALLOWANCE` is what it costs.
-EXPECTED = {4: 2.5, 8: 4.0, 16: 5.5}
-# A decoder of fewer bytes draws an image in less time than it takes to compile a second loop.
-LEAST_BYTES = 64e6
+# The window that is measured, and the codes that its passes are hoped to draw: models of the toy world drew 2.9 of 36
+# codes an image and 4.4 to 6 of 576. Where they are fewer, `drawing.ALLOWANCE` is what it costs.
+SIZE, EXPECTED = 8, 4.0
+# Measuring and compiling a second loop take some ten seconds, so less work than this is done one code at a time:
+# seconds that reading the weights takes at so many bytes a second.
+LEAST_SECONDS, BYTES_PER_SECOND = 30, 1e10
 RUNS = 4  # The first compiles; the shortest counts.
 
 
@@ -35,25 +37,31 @@ def check_window(config: JanusConfig, window: int | str) -> None:
     raise InputError(f'window is {window}: expected {AUTO}, or 1 to {codes}, the codes of an image')
 
 
-def choose_window(decoder: Decoder, rows: int, prompt_length: int) -> Window:
-  """The window that is expected to draw images fastest, of `rows` rows whose prompts have so many positions.
+def choose_window(
+  decoder: Decoder, shape: tuple[int, int], guidance: float, sampling: Sampling, batches: int
+) -> Window:
+  """The window that is expected to draw so many batches of images fastest.
 
   Passes are measured layer after layer, with a cache that is full.
+
+  Args:
+    decoder: weights.
+    shape: rows of a batch, and positions of their prompts.
+    guidance: weight.
+    sampling: how codes are chosen.
+    batches: of that shape, to be drawn.
   """
-  if decoder.compute.dtype != 'float32' or decoder.cache_dtype != 'float32':
+  P, read = decoder.config.vq.num_tokens, sum(leaf.nbytes for leaf in jax.tree.leaves(decoder.layers))
+  is_exact = decoder.compute.dtype == decoder.cache_dtype == 'float32'
+  if not is_exact or SIZE > P or read * P * batches < LEAST_SECONDS * BYTES_PER_SECOND:
     return ONE_BY_ONE
-  if sum(leaf.nbytes for leaf in jax.tree.leaves(decoder.layers)) < LEAST_BYTES:
-    return ONE_BY_ONE
-  sizes = [size for size in EXPECTED if size <= decoder.config.vq.num_tokens]
-  one, *others = (_seconds(decoder, rows, prompt_length, size) for size in (1, *sizes))
-  costs = {size: seconds / one for size, seconds in zip(sizes, others)}
-  gain, size = max((EXPECTED[size] / cost, size) for size, cost in costs.items())
-  return Window(size, costs[size]) if gain > 1 else ONE_BY_ONE
+  one, several = (_seconds(decoder, shape, size, guidance, sampling) for size in (1, SIZE))
+  return Window(SIZE, several / one) if several < EXPECTED * one else ONE_BY_ONE
 
 
-def _seconds(decoder: Decoder, rows: int, prompt_length: int, size: int) -> float:
+def _seconds(decoder: Decoder, shape: tuple[int, int], size: int, guidance: float, sampling: Sampling) -> float:
   """Time of a pass over `size` codes of each row."""
-  config, P = decoder.config, decoder.config.vq.num_tokens
+  (rows, prompt_length), config, P = shape, decoder.config, decoder.config.vq.num_tokens
   language_model = dataclasses.replace(config.language_model, depth=1)
   rest = {'language_model': {'final_norm': decoder.rest['language_model']['final_norm']}}
   single = decoder.replace(rest=rest, config=dataclasses.replace(config, language_model=language_model))
@@ -63,12 +71,14 @@ def _seconds(decoder: Decoder, rows: int, prompt_length: int, size: int) -> floa
   cache = single.empty_cache((mask,), rows, [P - 2 + size]).writing(1)
   caches = [jax.tree.map(jnp.copy, cache) for _ in decoder.layers]
   start = jnp.zeros((rows, size, config.language_model.width), decoder.compute.dtype)
+  keys = jax.random.split(jax.random.key(0), rows // 2 if has_guidance(guidance) else rows)
+  draw = jax.jit(functools.partial(draw_codes, guidance=guidance, sampling=sampling, ahead=size - 1))
 
   def run() -> None:
     x = start
     for i, layer in enumerate(decoder.layers):
       x, caches[i] = _layer(single.replace(layers=(layer,)), x, positions, caches[i].replace(position=position))
-    jax.block_until_ready(_logits(decoder, x))
+    jax.block_until_ready(draw(decoder, x, keys, 0))
 
   return min(timeit.repeat(run, number=1, repeat=RUNS))
 
@@ -76,8 +86,3 @@ def _seconds(decoder: Decoder, rows: int, prompt_length: int, size: int) -> floa
 @functools.partial(jax.jit, donate_argnames=('cache',), compiler_options=COMPILER_OPTIONS)
 def _layer(decoder: Decoder, x: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
   return decoder.hidden(x, positions, cache)
-
-
-@jax.jit
-def _logits(decoder: Decoder, x: jax.Array) -> jax.Array:
-  return decoder.method('image_logits', x.reshape(-1, x.shape[-1]))

@@ -100,6 +100,17 @@ def test_windows_end_where_they_do_not_pay():
       assert (ever.passes < P * 0.8).all()
 
 
+def test_guesses_are_what_the_noise_of_their_position_makes_of_the_last_logits():
+  """Where all logits are alike, noise alone decides, and every guess is right."""
+  decoder, sampling = decoder_with(0), Sampling(1)
+  one = drawn(decoder, sampling=sampling)
+  assert len(np.unique(one.codes)) > 8
+  for size in (2, 5, P):
+    several = drawn(decoder, sampling=sampling, size=size)
+    check_same(one, several, size)
+    assert several.passes.tolist() == [1 + -(-(P - 1) // size)] * 4
+
+
 def test_noise_belongs_to_the_position():
   """Steps of a batch of positions are those of each alone, so a pass over several draws what single ones would."""
   keys, logits = jnp.stack([row_key(0, 1)] * 3), jnp.zeros((3, 50))

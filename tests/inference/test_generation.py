@@ -99,15 +99,19 @@ def test_a_mesh_generates_the_same(checkpoint, model):
     np.testing.assert_array_equal(codes(images), codes(expected))
 
 
-def test_images_do_not_depend_on_the_window(model, recorded):
+def test_images_do_not_depend_on_the_window(model, recorded, monkeypatch):
   """Of prompts of unequal length, several images of each, in batches."""
   prompts, options = [SHORT, LONG, 'blue'], {'num_images': 3, 'batch_size': 6, 'temperature': 0.8}
   one = codes(janus_jax.generate_images(model, prompts, window=1, **options))
   calls = recorded(generation, 'generate_codes')
   np.testing.assert_array_equal(codes(janus_jax.generate_images(model, prompts, window=5, **options)), one)
   assert {settings['window'] for _, settings in calls} == {Window(5)}
+  asked = []
+  monkeypatch.setattr(generation, 'choose_window', lambda *_, **how: asked.append(how['batches']) or Window(4, 1.0))
+  calls.clear()
   np.testing.assert_array_equal(codes(janus_jax.generate_images(model, prompts, **options)), one)
-  assert calls[-1][1]['window'] == Window()  # What is compiled fast enough to be drawn one at a time is.
+  assert {settings['window'] for _, settings in calls} == {Window(4, 1.0)}
+  assert asked == [len(calls)] * len({tokens.shape for (_, tokens, _, _), _ in calls})
 
 
 @pytest.mark.parametrize(
