@@ -84,9 +84,10 @@ def _lines(value: Any, name: str) -> list[tuple[str, Any]]:
   if isinstance(value, Mapping):
     items: Sequence[tuple[str, Any]] = list(value.items())
   elif isinstance(value, list):
-    # The first figure of a row says which row it is.
+    # The first figure of a row says which row it is, or the first two where that is not enough.
     rows = [list(item.items()) for item in value]
-    items = [(f'{row[0][0]}={row[0][1]}', dict(row[1:])) for row in rows]
+    count = 1 if len({row[0][1] for row in rows}) == len(rows) else 2
+    items = [(','.join(f'{key}={figure}' for key, figure in row[:count]), dict(row[count:])) for row in rows]
   elif value is None:
     return [(name, 'not known')]
   else:

@@ -131,6 +131,7 @@ def test_windows_are_timed_beside_each_other(torch, here, model):
       assert row['passes_per_image'] == codes
     assert row.get('same_images_as_by_first_window', 1.0) == 1.0
     assert row['times_the_peer_by_seconds_of_codes']['low'] > 0
+  assert len({line.split()[0] for line in printed(found)}) == len(printed(found))  # No two figures have one name.
 
 
 def test_prompts_in_words_need_a_tokenizer(model):
