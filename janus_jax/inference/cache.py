@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
-from janus_jax.inference.decode_attention import decode_attention
+from janus_jax.inference.decode_attention import PART, decode_attention
 from janus_jax.models.attention import attention
 from janus_jax.models.config import LlamaConfig
 from janus_jax.models.quantization import quantize
@@ -74,6 +74,15 @@ class Buffer:
     """The stored numbers as [U, S, K, H] in `dtype`."""
     values = self.values.astype(dtype)
     return (values if self.scale is None else values * self.scale[..., None].astype(dtype)).swapaxes(1, 2)
+
+  def resized(self, start: int, stop: int) -> 'Buffer':
+    """The slots from `start` to `stop`; those beyond the last are empty."""
+
+    def part(x: jax.Array) -> jax.Array:
+      x = x[:, :, start:stop]
+      return jnp.pad(x, [(0, stop - start - x.shape[2] if axis == 2 else 0) for axis in range(x.ndim)])
+
+    return jax.tree.map(part, self)
 
   def _scaled(self, x: jax.Array) -> jax.Array:
     """[U, B / U, K, G, T, S] times the scale of each slot."""
@@ -185,19 +194,19 @@ class KVCache:
     return mask | (slots == index[..., None])
 
   def cut(self, sizes: Sequence[int]) -> 'KVCache':
-    """The cache with the block that follows the prompts cut into blocks of so many slots; what is left over is dropped.
+    """The cache with the block that follows the prompts cut into blocks of so many slots; what is left over is dropped,
+    what is missing is empty.
 
-    One whose steps read only the slots that are filled stays whole.
+    One whose steps read only the slots that are filled stays whole, and grows where that is too little.
     """
     if self.kernels[1] == 'pallas':
-      return self
+      sizes = [max(self.generated_blocks[0], -(-sum(sizes) // PART) * PART)]
+    prompts, bounds = len(self.prompt_masks), list(itertools.accumulate(sizes, initial=0))
 
-    def parts(buffer: Buffer) -> list[Buffer]:
-      bounds = list(itertools.accumulate(sizes))
-      return [jax.tree.map(lambda x, a=a, b=b: x[:, :, a:b], buffer) for a, b in itertools.pairwise([0, *bounds])]
+    def parts(block: Block) -> list[Block]:
+      return [Block(block.k.resized(a, b), block.v.resized(a, b)) for a, b in itertools.pairwise(bounds)]
 
-    prompts = len(self.prompt_masks)
-    layers = tuple((*blocks[:prompts], *map(Block, parts(blocks[-1].k), parts(blocks[-1].v))) for blocks in self.layers)
+    layers = tuple((*blocks[:prompts], *parts(blocks[prompts])) for blocks in self.layers)
     return self.replace(layers=layers)
 
   def writing(self, block: int) -> 'KVCache':

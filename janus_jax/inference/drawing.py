@@ -118,8 +118,8 @@ def generate_codes(
   # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is sampled but never fed.
   bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
   sizes = [stop - start for start, stop in itertools.pairwise(bounds) if start < stop]
-  # A window may begin at the last code that is fed.
-  cache = decoder.empty_cache((mask,), rows, sizes if window.size == 1 else [P - 2 + window.size])
+  # Windows are drawn with one block, which grows.
+  cache = decoder.empty_cache((mask,), rows, sizes if window.size == 1 else [_slots(bounds[1], window.size)])
   positions = prompt_positions(mask)
   hidden, cache = decoder.hidden(decoder.method('embed_text', tokens), positions, cache)
   hidden, last = (jnp.repeat(x[:, -1:], rows // len(tokens), axis=0) for x in (hidden, positions))
@@ -128,7 +128,7 @@ def generate_codes(
   codes = draw.codes(hidden, known - 1, ahead=2 * window.size - 2)
   codes, passes = jnp.pad(codes, ((0, 0), (0, P - 1))), known
   if window.size > 1:
-    codes, known, passes, cache = _in_windows(draw, codes, cache.writing(1), window)
+    codes, known, passes, cache = _in_windows(draw, codes, cache.writing(1), window, bounds[1:])
     if window.pass_cost is None:
       return Drawn(codes[:, :P], passes)
     cache = cache.cut(sizes)
@@ -228,18 +228,25 @@ def _one_by_one(draw: _Pass, codes: jax.Array, cache: KVCache, first: jax.Array)
   return codes
 
 
+def _slots(codes: int, size: int) -> int:
+  """Slots of a cache for windows, of which one may begin at the last code but one of so many."""
+  return codes - 2 + size
+
+
 def _in_windows(
-  draw: _Pass, codes: jax.Array, cache: KVCache, window: Window
+  draw: _Pass, codes: jax.Array, cache: KVCache, window: Window, stops: Sequence[int]
 ) -> tuple[jax.Array, jax.Array, jax.Array, KVCache]:
   """Draws codes into int32[N, P + 2 size - 2], of which the first is known and the others are guesses.
 
-  Returns codes, how many are known of each image, passes until they were (int32[N]), and the cache.
+  In as many loops as there are `stops`, the last of which is P: each runs until an image has so many codes, with a
+  cache that has room for them. Returns codes, how many are known of each image, passes until they were (int32[N]), and
+  the cache.
   """
-  N, P = len(codes), codes.shape[1] - 2 * window.size + 2
+  P = stops[-1]
 
-  def is_worth_it(carry: tuple) -> jax.Array:
+  def is_going(stop: int, carry: tuple) -> jax.Array:
     _, known, passes, _ = carry
-    going = (known < P).any()
+    going = (known.min() if stop == P else known.max()) < stop
     if window.pass_cost is None:
       return going
     return going & ((passes.max() - 1) * window.pass_cost - (known.min() - 1) <= ALLOWANCE * P)
@@ -253,8 +260,12 @@ def _in_windows(
     codes = _put(codes, drawn, index)
     return codes, jnp.minimum(index + 1 + right, P), passes + (known < P), cache
 
-  known = jnp.ones((N,), jnp.int32)
-  return jax.lax.while_loop(is_worth_it, step, (codes, known, known, cache))
+  known = jnp.ones((len(codes),), jnp.int32)
+  carry = codes, known, known, cache
+  for stop in stops:
+    carry = *carry[:3], carry[3].cut([_slots(stop, window.size)])
+    carry = jax.lax.while_loop(functools.partial(is_going, stop), step, carry)
+  return carry
 
 
 def _take(x: jax.Array, starts: jax.Array, size: int) -> jax.Array:

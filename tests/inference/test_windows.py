@@ -1,5 +1,7 @@
 """The window that is chosen where none is asked for."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,26 +9,43 @@ from janus_jax.inference import windows
 from janus_jax.inference.decoder import Decoder, make_decoder
 from janus_jax.inference.drawing import ONE_BY_ONE, Window
 from janus_jax.inference.sampling import Sampling
-from janus_jax.inference.windows import EXPECTED, SIZE, choose_window
-from janus_jax.models.config import PRESETS, ComputeConfig
+from janus_jax.inference.windows import EXPECTED, choose_window
+from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
 
 TINY = PRESETS['test_tiny']
+# 64 codes an image instead of 16, by the same parameters.
+LARGER = dataclasses.replace(TINY, vq=dataclasses.replace(TINY.vq, image_size=64))
 
 
-def chosen(dtype: str = 'float32', cache_dtype: str | None = None, batches: int = 10**9) -> Window:
+def chosen(
+  dtype: str = 'float32', cache_dtype: str | None = None, batches: int = 10**9, config: JanusConfig = TINY
+) -> Window:
   compute, params = ComputeConfig(dtype=dtype), initial_params(TINY, seed=0)
-  decoder: Decoder = make_decoder(TINY, compute, params, cache_dtype=cache_dtype)
+  decoder: Decoder = make_decoder(config, compute, params, cache_dtype=cache_dtype)
   return choose_window(decoder, (4, 32), 5.0, Sampling(), batches)
 
 
 @pytest.mark.parametrize(
-  ('cost', 'expected'), [(1.5, Window(SIZE, 1.5)), (EXPECTED + 0.1, ONE_BY_ONE), (EXPECTED - 0.1, Window(SIZE, 3.9))]
+  ('costs', 'expected'),
+  [
+    ({8: 1.5, 32: 3.8}, Window(8, 1.5)),
+    ({8: 1.5, 32: 3.7}, Window(32, 3.7)),
+    ({8: EXPECTED[8] - 0.1, 32: EXPECTED[32] + 0.1}, Window(8, 3.9)),
+    ({8: EXPECTED[8] + 0.1, 32: EXPECTED[32] + 0.1}, ONE_BY_ONE),
+  ],
 )
-def test_a_window_is_taken_where_its_passes_are_cheap(monkeypatch, cost, expected):
-  monkeypatch.setattr(windows, '_seconds', lambda decoder, shape, size, *how: 0.5 * {1: 1.0, SIZE: cost}[size])
-  found = chosen()
+def test_a_window_is_taken_where_its_passes_are_cheap(monkeypatch, costs, expected):
+  monkeypatch.setattr(windows, '_seconds', lambda decoder, shape, size, *how: 0.5 * {1: 1.0, **costs}[size])
+  found = chosen(config=LARGER)
   assert (found.size, found.pass_cost) == (expected.size, expected.pass_cost and pytest.approx(expected.pass_cost))
+
+
+def test_windows_of_more_than_half_an_image_are_not_tried(monkeypatch):
+  measured = []
+  monkeypatch.setattr(windows, '_seconds', lambda decoder, shape, size, *how: measured.append(size) or 1.0)
+  chosen()
+  assert measured == [1, 8]
 
 
 @pytest.mark.parametrize(('dtype', 'cache_dtype'), [('bfloat16', None), ('float32', 'bfloat16'), ('float32', 'int8')])
