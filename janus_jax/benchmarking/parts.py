@@ -17,6 +17,7 @@ FEW_ROWS = (2, 1)
 # Training with stored codes of images to generate, as they are where they are encoded once for several epochs, and
 # logits for so many positions at once that a head's weights are read a few times only.
 STORED = ('--config.data.precompute_codes=true', '--config.loss_chunk=1024')
+WINDOWS = '--window=1,4,16,64'
 HALF_MOMENTS = '--config.optimizer.moment_dtype=bfloat16'
 
 
@@ -117,6 +118,8 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
   return [
     *parts,
     decoding('answers_1b', 'Answers, 1B', small, 80, *answers),
+    # Random weights guess few codes right: what there is to see is what a pass costs.
+    decoding('windows_1b', 'Images by window, 1B', small, 100, *generate[:-1], '--batch=1', '--repeats=1', WINDOWS),
     training('train_7b', 'Train 7B, Stage III, stored codes', large, 130, FEW_ROWS, stage3, *steps, *lean),
   ]
 

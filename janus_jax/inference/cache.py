@@ -1,10 +1,10 @@
 """The key/value cache: an explicit pytree, allocated once, written in place, read only as far as it is filled.
 
 Its slots are cut into blocks: one or two of the prompt, then stretches of what is generated. Each layer has a pair of
-buffers [U, K, S, H] per block (the keys that one kv head reads lie together), and attention reads whole blocks, those
-up to the one being written. A slice of one large buffer would read as little, but XLA copies a slice before it
-multiplies with it: on CPU that was a third of a decode step. A prompt that nothing precedes is read by its own
-positions alone, so that the kernels of training do it.
+buffers per block, in which what one kv head reads lies together, and attention reads whole blocks, those up to the one
+being written. A slice of one large buffer would read as little, but XLA copies a slice before it multiplies with it: on
+CPU that was a third of a decode step. A prompt that nothing precedes is read by its own positions alone, so that the
+kernels of training do it.
 
 A block of the prompt may hold fewer rows than the batch: U rows, each read by B / U consecutive rows of the batch. The
 queries of those rows are laid side by side, so that the keys are read once for all of them and never repeated.
@@ -36,12 +36,18 @@ class Buffer:
   """The keys, or the values, of one layer in one block. Each of its U rows is read by B / U consecutive rows.
 
   Attributes:
-    values: [U, K, S, H].
+    values: [U, K, S, H]; or [U, K, H, S], as XLA's CPU backend multiplies keys with several queries faster.
     scale: float32[U, K, S] where `values` are int8; else None.
+    axis: of the slots in `values`, 2 or 3. Static.
   """
 
   values: jax.Array
   scale: jax.Array | None
+  axis: int = flax.struct.field(pytree_node=False, default=2)
+
+  @property
+  def size(self) -> int:
+    return self.values.shape[self.axis]
 
   def write(self, x: jax.Array, slot: jax.Array) -> 'Buffer':
     """Puts x [U, K, T, H] at `slot` to `slot + T` of this block; int32[U] for rows that stand at different ones."""
@@ -49,22 +55,27 @@ class Buffer:
       x, scale = x.astype(self.values.dtype), None
     else:
       x, scale = quantize(x)
-      scale = _put(self.scale, scale, slot)
-    return Buffer(_put(self.values, x, slot), scale)
+      scale = _put(self.scale, scale, slot, 2)
+    return self.replace(values=_put(self.values, x.swapaxes(2, self.axis), slot, self.axis), scale=scale)
 
   def products(self, q: jax.Array) -> jax.Array:
     """Products of queries and keys, [B, T, K, G, H] -> float32[B, K, G, T, S]."""
-    keys = self.values.astype(q.dtype)
-    products = jnp.einsum('urtkgh,uksh->urkgts', self._folded(q), keys, preferred_element_type=jnp.float32)
-    return self._scaled(products).reshape(-1, *products.shape[2:])
+    keys, contracted = self.values.astype(q.dtype), 5 - self.axis
+    folded = jnp.einsum('urtkgh->ukrgth', self._folded(q))
+    # Not einsums, here and below: they may put what is stored first, and XLA's CPU backend then transposes it.
+    products = jax.lax.dot_general(
+      _flat(folded), keys, (((3,), (contracted,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
+    )
+    products = self._scaled(products).reshape(*folded.shape[:-1], -1).swapaxes(1, 2)
+    return products.reshape(-1, *products.shape[2:])
 
   def attended(self, weights: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Sums of values by weight, float32[B, K, G, T, S] -> [B, T, K, G, H] in `dtype`."""
-    weights = self._scaled(self._folded(weights)).astype(dtype)
-    # Not an einsum: that puts the values first, and XLA's CPU backend then transposes them where there is one row.
-    contracted, batch = ((5,), (2,)), ((0, 2), (0, 1))
-    attended = jax.lax.dot_general(weights, self.values.astype(dtype), (contracted, batch))
-    return jnp.einsum('ukrgth->urtkgh', attended).reshape(-1, *(attended.shape[i] for i in (4, 1, 3, 5)))
+    folded = self._folded(weights).swapaxes(1, 2)
+    weights = self._scaled(_flat(folded)).astype(dtype)
+    attended = jax.lax.dot_general(weights, self.values.astype(dtype), (((3,), (2,)), ((0, 1), (0, 1))))
+    attended = jnp.einsum('ukrgth->urtkgh', attended.reshape(*folded.shape[:-1], -1))
+    return attended.reshape(-1, *attended.shape[2:])
 
   def _folded(self, x: jax.Array) -> jax.Array:
     """[B, ...] -> [U, B / U, ...]."""
@@ -72,28 +83,34 @@ class Buffer:
 
   def positions(self, dtype: jnp.dtype) -> jax.Array:
     """The stored numbers as [U, S, K, H] in `dtype`."""
-    values = self.values.astype(dtype)
+    values = self.values.swapaxes(2, self.axis).astype(dtype)
     return (values if self.scale is None else values * self.scale[..., None].astype(dtype)).swapaxes(1, 2)
 
   def resized(self, start: int, stop: int) -> 'Buffer':
     """The slots from `start` to `stop`; those beyond the last are empty."""
 
-    def part(x: jax.Array) -> jax.Array:
-      x = x[:, :, start:stop]
-      return jnp.pad(x, [(0, stop - start - x.shape[2] if axis == 2 else 0) for axis in range(x.ndim)])
+    def part(x: jax.Array, axis: int) -> jax.Array:
+      x = jax.lax.slice_in_dim(x, start, min(stop, self.size), axis=axis)
+      return jnp.pad(x, [(0, stop - start - x.shape[axis] if i == axis else 0) for i in range(x.ndim)])
 
-    return jax.tree.map(part, self)
+    scale = None if self.scale is None else part(self.scale, 2)
+    return self.replace(values=part(self.values, self.axis), scale=scale)
 
   def _scaled(self, x: jax.Array) -> jax.Array:
-    """[U, B / U, K, G, T, S] times the scale of each slot."""
-    return x if self.scale is None else x * self.scale[:, None, :, None, None]
+    """[U, K, M, S] times the scale of each slot."""
+    return x if self.scale is None else x * self.scale[:, :, None]
 
 
-def _put(stored: jax.Array, x: jax.Array, slot: jax.Array) -> jax.Array:
-  """[U, K, S, ...] with x [U, K, T, ...] from `slot` on, which is one for all rows, or int32[U]."""
+def _flat(x: jax.Array) -> jax.Array:
+  """[U, K, r, G, T, X] -> [U, K, r G T, X]."""
+  return x.reshape(*x.shape[:2], -1, x.shape[-1])
+
+
+def _put(stored: jax.Array, x: jax.Array, slot: jax.Array, axis: int) -> jax.Array:
+  """[U, ...] with x [U, ...] along `axis`, from `slot` on, which is one for all rows, or int32[U]."""
   if slot.ndim == 0:
-    return jax.lax.dynamic_update_slice_in_dim(stored, x, slot, axis=2)
-  return jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1))(stored, x, slot)
+    return jax.lax.dynamic_update_slice_in_dim(stored, x, slot, axis)
+  return jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis - 1))(stored, x, slot)
 
 
 @flax.struct.dataclass
@@ -105,7 +122,7 @@ class Block:
 
   @property
   def size(self) -> int:
-    return self.k.values.shape[2]
+    return self.k.size
 
 
 def attend_to_blocks(q: jax.Array, blocks: Sequence[Block], mask: jax.Array) -> jax.Array:
@@ -221,6 +238,7 @@ def init_cache(
   blocks: Sequence[int],
   dtype: str,
   kernels: tuple[str, str] = ('xla', 'xla'),
+  keys_axis: int = 2,
 ) -> KVCache:
   """An empty cache.
 
@@ -231,15 +249,19 @@ def init_cache(
     blocks: sizes of the blocks for what is generated after the prompt.
     dtype: what keys and values are stored in, one of CACHE_DTYPES, else InputError.
     kernels: see `KVCache`.
+    keys_axis: of the slots of keys, 2 or 3 (`Buffer`).
   """
   if dtype not in CACHE_DTYPES:
     raise InputError(f'dtype of the key/value cache is {dtype!r}: expected one of {", ".join(CACHE_DTYPES)}')
 
-  def buffer(held: int, slots: int) -> Buffer:
+  def buffer(held: int, slots: int, axis: int) -> Buffer:
     # Zeros, not empty: uninitialised memory may hold NaN, which a masked weight of 0 does not remove.
-    shape = (held, config.num_kv_heads, slots, config.head_dim)
-    return Buffer(jnp.zeros(shape, dtype), jnp.zeros(shape[:3], jnp.float32) if dtype == 'int8' else None)
+    values = jnp.zeros((held, config.num_kv_heads, slots, config.head_dim), dtype)
+    scale = jnp.zeros(values.shape[:3], jnp.float32) if dtype == 'int8' else None
+    return Buffer(values.swapaxes(2, axis), scale, axis)
 
   shapes = [*(mask.shape for mask in prompt_masks), *((rows, slots) for slots in blocks)]
-  layers = tuple(tuple(Block(buffer(*shape), buffer(*shape)) for shape in shapes) for _ in range(config.depth))
+  layers = tuple(
+    tuple(Block(buffer(*shape, keys_axis), buffer(*shape, 2)) for shape in shapes) for _ in range(config.depth)
+  )
   return KVCache(layers, tuple(prompt_masks), jnp.zeros((), jnp.int32), current=0, kernels=kernels)

@@ -167,32 +167,36 @@ def attended() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   return q, k, v, jax.random.bernoulli(km, 0.7, (2, 3, 100))
 
 
-def in_blocks(dtype: str, k: jax.Array, v: jax.Array, sizes: Sequence[int] = (60, 40)) -> list[Block]:
+def in_blocks(
+  dtype: str, k: jax.Array, v: jax.Array, sizes: Sequence[int] = (60, 40), keys_axis: int = 2
+) -> list[Block]:
   """k and v in blocks of `sizes`."""
 
-  def buffers(x: jax.Array) -> list[Buffer]:
+  def buffers(x: jax.Array, axis: int) -> list[Buffer]:
     parts = jnp.split(x, list(itertools.accumulate(sizes))[:-1], axis=2)
-    return [Buffer(*quantize(part)) if dtype == 'int8' else Buffer(part.astype(dtype), None) for part in parts]
+    stored = [quantize(part) if dtype == 'int8' else (part.astype(dtype), None) for part in parts]
+    return [Buffer(values.swapaxes(2, axis), scale, axis) for values, scale in stored]
 
-  return list(map(Block, buffers(k), buffers(v)))
+  return list(map(Block, buffers(k, keys_axis), buffers(v, 2)))
 
 
-def test_int8_attention_is_attention_to_the_dequantised_cache(attended):
+@pytest.mark.parametrize('keys_axis', [2, 3])
+def test_int8_attention_is_attention_to_the_dequantised_cache(attended, keys_axis):
   q, k, v, mask = attended
-  stored = in_blocks('int8', k * 3, v)
-  keys, values = [block.k for block in stored], [block.v for block in stored]
+  stored = in_blocks('int8', k * 3, v, keys_axis=keys_axis)
   k, v = (
-    jnp.concatenate([b.values * b.scale[..., None] for b in buffers], axis=2).swapaxes(1, 2)
-    for buffers in (keys, values)
+    jnp.concatenate([b.values.swapaxes(2, b.axis) * b.scale[..., None] for b in buffers], axis=2).swapaxes(1, 2)
+    for buffers in ([block.k for block in stored], [block.v for block in stored])
   )
   np.testing.assert_allclose(attend_to_blocks(q, stored, mask), masked_attention(q, k, v, mask), atol=1e-5)
 
 
-def test_attention_to_blocks_of_any_sizes_is_attention_to_all_slots(attended):
+@pytest.mark.parametrize('keys_axis', [2, 3])
+def test_attention_to_blocks_of_any_sizes_is_attention_to_all_slots(attended, keys_axis):
   q, k, v, mask = attended
   expected = masked_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
   for sizes in [(100,), (60, 40), (1, 98, 1)]:
-    blocks = in_blocks('float32', k, v, sizes)
+    blocks = in_blocks('float32', k, v, sizes, keys_axis)
     np.testing.assert_allclose(attend_to_blocks(q, blocks, mask), expected, atol=1e-5)
 
 
@@ -327,3 +331,20 @@ def test_image_logits_equal_transformers_at_every_step():
     theirs = model.model.generation_head(theirs)
   assert reference.difference(np.stack(ours, axis=1), theirs) < 1e-4
   assert theirs.std() > 0.3
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'int8'])
+@pytest.mark.parametrize('keys_axis', [2, 3])
+def test_a_cache_that_is_cut_and_grows_keeps_what_is_stored(dtype, keys_axis):
+  mask = jnp.ones((2, 3), bool)
+  cache = init_cache(TINY.language_model, (mask,), 2, [5], dtype, keys_axis=keys_axis).writing(1)
+  q = jax.random.normal(jax.random.key(0), (2, 5, TINY.language_model.num_heads, TINY.language_model.head_dim))
+  k = q[:, :, : TINY.language_model.num_kv_heads]
+  _, cache = cache.replace(position=jnp.int32(3)).attend(0, q, k, 2 * k)
+  cache = cache.replace(position=jnp.int32(7))
+  for sizes in ([7], [2, 3, 1]):
+    other = cache.cut(sizes)
+    assert other.generated_blocks == sizes
+    other = other.writing(min(len(sizes), 2))  # Slot 7 lies in the first block, or in the second.
+    expected, found = (c.attend(0, q[:, :1], k[:, :1], k[:, :1])[0] for c in (cache, other))
+    np.testing.assert_allclose(found, expected, atol=1e-6)

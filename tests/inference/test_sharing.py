@@ -199,7 +199,7 @@ def test_what_is_shared_is_stored_once_and_never_repeated(decoder, dtype):
   for layer in state.cache.layers:
     for block, (held, slots) in zip(layer, sizes, strict=True):
       for buffer in (block.k, block.v):
-        assert buffer.values.shape == (held, llama.num_kv_heads, slots, llama.head_dim)
+        assert buffer.values.swapaxes(2, buffer.axis).shape == (held, llama.num_kv_heads, slots, llama.head_dim)
         assert buffer.scale is None or buffer.scale.shape == (held, llama.num_kv_heads, slots)
   state = state.replace(cache=state.cache.writing(2))
   program = str(decode_chunk.trace(decoder, state, keys(B), eos, steps=3, sampling=GREEDY).jaxpr)
