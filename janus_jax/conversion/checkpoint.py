@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from janus_jax.conversion import hub
 from janus_jax.conversion.buckets import is_url, local_files, normalized
 from janus_jax.conversion.config_section import read_json
 from janus_jax.conversion.configs import huggingface_to_janus, janus_to_huggingface
@@ -84,14 +85,14 @@ def tie_head(tensors: dict[str, LazyArray], tied: bool) -> None:
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-  """Opens a checkpoint directory of any layout, local or in a bucket (`conversion/buckets.py`).
+  """Opens a checkpoint of any layout: a local directory, one in a bucket, or a name on the Hugging Face hub.
 
   Raises:
-    InputError: no such directory, not a Janus, no averages (DIR@ema), or a tensor missing, unexpected or of a wrong
-      shape.
+    InputError: nothing there (`hub.download`, `buckets.local_files`), not a Janus, no averages (DIR@ema), or a tensor
+      missing, unexpected or of a wrong shape.
   """
   path, averaged = split_ema(path)
-  source = normalized(path)
+  source = normalized(hub.resolved(path))
   if not is_url(source):
     check_is_checkpoint(source, source)
   if averaged and not is_workdir(source):

@@ -15,6 +15,7 @@ from janus_jax.conversion.checkpoint import UNUSED_PREFIXES, Checkpoint, read_te
 from janus_jax.conversion.config_section import ConfigSection, read_json
 from janus_jax.conversion.configs import SIGLIP_NAMES, read_llama
 from janus_jax.conversion.deepseek_config import vq_from_deepseek
+from janus_jax.conversion.hub import resolved
 from janus_jax.conversion.lazy import Index, LazyArray
 from janus_jax.conversion.recognition import check_is_checkpoint
 from janus_jax.conversion.safetensors_files import read_safetensors
@@ -171,7 +172,8 @@ def compose(
   if gen_embed not in GEN_EMBED_CHOICES:
     raise InputError(f'gen_embed is {gen_embed!r}: expected one of {", ".join(GEN_EMBED_CHOICES)}')
   sources = (vision_encoder, vq, language_model)
-  vision_encoder, vq, language_model = local_files(vision_encoder), local_file(vq), local_files(language_model)
+  vision_encoder, language_model = (local_files(resolved(path)) for path in (vision_encoder, language_model))
+  vq = local_file(vq)
   siglip_config, siglip = read_siglip(vision_encoder)
   vq_config, codes = read_vq(vq, siglip_config.grid)
   llama_config, llama = read_llama_part(language_model)

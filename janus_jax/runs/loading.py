@@ -10,6 +10,7 @@ import jax
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import cast_params
+from janus_jax.conversion.hub import resolved
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.resample import resize_images
 from janus_jax.conversion.workdir import split_ema
@@ -55,6 +56,6 @@ def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:
   Raises:
     InputError: no tokenizer there, or not a Janus's.
   """
-  path = local_files(split_ema(path)[0])
+  path = local_files(resolved(split_ema(path)[0]))
   tokenizer = Tokenizer.from_directory(path)
   return tokenizer, find_template(path, tokenizer)

@@ -19,6 +19,7 @@ import jax
 
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
+from janus_jax.conversion.hub import resolved
 from janus_jax.conversion.special_tokens import special_token_ids
 from janus_jax.conversion.tokenizer_files import template_of, tokenizer_files_for
 from janus_jax.conversion.workdir import split_ema
@@ -130,7 +131,7 @@ def read_model(workdir: str) -> JanusConfig:
 
 def read_config(checkpoint: str) -> dict[str, Any]:
   """The config of a training workdir as it was saved, by today's names; {} of any other checkpoint."""
-  workdir = local_files(split_ema(checkpoint)[0])
+  workdir = local_files(resolved(split_ema(checkpoint)[0]))
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   # PyTorch layouts have a config.json too, of another kind.
   return _renamed(read_json(path)) if is_begun(workdir) and os.path.exists(path) else {}
