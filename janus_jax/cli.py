@@ -275,7 +275,7 @@ def run(main: Callable[[], None]) -> None:
     # Here and not before: app.run has installed absl's own handler and level by now.
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr, force=True)
     # They narrate every step at INFO (Orbax through absl); errors of theirs come as exceptions anyway.
-    for name in ('absl', 'fsspec', 'jax'):
+    for name in ('absl', 'fsspec', 'jax', 'httpx', 'httpx2'):
       logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # It logs the traceback of what it raises.
     try:

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator
 
 from janus_jax.errors import InputError, one_line
-from janus_jax.models.files import CONFIG_FILE
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, CONFIG_FILE, PARAMS_DIRECTORY
 
 _NAME = re.compile(r'(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?')
 # Configs, tokenizers and chat templates; of weights, what cannot run code where there is both.
 _SMALL, _SAFE, _PICKLED = ['*.json', '*.jinja'], ['*.safetensors'], ['*.bin']
 _SUBDIRECTORIES = ['*/*']
+_ORBAX = [f'{PARAMS_DIRECTORY}/*', f'{CHECKPOINTS_DIRECTORY}/*']  # Of a run too: its samples and events are not needed.
 
 
 def is_name(path: str) -> bool:
@@ -44,7 +45,7 @@ def download(name: str) -> str:
   found = _NAME.fullmatch(name)
   assert found, name
 
-  def fetch(patterns: list[str] | None, ignored: list[str] | None = _SUBDIRECTORIES) -> str:
+  def fetch(patterns: list[str], ignored: list[str] | None = _SUBDIRECTORIES) -> str:
     with _naming(name, found['repository'], found['revision']):
       return snapshot_download(
         found['repository'], revision=found['revision'], allow_patterns=patterns, ignore_patterns=ignored
@@ -52,7 +53,7 @@ def download(name: str) -> str:
 
   directory = fetch([*_SMALL, *_SAFE])
   if os.path.exists(os.path.join(directory, CONFIG_FILE)):
-    return fetch(None, None)  # Orbax's files lie in subdirectories.
+    return fetch([*_SMALL, *_SAFE, *_ORBAX], None)
   if not any(file.endswith('.safetensors') for file in os.listdir(directory)):
     return fetch([*_SMALL, *_PICKLED])
   return directory

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.errors import InputError
-from janus_jax.inference.decode_attention import PART, decode_attention
+from janus_jax.inference.decode_attention import decode_attention, whole_parts
 from janus_jax.models.attention import attention
 from janus_jax.models.config import LlamaConfig
 from janus_jax.models.quantization import quantize
@@ -217,7 +217,7 @@ class KVCache:
     One whose steps read only the slots that are filled stays whole, and grows where that is too little.
     """
     if self.kernels[1] == 'pallas':
-      sizes = [max(self.generated_blocks[0], -(-sum(sizes) // PART) * PART)]
+      sizes = [max(self.generated_blocks[0], whole_parts(sum(sizes)))]
     prompts, bounds = len(self.prompt_masks), list(itertools.accumulate(sizes, initial=0))
 
     def parts(block: Block) -> list[Block]:

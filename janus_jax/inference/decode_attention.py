@@ -25,6 +25,11 @@ def part_size(slots: int) -> int:
   return math.gcd(PART, slots)
 
 
+def whole_parts(slots: int) -> int:
+  """So many slots or a few more: whole programs of the kernel."""
+  return -(-slots // PART) * PART
+
+
 def can_read(sizes: Sequence[int], head_dim: int) -> bool:
   """Says whether the kernel takes blocks of so many slots."""
   return all(part_size(slots) >= LEAST for slots in sizes) and head_dim & (head_dim - 1) == 0

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import KVCache, init_cache
-from janus_jax.inference.decode_attention import PART, can_read
+from janus_jax.inference.decode_attention import can_read, whole_parts
 from janus_jax.models.attention_choice import GPUS, choose, of_text, platform_of
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
@@ -74,7 +74,7 @@ class Decoder:
     llama, platform, auto = self.config.language_model, platform_of(jax.devices()[0]), self.compute.attention == 'auto'
     shape = of_text(self.config, prompt_masks[0].shape[1], self.compute.dtype, trained=False)
     kernel, step_kernel = choose(self.compute.attention, platform, shape), 'xla'
-    whole = [-(-sum(blocks) // PART) * PART]
+    whole = [whole_parts(sum(blocks))]
     sizes = [*(mask.shape[1] for mask in prompt_masks), *whole]
     if auto and platform in GPUS and self.cache_dtype != 'int8' and blocks and can_read(sizes, llama.head_dim):
       blocks, step_kernel = whole, 'pallas'

@@ -7,22 +7,26 @@ import subprocess
 import sys
 
 import hub_server
+import numpy as np
 import pytest
 import small_checkpoint
+from conversion.pretrained import save_parts
 
+import janus_jax
 from janus_jax.conversion import hub
 from janus_jax.conversion.checkpoint import open_checkpoint, write_checkpoint
+from janus_jax.conversion.parts import compose
 
 # Its variables are read when huggingface_hub is imported, so in a process of its own.
 OPEN = """
 import json, sys
-from janus_jax.conversion.checkpoint import open_checkpoint
+import janus_jax
 from janus_jax.errors import InputError
 for name in sys.argv[1:]:
   try:
-    checkpoint = open_checkpoint(name)
-    leaf = checkpoint.params['language_model/final_norm/scale'][...]
-    print(json.dumps([checkpoint.sources[0], leaf.tolist(), sorted(checkpoint.tokenizer_files)]))
+    janus = janus_jax.load(name)
+    leaf = janus.params['language_model']['final_norm']['scale']
+    print(json.dumps([leaf.tolist(), janus.tokenizer.encode('red'), janus.sampling]))
   except InputError as error:
     print(json.dumps(str(error)))
 """
@@ -59,20 +63,18 @@ def opened(tmp_path, *names: str, endpoint: str, **variables: str) -> list:
 
 
 def test_what_is_needed_is_fetched_once_and_opens_as_the_directory_does(tmp_path, repositories):
-  local = open_checkpoint(str(repositories['someone/both']))
-  expected = local.params['language_model/final_norm/scale'][...].tolist()
+  local = janus_jax.load(str(repositories['someone/both']))
+  expected = [local.params['language_model']['final_norm']['scale'].tolist(), local.tokenizer.encode('red')]
+  expected.append(dict(local.sampling))
   with hub_server.serving(repositories) as (url, downloaded):
     for names in (('someone/both@v1',), ('someone/both', 'someone/ours')):
-      for directory, scale, tokenizer in opened(tmp_path, *names, endpoint=url):
-        assert scale == expected
-        assert tokenizer == sorted(local.tokenizer_files)
-        assert directory.startswith(str(tmp_path / 'home'))
+      found = opened(tmp_path, *names, endpoint=url)
+      assert found == [expected] * len(names)
     assert len(downloaded) == len(set(downloaded))
     assert {'someone/both/model.safetensors', 'someone/ours/params/_METADATA'} <= set(downloaded)
     assert not {'someone/both/pytorch_model.bin', 'someone/both/onnx/model.safetensors'} & set(downloaded)
   # The server is gone, and with it the network.
-  offline = opened(tmp_path, 'someone/both', 'someone/ours', endpoint=url, HF_HUB_OFFLINE='1')
-  assert [scale for _, scale, _ in offline] == [expected] * 2
+  assert opened(tmp_path, *repositories, endpoint=url, HF_HUB_OFFLINE='1') == [expected] * 2
 
 
 def test_pickled_weights_are_fetched_where_there_are_no_others(tmp_path, repositories):
@@ -85,8 +87,8 @@ def test_pickled_weights_are_fetched_where_there_are_no_others(tmp_path, reposit
     (pickled / path.name).write_bytes(path.read_bytes())
   torch.save(load_file(repositories['someone/both'] / 'model.safetensors'), pickled / 'pytorch_model.bin')
   with hub_server.serving({'someone/pickled': pickled}) as (url, downloaded):
-    [[_, scale, _]] = opened(tmp_path, 'someone/pickled', endpoint=url)
-  assert scale
+    [[scale, *_]] = opened(tmp_path, 'someone/pickled', endpoint=url)
+  assert len(scale) == small_checkpoint.CONFIG.language_model.width
   assert 'someone/pickled/pytorch_model.bin' in downloaded
 
 
@@ -103,6 +105,18 @@ def test_what_fails_is_one_line(tmp_path, repositories):
   [unreachable] = opened(tmp_path, 'someone/both', endpoint=url)
   assert unreachable.startswith(f'someone/both: no such directory, and {url} cannot be reached (')
   assert '\n' not in ''.join([typo, revision, gated, *local, *offline, unreachable])
+
+
+def test_parts_by_name(tmp_path, monkeypatch):
+  paths = save_parts(tmp_path)
+  names = {'someone/siglip': paths['vision_encoder'], 'someone/llama': paths['language_model']}
+  monkeypatch.setattr(hub, 'download', names.__getitem__)
+  vision_encoder, language_model = names
+  new = {'gen_embed': 'codebook', 'seed': 0}
+  found = compose(vision_encoder=vision_encoder, vq=paths['vq'], language_model=language_model, **new)
+  expected = compose(**paths, **new)
+  for path in ('vision_encoder/layers/attn/q/kernel', 'language_model/layers/attn/q/kernel'):
+    np.testing.assert_array_equal(found.params[path][...], expected.params[path][...])
 
 
 def test_a_directory_is_no_name(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from janus_jax.errors import InputError
 from janus_jax.inference import answering
 from janus_jax.inference.answering import TextPrompts, generate_text, prefill
 from janus_jax.inference.cache import Block, Buffer, KVCache, attend_to_blocks, init_cache
+from janus_jax.inference.decode_attention import PART
 from janus_jax.inference.decoder import Decoder, make_decoder, prompt_positions
 from janus_jax.inference.drawing import generate_codes
 from janus_jax.inference.sampling import Sampling, row_key
@@ -348,3 +349,10 @@ def test_a_cache_that_is_cut_and_grows_keeps_what_is_stored(dtype, keys_axis):
     other = other.writing(min(len(sizes), 2))  # Slot 7 lies in the first block, or in the second.
     expected, found = (c.attend(0, q[:, :1], k[:, :1], k[:, :1])[0] for c in (cache, other))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_cache_for_the_kernel_of_gpus_stays_one_block_and_grows_by_whole_parts():
+  cache = init_cache(TINY.language_model, (jnp.ones((2, 8), bool),), 2, [PART], 'float32', ('xla', 'pallas'))
+  for sizes, expected in (([3, 4], PART), ([PART + 1], 2 * PART), ([20, 20, 30], 3 * PART)):
+    assert cache.cut(sizes).generated_blocks == [expected]
+  assert cache.cut([2 * PART]).cut([3]).generated_blocks == [2 * PART]
