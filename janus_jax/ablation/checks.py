@@ -70,7 +70,7 @@ def _check_run(config: TrainConfig, model_of: Callable[[str, str], JanusConfig])
   else:
     check_parts(config.pretraining)
     model = as_trained(PRESETS[config.pretraining.model], config)
-  check_run(config, model, make_placement(config.mesh, model))
+  check_run(config, model, make_placement(config.mesh, model, config.lora))
   if config.data.name == 'files':
     _check_files(config)
 

@@ -13,7 +13,7 @@ from janus_jax.runs.setup import open_examples, stage_batches
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training.metric_window import Window
-from janus_jax.training.stages import trained_groups, trained_paths
+from janus_jax.training.stages import adapted_groups, trained_groups, trained_paths
 from janus_jax.training.throughput import step_flops
 
 # Batches of a stage that are made to see what a step costs; their mean is good to less than 1 %.
@@ -35,8 +35,9 @@ def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
     window = Window(start.config, config.sequence_length, ())
     for batch in itertools.islice(stage_batches(config, stage, mean, data, spec, streams), BATCHES):
       window.add({name: part for name, part in batch.items() if not coded or name != 'generation_pixels'}, 0.0)
-    trained = trained_groups(trained_paths(stage, parameter_shapes(start.config)))
-    prices[stage.name] = step_flops(start.config, window.counts, config.sequence_length, trained).total / BATCHES
+    paths = trained_paths(stage, parameter_shapes(start.config, config.lora))
+    trained = trained_groups(paths), adapted_groups(paths)
+    prices[stage.name] = step_flops(start.config, window.counts, config.sequence_length, *trained).total / BATCHES
   return prices
 
 

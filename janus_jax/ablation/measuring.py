@@ -21,11 +21,12 @@ import jax
 from janus_jax.ablation.preparing import SweepPaths, runnable
 from janus_jax.ablation.settings import Evaluation
 from janus_jax.ablation.variants import PlannedRun, digest
-from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.checkpoint import open_checkpoint, with_params
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.workdir import EMA_SUFFIX, read_params
 from janus_jax.inference.image_files import prepare_directory
 from janus_jax.models.files import CHECKPOINTS_DIRECTORY
+from janus_jax.models.lora import NO_LORA
 from janus_jax.runs import loading
 from janus_jax.runs.callbacks import HeldOutLoss
 from janus_jax.runs.config import TrainConfig, to_json
@@ -139,7 +140,7 @@ def cost_metrics(costs: Sequence[StageCost], with_compiling: bool) -> dict[str, 
 def _held_out_losses(workdir: str, run: PlannedRun, config: TrainConfig, num_batches: int) -> list[dict[str, float]]:
   """Losses at the end of each stage on the held-out data of `config`."""
   checkpoint = open_checkpoint(workdir)
-  placement = make_placement(config.mesh, checkpoint.config)
+  placement = make_placement(config.mesh, checkpoint.config, NO_LORA)
   data = open_data(config, checkpoint.config, workdir, lambda: open_start(config), 0, is_new=False)
   spec = example_spec(config.sequence_length, checkpoint.config, *loading.load_tokenizer(workdir), data.holds_codes)
   step_config = read_step(config, checkpoint.config, placement)
@@ -148,7 +149,7 @@ def _held_out_losses(workdir: str, run: PlannedRun, config: TrainConfig, num_bat
   with jax.set_mesh(placement.mesh):
     for end in run.ends:
       params = read_params(os.path.join(workdir, CHECKPOINTS_DIRECTORY, str(end)), _is_averaged(run))
-      loaded = load_params(dataclasses.replace(checkpoint, params=params), placement.params)
+      loaded = load_params(with_params(checkpoint, params), placement.params)
       losses.append(held_out.measure(loaded))
   return losses
 

@@ -44,11 +44,12 @@ def open_model(run: TrainConfig, recipe: str) -> BenchmarkModel:
     InputError: neither the config nor its recipe's path names a model, or its mesh does not fit the devices.
   """
   start = find_start(run, recipe)
-  placement = make_placement(run.mesh, start.model)
+  placement = make_placement(run.mesh, start.model, run.lora)
   if run.init_from:
     params = jax.tree.map(np.asarray, load_params(open_start(run), None))
     return BenchmarkModel(run, start.model, lambda: params, placement)
-  make_params = functools.partial(sample_on_devices, start.model, run.seed, start.dtypes, placement.params)
+  shapes = parameter_shapes(start.model, run.lora)
+  make_params = functools.partial(sample_on_devices, shapes, run.seed, start.dtypes, placement.params)
   return BenchmarkModel(run, start.model, make_params, placement)
 
 
@@ -74,6 +75,7 @@ def resized(model: BenchmarkModel, length: int, depth: int) -> BenchmarkModel:
   decoder = dataclasses.replace(model.config.language_model, depth=depth)
   config = dataclasses.replace(model.config, language_model=decoder)
   dtypes = {path: leaf.dtype.name for path, leaf in flatten(jax.eval_shape(model.make_params)).items()}
-  placement = Placement.of(model.placement.mesh, parameter_shapes(config))
-  make_params = functools.partial(sample_on_devices, config, run.seed, dtypes, placement.params)
+  shapes = parameter_shapes(config, run.lora)
+  placement = Placement.of(model.placement.mesh, shapes)
+  make_params = functools.partial(sample_on_devices, shapes, run.seed, dtypes, placement.params)
   return BenchmarkModel(run, config, make_params, placement)

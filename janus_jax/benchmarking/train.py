@@ -15,7 +15,7 @@ from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.metric_window import Window
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
-from janus_jax.training.stages import Stage, trained_groups, trained_paths
+from janus_jax.training.stages import Stage, adapted_groups, trained_groups, trained_paths
 from janus_jax.training.state import place_batch, start_state
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 from janus_jax.training.throughput import StepFlops, TokenCounts, step_flops, throughput
@@ -55,7 +55,7 @@ def make_work(model: BenchmarkModel, stage: Stage, holds_codes: bool) -> TrainWo
   alone = dataclasses.replace(run, stages={stage.name: stage}, run=(stage.name,))
   shape = stage_shape(alone, [expected_mean(stage, length, holds_codes)], 0, streams)
   batch = synthetic_batch(config, stage, shape, streams, holds_codes, run.seed)
-  window = Window(config, length, trained_groups(trained))
+  window = Window(config, length, trained)
   window.add(batch, 0.0)
   rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
   return TrainWork(
@@ -66,7 +66,7 @@ def make_work(model: BenchmarkModel, stage: Stage, holds_codes: bool) -> TrainWo
     batch=batch,
     trained=trained,
     counts=window.counts,
-    flops=step_flops(config, window.counts, length, trained_groups(trained)),
+    flops=step_flops(config, window.counts, length, trained_groups(trained), adapted_groups(trained)),
   )
 
 

@@ -6,6 +6,8 @@ A directory is one of
                with '@ema' after its path their averages (`optimizer.ema_decay`)
   huggingface  config.json with model_type "janus" (`JanusForConditionalGeneration`), safetensors
   deepseek     config.json with model_type "multi_modality" (`MultiModalityCausalLM`), .bin or safetensors
+  adapter      of peft, adapter_config.json; or the workdir of a run with LoRA. Its base is opened with it: the one that
+               it names, or that of BASE+ADAPTER
 """
 
 import dataclasses
@@ -17,8 +19,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from janus_jax.conversion import hub
-from janus_jax.conversion.buckets import is_url, local_files, normalized
+from janus_jax.conversion import hub, peft_files
+from janus_jax.conversion.adapters import Adapter, check_base, factors_of, read_base, split_base
+from janus_jax.conversion.buckets import absolute, is_url, local_files, normalized
 from janus_jax.conversion.config_section import read_json
 from janus_jax.conversion.configs import huggingface_to_janus, janus_to_huggingface
 from janus_jax.conversion.deepseek_config import deepseek_to_janus, janus_to_deepseek
@@ -55,6 +58,7 @@ class Checkpoint:
     tokenizer_files: tokenizer, processor and generation files: name -> content.
     unused: DeepSeek's tensors without a use, by DeepSeek's names; empty where the source had none.
     sources: directories and files it reads from.
+    adapter: the parts of `params` where it is an adapter; they are merged in `params`.
   """
 
   config: JanusConfig
@@ -62,6 +66,7 @@ class Checkpoint:
   tokenizer_files: Mapping[str, bytes]
   unused: Mapping[str, LazyArray]
   sources: tuple[str, ...]
+  adapter: Adapter | None = None
 
 
 def read_tensors(directory: str) -> dict[str, LazyArray]:
@@ -88,9 +93,10 @@ def open_checkpoint(path: str) -> Checkpoint:
   """Opens a checkpoint of any layout: a local directory, one in a bucket, or a name on the Hugging Face hub.
 
   Raises:
-    InputError: nothing there (`hub.download`, `buckets.local_files`), not a Janus, no averages (DIR@ema), or a tensor
-      missing, unexpected or of a wrong shape.
+    InputError: nothing there (`hub.download`, `buckets.local_files`), not a Janus, no averages (DIR@ema), a tensor
+      missing, unexpected or of a wrong shape, or an adapter without its base, or for another one.
   """
+  base, path = split_base(os.fspath(path))
   path, averaged = split_ema(path)
   source = normalized(hub.resolved(path))
   if not is_url(source):
@@ -99,8 +105,12 @@ def open_checkpoint(path: str) -> Checkpoint:
     raise InputError(f'{source}: no training workdir: nothing but a run with optimizer.ema_decay has averages (@ema)')
   path = local_files(source)
   check_is_checkpoint(path, source)
+  if peft_files.is_peft(path):
+    return _open_peft(path, source, base)
+  if base is not None and not read_base(path):
+    raise InputError(f'{source}: a whole model: expected an adapter after {base}+')
   if os.path.exists(os.path.join(path, CONFIG_FILE)):
-    return _open_orbax(path, source, averaged)
+    return _open_orbax(path, source, averaged, base)
   config_path = os.path.join(path, 'config.json')
   values = read_json(config_path)
   model_type = values.get('model_type')
@@ -118,7 +128,42 @@ def _open_unused(path: str) -> dict[str, LazyArray]:
   return read_safetensors(file) if os.path.exists(file) else {}
 
 
-def _open_orbax(path: str, source: str, averaged: bool) -> Checkpoint:
+def _open_base(base: str, adapter: str) -> Checkpoint:
+  try:
+    return open_checkpoint(base)
+  except InputError as error:
+    raise InputError(f'{adapter}: its base cannot be opened: {error}; BASE+{adapter} names another PATH') from None
+
+
+def _over_base(
+  base: Checkpoint, path: str, directory: str, adapter: str, arrays: Mapping[str, LazyArray]
+) -> Checkpoint:
+  """An adapter that consists of arrays over its base, which was opened as `path`."""
+  shapes = parameter_shapes(base.config)
+  check_base(directory, shapes, base.params, path)
+  factors, full = factors_of(arrays, shapes, adapter, path)
+  own = Adapter(path if hub.is_name(path) else absolute(path), base.params, factors, full)
+  return dataclasses.replace(base, params=own.params, sources=(*base.sources, adapter), adapter=own)
+
+
+def with_params(checkpoint: Checkpoint, params: Mapping[str, LazyArray]) -> Checkpoint:
+  """The checkpoint of another step of the same run, which holds these parameters."""
+  adapter = checkpoint.adapter
+  if adapter is None:
+    return dataclasses.replace(checkpoint, params=params)
+  factors, full = factors_of(params, parameter_shapes(checkpoint.config), checkpoint.sources[-1], adapter.base)
+  adapter = dataclasses.replace(adapter, factors=factors, full=full)
+  return dataclasses.replace(checkpoint, params=adapter.params, adapter=adapter)
+
+
+def _open_peft(path: str, source: str, base: str | None) -> Checkpoint:
+  base = base or peft_files.recorded_base(path)
+  opened = _open_base(base, source)
+  arrays = peft_files.read_peft(path, parameter_shapes(opened.config), base)
+  return _over_base(opened, base, path, source, arrays)
+
+
+def _open_orbax(path: str, source: str, averaged: bool, base: str | None) -> Checkpoint:
   """Opens the files of `path` and the parameters under `source`, whose copy `path` may be."""
   config_path = os.path.join(path, CONFIG_FILE)
   values = read_json(config_path)
@@ -131,6 +176,9 @@ def _open_orbax(path: str, source: str, averaged: bool) -> Checkpoint:
   else:
     params_path = os.path.join(source, PARAMS_DIRECTORY)
     params = read_orbax(params_path)
+  if recorded := read_base(path):
+    base = base or recorded['base']
+    return _over_base(_open_base(base, source), base, path, source, params)
   check_names(parameter_shapes(config), params, params_path)
   return Checkpoint(config, params, read_tokenizer_files(path), _open_unused(path), (source,))
 

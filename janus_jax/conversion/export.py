@@ -5,7 +5,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -22,9 +22,7 @@ DTYPES = {'float32': np.dtype(np.float32), 'float16': np.dtype(np.float16), 'bfl
 
 
 def _cast(array: LazyArray, dtype: np.dtype) -> LazyArray:
-  if array.dtype == dtype or not jnp.issubdtype(array.dtype, jnp.floating):
-    return array
-  return LazyArray(array.shape, dtype, lambda index: array[index].astype(dtype), array.origin)
+  return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def cast_params(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
@@ -33,9 +31,14 @@ def cast_params(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
     return checkpoint
   if dtype not in DTYPES:
     raise InputError(f'dtype is {dtype!r}: expected one of {", ".join(DTYPES)}')
-  params = {path: _cast(array, DTYPES[dtype]) for path, array in checkpoint.params.items()}
-  unused = {name: _cast(array, DTYPES[dtype]) for name, array in checkpoint.unused.items()}
-  return dataclasses.replace(checkpoint, params=params, unused=unused)
+
+  def cast(arrays: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
+    return {name: _cast(array, DTYPES[dtype]) for name, array in arrays.items()}
+
+  params, unused, adapter = cast(checkpoint.params), cast(checkpoint.unused), checkpoint.adapter
+  if adapter is not None:
+    adapter = dataclasses.replace(adapter, factors=cast(adapter.factors), full=cast(adapter.full))
+  return dataclasses.replace(checkpoint, params=params, unused=unused, adapter=adapter)
 
 
 def export_bytes(checkpoint: Checkpoint, format: Format) -> int:

@@ -33,6 +33,12 @@ class LazyArray:
   def nbytes(self) -> int:
     return math.prod(self.shape) * self.dtype.itemsize
 
+  def astype(self, dtype: np.dtype) -> 'LazyArray':
+    """The same array, cast as it is read."""
+    if self.dtype == dtype:
+      return self
+    return LazyArray(self.shape, dtype, lambda index: self[index].astype(dtype), self.origin)
+
 
 def from_numpy(array: np.ndarray, origin: str) -> LazyArray:
   """An array that is already there."""

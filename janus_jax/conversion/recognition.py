@@ -1,7 +1,6 @@
 """Recognises what cannot be opened as a checkpoint, to say what it is: archives, adapters, other programs' files."""
 
 import glob
-import json
 import os
 import pathlib
 
@@ -9,9 +8,9 @@ from janus_jax.data.pointers import check_content
 from janus_jax.errors import InputError
 from janus_jax.models.files import CONFIG_FILE
 
-# Files that make a directory one that can be opened, ours or PyTorch's.
-CONFIG_FILES = (CONFIG_FILE, 'config.json')
-EXPECTED = f'{CONFIG_FILE} (ours) or config.json (PyTorch)'
+# Files that make a directory one that can be opened: ours, PyTorch's, an adapter's.
+CONFIG_FILES = (CONFIG_FILE, 'config.json', 'adapter_config.json')
+EXPECTED = f'{CONFIG_FILE} (ours), config.json (PyTorch) or adapter_config.json (peft)'
 # First bytes of a file -> what it is. (Those of a tar are at offset 257.)
 _MAGIC = (
   (b'GGUF', 'a GGUF file (llama.cpp), whose weights are quantized'),
@@ -50,9 +49,6 @@ def check_is_checkpoint(path: str, name: str) -> None:
     raise InputError(_file_text(path, name))
   found = sorted(os.listdir(path))
   is_checkpoint = has_config(path)
-  is_whole = is_checkpoint and any(file.startswith(('model', 'pytorch_model')) for file in found)
-  if not is_whole and (adapter := _adapter_text(path, found)):
-    raise InputError(f'{name}: {adapter}')
   if 'model_index.json' in found:
     raise InputError(f'{name}: a diffusers pipeline, not a Janus: expected {EXPECTED}')
   if not is_checkpoint:
@@ -79,20 +75,6 @@ def _file_text(path: str, name: str) -> str:
   else:
     hint = f'; did you mean {os.path.dirname(name) or "."}?' if has_config(os.path.dirname(path) or '.') else ''
   return f'{name}: {found}, not a directory: expected one with {EXPECTED}{hint}'
-
-
-def _adapter_text(path: str, found: list[str]) -> str | None:
-  if not any(file.startswith(('adapter_config.json', 'adapter_model.')) for file in found):
-    return None
-  try:
-    with open(os.path.join(path, 'adapter_config.json'), encoding='utf-8') as file:
-      base = json.load(file)['base_model_name_or_path']
-  except (OSError, ValueError, LookupError, TypeError):
-    base = None
-  return (
-    f'a LoRA (PEFT) adapter{f" of {base}" if base else ""}, not a whole model: expected {EXPECTED}; merge the adapter '
-    'into its base first (peft: merge_and_unload, then save_pretrained)'
-  )
 
 
 def _directory_text(path: str, found: list[str]) -> str:

@@ -11,6 +11,7 @@ from janus_jax.conversion.mapping import SAME, Layout, Piece, tensor_shape, torc
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import abstract_params
+from janus_jax.models.lora import NO_LORA, LoraConfig, adapted_shapes
 
 MAX_NAMES = 4  # An error message names this many offenders and counts the rest.
 
@@ -21,9 +22,9 @@ def _parameter_shapes(config: JanusConfig) -> tuple[tuple[str, tuple[int, ...]],
   return tuple((path, leaf.shape) for path, leaf in flat.items())
 
 
-def parameter_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
-  """Path -> shape of every parameter of a model."""
-  return dict(_parameter_shapes(config))
+def parameter_shapes(config: JanusConfig, lora: LoraConfig = NO_LORA) -> dict[str, tuple[int, ...]]:
+  """Path -> shape of every parameter of a model, with the factors of LoRA where there are any."""
+  return adapted_shapes(dict(_parameter_shapes(config)), lora)
 
 
 def check_names(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, LazyArray], source: str) -> None:

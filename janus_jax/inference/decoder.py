@@ -27,6 +27,7 @@ from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import Janus
 from janus_jax.models.layers import RMSNorm, input_first, joined_name, rotary_tables
 from janus_jax.models.llama import LlamaBlock
+from janus_jax.models.lora import is_adapter
 from janus_jax.models.quantization import quantize
 
 Params = dict[str, Any]
@@ -105,7 +106,10 @@ def is_spread(params: Params) -> bool:
 
 
 def _prepared(params: Params, rounded: bool, joined: bool = False) -> Params:
-  """A tree with `input_first`, or `int8` and `scale`, for each kernel. Where `joined`, those of JOINED become one."""
+  """A tree with `input_first`, or `int8` and `scale`, for each kernel. Where `joined`, those of JOINED become one.
+
+  Kernels that are in int8 already, and factors of LoRA, stay as they are.
+  """
   flat = {}
   for path, leaf in flax.traverse_util.flatten_dict(params).items():
     if path[-1] != 'kernel':
@@ -137,8 +141,8 @@ def make_decoder(
   rounded, depth = weights != 'full', config.language_model.depth
   language_model = dict(params['language_model'])
   stacked = language_model.pop('layers')
-  # Joined, kernels that are split along their features would have to move in each step.
-  joined = not is_spread(params)
+  # Joined, kernels that are split along their features would have to move in each step; factors have one kernel each.
+  joined = not is_spread(params) and not any(map(is_adapter, flax.traverse_util.flatten_dict(stacked, sep='/')))
   layers = tuple(_prepared(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), rounded, joined) for i in range(depth))
   language_model['lm_head'] = _prepared(language_model['lm_head'], rounded)
   rest = {**params, 'language_model': language_model, 'gen_head': _prepared(params['gen_head'], rounded)}

@@ -20,6 +20,8 @@ import numpy as np
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.janus import abstract_params
 
+INT8_STD = 40.0  # Of values that stand for a kernel in int8, on devices.
+
 
 def _fan_in(path: str, shape: tuple[int, ...]) -> int:
   """Product of the contracted axes of a kernel."""
@@ -34,9 +36,11 @@ def _fan_in(path: str, shape: tuple[int, ...]) -> int:
 
 def initial_std(path: str, shape: tuple[int, ...]) -> float:
   """Standard deviation of a fresh parameter; 0 for a constant one."""
-  if path.endswith(('/bias', '/scale')):
+  if path.endswith(('/bias', '/scale', '/lora_scale', '/lora_b')):
     return 0.0
-  if path.endswith('/kernel'):
+  if path.endswith('/int8'):
+    return INT8_STD
+  if path.endswith(('/kernel', '/lora_a')):
     return _fan_in(path, shape) ** -0.5
   if path.endswith('/pos_embed'):
     return shape[-1] ** -0.5
@@ -70,34 +74,38 @@ def initial_params(config: JanusConfig, seed: int, dtype: str = 'float32') -> di
 
 
 def sample_on_devices(
-  config: JanusConfig, seed: int, dtypes: Mapping[str, str], shardings: Mapping[str, jax.sharding.Sharding]
+  shapes: Mapping[str, tuple[int, ...]],
+  seed: int,
+  dtypes: Mapping[str, str],
+  shardings: Mapping[str, jax.sharding.Sharding],
 ) -> dict[str, Any]:
   """A whole fresh parameter tree where it is to lie; other numbers than `initial_params`, and on each kind of device.
 
   Args:
-    config: architecture.
+    shapes: path -> shape of each parameter.
     seed: the same seed gives the same numbers on one kind of device.
     dtypes: path -> dtype of each parameter.
     shardings: path -> sharding of each parameter.
   """
-  shapes = flax.traverse_util.flatten_dict(abstract_params(config, ComputeConfig()), sep='/')
   flat = {}
-  for path, leaf in shapes.items():
-    sample = _sampler(leaf.shape, dtypes[path], shardings[path], path.endswith('/scale'))
+  for path, shape in shapes.items():
+    sample = _sampler(shape, dtypes[path], shardings[path])
     key = np.frombuffer(_key(path, seed).to_bytes(16, 'little'), np.uint32)
-    flat[path] = sample(key, initial_std(path, leaf.shape))
+    mean, rounded = float(path.endswith('scale')), shapes.get(f'{path.removesuffix("scale")}int8')
+    if rounded:  # Then the kernel has about the scale of a fresh one.
+      mean = rounded[-1] ** -0.5 / INT8_STD
+    flat[path] = sample(key, mean, initial_std(path, shape))
   return flax.traverse_util.unflatten_dict(flat, sep='/')
 
 
 @functools.cache
-def _sampler(shape: tuple[int, ...], dtype: str, sharding: jax.sharding.Sharding, is_scale: bool) -> Any:
-  """The compiled (key uint32[4], standard deviation) -> array; leaves that are alike share it."""
+def _sampler(shape: tuple[int, ...], dtype: str, sharding: jax.sharding.Sharding) -> Any:
+  """The compiled (key uint32[4], mean, standard deviation) -> array; leaves that are alike share it."""
 
-  def sample(key: jax.Array, std: jax.Array) -> jax.Array:
-    if is_scale:
-      return jnp.ones(shape, dtype)
+  def sample(key: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     # XLA's own generator: one instruction, whatever the size.
-    values = jax.random.normal(jax.random.wrap_key_data(key, impl='rbg'), shape, dtype)
-    return values * std.astype(dtype)
+    computed = jnp.float32 if dtype == 'int8' else dtype
+    values = jax.random.normal(jax.random.wrap_key_data(key, impl='rbg'), shape, computed)
+    return (mean.astype(computed) + values * std.astype(computed)).astype(dtype)
 
   return jax.jit(sample, out_shardings=sharding)

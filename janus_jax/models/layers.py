@@ -17,7 +17,8 @@ from flax import linen as nn
 from janus_jax.errors import InputError
 from janus_jax.models.attention_kernels import RESULTS
 from janus_jax.models.config import ComputeConfig
-from janus_jax.models.quantization import integer_product, weight_only_product
+from janus_jax.models.lora import FACTORS, SCALE
+from janus_jax.models.quantization import integer_product
 
 # Primitives whose results the backward pass takes, of attention kernels that give them no name
 # (`attention_kernels.RESULTS`): 'pallas', 'tokamax' and 'cudnn'.
@@ -88,6 +89,23 @@ def _wide_product_backward(
 wide_product.defvjp(lambda x, matrix, dtype: (wide_product(x, matrix, dtype), (x, matrix)), _wide_product_backward)
 
 
+def weight_only_product(x: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
+  """x times a kernel that is rounded to int8; x is not.
+
+  The kernel becomes x's dtype on its way into the product, which compilers for accelerators fuse: a decode step reads a
+  byte per weight. XLA's CPU backend writes the converted kernel out first, so that there it takes longer.
+
+  Args:
+    x: [..., D].
+    kernel: int8[F, D].
+    scale: float32[F], of the kernel's rows (`quantization.quantize`).
+
+  Returns:
+    float32[..., F].
+  """
+  return wide_product(x, kernel.astype(x.dtype), 'float32') * scale
+
+
 def input_first(kernel: jax.Array, input_axes: int) -> jax.Array:
   """A kernel of `Linear` as `Linear` multiplies fastest in a decode step, [inputs, features], each flattened."""
   features = math.prod(kernel.shape[: kernel.ndim - input_axes])
@@ -100,7 +118,8 @@ class Linear(nn.Module):
   The kernel is stored output first, as PyTorch stores it: a checkpoint of either side is the same bytes, so
   conversion copies instead of transposing. Axes stay apart ([N, H, D], not [N * H, D]) so that each can be sharded by
   name. A tree that is prepared for decoding (`inference/decoder.py`) holds something else in the kernel's place:
-  'input_first' (`input_first`); or 'int8' and 'scale' (`quantization.quantize` of [features, inputs], each flattened).
+  'input_first' (`input_first`); or 'int8' and 'scale' (`quantization.quantize` of [features, inputs], each flattened),
+  as the frozen kernels of a run may be. Factors beside either are applied too (`models/lora.py`).
 
   Attributes:
     features: output shape.
@@ -123,9 +142,12 @@ class Linear(nn.Module):
     leading = x.shape[: x.ndim - len(self.inputs)]
     x = x.astype(dtype).reshape(*leading, fan_in)
     if self.has_variable('params', 'int8'):
-      product = integer_product if self.compute.integer_products else weight_only_product
-      rounded = [self.get_variable('params', name) for name in ('int8', 'scale')]
-      y = product(x.reshape(-1, fan_in), *rounded).reshape(*leading, -1).astype(self.out_dtype or dtype)
+      rounded, scale = (self.get_variable('params', name) for name in ('int8', 'scale'))
+      if self.compute.integer_products:
+        y = integer_product(x.reshape(-1, fan_in), rounded, scale).reshape(*leading, -1)
+      else:
+        y = weight_only_product(x, rounded, scale)
+      y = y.astype(self.out_dtype or dtype)
     elif self.has_variable('params', 'input_first'):
       y = _product(x, self.get_variable('params', 'input_first').astype(dtype), self.out_dtype)
     else:
@@ -134,6 +156,10 @@ class Linear(nn.Module):
       # As one matrix product: XLA's CPU backend is slower by half on products with more than one output axis.
       matrix = kernel.astype(dtype).reshape(-1, fan_in)
       y = wide_product(x, matrix, self.out_dtype or dtype.name)
+    if self.has_variable('params', 'lora_a'):
+      a, b, scale = (self.get_variable('params', name) for name in (*FACTORS, SCALE))
+      change = wide_product(wide_product(x, a.astype(dtype), dtype.name), b.astype(dtype), 'float32')
+      y = y + (scale * change).astype(y.dtype)
     y = y.reshape(*leading, *self.features)
     if not self.use_bias:
       return y

@@ -26,12 +26,12 @@ from janus_jax.planning.topologies import Topology, abstract_devices
 from janus_jax.runs.callbacks import held_out_losses
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import hold_codes
-from janus_jax.runs.setup import make_placement, read_step
+from janus_jax.runs.setup import frozen_dtypes, make_placement, read_step
 from janus_jax.runs.start import Start
 from janus_jax.sharding.mesh import ROW_AXES, rows_split
 from janus_jax.training.rematerialisation import USABLE, step_bytes
 from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
-from janus_jax.training.stages import Stage, trained_groups, trained_paths
+from janus_jax.training.stages import Stage, adapted_groups, trained_groups, trained_paths
 from janus_jax.training.state import Placement, TrainState, abstract, flatten, new_state, unflatten
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 
@@ -80,19 +80,21 @@ class StagePlan:
 
 def make_setup(config: TrainConfig, start: Start, topology: Topology) -> Setup:
   """Raises InputError for what is wrong with the config, or with the mesh on this topology."""
-  placement = make_placement(config.mesh, start.model, abstract_devices(topology))
-  step = read_step(config, start.model, placement)
+  placement = make_placement(config.mesh, start.model, config.lora, abstract_devices(topology))
+  step = read_step(config, start.model, placement, dtypes=frozen_dtypes(config, start))
   if topology.is_estimated:
-    step = _gpu_step(step, config, placement, topology)
+    step = _gpu_step(step, config, placement, topology, frozen_dtypes(config, start))
   return Setup(topology, start, config, step, placement, hold_codes(config.data))
 
 
-def _gpu_step(step: StepConfig, config: TrainConfig, placement: Placement, topology: Topology) -> StepConfig:
+def _gpu_step(
+  step: StepConfig, config: TrainConfig, placement: Placement, topology: Topology, dtypes: Mapping[str, str]
+) -> StepConfig:
   """The step with the config's own kernels, and rematerialisation chosen for the GPU, not for what stands for it."""
   remat = config.compute.remat
   if remat == 'auto':
-    shapes = parameter_shapes(step.model)
-    needed = step_bytes(step, config.run_stages, placement, shapes, config.sequence_length, 'dots')
+    shapes = parameter_shapes(step.model, config.lora)
+    needed = step_bytes(step, config.run_stages, placement, shapes, config.sequence_length, 'dots', dtypes)
     remat = 'dots' if needed <= USABLE * available_bytes(topology) else 'full'
   kernels = {name: getattr(config.compute, name) for name in ('attention', 'vision_attention')}
   return dataclasses.replace(step, compute=dataclasses.replace(step.compute, remat=remat, **kernels))
@@ -120,7 +122,7 @@ def _stored_params(setup: Setup) -> Any:
   return unflatten(
     {
       path: jax.ShapeDtypeStruct(shape, dtypes[path], sharding=shardings[path])
-      for path, shape in parameter_shapes(setup.start.model).items()
+      for path, shape in parameter_shapes(setup.start.model, setup.run.lora).items()
     }
   )
 
@@ -156,11 +158,13 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   shape = stage_shape(setup.run, means, index, streams)
   state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
   began = time.perf_counter()
-  shapes = parameter_shapes(setup.start.model)
+  shapes = parameter_shapes(setup.start.model, setup.run.lora)
   if setup.topology.is_estimated:
     compiled, arguments = None, held_bytes((state, batch))
     length = setup.run.sequence_length
-    peak = max(arguments, step_bytes(step, [stage], setup.placement, shapes, length, step.compute.remat))
+    dtypes = frozen_dtypes(setup.run, setup.start)
+    needed = step_bytes(step, [stage], setup.placement, shapes, length, step.compute.remat, dtypes)
+    peak = max(arguments, needed)
     memory = Memory(arguments, peak - arguments, {'step': peak}, available_bytes(setup.topology))
   else:
     compiled, memory = _compile_step(setup, index, state, batch)
@@ -178,6 +182,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     streams=streams,
     mean=means[index],
     trained=frozenset(trained_groups(trained)),
+    adapted=frozenset(adapted_groups(trained)),
     remat=step.compute.remat,
     accumulation=step.accumulation,
     state_bytes=held_bytes(state),

@@ -28,7 +28,8 @@ class StageWork:
     shape: shape of the part of a batch that one stream makes.
     streams: streams that make a batch.
     mean: mean size of an example.
-    trained: parameter groups that train.
+    trained: parameter groups in which anything trains.
+    adapted: those of them in which only factors of LoRA do.
     state_bytes: bytes of the state on a device.
   """
 
@@ -38,6 +39,7 @@ class StageWork:
   streams: int
   mean: MeanSize
   trained: frozenset[str]
+  adapted: frozenset[str]
   remat: str
   accumulation: int
   state_bytes: int
@@ -93,11 +95,11 @@ def stage_figures(
 ) -> Figures:
   """Figures of a stage on the devices of a mesh; `received`, bytes by kind of collective, is None if not known."""
   counts, length = token_counts(work), work.shape.length
-  flops = step_flops(work.model, counts, length, work.trained)
+  flops = step_flops(work.model, counts, length, work.trained, work.adapted)
   # The encoders go through empty slots as well.
   slots = {'images_encoded': work.shape.images, 'images_tokenized': work.shape.generation_images}
   with_empty = dataclasses.replace(counts, **{name: work.streams * count for name, count in slots.items()})
-  computed = step_flops(work.model, with_empty, length, work.trained)
+  computed = step_flops(work.model, with_empty, length, work.trained, work.adapted)
   executed = computed.total + recomputed_flops(work, counts)
   found = Figures(flops, executed, work.stage.steps * work.stage.batch_size * length)
   chip = topology.chip

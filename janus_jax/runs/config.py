@@ -23,6 +23,7 @@ from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import ComputeConfig
+from janus_jax.models.lora import LoraConfig
 from janus_jax.runs.config_checks import FIELDS, OPTIMIZATION, PRETRAINING, STAGE, check_present
 from janus_jax.runs.recipes import flat_fields
 from janus_jax.runs.value_checks import Table, check_fields
@@ -140,6 +141,7 @@ SECTIONS: Mapping[str, type] = {
   'sampling': SamplingConfig,
   'evaluation': EvaluationConfig,
   'stages.*': Stage,
+  'stages.*.lora': LoraConfig,
   'pretraining': Pretraining,
   'pretraining.vq': Optimization,
   'pretraining.quantisation': Quantisation,
@@ -154,7 +156,8 @@ def defaults_of(kind: type) -> dict[str, Any]:
   return {field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
 
 
-STAGE_DEFAULTS: Mapping[str, Any] = defaults_of(Stage)  # Fields that a stage may leave out.
+# Fields that a stage may leave out.
+STAGE_DEFAULTS: Mapping[str, Any] = {**defaults_of(Stage), 'lora': defaults_of(LoraConfig)}
 
 
 def default_config() -> ConfigDict:
@@ -164,7 +167,7 @@ def default_config() -> ConfigDict:
 
 def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> None:
   """Sets `config.stages`, each with its own copy of the fields that it leaves out, and `config.run` to all of them."""
-  config.stages = unshared({name: {**STAGE_DEFAULTS, **stage} for name, stage in stages.items()})
+  config.stages = unshared({name: _filled(stage, STAGE_DEFAULTS) for name, stage in stages.items()})
   config.run = tuple(stages)
 
 
@@ -223,12 +226,22 @@ def _build(section: str, values: Mapping[str, Any], path: str = '') -> Any:
 
 
 def _check_run(config: TrainConfig) -> None:
-  """Raises InputError for a stage that is not there, one that trains the VQ, and a task in a ratio without a source."""
+  """Checks what depends on several fields.
+
+  Raises:
+    InputError: a stage that is not there, or that trains nothing, or the VQ; factors of LoRA that differ from those of
+      another stage; a task in a ratio without a source.
+  """
   for name in config.run:
     if name not in config.stages:
       raise InputError(f'run: no stage is called {name!r}: expected some of {", ".join(config.stages)}')
   for stage in config.run_stages:
     where = f'stages.{stage.name}'
+    if not stage.trainable and not stage.lora.rank:
+      raise InputError(f'{where}.trainable is empty: expected parameters that train, or {where}.lora.rank')
+    if stage.lora.rank and stage.lora != config.lora:
+      first = next(other.name for other in config.run_stages if other.lora.rank)
+      raise InputError(f'{where}.lora differs from stages.{first}.lora: expected one set of factors in a run')
     for pattern in stage.trainable:
       if pattern.split('/')[0] == 'vq':
         raise InputError(f'{where}.trainable has {pattern!r}: expected any of {", ".join(TRAINABLE)}: the VQ is frozen')

@@ -12,10 +12,12 @@ from janus_jax.evaluation.questions import FILES
 from janus_jax.models.attention import IMPLEMENTATIONS
 from janus_jax.models.config import PRESETS
 from janus_jax.models.layers import REMAT_POLICIES
+from janus_jax.models.lora import BASE_DTYPES
 from janus_jax.runs.value_checks import (
   BOOL,
   DICTS,
   NAMES,
+  NAMES_OR_NONE,
   SEED,
   TEXT,
   Factors,
@@ -50,7 +52,8 @@ OPTIMIZATION: Table = {**TRAINING, 'b2': DECAY, 'max_grad_norm': POSITIVE}
 STAGE: Table = {
   **TRAINING,
   'accumulation': Integer(),
-  'trainable': NAMES,
+  'trainable': NAMES_OR_NONE,
+  'lora': {'rank': Integer(0, 4096), 'alpha': POSITIVE, 'targets': NAMES, 'base_dtype': one_of(BASE_DTYPES)},
   'schedule': one_of(SCHEDULES),
   'ratio': PerTask(TASKS, Integer()),
   'sources': {task: {'*': Integer()} for task in TASKS},

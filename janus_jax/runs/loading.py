@@ -7,11 +7,13 @@ answers = janus_jax.answer(janus, [[image]], ['What is it?'])
 
 import jax
 
+from janus_jax.conversion.adapters import split_base
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import cast_params
 from janus_jax.conversion.hub import resolved
 from janus_jax.conversion.load import load_params
+from janus_jax.conversion.peft_files import is_peft, recorded_base
 from janus_jax.conversion.resample import resize_images
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.prompts import Template, find_template
@@ -29,8 +31,8 @@ def load(
   Weights alone, without a tokenizer.json, load too.
 
   Args:
-    path: directory, local or in a bucket (gs://BUCKET/...); WORKDIR@ema for the averages of a run with
-      `optimizer.ema_decay`.
+    path: directory, local or in a bucket (gs://BUCKET/...), or a name on the hub; WORKDIR@ema for the averages of a run
+      with `optimizer.ema_decay`; BASE+ADAPTER for an adapter over another base than it names.
     dtype: 'float32', 'bfloat16' or 'float16'; None keeps what is stored.
     mesh: devices to spread the parameters over, by `sharding/rules.py`; None puts them on the default device.
     image_size: pixels; another size than the checkpoint's resamples the table of patch positions.
@@ -49,13 +51,16 @@ def load(
 
 
 def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:
-  """The tokenizer and template (names of the roles) of a checkpoint directory.
+  """The tokenizer and template (names of the roles) of a checkpoint directory; of an adapter of peft, its base's.
 
   They differ between the released checkpoints; the model accepts wrong ones, and they ruin what it makes.
 
   Raises:
     InputError: no tokenizer there, or not a Janus's.
   """
+  base, path = split_base(path)
   path = local_files(resolved(split_ema(path)[0]))
+  if is_peft(path):
+    return load_tokenizer(base or recorded_base(path))
   tokenizer = Tokenizer.from_directory(path)
   return tokenizer, find_template(path, tokenizer)

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from janus_jax.conversion.adapters import Adapter, check_base
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
@@ -25,17 +26,18 @@ from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings, LoadedJanus, check_tokenizer
 from janus_jax.models.attention_choice import platform_of, with_attention
 from janus_jax.models.config import JanusConfig
+from janus_jax.models.lora import LoraConfig, is_adapter
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler
 from janus_jax.runs.config import TrainConfig, replaced, to_json
 from janus_jax.runs.datasets import RunData, Samples, check_data, open_data
 from janus_jax.runs.loading import load_tokenizer
-from janus_jax.runs.start import open_start
+from janus_jax.runs.start import Start, open_start, start_of
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import MeshConfig, make_mesh, rows_split
 from janus_jax.training import hosts, loop
 from janus_jax.training.optimizer import check_rules
-from janus_jax.training.rematerialisation import with_remat
+from janus_jax.training.rematerialisation import FLOAT32, with_remat
 from janus_jax.training.run_config import check_batches
 from janus_jax.training.stages import TRAINABLE, Stage, check_carried, trained_groups, trained_paths
 from janus_jax.training.state import Placement
@@ -73,13 +75,16 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
   if files.url != workdir and not config.data.directory:
     config = replaced(config, {'data.directory': DATA_BESIDE_BUCKETS})
   with hosts.together():
-    checkpoint = open_start(config) if is_new else None
-    model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
-    placement = make_placement(config.mesh, model)
-    mesh, step_config = placement.mesh, check_run(config, model, placement)
     if not is_new:
       workdirs.check_config(workdir, written, force)
-  start = functools.cache(lambda: checkpoint or open_start(config))
+    start = functools.cache(lambda: open_start(config))
+    checkpoint = start() if is_new else None
+    model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
+    placement = make_placement(config.mesh, model, config.lora)
+    dtypes = frozen_dtypes(config, start_of(start())) if config.lora.rank else FLOAT32
+    mesh, step_config = placement.mesh, check_run(config, model, placement, dtypes)
+    if config.lora.rank and not is_new:
+      check_base(workdir, parameter_shapes(model), start().adapter.base_params, start().adapter.base)
   with contextlib.nullcontext(workdir) if checkpoint is None else workdirs.tokenizer_of(checkpoint) as directory:
     with hosts.first_alone() as is_first:
       if not is_first:
@@ -100,6 +105,8 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       workdirs.begin(workdir, written, checkpoint)
       files.upload()
 
+    trained = frozenset().union(*(trained_paths(stage, placement.params) for stage in stages))
+
     metadata = {'config': written, 'versions': {'jax': jax.__version__}}
     run = TrainingRun(
       config=config,
@@ -108,10 +115,12 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       data=TrainingData(data.train, spec, means),
       files=RunFiles(workdir, files.url, metadata, begin=begin, before_save=files.upload),
       callbacks=callbacks,
+      base=_base_paths(start().params, start().adapter, trained) if config.lora.rank else frozenset(),
     )
     if not jax.process_index():
       logging.info(
-        '%s', summary.start_summary(config, step_config.compute, parameter_shapes(model), mesh.shape, files.url)
+        '%s',
+        summary.start_summary(config, step_config.compute, parameter_shapes(model, config.lora), mesh.shape, files.url),
       )
       if advice := summary.short_rows(stages, means, config.sequence_length):
         logging.warning('%s', advice)
@@ -120,6 +129,11 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     if is_complete and not jax.process_index():
       logging.info('%s', summary.end_summary(workdir, files.url, model, config.data.name == 'toy'))
     return params
+
+
+def _base_paths(params: Collection[str], adapter: Adapter, trained: frozenset[str]) -> frozenset[str]:
+  """Paths of the parameters of a run with LoRA that stay as its base has them."""
+  return frozenset(path for path in params if path not in trained and path not in adapter.full and not is_adapter(path))
 
 
 def _request_callbacks(config: TrainConfig, janus: LoadedJanus, samples: Samples, workdir: str) -> dict[str, Callback]:
@@ -175,14 +189,23 @@ def stage_batches(
   return batches(data.train, make_mixture(stage.ratio, stage.sources), spec, shape, options)
 
 
-def make_placement(sizes: MeshConfig, model: JanusConfig, devices: Sequence[jax.Device] | None = None) -> Placement:
+def make_placement(
+  sizes: MeshConfig, model: JanusConfig, lora: LoraConfig, devices: Sequence[jax.Device] | None = None
+) -> Placement:
   """Mesh (over all devices by default) and shardings of a model. Raises InputError for sizes that do not fit."""
-  return Placement.of(make_mesh(dataclasses.asdict(sizes), devices), parameter_shapes(model))
+  return Placement.of(make_mesh(dataclasses.asdict(sizes), devices), parameter_shapes(model, lora))
 
 
-def check_run(config: TrainConfig, model: JanusConfig, placement: Placement) -> StepConfig:
+def frozen_dtypes(config: TrainConfig, start: Start) -> Mapping[str, str]:
+  """Path -> dtype that frozen parameters are counted in: with LoRA, where they take most of the memory, their own."""
+  return start.dtypes if config.lora.rank else FLOAT32
+
+
+def check_run(
+  config: TrainConfig, model: JanusConfig, placement: Placement, dtypes: Mapping[str, str] = FLOAT32
+) -> StepConfig:
   """Returns `read_step`. Raises InputError for all that is wrong with a run and shows without its data."""
-  step, stages = read_step(config, model, placement), config.run_stages
+  step, stages = read_step(config, model, placement, dtypes=dtypes), config.run_stages
   check_data(config, model)
   check_batches(stages, placement.mesh, config, config.streams)
   check_trainable(stages, model, placement.params)
@@ -224,9 +247,15 @@ def check_length(sequence_length: int, model: JanusConfig) -> None:
 
 
 def read_step(
-  config: TrainConfig, model: JanusConfig, placement: Placement, stages: Sequence[Stage] | None = None
+  config: TrainConfig,
+  model: JanusConfig,
+  placement: Placement,
+  stages: Sequence[Stage] | None = None,
+  dtypes: Mapping[str, str] = FLOAT32,
 ) -> StepConfig:
   """The settings that the step is compiled for, so that `stages` (default: all of the run) fit the memory.
+
+  `dtypes` are those that parameters are stored in before they train, by path; float32 where nothing is said.
 
   Raises:
     InputError: rules that match nothing, a kernel that cannot be used, rows longer than the model's positions.
@@ -247,4 +276,4 @@ def read_step(
     loss_chunk=config.loss_chunk,
   )
   stages = config.run_stages if stages is None else stages
-  return with_remat(step, stages, placement, parameter_shapes(model), config.sequence_length)
+  return with_remat(step, stages, placement, parameter_shapes(model, config.lora), config.sequence_length, dtypes)

@@ -4,7 +4,10 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
+from janus_jax.conversion.adapters import Adapter, stored_dtypes, training_params
+from janus_jax.conversion.buckets import absolute
 from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
+from janus_jax.conversion.hub import is_name
 from janus_jax.conversion.parts import compose
 from janus_jax.conversion.tokenizer_files import special_tokens_of
 from janus_jax.conversion.translate import parameter_shapes
@@ -27,8 +30,7 @@ class Start:
 def find_start(config: TrainConfig, recipe: str) -> Start:
   """The start of a run: the checkpoint it names, else the released model that its recipe is called as."""
   if config.init_from:
-    checkpoint = open_start(config)
-    return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
+    return start_of(open_start(config))
   # DeepSeek-LLM is stored in bfloat16; SigLIP, LlamaGen's VQ and all parts that a run makes in float32.
   name, language_dtype = os.path.basename(recipe.partition('.py')[0]), 'bfloat16'
   if config.pretraining and config.pretraining.model:
@@ -40,7 +42,13 @@ def find_start(config: TrainConfig, recipe: str) -> Start:
     )
   model = as_trained(PRESETS[name], config)
   dtypes = {'language_model': language_dtype}
-  return Start(model, {path: dtypes.get(path.split('/')[0], 'float32') for path in parameter_shapes(model)})
+  stored = {path: dtypes.get(path.split('/')[0], 'float32') for path in parameter_shapes(model)}
+  return Start(model, stored_dtypes(stored, parameter_shapes(model), config.lora))
+
+
+def start_of(checkpoint: Checkpoint) -> Start:
+  """The start that a checkpoint is."""
+  return Start(checkpoint.config, {path: leaf.dtype.name for path, leaf in checkpoint.params.items()})
 
 
 def open_start(config: TrainConfig) -> Checkpoint:
@@ -52,7 +60,25 @@ def open_start(config: TrainConfig) -> Checkpoint:
   checkpoint = _open(config.init_from, config.template)
   workdirs.check_template(config.template, config.init_from, checkpoint)
   special_tokens_of(checkpoint.tokenizer_files, checkpoint.config)
-  return dataclasses.replace(checkpoint, config=as_trained(checkpoint.config, config))
+  return dataclasses.replace(with_factors(checkpoint, config), config=as_trained(checkpoint.config, config))
+
+
+def with_factors(checkpoint: Checkpoint, config: TrainConfig) -> Checkpoint:
+  """A start with the factors of a run with LoRA in its tree; its adapter is what the run adds to its base.
+
+  Raises:
+    InputError: what the run starts from is no whole model, or an adapter with other factors.
+  """
+  if not config.lora.rank:
+    return checkpoint
+  if '=' in config.init_from:
+    raise InputError('init_from composes a model: with lora, expected a whole one (`convert` composes and writes it)')
+  shapes, adapter = parameter_shapes(checkpoint.config), checkpoint.adapter
+  if adapter is None:
+    path = config.init_from if is_name(config.init_from) else absolute(config.init_from)
+    adapter = Adapter(path, checkpoint.params, {}, {})
+  params = training_params(adapter, shapes, config.lora, config.seed, config.init_from)
+  return dataclasses.replace(checkpoint, params=params, adapter=adapter)
 
 
 def as_trained(model: JanusConfig, config: TrainConfig) -> JanusConfig:

@@ -87,8 +87,8 @@ def some_of(values: Sequence[str]) -> Fitting:
   )
 
 
-def _is_names(value: Any) -> bool:
-  return isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value)
+def _are_names(value: Any) -> bool:
+  return isinstance(value, list | tuple) and all(isinstance(name, str) and name for name in value)
 
 
 def _is_dicts(value: Any) -> bool:
@@ -97,7 +97,8 @@ def _is_dicts(value: Any) -> bool:
 
 BOOL = Fitting(lambda value: isinstance(value, bool), 'True or False')
 TEXT = Fitting(lambda value: isinstance(value, str) and value.isprintable(), 'text')  # A line, which may be empty.
-NAMES = Fitting(_is_names, 'a tuple of one or more names')
+NAMES = Fitting(lambda value: value and _are_names(value), 'a tuple of one or more names')
+NAMES_OR_NONE = Fitting(_are_names, 'a tuple of names')
 DICTS = Fitting(_is_dicts, 'entries: {name: {field: value}}')
 
 

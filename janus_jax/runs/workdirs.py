@@ -17,17 +17,20 @@ from typing import Any
 
 import jax
 
+from janus_jax.conversion.adapters import fingerprint, split_base, write_base
 from janus_jax.conversion.buckets import local_files
 from janus_jax.conversion.checkpoint import Checkpoint, read_json
 from janus_jax.conversion.hub import resolved
 from janus_jax.conversion.special_tokens import special_token_ids
 from janus_jax.conversion.tokenizer_files import template_of, tokenizer_files_for
+from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.whole_files import write_json, write_text
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.files import CONFIG_FILE, RUN_CONFIG_FILE
+from janus_jax.models.lora import is_adapter
 from janus_jax.runs.config import EvaluationConfig, SamplingConfig, filled
 from janus_jax.runs.revision import revision
 
@@ -86,6 +89,9 @@ def begin(workdir: str, config: Mapping[str, Any], checkpoint: Checkpoint | None
   write_json(os.path.join(workdir, RUN_CONFIG_FILE), config)
   write_text(os.path.join(workdir, REVISION_FILE), f'{revision()}\n')
   write_text(os.path.join(workdir, MACHINE_FILE), f'{machine()}\n')
+  if checkpoint is not None and any(map(is_adapter, checkpoint.params)):
+    base = checkpoint.adapter.base_params
+    write_base(workdir, checkpoint.adapter.base, fingerprint(parameter_shapes(checkpoint.config), base))
   if checkpoint is not None:  # Last, as it marks the workdir as begun.
     write_json(os.path.join(workdir, CONFIG_FILE), model_config.config_to_dict(checkpoint.config))
 
@@ -131,7 +137,7 @@ def read_model(workdir: str) -> JanusConfig:
 
 def read_config(checkpoint: str) -> dict[str, Any]:
   """The config of a training workdir as it was saved, by today's names; {} of any other checkpoint."""
-  workdir = local_files(resolved(split_ema(checkpoint)[0]))
+  workdir = local_files(resolved(split_ema(split_base(checkpoint)[1])[0]))
   path = os.path.join(workdir, RUN_CONFIG_FILE)
   # PyTorch layouts have a config.json too, of another kind.
   return _renamed(read_json(path)) if is_begun(workdir) and os.path.exists(path) else {}

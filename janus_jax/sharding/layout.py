@@ -10,7 +10,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.errors import InputError
-from janus_jax.sharding.rules import ACTIVATION_RULES, PARAMETER_RULES, Rules, check_divides, find_rule
+from janus_jax.sharding.rules import ACTIVATION_RULES, Rules, check_divides, find_rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ActivationLayout:
 
   def parameter(self, path: str) -> PartitionSpec:
     """The spec of a parameter. Raises InputError if no rule covers it."""
-    return PARAMETER_RULES[find_rule(path, PARAMETER_RULES)][1]
+    return find_rule(path)[1]
 
   def constrain(self, name: str, x: jax.Array) -> jax.Array:
     """The same values, split as the rules say. Raises as `spec`."""

@@ -42,6 +42,21 @@ PARAMETER_RULES: Rules = (
   (r'gen_embed/table', PartitionSpec()),
   (r'vq/.*', PartitionSpec()),
 )
+# Of the factors of LoRA, whose rank is never split, and of frozen kernels in int8 (`models/lora.py`). [L, F, D] lies as
+# the kernel does: `lora_a` [L, r, D], `lora_b` [L, F, r], `int8` [L, F, D], `scale` [L, F].
+_STACKED = r'(language_model|vision_encoder)/layers/'
+ADAPTER_RULES: Rules = (
+  (rf'{_STACKED}(attn/[qkv]|mlp/(gate|up|fc1))/lora_a', PartitionSpec(None, None, 'fsdp')),
+  (rf'{_STACKED}(attn/[qkv]|mlp/(gate|up|fc1))/(lora_b|scale)', PartitionSpec(None, 'tensor')),
+  (rf'{_STACKED}(attn/[qkv]|mlp/(gate|up|fc1))/int8', PartitionSpec(None, 'tensor', 'fsdp')),
+  (rf'{_STACKED}(attn/o|mlp/(down|fc2))/lora_a', PartitionSpec(None, None, 'tensor')),
+  (rf'{_STACKED}(attn/o|mlp/(down|fc2))/(lora_b|scale)', PartitionSpec(None, 'fsdp')),
+  (rf'{_STACKED}(attn/o|mlp/(down|fc2))/int8', PartitionSpec(None, 'fsdp', 'tensor')),
+  (r'language_model/lm_head/lora_a', PartitionSpec(None, 'fsdp')),
+  (r'language_model/lm_head/lora_b', PartitionSpec('tensor')),
+  (r'(vision_aligner|gen_aligner|gen_head)/fc[12]/lora_[ab]', PartitionSpec()),
+  (r'.*/lora_scale', PartitionSpec()),
+)
 # Parameters of more elements than this must be split, but for those that are replicated on purpose.
 LARGE = 2**20
 REPLICATED = (r'gen_embed/table', r'vq/.*')
@@ -83,12 +98,12 @@ def check_divides(what: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: 
       )
 
 
-def find_rule(path: str, rules: Rules) -> int:
-  """The index of the rule that decides about a parameter. Raises InputError if there is none."""
-  match = next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
-  if match is None:
+def find_rule(path: str, rules: Rules = PARAMETER_RULES) -> tuple[str, PartitionSpec]:
+  """The rule that decides about a parameter, of these or of ADAPTER_RULES. Raises InputError if there is none."""
+  found = next((rule for rule in (*ADAPTER_RULES, *rules) if re.fullmatch(rule[0], path)), None)
+  if found is None:
     raise InputError(f'parameter {path} is covered by no sharding rule')
-  return match
+  return found
 
 
 def parameter_shardings(
@@ -103,9 +118,8 @@ def parameter_shardings(
   used, shardings = set(), {}
   splits = mesh.shape['fsdp'] * mesh.shape['tensor'] > 1
   for path, shape in shapes.items():
-    match = find_rule(path, rules)
-    used.add(match)
-    spec = rules[match][1]
+    pattern, spec = find_rule(path, rules)
+    used.add(pattern)
     check_divides(f'parameter {path}', shape, spec, mesh)
     whole = math.prod(ways(entry, mesh) for entry in spec) == 1
     if splits and whole and math.prod(shape) > LARGE and not any(re.fullmatch(p, path) for p in REPLICATED):
@@ -114,6 +128,6 @@ def parameter_shardings(
         f'expected a sharding rule that splits what has more than {LARGE}, or its path in sharding.rules.REPLICATED'
       )
     shardings[path] = NamedSharding(mesh, spec)
-  if unused := [pattern for i, (pattern, _) in enumerate(rules) if i not in used]:
+  if unused := [pattern for pattern, _ in rules if pattern not in used]:
     raise InputError(f'sharding rule {unused[0]!r} matches no parameter')
   return shardings

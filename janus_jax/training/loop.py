@@ -24,7 +24,7 @@ from janus_jax.training.metric_window import Report, Window
 from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.progress import Progress
-from janus_jax.training.stages import Stage, trained_groups
+from janus_jax.training.stages import Stage
 from janus_jax.training.state import evaluated_params, flatten, place_batch
 from janus_jax.training.step import StageValues, jit_train_step
 from janus_jax.training.training_run import Callback, Position, ScheduledStage, TrainingRun, enter_stage, start_position
@@ -149,7 +149,7 @@ def _evaluate(callbacks: Mapping[str, Callback], stage: ScheduledStage, position
 
 
 def _save(run: TrainingRun, stage: ScheduledStage, position: Position, session: Session) -> None:
-  state = position.state
+  state = run.saved(position.state)
   params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
   metadata = {**run.files.metadata, 'stage': stage.settings.name, 'stage_index': stage.index, 'params': params}
   data = {'count': position.num_streams, 'first': position.shards[0].index, 'streams': position.streams}
@@ -197,8 +197,7 @@ class _Reports:
 
   def __init__(self, run: TrainingRun, stage: ScheduledStage, position: Position, session: Session):
     self._stage, self._session, self._max_skips = stage.settings.name, session, run.config.max_consecutive_skips
-    groups = trained_groups(stage.trained)
-    self._window = Window(run.step.model, run.config.sequence_length, groups, position.num_hosts)
+    self._window = Window(run.step.model, run.config.sequence_length, stage.trained, position.num_hosts)
     self._pending: Report | None = None
     self.count, self.restart, self.start_clock = self._window.add, self._window.restart, self._window.start_clock
 

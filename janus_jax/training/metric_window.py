@@ -15,6 +15,7 @@ from janus_jax.data.skipping import count_skipped
 from janus_jax.models.config import JanusConfig
 from janus_jax.training import hosts
 from janus_jax.training.image_encoding import PIXELS
+from janus_jax.training.stages import adapted_groups, trained_groups
 from janus_jax.training.throughput import TokenCounts, step_flops, throughput
 
 # Processes add up integers: fractions of a row are counted in these parts.
@@ -62,10 +63,11 @@ class Window:
     Args:
       model: architecture, for FLOPs.
       length: positions of a row.
-      trained: parameter groups that train.
+      trained: paths of the parameters that train.
       num_hosts: hosts that make a batch, each a part; a host may be several processes, which make the same.
     """
-    self._model, self._length, self._trained, self._num_hosts = model, length, trained, num_hosts
+    self._model, self._length, self._num_hosts = model, length, num_hosts
+    self._trained, self._adapted = trained_groups(trained), adapted_groups(trained)
     self.restart()
 
   def restart(self) -> None:
@@ -127,7 +129,7 @@ class Window:
     images = counts.images_encoded, counts.images_tokenized
     line |= {name: n / all_slots for name, n, all_slots in zip(SLOT_METRICS, images, slots) if all_slots}
     line |= {'step_seconds': seconds / sums.steps, 'data_wait': sums.waited / seconds}
-    flops = step_flops(self._model, counts, self._length, self._trained)
+    flops = step_flops(self._model, counts, self._length, self._trained, self._adapted)
     line |= throughput(counts, flops, seconds, jax.devices()[0].device_kind, jax.device_count())
     line |= {name: int(found[name]) for name in ('skipped', 'skipped_in_a_row')}
     line['skipped_records'] = int(skipped)

@@ -8,6 +8,7 @@ which cost little more to compute again than to read, so that 'auto' never takes
 import dataclasses
 import math
 import os
+import types
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -16,11 +17,13 @@ import jax.numpy as jnp
 from janus_jax.models.config import JanusConfig
 from janus_jax.sharding.accelerators import ACCELERATORS
 from janus_jax.sharding.mesh import rows_split
-from janus_jax.training.stages import Stage, trained_paths
+from janus_jax.training.stages import Stage, adapted_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
+Dtypes = Mapping[str, str]  # Path -> name of a dtype.
+FLOAT32: Dtypes = types.MappingProxyType({})  # Nothing is said.
 
 # Fraction of a program's memory that the formula may fill: it knows no workspaces and no fragmentation.
 USABLE = 0.9
@@ -64,27 +67,37 @@ def working_bytes(model: JanusConfig, dtype: str) -> int:
   return jnp.dtype(dtype).itemsize * (7 * llama.mlp_dim + 22 * llama.width)
 
 
-def state_bytes(step: StepConfig, trained: frozenset[str], placement: Placement, shapes: Shapes) -> int:
+def state_bytes(
+  step: StepConfig, trained: frozenset[str], placement: Placement, shapes: Shapes, dtypes: Dtypes = FLOAT32
+) -> int:
   """Bytes of a device that do not depend on rows.
 
   A parameter that trains is stored in float32, with two moments, its gradient and, by `step`, its average and the sum
   of its gradients. Outside of the loops over layers it may have a copy in the dtype that it is multiplied in. Frozen
-  parameters count as float32.
+  parameters are stored in their `dtypes`, path -> name; float32 where nothing is said.
   """
   optimizer, copy = step.optimizer, jnp.dtype(step.compute.dtype).itemsize
   moments = 2 * jnp.dtype(optimizer.moment_dtype).itemsize + (4 if optimizer.ema_decay else 0)
   sums = jnp.dtype(optimizer.gradient_sum_dtype).itemsize if step.accumulation > 1 else 0
   held = {path: math.prod(placement.params[path].shard_shape(shape)) for path, shape in shapes.items()}
   copied = copy * sum(count for path, count in held.items() if '/layers/' not in path)
-  return copied + sum(count * (4 + (4 + moments + sums if path in trained else 0)) for path, count in held.items())
+  stored = {path: jnp.dtype(dtypes.get(path, 'float32')).itemsize for path in held}
+  return copied + sum(n * (8 + moments + sums if path in trained else stored[path]) for path, n in held.items())
 
 
 def step_bytes(
-  step: StepConfig, stages: Sequence[Stage], placement: Placement, shapes: Shapes, length: int, remat: str
+  step: StepConfig,
+  stages: Sequence[Stage],
+  placement: Placement,
+  shapes: Shapes,
+  length: int,
+  remat: str,
+  dtypes: Dtypes = FLOAT32,
 ) -> int:
   """Bytes of a device at the worst moment of the largest step of a run, with the state of all that ever trains.
 
-  The gradient of `lm_head` is summed over chunks of logits in float32, whole on each device (losses.py).
+  The gradient of `lm_head` is summed over chunks of logits in float32, whole on each device (losses.py), unless factors
+  of LoRA are all that trains in the decoder.
   """
   mesh, model, dtype = placement.mesh, step.model, step.compute.dtype
   decoder, encoder = kept_bytes(model, dtype, remat, mesh.shape['tensor'])
@@ -99,19 +112,26 @@ def step_bytes(
     positions = stage.batch_size * length / (rows_split(mesh) * own.accumulation * mesh.shape['context'])
     largest = max(largest, positions * (decoder + patches + working_bytes(model, dtype)))
   heads = 4 * model.language_model.vocab_size * model.language_model.width // mesh.shape['tensor']
+  if 'language_model' in adapted_groups(trained):
+    heads = 0
   accumulating = max(steps, key=lambda own: own.accumulation)
-  return state_bytes(accumulating, trained, placement, shapes) + heads + math.ceil(largest)
+  return state_bytes(accumulating, trained, placement, shapes, dtypes) + heads + math.ceil(largest)
 
 
 def with_remat(
-  step: StepConfig, stages: Sequence[Stage], placement: Placement, shapes: Shapes, length: int
+  step: StepConfig,
+  stages: Sequence[Stage],
+  placement: Placement,
+  shapes: Shapes,
+  length: int,
+  dtypes: Dtypes = FLOAT32,
 ) -> StepConfig:
   """`step` with 'auto' replaced by 'dots' where the device is known to have the memory for all stages, else by 'full'.
 
-  `shapes` are {path: shape} of all parameters; a row has `length` positions.
+  `shapes` are {path: shape} of all parameters, `dtypes` those that they are stored in; a row has `length` positions.
   """
   if step.compute.remat != 'auto':
     return step
   usable = usable_bytes(placement.mesh.devices.flat[0])
-  fits = usable is not None and step_bytes(step, stages, placement, shapes, length, 'dots') <= usable
+  fits = usable is not None and step_bytes(step, stages, placement, shapes, length, 'dots', dtypes) <= usable
   return dataclasses.replace(step, compute=dataclasses.replace(step.compute, remat='dots' if fits else 'full'))

@@ -9,6 +9,7 @@ import jax
 from janus_jax.data.packing import BatchShape, MeanSize, batch_shape
 from janus_jax.data.skipping import SkipLimit
 from janus_jax.errors import InputError
+from janus_jax.models.lora import NO_LORA, LoraConfig
 from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.stages import Stage
 from janus_jax.training.step_config import StepSettings
@@ -73,6 +74,11 @@ class RunConfig:
   def run_stages(self) -> tuple[Stage, ...]:
     """The stages in the order in which they run."""
     return tuple(self.stages[name] for name in self.run)
+
+  @property
+  def lora(self) -> LoraConfig:
+    """The factors of LoRA that the run's parameters have, by those of its stages that train any."""
+    return next((stage.lora for stage in self.run_stages if stage.lora.rank), NO_LORA)
 
   def find_stage(self, name: str | None) -> Stage:
     """The stage of this name, of those that run; None: the last one. Raises InputError if there is none."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from janus_jax.errors import InputError
+from janus_jax.models.lora import NO_LORA, LoraConfig, is_adapter, is_factor
 
 # The first names of parameter paths; a pattern that names one of them alone means everything in it.
 GROUPS = ('vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
@@ -21,7 +22,10 @@ class Stage:
     steps: updates.
     batch_size: packed rows per update.
     accumulation: microbatches that the rows of a batch are cut into; 0: as many as the run's `accumulation`.
-    trainable: parameter groups, or regexes over whole paths; what trains.
+    trainable: parameter groups, or regexes over whole paths; what trains. With `lora.rank` the factors train too, and
+      this may be empty.
+    lora: factors that train while the kernels beside them are frozen (`models/lora.py`). Stages of a run that have any
+      have the same; in other stages these are frozen.
     learning_rate: highest rate of the stage.
     warmup_steps: updates before it is reached; a shorter stage ends on the way there.
     schedule: 'constant', or 'cosine' or 'linear', which fall after the warm-up.
@@ -41,6 +45,7 @@ class Stage:
   batch_size: int
   trainable: tuple[str, ...]
   learning_rate: float
+  lora: LoraConfig = NO_LORA
   accumulation: int = 0
   warmup_steps: int = 0
   schedule: str = 'constant'
@@ -56,19 +61,28 @@ class Stage:
 
 
 def trained_paths(stage: Stage, paths: Collection[str]) -> frozenset[str]:
-  """The parameters that train in a stage. Raises InputError for a pattern that is no regex or matches nothing."""
-  found: set[str] = set()
+  """The parameters that train in a stage.
+
+  Raises:
+    InputError: a pattern is no regex, matches nothing, or a kernel that factors stand beside.
+  """
+  where = f'stages.{stage.name}.trainable'
+  found = {path for path in paths if is_factor(path)} if stage.lora.rank else set()
+  paths = [path for path in paths if not is_adapter(path)]
   for pattern in stage.trainable:
     regex = f'{pattern}/.*' if pattern in GROUPS else pattern
     try:
       matches = {path for path in paths if re.fullmatch(regex, path)}
     except re.error as error:
-      raise InputError(f'stages.{stage.name}.trainable: {pattern!r} is no regular expression ({error})') from None
+      raise InputError(f'{where}: {pattern!r} is no regular expression ({error})') from None
     if not matches:
       raise InputError(
-        f'stages.{stage.name}.trainable: {pattern!r} matches no parameter: expected a group '
+        f'{where}: {pattern!r} matches no parameter: expected a group '
         f'({", ".join(TRAINABLE)}) or a regular expression over whole paths'
       )
+    adapted = sorted(path for path in matches if path.replace('/kernel', '/lora_a') in found)
+    if adapted:
+      raise InputError(f'{where}: {pattern!r} has {adapted[0]}, which lora adapts: expected what lora.targets has not')
     found |= matches
   return frozenset(found)
 
@@ -92,6 +106,11 @@ def check_carried(stages: Sequence[Stage], paths: Collection[str]) -> None:
 def trained_groups(paths: Collection[str]) -> set[str]:
   """The groups in which anything trains."""
   return {path.split('/')[0] for path in paths}
+
+
+def adapted_groups(paths: Collection[str]) -> set[str]:
+  """The groups in which factors of LoRA train and nothing else does."""
+  return trained_groups(paths) - trained_groups(path for path in paths if not is_factor(path))
 
 
 def stage_ends(stages: Iterable[Stage]) -> list[int]:

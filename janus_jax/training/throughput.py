@@ -4,7 +4,8 @@ Per token: 6 per matrix parameter that it meets (2 forward, 4 backward) plus 6 L
 of a row and d all heads together (the upper triangle is not counted): the definition of MaxText since its PR #1988.
 Text meets the decoder, and `lm_head` where it is predicted; codes the decoder, `gen_aligner` and `gen_head`; SigLIP's
 features the decoder and `vision_aligner`, or with a shared encoder `gen_aligner`. A frozen matrix has no weight
-gradient and costs 4 of the 6; where nothing that trains lies below it, it has no gradient at all and costs 2.
+gradient and costs 4 of the 6; where nothing that trains lies below it, it has no gradient at all and costs 2. What
+factors of LoRA stand beside is frozen; their own products (0.6 % of the 7B at rank 16) are not counted.
 Recomputation (remat), norms, activations and the optimizer are not counted. XLA's own count is not used: it counts the
 body of a loop once.
 """
@@ -104,34 +105,43 @@ def _attn_block_flops(positions: int, width: int) -> int:
 
 
 def step_flops(
-  config: JanusConfig, counts: TokenCounts, sequence_length: int, trained: Collection[str] = GROUPS
+  config: JanusConfig,
+  counts: TokenCounts,
+  sequence_length: int,
+  trained: Collection[str] = GROUPS,
+  adapted: Collection[str] = (),
 ) -> StepFlops:
   """FLOPs of training on `counts` in packed rows of S = `sequence_length`, by the formulas above.
 
-  `trained` are those of GROUPS in which anything trains. Raises InputError for an unknown one.
+  `trained` are those of GROUPS in which anything trains, `adapted` those of them in which only factors of LoRA do.
+  Raises InputError for an unknown one.
   """
   llama, vision = config.language_model, config.vision_encoder
   trained = set(trained)
   unknown = sorted(trained - set(GROUPS))
   if unknown:
     raise InputError(f'parameter group {unknown[0]!r} is unknown: expected some of {", ".join(GROUPS)}')
-  D = llama.width
-  decoder_trains = 'language_model' in trained
+  D, full = llama.width, trained - set(adapted)
+  decoder_trains = 'language_model' in full
   # True if gradients pass through the decoder's layers, and through its output into the heads' inputs.
   through_layers = bool(trained - {'gen_head'})
   per_attention = 6 if through_layers else 2
   attention = per_attention * llama.depth * llama.num_heads * llama.head_dim * sequence_length
   trunk = _per_parameter(decoder_trains, through_layers) * trunk_parameters(llama) + attention
   text_head = _per_parameter(decoder_trains, through_layers) * D * llama.vocab_size
-  gen = _adaptor_flops((config.vq.code_dim, D, D), 'gen_aligner' in trained, 'gen_embed' in trained)
-  siglip = _adaptor_flops((vision.width, D, D), 'vision_aligner' in trained, 'vision_encoder' in trained)
+
+  def adaptor(name: str, sizes: tuple[int, int, int], below_trains: bool) -> int:
+    return _adaptor_flops(sizes, name in full, name in trained, below_trains)
+
+  gen = adaptor('gen_aligner', (config.vq.code_dim, D, D), 'gen_embed' in trained)
+  siglip = adaptor('vision_aligner', (vision.width, D, D), 'vision_encoder' in trained)
   und = gen if config.shared_encoder else siglip
-  gen += _adaptor_flops((D, D, config.vq.codebook_size), 'gen_head' in trained, through_layers)
+  gen += adaptor('gen_head', (D, D, config.vq.codebook_size), through_layers)
   decoder = (
     counts.tokens * trunk + counts.text_targets * text_head + counts.understanding * und + counts.generation * gen
   )
   # Frozen, SigLIP runs forward only; the VQ encoder always does.
-  passes = 3 if 'vision_encoder' in trained else 1
+  passes = 1 + ('vision_encoder' in trained) + ('vision_encoder' in full)
   by_siglip = 0 if config.shared_encoder else counts.images_encoded
   by_vq = counts.images_tokenized + counts.images_encoded - by_siglip
   return StepFlops(
@@ -146,11 +156,11 @@ def _per_parameter(trains: bool, passes_on: bool) -> int:
   return 2 + 2 * trains + 2 * passes_on
 
 
-def _adaptor_flops(sizes: tuple[int, int, int], trains: bool, below_trains: bool) -> int:
-  """FLOPs per token of the two matrices of `layers.Adaptor`."""
+def _adaptor_flops(sizes: tuple[int, int, int], trains: bool, anything_trains: bool, below_trains: bool) -> int:
+  """FLOPs per token of the two matrices of `layers.Adaptor`, which train themselves or have factors that do."""
   inputs, hidden, outputs = sizes
   first = _per_parameter(trains, below_trains) * inputs * hidden
-  return first + _per_parameter(trains, trains or below_trains) * hidden * outputs
+  return first + _per_parameter(trains, anything_trains or below_trains) * hidden * outputs
 
 
 def throughput(

@@ -22,7 +22,16 @@ from janus_jax.training.checkpoint import Checkpoints
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.run_config import RunConfig, check_batches, stage_shape
 from janus_jax.training.stages import Stage, trained_paths
-from janus_jax.training.state import Placement, TrainState, abstract, new_state, start_stage, start_state, unflatten
+from janus_jax.training.state import (
+  Placement,
+  TrainState,
+  abstract,
+  flatten,
+  new_state,
+  start_stage,
+  start_state,
+  unflatten,
+)
 from janus_jax.training.step import StaticMasks, StepConfig, TracedMasks
 
 Sources = Mapping[str, Mapping[str, grain.MapDataset]]  # Per task, records by name.
@@ -96,7 +105,12 @@ class ScheduledStage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-  """One run in one workdir; `loop.train_run` carries it to its end. `callbacks` are named by what each does."""
+  """One run in one workdir; `loop.train_run` carries it to its end.
+
+  Attributes:
+    callbacks: evaluations along the way, named by what each does.
+    base: paths of the parameters that checkpoints leave out: with LoRA, those that stay as the run's start has them.
+  """
 
   config: RunConfig
   step: StepConfig
@@ -104,6 +118,13 @@ class TrainingRun:
   data: TrainingData
   files: RunFiles
   callbacks: Mapping[str, Callback]
+  base: frozenset[str] = frozenset()
+
+  def saved(self, state: TrainState) -> TrainState:
+    """The state without parameters of the base."""
+    if not self.base:
+      return state
+    return state.replace(params=unflatten({p: x for p, x in flatten(state.params).items() if p not in self.base}))
 
   @functools.cached_property
   def stages(self) -> list[ScheduledStage]:
@@ -179,14 +200,16 @@ def start_position(run: TrainingRun, checkpoints: Checkpoints, initial_params: C
   if restored is None:
     state = start_state(initial_params(), run.stages[0].with_moments, run.step.optimizer, run.placement)
     return Position(0, state, _host_shards(mesh, run.config.streams or rows_split(mesh)))
-  stage, step = run.stages[restored.metadata['stage_index']], restored.step
+  stage, step, state = run.stages[restored.metadata['stage_index']], restored.step, restored.state
+  if run.base:
+    state = state.replace(params=unflatten({**flatten(initial_params()), **flatten(state.params)}))
   if not stage.start < step <= stage.end:
     where = f'of step {step} in stage {stage.index + 1}'
     raise _refused(run, f'{where}, and {stage.settings.name} has steps {stage.start + 1} to {stage.end} here')
   logging.info('%s: resuming after step %d', run.files.url, step)
   streams = _streams(run, restored.data_states)
   shards = _host_shards(mesh, len(streams))
-  return Position(step, restored.state, shards, [streams[shard.index] for shard in shards])
+  return Position(step, state, shards, [streams[shard.index] for shard in shards])
 
 
 def _host_shards(mesh: jax.sharding.Mesh, num_streams: int) -> list[DataShard]:
