@@ -73,6 +73,8 @@ TEST = [
   # `pip install torch transformers` brings them back.
   'torch==2.13.0; python_version < "3.12"',
   'transformers>=5.0; python_version < "3.12"',
+  # Reads the adapters that we write.
+  'peft>=0.18; python_version < "3.12"',
 ]
 
 setup(

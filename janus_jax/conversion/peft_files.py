@@ -115,7 +115,8 @@ def read_peft(directory: str, shapes: lora.Shapes, base: str) -> Arrays:
 
 def _plain(name: str) -> str:
   """The name of a tensor without what peft puts around it."""
-  return re.sub(r'\.modules_to_save(\.default)?|(?<=\.lora_[AB])\.default', '', name.removeprefix(_PREFIX))
+  # `base_layer` is a head that is stored whole beside its factors.
+  return re.sub(r'\.modules_to_save(\.default)?|(?<=\.lora_[AB])\.default|\.base_layer', '', name.removeprefix(_PREFIX))
 
 
 def _layout_of(tensors: Arrays, shapes: lora.Shapes, path: str) -> tuple[Layout, str]:

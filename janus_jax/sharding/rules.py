@@ -119,7 +119,7 @@ def parameter_shardings(
   splits = mesh.shape['fsdp'] * mesh.shape['tensor'] > 1
   for path, shape in shapes.items():
     pattern, spec = find_rule(path, rules)
-    used.add(pattern)
+    used |= {pattern, find_rule(re.sub('/int8$', '/kernel', path), rules)[0]}
     check_divides(f'parameter {path}', shape, spec, mesh)
     whole = math.prod(ways(entry, mesh) for entry in spec) == 1
     if splits and whole and math.prod(shape) > LARGE and not any(re.fullmatch(p, path) for p in REPLICATED):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from janus_jax.models.config import ComputeConfig
-from janus_jax.models.layers import Linear
-from janus_jax.models.layers import weight_only_product
+from janus_jax.models.layers import Linear, weight_only_product
 from janus_jax.models.quantization import integer_product, quantize
 
 ROWS, INPUTS, FEATURES = 5, 192, 40

@@ -119,7 +119,11 @@ def test_a_group_is_not_taken_for_one_whose_name_it_ends():
     ),
     ('steps', 0, r'^stages\.stage2\.steps is 0: expected 1 or more$'),
     ('schedule', 'step', r"^stages\.stage2\.schedule is 'step': expected one of constant, cosine, linear$"),
-    ('trainable', (), r'^stages\.stage2\.trainable is empty: expected parameters that train, or stages\.stage2\.lora\.rank$'),
+    (
+      'trainable',
+      (),
+      r'^stages\.stage2\.trainable is empty: expected parameters that train, or stages\.stage2\.lora\.rank$',
+    ),
     (
       'expected_tokens',
       (800, 0, 650),
