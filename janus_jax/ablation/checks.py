@@ -65,6 +65,8 @@ def _check_override(where: str, field: str, value: object, config: TrainConfig) 
 
 def _check_run(config: TrainConfig, model_of: Callable[[str, str], JanusConfig]) -> None:
   """Checks what `runs.setup.train` checks before it writes anything."""
+  if config.patience:
+    raise InputError(f'patience is {config.patience}: expected 0, as runs are compared at their ends')
   if config.init_from:
     model = as_trained(model_of(config.init_from, config.template), config)
   else:

@@ -1,5 +1,6 @@
 """The parameters of a training workdir: those of its newest checkpoint that is whole, or their averages."""
 
+import json
 import logging
 import os
 
@@ -10,7 +11,7 @@ from janus_jax.conversion.buckets import ORBAX_PROTOCOL, is_url, reaching
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.orbax_files import read_orbax
 from janus_jax.errors import InputError, one_line
-from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, METADATA_FILE, PARAMS_DIRECTORY, TRAIN_DIRECTORY
 
 # Orbax's mark of a whole checkpoint in a bucket. A local one gets its name only when it is whole.
 COMMIT_FILE = 'commit_success.txt'
@@ -39,6 +40,8 @@ def is_workdir(path: str) -> bool:
 def read_newest(workdir: str, averaged: bool = False) -> tuple[str, dict[str, LazyArray]]:
   """Opens the parameters of the newest whole checkpoint; a damaged one is passed over with a line in the log.
 
+  Of a run with `patience` the one with the lowest held-out loss comes before the newest.
+
   Args:
     workdir: local, or gs://BUCKET/...
     averaged: with averages, as in `read_params`.
@@ -54,7 +57,8 @@ def read_newest(workdir: str, averaged: bool = False) -> tuple[str, dict[str, La
   paths = [path for path in epath.Path(directory).iterdir() if path.name.isdecimal()]
   whole = [path for path in paths if not is_url(workdir) or (path / COMMIT_FILE).exists()]
   steps = sorted((int(path.name) for path in whole), reverse=True)
-  for step in steps:
+  best = _best_step(os.path.join(directory, str(steps[0]))) if steps else None
+  for step in [best, *steps] if best in steps else steps:
     checkpoint = os.path.join(directory, str(step))
     try:
       arrays = read_params(checkpoint, averaged)
@@ -67,6 +71,15 @@ def read_newest(workdir: str, averaged: bool = False) -> tuple[str, dict[str, La
   if steps:
     raise InputError(f'{directory}: none of {len(steps)} checkpoints is whole')
   raise InputError(f'{directory}: no checkpoint yet, expected a directory named by its step')
+
+
+def _best_step(checkpoint: str) -> int | None:
+  """The step with the lowest held-out loss that a checkpoint tells of, if it does."""
+  try:
+    values = json.loads(epath.Path(checkpoint, METADATA_FILE).read_text())['custom_metadata']
+    return values.get('best', {}).get('step')
+  except (OSError, ValueError, LookupError, AttributeError):  # Damaged: the parameters may be whole.
+    return None
 
 
 def read_params(checkpoint: str, averaged: bool = False) -> dict[str, LazyArray]:

@@ -11,4 +11,5 @@ PARAMS_DIRECTORY = 'params'
 TRAIN_DIRECTORY = 'train'
 CHECKPOINTS_DIRECTORY = 'checkpoints'
 RUN_CONFIG_FILE = 'config.json'
+METADATA_FILE = '_CHECKPOINT_METADATA'  # Of a checkpoint; Orbax's name and format.
 ADAPTER_FILE = 'janus_adapter.json'

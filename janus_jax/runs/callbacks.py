@@ -76,8 +76,10 @@ class HeldOutLoss:
     """True if anything is held out."""
     return bool(self._batches)
 
-  def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
-    writer.write(step, stage, {f'held_out/{task}': value for task, value in self.measure(params).items()})
+  def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> dict[str, float]:
+    losses = self.measure(params)
+    writer.write(step, stage, {f'held_out/{task}': value for task, value in losses.items()})
+    return losses
 
   def measure(self, params: Any) -> dict[str, float]:
     """The mean loss per target of each task of which anything is held out, of parameters on a mesh."""

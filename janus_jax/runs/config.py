@@ -229,9 +229,12 @@ def _check_run(config: TrainConfig) -> None:
   """Checks what depends on several fields.
 
   Raises:
-    InputError: a stage that is not there, or that trains nothing, or the VQ; factors of LoRA that differ from those of
-      another stage; a task in a ratio without a source.
+    InputError: patience without evaluations; a stage that is not there, or that trains nothing, or the VQ; factors of
+      LoRA that differ from those of another stage; a task in a ratio without a source.
   """
+  if config.patience and not (config.eval_every and config.held_out_batches):
+    name = 'held_out_batches' if config.eval_every else 'eval_every'
+    raise InputError(f'patience is {config.patience} and {name} is 0: expected evaluations of the held-out loss')
   for name in config.run:
     if name not in config.stages:
       raise InputError(f'run: no stage is called {name!r}: expected some of {", ".join(config.stages)}')

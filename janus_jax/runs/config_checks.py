@@ -129,6 +129,7 @@ FIELDS: Table = {
   'mesh': dict.fromkeys(AXES, AXIS),
   'log_every': Integer(1),
   'eval_every': Integer(),
+  'patience': Integer(),
   'held_out_batches': Integer(0, 10**6),
   'save_every': Integer(1),
   'keep_last': Integer(1),

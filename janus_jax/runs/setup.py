@@ -98,6 +98,8 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
         files.upload()  # Codes, which the others then do not compute.
     identity.check_same_data(config.data, data, checkpoint)
     held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(mesh), config.held_out_batches)
+    if config.patience and not held_out.has_data:
+      raise InputError(f'patience is {config.patience} and no data is held out: expected data.sources.NAME.held_out')
     callbacks = {'measuring held-out losses': Callback(held_out, config.eval_every)} if held_out.has_data else {}
     callbacks |= _request_callbacks(config, LoadedJanus(model, {}, tokenizer, template), data.samples, workdir)
 

@@ -17,7 +17,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import fsspec
@@ -27,12 +27,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from janus_jax.errors import InputError
-from janus_jax.models.files import CHECKPOINTS_DIRECTORY, PARAMS_DIRECTORY, TRAIN_DIRECTORY
+from janus_jax.models.files import CHECKPOINTS_DIRECTORY, METADATA_FILE, PARAMS_DIRECTORY, TRAIN_DIRECTORY
 from janus_jax.training import storage_faults
 from janus_jax.training.storage_faults import DamagedError, OrbaxLog, fault_line
 
 DATA_DIRECTORY = 'data'
-METADATA_FILE = '_CHECKPOINT_METADATA'  # Orbax's name and format.
 COMMIT_FILE = 'commit_success.txt'  # Orbax's name.
 DAMAGED_SUFFIX = '.damaged'
 # Bytes. Where parameters have replicas, each device saves a slice of them: of small ones slicing takes longer than the
@@ -87,7 +86,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         raise InputError(f'{name} is {value}: expected at least 1')
     saved, kept = ocp.training.save_decision_policies, ocp.training.preservation_policies
     when = [saved.FixedIntervalPolicy(save_every), saved.SpecificStepsPolicy(tuple(keep_steps))]
-    which = [kept.LatestN(keep_last), kept.CustomSteps(sorted(keep_steps))]
+    self._kept = _KeptStep()
+    which = [kept.LatestN(keep_last), kept.CustomSteps(sorted(keep_steps)), self._kept]
     if keep_every:
       which.append(kept.EveryNSteps(keep_every))
     # Orbax wants absolute paths; a URL is one.
@@ -129,7 +129,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     """True if `step` is due by the policy and not saved yet."""
     return step not in self.steps and self._checkpointer.should_save(step)
 
-  def save(self, step: int, state: State, data_state: JsonDict, metadata: JsonDict) -> bool:
+  def save(self, step: int, state: State, data_state: JsonDict, metadata: JsonDict, keep: int = 0) -> bool:
     """Starts to save, whatever `should_save` says; returns when the arrays have been copied from the devices.
 
     The state may be donated afterwards. Waits first for the save before this one, if that is still under way.
@@ -139,6 +139,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       state: `.params` becomes params/, `.replace(params=None)` train/.
       data_state: JSON values, this process's own.
       metadata: JSON values, the same in every process.
+      keep: step whose checkpoint is kept too, until another one is named; 0: none.
 
     Returns:
       False, and nothing is written, if the step is saved already.
@@ -154,6 +155,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       DATA_DIRECTORY: _ProcessJson(data_state),
     }
     self.wait()
+    self._kept.step = keep
     with self._system_errors():
       self._log.first = None
       self._checkpointer.save_checkpointables_async(step, items, force=True, custom_metadata=dict(metadata))
@@ -260,6 +262,15 @@ class Checkpoints(contextlib.AbstractContextManager):
     except (OSError, ValueError):
       self._failed = True
       raise
+
+
+class _KeptStep:
+  """A preservation policy of Orbax: keeps the checkpoint of one step."""
+
+  step = 0
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
 def _placed(leaf: Any) -> Any:

@@ -71,7 +71,7 @@ def train_run(run: TrainingRun, initial_params: Callable[[], Any]) -> tuple[Any,
   with ExitStack() as stack:
     session, position = _open_session(run, initial_params, stack)
     for stage in run.stages:
-      if position.stopped or position.step >= stage.end:
+      if run.is_over(position) or position.step >= stage.end:
         continue
       if position.step == stage.start:
         session.progress.log(_batch_line(run, stage, position.num_streams))
@@ -79,6 +79,12 @@ def train_run(run: TrainingRun, initial_params: Callable[[], Any]) -> tuple[Any,
       position = train_stage(run, stage, position, session)
     if position.stopped:
       session.progress.log(f'stopped after step {position.step}, which is saved: the same command goes on')
+    elif run.is_over(position):
+      best = position.best
+      session.progress.log(
+        f'step {position.step}: the held-out loss has not fallen for {best.waited} evaluations: the run ends with that '
+        f'of step {best.step}, {best.loss:.4g}'
+      )
     return position.state.params, not position.stopped
 
 
@@ -101,7 +107,7 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
   reports, timed = _Reports(run, stage, position, session), session.timed
   session.watchdog.rest()
   with closing(run.batches(stage, position.shards, position.streams)) as batches:
-    while position.step < stage.end and not position.stopped:
+    while position.step < stage.end and not run.is_over(position):
       is_first, began = position.step == first, time.perf_counter()
       with timed('waiting for data', f'{name}: reading the first batch' if is_first else ''):
         batch = next(batches)
@@ -128,9 +134,11 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
         reports.write()  # 4.
         session.watchdog.rest()
       if evaluating:
-        _evaluate(due, stage, position, session)
+        losses = _evaluate(due, stage, position, session)
+        if config.patience and losses and stage.index == len(run.stages) - 1:
+          position = dataclasses.replace(position, best=position.best.after(step, losses))
         reports.restart()
-      if saving:
+      if saving or position.best.step == step or run.is_over(position):
         _save(run, stage, position, session)  # 5.
   _log_unused(position)
   return position
@@ -142,20 +150,28 @@ def _log_unused(position: Position) -> None:
       logging.info('records %s so far: %s', what, counts)
 
 
-def _evaluate(callbacks: Mapping[str, Callback], stage: ScheduledStage, position: Position, session: Session) -> None:
+def _evaluate(
+  callbacks: Mapping[str, Callback], stage: ScheduledStage, position: Position, session: Session
+) -> dict[str, float]:
+  """Calls the callbacks; returns losses on held-out data by task, if one measures them."""
+  losses = {}
   for what, callback in callbacks.items():
     with session.timed('observing', f'step {position.step}: {what}'):
-      callback.call(position.step, stage.settings.name, evaluated_params(position.state), session.writer)
+      found = callback.call(position.step, stage.settings.name, evaluated_params(position.state), session.writer)
+    losses |= found or {}
+  return losses
 
 
 def _save(run: TrainingRun, stage: ScheduledStage, position: Position, session: Session) -> None:
   state = run.saved(position.state)
   params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
   metadata = {**run.files.metadata, 'stage': stage.settings.name, 'stage_index': stage.index, 'params': params}
+  if position.best.step:
+    metadata['best'] = dataclasses.asdict(position.best)
   data = {'count': position.num_streams, 'first': position.shards[0].index, 'streams': position.streams}
   with session.timed('saving', f'step {position.step}: saving'):
     run.files.before_save()
-    session.checkpoints.save(position.step, state, data, metadata)
+    session.checkpoints.save(position.step, state, data, metadata, keep=position.best.step)
 
 
 def _open_session(run: TrainingRun, initial_params: Callable[[], Any], stack: ExitStack) -> tuple[Session, Position]:

@@ -37,6 +37,8 @@ class RunConfig:
     log_every: steps between lines of metrics.
     eval_every: steps between evaluations along the way (held-out loss, generated images, answers); 0: only at the
       end of each stage.
+    patience: evaluations of the held-out loss in a row without a lower one, after which the last stage ends early. The
+      checkpoint with the lowest is kept, and is what the workdir is opened at. 0: trains to the end.
     save_every: steps between checkpoints; the end of each stage has one too.
     keep_last: newest checkpoints that are kept.
     keep_every: checkpoints of multiples of this step are kept for good; 0 keeps none.
@@ -58,6 +60,7 @@ class RunConfig:
   max_bad_record_fraction: float = SkipLimit.fraction
   log_every: int = 10
   eval_every: int = 1000
+  patience: int = 0
   save_every: int = 1000
   keep_last: int = 2
   keep_every: int = 0

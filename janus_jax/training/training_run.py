@@ -19,6 +19,7 @@ from janus_jax.data.skipping import SkipLimit
 from janus_jax.errors import InputError
 from janus_jax.sharding.mesh import process_batch_shard, rows_split
 from janus_jax.training.checkpoint import Checkpoints
+from janus_jax.training.early_stopping import NO_BEST, Best
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.run_config import RunConfig, check_batches, stage_shape
 from janus_jax.training.stages import Stage, trained_paths
@@ -42,11 +43,12 @@ class Callback:
   """An evaluation along the way.
 
   Attributes:
-    call: (step, stage name, parameters, writer): generates, asks or scores, and writes the results.
+    call: (step, stage name, parameters, writer): generates, asks or scores, and writes the results; returns losses on
+      held-out data by task if that is what it measures.
     every: steps between two; 0: only at the end of each stage.
   """
 
-  call: Callable[[int, str, Any, MetricWriter], None]
+  call: Callable[[int, str, Any, MetricWriter], Mapping[str, float] | None]
   every: int
 
   def is_due(self, step: int) -> bool:
@@ -120,6 +122,10 @@ class TrainingRun:
   callbacks: Mapping[str, Callback]
   base: frozenset[str] = frozenset()
 
+  def is_over(self, position: 'Position') -> bool:
+    """Says whether a signal stopped the run, or the held-out loss has not fallen for as long as `patience` says."""
+    return position.stopped or (self.config.patience > 0 and position.best.waited >= self.config.patience)
+
   def saved(self, state: TrainState) -> TrainState:
     """The state without parameters of the base."""
     if not self.base:
@@ -170,6 +176,7 @@ class Position:
     shards: for each of this host's streams, the shard of the data that it reads.
     streams: states of these streams (`data.pipeline.Stream`); None before the first stage.
     stopped: a signal has asked the run to stop here.
+    best: the lowest held-out loss of the last stage.
   """
 
   step: int
@@ -177,6 +184,7 @@ class Position:
   shards: Sequence[DataShard]
   streams: Sequence[Mapping[str, Any]] | None = None
   stopped: bool = False
+  best: Best = NO_BEST
 
   @property
   def num_streams(self) -> int:
@@ -209,7 +217,8 @@ def start_position(run: TrainingRun, checkpoints: Checkpoints, initial_params: C
   logging.info('%s: resuming after step %d', run.files.url, step)
   streams = _streams(run, restored.data_states)
   shards = _host_shards(mesh, len(streams))
-  return Position(step, state, shards, [streams[shard.index] for shard in shards])
+  best = Best(**restored.metadata.get('best', {}))
+  return Position(step, state, shards, [streams[shard.index] for shard in shards], best=best)
 
 
 def _host_shards(mesh: jax.sharding.Mesh, num_streams: int) -> list[DataShard]:
