@@ -2,24 +2,34 @@
 
     python -m janus_jax.convert --input=PATH --output=DIR --format=orbax|huggingface|deepseek [--dtype=bfloat16]
     python -m janus_jax.convert --vision_encoder=PATH --vq=FILE --language_model=PATH --output=DIR --format=...
+    python -m janus_jax.convert --input=PATH --push=ORGANISATION/NAME --format=... [--private] [--output=DIR]
 
 Tensors pass through one at a time, so a 7B needs little memory.
 """
 
+import contextlib
 import logging
+import os
+import tempfile
+from collections.abc import Iterator
 
 import tqdm
 from absl import flags
 
 from janus_jax import cli
+from janus_jax.conversion import hub
 from janus_jax.conversion.checkpoint import FORMATS, Checkpoint, open_checkpoint, write_checkpoint
+from janus_jax.conversion.configs import janus_to_huggingface
 from janus_jax.conversion.export import DTYPES, cast_params, export_bytes, exporting
 from janus_jax.conversion.parts import GEN_EMBED_CHOICES, TEMPLATES, compose
 from janus_jax.conversion.resample import resize_images
+from janus_jax.data.whole_files import write_text
 from janus_jax.runs.value_checks import SEED, Integer
 
 _INPUT = cli.define_path('input', None, 'Checkpoint directory of any layout.')
-_OUTPUT = cli.define_path('output', None, 'Directory to write.', required=True)
+_OUTPUT = cli.define_path('output', None, 'Directory to write; may be left out with --push.')
+_PUSH = flags.DEFINE_string('push', None, 'ORGANISATION/NAME on the Hugging Face hub to upload to, with a model card.')
+_PRIVATE = flags.DEFINE_bool('private', None, 'Whether a new model of --push is hidden; default: as its owner chose.')
 _FORMAT = flags.DEFINE_enum('format', None, FORMATS, 'Layout to write.', required=True)
 _DTYPE = flags.DEFINE_enum('dtype', None, list(DTYPES), 'Cast to this; default: as stored.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoint at --output.')
@@ -36,8 +46,21 @@ _TEMPLATE = flags.DEFINE_enum(
 _SEED = cli.define_number('seed', 0, 'Seed of the new parts of a composed model.', SEED)
 
 
+def _check_usage() -> None:
+  if _PUSH.value is not None:
+    hub.check_new_name(_PUSH.value)
+  elif not _OUTPUT.value:
+    raise flags.Error('expected --output=DIR, --push=ORGANISATION/NAME, or both')
+  elif _PRIVATE.value is not None:
+    raise flags.Error('--private says how --push makes a model: expected --push=ORGANISATION/NAME')
+
+
+def _parts() -> dict[str, str | None]:
+  return {'vision_encoder': _VISION_ENCODER.value, 'vq': _VQ.value, 'language_model': _LANGUAGE_MODEL.value}
+
+
 def _open() -> Checkpoint:
-  parts = {'vision_encoder': _VISION_ENCODER.value, 'vq': _VQ.value, 'language_model': _LANGUAGE_MODEL.value}
+  parts = _parts()
   given = [name for name, value in parts.items() if value]
   if _INPUT.value and given:
     raise flags.Error(f'--input and --{given[0]} exclude each other')
@@ -51,17 +74,49 @@ def _open() -> Checkpoint:
   return compose(**parts, gen_embed=_GEN_EMBED.value, seed=_SEED.value, template=_TEMPLATE.value)
 
 
+@contextlib.contextmanager
+def _output() -> Iterator[str]:
+  """The directory to write: --output, or a temporary one."""
+  if _OUTPUT.value:
+    yield _OUTPUT.value
+  else:
+    with tempfile.TemporaryDirectory(prefix='janus_jax-push-') as directory:
+      yield os.path.join(directory, 'export')
+
+
+def _card(checkpoint: Checkpoint) -> str:
+  """The model card of --push. Raises InputError where the layout cannot express the model, before one is made."""
+  from janus_jax.runs.model_card import model_card  # Conversions to a disk need not wait for what it imports.
+
+  if _FORMAT.value == 'huggingface':
+    janus_to_huggingface(checkpoint.config, 'float32')
+  return model_card(_PUSH.value, _INPUT.value or _parts(), checkpoint, _FORMAT.value)
+
+
+def _write(checkpoint: Checkpoint, directory: str) -> None:
+  size = export_bytes(checkpoint, _FORMAT.value)
+  with tqdm.tqdm(
+    desc='converting', total=size, unit='B', unit_scale=True, unit_divisor=1000, dynamic_ncols=True
+  ) as bar:
+    write_checkpoint(checkpoint, directory, _FORMAT.value, bar.update)
+
+
 def main() -> None:
+  _check_usage()
   checkpoint = cast_params(_open(), _DTYPE.value)
   if _IMAGE_SIZE.value is not None:
     checkpoint = resize_images(checkpoint, _IMAGE_SIZE.value)
-  size = export_bytes(checkpoint, _FORMAT.value)
-  with (
-    exporting(checkpoint, _OUTPUT.value, _FORMAT.value, _OVERWRITE.value) as directory,
-    tqdm.tqdm(desc='converting', total=size, unit='B', unit_scale=True, unit_divisor=1000, dynamic_ncols=True) as bar,
-  ):
-    write_checkpoint(checkpoint, directory, _FORMAT.value, bar.update)
-  logging.info('wrote %s (%s)', _OUTPUT.value, _FORMAT.value)
+  card = _card(checkpoint) if _PUSH.value else ''
+  with _output() as output:
+    with exporting(checkpoint, output, _FORMAT.value, _OVERWRITE.value) as directory:
+      if card:
+        hub.create(_PUSH.value, _PRIVATE.value)  # Who may not upload is told so before the work.
+        write_text(os.path.join(directory, 'README.md'), card)
+      _write(checkpoint, directory)
+    if _OUTPUT.value:
+      logging.info('wrote %s (%s)', output, _FORMAT.value)
+    if card:
+      logging.info('uploaded %s (%s)', hub.upload(output, _PUSH.value), _FORMAT.value)
 
 
 if __name__ == '__main__':

@@ -132,7 +132,7 @@ def _open_orbax(path: str, source: str, averaged: bool) -> Checkpoint:
     params_path = os.path.join(source, PARAMS_DIRECTORY)
     params = read_orbax(params_path)
   check_names(parameter_shapes(config), params, params_path)
-  return Checkpoint(config, params, read_tokenizer_files(path), _open_unused(path), (source,))
+  return Checkpoint(config, params, read_tokenizer_files(path), _open_unused(path), (source, params_path))
 
 
 def _open_huggingface(path: str, values: dict, config_path: str) -> Checkpoint:
