@@ -48,7 +48,8 @@ def model_card(name: str, source: str | Mapping[str, str], checkpoint: Checkpoin
   directory = hub.resolved(path)
   config = filled(workdirs.read_config(path)) if path and is_workdir(directory) else {}
   starts = _starts(config.get('init_from', source))
-  bases = [found for part, start in starts.items() if part != 'vq' and (found := hub.repository(start))]
+  named = {part: hub.repository(start) for part, start in starts.items() if part != 'vq'}  # Which is a file.
+  bases = list(filter(None, named.values()))
   metadata = ModelCardData(
     library_name='transformers' if format == 'huggingface' else 'janus_jax',
     pipeline_tag='any-to-any',
@@ -57,7 +58,8 @@ def model_card(name: str, source: str | Mapping[str, str], checkpoint: Checkpoin
     **(LICENSE if any(base.startswith(LICENSED) for base in bases) else {}),
   )
   lines = [f'---\n{metadata.to_yaml()}\n---', f'# {name.split("/")[1]}', _description(checkpoint, format)]
-  origin = ', '.join(f'{part} `{_shown(start)}`'.strip() for part, start in starts.items())
+  shown = {part: start if named.get(part) else os.path.basename(absolute(start)) for part, start in starts.items()}
+  origin = ', '.join(f'{part} `{start}`'.strip() for part, start in shown.items())
   if config:
     # The parameters lie in WORKDIR/checkpoints/STEP/params.
     step = int(checkpoint.sources[-1].split('/')[-2])
@@ -65,7 +67,7 @@ def model_card(name: str, source: str | Mapping[str, str], checkpoint: Checkpoin
     lines += _run(config, origin, step, averaged, files)
     lines += [] if averaged else _scores(step, files)
   elif isinstance(source, str):
-    lines += [f'Converted from {origin}, which does not say how it was trained.']
+    lines += [f'Converted from {origin}, whose files do not say how it was trained.']
   else:
     lines += [f'Composed of pretrained parts: {origin}. What connects them is new, and nothing was trained since.']
   return '\n\n'.join([*lines, *_use(name, format)]) + '\n'
@@ -77,10 +79,6 @@ def _starts(source: str | Mapping[str, str]) -> Mapping[str, str]:
     return source
   parts = dict(part.split('=', 1) for part in source.split(',')) if '=' in source else {'': source}
   return {part: split_ema(path)[0] for part, path in parts.items()}
-
-
-def _shown(path: str) -> str:
-  return path if hub.is_name(path) else os.path.basename(absolute(path))
 
 
 def _description(checkpoint: Checkpoint, format: Format) -> str:
