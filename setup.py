@@ -14,7 +14,7 @@ REQUIREMENTS = [
   'flax>=0.12',
   'fsspec',
   'grain>=0.2.18',
-  'huggingface_hub>=1',
+  'huggingface_hub>=1.5',
   'jax>=0.10',
   'ml-collections',
   'numpy',

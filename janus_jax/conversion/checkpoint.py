@@ -136,14 +136,14 @@ def _open_base(base: str, adapter: str) -> Checkpoint:
 
 
 def _over_base(
-  base: Checkpoint, path: str, directory: str, adapter: str, arrays: Mapping[str, LazyArray]
+  base: Checkpoint, path: str, directory: str, sources: tuple[str, ...], arrays: Mapping[str, LazyArray]
 ) -> Checkpoint:
-  """An adapter that consists of arrays over its base, which was opened as `path`."""
+  """An adapter of arrays from `sources` over its base, which was opened as `path`; `directory` has its small files."""
   shapes = parameter_shapes(base.config)
   check_base(directory, shapes, base.params, path)
-  factors, full = factors_of(arrays, shapes, adapter, path)
+  factors, full = factors_of(arrays, shapes, sources[0], path)
   own = Adapter(path if hub.is_name(path) else absolute(path), base.params, factors, full)
-  return dataclasses.replace(base, params=own.params, sources=(*base.sources, adapter), adapter=own)
+  return dataclasses.replace(base, params=own.params, sources=(*base.sources, *sources), adapter=own)
 
 
 def with_params(checkpoint: Checkpoint, params: Mapping[str, LazyArray]) -> Checkpoint:
@@ -160,7 +160,7 @@ def _open_peft(path: str, source: str, base: str | None) -> Checkpoint:
   base = base or peft_files.recorded_base(path)
   opened = _open_base(base, source)
   arrays = peft_files.read_peft(path, parameter_shapes(opened.config), base)
-  return _over_base(opened, base, path, source, arrays)
+  return _over_base(opened, base, path, (source,), arrays)
 
 
 def _open_orbax(path: str, source: str, averaged: bool, base: str | None) -> Checkpoint:
@@ -178,9 +178,9 @@ def _open_orbax(path: str, source: str, averaged: bool, base: str | None) -> Che
     params = read_orbax(params_path)
   if recorded := read_base(path):
     base = base or recorded['base']
-    return _over_base(_open_base(base, source), base, path, source, params)
+    return _over_base(_open_base(base, source), base, path, (source, params_path), params)
   check_names(parameter_shapes(config), params, params_path)
-  return Checkpoint(config, params, read_tokenizer_files(path), _open_unused(path), (source,))
+  return Checkpoint(config, params, read_tokenizer_files(path), _open_unused(path), (source, params_path))
 
 
 def _open_huggingface(path: str, values: dict, config_path: str) -> Checkpoint:
@@ -243,15 +243,27 @@ def files_to_write(checkpoint: Checkpoint, format: Format) -> dict[str, dict[str
   return files
 
 
+def export_bytes(checkpoint: Checkpoint, format: Format) -> int:
+  """Bytes of tensors that an export will hold."""
+  if format in peft_files.PEFT_LAYOUTS:
+    adapter = checkpoint.adapter
+    return sum(array.nbytes for array in (*adapter.factors.values(), *adapter.full.values()))
+  return sum(array.nbytes for tensors in files_to_write(checkpoint, format).values() for array in tensors.values())
+
+
 def write_checkpoint(checkpoint: Checkpoint, directory: str, format: Format, progress: Callable[[int], None]) -> None:
   """Writes every file of an export into an existing empty directory.
 
   Args:
     checkpoint: what to write; see `cast_params` for another dtype.
     directory: where to; `published` makes it appear whole under its final name.
-    format: layout to write.
+    format: layout to write; those of peft need a checkpoint that is an adapter.
     progress: called with the number of bytes written since the last call.
   """
+  if format in peft_files.PEFT_LAYOUTS:
+    layout = peft_files.PEFT_LAYOUTS[format]
+    peft_files.write_peft(checkpoint.adapter, parameter_shapes(checkpoint.config), directory, layout, progress)
+    return
   config, files, dtype = checkpoint.config, checkpoint.tokenizer_files, _dtype(checkpoint).name
   if format == 'huggingface':
     tokens = special_token_ids(files['tokenizer.json']) if 'tokenizer.json' in files else None

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from janus_jax.conversion.buckets import is_url
-from janus_jax.conversion.checkpoint import Checkpoint, files_to_write
+from janus_jax.conversion.checkpoint import Checkpoint, export_bytes
 from janus_jax.conversion.lazy import LazyArray
 from janus_jax.conversion.mapping import Format
 from janus_jax.conversion.recognition import has_config
@@ -39,11 +39,6 @@ def cast_params(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
   if adapter is not None:
     adapter = dataclasses.replace(adapter, factors=cast(adapter.factors), full=cast(adapter.full))
   return dataclasses.replace(checkpoint, params=params, unused=unused, adapter=adapter)
-
-
-def export_bytes(checkpoint: Checkpoint, format: Format) -> int:
-  """Bytes of tensors that an export will hold."""
-  return sum(array.nbytes for tensors in files_to_write(checkpoint, format).values() for array in tensors.values())
 
 
 def _check_output(output: str, overwrite: bool) -> None:

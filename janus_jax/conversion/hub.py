@@ -1,6 +1,7 @@
 """Models on the Hugging Face hub by name: ORGANISATION/NAME[@REVISION], where there is no directory of that name.
 
-`huggingface_hub` downloads into its cache and obeys its variables: HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT.
+`huggingface_hub` downloads into its cache, and uploads. It obeys its variables: HF_HOME, HF_HUB_OFFLINE, HF_TOKEN,
+HF_ENDPOINT.
 """
 
 import contextlib
@@ -20,9 +21,15 @@ _SUBDIRECTORIES = ['*/*']
 _ORBAX = [f'{PARAMS_DIRECTORY}/*', f'{CHECKPOINTS_DIRECTORY}/*']  # Of a run too: its samples and events are not needed.
 
 
+def repository(path: str) -> str | None:
+  """ORGANISATION/NAME of a path that can only be a name on the hub, as no file or directory is there; else None."""
+  found = _NAME.fullmatch(path)
+  return found['repository'] if found and not os.path.lexists(path) else None
+
+
 def is_name(path: str) -> bool:
   """Says whether a path can only be a name on the hub: no file or directory is there."""
-  return bool(_NAME.fullmatch(path)) and not os.path.lexists(path)
+  return repository(path) is not None
 
 
 def resolved(path: str) -> str:
@@ -86,3 +93,76 @@ def _naming(name: str, repository: str, revision: str | None) -> Iterator[None]:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     text = f'no space in {constants.HF_HUB_CACHE}' if full else one_line(error)[:300]
     raise InputError(f'{name}: {text}: expected to download it from {constants.ENDPOINT}') from error
+
+
+def check_new_name(name: str) -> None:
+  """Raises InputError for what no model on the hub can be called; nothing is asked of the hub."""
+  from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+  with contextlib.suppress(HFValidationError):
+    validate_repo_id(name)
+    if '/' in name:
+      return
+  raise InputError(f"{name!r} is no model's name: expected ORGANISATION/NAME of letters, digits, '-', '_' and '.'")
+
+
+def create(name: str, private: bool | None) -> None:
+  """Makes a model on the hub, where there is none of this name, and checks that it can be written to.
+
+  Args:
+    name: ORGANISATION/NAME.
+    private: whether a new one is hidden from the public; None for what its owner has chosen.
+
+  Raises:
+    InputError: no token or permission, no network, a name that the hub refuses, or `private` and a public model.
+  """
+  from huggingface_hub import HfApi
+
+  api = HfApi()
+  with _uploading(name):
+    api.create_repo(name, private=private, exist_ok=True)
+    api.auth_check(name, write=True)  # `exist_ok` is content with a model that belongs to others.
+    is_public = private and not api.model_info(name).private
+  if is_public:
+    raise InputError(f'{name}: public on {api.endpoint}, and --private: expected a new name, or a private model')
+
+
+def upload(directory: str, name: str) -> str:
+  """Uploads the files of a directory to a model on the hub; returns the URL of its page. Errors as of `create`.
+
+  What `download` reads of an earlier upload goes unless it is replaced; other files stay.
+  """
+  from huggingface_hub import HfApi
+
+  api = HfApi()
+  with _uploading(name):
+    api.upload_folder(
+      repo_id=name,
+      folder_path=directory,
+      commit_message='Upload by janus_jax',
+      delete_patterns=[*_SMALL, *_SAFE, *_PICKLED, *_ORBAX],
+    )
+  return f'{api.endpoint}/{name}'
+
+
+@contextlib.contextmanager
+def _uploading(name: str) -> Iterator[None]:
+  """Turns what `huggingface_hub` raises in the block into an InputError of one line that names the model."""
+  from huggingface_hub import constants, errors, get_token
+
+  try:
+    yield
+  except errors.OfflineModeIsEnabled:
+    raise InputError(f'{name}: HF_HUB_OFFLINE is set: expected it unset, to upload to {constants.ENDPOINT}') from None
+  except errors.HfHubHTTPError as error:
+    text = one_line(error.server_message or error)[:300]
+    if error.response.status_code not in (401, 403):
+      raise InputError(f'{name}: {text}: expected to upload it to {constants.ENDPOINT}') from error
+    state = f'not permitted ({text})' if get_token() else 'no token'
+    expected = f'HF_TOKEN, or `hf auth login`, with permission to write to {constants.ENDPOINT}/{name}'
+    raise InputError(f'{name}: {state}: expected {expected}') from None
+  except errors.HTTPError as error:
+    raise InputError(f'{name}: {constants.ENDPOINT} cannot be reached ({one_line(error)[:200]})') from None
+  except (OSError, RuntimeError, ValueError) as error:  # Of a file's upload, the reason is the cause.
+    text = one_line(error.__cause__ or error)[:300]
+    raise InputError(f'{name}: {text}: expected to upload it to {constants.ENDPOINT}') from error

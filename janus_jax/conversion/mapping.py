@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 
 Layout = Literal['huggingface', 'deepseek']
-Format = Literal['orbax', Layout]
+AdapterFormat = Literal['peft', 'peft_deepseek']
+Format = Literal['orbax', Layout, AdapterFormat]
 
 
 @dataclasses.dataclass(frozen=True)

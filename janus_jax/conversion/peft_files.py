@@ -27,6 +27,8 @@ from janus_jax.errors import InputError
 from janus_jax.models import lora
 from janus_jax.models.lora import FACTORS, SCALE
 
+# Formats of adapters, and whose class each is for.
+PEFT_LAYOUTS: dict[str, Layout] = {'peft': 'huggingface', 'peft_deepseek': 'deepseek'}
 PEFT_CONFIG, PEFT_STEM = 'adapter_config.json', 'adapter_model'
 _PREFIX = 'base_model.model.'
 # Layouts, and what stands before the names where peft wrapped the whole model, or a part of it by itself.
@@ -187,8 +189,7 @@ def write_peft(
     for tensor, (piece, *others) in names.items():
       if others or piece.third is not None:
         raise InputError(
-          f"{module} has factors, and DeepSeek's layout has q, k and v in one: expected --peft_layout=huggingface, or "
-          '--merge'
+          f"{module} has factors, and DeepSeek's layout has q, k and v in one: expected --format=peft, or --merge"
         )
       torch_module = tensor.removesuffix('.weight')
       for letter, part in zip('AB', parts):

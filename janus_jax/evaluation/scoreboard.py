@@ -73,14 +73,15 @@ def _name(benchmark: str) -> str:
 
 def scoreboard_to_markdown(title: str, found: Sequence[Mapping[str, Any]]) -> str:
   """The table of ours, and below it all rows that the report has for these benchmarks."""
-  lines = [f'# {title}', '', *_markdown(HEAD, table_rows(found))]
+  lines = [f'# {title}', '', *markdown_table(HEAD, table_rows(found))]
   head, rows = _report_table(found)
   if rows:
-    lines += ['', 'Rows of the report (arXiv 2501.17811v1):', '', *_markdown(head, rows)]
+    lines += ['', 'Rows of the report (arXiv 2501.17811v1):', '', *markdown_table(head, rows)]
   return '\n'.join(lines) + '\n'
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  """Lines of a table in Markdown."""
   return [f'| {" | ".join(line)} |' for line in (head, ['---'] * len(head), *rows)]
 
 
@@ -142,7 +143,7 @@ def read_scores(directory: str) -> list[dict[str, Any]]:
     score = content[0] if isinstance(content, list) and content else content
     if isinstance(score, dict) and score.get('benchmark') in order and 'headline' in score:
       try:
-        _markdown(HEAD, table_rows([score]))
+        markdown_table(HEAD, table_rows([score]))
       except (AttributeError, LookupError, TypeError, ValueError) as error:
         said = f'{path}: {type(error).__name__} {one_line(error)}'
         raise InputError(f'{said}: expected scores as janus_jax.score writes them') from None

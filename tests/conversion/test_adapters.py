@@ -337,5 +337,5 @@ def test_a_pickled_adapter(tmp_path, base):
 def test_deepseeks_encoder_has_q_k_and_v_in_one(tmp_path, base):
   adapter = made_adapter(base, LoraConfig(rank=2, targets=('vision_encoder',)), full=())
   assert any(is_adapter(path) and path.startswith('vision_encoder/') for path in adapter.factors)
-  with pytest.raises(InputError, match=r"DeepSeek's layout has q, k and v in one: expected --peft_layout=huggingface"):
+  with pytest.raises(InputError, match=r"DeepSeek's layout has q, k and v in one: expected --format=peft, or --merge"):
     written(adapter, tmp_path / 'adapter', 'deepseek')

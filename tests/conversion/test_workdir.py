@@ -58,6 +58,7 @@ def workdir(saved, tmp_path):
 def assert_opens(workdir, step, averages=None, suffix=''):
   found = open_checkpoint(f'{workdir}{suffix}')
   assert found.config == CONFIG
+  assert found.sources == (str(workdir), f'{workdir}/checkpoints/{step}/params')
   assert found.tokenizer_files == {'tokenizer.json': b'{}'}
   loaded = traverse_util.flatten_dict(load_params(found, None), sep='/')
   expected = traverse_util.flatten_dict(make_params(step), sep='/') | (averages or {})
