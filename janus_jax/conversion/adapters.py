@@ -80,8 +80,9 @@ def _merged(module: str, kernel: LazyArray, factors: Arrays, dtype: np.dtype | N
   return _Merged(kernel.shape, dtype, read, kernel.origin, lambda other: _merged(module, kernel, factors, other))
 
 
-def split_base(path: str) -> tuple[str | None, str]:
+def split_base(path: str | os.PathLike) -> tuple[str | None, str]:
   """('BASE', 'ADAPTER') of BASE+ADAPTER, unless there is a file called so; (None, path) of any other path."""
+  path = os.fspath(path)
   base, plus, adapter = path.rpartition('+')
   return (base, adapter) if plus and base and adapter and not os.path.lexists(path) else (None, path)
 

@@ -96,7 +96,7 @@ def open_checkpoint(path: str) -> Checkpoint:
     InputError: nothing there (`hub.download`, `buckets.local_files`), not a Janus, no averages (DIR@ema), a tensor
       missing, unexpected or of a wrong shape, or an adapter without its base, or for another one.
   """
-  base, path = split_base(os.fspath(path))
+  base, path = split_base(path)
   path, averaged = split_ema(path)
   source = normalized(hub.resolved(path))
   if not is_url(source):

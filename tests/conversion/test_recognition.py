@@ -1,7 +1,6 @@
 """What is given for a checkpoint and is none: named for what it is. Git-LFS pointers instead of any file."""
 
 import io
-import json
 import os
 import pathlib
 import shutil
@@ -134,18 +133,7 @@ def test_a_file_of_a_checkpoint_leads_to_its_directory(intact):
     open_checkpoint(str(intact / 'huggingface' / 'model.safetensors'))
 
 
-def adapter(directory: pathlib.Path, base: str | None = 'deepseek-ai/Janus-Pro-1B') -> None:
-  (directory / 'adapter_config.json').write_text(json.dumps({'base_model_name_or_path': base, 'peft_type': 'LORA'}))
-  (directory / 'adapter_model.safetensors').write_bytes(b'')
-
-
 DIRECTORIES = {
-  'adapter': (adapter, r'a LoRA \(PEFT\) adapter of deepseek-ai/Janus-Pro-1B, not a whole model: .*merge_and_unload'),
-  'adapter without base': (lambda d: adapter(d, None), r'a LoRA \(PEFT\) adapter, not a whole model'),
-  'adapter weights alone': (
-    lambda d: (d / 'adapter_model.bin').write_bytes(b''),
-    r'a LoRA \(PEFT\) adapter, not a whole model',
-  ),
   'diffusers': (lambda d: (d / 'model_index.json').write_text('{}'), 'a diffusers pipeline, not a Janus'),
   'diffusers model': (
     lambda d: (d / 'config.json').write_text('{"_class_name": "UNet2DModel", "_diffusers_version": "0.30.0"}'),

@@ -16,6 +16,7 @@ from janus_jax.models.initialization import initial_params, initial_std, sample_
 from janus_jax.models.janus import Janus, abstract_params
 from janus_jax.models.layers import Linear, input_first
 from janus_jax.models.llama import Llama, LlamaBlock
+from janus_jax.models.lora import LoraConfig, adapted_shapes
 from janus_jax.models.vq import VQ
 
 CONFIG = PRESETS['test_tiny']
@@ -138,13 +139,14 @@ def test_a_kernel_that_lies_input_first_gives_the_same_product(rows, dtype, feat
 def test_parameters_sampled_on_the_device_have_the_scales_of_those_on_the_host():
   # Every kind of layer; each shape is a program to compile.
   config = dataclasses.replace(CONFIG, vq=dataclasses.replace(CONFIG.vq, channel_multipliers=(1, 2)))
-  shapes = flax.traverse_util.flatten_dict(abstract_params(config, COMPUTE), sep='/')
+  abstract = flax.traverse_util.flatten_dict(abstract_params(config, COMPUTE), sep='/')
+  shapes = {path: leaf.shape for path, leaf in abstract.items()}
   place = jax.sharding.SingleDeviceSharding(jax.devices()[1])
   dtypes = {path: 'bfloat16' if path.startswith('language_model/') else 'float32' for path in shapes}
-  make = functools.partial(sample_on_devices, config, dtypes=dtypes, shardings=dict.fromkeys(shapes, place))
+  make = functools.partial(sample_on_devices, shapes, dtypes=dtypes, shardings=dict.fromkeys(shapes, place))
   first, again, other = (flax.traverse_util.flatten_dict(make(seed), sep='/') for seed in (0, 0, 1))
   assert {path: (leaf.shape, leaf.dtype.name, leaf.sharding) for path, leaf in first.items()} == {
-    path: (leaf.shape, dtypes[path], place) for path, leaf in shapes.items()
+    path: (shape, dtypes[path], place) for path, shape in shapes.items()
   }
   for path, leaf in first.items():
     values, std = np.asarray(leaf, np.float64), initial_std(path, leaf.shape)
@@ -157,6 +159,19 @@ def test_parameters_sampled_on_the_device_have_the_scales_of_those_on_the_host()
       np.testing.assert_allclose(values.mean(), 0, atol=5 * std / values.size**0.5, err_msg=path)
   alike = [path for path in first if path.startswith('language_model/layers/mlp/') and path.endswith('kernel')]
   assert len({np.asarray(first[path], np.float32).sum() for path in alike}) == len(alike)
+
+
+def test_kernels_in_int8_and_factors_sampled_on_the_device_have_the_scales_of_fresh_ones():
+  module, kernel = 'language_model/layers/mlp/up', (2, 160, 64)
+  shapes = adapted_shapes({f'{module}/kernel': kernel}, LoraConfig(rank=8, base_dtype='int8'))
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  dtypes = {path: 'int8' if path.endswith('int8') else 'float32' for path in shapes}
+  leaves = sample_on_devices(shapes, 0, dtypes, dict.fromkeys(shapes, place))['language_model']['layers']['mlp']['up']
+  assert leaves['int8'].dtype == 'int8'
+  values = np.asarray(leaves['int8'], np.float64) * np.asarray(leaves['scale'])[..., None]
+  np.testing.assert_allclose([values.std(), np.std(leaves['lora_a'])], 64**-0.5, rtol=0.1)
+  assert not leaves['lora_b'].any()
+  assert (leaves['lora_scale'] == 1).all()
 
 
 def test_codes_are_the_same_whatever_the_compute_dtype():

@@ -26,6 +26,7 @@ WORK = StageWork(
   streams=4,
   mean=MeanSize(64.0, 0.0, 0.0),
   trained=frozenset({'language_model', 'gen_embed'}),
+  adapted=frozenset(),
   remat='full',
   accumulation=2,
   state_bytes=0,

@@ -28,6 +28,7 @@ def work_7b(index: int, holds_codes: bool = False, **changes) -> StageWork:
     16,
     mean,
     trained,
+    frozenset(),
     remat='none',
     accumulation=1,
     state_bytes=0,

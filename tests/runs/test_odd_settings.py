@@ -43,21 +43,21 @@ ODD = (
 LEGAL = (
   (
     0,
-    r'data\.toy_grid|guidance_dropout|held_out_batches|keep_every|max_bad_record_fraction|eval_every|prefetch|seed|'
+    r'data\.toy_grid|guidance_dropout|held_out_batches|keep_every|max_bad_record_fraction|eval_every|patience|prefetch|seed|'
     r'evaluation\.(every|rows)|optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
     r'warmup_steps)|stages\.\w+\.(accumulation|\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
-    r'sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
+    r'lora\.rank|sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
   ),
   (-1, r'mesh\.\w+|workers'),
   (
     1.5,
     r'optimizer\.(eps|max_grad_norm)|sampling\.(cfg_weight|temperature)|watchdog_factor|pretraining\.\w+\.learning_rate|'
-    r'stages\.\w+\.(\w+_per_row|learning_rate|weight_decay)',
+    r'stages\.\w+\.(\w+_per_row|learning_rate|lora\.alpha|weight_decay)',
   ),
   (True, r'data\.precompute_codes|shared_encoder|stages\.\w+\.carry_moments'),
   (
     '',
-    r'data\.directory|evaluation\.data|init_from|template|wandb_project|data\.sources\.\w+\.(answer|directory|names|prompt|split)',
+    r'data\.directory|evaluation\.data|init_from|template|wandb_project|stages\.\w+\.lora\.base_dtype|data\.sources\.\w+\.(answer|directory|names|prompt|split)',
   ),
   (
     'x',
@@ -66,7 +66,7 @@ LEGAL = (
   ('a\nb', r'data\.sources\.\w+\.(answer|directory|names|path|prompt|split)'),
   ((), r'evaluation\.benchmarks|optimizer\.\w+_rules'),
   # Sections that may be empty.
-  ({}, r'data\.sources|pretraining(\.(contrast|quantisation))?|stages\.stage1\.sources\.text'),
+  ({}, r'data\.sources|pretraining(\.(contrast|quantisation))?|stages\.(stage1\.sources\.text|\w+\.lora)'),
 )
 
 
