@@ -5,7 +5,7 @@
 See what it reads first: python -m janus_jax.data_check with the same --config and --config.init_from, and --out=DIR.
 """
 
-from janus_jax.runs.config import finetune_config
+from janus_jax.runs.finetuning import finetune_config
 
 
 def get_config():

@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -169,24 +169,6 @@ def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> N
   """Sets `config.stages`, each with its own copy of the fields that it leaves out, and `config.run` to all of them."""
   config.stages = unshared({name: _filled(stage, STAGE_DEFAULTS) for name, stage in stages.items()})
   config.run = tuple(stages)
-
-
-def finetune_config(sources: Mapping[str, Mapping[str, Any]], ratio: Sequence[int]) -> ConfigDict:
-  """A config that trains a whole Janus on a person's own files, in one stage with the rates of Janus-Pro's Stage III.
-
-  Sources (`config.data.sources`) of one task are read equally often; the ratio is understanding : text : generation.
-  """
-  config = default_config()
-  config.data.update({'name': 'files', 'sources': {name: dict(entry) for name, entry in sources.items()}})
-  config.workers = -1
-  weights: dict[str, dict[str, int]] = {}
-  for name, entry in sources.items():
-    weights.setdefault(entry['kind'], {})[name] = 1
-  trainable = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_model', 'vision_encoder')
-  # The rate is that of arXiv 2501.17811, Table 2.
-  stage = {'steps': 1000, 'batch_size': 8, 'learning_rate': 4e-5, 'trainable': trainable, 'ratio': tuple(ratio)}
-  set_stages(config, {'finetune': {**stage, 'sources': weights}})
-  return config
 
 
 def parse_config(config: ConfigDict, where: str = '') -> TrainConfig:

@@ -16,6 +16,8 @@ from janus_jax.models.config import PRESETS, JanusConfig
 from janus_jax.runs import workdirs
 from janus_jax.runs.config import TrainConfig
 
+# By their names on the Hugging Face hub, without those of organisations; stored in bfloat16.
+RELEASED = {'Janus-1.3B': 'janus_1_3b', 'Janus-Pro-1B': 'janus_pro_1b', 'Janus-Pro-7B': 'janus_pro_7b'}
 PARTS = ('vision_encoder', 'vq', 'language_model')  # Names that `init_from` may have.
 
 
@@ -28,7 +30,16 @@ class Start:
 
 
 def find_start(config: TrainConfig, recipe: str) -> Start:
-  """The start of a run: the checkpoint it names, else the released model that its recipe is called as."""
+  """The start of a run: the checkpoint it names, else the released model that its recipe is called as.
+
+  Nothing is downloaded for a released model that `init_from` names.
+  """
+  released = RELEASED.get(config.init_from.rpartition('/')[2]) if is_name(config.init_from) else None
+  if released:
+    model = as_trained(PRESETS[released], config)
+    return Start(
+      model, stored_dtypes(dict.fromkeys(parameter_shapes(model), 'bfloat16'), parameter_shapes(model), config.lora)
+    )
   if config.init_from:
     return start_of(open_start(config))
   # DeepSeek-LLM is stored in bfloat16; SigLIP, LlamaGen's VQ and all parts that a run makes in float32.
