@@ -50,17 +50,20 @@ def main() -> None:
   examples = page.TOY if card.is_toy else page.GENERAL
   examples = page.Examples(_EXAMPLE_PROMPT.value or examples.prompts, _EXAMPLE_QUESTION.value or examples.questions)
   limits = Limits(num_images=_MAX_IMAGES.value, upload_bytes=_MAX_UPLOAD.value * MEBIBYTE)
-  with server.private_directory() as directory:
-    service = Service(
-      worker=Worker(janus, images.weights, images.cache_dtype),
-      name=card.name,
-      dtype=card.dtype,
-      images=images,
-      answers=AnswerSettings(max_new_tokens=_MAX_NEW_TOKENS.value),
-      limits=limits,
-      directory=directory,
-    )
-    server.serve(page.build(service, card, examples), address, directory, _QUEUE_SIZE.value, limits.upload_bytes)
+  try:
+    with server.private_directory() as directory:
+      service = Service(
+        worker=Worker(janus, images.weights, images.cache_dtype),
+        name=card.name,
+        dtype=card.dtype,
+        images=images,
+        answers=AnswerSettings(max_new_tokens=_MAX_NEW_TOKENS.value),
+        limits=limits,
+        directory=directory,
+      )
+      server.serve(page.build(service, card, examples), address, directory, _QUEUE_SIZE.value, limits.upload_bytes)
+  except KeyboardInterrupt:
+    cli.quit_at_once()  # A thread may be compiling, which an orderly end of the process would abort.
 
 
 if __name__ == '__main__':
