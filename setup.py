@@ -50,6 +50,9 @@ EVALUATION = ['openpyxl', 'pandas']
 # Judges of generated images from local weights.
 JUDGE = [*TORCH, 'transformers>=5.0']
 
+# The page of `janus_jax.demo`. Not among TEST: Gradio wants an older Pillow (below 13) than all else is tested with.
+DEMO = ['gradio>=6']
+
 # Buckets of Google: data, checkpoints and workdirs.
 GCS = ['gcsfs']
 
@@ -86,6 +89,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=find_packages(include=['janus_jax', 'janus_jax.*']),
+  package_data={'janus_jax.serving': ['page.css']},
   install_requires=REQUIREMENTS,
   entry_points={'lmms_eval.models': ['janus_jax = janus_jax.plugins:lmms_eval_manifest']},
   extras_require={
@@ -94,6 +98,7 @@ setup(
     'evaluation': EVALUATION,
     'judge': JUDGE,
     'torch': TORCH,
+    'demo': DEMO,
     'gcs': GCS,
     # Buckets of Amazon: data, and checkpoints in PyTorch's layouts.
     's3': ['s3fs'],

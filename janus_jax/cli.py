@@ -34,7 +34,8 @@ SETTING_CHECKS: Mapping[str, Integer | Number] = {
 }
 
 
-def _quit(*_: Any) -> None:
+def quit_at_once(*_: Any) -> None:
+  """Ends an interrupted process without waiting for its threads."""
   os.write(2, b'interrupted\n')
   os._exit(INTERRUPTED)
 
@@ -55,7 +56,7 @@ def _on_interrupt(handler: Callable[..., Any]) -> None:
 # While a command's modules load there is nothing to clean up, and an exception may be lost in one of them.
 _spec = getattr(sys.modules['__main__'], '__spec__', None)
 if _spec and _spec.name.startswith('janus_jax.'):
-  _on_interrupt(_quit)
+  _on_interrupt(quit_at_once)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

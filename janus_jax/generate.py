@@ -44,20 +44,6 @@ def _prompts() -> list[str]:
   return _PROMPT.value or image_files.read_prompts(_PROMPTS_FILE.value)
 
 
-def _text_chunks(text: str, prompt: int, image: int, settings: ImageSettings) -> dict[str, str]:
-  """Everything an image depends on."""
-  return {
-    'prompt': text.strip(),
-    'prompt_index': str(prompt),
-    'image_index': str(image),
-    **{name: str(getattr(settings, name)) for name in ('seed', *workdirs.SAMPLING)},
-    'dtype': _DTYPE.value,
-    'weights': settings.weights,
-    'cache_dtype': settings.cache_dtype or _DTYPE.value,
-    'checkpoint': normalized(_CHECKPOINT.value),
-  }
-
-
 def main() -> None:
   prompts = _prompts()
   # Opening is quick; the weights are read once prompts and directory are known to be good.
@@ -72,7 +58,8 @@ def main() -> None:
   image_files.prepare_directory(_OUT.value)
   pairs = list(itertools.product(range(len(prompts)), range(settings.num_images)))
   paths = {(prompt, image): os.path.join(_OUT.value, f'{prompt:05}-{image:02}.png') for prompt, image in pairs}
-  chunks = {pair: _text_chunks(prompts[pair[0]], *pair, settings) for pair in pairs}
+  made_by = {'settings': settings, 'dtype': _DTYPE.value, 'checkpoint': normalized(_CHECKPOINT.value)}
+  chunks = {pair: image_files.image_settings(prompts[pair[0]], pair, **made_by) for pair in pairs}
   finished = {pair: image_files.finished_codes(paths[pair], chunks[pair], _OVERWRITE.value) for pair in pairs}
 
   def report(prompt: int, image: int, codes: list[int]) -> None:

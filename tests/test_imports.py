@@ -24,12 +24,12 @@ CORE = set(ALLOWED)
 ALLOWED['toy'] = CORE
 ALLOWED['runs'] = {*CORE, 'toy'}
 # Never one another.
-ALLOWED |= {package: {*CORE, 'toy', 'runs'} for package in ('planning', 'ablation', 'benchmarking')}
+ALLOWED |= {package: {*CORE, 'toy', 'runs'} for package in ('planning', 'ablation', 'benchmarking', 'serving')}
 ALLOWED['plugins'] = {*CORE, 'runs', 'cli'}  # One of them is started, as verbs are.
 # The modules of `runs` that know of the toy world: where its data is opened, and where its config is parsed.
 KNOW_THE_TOY = {'datasets.py', 'config.py'}
 # Only inside functions that need them.
-NEVER_AT_TOP = {'torch', 'transformers', 'tensorflow', 'matplotlib', 'pandas'}
+NEVER_AT_TOP = {'torch', 'transformers', 'tensorflow', 'matplotlib', 'pandas', 'gradio'}
 
 
 def imported_modules(tree: ast.AST) -> set[str]:

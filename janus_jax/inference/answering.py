@@ -114,22 +114,30 @@ def decode_chunk(
 
 
 def generate_text(
-  decoder: Decoder, prompts: TextPrompts, keys: jax.Array, *, eos_id: int, max_new_tokens: int, sampling: Sampling
+  decoder: Decoder,
+  prompts: TextPrompts,
+  keys: jax.Array,
+  *,
+  eos_id: int,
+  max_new_tokens: int,
+  sampling: Sampling,
+  steps_per_chunk: int = STEPS_PER_CHUNK,
 ) -> Iterator[np.ndarray]:
   """Yields the new tokens of all rows, int32[B, n], a chunk at a time; ends when every row has ended.
 
-  A row that has ended goes on with `eos_id`. The cache has room for `max_new_tokens`; keys: key[B].
+  A row that has ended goes on with `eos_id`. The cache has room for `max_new_tokens`; keys: key[B]. `steps_per_chunk`
+  divides STEPS_PER_BLOCK.
   """
   eos = jnp.asarray(eos_id, jnp.int32)
   state = prefill(decoder, prompts, keys, eos, max_new_tokens=max_new_tokens, sampling=sampling)
   prompt_blocks = len(state.cache.prompt_masks)
   yield np.asarray(state.token)[:, None]
-  for fed in range(0, max_new_tokens - 1, STEPS_PER_CHUNK):
+  for fed in range(0, max_new_tokens - 1, steps_per_chunk):
     if np.asarray(state.done).all():
       return
     block = min(fed // STEPS_PER_BLOCK, len(state.cache.generated_blocks) - 1)
     state = state.replace(cache=state.cache.writing(prompt_blocks + block))
-    steps = min(STEPS_PER_CHUNK, max_new_tokens - 1 - fed)
+    steps = min(steps_per_chunk, max_new_tokens - 1 - fed)
     state, chunk = decode_chunk(decoder, state, keys, eos, steps=steps, sampling=sampling)
     yield np.asarray(chunk)
 
@@ -235,6 +243,7 @@ def stream_tokens(
   special: SpecialIds,
   settings: AnswerSettings,
   rows_per_prompt: int = 1,
+  steps_per_chunk: int = STEPS_PER_CHUNK,
 ) -> Iterator[list[list[int]]]:
   """Answers questions of one shape as one batch, a few tokens at a time.
 
@@ -245,6 +254,7 @@ def stream_tokens(
     special: ids of the tokenizer.
     settings: all but `batch_size`, `weights` and `cache_dtype`.
     rows_per_prompt: so many consecutive questions begin alike (`group_questions`), with images; 1 where they do not.
+    steps_per_chunk: tokens at a time, a divisor of STEPS_PER_BLOCK; the answers do not depend on it.
 
   Yields:
     per question, the ids that its answer goes on with; none once it has ended. No end tokens.
@@ -260,9 +270,9 @@ def stream_tokens(
   # The last token is sampled but never fed.
   positions = decoder.config.language_model.max_positions
   limits = [min(settings.max_new_tokens, positions - len(question.ids) + 1) for question in questions]
-  options = {'eos_id': special.eos, 'max_new_tokens': max(limits), 'sampling': settings.sampling}
+  options = {'max_new_tokens': max(limits), 'sampling': settings.sampling, 'steps_per_chunk': steps_per_chunk}
   is_text = functools.partial(operator.ne, special.eos)  # A row that has ended goes on with end tokens.
-  for chunk in generate_text(decoder, prompts, keys, **options):
+  for chunk in generate_text(decoder, prompts, keys, eos_id=special.eos, **options):
     yield [list(itertools.takewhile(is_text, row[:limit])) for row, limit in zip(chunk.tolist(), limits)]
     limits = [max(limit - chunk.shape[1], 0) for limit in limits]
 

@@ -16,7 +16,7 @@ passes, where all advanced as the slowest of each pass did, 164.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import flax.struct
@@ -89,7 +89,7 @@ class Window:
 ONE_BY_ONE = Window()
 
 
-@functools.partial(jax.jit, static_argnames=('guidance', 'sampling'), compiler_options=COMPILER_OPTIONS)
+@functools.partial(jax.jit, static_argnames=('guidance', 'sampling', 'on_pass'), compiler_options=COMPILER_OPTIONS)
 def generate_codes(
   decoder: Decoder,
   tokens: jax.Array,
@@ -99,6 +99,7 @@ def generate_codes(
   guidance: float,
   sampling: Sampling,
   window: Window = ONE_BY_ONE,
+  on_pass: Callable[[jax.Array], None] | None = None,
 ) -> Drawn:
   """Samples the codes of N images.
 
@@ -112,6 +113,8 @@ def generate_codes(
     guidance: weight.
     sampling: how codes are chosen.
     window: codes that a pass draws at most.
+    on_pass: called on the host in each pass with an int32 scalar, how many codes are known of every image. Each
+      function compiles anew.
   """
   P, N = decoder.config.vq.num_tokens, len(keys)
   rows = N * (2 if has_guidance(guidance) else 1)
@@ -123,7 +126,7 @@ def generate_codes(
   positions = prompt_positions(mask)
   hidden, cache = decoder.hidden(decoder.method('embed_text', tokens), positions, cache)
   hidden, last = (jnp.repeat(x[:, -1:], rows // len(tokens), axis=0) for x in (hidden, positions))
-  draw = _Pass(decoder, keys, last, cache.position, guidance, sampling)
+  draw = _Pass(decoder, keys, last, cache.position, guidance, sampling, on_pass)
   known = jnp.ones((N,), jnp.int32)
   codes = draw.codes(hidden, known - 1, ahead=2 * window.size - 2)
   codes, passes = jnp.pad(codes, ((0, 0), (0, P - 1))), known
@@ -148,6 +151,7 @@ class _Pass:
     start: int32 scalar, slot of the first code in the cache.
     guidance: weight.
     sampling: how codes are chosen.
+    on_pass: told how many codes are known of every image.
   """
 
   decoder: Decoder
@@ -156,12 +160,15 @@ class _Pass:
   start: jax.Array
   guidance: float
   sampling: Sampling
+  on_pass: Callable[[jax.Array], None] | None
 
   def __call__(self, codes: jax.Array, index: jax.Array, cache: KVCache, ahead: int = 0) -> tuple[jax.Array, KVCache]:
     """Feeds codes int32[N, W] and draws those from `index` on, one place further, and guesses: int32[N, W + ahead].
 
     `index` is an int32 scalar, or int32[N]; the cache is written from there on.
     """
+    if self.on_pass is not None:
+      jax.debug.callback(self.on_pass, jnp.min(index))
     W, copies = codes.shape[1], len(self.last) // len(codes)
     x = jnp.tile(self.decoder.method('embed_codes', codes), (copies, 1, 1))
     row_index = jnp.tile(index, copies) if index.ndim else index

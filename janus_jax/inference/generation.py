@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -68,6 +68,7 @@ def stream_images(
   wanted: Sequence[tuple[int, int]],
   pad_id: int,
   settings: ImageSettings,
+  on_pass: Callable[[jax.Array], None] | None = None,
 ) -> Iterator[GeneratedImage]:
   """Generates images, batch by batch.
 
@@ -81,6 +82,7 @@ def stream_images(
       together, so the order may change.
     pad_id: the tokenizer's.
     settings: all but `num_images`, `weights` and `cache_dtype`, which `wanted` and `decoder` have settled.
+    on_pass: as of `generate_codes`, for each batch.
   """
   check_window(decoder.config, settings.window)
   members = collections.defaultdict(list)
@@ -102,7 +104,8 @@ def stream_images(
     tokens, mask = left_pad(ids, pad_id, length)
     shape = len(keys) * (2 if guided else 1), length
     window = choose(shape) if settings.window == AUTO else Window(settings.window)
-    codes = np.asarray(generate_codes(decoder, tokens, mask, keys, **how, window=window).codes)
+    drawn = generate_codes(decoder, tokens, mask, keys, **how, window=window, on_pass=on_pass)
+    codes = np.asarray(drawn.codes)
     # One at a time: in a batch, rounding would depend on its size.
     pixels = {index: _decode_codes(decoder, codes[row, None]) for index, row in batch.row_of.items()}
     for index, row in batch.row_of.items():

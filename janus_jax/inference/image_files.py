@@ -15,6 +15,7 @@ from janus_jax.data.images import contact_sheet, load_image, read_png_text, save
 from janus_jax.data.sources.files import read_text
 from janus_jax.data.text_encodings import split_lines
 from janus_jax.errors import InputError
+from janus_jax.inference.requests import ImageSettings
 
 SHEET_NAME = 'sheet.png'
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -94,6 +95,30 @@ def finished_codes(path: str, settings: dict[str, str], overwrite: bool) -> list
     key = different[0]
     raise InputError(f'{path}: has {key} {found.get(key)!r}: expected {expected[key]!r}; --overwrite replaces it')
   return None if different else [int(code) for code in found['codes'].split()]
+
+
+def image_settings(
+  prompt: str, indices: tuple[int, int], settings: ImageSettings, dtype: str, checkpoint: str
+) -> dict[str, str]:
+  """Everything a generated image depends on, for the text chunks of its PNG.
+
+  Args:
+    prompt: as it was given.
+    indices: of the prompt among the prompts, and of the image among the prompt's.
+    settings: of the request.
+    dtype: what is computed in.
+    checkpoint: its path or name.
+  """
+  return {
+    'prompt': prompt.strip(),
+    'prompt_index': str(indices[0]),
+    'image_index': str(indices[1]),
+    **{name: str(getattr(settings, name)) for name in ('seed', 'cfg_weight', 'temperature', 'top_k')},
+    'dtype': dtype,
+    'weights': settings.weights,
+    'cache_dtype': settings.cache_dtype or dtype,
+    'checkpoint': checkpoint,
+  }
 
 
 def save_image(path: str, pixels: np.ndarray, codes: Sequence[int], settings: dict[str, str]) -> None:
