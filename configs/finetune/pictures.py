@@ -4,7 +4,7 @@
     python -m janus_jax.train --config=configs/finetune/pictures.py:FOLDER:7b_24gb --workdir=DIR
 
 FOLDER has cat.jpg and cat.txt, any number of folders deep. After a colon: the model and the memory of the card, one of
-1b_16gb (the default), 7b_24gb, 7b_80gb (`runs/finetuning.py`). `launch/README.md` says what each takes.
+1b_16gb (the default), 7b_24gb, 7b_80gb (`runs/finetuning.py`). configs/README.md says what each takes.
 """
 
 from janus_jax.runs.finetuning import lora_config

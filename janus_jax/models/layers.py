@@ -7,7 +7,7 @@ Every module takes a `ComputeConfig`: parameters are created in `param_dtype` an
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -25,12 +25,25 @@ from janus_jax.models.quantization import integer_product
 ATTENTION_PRIMITIVES = ('custom_vjp_call', 'remat_opt', 'dot_product_attention_fwd_wrapper')
 
 
+# A product whose result is at least so many times wider than what is contracted is cheaper to repeat than to keep:
+# those of LoRA's second factors, whose results are as large as those of the kernels beside them.
+WIDENING = 8
+
+
 def _is_product(primitive: Any, *args: Any, **params: Any) -> bool:
-  """True for results of matrix products without batch dimensions, and of attention's kernel."""
+  """True for results of matrix products without batch dimensions, but for cheap ones, and of attention's kernel."""
+  if primitive.name == 'dot_general' and _widens(args[1].shape, params['dimension_numbers'][0][1]):
+    return False
   saveable = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(RESULTS)
   )
   return primitive.name in ATTENTION_PRIMITIVES or bool(saveable(primitive, *args, **params))
+
+
+def _widens(shape: tuple[int, ...], contracted: Sequence[int]) -> bool:
+  """True for a matrix of which `contracted` axes are contracted that makes the other side WIDENING times wider."""
+  size = math.prod(shape[axis] for axis in contracted)
+  return math.prod(shape) >= WIDENING * size**2
 
 
 # Results of a layer that are kept for the backward pass: 'none' rematerialises nothing, 'dots' keeps results of matrix

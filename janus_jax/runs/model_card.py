@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from janus_jax.conversion import hub
+from janus_jax.conversion.adapters import split_base
 from janus_jax.conversion.buckets import absolute, local_files
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.mapping import Format
@@ -45,7 +46,7 @@ def model_card(name: str, source: str | Mapping[str, str], checkpoint: Checkpoin
   """
   from huggingface_hub import ModelCardData
 
-  path, averaged = split_ema(source) if isinstance(source, str) else ('', False)
+  path, averaged = split_ema(split_base(source)[1]) if isinstance(source, str) else ('', False)
   directory = hub.resolved(path)
   config = filled(workdirs.read_config(path)) if path and is_workdir(directory) else {}
   adapter = checkpoint.adapter

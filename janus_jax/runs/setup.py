@@ -129,7 +129,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     with jax.set_mesh(mesh):
       params, is_complete = loop.train_run(run, lambda: load_params(start(), placement.params))
     if is_complete and not jax.process_index():
-      logging.info('%s', summary.end_summary(workdir, files.url, model, config.data.name == 'toy'))
+      logging.info('%s', summary.end_summary(config, workdir, files.url, model))
     return params
 
 

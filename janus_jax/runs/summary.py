@@ -89,20 +89,20 @@ def _export_layout(model: JanusConfig) -> str:
     return 'deepseek'
 
 
-def end_summary(workdir: str, url: str, model: JanusConfig, toy: bool) -> str:
+def end_summary(config: TrainConfig, workdir: str, url: str, model: JanusConfig) -> str:
   """A box with the losses of a finished run, and the commands that come next, which call its workdir `url`."""
   metrics = os.path.join(workdir, METRICS_FILE)
   lines = read_metrics(metrics) if os.path.exists(metrics) else []
   last = {name: value for line in lines for name, value in line.items()}
   shown = ('loss', *(f'held_out/{task}' for task in TASKS))
   losses = [f'{name} {value:.3g}' for name, value in last.items() if name in shown and value is not None]
-  path, layout = shlex.quote(url.rstrip('/')), _export_layout(model)
+  path, layout = shlex.quote(url.rstrip('/')), 'peft' if config.lora.rank else _export_layout(model)
   said = [
     f'complete: {last.get("step", 0):,} steps in {url}',
     ', '.join(losses),
     'next:',
     f'  python -m janus_jax.generate --checkpoint={path} --prompt="..." --out={path}-images',
-    *([f'  python -m janus_jax.evaluate --checkpoint={path} --out={path}-scores'] if toy else []),
+    *([f'  python -m janus_jax.evaluate --checkpoint={path} --out={path}-scores'] if config.data.name == 'toy' else []),
     f'  python -m janus_jax.convert --input={path} --output={path}-{layout} --format={layout}',
     f'  tensorboard --logdir={path}/tensorboard',
   ]

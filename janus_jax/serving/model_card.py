@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from janus_jax.conversion.adapters import split_base
 from janus_jax.conversion.hub import is_name, resolved
 from janus_jax.conversion.workdir import read_newest, split_ema
 from janus_jax.inference.requests import LoadedJanus
@@ -59,7 +60,7 @@ def describe(path: str, janus: LoadedJanus) -> ModelCard:
   config = workdirs.read_config(path)
   if not config:
     return card
-  workdir, averaged = split_ema(path)
+  workdir, averaged = split_ema(split_base(path)[1])
   directory, _ = read_newest(resolved(workdir), averaged)
   step = int(os.path.basename(os.path.dirname(directory)))
   stages = begun_stages(config, step)

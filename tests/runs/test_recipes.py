@@ -8,11 +8,15 @@ import re
 import numpy as np
 import pytest
 
+from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import TASKS
 from janus_jax.data.sources.build import FORMATS, read_specs
+from janus_jax.errors import InputError
 from janus_jax.runs.config import parse_config
 from janus_jax.runs.data_checking import stage_fractions
+from janus_jax.runs.finetuning import CARDS
 from janus_jax.runs.report_data import TOKENS
+from janus_jax.runs.start import find_start
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
 EXAMPLES = sorted(path.stem for path in (CONFIGS / 'data').glob('*.py'))
@@ -40,6 +44,29 @@ def check(config) -> None:
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_examples_describe_what_they_train_on(name):
   check(load(CONFIGS / 'data' / f'{name}.py'))
+
+
+@pytest.mark.parametrize('card', ['', *CARDS])
+@pytest.mark.parametrize('name', ['pictures', 'questions', 'mixed'])
+def test_recipes_for_one_card_train_factors_and_stop_early(name, card):
+  config = load(CONFIGS / 'finetune' / f'{name}.py', f'/data:{card}' if card else '/data')
+  check(config)
+  parsed = parse_config(config)
+  (stage,) = parsed.run_stages
+  assert stage.lora.rank
+  assert not stage.trainable
+  assert parsed.init_from == CARDS[card or '1b_16gb'].init_from
+  assert all(spec.held_out for spec in parsed.data.specs.values())
+  assert parsed.patience * parsed.eval_every < stage.steps
+  # What `plan` and `benchmark` start from without a download.
+  start = find_start(parsed, name)
+  assert start.dtypes.keys() == parameter_shapes(start.model, parsed.lora).keys()
+  assert set(start.dtypes.values()) == {'bfloat16', 'float32', *(['int8'] if stage.lora.base_dtype else [])}
+
+
+def test_an_unknown_card_is_refused():
+  with pytest.raises(InputError, match="card is '8gb': expected one of 1b_16gb, 7b_24gb, 7b_80gb"):
+    load(CONFIGS / 'finetune' / 'pictures.py', '/data:8gb')
 
 
 def test_there_is_an_example_of_every_format():

@@ -57,16 +57,18 @@ def test_workers_are_those_of_the_recipe_or_one_for_each_core_up_to_eight(monkey
 
 
 @pytest.mark.parametrize(
-  ('toy', 'preset', 'layout'), [(True, 'toy', 'deepseek'), (False, 'janus_pro_1b', 'huggingface')]
+  ('data', 'preset', 'rank', 'layout'),
+  [('toy', 'toy', 0, 'deepseek'), ('files', 'janus_pro_1b', 0, 'huggingface'), ('toy', 'toy', 4, 'peft')],
 )
-def test_the_box_has_what_was_reached_and_commands_with_flags_that_exist(tmp_path, toy, preset, layout):
+def test_the_box_has_what_was_reached_and_commands_with_flags_that_exist(tmp_path, data, preset, rank, layout):
   lines = [{'step': 9, 'loss': 2.0}, {'step': 12, 'loss': 0.51234}, {'step': 12, 'held_out/text': 1.25}]
   (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  text = summary.end_summary(str(tmp_path), '/a place/run', PRESETS[preset], toy)
+  changes = {'data.name': data, **{f'stages.{name}.lora.rank': rank for name in config().run}}
+  text = summary.end_summary(replaced(config(), changes), str(tmp_path), '/a place/run', PRESETS[preset])
   assert all(part in text for part in ('complete: 12 steps in /a place/run', 'loss 0.512', 'held_out/text 1.25'))
   commands = [shlex.split(line) for line in text.splitlines() if 'janus_jax.' in line]
   verbs = [command[2].removeprefix('janus_jax.') for command in commands]
-  assert verbs == ['generate', *(['evaluate'] if toy else []), 'convert']
+  assert verbs == ['generate', *(['evaluate'] if data == 'toy' else []), 'convert']
   assert commands[-1][-1] == f'--format={layout}'
   for verb, command in zip(verbs, commands):
     source = (ROOT / f'{verb}.py').read_text()
