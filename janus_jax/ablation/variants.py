@@ -75,6 +75,8 @@ def prefix_keys(values: Mapping[str, Any], parts: str) -> tuple[str, ...]:
   # With traced masks a stage carries the moments of all that trains in any stage.
   if values['stage_masks'] != 'static':
     common['trainable'] = sorted({pattern for name in names for pattern in values['stages'][name]['trainable']})
+  # With factors in any stage, the tree has them and checkpoints leave out the base.
+  common['lora'] = next((lora for name in names if (lora := values['stages'][name]['lora'])['rank']), None)
   # Names too: they stand in the metrics.
   stages = [[name, values['stages'][name]] for name in names]
   return tuple(digest([common, stages[:count]]) for count in range(1, len(names) + 1))

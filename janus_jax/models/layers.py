@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from janus_jax.errors import InputError
@@ -102,8 +103,9 @@ def _wide_product_backward(
 wide_product.defvjp(lambda x, matrix, dtype: (wide_product(x, matrix, dtype), (x, matrix)), _wide_product_backward)
 
 
-def weight_only_product(x: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
-  """x times a kernel that is rounded to int8; x is not.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def weight_only_product(x: jax.Array, kernel: jax.Array, scale: jax.Array, out_dtype: str = 'float32') -> jax.Array:
+  """x times a kernel that is rounded to int8; x is not. Neither kernel nor scale has a gradient: they are frozen.
 
   The kernel becomes x's dtype on its way into the product, which compilers for accelerators fuse: a decode step reads a
   byte per weight. XLA's CPU backend writes the converted kernel out first, so that there it takes longer.
@@ -112,11 +114,31 @@ def weight_only_product(x: jax.Array, kernel: jax.Array, scale: jax.Array) -> ja
     x: [..., D].
     kernel: int8[F, D].
     scale: float32[F], of the kernel's rows (`quantization.quantize`).
+    out_dtype: of the result, which is rounded once.
 
   Returns:
-    float32[..., F].
+    [..., F].
   """
-  return wide_product(x, kernel.astype(x.dtype), 'float32') * scale
+  product = jnp.einsum('...d,fd->...f', x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+  return (product * scale).astype(out_dtype)
+
+
+def _weight_only_forward(
+  x: jax.Array, kernel: jax.Array, scale: jax.Array, out_dtype: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+  return weight_only_product(x, kernel, scale, out_dtype), (jnp.zeros(0, x.dtype), kernel, scale)
+
+
+def _weight_only_backward(
+  out_dtype: str, operands: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, np.ndarray, jax.Array]:
+  like_x, kernel, scale = operands
+  scaled = (gradient * scale).astype(like_x.dtype)
+  zeros = np.zeros(kernel.shape, jax.dtypes.float0), jnp.zeros_like(scale)
+  return jnp.einsum('...f,fd->...d', scaled, kernel.astype(like_x.dtype)), *zeros
+
+
+weight_only_product.defvjp(_weight_only_forward, _weight_only_backward)
 
 
 def input_first(kernel: jax.Array, input_axes: int) -> jax.Array:
@@ -157,10 +179,9 @@ class Linear(nn.Module):
     if self.has_variable('params', 'int8'):
       rounded, scale = (self.get_variable('params', name) for name in ('int8', 'scale'))
       if self.compute.integer_products:
-        y = integer_product(x.reshape(-1, fan_in), rounded, scale).reshape(*leading, -1)
+        y = integer_product(x.reshape(-1, fan_in), rounded, scale).reshape(*leading, -1).astype(self.out_dtype or dtype)
       else:
-        y = weight_only_product(x, rounded, scale)
-      y = y.astype(self.out_dtype or dtype)
+        y = weight_only_product(x, rounded, scale, self.out_dtype or dtype.name)
     elif self.has_variable('params', 'input_first'):
       y = _product(x, self.get_variable('params', 'input_first').astype(dtype), self.out_dtype)
     else:
@@ -171,8 +192,9 @@ class Linear(nn.Module):
       y = wide_product(x, matrix, self.out_dtype or dtype.name)
     if self.has_variable('params', 'lora_a'):
       a, b, scale = (self.get_variable('params', name) for name in (*FACTORS, SCALE))
-      change = wide_product(wide_product(x, a.astype(dtype), dtype.name), b.astype(dtype), 'float32')
-      y = y + (scale * change).astype(y.dtype)
+      narrow = wide_product(x, a.astype(dtype), dtype.name)
+      # Not `wide_product`, whose results 'dots' keeps.
+      y = y + (scale * jnp.einsum('...r,fr->...f', narrow, b.astype(dtype))).astype(y.dtype)
     y = y.reshape(*leading, *self.features)
     if not self.use_bias:
       return y

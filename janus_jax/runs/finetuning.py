@@ -75,6 +75,7 @@ def lora_config(sources: Sources, ratio: Sequence[int], card: str) -> ConfigDict
   config.init_from = settings.init_from
   config.sequence_length, config.accumulation = SEQUENCE_LENGTH, settings.accumulation
   config.eval_every, config.patience, config.save_every, config.log_every = 25, 3, 100, 5
+  config.sampling.num_images = 4  # Their keys and values lie beside the weights twice.
   config.stages.finetune.update({'steps': 500, 'batch_size': BATCH_SIZE, 'trainable': (), 'warmup_steps': 10})
   # "LoRA Without Regret" (Thinking Machines, 2025): ten times the rate of full tuning, factors beside every linear map.
   config.stages.finetune.learning_rate = 4e-4

@@ -85,6 +85,12 @@ def test_traced_masks_carry_the_moments_of_later_stages():
   assert shared_stages(run_of({}), run_of({'stages.stage3.trainable': ('language_model',)}).prefixes) == 2
 
 
+def test_a_run_with_factors_shares_nothing_with_one_without():
+  later = run_of({'stages.stage3.lora.rank': 4})
+  assert shared_stages(run_of({}), later.prefixes) == 0
+  assert shared_stages(later, run_of({'stages.stage3.lora.rank': 4, 'stages.stage3.steps': 1}).prefixes) == 2
+
+
 def test_another_config_is_another_run():
   assert run_of({}).name == run_of({}).name
   assert run_of({}).name != run_of({'sampling.cfg_weight': 1.0}).name

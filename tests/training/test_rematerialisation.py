@@ -11,6 +11,7 @@ from recipes import recipe
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.models.config import PRESETS, ComputeConfig, LlamaConfig, SiglipConfig
 from janus_jax.models.llama import Llama
+from janus_jax.models.lora import LoraConfig, adapted_shapes
 from janus_jax.models.siglip import Siglip
 from janus_jax.runs.config import parse_config, replaced
 from janus_jax.runs.setup import read_step
@@ -19,7 +20,7 @@ from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import rematerialisation
 from janus_jax.training.rematerialisation import kept_bytes, state_bytes, step_bytes, usable_bytes, with_remat
 from janus_jax.training.stages import trained_paths
-from janus_jax.training.state import Placement, new_state, unflatten
+from janus_jax.training.state import Placement, flatten, new_state, unflatten
 
 LENGTH = 384
 MODEL = dataclasses.replace(
@@ -60,6 +61,18 @@ def test_the_formula_says_what_layers_hand_on(remat, kernel):
   of_decoder, of_encoder = kept_bytes(MODEL, 'bfloat16', remat)
   assert handed_on(*decoder(remat, kernel), 16, LENGTH) == of_decoder
   assert handed_on(*encoder(remat, 'chunked'), 5, 256) == of_encoder
+
+
+@pytest.mark.parametrize('base_dtype', ['', 'int8'])
+def test_factors_of_lora_hand_on_what_is_between_them_alone(base_dtype):
+  function, params, x = decoder('dots', 'chunked')
+  shapes = {f'language_model/{path}': leaf.shape for path, leaf in flatten(params['params']).items()}
+  adapted = adapted_shapes(shapes, LoraConfig(rank=4, base_dtype=base_dtype))
+  dtypes = {path: 'int8' if path.endswith('/int8') else 'float32' for path in adapted}
+  leaves = {path: jax.ShapeDtypeStruct(shape, dtypes[path]) for path, shape in adapted.items()}
+  tree = unflatten({path.partition('/')[2]: leaf for path, leaf in leaves.items()})
+  of_decoder, _ = kept_bytes(MODEL, 'bfloat16', 'dots')
+  assert handed_on(function, {'params': tree}, x, 16, LENGTH) == of_decoder + 16 * 7 * 4 * 2
 
 
 def test_without_rematerialisation_three_times_as_much_is_handed_on():
