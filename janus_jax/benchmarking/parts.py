@@ -18,6 +18,7 @@ FEW_ROWS = (2, 1)
 # logits for so many positions at once that a head's weights are read a few times only.
 STORED = ('--config.data.precompute_codes=true', '--config.loss_chunk=1024')
 WINDOWS = '--window=1,4,16,64'
+LORA = ('--config.stages.stage3.lora.rank=16', '--config.stages.stage3.trainable=()')
 HALF_MOMENTS = '--config.optimizer.moment_dtype=bfloat16'
 
 
@@ -85,13 +86,15 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
     # Weights exist twice while they are prepared.
     return Part(name, title, (command,), seconds, 2 * seconds, 2 * stored_bytes(PRESETS[preset]))
 
-  def training(name: str, title: str, preset: str, seconds: float, rows: tuple[int, ...], *flags: str) -> Part:
+  def training(
+    name: str, title: str, preset: str, seconds: float, rows: tuple[int, ...], *flags: str, least: float | None = None
+  ) -> Part:
     stage, *others = flags
     size = f'--config.stages.{stage.removeprefix("--stage=")}.batch_size='
     commands = tuple(
       _benchmark(machine, preset, 'train', stage, f'{size}{count * machine.devices}', *others) for count in rows
     )
-    least = training_bytes(PRESETS[preset], 2 if HALF_MOMENTS in flags else 4)
+    least = least or training_bytes(PRESETS[preset], 2 if HALF_MOMENTS in flags else 4)
     return Part(name, title, commands, seconds, 2 * seconds, least / machine.devices)
 
   many = next(rows for least, rows in ROWS if machine.memory >= least * GIB)
@@ -121,7 +124,11 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
     # Random weights guess few codes right: what there is to see is what a pass costs.
     decoding('windows_1b', 'Images by window, 1B', small, 100, *generate[:-1], '--batch=1', '--repeats=1', WINDOWS),
     training('train_7b', 'Train 7B, Stage III, stored codes', large, 130, FEW_ROWS, stage3, *steps, *lean),
-  ]
+    training(
+      'train_7b_lora', 'Train 7B, LoRA, stored codes', large, 100, many, stage3, *steps, *LORA,
+      least=1.5 * stored_bytes(PRESETS[large]),
+    ),
+  ]  # fmt: skip
 
 
 def stored_bytes(config: JanusConfig) -> float:

@@ -45,6 +45,8 @@ def benchmark_train(model: BenchmarkModel, stage: str | None, settings: Benchmar
   compute, about = work.step.compute, {}
   peer_losses, peer_runs, peer_timings = [], [], []
   if settings.peer:
+    if work.stage.lora.rank:
+      raise InputError('--peer trains without factors of LoRA: expected a stage without lora.rank')
     about, other = _train_peer(work, settings)
     logging.info('the peer: two steps')
     peer_losses = [other.call('run', 1) for _ in range(2)]
