@@ -18,8 +18,8 @@ from janus_jax.inference.windows import check_window
 from janus_jax.runs import loading
 from janus_jax.runs.value_checks import Integer
 from janus_jax.serving import page, server
+from janus_jax.serving.description import describe
 from janus_jax.serving.handlers import Service
-from janus_jax.serving.model_card import describe
 from janus_jax.serving.uploads import MEBIBYTE, Limits
 from janus_jax.serving.worker import Worker
 from janus_jax.sharding.mesh import parse_mesh

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from janus_jax.inference.requests import ImageSettings
 from janus_jax.serving import handlers
 from janus_jax.serving.conversation import Conversation
+from janus_jax.serving.description import ModelDescription
 from janus_jax.serving.handlers import Service
-from janus_jax.serving.model_card import ModelCard
 
 if TYPE_CHECKING:
   import gradio as gr
@@ -40,7 +40,7 @@ GENERAL = Examples(
 )
 
 
-def title_html(card: ModelCard) -> str:
+def title_html(card: ModelDescription) -> str:
   """Name, size and training of a model."""
   facts = f'{count(card.parameters)} parameters · images of {card.image_size} x {card.image_size} pixels · {card.dtype}'
   lines = [f'<h1>{html.escape(card.name)}</h1>', f'<p>{html.escape(f"{facts} · on {card.device}")}</p>']
@@ -59,7 +59,7 @@ def count(number: int) -> str:
   return f'{number:,}'
 
 
-def build(service: Service, card: ModelCard, examples: Examples) -> 'gr.Blocks':
+def build(service: Service, card: ModelDescription, examples: Examples) -> 'gr.Blocks':
   """The page of a model."""
   import gradio as gr
 

@@ -3,7 +3,7 @@
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.serving.model_card import ModelCard, begun_stages, checkpoint_name, source_names
+from janus_jax.serving.description import ModelDescription, begun_stages, checkpoint_name, source_names
 from janus_jax.serving.page import title_html
 from janus_jax.serving.server import check_address, is_served
 
@@ -42,7 +42,7 @@ def test_a_checkpoint_is_known_by_its_name_without_its_directory(path, name):
 
 
 def test_the_title_is_text_and_no_markup():
-  card = ModelCard('<b>', 4_100_000, 24, 'float32', 'cpu', 'parts', (('stage1', 1500),), ('digits', 'shapes'))
+  card = ModelDescription('<b>', 4_100_000, 24, 'float32', 'cpu', 'parts', (('stage1', 1500),), ('digits', 'shapes'))
   title = title_html(card)
   assert '<h1>&lt;b&gt;</h1>' in title
   assert 'Trained on digits, shapes: stage1 (1,500 steps); started from parts' in title

@@ -16,7 +16,7 @@ from janus_jax.runs import workdirs
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelCard:
+class ModelDescription:
   """A model as the page presents it.
 
   Attributes:
@@ -47,10 +47,10 @@ def checkpoint_name(path: str) -> str:
   return path if is_name(split_ema(path)[0]) else os.path.basename(os.path.abspath(path))
 
 
-def describe(path: str, janus: LoadedJanus) -> ModelCard:
+def describe(path: str, janus: LoadedJanus) -> ModelDescription:
   """Describes a loaded checkpoint; its training too where the path is that of a training workdir."""
   leaves = jax.tree.leaves(janus.params)
-  card = ModelCard(
+  card = ModelDescription(
     name=checkpoint_name(path),
     parameters=sum(leaf.size for leaf in leaves),
     image_size=janus.config.image_size,
