@@ -29,9 +29,9 @@ class Card:
 
 # By model and memory.
 CARDS = {
-  '1b_16gb': Card('deepseek-ai/Janus-Pro-1B', accumulation=8, base_dtype=''),
-  '7b_24gb': Card('deepseek-ai/Janus-Pro-7B', accumulation=8, base_dtype='int8'),
-  '7b_80gb': Card('deepseek-ai/Janus-Pro-7B', accumulation=2, base_dtype=''),
+  '1b_16gb': Card('deepseek-community/Janus-Pro-1B', accumulation=8, base_dtype=''),
+  '7b_24gb': Card('deepseek-community/Janus-Pro-7B', accumulation=8, base_dtype='int8'),
+  '7b_80gb': Card('deepseek-community/Janus-Pro-7B', accumulation=2, base_dtype=''),
 }
 # Rows of an update, of SEQUENCE_LENGTH positions: three images to generate, or two to five questions, each.
 BATCH_SIZE, SEQUENCE_LENGTH = 8, 2048
