@@ -73,7 +73,7 @@ def model_card(name: str, source: str | Mapping[str, str], checkpoint: Checkpoin
     lines += [f'Converted from {origin}, whose files do not say how it was trained.']
   else:
     lines += [f'Composed of pretrained parts: {origin}. What connects them is new, and nothing was trained since.']
-  return '\n\n'.join([*lines, *_use(name, format)]) + '\n'
+  return '\n\n'.join([*lines, *_use(name, format, bases)]) + '\n'
 
 
 def _starts(source: str | Mapping[str, str]) -> Mapping[str, str]:
@@ -179,7 +179,7 @@ def _scores(step: int, files: str) -> Iterator[str]:
     yield '\n'.join(markdown_table(HEAD[:-2], [row[:-2] for row in found]))
 
 
-def _use(name: str, format: Format) -> Iterator[str]:
+def _use(name: str, format: Format, bases: Sequence[str]) -> Iterator[str]:
   yield '## Use'
   if format == 'huggingface':
     yield f"""```python
@@ -193,7 +193,8 @@ model = JanusForConditionalGeneration.from_pretrained('{name}')
 from peft import PeftModel
 from transformers import JanusForConditionalGeneration
 
-model = PeftModel.from_pretrained(JanusForConditionalGeneration.from_pretrained(BASE), '{name}')
+base = JanusForConditionalGeneration.from_pretrained('{''.join(bases)}')
+model = PeftModel.from_pretrained(base, '{name}')
 ```"""
   yield f"""```python
 import janus_jax

@@ -1,5 +1,6 @@
 """The model card of a run: what it was trained from and on, its recipe and its scores, and no path of the machine."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from janus_jax.conversion.adapters import Adapter
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.lazy import from_numpy
 from janus_jax.models.config import PRESETS
@@ -59,6 +61,28 @@ def workdir(tmp_path) -> pathlib.Path:
 def card_of(workdir: pathlib.Path, suffix: str = '') -> ModelCard:
   params = str(workdir / 'checkpoints' / '16' / 'params')
   return ModelCard(model_card('someone/mine', f'{workdir}{suffix}', checkpoint(str(workdir), params), 'orbax'))
+
+
+def test_the_card_of_an_adapter(tmp_path):
+  config = default_config()
+  config.init_from, config.data.name = 'deepseek-community/Janus-Pro-1B', 'files'
+  config.data.sources = {'mine': {'kind': 'generation', 'format': 'folder', 'path': str(tmp_path / 'private')}}
+  stage = {'steps': 9, 'batch_size': 4, 'learning_rate': 1e-4, 'ratio': (0, 0, 1), 'trainable': ('gen_head',)}
+  stage |= {'lora': {'rank': 16}, 'sources': {'generation': {'mine': 1}}}
+  set_stages(config, {'tune': stage})
+  factors = {'language_model/layers/mlp/up/lora_a': from_numpy(np.zeros((1, 16, 20_000), np.float32), '')}
+  adapter = Adapter('deepseek-community/Janus-Pro-1B', {}, factors, {})
+  workdir, params = tmp_path / 'run', str(tmp_path / 'run' / 'checkpoints' / '9' / 'params')
+  workdirs.begin(str(workdir), to_json(parse_config(config)), checkpoint())
+  (workdir / 'checkpoints' / '9').mkdir(parents=True)
+  opened = dataclasses.replace(checkpoint(str(workdir), params), adapter=adapter)
+  card = ModelCard(model_card('someone/mine', str(workdir), opened, 'peft'))
+  assert (card.data.library_name, card.data.base_model) == ('peft', 'deepseek-community/Janus-Pro-1B')
+  assert 'An adapter (LoRA) of a Janus' in card.text
+  assert ' 0.3 million parameters' in card.text
+  assert '| 0.0001 | LoRA of rank 16 and alpha 32, gen_head |' in card.text
+  assert "JanusForConditionalGeneration.from_pretrained('deepseek-community/Janus-Pro-1B')" in card.text
+  assert 'private' not in card.text
 
 
 def test_the_card_of_a_run(workdir):
