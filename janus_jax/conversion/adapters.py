@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 import ml_dtypes
 import numpy as np
 
+from janus_jax.conversion.buckets import is_url
 from janus_jax.conversion.config_section import read_json
 from janus_jax.conversion.lazy import Index, LazyArray, from_numpy, index_tuple
 from janus_jax.conversion.translate import check_names
+from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.whole_files import write_json
 from janus_jax.errors import InputError
 from janus_jax.models import lora
@@ -81,10 +83,19 @@ def _merged(module: str, kernel: LazyArray, factors: Arrays, dtype: np.dtype | N
 
 
 def split_base(path: str | os.PathLike) -> tuple[str | None, str]:
-  """('BASE', 'ADAPTER') of BASE+ADAPTER, unless there is a file called so; (None, path) of any other path."""
+  """('BASE', 'ADAPTER') of BASE+ADAPTER; (None, path) of any other path, and of one that has a plus and is there.
+
+  A plus in a URL is a part of it unless a URL or an existing directory follows.
+  """
   path = os.fspath(path)
-  base, plus, adapter = path.rpartition('+')
-  return (base, adapter) if plus and base and adapter and not os.path.lexists(path) else (None, path)
+  base, _, adapter = path.rpartition('+')
+  if not base or not adapter or _exists(path) or (is_url(base) and not is_url(adapter) and not _exists(adapter)):
+    return None, path
+  return base, adapter
+
+
+def _exists(path: str) -> bool:
+  return os.path.lexists(os.path.expanduser(split_ema(path)[0]))
 
 
 def fingerprint(shapes: lora.Shapes, params: Arrays) -> str:
