@@ -259,20 +259,19 @@ def test_generation_keeps_its_cache_in_int8():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-  """Blocks of 4 steps, chunks of 2. Compiled functions hold the sizes they were traced with."""
+  """Blocks of 4 steps. Compiled functions hold the sizes they were traced with."""
   answering.prefill.clear_cache()
   with monkeypatch.context() as patch:
-    patch.setattr(answering, 'STEPS_PER_CHUNK', 2)
     patch.setattr(answering, 'STEPS_PER_BLOCK', 4)
     yield
   answering.prefill.clear_cache()
 
 
-def sampled_text(decoder: Decoder) -> list[np.ndarray]:
+def sampled_text(decoder: Decoder, **changes: int) -> list[np.ndarray]:
   tokens = np.random.default_rng(0).integers(0, 256, (len(MASK), T))
   keys = jnp.stack([row_key(seed) for seed in range(len(MASK))])
   options = {'eos_id': -1, 'max_new_tokens': 12, 'sampling': Sampling(temperature=1)}
-  return list(generate_text(decoder, TextPrompts(tokens, MASK[:, :T]), keys, **options))
+  return list(generate_text(decoder, TextPrompts(tokens, MASK[:, :T]), keys, **options, **changes))
 
 
 @pytest.fixture
@@ -283,7 +282,7 @@ def text_of_one_block(decoder):
 def test_text_that_crosses_blocks_equals_text_of_one_block(decoder, text_of_one_block, small_blocks, monkeypatch):
   written, writing = [], KVCache.writing
   monkeypatch.setattr(KVCache, 'writing', lambda cache, block: written.append(block) or writing(cache, block))
-  chunks = sampled_text(decoder)
+  chunks = sampled_text(decoder, steps_per_chunk=2)
   np.testing.assert_array_equal(np.concatenate(chunks, axis=1), text_of_one_block)
   assert [chunk.shape[1] for chunk in chunks] == [1, 2, 2, 2, 2, 2, 1]
   assert written == [1, 1, 2, 2, 3, 3]

@@ -42,7 +42,7 @@ def test_an_environment_that_is_there_needs_no_other_python(tmp_path):
     (
       'install.sh',
       ('tpu,gsc',),
-      'extra is gsc: expected one of quickstart report evaluation judge torch gcs s3 tpu gpu test',
+      'extra is gsc: expected one of quickstart report evaluation judge torch demo gcs s3 tpu gpu test',
     ),
     ('install.sh', ('--tpu',), 'extra is --tpu: expected one of'),
     ('quickstart.sh', ('--steps=3',), '--steps=3 is no flag: expected [DIR] or --help'),
