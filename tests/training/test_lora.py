@@ -10,7 +10,21 @@ from training import batches
 from training.batches import CONFIG, params
 from training.steps import STEP, gradients_of_first_step, stage_values, to_numpy
 
-from janus_jax.models.lora import LoraConfig, adapted_shapes, factor_shapes, is_factor, new_factors, target_modules
+from janus_jax.conversion.adapters import Adapter
+from janus_jax.conversion.configs import janus_to_huggingface
+from janus_jax.conversion.lazy import from_numpy
+from janus_jax.conversion.peft_files import write_peft
+from janus_jax.conversion.translate import tensors_from_params
+from janus_jax.models.janus import Janus
+from janus_jax.models.lora import (
+  LoraConfig,
+  adapted_shapes,
+  factor_shapes,
+  is_adapter,
+  is_factor,
+  new_factors,
+  target_modules,
+)
 from janus_jax.models.quantization import quantize
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.losses import batch_losses
@@ -234,3 +248,36 @@ def test_factors_do_not_depend_on_what_else_has_any():
 def test_what_cannot_be_adapted(settings, expected):
   with pytest.raises(ValueError, match=expected):
     trained_paths(stage(**settings), list(adapted_shapes(SHAPES, settings.get('config', LORA))))
+
+
+def test_what_was_trained_is_what_peft_computes(batch, tmp_path):
+  torch, peft = pytest.importorskip('torch'), pytest.importorskip('peft')
+  transformers = pytest.importorskip('transformers')
+  tree = adapted()
+  trained = trained_in(tree, trainable=('gen_head',))
+  state = new_state(tree, trained, STEP.optimizer)
+  for _ in range(3):
+    state, _ = jit_train_step('static')(state, batch, stage_values(1e-2), masks=trained, config=STEP)
+  flat = flatten(to_numpy(state).params)
+  base, own = ({p: from_numpy(x, p) for p, x in part.items()} for part in (flatten(params()), flat))
+  parts = {p: x for p, x in own.items() if is_adapter(p)}, {p: x for p, x in own.items() if p.startswith('gen_head/')}
+  write_peft(Adapter('base', base, *parts), SHAPES, str(tmp_path), 'huggingface', lambda _: None)
+  fields = transformers.JanusConfig.from_dict(janus_to_huggingface(CONFIG, 'float32'))
+  model = transformers.JanusForConditionalGeneration(fields).eval()
+  weights = tensors_from_params(base, 'huggingface')
+  model.load_state_dict({name: torch.tensor(array[...]) for name, array in weights.items()})
+  model = peft.PeftModel.from_pretrained(model, tmp_path).get_base_model()
+  tokens = np.random.default_rng(2).integers(0, 250, (2, 9)).astype(np.int32)
+  with torch.inference_mode():
+    hidden = model.model.language_model(input_ids=torch.from_numpy(tokens).long()).last_hidden_state
+    theirs = model.lm_head(hidden).numpy(), model.model.generation_head(hidden).numpy()
+
+  def logits(janus):
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    hidden, _ = janus.language_model.hidden(janus.language_model.embed(tokens), positions)
+    return janus.text_logits(hidden), janus.image_logits(hidden)
+
+  for tree, is_same in ((unflatten(flat), True), (params(), False)):
+    ours = Janus(CONFIG, STEP.compute).apply({'params': tree}, method=logits)
+    far = [np.abs(np.asarray(own) - other).max() for own, other in zip(ours, theirs)]
+    assert max(far) < 1e-5 if is_same else min(far) > 0.01
