@@ -11,7 +11,7 @@ import numpy as np
 
 from janus_jax.conversion.buckets import is_url
 from janus_jax.conversion.config_section import read_json
-from janus_jax.conversion.lazy import Index, LazyArray, from_numpy, index_tuple
+from janus_jax.conversion.lazy import Index, LazyArray, from_numpy, index_tuple, read_layers
 from janus_jax.conversion.translate import check_names
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.whole_files import write_json
@@ -25,7 +25,7 @@ Arrays = Mapping[str, LazyArray]  # Parameter path -> array.
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-  """What an adapter adds to its base.
+  """Parts of an adapter, and the base that it is for.
 
   Attributes:
     base: path or name of the base, absolute if it is local.
@@ -71,13 +71,9 @@ def _merged(module: str, kernel: LazyArray, factors: Arrays, dtype: np.dtype | N
     return (kernel[(*layer, *rest)].astype(np.float32) + change).astype(dtype)
 
   def read(index: Index) -> np.ndarray:
-    index = index_tuple(index)
     if not layers:
-      return one((), index)
-    if not index or index[0] is ...:
-      index = (slice(None), *index)
-    chosen, rest = range(layers[0])[index[0]], index[1:] or (...,)
-    return one((chosen,), rest) if isinstance(chosen, int) else np.stack([one((layer,), rest) for layer in chosen])
+      return one((), index_tuple(index))
+    return read_layers(lambda layer, rest: one((layer,), rest), layers[0], index)
 
   return _Merged(kernel.shape, dtype, read, kernel.origin, lambda other: _merged(module, kernel, factors, other))
 
@@ -114,7 +110,7 @@ def write_base(directory: str, base: str, digest: str) -> None:
 
 
 def read_base(directory: str) -> dict[str, str]:
-  """What `write_base` wrote; {} where it wrote nothing."""
+  """Reads what `write_base` wrote; {} where it wrote nothing."""
   path = os.path.join(directory, ADAPTER_FILE)
   return read_json(path) if os.path.exists(path) else {}
 
@@ -172,10 +168,8 @@ def training_params(
   Raises:
     InputError: the adapter has another rank, alpha or other targets.
   """
-  found, targets = (
-    {**adapter.base_params, **adapter.full, **adapter.factors},
-    lora.target_modules(shapes, config.targets),
-  )
+  found = {**adapter.base_params, **adapter.full, **adapter.factors}
+  targets = lora.target_modules(shapes, config.targets)
   _check_same(adapter.factors, targets, config, source)
   for module in targets:
     kernel = found[f'{module}/kernel']
@@ -219,13 +213,10 @@ def _rounded(module: str, kernel: LazyArray, shape: tuple[int, ...]) -> dict[str
   """A kernel [L, F, D] as `models.quantization.quantize` rounds it, a layer at a time."""
 
   def read(is_scale: bool, index: Index) -> np.ndarray:
-    layers, *rest = index_tuple(index)
-    if layers is ...:
-      layers, rest = slice(None), [..., *rest]
-    chosen = range(shape[0])[layers]
-    one = [chosen] if isinstance(chosen, int) else chosen
-    found = np.stack([_quantized(kernel[layer].reshape(shape[1:]))[is_scale][tuple(rest)] for layer in one])
-    return found[0] if isinstance(chosen, int) else found
+    def one(layer: int, rest: Index) -> np.ndarray:
+      return _quantized(kernel[layer].reshape(shape[1:]))[is_scale][rest]
+
+    return read_layers(one, shape[0], index)
 
   def lazy(name: str, sizes: tuple[int, ...], dtype: type) -> LazyArray:
     return LazyArray(sizes, np.dtype(dtype), lambda index: read(name == 'scale', index), kernel.origin)

@@ -49,6 +49,30 @@ def index_tuple(index: Index) -> tuple[Any, ...]:
   return index if isinstance(index, tuple) else (index,)
 
 
+def read_layers(read: Callable[[int, Index], np.ndarray], depth: int, index: Index) -> np.ndarray:
+  """Reads a part of a stacked array [L, ...] whose layers are read one by one.
+
+  Args:
+    read: (layer, index into it) -> numpy array.
+    depth: number of layers.
+    index: index into the stacked array.
+  """
+  layers, *rest = index_tuple(index) or (...,)
+  if layers is Ellipsis:
+    layers, rest = slice(None), [..., *rest]
+  rest, chosen = tuple(rest) or (...,), range(depth)[layers]
+  if isinstance(chosen, int):
+    return read(chosen, rest)
+  first = read(chosen[0], rest)
+  if len(chosen) == 1:
+    return first[None]
+  stacked = np.empty((len(chosen), *first.shape), first.dtype)  # No list of layers beside it: memory.
+  stacked[0] = first
+  for i, layer in enumerate(chosen[1:], start=1):
+    stacked[i] = read(layer, rest)
+  return stacked
+
+
 def row_slices(shape: tuple[int, ...], rows: int) -> list[Index]:
   """Indices that read an array in order, `rows` of its first axis at a time. A scalar is one slice."""
   if not shape:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import flax.traverse_util
 import numpy as np
 
-from janus_jax.conversion.lazy import Index, LazyArray, index_tuple
+from janus_jax.conversion.lazy import Index, LazyArray, index_tuple, read_layers
 from janus_jax.conversion.mapping import SAME, Layout, Piece, tensor_shape, torch_names
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig
@@ -59,21 +59,7 @@ def _from_piece(tensor: LazyArray, piece: Piece, index: Index) -> np.ndarray:
 
 def _from_layers(parts: list[tuple[LazyArray, Piece]], index: Index) -> np.ndarray:
   """A part of a stacked parameter [L, ...], each layer of which is (in) a tensor of its own."""
-  layers, *rest = index_tuple(index) or (...,)
-  if layers is Ellipsis:
-    layers, rest = slice(None), [..., *rest]
-  rest = tuple(rest) or (...,)
-  if not isinstance(layers, slice):
-    return _from_piece(*parts[layers], rest)
-  chosen = parts[layers]
-  first = _from_piece(*chosen[0], rest)
-  if len(chosen) == 1:
-    return first[None]
-  stacked = np.empty((len(chosen), *first.shape), first.dtype)  # No list of layers beside it: memory.
-  stacked[0] = first
-  for i, part in enumerate(chosen[1:], start=1):
-    stacked[i] = _from_piece(*part, rest)
-  return stacked
+  return read_layers(lambda layer, rest: _from_piece(*parts[layer], rest), len(parts), index)
 
 
 def params_from_tensors(

@@ -8,6 +8,7 @@ the 1B it gives 3 to 11 % more than an H100 took (tests/planning/test_estimate.p
 
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.packing import BatchShape, batch_shape
+from janus_jax.errors import one_line
 from janus_jax.planning.hlo import received_bytes
 from janus_jax.planning.ideal import ideal_bytes
 from janus_jax.planning.memory import Memory, available_bytes, held_bytes, memory_of, wanted_bytes
@@ -174,7 +176,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   seconds = time.perf_counter() - began
   # The two loops over chunks of logits end when what counts is through: together after all chunks, at most.
   trip_count = (-(-setup.run.sequence_length // step.loss_chunk) + 1) // 2
-  received = received_bytes(compiled.as_text(), trip_count) if compiled else None
+  received = _received(compiled, trip_count) if compiled else None
   work = StageWork(
     stage=stage,
     model=setup.start.model,
@@ -195,6 +197,15 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     received = {'within a node': 0 if across else ideal, 'between-slices': ideal if across else 0}
   found = stage_figures(work, setup.topology, setup.mesh, received)
   return StagePlan(stage, setup, step, memory, received, ideal, found, seconds)
+
+
+def _received(compiled: Any, trip_count: int) -> Mapping[str, int] | None:
+  """`hlo.received_bytes`; None where jaxlib cannot read the program that a newer compiler made."""
+  try:
+    return received_bytes(compiled.as_text(), trip_count)
+  except jax.errors.JaxRuntimeError as error:
+    logging.warning('what devices receive is not known: the program cannot be read (%s)', one_line(error)[:120])
+    return None
 
 
 def start_bytes(setup: Setup, index: int) -> int:

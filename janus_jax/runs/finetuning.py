@@ -1,4 +1,4 @@
-"""What recipes for a person's own files have in common: one stage over them, all parameters or factors of LoRA."""
+"""Configs for a person's own files: one stage over them, which trains all parameters or factors of LoRA."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Sources = Mapping[str, Mapping[str, Any]]  # Entries of `config.data.sources` by
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """What a released model is tuned with on one accelerator of a size.
+  """Settings with which a released model is tuned on one accelerator of a size.
 
   Attributes:
     init_from: name on the Hugging Face hub.

@@ -98,7 +98,7 @@ def _description(checkpoint: Checkpoint, format: Format) -> str:
 
 
 def _run(config: Mapping[str, Any], origin: str, step: int, averaged: bool, files: str) -> Iterator[str]:
-  """What a run began with, its data and its recipe, of the stages that ran until `step`."""
+  """Describes what a run began with, its data and its recipe, of the stages that ran until `step`."""
   ends = list(itertools.accumulate(config['stages'][name]['steps'] for name in config['run']))
   stages = [(name, config['stages'][name], end) for name, end in zip(config['run'], ends)]
   stages = [(name, stage, end) for name, stage, end in stages if end - stage['steps'] < step]
