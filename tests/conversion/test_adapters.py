@@ -13,7 +13,7 @@ import pytest
 import reference
 import small_checkpoint
 
-from janus_jax.conversion.adapters import Adapter, split_base, training_params
+from janus_jax.conversion.adapters import Adapter, training_params
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.conversion.export import cast_params
 from janus_jax.conversion.lazy import from_numpy
@@ -229,14 +229,14 @@ def renamed(directory: str, target: pathlib.Path, change) -> str:
 
 
 @pytest.mark.parametrize(
-  ('old', 'new', 'base_name'),
+  ('old', 'new'),
   [
-    ('model.language_model.', 'model.', None),  # DeepSeek's language model by itself.
-    ('model.language_model.', '', None),  # transformers' decoder by itself.
-    ('lora_A.weight', 'lora_A.default.weight', None),  # A state dict of the wrapped model.
+    ('model.language_model.', 'model.'),  # DeepSeek's language model by itself.
+    ('model.language_model.', ''),  # transformers' decoder by itself.
+    ('lora_A.weight', 'lora_A.default.weight'),  # A state dict of the wrapped model.
   ],
 )
-def test_other_names_of_the_same_modules(tmp_path, base, old, new, base_name):
+def test_other_names_of_the_same_modules(tmp_path, base, old, new):
   directory = written(made_adapter(base, full=()), tmp_path / 'adapter')
   other = renamed(directory, tmp_path / 'other', lambda name: name.replace(old, new))
   path = 'language_model/layers/attn/o/kernel'
@@ -313,23 +313,6 @@ def test_what_is_wrong_is_one_line(tmp_path, base):
   assert f'a whole model: expected an adapter after {base}+' in message(f'{base}+{base}')
   (pathlib.Path(wrong) / 'adapter_model.safetensors').unlink()
   assert 'no weights found: expected adapter_model.safetensors or adapter_model.bin' in message(wrong)
-
-
-def test_a_plus_stands_between_a_base_and_an_adapter(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv('HOME', str(tmp_path))
-  (tmp_path / 'a+b').mkdir()
-  (tmp_path / 'adapter').mkdir()
-  for whole in ('a+b', 'a+b@ema', '~/a+b', str(tmp_path / 'a+b'), 'run', 'org/name', 'gs://bucket/a+b', '+a', 'a+'):
-    assert split_base(whole) == (None, whole)
-  for base, adapter in (
-    ('org/name', 'org/adapter'),
-    ('a+b', 'adapter'),
-    ('~/base', 'run@ema'),
-    ('gs://bucket/base', 'adapter'),
-    ('gs://bucket/a+b', 'gs://bucket/run'),
-  ):
-    assert split_base(f'{base}+{adapter}') == (base, adapter)
 
 
 def test_an_adapter_of_another_size(tmp_path, base):

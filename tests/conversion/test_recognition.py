@@ -14,6 +14,7 @@ pytest.importorskip('transformers')
 
 from conversion.checkpoints import deepseek_directory, huggingface_directory  # noqa: E402
 
+from janus_jax.conversion.adapters import split_base
 from janus_jax.conversion.checkpoint import open_checkpoint, read_json, write_checkpoint  # noqa: E402
 from janus_jax.conversion.export import exporting  # noqa: E402
 from janus_jax.conversion.parts import read_vq  # noqa: E402
@@ -179,3 +180,20 @@ def test_a_directory_above_or_below_leads_to_the_checkpoint(intact, tmp_path):
   shutil.copytree(intact / 'huggingface', snapshot)
   with pytest.raises(InputError, match=f'did you mean {snapshot}\\?$'):
     open_checkpoint(str(tmp_path / 'models--a--b'))
+
+
+def test_a_plus_stands_between_a_base_and_an_adapter(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'a+b').mkdir()
+  (tmp_path / 'adapter').mkdir()
+  for whole in ('a+b', 'a+b@ema', '~/a+b', str(tmp_path / 'a+b'), 'run', 'org/name', 'gs://bucket/a+b', '+a', 'a+'):
+    assert split_base(whole) == (None, whole)
+  for base, adapter in (
+    ('org/name', 'org/adapter'),
+    ('a+b', 'adapter'),
+    ('~/base', 'run@ema'),
+    ('gs://bucket/base', 'adapter'),
+    ('gs://bucket/a+b', 'gs://bucket/run'),
+  ):
+    assert split_base(f'{base}+{adapter}') == (base, adapter)
