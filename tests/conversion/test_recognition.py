@@ -14,7 +14,7 @@ pytest.importorskip('transformers')
 
 from conversion.checkpoints import deepseek_directory, huggingface_directory  # noqa: E402
 
-from janus_jax.conversion.adapters import split_base
+from janus_jax.conversion.adapters import split_base  # noqa: E402
 from janus_jax.conversion.checkpoint import open_checkpoint, read_json, write_checkpoint  # noqa: E402
 from janus_jax.conversion.export import exporting  # noqa: E402
 from janus_jax.conversion.parts import read_vq  # noqa: E402
