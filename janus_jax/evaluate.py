@@ -116,10 +116,9 @@ def _toy_world() -> None:
   checkpoint = _CHECKPOINT.value
   # Opening is quick; whatever is wrong with the arguments shows before the weights are read.
   config = open_checkpoint(checkpoint).config
-  data = {'toy_grid': DataConfig.toy_grid, 'num_train': DataConfig.num_train}
-  data |= workdirs.read_config(checkpoint).get('data', {})
+  data = workdirs.read_config(checkpoint).get('data', {})
   settings = _settings(workdirs.read_sampling(checkpoint, scoring.SAMPLING))
-  world = world_for(config, data['toy_grid'], data['num_train'], seed=0)
+  world = world_for(config, 0, **DataConfig(**data).toy)
   check_tokenizer(config, loading.load_tokenizer(checkpoint)[0])
   check_window(config, _WINDOW.value)
   if _OUT.value:

@@ -19,7 +19,7 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoi
 def main() -> None:
   config = parse_config(_CONFIG.value)
   data = config.data
-  parts.write_parts(config.pretraining, data.num_train, config.seed, data.directory, _OUTPUT.value, _OVERWRITE.value)
+  parts.write_parts(config.pretraining, data.toy, config.seed, data.directory, _OUTPUT.value, _OVERWRITE.value)
 
 
 if __name__ == '__main__':

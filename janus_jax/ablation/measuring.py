@@ -166,7 +166,7 @@ def _scores(paths: SweepPaths, run: PlannedRun, evaluation: Evaluation) -> dict[
   settings = {name: getattr(evaluation, name) for name in ('questions_per_kind', 'images_per_group', 'seed')}
   settings |= {name: getattr(run.config.sampling, name) for name in SAMPLING}
   janus, data = loading.load(checkpoint, 'float32'), run.config.data
-  scored = scoring.score(janus, world_for(janus.config, data.toy_grid, data.num_train, seed=0), **settings)
+  scored = scoring.score(janus, world_for(janus.config, 0, **data.toy), **settings)
   found = {'checkpoint': checkpoint, 'settings': settings, **scoring.scores_to_dict(scored)}
   scoring.write_scores(directory, found, scored)
   return score_metrics(found)

@@ -81,7 +81,7 @@ def prepare_runs(paths: SweepPaths, run: PlannedRun) -> None:
       if not os.path.exists(os.path.join(config.init_from, CONFIG_FILE)):
         logging.info('pretraining the parts that the runs start from')
         data = config.data
-        parts.write_parts(config.pretraining, data.num_train, run.parts_seed, data.directory, config.init_from)
+        parts.write_parts(config.pretraining, data.toy, run.parts_seed, data.directory, config.init_from)
   if config.data.name == 'toy':
     world = read_world(config, open_start(config).config)
     with paths.alone('data'):

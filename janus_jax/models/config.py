@@ -169,8 +169,9 @@ def validate(config: JanusConfig) -> None:
   vision, vq, llama = config.vision_encoder, config.vq, config.language_model
   for part in ('vision_encoder', 'vq', 'language_model'):
     for name, value in dataclasses.asdict(getattr(config, part)).items():
-      if any(isinstance(v, (int, float)) and v <= 0 for v in (value if isinstance(value, tuple) else (value,))):
-        raise InputError(f'{part}.{name} is {value}: expected more than 0')
+      least = -1 if name == 'num_res_blocks' else 0
+      if any(isinstance(v, (int, float)) and v <= least for v in (value if isinstance(value, tuple) else (value,))):
+        raise InputError(f'{part}.{name} is {value}: expected more than {least}')
   divisions = [
     ('vision_encoder.image_size', vision.image_size, 'vision_encoder.patch_size', vision.patch_size),
     ('vision_encoder.width', vision.width, 'vision_encoder.num_heads', vision.num_heads),
@@ -232,6 +233,30 @@ PRESETS: dict[str, JanusConfig] = {
     ),
     language_model=LlamaConfig(
       vocab_size=512, width=64, mlp_dim=160, depth=3, num_heads=4, num_kv_heads=2, head_dim=16, max_positions=512
+    ),
+    image_token_id=500,
+  ),
+  # The toy world on a GPU in minutes or a CPU in hours (configs/small.py): 56 px, 49 codes and 49 patches of 8 px.
+  'small': JanusConfig(
+    vision_encoder=SiglipConfig(image_size=56, patch_size=8, width=128, mlp_dim=256, depth=3, num_heads=4),
+    vq=VQConfig(
+      image_size=56,
+      codebook_size=1024,
+      z_channels=32,
+      base_channels=32,
+      channel_multipliers=(1, 1, 2, 4),
+      num_res_blocks=0,
+    ),
+    language_model=LlamaConfig(
+      vocab_size=512,
+      width=192,
+      mlp_dim=512,
+      depth=6,
+      num_heads=6,
+      num_kv_heads=6,
+      head_dim=32,
+      max_positions=512,
+      rope_theta=100.0,
     ),
     image_token_id=500,
   ),

@@ -26,6 +26,9 @@ from janus_jax.inference.generation import generate_images
 from janus_jax.inference.requests import AnswerSettings, ImageSettings, LoadedJanus, decoder_for
 from janus_jax.runs.config import EvaluationConfig
 from janus_jax.runs.datasets import Samples
+from janus_jax.toy import scoring
+from janus_jax.toy.scores import line_name
+from janus_jax.toy.shapes import World
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.run_config import RunConfig
@@ -112,6 +115,29 @@ class Sampler:
       answers = answer(janus, images, texts, max_new_tokens=ANSWER_TOKENS, batch_size=BATCH_SIZE)
       lines = [f'{text} {found.text.strip()}' for text, found in zip(texts, answers)]
       writer.write_texts(step, 'answers', lines)
+
+
+class ToyScores:
+  """The scores of the toy world, on the same questions and prompts every time: `scores/GROUP/NAME` in percent."""
+
+  def __init__(self, janus: LoadedJanus, world: World, settings: ImageSettings, count: int):
+    """
+    Args:
+      janus: model and tokenizer; the parameters are those of the call.
+      world: the toy world.
+      settings: how images are generated.
+      count: images of each skill and group, and questions of each kind, content and group.
+    """
+    self._janus, self._world, self._count = janus, world, count
+    self._settings = {name: getattr(settings, name) for name in ('cfg_weight', 'temperature', 'top_k', 'seed')}
+
+  def __call__(self, step: int, stage: str, params: Any, writer: MetricWriter) -> None:
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    janus = dataclasses.replace(self._janus, params=params)
+    scored = scoring.score(janus, self._world, self._count, self._count, **self._settings)
+    found = [*scored.generation_scores, *scored.question_scores]
+    figures = {f'scores/{score.group}/{line_name(score.name)}'.replace(' ', '_'): score.percent for score in found}
+    writer.write(step, stage, figures)
 
 
 class BenchmarkScores:

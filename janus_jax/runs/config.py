@@ -32,6 +32,7 @@ from janus_jax.toy.parts import Pretraining
 from janus_jax.toy.pretraining import Optimization
 from janus_jax.toy.pretraining_vision import Contrast
 from janus_jax.toy.pretraining_vq import Quantisation
+from janus_jax.toy.shapes import World
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.run_config import RunConfig
 from janus_jax.training.stages import TRAINABLE, Stage
@@ -48,7 +49,13 @@ class DataConfig:
     name: 'toy' is the toy world, 'files' what `sources` names.
     directory: where made data and indices of files lie; '' for data/ in the workdir.
     toy_grid: steps along a side in which the toy world places objects; 0: one for every 4 pixels, at most 8.
-    num_train: scenes of the toy world to train on.
+    num_train: scenes of the toy world to train on; 0: as many as are read, each rendered then and none stored.
+    toy_shapes: number of shapes in the toy world, 3 to 6.
+    toy_colours: number of colours, 2 to 8.
+    toy_sizes: number of sizes, 2 or 3.
+    toy_combinations: combinations of colour, shape and size that training never shows, and of number, colour and shape;
+      half as many of two shapes and their relation.
+    toy_mixture: weights of scenes with one object, several alike, and two different ones.
     sources: entries of 'files' by name (configs/README.md, `data.sources.build.SourceSpec`).
     precompute_codes: whether the toy world's images to generate are encoded once, before the first step, or in each
       step that generates them.
@@ -59,10 +66,22 @@ class DataConfig:
   name: str = 'toy'
   directory: str = ''
   toy_grid: int = 0
-  num_train: int = 8000
+  num_train: int = World.num_train
+  toy_shapes: int = World.num_shapes
+  toy_colours: int = World.num_colours
+  toy_sizes: int = World.num_sizes
+  toy_combinations: int = World.combinations
+  toy_mixture: tuple[float, float, float] = World.mixture
   sources: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   precompute_codes: bool = False
   resize: str = 'fast'
+
+  @property
+  def toy(self) -> dict[str, Any]:
+    """What the config says of the toy world, as `toy.dataset.world_for` takes it."""
+    renamed = {'shapes': 'num_shapes', 'colours': 'num_colours', 'sizes': 'num_sizes'}
+    names = ('grid', 'shapes', 'colours', 'sizes', 'combinations', 'mixture')
+    return {'num_train': self.num_train, **{renamed.get(n, n): getattr(self, f'toy_{n}') for n in names}}
 
   @functools.cached_property
   def specs(self) -> Mapping[str, SourceSpec]:
@@ -85,9 +104,10 @@ class SamplingConfig(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """Benchmarks that are scored along the way, by their default rule, from the checkpoint's own template.
+  """What is scored along the way: benchmarks by their default rule, from the checkpoint's own template; the toy world.
 
   Attributes:
+    toy: images of each skill and group of the toy world's test, and questions of each kind; 0: none.
     benchmarks: any of pope, mme, mmbench, seedbench, gqa, mmmu; the other benchmarks need a judge.
     data: directory with their files, as `evaluate --data` reads them.
     every: steps between evaluations; 0: only at the end of each stage.
@@ -95,6 +115,7 @@ class EvaluationConfig:
     max_new_tokens: the longest answer, in tokens.
   """
 
+  toy: int = 0
   benchmarks: tuple[str, ...] = ()
   data: str = ''
   every: int = 0

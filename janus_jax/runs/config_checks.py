@@ -75,7 +75,12 @@ PRETRAINING: Table = {
     'restart_until': FRACTION,
   },
   'vision': OPTIMIZATION,
-  'contrast': {'text_depth': Integer(1), 'temperature': POSITIVE, 'bias': Number(-float('inf'))},
+  'contrast': {
+    'text_depth': Integer(1),
+    'near_misses': Integer(0, 6),
+    'temperature': POSITIVE,
+    'bias': Number(-float('inf')),
+  },
   'decoder': OPTIMIZATION,
 }
 
@@ -92,7 +97,12 @@ FIELDS: Table = {
     'name': one_of(('toy', 'files')),
     'directory': TEXT,
     'toy_grid': Integer(),
-    'num_train': Integer(1),
+    'num_train': Integer(),
+    'toy_shapes': Integer(3, 6),
+    'toy_colours': Integer(2, 8),
+    'toy_sizes': Integer(2, 3),
+    'toy_combinations': Integer(),
+    'toy_mixture': PerTask(('one', 'alike', 'two'), Number()),
     'sources': DICTS,
     'precompute_codes': BOOL,
     'resize': one_of(tuple(RESIZES)),
@@ -137,6 +147,7 @@ FIELDS: Table = {
   'wandb_project': TEXT,
   'sampling': {'cfg_weight': Number(), 'temperature': Number(), 'top_k': Integer(), 'num_images': Integer(0, 10**6)},
   'evaluation': {
+    'toy': Integer(),
     'benchmarks': some_of([name for name in FILES if name != 'mmvet']),  # A judge reads its answers.
     'data': TEXT,
     'every': Integer(),

@@ -65,7 +65,7 @@ def check_data(config: TrainConfig, model: JanusConfig) -> None:
 
 def read_world(config: TrainConfig, model: JanusConfig) -> World:
   """The toy world that a run reads."""
-  return dataset.world_for(model, config.data.toy_grid, config.data.num_train, config.seed)
+  return dataset.world_for(model, config.seed, **config.data.toy)
 
 
 def open_data(
@@ -99,7 +99,7 @@ def open_data(
       _toy_sources(world, directory, split, config.seed, {name: codes.of(name, split) for name in coded})
       for split in ('train', 'test')
     )
-    prompts = [case.prompt for case in _spread(build_prompts(1, config.seed), num_samples)]
+    prompts = [case.prompt for case in _spread(build_prompts(world, 1, config.seed), num_samples)]
     asked = _spread(build_questions(world, 1, config.seed), num_samples) if num_samples else []
     samples = Samples(prompts, [(case.image, case.question) for case in asked])
     return RunData(train, held_out, config.data.precompute_codes, samples)

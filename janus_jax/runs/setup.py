@@ -28,9 +28,9 @@ from janus_jax.models.attention_choice import platform_of, with_attention
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.lora import LoraConfig, is_adapter
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
-from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler
+from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler, ToyScores
 from janus_jax.runs.config import TrainConfig, replaced, to_json
-from janus_jax.runs.datasets import RunData, Samples, check_data, open_data
+from janus_jax.runs.datasets import RunData, Samples, check_data, open_data, read_world
 from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.start import Start, open_start, start_of
 from janus_jax.sharding.layout import ActivationLayout
@@ -141,11 +141,15 @@ def _base_paths(params: Collection[str], adapter: Adapter, trained: frozenset[st
 def _request_callbacks(config: TrainConfig, janus: LoadedJanus, samples: Samples, workdir: str) -> dict[str, Callback]:
   """Callbacks that generate and answer along the way, by what they do; `janus` is without parameters."""
   callbacks = {}
+  sampling = {name: getattr(config.sampling, name) for name in workdirs.SAMPLING}
+  images = ImageSettings(**sampling, seed=config.seed)
   requests = {'images': samples.prompts, 'answers': samples.questions} if config.sampling.num_images else {}
   if sampled := [name for name, found in requests.items() if found]:
-    sampling = {name: getattr(config.sampling, name) for name in workdirs.SAMPLING}
-    sampler = Sampler(janus, samples, ImageSettings(**sampling, seed=config.seed))
+    sampler = Sampler(janus, samples, images)
     callbacks[f'generating {" and ".join(sampled)}'] = Callback(sampler, config.eval_every)
+  if config.evaluation.toy and config.data.name == 'toy':
+    scores = ToyScores(janus, read_world(config, janus.config), images, config.evaluation.toy)
+    callbacks['scoring the toy world'] = Callback(scores, config.evaluation.every)
   if config.evaluation.benchmarks:
     scores = BenchmarkScores(janus, config.compute.dtype, config.evaluation, workdir)
     callbacks[f'scoring {", ".join(config.evaluation.benchmarks)}'] = Callback(scores, config.evaluation.every)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from janus_jax.toy import scenes
-from janus_jax.toy.shapes import Object, Scene
+from janus_jax.toy.shapes import Object, Scene, World
 
 NUMBERS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 PROMPT_TEMPLATES = ('{}', 'a picture of {}', 'an image of {}', 'draw {}')
@@ -62,6 +62,33 @@ def scene_descriptions(scene: Scene) -> list[Description]:
     parts = (_part(first, detail), _part(second, detail))
     found += [Description(parts), Description(parts, scenes.relation(first, second))]
   return found
+
+
+def near_misses(world: World, scene: Scene) -> list[str]:
+  """Dense captions that are false of a scene in one thing: an attribute of all objects or, of two, one of each swapped;
+  how many there are; where one is. None says what training never shows.
+  """
+  densest = scene_descriptions(scene)[-1]
+  parts, relation = densest.parts, densest.relation
+  found = []
+  if relation:
+    found += [Description(parts, other) for other in scenes.RELATIONS if other != relation]
+    for name in DETAILS:
+      values = [getattr(part, name) for part in parts]
+      swapped = tuple(dataclasses.replace(part, **{name: value}) for part, value in zip(parts, reversed(values)))
+      found.append(Description(swapped, relation))
+  else:
+    (part,) = parts
+    values = {'shape': world.shapes, 'colour': world.colours, 'size': world.sizes, 'count': (1, *scenes.COUNTS)}
+    found += [
+      Description((dataclasses.replace(part, **{name: value}),))
+      for name, choices in values.items()
+      for value in choices
+    ]
+  allowed = (
+    item for item in found if not scenes.combination_held_out(world, item.parts, item.parts[0].count, item.relation)
+  )
+  return [item.text for item in allowed if item != densest]
 
 
 def _part(item: Object, detail: str, count: int = 1) -> CaptionPart:

@@ -21,20 +21,37 @@ import tensorflow_datasets as tfds
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig
 from janus_jax.toy import captions, digits, questions, scenes, shapes
-from janus_jax.toy.shapes import World, sized_world
+from janus_jax.toy.shapes import World
+
+# Records of a source whose scenes are rendered as they are read: a run ends long before.
+ENDLESS = 10**9
+# Half the widths of small and large objects in steps of the grid, by the number of sizes.
+WIDTHS = {2: (0.625, 0.85), 3: (0.45, 0.9)}
+# Fraction of the digits among texts about an endless world.
+DIGIT_TEXTS = 0.15
 
 
-def world_for(model: JanusConfig, grid: int, num_train: int, seed: int) -> World:
-  """The toy world at the size of a model's images, and with `grid` steps a side (0: what fits the size).
+def world_for(model: JanusConfig, seed: int, *, grid: int = 0, num_train: int = World.num_train, **fields) -> World:
+  """The toy world at the size of a model's images.
+
+  Args:
+    model: gives the size.
+    seed: of its scenes.
+    grid: steps along a side; 0: what fits the size.
+    num_train: scenes to train on; there are no more to test on, unless it is 0.
+    **fields: others of `World`.
 
   Raises:
-    InputError: the encoders have different image sizes.
+    InputError: the encoders have different image sizes, or there is no such world.
   """
   if model.image_size != model.vq.image_size:
     raise InputError('the toy world needs one image size for both encoders')
   size = model.vq.image_size
+  small, large = WIDTHS.get(fields.get('num_sizes'), (World.small, World.large))
+  few = {name: min(getattr(World, name), num_train) for name in ('num_test', 'num_held_out') if num_train}
   # A grid step of 4 px fits the codes of the tiny model; larger images show the same world, larger.
-  return sized_world(size, grid or min(size // 4, 8), num_train, seed)
+  grid = grid or min(size // 4, 8)
+  return World(size=size, grid=grid, small=small, large=large, num_train=num_train, seed=seed, **few, **fields)
 
 
 @dataclasses.dataclass
@@ -54,7 +71,7 @@ class _ToyBuilder(tfds.core.GeneratorBasedBuilder):
   """Stores image uint8[size, size, 3] and label, made by `examples`."""
 
   # Goes up when the same World looks otherwise, or is stored otherwise.
-  VERSION = tfds.core.Version('1.1.0')
+  VERSION = tfds.core.Version('1.2.0')
   SPLITS: ClassVar[tuple[str, ...]]
   LABEL: ClassVar[str]
   FEATURE: ClassVar[tfds.features.FeatureConnector]
@@ -70,7 +87,9 @@ class _ToyBuilder(tfds.core.GeneratorBasedBuilder):
     return self.dataset_info_from_configs(features=features)
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    return {split: self._generate_examples(split) for split in self.SPLITS}
+    endless = self.LABEL == 'scene' and not self.builder_config.world.num_train
+    stored = self.SPLITS[1:] if endless else self.SPLITS
+    return {split: self._generate_examples(split) for split in stored}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
     for index, (image, label) in enumerate(zip(*self.examples(self.builder_config.world, split), strict=True)):
@@ -85,7 +104,8 @@ class JanusShapes(_ToyBuilder):
 
   def examples(self, world: World, split: str) -> tuple[np.ndarray, np.ndarray]:
     count = {'train': world.num_train, 'test': world.num_test, 'held_out': world.num_held_out}[split]
-    encoded = np.array([shapes.encode(scenes.scene_at(world, split, index)) for index in range(count)])
+    encoded = [shapes.encode(scenes.scene_at(world, split, index)) for index in range(count)]
+    encoded = np.array(encoded, np.int8).reshape(-1, shapes.MAX_OBJECTS, 5)
     return shapes.render_encoded(world, encoded), encoded
 
 
@@ -130,12 +150,32 @@ def prepare_dataset(world: World, directory: str | os.PathLike) -> None:
     raise InputError(f'{directory}: {error.strerror or error}: expected a directory to write to') from None
 
 
+class EndlessShapes:
+  """The training scenes of a world that stores none, each rendered (unless only texts are made of it) when read."""
+
+  def __init__(self, world: World, rendered: bool = True):
+    self._world, self._rendered = world, rendered
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    encoded = shapes.encode(scenes.scene_at(self._world, 'train', index))
+    image = {'image': shapes.render_encoded(self._world, encoded[None])[0]} if self._rendered else {}
+    return {**image, 'scene': encoded}
+
+  def __repr__(self) -> str:
+    return f'EndlessShapes({self._world})'
+
+
 def data_source(name: str, world: World, directory: str | os.PathLike, split: str):
-  """Random access to the stored examples of 'shapes' or 'digits'.
+  """Random access to the examples of 'shapes' or 'digits': as stored, or of an endless world as they are read.
 
   Raises:
     InputError: `prepare_dataset` has not run there.
   """
+  if (name, split, world.num_train) == ('shapes', 'train', 0):
+    return EndlessShapes(world)
   builder = _builder(name, world, directory)
   if not builder.is_prepared():
     raise InputError(f'{directory}: no {name} of {world}: expected after `prepare_dataset`')
@@ -173,8 +213,14 @@ def sources(
     if codes and name in codes:
       source = source.map_with_index(functools.partial(_add_codes, codes[name]))
     found[f'{name}_gen'] = source.seed(seed).random_map(_generation)
+  endless = len(stored['shapes']) == ENDLESS
+  if endless:
+    stored['shapes'] = grain.MapDataset.source(EndlessShapes(world, rendered=False))
   texts = [source.seed(seed).random_map(_sentence) for source in stored.values()]
-  return found | {'captions_text': grain.MapDataset.concatenate(texts)}
+  if not endless:
+    return found | {'captions_text': grain.MapDataset.concatenate(texts)}
+  weights = 1 - DIGIT_TEXTS, DIGIT_TEXTS
+  return found | {'captions_text': grain.MapDataset.mix([texts[0], texts[1].repeat()], weights)}
 
 
 def _add_codes(codes: np.ndarray, index: int, element: dict) -> dict:
@@ -212,6 +258,13 @@ def true_captions(element: dict) -> list[str]:
   if 'scene' in element:
     return [description.text for description in captions.scene_descriptions(shapes.decode(element['scene']))]
   return [digits.phrase(int(element['label']))]
+
+
+def near_misses(world: World, element: dict) -> list[str]:
+  """Captions that are false of a stored example in one thing, of either domain."""
+  if 'scene' in element:
+    return captions.near_misses(world, shapes.decode(element['scene']))
+  return digits.near_misses(int(element['label']))
 
 
 def _sample_prompt(element: dict, rng: np.random.Generator, dense: bool = False) -> str:

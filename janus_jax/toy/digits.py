@@ -58,6 +58,11 @@ def render_scans(scans: np.ndarray, size: int) -> np.ndarray:
   return np.repeat(pixels[..., None], 3, axis=-1)
 
 
+def near_misses(digit: int) -> list[str]:
+  """Phrases of the other digits."""
+  return [phrase(other) for other in range(10) if other != digit]
+
+
 def phrase(digit: int) -> str:
   """The digit's name in prompts: 'the digit seven'."""
   return f'the digit {NUMBERS[digit]}'

@@ -14,36 +14,41 @@ from janus_jax.evaluation.scores import score_rows
 from janus_jax.toy import scenes
 from janus_jax.toy.scores import interval_text
 from janus_jax.toy.shape_judge import Seen
-from janus_jax.toy.shapes import COLOURS, SIZES, Object, Scene, World
+from janus_jax.toy.shapes import Object, Scene, World
 from janus_jax.toy.test_set import GenerationCase
 
-# Skill of the prompts that name a shape and nothing else; what they leave open, and its values.
+# Skill of the prompts that name a shape and nothing else.
 OPEN_SKILL = 'single_object'
-OPEN: Mapping[str, tuple[str, ...]] = {
-  'colour': tuple(COLOURS),
-  'size': SIZES,
-  'position': ('left', 'middle', 'right'),
-}
+POSITIONS = ('left', 'middle', 'right')
+
+
+def open_values(world: World) -> dict[str, tuple[str, ...]]:
+  """What prompts of OPEN_SKILL leave open, and its values."""
+  return {'colour': world.colours, 'size': world.sizes, 'position': POSITIONS}
 
 
 def position_of(world: World, x: float) -> str:
-  """The name of the position `x` grid steps from the left edge, in OPEN: the middle is one step wide."""
-  middle = (world.positions[0] + world.positions[-1]) / 2
-  return 'middle' if abs(x - middle) < 0.5 else 'left' if x < middle else 'right'
+  """The one of POSITIONS that lies `x` grid steps from the left edge: the middle is the column there, or both."""
+  columns = world.positions
+  middle = (columns[0] + columns[-1]) / 2
+  width = 0.5 if len(columns) % 2 else 1
+  return 'middle' if abs(x - middle) < width else 'left' if x < middle else 'right'
 
 
 @functools.lru_cache(maxsize=4)
 def training_shares(world: World, shape: str) -> dict[str, dict[str, float]]:
   """Attribute -> value -> its share in all training scenes of one object of a shape, exactly: they are enumerated."""
-  everything = itertools.product(COLOURS, SIZES, world.positions, world.positions)
+  everything = itertools.product(world.colours, world.sizes, world.positions, world.positions)
   found = [Object(shape, *item) for item in everything]
-  found = [item for item in found if scenes.split_of(Scene((item,))) == 'train']
+  found = [item for item in found if scenes.split_of(world, Scene((item,))) == 'train']
   counts = {
     'colour': collections.Counter(item.colour for item in found),
     'size': collections.Counter(item.size for item in found),
     'position': collections.Counter(position_of(world, item.x) for item in found),
   }
-  return {name: {value: counts[name][value] / len(found) for value in values} for name, values in OPEN.items()}
+  return {
+    name: {value: counts[name][value] / len(found) for value in values} for name, values in open_values(world).items()
+  }
 
 
 def counting_rows(cases: Sequence[GenerationCase], objects: Sequence[Sequence[Seen] | None]) -> list[dict[str, Any]]:
@@ -64,16 +69,16 @@ def open_attribute_rows(
   world: World, cases: Sequence[GenerationCase], objects: Sequence[Sequence[Seen] | None]
 ) -> list[dict[str, Any]]:
   """Rows of `bias` for the prompts of OPEN_SKILL. Nothing is read of an image without exactly the shape asked for."""
-  rows = []
+  rows, names = [], open_values(world)
   for number, (case, seen) in enumerate(zip(cases, objects, strict=True)):
     if case.skill == OPEN_SKILL:
       (part,) = case.expected.parts
       item = seen[0] if [item.shape for item in seen] == [part.shape] else None
       step = world.size / world.grid
-      values = (item.colour, item.size, position_of(world, item.x / step)) if item else (None,) * len(OPEN)
+      values = (item.colour, item.size, position_of(world, item.x / step)) if item else (None,) * len(names)
       shares = training_shares(world, part.shape)
       row = {'prompt': part.text, 'filename': number, 'index': number}
-      rows += [{**row, 'attribute': n, 'value': v, 'reference': shares[n]} for n, v in zip(OPEN, values)]
+      rows += [{**row, 'attribute': n, 'value': v, 'reference': shares[n]} for n, v in zip(names, values)]
   return rows
 
 

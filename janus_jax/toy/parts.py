@@ -3,12 +3,13 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,11 +27,13 @@ from janus_jax.toy import dataset, scenes, tokenizer_training
 from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, pretrain_decoder
 from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision
 from janus_jax.toy.pretraining_vq import Quantisation, pretrain_vq
-from janus_jax.toy.shapes import World, sized_world
+from janus_jax.toy.shapes import World
 from janus_jax.training.state import flatten
 
 TEXT_LENGTH = 128  # Tokens of a packed row of text.
 TEXT_EXAMPLES = 20000
+NEAR_MISSES = 6  # Captions for each image that are nearly true of it.
+MOST_SCENES = 32000  # Of an endless world.
 DIGIT_REPEATS = 3  # Among the images of the understanding encoder.
 
 
@@ -70,13 +73,18 @@ def check_parts(settings: Pretraining | None) -> None:
 
 
 def write_parts(
-  settings: Pretraining | None, num_train: int, seed: int, data: str, output: str, overwrite: bool = False
+  settings: Pretraining | None,
+  world: Mapping[str, Any],
+  seed: int,
+  data: str,
+  output: str,
+  overwrite: bool = False,
 ) -> None:
   """Pretrains the parts and writes them as a checkpoint to start from, which appears whole or not at all.
 
   Args:
     settings: what to train, and how long.
-    num_train: scenes to train on.
+    world: what the config says of it (`dataset.world_for`).
     seed: of the toy world and of the parts.
     data: directory of the toy world, made if missing; '' for data/ beside the output.
     output: directory of the checkpoint.
@@ -89,7 +97,7 @@ def write_parts(
   began = time.perf_counter()
   with published(output, overwrite, needed=0) as directory:
     model = PRESETS[settings.model]
-    world = sized_world(model.vq.image_size, model.vq.grid, num_train, seed)
+    world = dataset.world_for(model, seed, **world)
     data = os.path.expanduser(data) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
     dataset.prepare_dataset(world, data)
     path = pathlib.Path(directory, 'tokenizer.json')
@@ -109,7 +117,7 @@ def _pretrain(
   """Trains VQ, understanding encoder and decoder side by side; returns the parameters of the whole model."""
   seed, params = world.seed, initial_params(model, world.seed)
   sources = {name: dataset.data_source(name, world, data, 'train') for name in dataset.NAMES}
-  elements = {name: [source[i] for i in range(len(source))] for name, source in sources.items()}
+  elements = {name: [source[i] for i in range(min(len(source), MOST_SCENES))] for name, source in sources.items()}
   stopping = threading.Event()
 
   def setup(optimization: Optimization, progress: Callable) -> PretrainingSetup:
@@ -124,7 +132,7 @@ def _pretrain(
   def train_vision_encoder() -> Any:
     # Scanned digits are few, and harder to tell apart than shapes.
     shown = [*elements['shapes'], *(elements['digits'] * DIGIT_REPEATS)]
-    inputs = (np.stack([element['image'] for element in shown]), *_captions(shown, tokenizer))
+    inputs = (np.stack([element['image'] for element in shown]), *_captions(world, shown, tokenizer))
     with _bar('SigLIP', settings.vision, 1, stopping) as progress:
       return pretrain_vision(setup(settings.vision, progress), params['vision_encoder'], *inputs, settings.contrast)
 
@@ -156,21 +164,24 @@ def _tokenizer_images(world: World, elements: dict[str, list[dict]], rng: np.ran
   return np.concatenate([crowds, shown[:quarter], digits[rng.integers(len(digits), size=quarter)]])
 
 
-def _captions(elements: list[dict], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-  """Distinct dense captions as ids int32[C, L] padded with -1; and bool[N, C], True where one is true of an element.
+def _captions(
+  world: World, elements: list[dict], tokenizer: Tokenizer
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+  """Distinct dense captions as ids int32[C, L] padded with -1; and for each element the one that is true of it, int[N],
+  and NEAR_MISSES that are not quite, int[N, M].
 
   With sparse captions among them few batches tell a small object from a large one: its size is then 2 % of the
   variance of the features, not 10 %, and the decoder often never learns to read it.
   """
+  rng = np.random.default_rng(world.seed)
   texts = [dataset.true_captions(element)[-1] for element in elements]
-  index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+  others = [rng.choice(dataset.near_misses(world, element), NEAR_MISSES).tolist() for element in elements]
+  index = {text: i for i, text in enumerate(dict.fromkeys([*texts, *itertools.chain(*others)]))}
   ids = [tokenizer.encode(text, add_bos=False) for text in index]
   captions = np.full((len(ids), max(map(len, ids))), -1, np.int32)
   for row, words in zip(captions, ids):
     row[: len(words)] = words
-  true_of = np.zeros((len(elements), len(index)), bool)
-  true_of[np.arange(len(elements)), [index[text] for text in texts]] = True
-  return captions, true_of
+  return captions, (np.array([index[text] for text in texts]), np.array([[index[t] for t in row] for row in others]))
 
 
 def _text_rows(source: Any, tokenizer: Tokenizer) -> PackedText:

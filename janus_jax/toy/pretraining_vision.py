@@ -1,8 +1,9 @@
 """Short pretraining of the understanding encoder by SigLIP's sigmoid contrastive loss (arXiv 2303.15343).
 
-A small text tower reads captions; it is thrown away with both projections. Unlike SigLIP's, a batch has several
-positives per image: in the toy world a caption sampled for one image is often true of another one, and calling that
-pair wrong would teach the encoder to look past what the caption says.
+A small text tower reads captions; it is thrown away with both projections. Two things are not SigLIP's. A batch has
+several positives per image where the same caption is true of several. And it has captions that are nearly true of an
+image (NegCLIP, arXiv 2210.01936): with chance ones alone an encoder learns which words are said and not which belongs to
+which, as any of them tells two images apart.
 """
 
 import dataclasses
@@ -28,11 +29,13 @@ class Contrast:
 
   Attributes:
     text_depth: transformer blocks of the text tower; width, heads and MLP are the encoder's.
+    near_misses: captions for each image of a batch that are nearly true of it.
     temperature: initial factor of the cosines (SigLIP: 10). Learned.
     bias: initial number that is then added to them (SigLIP: -10). Learned.
   """
 
   text_depth: int = 2
+  near_misses: int = 0
   temperature: float = 10.0
   bias: float = -10.0
 
@@ -88,53 +91,40 @@ def sigmoid_loss(logits: jax.Array, is_true: jax.Array) -> jax.Array:
   return -jnp.mean(jnp.sum(jax.nn.log_sigmoid(jnp.where(is_true, logits, -logits)), axis=-1))
 
 
-def sample_captions(rng: np.random.Generator, rows: np.ndarray, true_of: np.ndarray) -> np.ndarray:
-  """One caption that is true of each image of `rows`: rows int[...], true_of bool[N, C] -> int64[...].
-
-  Raises:
-    InputError: an image has no true caption.
-  """
-  counts = true_of.sum(axis=1)
-  if not counts.all():
-    raise InputError(f'image {int(np.argmin(counts))} has 0 true captions: expected 1 or more')
-  _, captions = np.nonzero(true_of)  # In the order of the images.
-  first = np.cumsum(counts) - counts
-  return captions[first[rows] + rng.integers(counts[rows])]
-
-
 def pretrain_vision(
   setup: PretrainingSetup,
   params: Any,
   images: np.ndarray,
   captions: np.ndarray,
-  true_of: np.ndarray,
+  said: tuple[np.ndarray, np.ndarray],
   contrast: Contrast,
 ) -> Any:
-  """Trains the understanding encoder; each step sees some images and one true caption for each.
+  """Trains the understanding encoder; each step sees some images, the true caption of each and some near misses.
 
   Args:
     setup: how; `model` gives the encoder's sizes and the vocabulary.
     params: tree of `vision_encoder`.
     images: uint8[N, size, size, 3].
     captions: int32[C, L], token ids padded with -1; all distinct captions there are.
-    true_of: bool[N, C], True where the caption is true of the image.
+    said: rows of `captions` for each image: int[N] the true one, int[N, M] near misses, of which each step samples.
     contrast: the text tower and the loss.
 
   Returns:
     The trained tree, on the device.
 
   Raises:
-    InputError: shapes do not fit each other, a token outside the vocabulary, an image without a true caption.
+    InputError: shapes do not fit each other, a token outside the vocabulary, a caption that is not there.
   """
   vocab = setup.model.language_model.vocab_size
-  if true_of.shape != (len(images), len(captions)):
-    expected = f'({len(images)}, {len(captions)})'
-    raise InputError(f'true_of has shape {true_of.shape}: expected {expected}, images by captions')
+  true, wrong = said
+  if not len(true) == len(wrong) == len(images):
+    raise InputError(f'{len(images)} images, {len(true)} captions and {len(wrong)} near misses: expected one of each')
+  if min(true.min(), wrong.min(initial=0)) < 0 or max(true.max(), wrong.max(initial=0)) >= len(captions):
+    raise InputError(f'an image has a caption that is not there: expected 0..{len(captions) - 1}')
   rng = np.random.default_rng(setup.seed)
   order = setup.optimization.sample_rows(rng, len(images))
   if captions.min() < -1 or captions.max() >= vocab:
     raise InputError(f'captions hold {captions.min()}..{captions.max()}: expected -1 (padding) and 0..{vocab - 1}')
-  chosen = sample_captions(rng, order, true_of)
   model = _Pair(setup.model, contrast, setup.compute)
   init = jax.jit(model.init)(jax.random.key(setup.seed), images[:1], captions[:1])['params']
 
@@ -142,5 +132,11 @@ def pretrain_vision(
     pixels, words, is_true = batch
     return sigmoid_loss(model.apply({'params': params}, pixels, words), is_true)
 
-  batches = ((images[rows], captions[words], true_of[np.ix_(rows, words)]) for rows, words in zip(order, chosen))
+  def batch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Of each image others than before, without one that it has twice.
+    picks = rng.random((len(rows), wrong.shape[1])).argsort(axis=1)[:, : contrast.near_misses]
+    words = np.concatenate([true[rows], np.take_along_axis(wrong[rows], picks, axis=1).ravel()])
+    return images[rows], captions[words], words == true[rows, None]
+
+  batches = map(batch, order)
   return minimize(setup, {**init, 'vision_encoder': params}, objective, batches)['vision_encoder']

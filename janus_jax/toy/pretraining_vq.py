@@ -149,7 +149,8 @@ def twins(counts: np.ndarray, looks: np.ndarray) -> np.ndarray:
     counts: int[K], how often each row was chosen.
     looks: float[K, d], the mean patch that it was chosen for.
   """
-  same = np.square(looks[:, None] - looks).mean(-1) < SAME_LOOK**2
+  squares = np.square(looks).mean(-1)
+  same = squares[:, None] + squares - 2 * looks @ looks.T / looks.shape[1] < SAME_LOOK**2
   itself = np.arange(len(counts))
   found = itself.copy()
   for row in np.argsort(-counts, kind='stable'):

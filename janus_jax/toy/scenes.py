@@ -4,6 +4,8 @@ Every scene belongs to exactly one split, whatever is sampled and however often:
 that training must never see, else 'test' or 'train' by a hash of the scene itself.
 """
 
+import dataclasses
+import functools
 import itertools
 import zlib
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from janus_jax.toy.shapes import COLOURS, SHAPES, SIZES, Object, Scene, World, render_encoded
+from janus_jax.toy.shapes import SHAPES, SIZES, Object, Scene, World, render_encoded
 
 SPLITS = ('train', 'test', 'held_out')
 LAYOUTS = ('one', 'alike', 'two')
@@ -21,33 +23,43 @@ OPPOSITE = {'left of': 'right of', 'right of': 'left of', 'above': 'below', 'bel
 # One scene in TEST_ONE_IN is a test scene; one pair of coloured shapes in PAIR_ONE_IN is held out.
 TEST_ONE_IN, PAIR_ONE_IN = 5, 10
 CROWDED = 0.7  # Fraction of the positions in a crowd that hold an object.
-# (colour, shape, size) that training never sees, in any image, caption or question. Each colour, each shape and each
-# size is among them, yet every pair of the three still occurs in training.
-HELD_OUT_TRIPLES = frozenset(
-  {
-    ('red', 'circle', 'small'),
-    ('orange', 'square', 'large'),
-    ('green', 'triangle', 'small'),
-    ('blue', 'cross', 'large'),
-    ('purple', 'square', 'small'),
-    ('black', 'circle', 'large'),
-  }
-)
-# (count, colour, shape) likewise.
-HELD_OUT_COUNTS = frozenset(
-  {
-    (2, 'red', 'triangle'),
-    (3, 'orange', 'cross'),
-    (4, 'green', 'circle'),
-    (2, 'blue', 'square'),
-    (3, 'purple', 'circle'),
-    (4, 'black', 'cross'),
-  }
-)
-# (shape, relation, other shape) likewise; the mirrored form, 'a square right of a circle', is the same scene.
-HELD_OUT_RELATIONS = frozenset(
-  {('circle', 'left of', 'square'), ('triangle', 'above', 'circle'), ('cross', 'left of', 'triangle')}
-)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """What training never sees, in any image, caption or question.
+
+  Every pair of the three still occurs in training, and each colour, each shape and each size is among them where there
+  are as many.
+
+  Attributes:
+    triples: (colour, shape, size).
+    counts: (number, colour, shape).
+    relations: (shape, relation, other shape); the mirrored form, 'a square right of a circle', is the same scene.
+  """
+
+  triples: frozenset[tuple[str, str, str]]
+  counts: frozenset[tuple[int, str, str]]
+  relations: frozenset[tuple[str, str, str]]
+
+
+@functools.lru_cache(maxsize=16)
+def held_out(world: World) -> HeldOut:
+  """The combinations that a world holds out. No colour and shape are held out twice, so that only one size is missing."""
+  shapes, colours, sizes = world.shapes, world.colours, world.sizes
+  triples, counts, relations = set(), set(), set()
+  for i in range(world.combinations):
+    turn, c = divmod(i, len(colours))
+    s = (c + turn) % len(shapes)
+    third = c + c // len(shapes) + turn
+    triples.add((colours[c], shapes[s], sizes[third % len(sizes)]))
+    # Other pairs of colour and shape than the triples'.
+    counts.add((COUNTS[third % len(COUNTS)], colours[c], shapes[(s + len(shapes) // 2) % len(shapes)]))
+  for i in range(world.combinations // 2):
+    turn, s = divmod(i, len(shapes))
+    other = s + 1 + turn % (len(shapes) - 1)
+    relations.add((shapes[s], RELATIONS[(s + turn) % len(RELATIONS)], shapes[other % len(shapes)]))
+  return HeldOut(frozenset(triples), frozenset(counts), frozenset(relations))
 
 
 def stable_hash(text: str) -> int:
@@ -81,33 +93,34 @@ def pair_held_out(first: tuple[str, str], second: tuple[str, str]) -> bool:
   return stable_hash(str(sorted([first, second]))) % PAIR_ONE_IN == 0
 
 
-def relation_held_out(shape: str, name: str, other: str) -> bool:
-  """True where training never sees `shape` in this relation to `other`."""
-  return not HELD_OUT_RELATIONS.isdisjoint({(shape, name, other), (other, OPPOSITE[name], shape)})
-
-
-def combination_held_out(items: Sequence[Any], count: int, relation_name: str | None) -> bool:
+def combination_held_out(world: World, items: Sequence[Any], count: int, relation_name: str | None) -> bool:
   """True for a combination that training never sees.
 
   Args:
+    world: the toy world.
     items: one or two things with shape, colour and size, the last two of which may be None: not said.
     count: objects of the first sort.
     relation_name: of the first item to the second; None: there is no second, or it is not said.
   """
   first, *others = items
-  if any((item.colour, item.shape, item.size) in HELD_OUT_TRIPLES for item in items):
+  never = held_out(world)
+  if any((item.colour, item.shape, item.size) in never.triples for item in items):
     return True
   if not others:
-    return (count, first.colour, first.shape) in HELD_OUT_COUNTS
+    return (count, first.colour, first.shape) in never.counts
   (second,) = others
-  pair = first.colour and pair_held_out((first.colour, first.shape), (second.colour, second.shape))
-  return bool(pair or (relation_name and relation_held_out(first.shape, relation_name, second.shape)))
+  if first.colour and pair_held_out((first.colour, first.shape), (second.colour, second.shape)):
+    return True
+  if not relation_name:
+    return False
+  mirrored = second.shape, OPPOSITE[relation_name], first.shape
+  return not never.relations.isdisjoint({(first.shape, relation_name, second.shape), mirrored})
 
 
-def split_of(scene: Scene) -> str:
+def split_of(world: World, scene: Scene) -> str:
   """The one split that a scene belongs to."""
   items = scene.objects if layout(scene) == 'two' else scene.objects[:1]
-  if combination_held_out(items, len(scene.objects), relation(*items) if items[1:] else None):
+  if combination_held_out(world, items, len(scene.objects), relation(*items) if items[1:] else None):
     return 'held_out'
   return 'test' if stable_hash(repr(scene)) % TEST_ONE_IN == 0 else 'train'
 
@@ -117,9 +130,9 @@ def sample_scene(world: World, rng: np.random.Generator, scene_layout: str | Non
   match scene_layout or LAYOUTS[rng.choice(3, p=np.array(world.mixture) / sum(world.mixture))]:
     case 'one':
       (position,) = _positions(world, rng, 1)
-      return Scene((Object(*_triple(rng), *position),))
+      return Scene((Object(*_triple(world, rng), *position),))
     case 'alike':
-      triple = _triple(rng)
+      triple = _triple(world, rng)
       positions = _positions(world, rng, COUNTS[rng.integers(len(COUNTS))])
       return Scene(tuple(Object(*triple, *position) for position in positions))
     case 'two':
@@ -127,9 +140,9 @@ def sample_scene(world: World, rng: np.random.Generator, scene_layout: str | Non
   raise ValueError(f'layout {scene_layout!r}: expected one of {LAYOUTS}')
 
 
-def _triple(rng: np.random.Generator) -> tuple[str, str, str]:
-  shape, colour, size = rng.integers((len(SHAPES), len(COLOURS), len(SIZES)))
-  return SHAPES[shape], list(COLOURS)[colour], SIZES[size]
+def _triple(world: World, rng: np.random.Generator) -> tuple[str, str, str]:
+  shape, colour, size = rng.integers((world.num_shapes, world.num_colours, world.num_sizes))
+  return world.shapes[shape], world.colours[colour], world.sizes[size]
 
 
 def _positions(world: World, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
@@ -148,11 +161,12 @@ def _sample_two(world: World, rng: np.random.Generator) -> Scene:
     (x, y), (other_x, other_y) = positions = _positions(world, rng, 2)
     if abs(x - other_x) != abs(y - other_y):
       break
-  shapes = rng.choice(len(SHAPES), 2, replace=False)
-  colours = rng.choice(len(COLOURS), 2, replace=False)
-  sizes = rng.integers(len(SIZES), size=2)
+  shapes = rng.choice(world.num_shapes, 2, replace=False)
+  colours = rng.choice(world.num_colours, 2, replace=False)
+  sizes = rng.integers(world.num_sizes, size=2)
   parts = zip(shapes, colours, sizes, positions, strict=True)
-  return Scene(tuple(Object(SHAPES[s], list(COLOURS)[c], SIZES[z], *position) for s, c, z, position in parts))
+  named = ((world.shapes[s], world.colours[c], world.sizes[z], *position) for s, c, z, position in parts)
+  return Scene(tuple(Object(*item) for item in named))
 
 
 def scene_at(world: World, split: str, index: int, scene_layout: str | None = None) -> Scene:
@@ -160,7 +174,7 @@ def scene_at(world: World, split: str, index: int, scene_layout: str | None = No
   rng = np.random.default_rng((world.seed, SPLITS.index(split), index))
   while True:
     scene = sample_scene(world, rng, scene_layout)
-    if split_of(scene) == split:
+    if split_of(world, scene) == split:
       return scene
 
 
@@ -170,8 +184,11 @@ def render_crowds(world: World, count: int, rng: np.random.Generator) -> np.ndar
   For the image tokenizer alone: on scenes of one object colour is so small a part of the reconstruction error that a
   short training never learns it; on crowds it does.
   """
-  names = itertools.product(enumerate(SHAPES), enumerate(COLOURS), enumerate(SIZES))
-  triples = [(s, c, z) for (s, shape), (c, colour), (z, size) in names if (colour, shape, size) not in HELD_OUT_TRIPLES]
+  triples = [
+    (SHAPES.index(shape), world.colours.index(colour), SIZES.index(size))
+    for shape, colour, size in itertools.product(world.shapes, world.colours, world.sizes)
+    if (colour, shape, size) not in held_out(world).triples
+  ]
   positions = [(x, y) for y in world.positions[::2] for x in world.positions[::2]]
   chosen = np.array(triples)[rng.integers(len(triples), size=(count, len(positions)))]
   rows = np.concatenate([chosen, np.broadcast_to(positions, (*chosen.shape[:2], 2))], axis=-1).astype(np.int8)

@@ -98,7 +98,7 @@ def score(janus: LoadedJanus, world: World, questions_per_kind: int, images_per_
   how = ImageSettings(num_images=1, batch_size=BATCH_SIZE, **settings)
   judge = DigitJudge.fit(world.size)
   questions = test_set.build_questions(world, questions_per_kind, how.seed)
-  prompts = test_set.build_prompts(images_per_group, how.seed)
+  prompts = test_set.build_prompts(world, images_per_group, how.seed)
   start = time.perf_counter()
   generated = generate_images(janus, [case.prompt for case in prompts], how)
   images, after_images = np.stack([found[0].pixels for found in generated]), time.perf_counter()

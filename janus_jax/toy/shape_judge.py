@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from janus_jax.toy import captions, shapes
 from janus_jax.toy.captions import CaptionPart, Description
-from janus_jax.toy.shapes import COLOURS, GROUND, SHAPES, SIZES, World
+from janus_jax.toy.shapes import COLOURS, GROUND, World
 
 # A pixel belongs to an object if that covers at least this fraction of it; objects stand a pixel apart or more.
 COVERED = 0.55
@@ -72,7 +72,7 @@ class Verdict:
 def find_objects(world: World, pixels: np.ndarray) -> list[Seen]:
   """The objects in an image uint8[size, size, 3] of this world, from top to bottom and left to right."""
   offset = pixels.astype(np.float32) - GROUND
-  palette = np.array(list(COLOURS.values()), np.float32) - GROUND
+  palette = np.array([COLOURS[name] for name in world.colours], np.float32) - GROUND
   # Per pixel and colour: the fraction of the colour that comes nearest, and how far off it is.
   alphas = (offset @ palette.T / (palette**2).sum(1)).clip(0, 1)
   errors = ((offset[:, :, None] - alphas[..., None] * palette) ** 2).mean(-1)
@@ -92,7 +92,7 @@ def _speck(world: World) -> float:
 def _templates(world: World) -> dict[tuple[str, str], np.ndarray]:
   """The coverage of each (shape, size) in the middle of an image."""
   middle = world.size / 2
-  pairs = itertools.product(SHAPES, SIZES)
+  pairs = itertools.product(world.shapes, world.sizes)
   return {(s, z): shapes.coverage(s, world.radius(z), middle, middle, world.size) for s, z in pairs}
 
 

@@ -10,7 +10,7 @@ from janus_jax.toy import captions, digits, questions, scenes, shape_judge, shap
 from janus_jax.toy.captions import CaptionPart, Description
 from janus_jax.toy.digit_judge import NONE, DigitJudge
 from janus_jax.toy.shape_judge import Seen, Verdict
-from janus_jax.toy.shapes import COLOURS, SHAPES, SIZES, World
+from janus_jax.toy.shapes import World
 
 # GenEval's six, one object with all its attributes, and the digits.
 SKILLS = ('single_object', 'attributes', 'colours', 'counting', 'two_objects', 'position', 'colour_binding', 'digit')
@@ -98,12 +98,12 @@ def build_questions(world: World, per_kind: int, seed: int = 0) -> list[Question
   return cases
 
 
-def build_prompts(per_group: int, seed: int = 0) -> list[GenerationCase]:
+def build_prompts(world: World, per_group: int, seed: int = 0) -> list[GenerationCase]:
   """Up to `per_group` prompts of each skill and group. Where there are fewer different ones, they repeat."""
   rng = np.random.default_rng(seed)
   cases = []
   for skill, group in itertools.product(SKILLS, GENERATION_GROUPS):
-    pool = [item for item in _expectations(skill) if _is_new(item) == (group == 'new_combination')]
+    pool = [item for item in _expectations(world, skill) if _is_new(world, item) == (group == 'new_combination')]
     order = rng.permutation(len(pool))
     for number in range(per_group if pool else 0):
       expected = pool[order[number % len(pool)]]
@@ -118,35 +118,36 @@ def build_prompts(per_group: int, seed: int = 0) -> list[GenerationCase]:
   return cases
 
 
-def _expectations(skill: str) -> Sequence[Description | int]:
+def _expectations(world: World, skill: str) -> Sequence[Description | int]:
   """Everything that a prompt of the skill may ask for."""
-  shape_pairs = list(itertools.permutations(SHAPES, 2))
+  shapes, colours, sizes = world.shapes, world.colours, world.sizes
+  shape_pairs = list(itertools.permutations(shapes, 2))
   match skill:
     case 'single_object':
-      return [Description((CaptionPart(1, shape),)) for shape in SHAPES]
+      return [Description((CaptionPart(1, shape),)) for shape in shapes]
     case 'attributes':
-      return [Description((CaptionPart(1, *triple),)) for triple in itertools.product(SHAPES, COLOURS, SIZES)]
+      return [Description((CaptionPart(1, *item),)) for item in itertools.product(shapes, colours, sizes)]
     case 'colours':
-      return [Description((CaptionPart(1, *pair),)) for pair in itertools.product(SHAPES, COLOURS)]
+      return [Description((CaptionPart(1, *pair),)) for pair in itertools.product(shapes, colours)]
     case 'counting':
-      return [Description((CaptionPart(*item),)) for item in itertools.product(scenes.COUNTS, SHAPES, COLOURS)]
+      return [Description((CaptionPart(n, s, c),)) for n, c, s in itertools.product(scenes.COUNTS, colours, shapes)]
     case 'two_objects' | 'position':
       relations = scenes.RELATIONS if skill == 'position' else (None,)
       both = itertools.product(shape_pairs, relations)
       return [Description((CaptionPart(1, a), CaptionPart(1, b)), relation) for (a, b), relation in both]
     case 'colour_binding':
-      both = itertools.product(shape_pairs, itertools.permutations(COLOURS, 2))
+      both = itertools.product(shape_pairs, itertools.permutations(colours, 2))
       return [Description((CaptionPart(1, a, c), CaptionPart(1, b, d))) for (a, b), (c, d) in both]
     case 'digit':
       return range(10)
   raise ValueError(f'skill {skill!r}: expected one of {SKILLS}')
 
 
-def _is_new(expected: Description | int) -> bool:
+def _is_new(world: World, expected: Description | int) -> bool:
   """True where training never shows what is asked for."""
   if isinstance(expected, int):
     return False
-  return scenes.combination_held_out(expected.parts, expected.parts[0].count, expected.relation)
+  return scenes.combination_held_out(world, expected.parts, expected.parts[0].count, expected.relation)
 
 
 def judge_images(world: World, judge: DigitJudge, cases: Sequence[GenerationCase], images: np.ndarray) -> list[Verdict]:
