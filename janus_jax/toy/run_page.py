@@ -15,7 +15,7 @@ from janus_jax.toy.image_statistics import statistics_tables
 from janus_jax.toy.scores import CONTROL_NOTE, INTERVAL_NOTE, STATISTICS_NOTE, interval_text, line_name, percent
 from janus_jax.toy.test_set import GENERATION_GROUPS, QUESTION_GROUPS
 
-# Generated images per skill and group, and images asked about per content and group, that the page shows.
+# Right and wrong images per skill and group each, and images asked about per content and group, that the page shows.
 GENERATIONS_SHOWN, ASKED_SHOWN = 10, 6
 STAGE_FIELDS = ('steps', 'batch_size', 'learning_rate', 'schedule', 'ratio', 'trainable')
 NOTES = (
@@ -23,6 +23,24 @@ NOTES = (
   'together.',
   f'{INTERVAL_NOTE}.',
   f'{CONTROL_NOTE}.',
+)
+# Scores along the way (`runs.callbacks.ToyScores`): (title of a chart, metrics), by what is asked for.
+EMERGENCE = (
+  ('images of new phrasings: one object', 'scores/new_phrasing/', ('single_object', 'colours', 'attributes', 'digit')),
+  (
+    'images of new phrasings: several objects',
+    'scores/new_phrasing/',
+    ('counting', 'two_objects', 'position', 'colour_binding'),
+  ),
+  ('images of new combinations', 'scores/new_combination/', ('attributes', 'counting', 'position', 'colour_binding')),
+  *(
+    (f'questions about {content}', f'scores/new_scene/{content.replace(" ", "_")}:_', kinds)
+    for content, kinds in (
+      ('one object', ('colour', 'shape', 'size', 'count')),
+      ('several alike', ('colour', 'shape', 'size', 'count')),
+      ('two objects', ('colour', 'shape', 'size', 'where', 'beside')),
+    )
+  ),
 )
 # (title, metric, label of the y axis) of the charts with one curve.
 CURVES = (
@@ -112,6 +130,10 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure | None]:
   return [
     chart('loss while training', {task: f'loss/{task}' for task in TASKS}, 'nats per target', log=True),
     chart('loss on held-out data', {task: f'held_out/{task}' for task in TASKS}, 'nats per target', log=True),
+    *(
+      chart(title, {name.replace('_', ' '): f'{path}{name}' for name in names}, '% right')
+      for title, path, names in EMERGENCE
+    ),
     *(chart(title, {'': key}, label) for title, key, label in CURVES),
   ]
 
@@ -157,7 +179,9 @@ def _images(run: RunReport) -> list[Html]:
   for name, members in rows.items():
     right = sum(case['right'] for case, _ in members)
     found.append(element('h3', f'{name}: {right} of {len(members)} right'))
-    found.append(element('div', *(_figure(*member) for member in members[:GENERATIONS_SHOWN]), class_='row'))
+    for which in (True, False):
+      shown = [member for member in members if member[0]['right'] == which][:GENERATIONS_SHOWN]
+      found += [element('div', *(_figure(*member) for member in shown), class_='row')] if shown else []
   return found
 
 

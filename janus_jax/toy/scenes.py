@@ -179,18 +179,20 @@ def scene_at(world: World, split: str, index: int, scene_layout: str | None = No
 
 
 def render_crowds(world: World, count: int, rng: np.random.Generator) -> np.ndarray:
-  """Images of objects side by side, of any triple that training may show: uint8[count, size, size, 3].
+  """Images of objects side by side: uint8[count, size, size, 3].
 
   For the image tokenizer alone: on scenes of one object colour is so small a part of the reconstruction error that a
-  short training never learns it; on crowds it does.
+  short training never learns it; on crowds it does. Every triple is shown, as a tokenizer that others have trained has
+  seen it: what is held out is to be said and to be understood, not to be encoded.
   """
-  triples = [
-    (SHAPES.index(shape), world.colours.index(colour), SIZES.index(size))
-    for shape, colour, size in itertools.product(world.shapes, world.colours, world.sizes)
-    if (colour, shape, size) not in held_out(world).triples
-  ]
+  triples = np.array(
+    [
+      (SHAPES.index(shape), world.colours.index(colour), SIZES.index(size))
+      for shape, colour, size in itertools.product(world.shapes, world.colours, world.sizes)
+    ]
+  )
   positions = [(x, y) for y in world.positions[::2] for x in world.positions[::2]]
-  chosen = np.array(triples)[rng.integers(len(triples), size=(count, len(positions)))]
+  chosen = triples[rng.integers(len(triples), size=(count, len(positions)))]
   rows = np.concatenate([chosen, np.broadcast_to(positions, (*chosen.shape[:2], 2))], axis=-1).astype(np.int8)
   rows[rng.random(rows.shape[:2]) >= CROWDED] = -1
   return render_encoded(world, rows)

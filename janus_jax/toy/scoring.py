@@ -29,6 +29,7 @@ from janus_jax.toy.test_set import GenerationCase, QuestionCase
 # The longest right answer, 'a small orange triangle right of a large purple square', has ten words of a token each.
 ANSWER_TOKENS = 24
 BATCH_SIZE = 64
+SHEET_COLUMNS = 10  # Right images of a skill and group, and as many wrong ones.
 # What fits models as small as the toy world's, where the run's config says nothing.
 SAMPLING = {'cfg_weight': 1.5, 'temperature': 0.8, 'top_k': 0}
 
@@ -160,14 +161,17 @@ def question_images(questions: Sequence[QuestionCase]) -> tuple[np.ndarray, list
 
 
 def generation_sheet(scored: Scored) -> np.ndarray:
-  """All generated images, uint8[rows, columns, 3]: a row per skill and group, which says how many are right."""
+  """Generated images, uint8[rows, columns, 3]: a row per skill and group, which says how many are right, with the first
+  right ones beside the first wrong ones.
+  """
   rows = []
   judged = zip(scored.prompts, map(JudgedImage, scored.images, [verdict.right for verdict in scored.verdicts]))
   for key, pairs in itertools.groupby(judged, lambda pair: pair[0].key):
     row = [image for _, image in pairs]
+    right, wrong = ([image for image in row if image.right == which] for which in (True, False))
     label = ' - '.join(key).replace('_', ' ')
-    rows.append((f'{label}\n{sum(image.right for image in row)} of {len(row)} right', [row]))
-  return image_grid(rows)
+    rows.append((f'{label}\n{len(right)} of {len(row)} right', [right[:SHEET_COLUMNS], wrong[:SHEET_COLUMNS]]))
+  return image_grid(rows, ('right', 'wrong'))
 
 
 def write_scores(directory: str, found: dict, scored: Scored) -> None:
