@@ -39,9 +39,9 @@ def test_deepseeks_layout_gives_the_same_model_back(checkpoint, tmp_path):
 
 def test_transformers_layout_is_refused_and_nothing_written(checkpoint, tmp_path):
   output = tmp_path / 'huggingface'
-  with pytest.raises(InputError, match=r'^vq\.num_res_blocks is 0: the huggingface layout .*, expected 1 or more$'):
-    with exporting(checkpoint, str(output), 'huggingface', False) as directory:
-      write_checkpoint(checkpoint, directory, 'huggingface', lambda _: None)
+  refused = pytest.raises(InputError, match=r'^vq\.num_res_blocks is 0: the huggingface layout .* expected 1 or more$')
+  with refused, exporting(checkpoint, str(output), 'huggingface', False) as directory:
+    write_checkpoint(checkpoint, directory, 'huggingface', lambda _: None)
   assert not output.exists()
 
 
