@@ -107,6 +107,11 @@ def janus_to_huggingface(
       f'vq.image_size gives a grid of {vq.grid} x {vq.grid} codes: the huggingface layout can only express the grid '
       f'of the vision tower, expected {vision.grid} x {vision.grid} (vision_encoder.image_size // patch_size)'
     )
+  if not vq.num_res_blocks:
+    raise InputError(
+      'vq.num_res_blocks is 0: the huggingface layout can only express a VQ whose residual blocks change the number of '
+      'channels, expected 1 or more'
+    )
   if vision.activation != 'gelu':
     raise InputError(
       f'vision_encoder.activation is {vision.activation!r}: the huggingface layout has one activation for tower and '

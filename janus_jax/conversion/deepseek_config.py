@@ -157,15 +157,16 @@ def _siglip_from_deepseek(vision: ConfigSection, shapes: Shapes) -> SiglipConfig
 def vq_from_deepseek(gen_vision: ConfigSection, shapes: Shapes, grid: int) -> VQConfig:
   """`grid` is the vision tower's, which the VQ has too unless the file says otherwise."""
   gen_vision.require('cls', 'VQ-16')
-  source, encoder = gen_vision.source, 'gen_vision_model.encoder.'
+  source, encoder, decoder = gen_vision.source, 'gen_vision_model.encoder.', 'gen_vision_model.decoder.'
   codebook_size, code_dim = _shape(shapes, _CODEBOOK, 2, source)
   params = gen_vision.section('params')
   params = params.agreeing(image_token_size=(codebook_size, _CODEBOOK), n_embed=(code_dim, _CODEBOOK))
   base_channels = _shape(shapes, f'{encoder}conv_in.weight', 4, source)[0]
   multipliers = []
-  num_levels = max(1, _count(shapes, f'{encoder}conv_blocks.'))  # Without any, the first one's absence is reported.
-  for level in range(num_levels):
-    tensor = f'{encoder}conv_blocks.{level}.res.0.conv1.weight'
+  # Read off the decoder, which has a residual block in every level, the lowest first; the encoder may have none.
+  num_levels = max(1, _count(shapes, f'{decoder}conv_blocks.'))  # Without any, the first one's absence is reported.
+  for level in reversed(range(num_levels)):
+    tensor = f'{decoder}conv_blocks.{level}.res.0.conv1.weight'
     channels = _shape(shapes, tensor, 4, source)[0]
     if channels % base_channels:
       raise InputError(f'{source}: tensor {tensor} has {channels} channels: expected a multiple of {base_channels}')
@@ -177,7 +178,7 @@ def vq_from_deepseek(gen_vision: ConfigSection, shapes: Shapes, grid: int) -> VQ
     z_channels=_shape(shapes, f'{encoder}conv_out.weight', 4, source)[0],
     base_channels=base_channels,
     channel_multipliers=tuple(multipliers),
-    num_res_blocks=_count(shapes, f'{encoder}conv_blocks.0.res.'),
+    num_res_blocks=_count(shapes, f'{decoder}conv_blocks.0.res.') - 1,  # One more than the encoder has.
   )
 
 

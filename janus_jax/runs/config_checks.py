@@ -101,7 +101,7 @@ FIELDS: Table = {
     'toy_shapes': Integer(3, 6),
     'toy_colours': Integer(2, 8),
     'toy_sizes': Integer(2, 3),
-    'toy_combinations': Integer(),
+    'toy_combinations': Integer(1),
     'toy_mixture': PerTask(('one', 'alike', 'two'), Number()),
     'sources': DICTS,
     'precompute_codes': BOOL,

@@ -54,6 +54,8 @@ def check_data(config: TrainConfig, model: JanusConfig) -> None:
   """Raises InputError for what is wrong with the config of the data, before anything is written."""
   if config.data.name == 'toy':
     read_world(config, model)
+    if config.data.precompute_codes and not config.data.num_train:
+      raise InputError('data.precompute_codes is for stored scenes: expected False, as data.num_train is 0')
     return
   if config.data.precompute_codes:
     raise InputError('data.precompute_codes is for the toy world: expected False, and `janus_jax.tokenize` instead')

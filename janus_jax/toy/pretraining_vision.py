@@ -2,8 +2,8 @@
 
 A small text tower reads captions; it is thrown away with both projections. Two things are not SigLIP's. A batch has
 several positives per image where the same caption is true of several. And it has captions that are nearly true of an
-image (NegCLIP, arXiv 2210.01936): with chance ones alone an encoder learns which words are said and not which belongs to
-which, as any of them tells two images apart.
+image (NegCLIP, arXiv 2210.01936): with chance ones alone an encoder learns which words are said and not which belongs
+to which, as any of them tells two images apart.
 """
 
 import dataclasses

@@ -4,11 +4,12 @@ Every scene belongs to exactly one split, whatever is sampled and however often:
 that training must never see, else 'test' or 'train' by a hash of the scene itself.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ CROWDED = 0.7  # Fraction of the positions in a crowd that hold an object.
 class HeldOut:
   """What training never sees, in any image, caption or question.
 
-  Every pair of the three still occurs in training, and each colour, each shape and each size is among them where there
-  are as many.
+  Every pair of the three still occurs in training, and each shape in each relation to some other. Where there are as
+  many triples, each colour and each shape is among them, and of three colours or more each size.
 
   Attributes:
     triples: (colour, shape, size).
@@ -45,21 +46,30 @@ class HeldOut:
 
 @functools.lru_cache(maxsize=16)
 def held_out(world: World) -> HeldOut:
-  """The combinations that a world holds out. No colour and shape are held out twice, so that only one size is missing."""
+  """The combinations that a world holds out. No colour and shape are held out twice: one size or number is missing."""
   shapes, colours, sizes = world.shapes, world.colours, world.sizes
   triples, counts, relations = set(), set(), set()
+  many, few = (colours, shapes) if len(colours) >= len(shapes) else (shapes, colours)
   for i in range(world.combinations):
-    turn, c = divmod(i, len(colours))
-    s = (c + turn) % len(shapes)
-    third = c + c // len(shapes) + turn
-    triples.add((colours[c], shapes[s], sizes[third % len(sizes)]))
-    # Other pairs of colour and shape than the triples'.
-    counts.add((COUNTS[third % len(COUNTS)], colours[c], shapes[(s + len(shapes) // 2) % len(shapes)]))
+    turn, m = divmod(i, len(many))
+    third = m + m // len(few) + turn
+    pairs = ((many[m], few[(m + turn + shift) % len(few)]) for shift in (0, len(few) // 2))
+    # Other pairs of colour and shape are counted than those of the triples.
+    pair, counted = (found if many is colours else found[::-1] for found in pairs)
+    triples.add((*pair, sizes[third % len(sizes)]))
+    counts.add((COUNTS[third % len(COUNTS)], *counted))
   for i in range(world.combinations // 2):
     turn, s = divmod(i, len(shapes))
-    other = s + 1 + turn % (len(shapes) - 1)
-    relations.add((shapes[s], RELATIONS[(s + turn) % len(RELATIONS)], shapes[other % len(shapes)]))
+    names = (RELATIONS[(s + turn + k) % len(RELATIONS)] for k in range(len(RELATIONS)))
+    found = ((shapes[s], name, shapes[(s + 1 + turn) % len(shapes)]) for name in names)
+    relations.add(next(item for item in found if _in_each_relation(shapes, {*relations, item})))
   return HeldOut(frozenset(triples), frozenset(counts), frozenset(relations))
+
+
+def _in_each_relation(shapes: Sequence[str], held: Set[tuple[str, str, str]]) -> bool:
+  """True if each shape still stands in each relation to some other."""
+  both_ways = held | {(other, OPPOSITE[name], shape) for shape, name, other in held}
+  return max(collections.Counter(item[:2] for item in both_ways).values()) < len(shapes) - 1
 
 
 def stable_hash(text: str) -> int:

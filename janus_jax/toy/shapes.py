@@ -80,6 +80,7 @@ class World:
   seed: int = 0
 
   def __post_init__(self):
+    object.__setattr__(self, 'mixture', tuple(self.mixture))  # A list in a saved config.
     if len(self.mixture) != 3 or min(self.mixture) < 0 or not sum(self.mixture) > 0:
       raise InputError(f'mixture {self.mixture}: expected three weights, none negative, one above zero')
     for name, count, least, most in (
@@ -89,11 +90,11 @@ class World:
     ):
       if not least <= count <= most:
         raise InputError(f'a world of {count} {name}: expected {least} to {most}')
-    # Each is of another colour and shape, which training then shows in another size.
-    most = self.num_colours * self.num_shapes // 2
-    if not 0 <= self.combinations <= most:
+    # Each is of another colour and shape, which training then shows in another size; and so are as many counts.
+    most = max(self.num_colours, self.num_shapes) * (min(self.num_colours, self.num_shapes) // 2)
+    if not 1 <= self.combinations <= most:
       where = f'{self.num_colours} colours and {self.num_shapes} shapes'
-      raise InputError(f'{self.combinations} combinations held out of {where}: expected 0 to {most}')
+      raise InputError(f'{self.combinations} combinations held out of {where}: expected 1 to {most}')
     # An object then keeps others from one corner at most, which leaves the fourth object a corner.
     if len(self.positions) < 2 * self.min_distance:
       raise InputError(

@@ -88,7 +88,8 @@ def vq_encoder_forward_flops(config: VQConfig) -> float:
       width = features
     if level != lowest:
       size //= 2
-      flops += 2 * size**2 * 9 * width * width
+      flops += 2 * size**2 * 9 * width * features
+      width = features
   P = size**2
   flops += 2 * _res_block_flops(P, width, width) + _attn_block_flops(P, width)
   flops += 2 * P * 9 * width * config.z_channels + 2 * P * config.z_channels * config.code_dim

@@ -10,6 +10,7 @@ test (`janus_jax.evaluate`), on which nothing maroon occurs. DIR/table.md has th
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -43,7 +44,7 @@ PARTS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head', 'language_mod
 
 def maroon_scenes(world: World, seed: int, count: int) -> list[Scene]:
   """One maroon object each, of every shape and size in turn."""
-  rng, kinds = np.random.default_rng(seed), itertools.cycle(itertools.product(shapes.SHAPES, shapes.SIZES))
+  rng, kinds = np.random.default_rng(seed), itertools.cycle(itertools.product(world.shapes, world.sizes))
   places = rng.choice(list(world.positions), (count, 2))
   return [Scene((Object(s, 'maroon', z, int(x), int(y)),)) for (s, z), (x, y) in zip(kinds, places)]
 
@@ -139,11 +140,15 @@ def main() -> None:
   parser.add_argument('--out', required=True)
   args = parser.parse_args()
   out, checkpoint = pathlib.Path(args.out), os.path.abspath(args.checkpoint)
-  world = dataset.world_for(janus_jax.load(checkpoint).config, 0, World.num_train, 0)
+  world = dataset.world_for(janus_jax.load(checkpoint).config, 0)
   if not (out / 'data').exists():
     old = [scenes.scene_at(world, 'train', i) for i in range(OLD)]
     write_scenes(out / 'data' / 'old', world, old, with_digits=OLD // 3)
-  shapes.COLOURS['maroon'] = MAROON  # From here on, and in this process only.
+  # From here on, and in this process only. A world has the first colours: maroon takes the place of the others.
+  for name in list(shapes.COLOURS)[world.num_colours :]:
+    del shapes.COLOURS[name]
+  shapes.COLOURS['maroon'] = MAROON
+  world = dataclasses.replace(world, num_colours=world.num_colours + 1)
   if not (out / 'data' / 'new').exists():
     write_scenes(out / 'data' / 'new', world, maroon_scenes(world, 1, PICTURES + HELD_OUT))
   rows = [('before', '', 0, '', checkpoint)]

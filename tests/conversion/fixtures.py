@@ -122,11 +122,11 @@ def deepseek_shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
   }
   for i in range(vision.depth):
     shapes[f'vision_model.vision_tower.blocks.{i}.mlp.fc1.weight'] = (vision.mlp_dim, vision.width)
-  channels = vq.base_channels
-  for level, multiplier in enumerate(vq.channel_multipliers):
-    for block in range(vq.num_res_blocks):
+  channels = vq.base_channels * vq.channel_multipliers[-1]
+  for level, multiplier in enumerate(reversed(vq.channel_multipliers)):
+    for block in range(vq.num_res_blocks + 1):
       previous, channels = channels, vq.base_channels * multiplier
-      name = f'gen_vision_model.encoder.conv_blocks.{level}.res.{block}.conv1.weight'
+      name = f'gen_vision_model.decoder.conv_blocks.{level}.res.{block}.conv1.weight'
       shapes[name] = (channels, previous, 3, 3)
   for i in range(llama.depth):
     layer = f'language_model.model.layers.{i}.'

@@ -23,6 +23,7 @@ from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
 from janus_jax.reporting.image_grid import RIGHT, WRONG
 from janus_jax.runs import workdirs
+from janus_jax.runs.config import DataConfig
 from janus_jax.toy import captions, dataset, digits, scenes, scoring, shapes, test_set, tokenizer_training
 from janus_jax.toy.captions import Description
 from janus_jax.toy.digit_judge import DigitJudge
@@ -101,7 +102,8 @@ def test_what_the_command_writes(checkpoint, evaluated):
   assert [(case['question'], tuple(case['expected'])) for case in found['question_cases']] == [
     (case.question, case.expected) for case in cases
   ]
-  assert [case['prompt'] for case in found['generation_cases']] == [c.prompt for c in test_set.build_prompts(1, seed=5)]
+  prompts = [case.prompt for case in test_set.build_prompts(WORLD, 1, seed=5)]
+  assert [case['prompt'] for case in found['generation_cases']] == prompts
   for name, key in (('questions', 'question_cases'), ('generations', 'generation_cases')):
     assert sum(score['total'] for score in found[name]) == len(found[key])
     assert sum(score['right'] for score in found[name]) == sum(case['right'] for case in found[key])
@@ -126,7 +128,7 @@ def test_images_belong_to_their_cases(evaluated):
   cases = test_set.build_questions(WORLD, 2, seed=5)
   for written, case in zip(found['question_cases'], cases, strict=True):
     np.testing.assert_array_equal(asked[written['image']], case.image)
-  verdicts = test_set.judge_images(WORLD, DigitJudge.fit(24), test_set.build_prompts(1, seed=5), generated)
+  verdicts = test_set.judge_images(WORLD, DigitJudge.fit(24), test_set.build_prompts(WORLD, 1, seed=5), generated)
   assert [(case['right'], case['reason']) for case in found['generation_cases']] == [
     (verdict.right, verdict.reason) for verdict in verdicts
   ]
@@ -155,7 +157,7 @@ def image_of(expected: Description | int, rng: np.random.Generator) -> np.ndarra
 def perfect():
   """The scores of a model that is always right, one wrong answer and one wrong image excepted."""
   rng = np.random.default_rng(0)
-  questions, prompts = test_set.build_questions(WORLD, 6), test_set.build_prompts(6)
+  questions, prompts = test_set.build_questions(WORLD, 6), test_set.build_prompts(WORLD, 6)
   wrong_answer = next(i for i, case in enumerate(questions) if case.key == ('one', 'shape', 'new_scene'))
   wrong_image = next(i for i, case in enumerate(prompts) if case.key == ('colours', 'new_phrasing'))
   settings = []
@@ -177,7 +179,7 @@ def perfect():
     patch.setattr(scoring, 'answer', answer)
     patch.setattr(scoring, 'generate_images', generate)
     options = {'questions_per_kind': 6, 'images_per_group': 6, 'cfg_weight': 2.0, 'temperature': 0.5, 'top_k': 7}
-    found = scoring.score(LoadedJanus(CONFIG, {}), dataset.world_for(CONFIG, 0, 8000, seed=0), **options)
+    found = scoring.score(LoadedJanus(CONFIG, {}), dataset.world_for(CONFIG, 0), **options)
   assert settings == [(2.0, 0.5, 7, 0, 1)]
   return found
 
@@ -216,7 +218,8 @@ def test_the_sheet_shows_right_in_green_and_wrong_in_red(perfect):
 
 
 def test_the_config_of_a_run_decides_how_images_are_generated_and_what_the_world_is(tmp_path):
-  stored = {'sampling': {'cfg_weight': 3.0}, 'data': {'toy_grid': 4}, 'optimizer': {'b1': 0.5}}
+  data = {'toy_grid': 8, 'toy_sizes': 3, 'toy_mixture': [1.0, 0.0, 2.0]}  # From JSON, which has lists only.
+  stored = {'sampling': {'cfg_weight': 3.0}, 'data': data, 'optimizer': {'b1': 0.5}}
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   # transformers calls its model config the same.
   assert workdirs.read_config(str(tmp_path)) == {}
@@ -224,8 +227,10 @@ def test_the_config_of_a_run_decides_how_images_are_generated_and_what_the_world
   (tmp_path / 'janus_config.json').touch()
   assert workdirs.read_config(f'{tmp_path}@ema') == stored
   assert workdirs.read_sampling(str(tmp_path), scoring.SAMPLING) == scoring.SAMPLING | {'cfg_weight': 3.0}
-  assert dataset.world_for(CONFIG, 8, 8000, seed=0).grid == 8
-  assert dataset.world_for(CONFIG, 0, 8000, seed=0).grid == 6
+  world = dataset.world_for(CONFIG, 0, **DataConfig(**data).toy)
+  assert world == World(grid=8, num_sizes=3, small=0.45, large=0.9, mixture=(1.0, 0.0, 2.0))
+  assert len(test_set.build_prompts(world, 1)) == len(test_set.build_prompts(WORLD, 1))
+  assert dataset.world_for(CONFIG, 0, **DataConfig().toy) == World()
 
 
 @pytest.mark.parametrize(

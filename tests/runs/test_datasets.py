@@ -17,6 +17,7 @@ from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
 from janus_jax.conversion.lazy import from_numpy
 from janus_jax.data.sources import manifest
 from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS
 from janus_jax.runs import datasets
 from janus_jax.runs.config import TrainConfig, parse_config, replaced
 from janus_jax.runs.datasets import check_data, open_data
@@ -36,10 +37,18 @@ def config_of(sources: dict, **data) -> TrainConfig:
   return parse_config(config)
 
 
+def toy_of(**data) -> TrainConfig:
+  config = recipe('tiny')
+  config.data.update(data)
+  return parse_config(config)
+
+
 @pytest.mark.parametrize(
   ('config', 'message'),
   [
     (config_of({}), r"data.sources is empty.*'files'"),
+    (toy_of(toy_combinations=13), r'^13 combinations held out of 6 colours and 4 shapes: expected 1 to 12$'),
+    (toy_of(num_train=0, precompute_codes=True), r'^data.precompute_codes is for stored scenes: expected False'),
     (config_of({'a': WEB}, precompute_codes=True), r'data.precompute_codes is for the toy world'),
     (
       config_of({'a': WEB, 'b': CODES, 'c': LLAVA}),
@@ -49,7 +58,7 @@ def config_of(sources: dict, **data) -> TrainConfig:
 )
 def test_a_wrong_config_is_refused(config, message):
   with pytest.raises(InputError, match=message):
-    check_data(config, MODEL)
+    check_data(config, MODEL if config.data.name == 'files' else PRESETS['toy'])
 
 
 def test_the_first_good_held_out_records_are_looked_at(tmp_path):

@@ -43,8 +43,8 @@ ODD = (
 LEGAL = (
   (
     0,
-    r'data\.toy_grid|guidance_dropout|held_out_batches|keep_every|max_bad_record_fraction|eval_every|patience|prefetch|seed|'
-    r'evaluation\.(every|rows)|optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
+    r'data\.(num_train|toy_grid)|guidance_dropout|held_out_batches|keep_every|max_bad_record_fraction|eval_every|patience|prefetch|seed|'
+    r'evaluation\.(every|rows|toy)|optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
     r'warmup_steps)|stages\.\w+\.(accumulation|\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
     r'lora\.rank|sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
   ),
@@ -145,6 +145,13 @@ def test_odd_values_of_a_config_are_refused_by_name(name):
     ({'mesh.fsdp': 0}, r'^mesh\.fsdp is 0: expected 1 or more or -1$'),
     ({'optimizer.learning_rate_rules': (('(', 1.0),)}, r"expected regular expressions, which '\(' is not$"),
     ({'stages.stage2.sources.drawing': {}}, r'^stages\.stage2\.sources\.drawing is unknown: did you mean '),
+    ({'data.toy_shapes': 7}, r'^data\.toy_shapes is 7: expected 3 to 6$'),
+    ({'data.toy_colours': 1}, r'^data\.toy_colours is 1: expected 2 to 8$'),
+    ({'data.toy_sizes': 4}, r'^data\.toy_sizes is 4: expected 2 to 3$'),
+    ({'data.toy_combinations': 0}, r'^data\.toy_combinations is 0: expected 1 or more$'),
+    ({'data.toy_mixture': (1, 2)}, r'^data\.toy_mixture is \(1, 2\): expected one:alike:two, each a number, 0 or more'),
+    ({'data.toy_mixture': (0, 0, 0)}, r'^data\.toy_mixture is \(0, 0, 0\): .* not all 0$'),
+    ({'pretraining.contrast': {'near_misses': 7}}, r'^pretraining\.contrast\.near_misses is 7: expected 0 to 6$'),
     ({'data.sources': {'mine': {}}}, r"^data\.sources is set and data\.name is 'toy': expected data\.name 'files'$"),
     ({'pretraining.vision.warmup_steps': 1700}, r'^pretraining\.vision\.warmup_steps is 1700: .* steps \(1700\)$'),
     ({'pretraining.quantisation.unquantised_steps': 1200}, r'^pretraining\.quantisation\.unquantised_steps is 1200:'),

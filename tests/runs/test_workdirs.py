@@ -99,6 +99,14 @@ def test_another_config_is_shown_field_by_field_and_refused(tmp_path, caplog):
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
 
 
+def test_another_toy_world_is_refused_in_one_line(tmp_path):
+  begin(tmp_path, config(), START)  # From before worlds had a number of colours: the default's.
+  world = {**DEFAULTS['data'], 'toy_colours': 8}
+  with pytest.raises(InputError, match=r'^[^\n]*another config \(data\.toy_colours: 6 -> 8\): --force[^\n]*$'):
+    begin(tmp_path, config(data=world), None)
+  begin(tmp_path, config(evaluation={**DEFAULTS['evaluation'], 'toy': 5}), None)
+
+
 def test_differences_name_added_and_removed_fields():
   assert workdirs.differences({'a': 1, 'b': {'c': 2}}, {'b': {'c': 2, 'd': 3}}) == ['a: 1 -> null', 'b.d: null -> 3']
   assert workdirs.differences({'a': [1, 2]}, {'a': [1, 2]}) == []

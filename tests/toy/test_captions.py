@@ -1,12 +1,16 @@
+import collections
 import itertools
+import re
 
 import numpy as np
+import pytest
 
 from janus_jax.toy import captions, digits, scenes
 from janus_jax.toy.captions import CaptionPart, Description
-from janus_jax.toy.shapes import COLOURS, SHAPES, Object, Scene, World
+from janus_jax.toy.shapes import Object, Scene, World
 
 WORLD = World()
+SMALL = World(size=56, grid=7, num_shapes=6, num_colours=8, num_sizes=3, small=0.45, large=0.9, combinations=12)
 
 
 def _texts(scene):
@@ -40,7 +44,8 @@ def test_everything_said_of_objects_alike():
 def test_every_phrase_loses_one_template_and_keeps_the_plain_one():
   rng = np.random.default_rng(0)
   missing = set()
-  for phrase in [digits.phrase(digit) for digit in range(10)] + [f'a {c} {s}' for c in COLOURS for s in SHAPES]:
+  coloured = [f'a {colour} {shape}' for colour, shape in itertools.product(WORLD.colours, WORLD.shapes)]
+  for phrase in [*map(digits.phrase, range(10)), *coloured]:
     said = {captions.sample_prompt(phrase, rng) for _ in range(60)}
     everything = {template.format(phrase) for template in captions.PROMPT_TEMPLATES}
     assert phrase in said
@@ -61,17 +66,82 @@ def test_digits_use_every_template():
 def test_training_never_says_what_is_held_out():
   texts = {text for index in range(3000) for text in _texts(scenes.scene_at(WORLD, 'train', index))}
   said = ' | '.join(sorted(texts))
-  for colour, shape, size in scenes.HELD_OUT_TRIPLES:
+  held_out = scenes.held_out(WORLD)
+  for colour, shape, size in held_out.triples:
     assert f'{size} {colour} {shape}' not in said
     other = 'large' if size == 'small' else 'small'
     assert f'a {other} {colour} {shape}' in texts
-  for count, colour, shape in scenes.HELD_OUT_COUNTS:
+  for count, colour, shape in held_out.counts:
     assert CaptionPart(count, shape, colour).text not in texts
     assert CaptionPart(count, shape).text in texts
-  for a, b in itertools.permutations(itertools.product(COLOURS, SHAPES), 2):
+  for a, b in itertools.permutations(itertools.product(WORLD.colours, WORLD.shapes), 2):
     if scenes.pair_held_out(a, b):
       assert f'{CaptionPart(1, a[1], a[0]).text} and {CaptionPart(1, b[1], b[0]).text}' not in texts
-  for shape, name, other in scenes.HELD_OUT_RELATIONS:
+  for shape, name, other in held_out.relations:
     assert f'a {shape} {name} a {other}' not in texts
     assert f'a {other} {scenes.OPPOSITE[name]} a {shape}' not in texts
     assert f'a {shape} {scenes.OPPOSITE[name]} a {other}' in texts
+
+
+def _read(text):
+  """What a dense caption says: [(number, size, colour, shape), ...] and the relation, worked out from its words."""
+  *parts, relation = (*re.split(f' ({"|".join(scenes.RELATIONS)}) ', text), None)
+  if relation is None and len(parts) == 3:
+    parts, relation = parts[::2], parts[1]
+  words = [re.sub(r'(?<=[a-rt-z])s$|(?<=ss)es$', '', part).split() for part in parts]
+  return [('one' if number in ('a', 'an') else number, *rest) for number, *rest in words], relation
+
+
+def _difference(true, said):
+  """The one thing in which two dense captions differ: the number of its kind among those of an object, or 'where'."""
+  (parts, relation), (others, other_relation) = true, said
+  changed = [i for i in range(4) if [part[i] for part in parts] != [part[i] for part in others]]
+  kinds = [('count', 'size', 'colour', 'shape')[i] for i in changed] + ['where'] * (relation != other_relation)
+  assert len(kinds) == 1, (true, said)
+  if len(parts) == 2 and changed:
+    assert [part[changed[0]] for part in parts] == [part[changed[0]] for part in others[::-1]], (true, said)
+  return kinds[0]
+
+
+@pytest.mark.parametrize('world', [WORLD, SMALL], ids=['default', 'small'])
+def test_near_misses_are_false_in_one_thing_and_none_is_held_out(world):
+  held_out, kinds = scenes.held_out(world), collections.defaultdict(set)
+  for index in range(1500):
+    scene = scenes.scene_at(world, 'train', index)
+    true, misses = _texts(scene), captions.near_misses(world, scene)
+    assert not set(true) & set(misses)
+    assert misses
+    assert len(set(misses)) == len(misses)
+    for text in misses:
+      parts, relation = _read(text)
+      kinds[scenes.layout(scene)].add(_difference(_read(true[-1]), (parts, relation)))
+      assert held_out.triples.isdisjoint((colour, shape, size) for _, size, colour, shape in parts)
+      (number, _, colour, shape), *others = parts
+      if others:
+        (_, _, other_colour, other) = others[0]
+        assert not scenes.pair_held_out((colour, shape), (other_colour, other))
+        both_ways = {(shape, relation, other), (other, scenes.OPPOSITE[relation], shape)}
+        assert held_out.relations.isdisjoint(both_ways)
+      else:
+        assert (captions.NUMBERS.index(number), colour, shape) not in held_out.counts
+  same = {'count', 'size', 'colour', 'shape'}
+  assert kinds == {'one': same, 'alike': same, 'two': {'where', 'size', 'colour', 'shape'}}
+
+
+def test_all_near_misses_of_a_scene():
+  pair = Scene((Object('circle', 'red', 'large', 1, 1), Object('cross', 'green', 'large', 4, 2)))
+  assert _texts(pair)[-1] == 'a large green cross right of a large red circle'
+  assert set(captions.near_misses(WORLD, pair)) == {
+    *(f'a large green cross {name} a large red circle' for name in ('left of', 'above', 'below')),
+    'a large green circle right of a large red cross',
+    'a large red cross right of a large green circle',
+  }
+  alike = Scene(tuple(Object('circle', 'red', 'large', x, 1) for x in (1, 3)))
+  # Two red triangles are held out, and so are small red circles and large purple ones.
+  assert set(captions.near_misses(WORLD, alike)) == {
+    *(f'two large red {name}' for name in ('squares', 'crosses')),
+    *(f'two large {name} circles' for name in ('orange', 'green', 'blue', 'black')),
+    'a large red circle',
+    'three large red circles',
+    'four large red circles',
+  }

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS
 from janus_jax.toy import captions, dataset, digits, scenes, shapes
 from janus_jax.toy.shapes import World
 
 pytest.importorskip('sklearn')
 WORLD = World(num_train=120, num_test=40, num_held_out=20)
+ENDLESS = World(num_train=0, num_test=12, num_held_out=6)
 
 
 @pytest.fixture(scope='module')
@@ -53,6 +55,13 @@ def test_another_world_gets_its_own_files(directory, tmp_path):
   assert len(dataset.data_source('shapes', other, tmp_path, 'train')) == 3
 
 
+def test_a_world_of_few_scenes_is_tested_on_few():
+  model = PRESETS['toy']
+  assert dataset.world_for(model, 3) == World(seed=3)
+  assert dataset.world_for(model, 0, num_train=700) == World(num_train=700, num_test=700)
+  assert dataset.world_for(model, 0, num_train=0) == World(num_train=0)
+
+
 def test_imports_no_tensorflow(directory):
   code = (
     'import sys\n'
@@ -72,7 +81,7 @@ def test_stored_scenes_are_those_of_the_split_and_the_images_show_them(directory
   for split, source in stored.items():
     elements = [source[index] for index in range(len(source))]
     found = [shapes.decode(element['scene']) for element in elements]
-    assert {scenes.split_of(scene) for scene in found} == {split}
+    assert {scenes.split_of(WORLD, scene) for scene in found} == {split}
     assert (np.stack([element['image'] for element in elements]) == shapes.render_scene(WORLD, found)).all()
 
 
@@ -186,3 +195,70 @@ def test_a_directory_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match=r'file.*expected a directory to write to'):
     dataset.prepare_dataset(WORLD, tmp_path / 'file')
+
+
+@pytest.fixture(scope='module')
+def endless(tmp_path_factory):
+  path = tmp_path_factory.mktemp('endless')
+  dataset.prepare_dataset(ENDLESS, path)
+  return path
+
+
+def test_an_endless_world_stores_test_scenes_only(endless):
+  folder = pathlib.Path(endless, 'janus_shapes', dataset.name_of(ENDLESS))
+  names = {path.name.split('-')[1].split('.')[0] for path in folder.rglob('*.array_record*')}
+  assert names == {'test', 'held_out'}
+  for split, count in (('test', 12), ('held_out', 6)):
+    source = dataset.data_source('shapes', ENDLESS, endless, split)
+    assert len(source) == count
+    found = [shapes.decode(source[index]['scene']) for index in range(count)]
+    assert {scenes.split_of(ENDLESS, scene) for scene in found} == {split}
+
+
+def test_endless_scenes_are_training_scenes_and_the_same_whenever_they_are_read(endless):
+  source = dataset.data_source('shapes', ENDLESS, endless, 'train')
+  indices = [*range(300), len(source) - 1]
+  elements, copy = [source[index] for index in indices], pickle.loads(pickle.dumps(source))
+  found = [shapes.decode(element['scene']) for element in elements]
+  assert found == [shapes.decode(copy[index]['scene']) for index in indices]
+  assert {scenes.split_of(ENDLESS, scene) for scene in found} == {'train'}
+  assert len(set(found)) > 0.8 * len(found)  # A world of 24 pixels has few scenes of one object.
+  assert (np.stack([element['image'] for element in elements]) == shapes.render_scene(ENDLESS, found)).all()
+
+
+def test_sources_of_an_endless_world(endless):
+  train = dataset.sources(ENDLESS, endless, 'train', 0)
+  assert list(train) == list(dataset.sources(ENDLESS, endless, 'test', 0))
+  scenes_of = dataset.data_source('shapes', ENDLESS, endless, 'train')
+  for index in (0, 5, 10**8):
+    np.testing.assert_array_equal(train['shapes_und'][index]['images'][0], scenes_of[index]['image'])
+    np.testing.assert_array_equal(train['shapes_gen'][index]['image'], scenes_of[index]['image'])
+    truths = dataset.true_captions(scenes_of[index])
+    assert any(train['shapes_gen'][index]['prompt'].endswith(text) for text in truths)
+  prompts = [train['shapes_gen'][index]['prompt'] for index in range(50)]
+  assert prompts == [
+    dataset.sources(ENDLESS, endless, 'train', 0)['shapes_gen'][index]['prompt'] for index in range(50)
+  ]
+  assert len(train['digits_gen']) == 1437
+
+
+def test_texts_about_an_endless_world_have_their_part_of_digits_and_render_nothing(endless, monkeypatch):
+  texts = dataset.sources(ENDLESS, endless, 'train', 0)['captions_text']
+  monkeypatch.setattr(shapes, 'render_encoded', lambda *_: pytest.fail('an image was rendered'))
+  said = [texts[index]['text'] for index in range(1000)]
+  # A description is not marked as one of a digit, but says it: 'Describe the image. the digit seven'.
+  assert abs(sum('digit' in text for text in said) / len(said) - 0.15) < 0.01
+  assert len(texts) > 10**8
+  assert len({text for text in said if 'digit' not in text}) > 300
+
+
+def test_near_misses_of_either_domain_are_false_of_their_example(endless):
+  for name in dataset.NAMES:
+    source = dataset.data_source(name, ENDLESS, endless, 'test')
+    for element in (source[index] for index in range(10)):
+      misses = dataset.near_misses(ENDLESS, element)
+      assert misses
+      assert not set(misses) & set(dataset.true_captions(element))
+  assert sorted([*dataset.near_misses(ENDLESS, {'label': 7}), 'the digit seven']) == sorted(
+    map(digits.phrase, range(10))
+  )

@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from janus_jax.toy import digits, scenes, shapes, test_set
 from janus_jax.toy.digit_judge import NONE, DigitJudge
-from janus_jax.toy.shapes import GROUND, SHAPES, SIZES, Object, Scene, World
+from janus_jax.toy.shapes import GROUND, Object, Scene, World
 
 pytest.importorskip('sklearn')
 
@@ -80,7 +80,7 @@ def of_black_shapes(images, rng):
   world = World(size=images.shape[1], grid=min(images.shape[1] // 4, 8))
   middle = world.grid // 2
   return shapes.render_scene(
-    world, [Scene((Object(s, 'black', z, middle, middle),)) for s in SHAPES for z in SIZES] * 6
+    world, [Scene((Object(s, 'black', z, middle, middle),)) for s in world.shapes for z in world.sizes] * 6
   )
 
 

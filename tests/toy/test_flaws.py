@@ -8,15 +8,16 @@ from scipy import ndimage
 
 from janus_jax.toy import captions, scenes, shapes
 from janus_jax.toy import shape_judge as judge_lib
-from janus_jax.toy.shapes import COLOURS, GROUND, SHAPES, SIZES, Object, Scene, World
+from janus_jax.toy.shapes import COLOURS, GROUND, Object, Scene, World
 
 WORLDS = {size: World(size=size, grid=min(size // 4, 8)) for size in (24, 32, 48, 64)}
-PALETTE = {name: np.array(colour, np.float32) for name, colour in COLOURS.items()}
+SHAPES, SIZES = World().shapes, World().sizes
+PALETTE = {name: np.array(COLOURS[name], np.float32) for name in World().colours}
 
 
 def of_each_object(world):
   middle = world.positions[len(world.positions) // 2]
-  return [Scene((Object(*triple, middle, middle),)) for triple in itertools.product(SHAPES, COLOURS, SIZES)]
+  return [Scene((Object(*triple, middle, middle),)) for triple in itertools.product(SHAPES, PALETTE, SIZES)]
 
 
 def passes(world, scene, image):
@@ -71,7 +72,7 @@ def ghost(opacity, colour=None):
       if max(abs(position[0] - item.x), abs(position[1] - item.y)) >= world.min_distance
     ]
     x, y = far[rng.integers(len(far))]
-    shape, size, other = (list(of)[rng.integers(len(of))] for of in (SHAPES, SIZES, COLOURS))
+    shape, size, other = (list(of)[rng.integers(len(of))] for of in (SHAPES, SIZES, PALETTE))
     second = Object(shape, item.colour if colour == 'same' else other, size, x, y)
     return painted(image, *layer_of(world, second), opacity)
 
@@ -79,7 +80,7 @@ def ghost(opacity, colour=None):
 
 
 def ghost_behind(world, item, image, rng):
-  other = Object(SHAPES[rng.integers(4)], list(COLOURS)[(list(COLOURS).index(item.colour) + 2) % 6], 'large', 0, 0)
+  other = Object(SHAPES[rng.integers(4)], list(PALETTE)[(list(PALETTE).index(item.colour) + 2) % 6], 'large', 0, 0)
   behind = cover_of(world, Object(other.shape, other.colour, 'large', item.x, item.y), 0.75, 0.75)
   return painted(painted(np.full_like(image, GROUND), behind, PALETTE[other.colour], 0.5), *layer_of(world, item))
 
@@ -107,7 +108,7 @@ def washed_out(opacity):
 
 
 def half_in_another_colour(world, item, image, rng):
-  other = list(PALETTE.values())[(list(COLOURS).index(item.colour) + 1 + rng.integers(5)) % 6]
+  other = list(PALETTE.values())[(list(PALETTE).index(item.colour) + 1 + rng.integers(5)) % 6]
   below = np.arange(world.size)[:, None, None] >= item.y * world.size // world.grid
   return np.where(below, painted(np.full_like(image, GROUND), cover_of(world, item), other), image)
 
@@ -122,7 +123,7 @@ def hole(world, item, image, rng):
 
 def line(world, item, image, rng):
   spoilt, row = image.copy(), world.size // 6
-  spoilt[row : row + world.size // 24] = (GROUND + PALETTE[list(COLOURS)[rng.integers(6)]]) / 2
+  spoilt[row : row + world.size // 24] = (GROUND + PALETTE[list(PALETTE)[rng.integers(6)]]) / 2
   return spoilt
 
 
@@ -199,13 +200,13 @@ def softened(image, sigma, rng):
   soft = ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0)) + rng.uniform(-6, 6, image.shape)
   rows, columns = np.nonzero(ndimage.distance_transform_edt((image == GROUND).all(-1)[:, :-1]) > 4)
   chosen = rng.integers(len(rows))
-  soft[rows[chosen], columns[chosen] : columns[chosen] + 2] = PALETTE[list(COLOURS)[rng.integers(6)]]
+  soft[rows[chosen], columns[chosen] : columns[chosen] + 2] = PALETTE[list(PALETTE)[rng.integers(6)]]
   return soft
 
 
 def every_object(world):
   positions = itertools.product(world.positions, repeat=2)
-  triples = itertools.product(SHAPES, COLOURS, SIZES)
+  triples = itertools.product(SHAPES, PALETTE, SIZES)
   return [Scene((Object(*triple, *position),)) for position, triple in itertools.product(positions, triples)]
 
 

@@ -1,6 +1,7 @@
 """The short pretrainings: their losses against torch, and that they learn what they are shown."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig, LlamaConfig, SiglipConfig, VQConfig
 from janus_jax.models.initialization import initial_params
 from janus_jax.models.vq import VQ
+from janus_jax.toy import pretraining_vision
 from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, next_token_loss, pretrain_decoder
-from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision, sample_captions, sigmoid_loss
+from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision, sigmoid_loss
 from janus_jax.toy.pretraining_vq import (
   Quantisation,
   cells_of,
@@ -133,15 +135,6 @@ def test_next_token_loss_ignores_padding_and_the_seam_between_examples():
   np.testing.assert_allclose(next_token_loss(logits, tokens, segments), expected.item(), rtol=1e-6)
 
 
-def test_sampled_captions_are_true_and_all_of_them_come_up():
-  true_of = np.random.default_rng(0).random((20, 9)) < 0.4
-  true_of[:, 3] = True
-  rows = np.random.default_rng(1).integers(20, size=(300, 4))
-  sampled = sample_captions(np.random.default_rng(2), rows, true_of)
-  assert true_of[rows, sampled].all()
-  assert {*zip(rows.ravel(), sampled.ravel(), strict=True)} == {*zip(*np.nonzero(true_of), strict=True)}
-
-
 def test_picks_are_spread_out():
   rng = np.random.default_rng(0)
   corners = np.eye(8, dtype=np.float32)
@@ -255,16 +248,58 @@ def test_codes_of_one_look_become_few_once_no_row_is_replaced_any_more(params):
   assert used[0.5] < 0.5 * used[1.0], used
 
 
-def test_encoder_learns(params):
-  images, colours = patchwork(120)
-  # Caption 4 f + c says 'field f is of colour c': two words and a pad.
-  captions = np.array([[f, 4 + c, -1] for f in range(4) for c in range(4)], np.int32)
-  true_of = np.stack([colours[:, f] == c for f in range(4) for c in range(4)], axis=1)
-  log = Log()
-  setup = PretrainingSetup(CONFIG, COMPUTE, Optimization(200, 16, 3e-3, 10), 0, log)
-  trained = pretrain_vision(setup, params['vision_encoder'], images, captions, true_of, Contrast(text_depth=1))
-  assert np.mean(log.losses[-10:]) < 0.3 * np.mean(log.losses[:10])
+def swapped(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Colours int[n, 4] of which two that differ have changed places, where there are two."""
+  changed = colours.copy()
+  for row in changed:
+    a, b = next(pair for pair in (rng.permutation(4)[:2] for _ in range(1000)) if row[pair[0]] != row[pair[1]])
+    row[[a, b]] = row[[b, a]]
+  return changed
+
+
+def test_encoder_learns_to_tell_near_misses(params, monkeypatch):
+  """They have the words of the true caption: chance captions are told apart by the words alone."""
+  images, colours = patchwork(240)
+  mixed = (colours != colours[:, :1]).any(1)  # Others have no near misses.
+  images, colours, rng = images[mixed], colours[mixed], np.random.default_rng(1)
+  wrong = np.stack([swapped(colours, rng) for _ in range(4)], axis=1)
+  # Word 4 f + c says that field f is of colour c.
+  captions = (np.array(list(itertools.product(range(4), repeat=4))) + 4 * np.arange(4)).astype(np.int32)
+  true, wrong = (said @ 4 ** np.arange(3, -1, -1) for said in (colours, wrong))
+  kept, minimize = {}, pretraining_vision.minimize
+  monkeypatch.setattr(pretraining_vision, 'minimize', lambda *given: kept.update(minimize(*given)) or kept)
+  log, contrast, seen = Log(), Contrast(text_depth=1, near_misses=2), slice(180)
+  setup = PretrainingSetup(CONFIG, COMPUTE, Optimization(450, 16, 3e-3, 10), 0, log)
+  said = true[seen], wrong[seen]
+  trained = pretrain_vision(setup, params['vision_encoder'], images[seen], captions, said, contrast)
   assert jax.tree.map(np.shape, trained) == jax.tree.map(np.shape, params['vision_encoder'])
+  # Of images that it has not seen.
+  pair = pretraining_vision._Pair(CONFIG, contrast, COMPUTE)
+  logits = np.asarray(pair.apply({'params': kept}, images[180:], captions))
+  of_true, of_wrong = (logits[np.arange(len(logits))[:, None], said] for said in (true[180:, None], wrong[180:]))
+  assert np.mean(of_true > of_wrong) > 0.85
+
+
+def test_a_batch_has_the_true_caption_of_each_image_and_some_near_misses(params, monkeypatch):
+  images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((SIZE, SIZE, 3), np.uint8)
+  captions = np.arange(20, dtype=np.int32)[:, None]
+  # Images 0 and 1 have one caption; the near misses of 2 are true of others.
+  true, wrong = np.array([0, 0, 1, 2, 3, 4]), np.array([[5, 6, 7], [8, 9, 10], [0, 2, 3], *[[11, 12, 13]] * 3])
+  kept = []
+  monkeypatch.setattr(pretraining_vision, 'minimize', lambda *given: kept.extend(given[-1]) or given[1])
+  setup = PretrainingSetup(CONFIG, COMPUTE, Optimization(60, 4, 3e-3, 10), 0, Log())
+  contrast = Contrast(text_depth=1, near_misses=2)
+  pretrain_vision(setup, params['vision_encoder'], images, captions, (true, wrong), contrast)
+  assert len(kept) == 60
+  picked = set()
+  for pixels, words, is_true in kept:
+    rows, words = pixels[:, 0, 0, 0], words[:, 0]
+    np.testing.assert_array_equal(words[:4], true[rows])
+    np.testing.assert_array_equal(is_true, words == true[rows][:, None])
+    for row, misses in zip(rows.tolist(), words[4:].reshape(4, 2).tolist(), strict=True):
+      assert len({*misses} & {*wrong[row].tolist()}) == 2
+      picked |= {(row, miss) for miss in misses}
+  assert picked == {(row, miss) for row in range(6) for miss in wrong[row].tolist()}
 
 
 def test_decoder_learns_text_in_packed_rows_the_same_way_every_time(params):
@@ -298,11 +333,16 @@ def test_bad_input_is_refused(params):
 
 
 @pytest.mark.parametrize(
-  ('true_of', 'message'),
-  [([[True], [False], [True]], 'image 1 has 0 true captions'), ([[True], [True]], 'true_of has shape')],
+  ('true', 'wrong', 'message'),
+  [
+    ([0, 1, 0], [[0], [2], [0]], r'a caption that is not there: expected 0\.\.1'),
+    ([0, -1, 0], [[0], [1], [0]], r'a caption that is not there: expected 0\.\.1'),
+    ([0, 1], [[0], [1], [0]], '3 images, 2 captions and 3 near misses: expected one of each'),
+    ([0, 1, 0], [[0], [1]], '3 images, 3 captions and 2 near misses: expected one of each'),
+  ],
 )
-def test_captions_that_do_not_fit_the_images_are_refused(params, true_of, message):
-  images, captions = np.zeros((3, SIZE, SIZE, 3), np.uint8), np.zeros((1, 2), np.int32)
+def test_captions_that_do_not_fit_the_images_are_refused(params, true, wrong, message):
+  images, captions = np.zeros((3, SIZE, SIZE, 3), np.uint8), np.zeros((2, 2), np.int32)
   setup = dataclasses.replace(SETUP, optimization=Optimization(5, 2, 1e-3, 1))
   with pytest.raises(InputError, match=message):
-    pretrain_vision(setup, params['vision_encoder'], images, captions, np.array(true_of), Contrast())
+    pretrain_vision(setup, params['vision_encoder'], images, captions, (np.array(true), np.array(wrong)), Contrast())

@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import itertools
 import subprocess
 import sys
@@ -6,28 +8,55 @@ import numpy as np
 import pytest
 
 from janus_jax.toy import scenes
-from janus_jax.toy.shapes import COLOURS, SHAPES, SIZES, Object, Scene, World
+from janus_jax.toy.shapes import Object, Scene, World
 
-WORLD = World()
-TRIPLES = set(itertools.product(COLOURS, SHAPES, SIZES))
+WORLDS = {
+  'default': World(),
+  # configs/small.py
+  'small': World(
+    size=56,
+    grid=7,
+    num_shapes=6,
+    num_colours=8,
+    num_sizes=3,
+    small=0.45,
+    large=0.9,
+    mixture=(0.2, 0.25, 0.55),
+    combinations=12,
+    num_train=0,
+  ),
+}
 
 
-def _sampled(split, count=600):
-  return [scenes.scene_at(WORLD, split, index) for index in range(count)]
+@pytest.fixture(scope='module', params=WORLDS)
+def world(request):
+  return WORLDS[request.param]
+
+
+def _sampled(world, split, count=600):
+  return [scenes.scene_at(world, split, index) for index in range(count)]
 
 
 @pytest.fixture(scope='module')
-def train():
-  return _sampled('train', 4000)
+def train(world):
+  return _sampled(world, 'train', 4000)
 
 
 @pytest.fixture(scope='module')
-def unseen():
-  return {split: _sampled(split) for split in ('test', 'held_out')}
+def unseen(world):
+  return {split: _sampled(world, split) for split in ('test', 'held_out')}
+
+
+def _all_triples(world):
+  return set(itertools.product(world.colours, world.shapes, world.sizes))
 
 
 def _triples(scene):
   return {(item.colour, item.shape, item.size) for item in scene.objects}
+
+
+def _both_ways(relations):
+  return relations | {(other, scenes.OPPOSITE[name], shape) for shape, name, other in relations}
 
 
 def test_no_unseen_scene_is_in_training(train, unseen):
@@ -36,39 +65,72 @@ def test_no_unseen_scene_is_in_training(train, unseen):
   assert not set(unseen['test']) & set(unseen['held_out'])
 
 
-def test_every_scene_of_one_object_is_in_one_split(train, unseen):
+def test_every_scene_of_one_object_is_in_one_split(world):
   """The whole set of them is small enough to count."""
-  positions = list(itertools.product(WORLD.positions, repeat=2))
-  everything = [Scene((Object(s, c, z, x, y),)) for c, s, z in TRIPLES for x, y in positions]
-  counts = {split: sum(scenes.split_of(scene) == split for scene in everything) for split in scenes.SPLITS}
-  assert sum(counts.values()) == len(everything) == 1200
-  assert counts['held_out'] == 6 * 25
+  positions = list(itertools.product(world.positions, repeat=2))
+  everything = [Scene((Object(s, c, z, x, y),)) for c, s, z in _all_triples(world) for x, y in positions]
+  counts = {split: sum(scenes.split_of(world, scene) == split for scene in everything) for split in scenes.SPLITS}
+  assert sum(counts.values()) == len(everything) == {24: 1200, 56: 5184}[world.size]
+  assert counts['held_out'] == world.combinations * len(positions)
   assert 0.15 < counts['test'] / (counts['test'] + counts['train']) < 0.25
 
 
-def test_split_is_the_same_in_another_process(unseen):
-  code = 'from janus_jax.toy import scenes, shapes; print([scenes.scene_at(shapes.World(), "test", i) for i in (0, 1)])'
+def test_split_is_the_same_in_another_process(world, unseen):
+  code = f'from janus_jax.toy.shapes import World; from janus_jax.toy.scenes import scene_at; world = {world}; '
+  code += 'print([scene_at(world, "test", i) for i in (0, 1)])'
   output = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
   assert output.strip() == repr(unseen['test'][:2])
 
 
-def test_training_never_shows_what_is_held_out(train):
-  shown = set().union(*map(_triples, train))
-  assert shown == TRIPLES - scenes.HELD_OUT_TRIPLES
+def test_training_shows_all_triples_and_counts_but_those_held_out(world, train):
+  held_out, shown = scenes.held_out(world), set().union(*map(_triples, train))
+  assert shown == _all_triples(world) - held_out.triples
   counts = {(len(s.objects), s.objects[0].colour, s.objects[0].shape) for s in train if scenes.layout(s) == 'alike'}
-  assert counts == set(itertools.product(scenes.COUNTS, COLOURS, SHAPES)) - scenes.HELD_OUT_COUNTS
+  assert counts == set(itertools.product(scenes.COUNTS, world.colours, world.shapes)) - held_out.counts
 
 
-def test_every_pair_of_attributes_is_still_shown(train):
-  shown = set().union(*map(_triples, train))
-  for first, second in itertools.combinations(range(3), 2):
-    assert {(t[first], t[second]) for t in shown} == {(t[first], t[second]) for t in TRIPLES}
-  for position, values in enumerate((COLOURS, SHAPES, SIZES)):
-    assert {triple[position] for triple in scenes.HELD_OUT_TRIPLES} == set(values)
+def _worlds():
+  """Of every number of shapes, colours and sizes, with each number of held-out combinations up to the largest."""
+  for shapes, colours, sizes in itertools.product(range(3, 7), range(2, 9), (2, 3)):
+    for combinations in range(1, max(shapes, colours) * (min(shapes, colours) // 2) + 1):
+      yield World(num_shapes=shapes, num_colours=colours, num_sizes=sizes, combinations=combinations)
 
 
-def test_two_objects_differ_and_some_pairs_and_relations_are_held_out(train):
-  coloured = list(itertools.product(COLOURS, SHAPES))
+def test_as_many_combinations_are_held_out_as_asked_and_no_colour_and_shape_twice():
+  for world in _worlds():
+    held_out = scenes.held_out(world)
+    assert len(held_out.relations) == world.combinations // 2, world
+    assert len(_both_ways(held_out.relations)) == 2 * len(held_out.relations), world
+    pairs = [t[:2] for t in held_out.triples] + [t[1:] for t in held_out.counts]
+    assert len(set(pairs)) == 2 * world.combinations, world
+    assert held_out.triples <= _all_triples(world), world
+    assert held_out.counts <= set(itertools.product(scenes.COUNTS, world.colours, world.shapes)), world
+
+
+def test_every_pair_of_values_is_still_shown_in_every_world():
+  for world in _worlds():
+    held_out = scenes.held_out(world)
+    relations = itertools.permutations(world.shapes, 2)
+    for everything, held in (
+      (_all_triples(world), held_out.triples),
+      (set(itertools.product(scenes.COUNTS, world.colours, world.shapes)), held_out.counts),
+      ({(a, name, b) for a, b in relations for name in scenes.RELATIONS}, _both_ways(held_out.relations)),
+    ):
+      for first, second in itertools.combinations(range(3), 2):
+        pairs, shown = ({(t[first], t[second]) for t in some} for some in (everything, everything - held))
+        assert shown == pairs, (world, pairs - shown)
+
+
+def test_every_value_is_among_the_held_out_triples_where_there_are_as_many():
+  for world in _worlds():
+    for position, values in enumerate((world.colours, world.shapes, world.sizes)):
+      found = {triple[position] for triple in scenes.held_out(world).triples}
+      if world.combinations >= len(values) and (position < 2 or world.num_colours > 2):
+        assert found == set(values), world
+
+
+def test_two_objects_differ_and_some_pairs_and_relations_are_held_out(world, train):
+  coloured = list(itertools.product(world.colours, world.shapes))
   pairs = {(a, b) for a, b in itertools.permutations(coloured, 2) if a[0] != b[0] and a[1] != b[1]}
   held = {pair for pair in pairs if scenes.pair_held_out(*pair)}
   assert {(b, a) for a, b in held} == held
@@ -82,31 +144,40 @@ def test_two_objects_differ_and_some_pairs_and_relations_are_held_out(train):
         relations.add((a.shape, scenes.relation(a, b), b.shape))
   assert shown <= pairs - held
   assert {a for a, _ in shown} == set(coloured)
-  assert len(relations) == 12 * 4 - 2 * len(scenes.HELD_OUT_RELATIONS)
-  assert {(shape, name) for shape, name, _ in relations} == set(itertools.product(SHAPES, scenes.RELATIONS))
-  assert not any(scenes.relation_held_out(*item) for item in relations)
-  assert scenes.relation_held_out('square', 'right of', 'circle')
+  everything = {(a, name, b) for a, b in itertools.permutations(world.shapes, 2) for name in scenes.RELATIONS}
+  assert relations == everything - _both_ways(scenes.held_out(world).relations)
+  assert {(shape, name) for shape, name, _ in relations} == set(itertools.product(world.shapes, scenes.RELATIONS))
 
 
-def test_held_out_scenes_are_held_out_for_every_reason(unseen):
-  reasons = {'triple': 0, 'count': 0, 'pair': 0, 'relation': 0}
+def test_a_relation_is_held_out_from_both_sides(world):
+  first, second = (Object(shape, None, None, 0, 0) for shape in ('circle', 'square'))
+  held_out = functools.partial(scenes.combination_held_out, world)
+  assert held_out([first, second], 1, 'left of')
+  assert held_out([second, first], 1, 'right of')
+  assert not held_out([first, second], 1, 'right of')
+  assert not held_out([first, second], 1, None)
+
+
+def test_held_out_scenes_are_held_out_for_every_reason(world, unseen):
+  reasons, held_out = {'triple': 0, 'count': 0, 'pair': 0, 'relation': 0}, scenes.held_out(world)
   for scene in unseen['held_out']:
     first, *others = scene.objects
-    reasons['triple'] += bool(_triples(scene) & scenes.HELD_OUT_TRIPLES)
+    reasons['triple'] += bool(_triples(scene) & held_out.triples)
     if scenes.layout(scene) == 'alike':
-      reasons['count'] += (len(scene.objects), first.colour, first.shape) in scenes.HELD_OUT_COUNTS
+      reasons['count'] += (len(scene.objects), first.colour, first.shape) in held_out.counts
     if scenes.layout(scene) == 'two':
       (second,) = others
       reasons['pair'] += scenes.pair_held_out((first.colour, first.shape), (second.colour, second.shape))
-      reasons['relation'] += scenes.relation_held_out(first.shape, scenes.relation(first, second), second.shape)
+      relation = first.shape, scenes.relation(first, second), second.shape
+      reasons['relation'] += relation in _both_ways(held_out.relations)
   assert all(count > 10 for count in reasons.values()), reasons
 
 
-def test_objects_lie_inside_and_apart(train):
+def test_objects_lie_inside_and_apart(world, train):
   for scene in train[:1000]:
-    assert all(item.x in WORLD.positions and item.y in WORLD.positions for item in scene.objects)
+    assert all(item.x in world.positions and item.y in world.positions for item in scene.objects)
     for a, b in itertools.combinations(scene.objects, 2):
-      assert max(abs(a.x - b.x), abs(a.y - b.y)) >= 2
+      assert max(abs(a.x - b.x), abs(a.y - b.y)) >= world.min_distance
 
 
 def test_relations_are_what_they_say():
@@ -120,10 +191,9 @@ def test_relations_are_what_they_say():
     scenes.relation(Object('circle', 'red', 'small', 1, 1), Object('cross', 'blue', 'small', 3, 3))
 
 
-def test_sampling_is_reproducible_and_depends_on_the_seed(train):
-  assert _sampled('train', 50) == train[:50]
-  other = World(seed=1)
-  assert [scenes.scene_at(other, 'train', index) for index in range(50)] != train[:50]
+def test_sampling_is_reproducible_and_depends_on_the_seed(world, train):
+  assert _sampled(world, 'train', 50) == train[:50]
+  assert _sampled(dataclasses.replace(world, seed=1), 'train', 50) != train[:50]
 
 
 def test_layouts_come_by_the_weights_of_the_mixture():

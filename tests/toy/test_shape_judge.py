@@ -8,10 +8,12 @@ from janus_jax.toy import captions, scenes, shapes
 from janus_jax.toy import shape_judge as judge_lib
 from janus_jax.toy.captions import CaptionPart, Description
 from janus_jax.toy.shape_judge import Seen, judge
-from janus_jax.toy.shapes import COLOURS, GROUND, SHAPES, SIZES, Object, Scene, World
+from janus_jax.toy.shapes import COLOURS, GROUND, Object, Scene, World
 
-WORLDS = [World(), World(size=32, grid=8), World(size=32), World(size=24, grid=12, small=1.25, large=1.7, gap=0.5)]
 WORLD = World()
+SMALL = World(size=56, grid=7, num_shapes=6, num_colours=8, num_sizes=3, small=0.45, large=0.9)  # configs/small.py
+FINE = World(size=24, grid=12, small=1.25, large=1.7, gap=0.5)
+WORLDS = [WORLD, World(size=32, grid=8), World(size=32), FINE, SMALL]
 
 
 def _sampled(world, count):
@@ -57,15 +59,27 @@ def test_reads_spoilt_images(spoil):
   assert sum(_right(WORLD, *pair) for pair in zip(sampled, spoilt, strict=True)) >= 199
 
 
-def test_every_object_reads_as_itself_wherever_it_is():
-  for shape, colour, size in itertools.product(SHAPES, COLOURS, SIZES):
-    radius = WORLD.radius(size)
-    alpha = shapes.coverage(shape, radius, 9.3, 13.6, 24)[..., None]
+@pytest.mark.parametrize('world', [WORLD, SMALL], ids=['default', 'small'])
+def test_every_object_reads_as_itself_wherever_it_is(world):
+  for shape, colour, size in itertools.product(world.shapes, world.colours, world.sizes):
+    x, y = 9.3 * world.size / 24, 13.6 * world.size / 24
+    alpha = shapes.coverage(shape, world.radius(size), x, y, world.size)[..., None]
     image = np.rint(GROUND + alpha * (np.array(COLOURS[colour]) - GROUND)).astype(np.uint8)
-    (seen,) = judge_lib.find_objects(WORLD, image)
+    (seen,) = judge_lib.find_objects(world, image)
     assert (seen.shape, seen.colour, seen.size) == (shape, colour, size)
-    assert abs(seen.x - 9.3) < 0.3
-    assert abs(seen.y - 13.6) < 0.3
+    assert abs(seen.x - x) < 0.3
+    assert abs(seen.y - y) < 0.3
+
+
+def test_objects_of_many_kinds_are_told_apart_when_soft():
+  triples = list(itertools.product(SMALL.shapes, SMALL.colours, SMALL.sizes))
+  alone = [Scene((Object(*triple, 3, 3),)) for triple in triples]
+  images = _noise(_blur(shapes.render_scene(SMALL, alone))).clip(0, 255).astype(np.uint8)
+  seen = [judge_lib.find_objects(SMALL, image) for image in images]
+  assert [_says(objects) for objects in seen] == [[(s, c, z)] for s, c, z in triples]
+  described = [captions.scene_descriptions(scene)[-1] for scene in alone]
+  for number, objects in enumerate(seen):
+    assert [i for i, one in enumerate(described) if judge(one, objects).right] == [number]
 
 
 def test_what_is_no_shape_is_not_recognised():

@@ -7,7 +7,12 @@ from janus_jax.toy import scenes, shapes
 from janus_jax.toy.shapes import COLOURS, GROUND, Object, Scene, World
 
 SCALE = 64
-WORLDS = [World(), World(size=32, grid=8), World(size=24, grid=12, small=1.25, large=1.7, gap=0.5)]
+WORLDS = [
+  World(),
+  World(size=32, grid=8),
+  World(size=24, grid=12, small=1.25, large=1.7, gap=0.5),
+  World(size=56, grid=7, num_shapes=6, num_colours=8, num_sizes=3, small=0.45, large=0.9),
+]
 
 
 def _scene(world, seed):
@@ -25,6 +30,11 @@ def _outline(shape, x, y, r):
     case 'circle':
       angles = np.linspace(0, 2 * np.pi, 200)
       return [[(x + 0.95 * r * np.cos(a), y + 0.95 * r * np.sin(a)) for a in angles]]
+    case 'diamond':
+      return [[(x, y - r), (x + r, y), (x, y + r), (x - r, y)]]
+    case 'ring':  # The second is the hole.
+      angles = np.linspace(0, 2 * np.pi, 200)
+      return [[(x + k * r * np.cos(a), y + k * r * np.sin(a)) for a in angles] for k in (1, 0.5)]
     case 'cross':
       t = r / 3
       return [
@@ -38,16 +48,17 @@ def _reference(world, scene):
   canvas = Image.new('RGB', (world.size * SCALE,) * 2, (GROUND,) * 3)
   step = world.size / world.grid
   for item in scene.objects:
-    radius = step * (world.small if item.size == 'small' else world.large)
-    for polygon in _outline(item.shape, item.x * step, item.y * step, radius):
+    steps = {'small': world.small, 'medium': (world.small + world.large) / 2, 'large': world.large}[item.size]
+    for number, polygon in enumerate(_outline(item.shape, item.x * step, item.y * step, step * steps)):
       points = [(px * SCALE - 0.5, py * SCALE - 0.5) for px, py in polygon]
-      ImageDraw.Draw(canvas).polygon(points, fill=COLOURS[item.colour])
+      is_hole = item.shape == 'ring' and number
+      ImageDraw.Draw(canvas).polygon(points, fill=(GROUND,) * 3 if is_hole else COLOURS[item.colour])
   return np.asarray(canvas, np.float32).reshape(world.size, SCALE, world.size, SCALE, 3).mean((1, 3))
 
 
 @pytest.mark.parametrize('world', WORLDS, ids=lambda world: f'{world.size}-{world.grid}')
 def test_images_look_as_pillow_draws_them(world):
-  sampled = [_scene(world, seed) for seed in range(30)]
+  sampled = [_scene(world, seed) for seed in range(30 if world.size < 50 else 8)]  # Each is made of 13 M pixels.
   for scene, image in zip(sampled, shapes.render_scene(world, sampled), strict=True):
     difference = np.abs(image - _reference(world, scene))
     # 8 x 8 samples of a pixel against 64 x 64.
@@ -85,13 +96,32 @@ def test_scenes_do_not_depend_on_the_order_of_objects():
   assert len({Scene((first, second)), Scene((second, first))}) == 1
 
 
-def test_a_world_of_few_scenes_is_tested_on_few():
-  assert shapes.sized_world(24, 6, 8000, 3) == World(seed=3)
-  assert shapes.sized_world(24, 6, 700, 0) == World(num_train=700, num_test=700)
-
-
 def test_worlds_without_room_are_refused():
   with pytest.raises(InputError, match='a grid of 4 has 3 positions a side: expected 4 or more'):
     World(grid=4)
   with pytest.raises(InputError, match='mixture'):
     World(mixture=(0, 0, 0))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'num_shapes': 2}, '^a world of 2 shapes: expected 3 to 6$'),
+    ({'num_shapes': 7}, '^a world of 7 shapes: expected 3 to 6$'),
+    ({'num_colours': 1}, '^a world of 1 colours: expected 2 to 8$'),
+    ({'num_sizes': 1}, '^a world of 1 sizes: expected 2 to 3$'),
+    ({'combinations': 13}, '^13 combinations held out of 6 colours and 4 shapes: expected 1 to 12$'),
+    ({'combinations': 0}, '^0 combinations held out of 6 colours and 4 shapes: expected 1 to 12$'),
+    ({'num_shapes': 3, 'num_colours': 8, 'combinations': 9}, '8 colours and 3 shapes: expected 1 to 8$'),
+  ],
+)
+def test_what_a_world_cannot_spare_or_does_not_have_is_refused(fields, message):
+  with pytest.raises(InputError, match=message):
+    World(**fields)
+
+
+def test_a_world_of_two_sizes_has_the_outer_ones():
+  assert World().sizes == ('small', 'large')
+  assert World(num_sizes=3).sizes == ('small', 'medium', 'large')
+  radii = [World(num_sizes=3).radius(size) for size in World(num_sizes=3).sizes]
+  assert radii[0] < radii[1] < radii[2]

@@ -19,7 +19,7 @@ def asked():
 
 @pytest.fixture(scope='module')
 def prompts():
-  return test_set.build_prompts(20)
+  return test_set.build_prompts(WORLD, 20)
 
 
 def test_same_seed_same_test(asked, prompts):
@@ -27,8 +27,8 @@ def test_same_seed_same_test(asked, prompts):
   assert [(case.question, case.expected, case.image.tobytes()) for case in asked] == [
     (case.question, case.expected, case.image.tobytes()) for case in again
   ]
-  assert test_set.build_prompts(20) == prompts
-  assert test_set.build_prompts(20, seed=1) != prompts
+  assert test_set.build_prompts(WORLD, 20) == prompts
+  assert test_set.build_prompts(WORLD, 20, seed=1) != prompts
 
 
 def test_questions_cover_every_kind_once_per_scene(asked):
@@ -89,7 +89,7 @@ def _scene_showing(description, group):
 
 
 def test_right_images_pass_and_shuffled_ones_fail():
-  cases = [case for case in test_set.build_prompts(3) if case.skill != 'colour_binding']
+  cases = [case for case in test_set.build_prompts(WORLD, 3) if case.skill != 'colour_binding']
   test_images, test_labels = digits.load_digits(24, 'test')
   judge = DigitJudge.fit(24)
   read = judge.predict(test_images)

@@ -7,7 +7,7 @@ from janus_jax.data import prompts
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.toy import captions, questions, scenes, tokenizer_training
-from janus_jax.toy.shapes import COLOURS, SHAPES, SIZES, World
+from janus_jax.toy.shapes import World
 
 WORLD = World()
 ANY_TEXT = ['Naïve 漢字 \U0001f600!', '\n\n  two  spaces\t', 'Circles, crosses; 7 + 8 = 15.', 'a\x00b']
@@ -22,9 +22,17 @@ def tokenizer(tmp_path_factory):
 
 
 def test_every_word_of_the_world_is_one_token(tokenizer):
-  words = {*COLOURS, *SHAPES, *SIZES, *map(captions.plural, SHAPES), *captions.NUMBERS}
+  words = {*WORLD.colours, *WORLD.shapes, *WORLD.sizes, *map(captions.plural, WORLD.shapes), *captions.NUMBERS}
   words |= {word for relation in scenes.RELATIONS for word in relation.split()}
   for word in words:
+    assert len(tokenizer.encode(f' {word}', add_bos=False)) == 1, word
+
+
+def test_every_word_of_a_richer_world_is_one_token(tmp_path):
+  world = World(size=56, grid=7, num_shapes=6, num_colours=8, num_sizes=3, small=0.45, large=0.9, combinations=12)
+  tokenizer_training.train_tokenizer(tokenizer_training.toy_texts(world, 1000), tmp_path / 'tokenizer.json')
+  tokenizer = Tokenizer(str(tmp_path / 'tokenizer.json'))
+  for word in (*world.colours, *world.shapes, *world.sizes, *map(captions.plural, world.shapes), *captions.NUMBERS):
     assert len(tokenizer.encode(f' {word}', add_bos=False)) == 1, word
 
 

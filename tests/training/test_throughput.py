@@ -84,14 +84,15 @@ def test_with_a_shared_encoder_the_vq_and_the_adaptor_of_generation_do_the_under
   assert adaptors[0] - adaptors[1] == pytest.approx(6 * (siglip - codes) * width)
 
 
-def test_vq_flops_are_those_of_the_compiled_encoder():
-  config = PRESETS['janus_pro_1b'].vq
+@pytest.mark.parametrize(('preset', 'tolerance'), [('janus_pro_1b', 0.03), ('small', 0.08)])
+def test_vq_flops_are_those_of_the_compiled_encoder(preset, tolerance):
+  config = PRESETS[preset].vq
   vq = VQ(config, ComputeConfig())
   pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
   params = jax.eval_shape(lambda x: vq.init(jax.random.key(0), x, method=VQ.encode), pixels)
   lowered = jax.jit(lambda p, x: vq.apply(p, x, method=VQ.encode)).lower(params, pixels)
   # XLA counts norms and activations too, and leaves out what padding multiplies.
-  assert vq_encoder_forward_flops(config) == pytest.approx(lowered.cost_analysis()['flops'], rel=0.03)
+  assert vq_encoder_forward_flops(config) == pytest.approx(lowered.cost_analysis()['flops'], rel=tolerance)
 
 
 def test_frozen_parts_cost_less():
