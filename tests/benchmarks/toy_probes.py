@@ -10,6 +10,7 @@ Two thirds of the scenes fit a probe, the rest score it. Accuracies in percent; 
 import argparse
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def probe(features: np.ndarray, labels: np.ndarray, hidden: int = 0) -> float:
   inputs = jnp.asarray((features - mean) / deviation)
   keys = jax.random.split(jax.random.key(0))
   sizes = (width, hidden, count) if hidden else (width, count)
-  weights = [jax.random.normal(k, pair) / np.sqrt(pair[0]) for k, pair in zip(keys, zip(sizes, sizes[1:]))]
+  weights = [jax.random.normal(k, pair) / np.sqrt(pair[0]) for k, pair in zip(keys, itertools.pairwise(sizes))]
 
   def logits(weights, x):
     return jax.nn.relu(x @ weights[0]) @ weights[1] if hidden else x @ weights[0]
