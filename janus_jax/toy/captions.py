@@ -9,7 +9,18 @@ from janus_jax.toy import scenes
 from janus_jax.toy.shapes import Object, Scene, World
 
 NUMBERS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-PROMPT_TEMPLATES = ('{}', 'a picture of {}', 'an image of {}', 'draw {}')
+PROMPT_TEMPLATES = (
+  '{}',
+  'a picture of {}',
+  'an image of {}',
+  'draw {}',
+  'a drawing of {}',
+  'show {}',
+  'please draw {}',
+  'make an image of {}',
+)
+# Templates that training never uses for a phrase.
+HELD_OUT_TEMPLATES = 2
 # The last attribute that is said of each object.
 DETAILS = ('shape', 'colour', 'size')
 
@@ -64,21 +75,26 @@ def scene_descriptions(scene: Scene) -> list[Description]:
   return found
 
 
+def dense_descriptions(scene: Scene) -> list[Description]:
+  """What says all that captions can say about a scene: of two objects in both orders."""
+  found = scene_descriptions(scene)
+  return [found[-3], found[-1]] if found[-1].relation else found[-1:]
+
+
 def near_misses(world: World, scene: Scene) -> list[str]:
   """Dense captions that are false of a scene in one thing: an attribute of all objects or, of two, one of each swapped;
   how many there are; where one is. None says what training never shows.
   """
-  densest = scene_descriptions(scene)[-1]
-  parts, relation = densest.parts, densest.relation
+  dense = dense_descriptions(scene)
   found = []
-  if relation:
+  for parts, relation in ((item.parts, item.relation) for item in dense if item.relation):
     found += [Description(parts, other) for other in scenes.RELATIONS if other != relation]
     for name in DETAILS:
       values = [getattr(part, name) for part in parts]
       swapped = tuple(dataclasses.replace(part, **{name: value}) for part, value in zip(parts, reversed(values)))
       found.append(Description(swapped, relation))
-  else:
-    (part,) = parts
+  if not found:
+    (part,) = dense[0].parts
     values = {'shape': world.shapes, 'colour': world.colours, 'size': world.sizes, 'count': (1, *scenes.COUNTS)}
     found += [
       Description((dataclasses.replace(part, **{name: value}),))
@@ -88,7 +104,7 @@ def near_misses(world: World, scene: Scene) -> list[str]:
   allowed = (
     item for item in found if not scenes.combination_held_out(world, item.parts, item.parts[0].count, item.relation)
   )
-  return [item.text for item in allowed if item != densest]
+  return [item.text for item in allowed if item not in dense]
 
 
 def _part(item: Object, detail: str, count: int = 1) -> CaptionPart:
@@ -96,13 +112,15 @@ def _part(item: Object, detail: str, count: int = 1) -> CaptionPart:
   return CaptionPart(count, item.shape, colour, item.size if detail == 'size' else None)
 
 
-def held_out_template(phrase: str) -> int:
-  """Index of the template that training never uses for `phrase`: never the plain one, so that every phrase is said."""
-  return 1 + scenes.stable_hash(phrase) % (len(PROMPT_TEMPLATES) - 1)
+def held_out_templates(phrase: str) -> tuple[str, ...]:
+  """The templates that training never uses for `phrase`: never the plain one, so that every phrase is said."""
+  _, *others = PROMPT_TEMPLATES
+  first = scenes.stable_hash(phrase) % len(others)
+  return tuple(others[(first + 3 * i) % len(others)] for i in range(HELD_OUT_TEMPLATES))
 
 
-def sample_prompt(phrase: str, rng: np.random.Generator) -> str:
-  """`phrase` in a template that training may use."""
-  held_out = held_out_template(phrase)
-  allowed = PROMPT_TEMPLATES[:held_out] + PROMPT_TEMPLATES[held_out + 1 :]
+def sample_prompt(phrase: str, rng: np.random.Generator, held_out: bool = False) -> str:
+  """`phrase` in a template that training may use, or in one that it never does."""
+  never = held_out_templates(phrase)
+  allowed = never if held_out else [template for template in PROMPT_TEMPLATES if template not in never]
   return allowed[rng.integers(len(allowed))].format(phrase)

@@ -260,6 +260,13 @@ def true_captions(element: dict) -> list[str]:
   return [digits.phrase(int(element['label']))]
 
 
+def dense_captions(element: dict) -> list[str]:
+  """The captions of a stored example, of either domain, that say all there is to say."""
+  if 'scene' in element:
+    return [description.text for description in captions.dense_descriptions(shapes.decode(element['scene']))]
+  return true_captions(element)
+
+
 def near_misses(world: World, element: dict) -> list[str]:
   """Captions that are false of a stored example in one thing, of either domain."""
   if 'scene' in element:

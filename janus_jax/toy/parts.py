@@ -174,8 +174,11 @@ def _captions(
   variance of the features, not 10 %, and the decoder often never learns to read it.
   """
   rng = np.random.default_rng(world.seed)
-  texts = [dataset.true_captions(element)[-1] for element in elements]
-  others = [rng.choice(dataset.near_misses(world, element), NEAR_MISSES).tolist() for element in elements]
+  texts = [rng.choice(dataset.dense_captions(element)).item() for element in elements]
+  others = [
+    rng.choice(found, NEAR_MISSES, replace=len(found) < NEAR_MISSES).tolist()
+    for found in (dataset.near_misses(world, element) for element in elements)
+  ]
   index = {text: i for i, text in enumerate(dict.fromkeys([*texts, *itertools.chain(*others)]))}
   ids = [tokenizer.encode(text, add_bos=False) for text in index]
   captions = np.full((len(ids), max(map(len, ids))), -1, np.int32)

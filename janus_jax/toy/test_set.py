@@ -108,12 +108,7 @@ def build_prompts(world: World, per_group: int, seed: int = 0) -> list[Generatio
     for number in range(per_group if pool else 0):
       expected = pool[order[number % len(pool)]]
       phrase = expected.text if isinstance(expected, Description) else digits.phrase(expected)
-      if group == 'seen':
-        prompt = captions.sample_prompt(phrase, rng)
-      elif group == 'new_phrasing':
-        prompt = captions.PROMPT_TEMPLATES[captions.held_out_template(phrase)].format(phrase)
-      else:
-        prompt = phrase
+      prompt = phrase if group == 'new_combination' else captions.sample_prompt(phrase, rng, group == 'new_phrasing')
       cases.append(GenerationCase(skill, group, prompt, expected))
   return cases
 
