@@ -159,6 +159,11 @@ class ComputeConfig:
   integer_products: bool = False
   layout: Layout | None = None
 
+  @property
+  def is_whole(self) -> bool:
+    """True where the layout is of one device, so that any axes of an activation may become one."""
+    return self.layout is not None and self.layout.mesh.size == 1
+
   def constrain(self, name: str, x: jax.Array) -> jax.Array:
     """x, split as the layout splits an activation of that name."""
     return x if self.layout is None else self.layout.constrain(name, x)

@@ -175,11 +175,14 @@ class Linear(nn.Module):
     dtype, param_dtype = jnp.dtype(self.compute.dtype), jnp.dtype(self.compute.param_dtype)
     fan_in = math.prod(self.inputs)
     leading = x.shape[: x.ndim - len(self.inputs)]
-    x = x.astype(dtype).reshape(*leading, fan_in)
+    # As one matrix where nothing is split: of more axes XLA's CPU backend copies a transpose for the kernel's gradient,
+    # and a train step of the toy models takes half as long again.
+    x = x.astype(dtype).reshape(*((-1,) if self.compute.is_whole else leading), fan_in)
     if self.has_variable('params', 'int8'):
       rounded, scale = (self.get_variable('params', name) for name in ('int8', 'scale'))
       if self.compute.integer_products:
-        y = integer_product(x.reshape(-1, fan_in), rounded, scale).reshape(*leading, -1).astype(self.out_dtype or dtype)
+        y = integer_product(x.reshape(-1, fan_in), rounded, scale).reshape(*x.shape[:-1], -1)
+        y = y.astype(self.out_dtype or dtype)
       else:
         y = weight_only_product(x, rounded, scale, self.out_dtype or dtype.name)
     elif self.has_variable('params', 'input_first'):
