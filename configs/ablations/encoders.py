@@ -11,20 +11,20 @@ Text counts in all of them. A loss that does not count, in place of data left ou
 updates, and the last three see the same examples as two_encoders in the same order. In shared_vq an image of a question
 takes 36 positions in place of 9, so its rows hold fewer examples.
 
-With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
+With :0.1 after the name of the file all stages are a tenth as long, with :small or :small,0.1 the base is small.py. A
+further --config.seeds=0,1,2,3,4 adds two seeds.
 """
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, scaled
-from janus_jax.runs.recipes import read_recipe
+from janus_jax.ablation.settings import ablation_config, toy_base
 
-TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
+CONFIGS = pathlib.Path(__file__).parents[1]
 WITHOUT_USE = ('vision_encoder', 'vision_aligner')
 
 
-def get_config(scale: str = '1'):
-  base = scaled(read_recipe(TINY), scale)
+def get_config(argument: str = '1'):
+  base = toy_base(CONFIGS, argument)
   understanding, text, generation = base.stages.stage1.loss_weights
 
   def weighted(*weights: float) -> dict[str, tuple[float, ...]]:

@@ -7,19 +7,19 @@ thirds of its steps and shapes after them (`first`: Janus). Its learning rate is
 second part of `first` goes on with the moments of the first, without a warm-up: the variants differ in their data
 alone. Stage I is the same and is trained once per seed; Stage III generates both.
 
-With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
+With :0.1 after the name of the file all stages are a tenth as long, with :small or :small,0.1 the base is small.py. A
+further --config.seeds=0,1,2,3,4 adds two seeds.
 """
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, scaled, times
-from janus_jax.runs.recipes import read_recipe
+from janus_jax.ablation.settings import ablation_config, times, toy_base
 
-TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
+CONFIGS = pathlib.Path(__file__).parents[1]
 
 
-def get_config(scale: str = '1'):
-  base = scaled(read_recipe(TINY), scale)
+def get_config(argument: str = '1'):
+  base = toy_base(CONFIGS, argument)
   base.stages.stage2.sources.generation = {'shapes': 1}
   base.stages.stage2.schedule = 'constant'
   steps = base.stages.stage2.steps

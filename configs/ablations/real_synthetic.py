@@ -6,15 +6,15 @@ Scanned digits are the real data of the tiny world, rendered shapes the syntheti
 the report's two kinds these show different things, so that a share is also how often each subject is practised: read
 the scores of digits and of shapes apart. Stage I is trained once per seed.
 
-With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
+With :0.1 after the name of the file all stages are a tenth as long, with :small or :small,0.1 the base is small.py. A
+further --config.seeds=0,1,2,3,4 adds two seeds.
 """
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, scaled
-from janus_jax.runs.recipes import read_recipe
+from janus_jax.ablation.settings import ablation_config, toy_base
 
-TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
+CONFIGS = pathlib.Path(__file__).parents[1]
 
 # Per cent of synthetic data -> weights.
 SHARES = {
@@ -26,8 +26,8 @@ SHARES = {
 }
 
 
-def get_config(scale: str = '1'):
-  base = scaled(read_recipe(TINY), scale)
+def get_config(argument: str = '1'):
+  base = toy_base(CONFIGS, argument)
   for name in ('stage2', 'stage3'):
     base.stages[name].sources.generation = SHARES[50]
   variants = {

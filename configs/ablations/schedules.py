@@ -11,19 +11,19 @@ by one factor until they cost as many FLOPs as janus_pro's, by formula from batc
 Stage II is constant in both, as in the papers, and the second part of janus's goes on with the moments of the first,
 without a warm-up. Half of Stage I has half of its warm-up (300 steps of 10K, 600 of 20K).
 
-With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
+With :0.1 after the name of the file all stages are a tenth as long, with :small or :small,0.1 the base is small.py. A
+further --config.seeds=0,1,2,3,4 adds two seeds.
 """
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, scaled, times
-from janus_jax.runs.recipes import read_recipe
+from janus_jax.ablation.settings import ablation_config, times, toy_base
 
-TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
+CONFIGS = pathlib.Path(__file__).parents[1]
 
 
-def get_config(scale: str = '1'):
-  base = scaled(read_recipe(TINY), scale)
+def get_config(argument: str = '1'):
+  base = toy_base(CONFIGS, argument)
   digits, shapes = {'digits': 1}, {'shapes': 1}
   base.stages.stage1.sources.generation = digits
   base.stages.stage2.sources.generation = shapes

@@ -6,19 +6,19 @@ Stage I of 0, 1/4, 1/2, 1, 2 and 4 times the recipe's steps, with as long a part
 stay as they are, so that a longer Stage I costs more (it is a small part: the report shows how much). Janus-Pro doubled
 Janus's, and its warm-up with it (300 steps of 10K, 600 of 20K).
 
-With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
+With :0.1 after the name of the file all stages are a tenth as long, with :small or :small,0.1 the base is small.py. A
+further --config.seeds=0,1,2,3,4 adds two seeds.
 """
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, scaled, times
-from janus_jax.runs.recipes import read_recipe
+from janus_jax.ablation.settings import ablation_config, times, toy_base
 
-TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
+CONFIGS = pathlib.Path(__file__).parents[1]
 
 
-def get_config(scale: str = '1'):
-  base = scaled(read_recipe(TINY), scale)
+def get_config(argument: str = '1'):
+  base = toy_base(CONFIGS, argument)
   stage = base.stages.stage1
   factors = {'quarter': 1 / 4, 'half': 1 / 2, 'recipe': 1, 'double': 2, 'fourfold': 4}
   variants = {'none': {'run': ('stage2', 'stage3')}} | {

@@ -9,20 +9,20 @@ decoder_too        adaptors, image head and decoder (the recipe; Janus's Figure 
   adaptors_only      as Stage I
 Stage I is the same and trained once per seed. The VQ never trains.
 
-With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
+With :0.1 after the name of the file all stages are a tenth as long, with :small or :small,0.1 the base is small.py. A
+further --config.seeds=0,1,2,3,4 adds two seeds.
 """
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, scaled
-from janus_jax.runs.recipes import read_recipe
+from janus_jax.ablation.settings import ablation_config, toy_base
 
-TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
+CONFIGS = pathlib.Path(__file__).parents[1]
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
 
 
-def get_config(scale: str = '1'):
+def get_config(argument: str = '1'):
   trainable = {
     'decoder_too': (*ADAPTORS, 'language_model'),
     'all': (*ADAPTORS, 'language_model', 'vision_encoder'),
@@ -31,4 +31,4 @@ def get_config(scale: str = '1'):
     'adaptors_only': ADAPTORS,
   }
   variants = {name: {'stages.stage2.trainable': parts} for name, parts in trainable.items()}
-  return ablation_config(scaled(read_recipe(TINY), scale), variants, 'decoder_too')
+  return ablation_config(toy_base(CONFIGS, argument), variants, 'decoder_too')

@@ -11,14 +11,13 @@ With :1 after the name of the file all stages are whole. A further --config.seed
 
 import pathlib
 
-from janus_jax.ablation.settings import ablation_config, scaled
-from janus_jax.runs.recipes import read_recipe
+from janus_jax.ablation.settings import ablation_config, toy_base
 
-TINY = str(pathlib.Path(__file__).parents[1] / 'tiny.py')
+CONFIGS = pathlib.Path(__file__).parents[1]
 
 
-def get_config(scale: str = '0.2'):
-  base = scaled(read_recipe(TINY), scale)
+def get_config(argument: str = '0.2'):
+  base = toy_base(CONFIGS, argument)
   base.log_every = 10
   variants = {'static': {}, 'traced': {'stage_masks': 'traced'}}
   config = ablation_config(base, variants, 'static')

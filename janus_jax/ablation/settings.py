@@ -1,6 +1,7 @@
 """Settings of an ablation: a base config, variants of it, seeds, metrics; read from configs/ablations/*.py."""
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from janus_jax.errors import InputError
 from janus_jax.runs.config import TrainConfig, parse_config, replaced, unshared
+from janus_jax.runs.recipes import read_recipe
 from janus_jax.runs.value_checks import BOOL, SEED, Integer, Table, check_fields
 from janus_jax.toy.test_set import IMAGES_PER_GROUP, QUESTIONS_PER_KIND
 
@@ -19,6 +21,7 @@ EVALUATION: Table = {
   **dict.fromkeys(('questions_per_kind', 'images_per_group', 'held_out_batches'), Integer(1)),
   'seed': SEED,
 }
+TOY_RECIPES = ('tiny', 'small')
 # Patterns (fnmatch) of the metrics that a report shows first by default.
 METRICS = ('target_scores/*', 'questions/all', 'generations/all', 'held_out/*')
 
@@ -87,6 +90,18 @@ def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]],
   return config
 
 
+def toy_base(configs: pathlib.Path, argument: str) -> ConfigDict:
+  """What a sweep on the toy world starts from, by the argument of its file: '0.1' is tiny.py with a tenth of all steps,
+  'small' small.py, 'small,0.1' a tenth of that.
+
+  Raises:
+    InputError: another recipe, or a scale that is not positive.
+  """
+  first, _, rest = argument.partition(',')
+  name, scale = (first, rest or '1') if first in TOY_RECIPES else ('tiny', argument)
+  return scaled(read_recipe(str(configs / f'{name}.py')), scale)
+
+
 def scaled(base: ConfigDict, scale: str) -> ConfigDict:
   """The config with every stage's steps, warm-up and distance between metrics multiplied by `scale`, a number as text:
   the argument of a config file (`configs/ablations/stage1_length.py:0.1`). Raises InputError where it is not positive.
@@ -96,7 +111,8 @@ def scaled(base: ConfigDict, scale: str) -> ConfigDict:
   except ValueError:
     factor = 0.0
   if not 0 < factor < float('inf'):
-    raise InputError(f'scale is {scale!r}: expected a positive number, by which the steps of all stages are multiplied')
+    expected = f'expected {" or ".join(TOY_RECIPES)}, a positive number by which all steps are multiplied, or both'
+    raise InputError(f'scale is {scale!r}: {expected}')
   base = ConfigDict(unshared(base.to_dict()))
   for stage in base.stages.values():
     stage.steps = times(stage.steps, factor)
