@@ -24,6 +24,7 @@ def get_config():
   config.data.toy_sizes = 3
   config.data.toy_combinations = 12
   config.data.toy_mixture = (0.2, 0.25, 0.55)
+  config.data.toy_questions = 6  # An image is 49 tokens, a question 12.
   config.compute.dtype = 'float32'
   config.compute.remat = 'none'
   config.compute.unroll = 6
@@ -38,7 +39,7 @@ def get_config():
   common = {
     'batch_size': 8,
     'sources': SOURCES,
-    'expected_tokens': (90, 12, 66),
+    'expected_tokens': (120, 12, 66),
     'warmup_steps': 100,
     'schedule': 'cosine',
     'final_fraction': 0.05,

@@ -1,22 +1,36 @@
 #!/usr/bin/env bash
 # From nothing but Python 3.11+ and pip to a trained tiny Janus and its scores, on a CPU:
-#   bash launch/quickstart.sh [DIR]      # DIR: quickstart-output
+#   bash launch/quickstart.sh [DIR] [--recipe=tiny]
 # Installs into .venv, pretrains the parts, trains all three stages, scores answers and generated images on what
 # training never had, exports for PyTorch, and writes DIR/report.html. Run again, it goes on where it was stopped; what
-# is finished is not done again. The recipe is configs/tiny.py.
+# is finished is not done again. DIR is quickstart-output, or small-output; the recipe is configs/tiny.py, minutes on 2
+# cores, or with --recipe=small configs/small.py, hours.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 source "$root/launch/usage.sh"
-case ${1:-} in
-  --help | -h)
-    usage
-    exit
-    ;;
-  -*) wrong "$1 is no flag: expected [DIR] or --help" ;;
+recipe=tiny directory=
+for argument in "$@"; do
+  case $argument in
+    --help | -h)
+      usage
+      exit
+      ;;
+    --recipe=tiny | --recipe=small) recipe=${argument#*=} ;;
+    --recipe=*) wrong "${argument#*=} is no recipe for it: expected tiny or small" ;;
+    -*) wrong "$argument is no flag: expected [DIR], --recipe=tiny or --help" ;;
+    *)
+      [ -z "$directory" ] || wrong "expected one DIR, not $directory and $argument"
+      directory=$argument
+      ;;
+  esac
+done
+# Questions of each kind and images of each skill, in each group: intervals of 4 points where it has hours.
+case $recipe in
+  tiny) directory=${directory:-$root/quickstart-output} questions=360 images=40 ;;
+  small) directory=${directory:-$root/small-output} questions=400 images=400 ;;
 esac
-[ $# -le 1 ] || wrong "expected one DIR, not $#"
-mkdir -p "${1:-$root/quickstart-output}/seconds"
-directory=$(cd "${1:-$root/quickstart-output}" && pwd)
+mkdir -p "$directory/seconds"
+directory=$(cd "$directory" && pwd)
 cd "$root"
 # In a file, a line of progress every ten seconds.
 [ -t 2 ] || export TQDM_MININTERVAL=10
@@ -49,7 +63,7 @@ part installation make_venv quickstart
 if [ -e "$directory/parts/janus_config.json" ]; then
   echo "== pretraining: $directory/parts is there, kept"
 else
-  part pretraining janus pretrain --config=configs/tiny.py --output="$directory/parts"
+  part pretraining janus pretrain --config="configs/$recipe.py" --output="$directory/parts"
 fi
 # On matrix products as small as this model's XLA's older CPU kernels are faster: a step takes 42 ms in place of 64. A
 # flag that XLA does not know would end every program, so it is tried first.
@@ -59,11 +73,12 @@ if [ -z "${XLA_FLAGS:-}" ]; then
     export XLA_FLAGS=$flags
   fi
 fi
-part training janus train --config=configs/tiny.py --config.init_from="$directory/parts" \
+part training janus train --config="configs/$recipe.py" --config.init_from="$directory/parts" \
   --config.data.directory="$directory/data" --workdir="$directory/run"
 part evaluation janus evaluate --checkpoint="$directory/run" --out="$directory/scores" \
-  --questions_per_kind=360 --images_per_group=40 >/dev/null
-# DeepSeek's layout: transformers' cannot say that the two encoders cut the image into different grids, as tiny.py's do.
+  --questions_per_kind="$questions" --images_per_group="$images" >/dev/null
+# DeepSeek's layout: transformers' can say neither that the encoders cut the image into different grids, as tiny.py's do,
+# nor that a VQ has no residual blocks, as small.py's.
 part export janus convert --input="$directory/run" --output="$directory/export" --format=deepseek --overwrite
 
 seconds=()

@@ -55,6 +55,7 @@ class DataConfig:
     toy_sizes: number of sizes, 2 or 3.
     toy_combinations: combinations of colour, shape and size that training never shows, and of number, colour and shape;
       half as many of two shapes and their relation.
+    toy_questions: most questions about an image in one conversation.
     toy_mixture: weights of scenes with one object, several alike, and two different ones.
     sources: entries of 'files' by name (configs/README.md, `data.sources.build.SourceSpec`).
     precompute_codes: whether the toy world's images to generate are encoded once, before the first step, or in each
@@ -71,6 +72,7 @@ class DataConfig:
   toy_colours: int = World.num_colours
   toy_sizes: int = World.num_sizes
   toy_combinations: int = World.combinations
+  toy_questions: int = World.questions
   toy_mixture: tuple[float, float, float] = World.mixture
   sources: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   precompute_codes: bool = False
@@ -80,7 +82,7 @@ class DataConfig:
   def toy(self) -> dict[str, Any]:
     """What the config says of the toy world, as `toy.dataset.world_for` takes it."""
     renamed = {'shapes': 'num_shapes', 'colours': 'num_colours', 'sizes': 'num_sizes'}
-    names = ('grid', 'shapes', 'colours', 'sizes', 'combinations', 'mixture')
+    names = ('grid', 'shapes', 'colours', 'sizes', 'combinations', 'questions', 'mixture')
     return {'num_train': self.num_train, **{renamed.get(n, n): getattr(self, f'toy_{n}') for n in names}}
 
   @functools.cached_property

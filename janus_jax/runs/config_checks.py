@@ -102,6 +102,7 @@ FIELDS: Table = {
     'toy_colours': Integer(2, 8),
     'toy_sizes': Integer(2, 3),
     'toy_combinations': Integer(1),
+    'toy_questions': Integer(1),
     'toy_mixture': PerTask(('one', 'alike', 'two'), Number()),
     'sources': DICTS,
     'precompute_codes': BOOL,

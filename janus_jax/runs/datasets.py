@@ -98,7 +98,13 @@ def open_data(
     coded = _generation_sources(config) if config.data.precompute_codes else ()
     codes = _ToyCodes(world, directory, workdir, functools.cache(open_start), is_new)
     train, held_out = (
-      _toy_sources(world, directory, split, config.seed, {name: codes.of(name, split) for name in coded})
+      _toy_sources(
+        world,
+        directory,
+        split,
+        config.seed,
+        {name: codes.of(name, dataset.generated_split(name, split)) for name in coded},
+      )
       for split in ('train', 'test')
     )
     prompts = [case.prompt for case in _spread(build_prompts(world, 1, config.seed), num_samples)]

@@ -75,10 +75,20 @@ def scene_descriptions(scene: Scene) -> list[Description]:
   return found
 
 
-def dense_descriptions(scene: Scene) -> list[Description]:
-  """What says all that captions can say about a scene: of two objects in both orders."""
-  found = scene_descriptions(scene)
-  return [found[-3], found[-1]] if found[-1].relation else found[-1:]
+def dense_descriptions(scene: Scene, detail: str = DETAILS[-1]) -> list[Description]:
+  """What says all that captions can say about a scene up to one of DETAILS: of two objects in both orders."""
+  if scenes.layout(scene) != 'two':
+    return [Description((_part(scene.objects[0], detail, len(scene.objects)),))]
+  return [
+    Description((_part(first, detail), _part(second, detail)), scenes.relation(first, second))
+    for first, second in itertools.permutations(scene.objects)
+  ]
+
+
+def says_held_out(world: World, description: Description) -> bool:
+  """True for what training never says."""
+  parts = description.parts
+  return scenes.combination_held_out(world, parts, parts[0].count, description.relation)
 
 
 def near_misses(world: World, scene: Scene) -> list[str]:
@@ -101,10 +111,7 @@ def near_misses(world: World, scene: Scene) -> list[str]:
       for name, choices in values.items()
       for value in choices
     ]
-  allowed = (
-    item for item in found if not scenes.combination_held_out(world, item.parts, item.parts[0].count, item.relation)
-  )
-  return [item.text for item in allowed if item not in dense]
+  return [item.text for item in found if item not in dense and not says_held_out(world, item)]
 
 
 def _part(item: Object, detail: str, count: int = 1) -> CaptionPart:

@@ -25,6 +25,7 @@ from janus_jax.toy.shapes import World
 
 # Records of a source whose scenes are rendered as they are read: a run ends long before.
 ENDLESS = 10**9
+ENDLESS_SPLITS = ('train', scenes.DRAWN)
 # Half the widths of small and large objects in steps of the grid, by the number of sizes.
 WIDTHS = {2: (0.625, 0.85), 3: (0.45, 0.9)}
 # Fraction of the digits among texts about an endless world.
@@ -87,9 +88,8 @@ class _ToyBuilder(tfds.core.GeneratorBasedBuilder):
     return self.dataset_info_from_configs(features=features)
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    endless = self.LABEL == 'scene' and not self.builder_config.world.num_train
-    stored = self.SPLITS[1:] if endless else self.SPLITS
-    return {split: self._generate_examples(split) for split in stored}
+    endless = ENDLESS_SPLITS if self.LABEL == 'scene' and not self.builder_config.world.num_train else ()
+    return {split: self._generate_examples(split) for split in self.SPLITS if split not in endless}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
     for index, (image, label) in enumerate(zip(*self.examples(self.builder_config.world, split), strict=True)):
@@ -99,11 +99,11 @@ class _ToyBuilder(tfds.core.GeneratorBasedBuilder):
 class JanusShapes(_ToyBuilder):
   """Scenes of coloured shapes, each with its int8[4, 5] as `shapes.encode` gives it."""
 
-  SPLITS, LABEL = scenes.SPLITS, 'scene'
+  SPLITS, LABEL = (*scenes.SPLITS, scenes.DRAWN), 'scene'
   FEATURE = tfds.features.Tensor(shape=(shapes.MAX_OBJECTS, 5), dtype=np.int8)
 
   def examples(self, world: World, split: str) -> tuple[np.ndarray, np.ndarray]:
-    count = {'train': world.num_train, 'test': world.num_test, 'held_out': world.num_held_out}[split]
+    count = {'test': world.num_test, 'held_out': world.num_held_out}.get(split, world.num_train)
     encoded = [shapes.encode(scenes.scene_at(world, split, index)) for index in range(count)]
     encoded = np.array(encoded, np.int8).reshape(-1, shapes.MAX_OBJECTS, 5)
     return shapes.render_encoded(world, encoded), encoded
@@ -153,19 +153,19 @@ def prepare_dataset(world: World, directory: str | os.PathLike) -> None:
 class EndlessShapes:
   """The training scenes of a world that stores none, each rendered (unless only texts are made of it) when read."""
 
-  def __init__(self, world: World, rendered: bool = True):
-    self._world, self._rendered = world, rendered
+  def __init__(self, world: World, split: str = 'train', rendered: bool = True):
+    self._world, self._split, self._rendered = world, split, rendered
 
   def __len__(self) -> int:
     return ENDLESS
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    encoded = shapes.encode(scenes.scene_at(self._world, 'train', index))
+    encoded = shapes.encode(scenes.scene_at(self._world, self._split, index))
     image = {'image': shapes.render_encoded(self._world, encoded[None])[0]} if self._rendered else {}
     return {**image, 'scene': encoded}
 
   def __repr__(self) -> str:
-    return f'EndlessShapes({self._world})'
+    return f'EndlessShapes({self._world}, {self._split!r})'
 
 
 def data_source(name: str, world: World, directory: str | os.PathLike, split: str):
@@ -174,12 +174,17 @@ def data_source(name: str, world: World, directory: str | os.PathLike, split: st
   Raises:
     InputError: `prepare_dataset` has not run there.
   """
-  if (name, split, world.num_train) == ('shapes', 'train', 0):
-    return EndlessShapes(world)
+  if name == 'shapes' and split in ENDLESS_SPLITS and not world.num_train:
+    return EndlessShapes(world, split)
   builder = _builder(name, world, directory)
   if not builder.is_prepared():
     raise InputError(f'{directory}: no {name} of {world}: expected after `prepare_dataset`')
   return builder.as_data_source(split)
+
+
+def generated_split(name: str, split: str) -> str:
+  """The stored split of 'shapes' or 'digits' that is generated where `split` is understood."""
+  return scenes.DRAWN if (name, split) == ('shapes', 'train') else split
 
 
 def sources(
@@ -196,7 +201,8 @@ def sources(
     directory: as given to `prepare_dataset`.
     split: 'train', 'test' or 'held_out'; the digits have no third one.
     seed: decides what is said about each image.
-    codes: int[n, P] of the stored images of 'shapes' or 'digits' or both, to be generated in place of their pixels.
+    codes: int[n, P] of the stored images (of `generated_split`) of 'shapes' or 'digits' or both, to be generated in
+      place of their pixels.
 
   Returns:
     'shapes_und', 'digits_und': {'images': [uint8[size, size, 3]], 'turns': [question, answer, ...]};
@@ -208,11 +214,13 @@ def sources(
   """
   names = [name for name in NAMES if split in BUILDERS[name].SPLITS]
   stored = {name: grain.MapDataset.source(data_source(name, world, directory, split)) for name in names}
-  found = {f'{name}_und': source.seed(seed).random_map(_conversation) for name, source in stored.items()}
-  for name, source in stored.items():
+  converse = functools.partial(_conversation, world)
+  found = {f'{name}_und': source.seed(seed).random_map(converse) for name, source in stored.items()}
+  for name in names:
+    source = grain.MapDataset.source(data_source(name, world, directory, generated_split(name, split)))
     if codes and name in codes:
       source = source.map_with_index(functools.partial(_add_codes, codes[name]))
-    found[f'{name}_gen'] = source.seed(seed).random_map(_generation)
+    found[f'{name}_gen'] = source.seed(seed).random_map(functools.partial(_generation, world))
   endless = len(stored['shapes']) == ENDLESS
   if endless:
     stored['shapes'] = grain.MapDataset.source(EndlessShapes(world, rendered=False))
@@ -227,22 +235,24 @@ def _add_codes(codes: np.ndarray, index: int, element: dict) -> dict:
   return {**element, 'codes': codes[index % len(codes)]}
 
 
-def _conversation(element: dict, rng: np.random.Generator) -> dict:
+def _conversation(world: World, element: dict, rng: np.random.Generator) -> dict:
   """An understanding record."""
-  return {'images': [element['image']], 'turns': questions.sample_turns(questions_about(element), rng)}
+  turns = questions.sample_turns(questions_about(element), rng, world.questions)
+  return {'images': [element['image']], 'turns': turns}
 
 
-def _generation(element: dict, rng: np.random.Generator) -> dict:
-  """A generation record. Half of the prompts say all there is to say, as dense captions do."""
+def _generation(world: World, element: dict, rng: np.random.Generator) -> dict:
+  """A generation record. Half of the prompts say all there is to say, as dense captions do; none what is held out."""
   generated = 'codes' if 'codes' in element else 'image'
-  prompt = _sample_prompt(element, rng, dense=rng.random() < 0.5)
-  return {'prompt': prompt, generated: element[generated]}
+  phrases = prompts_of(world, element, dense=rng.random() < 0.5)
+  return {'prompt': captions.sample_prompt(phrases[rng.integers(len(phrases))], rng), generated: element[generated]}
 
 
 def _sentence(element: dict, rng: np.random.Generator) -> dict:
   """A text record: a caption, or a question with its answer."""
   if rng.random() < 0.5:
-    return {'text': _sample_prompt(element, rng)}
+    phrases = true_captions(element)
+    return {'text': captions.sample_prompt(phrases[rng.integers(len(phrases))], rng)}
   return {'text': ' '.join(questions.sample_turns(questions_about(element), rng, 1))}
 
 
@@ -274,6 +284,13 @@ def near_misses(world: World, element: dict) -> list[str]:
   return digits.near_misses(int(element['label']))
 
 
-def _sample_prompt(element: dict, rng: np.random.Generator, dense: bool = False) -> str:
-  phrases = true_captions(element)[-1:] if dense else true_captions(element)
-  return captions.sample_prompt(phrases[rng.integers(len(phrases))], rng)
+def prompts_of(world: World, element: dict, dense: bool) -> list[str]:
+  """The true captions of a stored example, of either domain, that say nothing held out; the densest of them only."""
+  if 'scene' not in element:
+    return true_captions(element)
+  scene = shapes.decode(element['scene'])
+  # Where a triple is held out, all but its size is the most that may be said.
+  found = [captions.dense_descriptions(scene, detail) for detail in reversed(captions.DETAILS)] if dense else []
+  found.append(captions.scene_descriptions(scene))
+  allowed = ([item.text for item in items if not captions.says_held_out(world, item)] for items in found)
+  return next(filter(None, allowed))

@@ -40,7 +40,7 @@ def training_shares(world: World, shape: str) -> dict[str, dict[str, float]]:
   """Attribute -> value -> its share in all training scenes of one object of a shape, exactly: they are enumerated."""
   everything = itertools.product(world.colours, world.sizes, world.positions, world.positions)
   found = [Object(shape, *item) for item in everything]
-  found = [item for item in found if scenes.split_of(world, Scene((item,))) == 'train']
+  found = [item for item in found if scenes.split_of(world, Scene((item,)), triples=False) == 'train']
   counts = {
     'colour': collections.Counter(item.colour for item in found),
     'size': collections.Counter(item.size for item in found),

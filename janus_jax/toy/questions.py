@@ -55,7 +55,7 @@ def ask_digit(digit: int) -> list[SceneQuestion]:
   return [SceneQuestion('digit', DIGIT, (name,)), SceneQuestion('describe', DESCRIBE, (f'the digit {name}',))]
 
 
-def sample_turns(questions: list[SceneQuestion], rng: np.random.Generator, count: int = 3) -> list[str]:
+def sample_turns(questions: list[SceneQuestion], rng: np.random.Generator, count: int) -> list[str]:
   """Question, answer, question, answer, ...: up to `count` of them in random order, none twice."""
   turns = []
   for index in rng.permutation(len(questions))[:count]:

@@ -2,6 +2,10 @@
 
 Every scene belongs to exactly one split, whatever is sampled and however often: 'held_out' if it shows a combination
 that training must never see, else 'test' or 'train' by a hash of the scene itself.
+
+Images to generate come from 'drawn', which has what is in 'train' and in addition the triples that are held out: an
+image tokenizer has codes of their own for many of them, and what was never a target is never generated. Their prompts
+leave the size out, so that no prompt says such a triple.
 """
 
 import collections
@@ -17,6 +21,7 @@ import numpy as np
 from janus_jax.toy.shapes import SHAPES, SIZES, Object, Scene, World, render_encoded
 
 SPLITS = ('train', 'test', 'held_out')
+DRAWN = 'drawn'
 LAYOUTS = ('one', 'alike', 'two')
 COUNTS = (2, 3, 4)
 RELATIONS = ('left of', 'right of', 'above', 'below')
@@ -103,7 +108,9 @@ def pair_held_out(first: tuple[str, str], second: tuple[str, str]) -> bool:
   return stable_hash(str(sorted([first, second]))) % PAIR_ONE_IN == 0
 
 
-def combination_held_out(world: World, items: Sequence[Any], count: int, relation_name: str | None) -> bool:
+def combination_held_out(
+  world: World, items: Sequence[Any], count: int, relation_name: str | None, *, triples: bool = True
+) -> bool:
   """True for a combination that training never sees.
 
   Args:
@@ -111,10 +118,11 @@ def combination_held_out(world: World, items: Sequence[Any], count: int, relatio
     items: one or two things with shape, colour and size, the last two of which may be None: not said.
     count: objects of the first sort.
     relation_name: of the first item to the second; None: there is no second, or it is not said.
+    triples: whether colour, shape and size of one thing are looked at.
   """
   first, *others = items
   never = held_out(world)
-  if any((item.colour, item.shape, item.size) in never.triples for item in items):
+  if triples and any((item.colour, item.shape, item.size) in never.triples for item in items):
     return True
   if not others:
     return (count, first.colour, first.shape) in never.counts
@@ -127,10 +135,11 @@ def combination_held_out(world: World, items: Sequence[Any], count: int, relatio
   return not never.relations.isdisjoint({(first.shape, relation_name, second.shape), mirrored})
 
 
-def split_of(world: World, scene: Scene) -> str:
-  """The one split that a scene belongs to."""
+def split_of(world: World, scene: Scene, *, triples: bool = True) -> str:
+  """The one split that a scene belongs to; with triples=False as if none of them were held out."""
   items = scene.objects if layout(scene) == 'two' else scene.objects[:1]
-  if combination_held_out(world, items, len(scene.objects), relation(*items) if items[1:] else None):
+  related = relation(*items) if items[1:] else None
+  if combination_held_out(world, items, len(scene.objects), related, triples=triples):
     return 'held_out'
   return 'test' if stable_hash(repr(scene)) % TEST_ONE_IN == 0 else 'train'
 
@@ -180,11 +189,12 @@ def _sample_two(world: World, rng: np.random.Generator) -> Scene:
 
 
 def scene_at(world: World, split: str, index: int, scene_layout: str | None = None) -> Scene:
-  """Scene number `index` of a split: the same whenever it is asked for. A scene may have several numbers."""
-  rng = np.random.default_rng((world.seed, SPLITS.index(split), index))
+  """Scene number `index` of a split or of DRAWN: the same whenever it is asked for. Scenes may have several numbers."""
+  rng = np.random.default_rng((world.seed, (*SPLITS, DRAWN).index(split), index))
+  wanted = 'train' if split == DRAWN else split
   while True:
     scene = sample_scene(world, rng, scene_layout)
-    if split_of(world, scene) == split:
+    if split_of(world, scene, triples=split != DRAWN) == wanted:
       return scene
 
 

@@ -54,6 +54,7 @@ class World:
     mixture: weights of scenes that have one object, several alike, and two different ones.
     combinations: of colour, shape and size that training never sees, and of number, colour and shape; half as many of
       two shapes and their relation (`scenes.held_out`).
+    questions: most questions about an image in a conversation that trains.
     num_train: scenes sampled for training; duplicates are kept. 0: any number, none of them stored.
     num_test: scenes that training never sees, of combinations it does.
     num_held_out: scenes of combinations that training never sees.
@@ -74,6 +75,7 @@ class World:
   gap: float = 0.25
   mixture: tuple[float, float, float] = (0.5, 0.2, 0.3)
   combinations: int = 6
+  questions: int = 3
   num_train: int = 8000
   num_test: int = 1000
   num_held_out: int = 500

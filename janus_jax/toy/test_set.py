@@ -139,10 +139,10 @@ def _expectations(world: World, skill: str) -> Sequence[Description | int]:
 
 
 def _is_new(world: World, expected: Description | int) -> bool:
-  """True where training never shows what is asked for."""
+  """True where training never says what is asked for."""
   if isinstance(expected, int):
     return False
-  return scenes.combination_held_out(world, expected.parts, expected.parts[0].count, expected.relation)
+  return captions.says_held_out(world, expected)
 
 
 def judge_images(world: World, judge: DigitJudge, cases: Sequence[GenerationCase], images: np.ndarray) -> list[Verdict]:

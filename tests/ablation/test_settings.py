@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 from recipes import recipe
 
 from janus_jax.ablation import compute, sweep
-from janus_jax.ablation.settings import ablation_config, read_ablation, scaled
+from janus_jax.ablation.settings import ablation_config, read_ablation, scaled, toy_base
 from janus_jax.ablation.variants import steps_to_train
 from janus_jax.errors import InputError
 from janus_jax.runs.config import TrainConfig, default_config, parse_config, replaced, unshared
+from janus_jax.runs.recipes import read_recipe
 from janus_jax.training.optimizer import learning_rates
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -127,6 +128,18 @@ def test_wrong_settings(field, value, message):
   node[last] = value
   with pytest.raises(InputError, match=message):
     read_ablation(config)
+
+
+def test_an_ablation_starts_from_the_recipe_that_its_argument_names():
+  configs = pathlib.Path(__file__).parents[2] / 'configs'
+  steps = {name: toy_base(configs, name).stages.stage2.steps for name in ('1', '0.1', 'tiny', 'small', 'small,0.1')}
+  recipes = {name: read_recipe(str(configs / f'{name}.py')) for name in ('tiny', 'small')}
+  assert steps['1'] == steps['tiny'] == recipes['tiny'].stages.stage2.steps
+  assert steps['small'] == recipes['small'].stages.stage2.steps
+  assert (steps['0.1'], steps['small,0.1']) == (round(steps['tiny'] / 10), round(steps['small'] / 10))
+  assert toy_base(configs, 'small,0.1').data.toy_shapes == 6
+  with pytest.raises(InputError, match="scale is 'large': expected tiny or small, a positive number"):
+    toy_base(configs, 'large')
 
 
 @pytest.mark.parametrize('scale', ['0', '-1', 'half', 'inf', 'nan'])

@@ -68,13 +68,13 @@ def write_scenes(folder: pathlib.Path, world: World, chosen: list[Scene], with_d
   phrases = [
     descriptions[rng.integers(len(descriptions))].text for descriptions in map(captions.scene_descriptions, chosen)
   ]
-  asked = [questions.sample_turns(questions.ask(scene), rng) for scene in chosen]
+  asked = [questions.sample_turns(questions.ask(scene), rng, 3) for scene in chosen]
   if with_digits:
     scans, labels = digits.load_digits(world.size, 'train')
     picked = rng.choice(len(labels), with_digits, replace=False)
     images += [*scans[picked]]
     phrases += [digits.phrase(int(label)) for label in labels[picked]]
-    asked += [questions.sample_turns(questions.ask_digit(int(label)), rng) for label in labels[picked]]
+    asked += [questions.sample_turns(questions.ask_digit(int(label)), rng, 3) for label in labels[picked]]
   prompts = [captions.sample_prompt(phrase, rng) for phrase in phrases]
   write_data(folder, np.stack(images), prompts, asked)
 

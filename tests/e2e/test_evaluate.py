@@ -205,16 +205,18 @@ def test_a_perfect_model_is_right_and_its_control_is_not(perfect):
   assert questions['two', 'beside', 'new_scene'].control <= 2
 
 
-def test_the_sheet_shows_right_in_green_and_wrong_in_red(perfect):
+def test_the_sheet_shows_right_images_in_green_beside_wrong_ones_in_red(perfect):
   sheet = scoring.generation_sheet(perfect)
   side = 24 * 3 + 2 * 3 + 4
   keys = list(dict.fromkeys(case.key for case in perfect.prompts))
-  assert sheet.shape == (len(keys) * side, 260 + 6 * side, 3)
-  row = keys.index(('colours', 'new_phrasing')) * side
-  frames = [tuple(sheet[row, 260 + column * side]) for column in range(6)]
-  assert frames == [WRONG, *[RIGHT] * 5]
-  second = sheet[row + 3 : row + 75 : 3, 260 + side + 3 : 260 + side + 75 : 3]
-  np.testing.assert_array_equal(second, perfect.images[keys.index(('colours', 'new_phrasing')) * 6 + 1])
+  wrong = 260 + 6 * side + 2 * 4  # At most six are right and one is wrong.
+  assert sheet.shape == (30 + len(keys) * side, wrong + side, 3)
+  row = 30 + keys.index(('colours', 'new_phrasing')) * side
+  frames = [tuple(sheet[row, left]) for left in (*(260 + column * side for column in range(6)), wrong)]
+  assert frames == [*[RIGHT] * 5, (255, 255, 255), WRONG]
+  first = keys.index(('colours', 'new_phrasing')) * 6  # This one is wrong.
+  for left, number in ((260, first + 1), (wrong, first)):
+    np.testing.assert_array_equal(sheet[row + 3 : row + 75 : 3, left + 3 : left + 75 : 3], perfect.images[number])
 
 
 def test_the_config_of_a_run_decides_how_images_are_generated_and_what_the_world_is(tmp_path):

@@ -66,12 +66,12 @@ def test_turns_are_different_questions_in_random_order():
   rng = np.random.default_rng(0)
   orders = set()
   for _ in range(50):
-    turns = questions.sample_turns(asked, rng)
+    turns = questions.sample_turns(asked, rng, 3)
     assert len(set(turns[::2])) == 3
     assert all(answer in known[question] for question, answer in zip(turns[::2], turns[1::2], strict=True))
     orders.add(tuple(turns[::2]))
   assert len(orders) > 40
-  assert len(questions.sample_turns(questions.ask_digit(3), rng)) == 4
+  assert len(questions.sample_turns(questions.ask_digit(3), rng, 3)) == 4
 
 
 @pytest.mark.parametrize('answer', ['red', ' Red', 'red.', 'RED\n'])

@@ -75,6 +75,25 @@ def run_of(**changes) -> RunReport:
   return RunReport(**{**values, **changes})
 
 
+def test_scores_along_the_way_are_charts_and_right_images_stand_before_wrong_ones():
+  scored = [
+    {'step': step, 'stage': 'stage1', 'scores/new_phrasing/counting': 20.0 * step, 'scores/new_phrasing/digit': 90.0}
+    for step in (1, 3)
+  ]
+  prompts = ['a cross', 'a ring', 'a circle']
+  cases = [generation(prompt, right) for prompt, right in zip(prompts, (False, True, True))]
+  run = run_of()
+  run = run_of(
+    metrics=[*run.metrics, *scored],
+    scores={**run.scores, 'generation_cases': cases},
+    generations=np.zeros((3, 4, 4, 3), np.uint8),
+  )
+  page = run_page.render_run(run)
+  titles = [title for title, _, _ in run_page.EMERGENCE if title.startswith('images') and title in page]
+  assert titles == ['images of new phrasings: one object', 'images of new phrasings: several objects']
+  assert page.index('>a ring<') < page.index('>a circle<') < page.index('>a cross<')
+
+
 def test_the_page_holds_everything_and_fetches_nothing():
   run = run_of()
   page = run_page.render_run(run)
