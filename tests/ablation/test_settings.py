@@ -144,7 +144,7 @@ def test_an_ablation_starts_from_the_recipe_that_its_argument_names():
 
 @pytest.mark.parametrize('scale', ['0', '-1', 'half', 'inf', 'nan'])
 def test_wrong_scales(scale):
-  with pytest.raises(InputError, match='expected a positive number'):
+  with pytest.raises(InputError, match='a positive number by which all steps'):
     scaled(default_config(), scale)
 
 

@@ -1,5 +1,6 @@
 """The toy world on disk. The world is small here; its content is tested in the other files."""
 
+import itertools
 import pathlib
 import pickle
 import socket
@@ -13,7 +14,7 @@ import pytest
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
 from janus_jax.toy import captions, dataset, digits, scenes, shapes
-from janus_jax.toy.shapes import World
+from janus_jax.toy.shapes import Object, Scene, World
 
 pytest.importorskip('sklearn')
 WORLD = World(num_train=120, num_test=40, num_held_out=20)
@@ -40,7 +41,7 @@ def _sources(directory, split='train', seed=0):
 def test_files_are_array_records_and_a_second_call_leaves_them(directory):
   files = {path: path.stat().st_mtime_ns for path in pathlib.Path(directory).rglob('*') if path.is_file()}
   records = [path for path in files if '.array_record' in path.name]
-  assert len(records) == 5
+  assert len(records) == 6
   dataset.prepare_dataset(WORLD, directory)
   assert files == {path: path.stat().st_mtime_ns for path in pathlib.Path(directory).rglob('*') if path.is_file()}
 
@@ -119,7 +120,9 @@ def test_records_keep_the_contract(directory):
 
 
 def test_codes_stand_in_for_the_pixels_of_the_same_images(directory):
-  stored = {name: dataset.data_source(name, WORLD, directory, 'train') for name in dataset.NAMES}
+  splits = {'shapes': scenes.DRAWN, 'digits': 'train'}
+  assert splits == {name: dataset.generated_split(name, 'train') for name in dataset.NAMES}
+  stored = {name: dataset.data_source(name, WORLD, directory, split) for name, split in splits.items()}
   codes = {name: np.arange(len(source))[:, None].repeat(36, axis=1) for name, source in stored.items()}
   coded, plain = dataset.sources(WORLD, directory, 'train', 0, codes), _sources(directory)
   for name, source in stored.items():
@@ -135,7 +138,8 @@ def test_codes_stand_in_for_the_pixels_of_the_same_images(directory):
 
 def test_what_is_said_is_true_and_in_an_allowed_template(directory):
   elements = {
-    **{f'shapes_{kind}': dataset.data_source('shapes', WORLD, directory, 'train') for kind in ('und', 'gen')},
+    'shapes_und': dataset.data_source('shapes', WORLD, directory, 'train'),
+    'shapes_gen': dataset.data_source('shapes', WORLD, directory, scenes.DRAWN),
     **{f'digits_{kind}': dataset.data_source('digits', WORLD, directory, 'train') for kind in ('und', 'gen')},
   }
   train = _sources(directory)
@@ -153,15 +157,35 @@ def test_what_is_said_is_true_and_in_an_allowed_template(directory):
 
 
 def test_half_of_the_prompts_for_images_say_all_there_is_to_say(directory):
-  source, stored = (
-    _sources(directory)['shapes_gen'].repeat(5),
-    dataset.data_source('shapes', WORLD, directory, 'train'),
-  )
-  truths = [dataset.true_captions(element) for element in (stored[index] for index in range(len(stored)))]
-  dense = [source[index]['prompt'].endswith(truths[index % len(truths)][-1]) for index in range(len(source))]
-  # The other half is sampled among all that is true.
-  expected = 0.5 + 0.5 * np.mean([1 / len(found) for found in truths])
+  source = _sources(directory)['shapes_gen'].repeat(5)
+  stored = dataset.data_source('shapes', WORLD, directory, scenes.DRAWN)
+  elements = [stored[index] for index in range(len(stored))]
+  densest, all_of_it = ([dataset.prompts_of(WORLD, element, dense) for element in elements] for dense in (True, False))
+  dense = [source[i]['prompt'].endswith(tuple(densest[i % len(stored)])) for i in range(len(source))]
+  # The other half is sampled among all that may be said.
+  expected = 0.5 + 0.5 * np.mean([len(some) / len(found) for some, found in zip(densest, all_of_it)])
   assert abs(np.mean(dense) - expected) < 0.06  # Three standard errors of 600 samples.
+
+
+def test_a_held_out_triple_is_drawn_and_never_said():
+  never = scenes.held_out(WORLD)
+  (triple,) = sorted(never.triples)[:1]
+  colour, shape, size = triple
+  alone = {'scene': shapes.encode(Scene((Object(shape, colour, size, 2, 2),)))}
+  article = 'an' if colour == 'orange' else 'a'
+  assert dataset.prompts_of(WORLD, alone, dense=True) == [f'{article} {colour} {shape}']
+  assert dataset.prompts_of(WORLD, alone, dense=False) == [f'a {shape}', f'{article} {colour} {shape}']
+  drawn = [scenes.scene_at(WORLD, scenes.DRAWN, index) for index in range(1500)]
+  shown = {(item.colour, item.shape, item.size) for scene in drawn for item in scene.objects}
+  assert never.triples <= shown
+  for scene in drawn:
+    element = {'scene': shapes.encode(scene)}
+    for text in itertools.chain(*(dataset.prompts_of(WORLD, element, dense) for dense in (True, False))):
+      assert text in dataset.true_captions(element)
+      assert not any(f'{size} {colour} {shape}' in text for colour, shape, size in never.triples)
+    assert scenes.split_of(WORLD, scene) != 'test'
+    if scenes.layout(scene) == 'alike':
+      assert (len(scene.objects), scene.objects[0].colour, scene.objects[0].shape) not in never.counts
 
 
 def test_texts_are_of_both_domains_and_differ_between_epochs(directory):
@@ -232,8 +256,9 @@ def test_sources_of_an_endless_world(endless):
   scenes_of = dataset.data_source('shapes', ENDLESS, endless, 'train')
   for index in (0, 5, 10**8):
     np.testing.assert_array_equal(train['shapes_und'][index]['images'][0], scenes_of[index]['image'])
-    np.testing.assert_array_equal(train['shapes_gen'][index]['image'], scenes_of[index]['image'])
-    truths = dataset.true_captions(scenes_of[index])
+    drawn = dataset.data_source('shapes', ENDLESS, endless, scenes.DRAWN)[index]
+    np.testing.assert_array_equal(train['shapes_gen'][index]['image'], drawn['image'])
+    truths = dataset.true_captions(drawn)
     assert any(train['shapes_gen'][index]['prompt'].endswith(text) for text in truths)
   prompts = [train['shapes_gen'][index]['prompt'] for index in range(50)]
   assert prompts == [

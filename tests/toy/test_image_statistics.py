@@ -20,7 +20,7 @@ def test_training_shares_are_those_of_the_scenes_that_training_shows():
   counts = {shape: {name: collections.Counter() for name in OPEN} for shape in WORLD.shapes}
   total = collections.Counter()
   for index in range(3000):
-    (item,) = scenes.scene_at(WORLD, 'train', index, 'one').objects
+    (item,) = scenes.scene_at(WORLD, scenes.DRAWN, index, 'one').objects
     total[item.shape] += 1
     for name, value in (('colour', item.colour), ('size', item.size), ('position', position_of(WORLD, item.x))):
       counts[item.shape][name][value] += 1
@@ -31,9 +31,9 @@ def test_training_shares_are_those_of_the_scenes_that_training_shows():
       assert set(counts[shape][name]) <= set(values)
       error = max(abs(counts[shape][name][value] / total[shape] - shares[name][value]) for value in values)
       assert error < 4 * np.sqrt(0.25 / total[shape]), (shape, name)
-  # No small red circle and no large purple one is ever shown: the other colours have about twice their share.
+  # Small red circles are drawn, though nothing says so: no colour has much more than its share.
   colours = training_shares(WORLD, 'circle')['colour']
-  assert max(colours['red'], colours['purple']) < 0.7 * min(colours[c] for c in ('orange', 'green', 'blue', 'black'))
+  assert max(colours.values()) < 1.5 * min(colours.values())
 
 
 def image(*objects):
@@ -97,7 +97,7 @@ def sampled_images(choose, count=60, seed=0):
   rng, cases, images = np.random.default_rng(seed), [], []
   while len(images) < count:
     scene = scenes.sample_scene(WORLD, rng, 'one')
-    if scenes.split_of(WORLD, scene) == 'train' and choose(scene.objects[0]):
+    if scenes.split_of(WORLD, scene, triples=False) == 'train' and choose(scene.objects[0]):
       cases.append(case(Description((CaptionPart(1, scene.objects[0].shape),))))
       images.append(image(*scene.objects))
   return cases, images
@@ -108,11 +108,11 @@ def test_a_model_that_samples_from_training_is_as_far_from_it_as_chance_and_a_co
   for name in OPEN:
     together = found[name]['All prompts together']
     assert together['Total variation'] < 2 * together['Total variation by chance'], name
-  few = statistics(*sampled_images(lambda item: item.shape == 'circle' and item.colour in ('blue', 'green')))
+  shares = training_shares(WORLD, 'circle')['colour']
+  favoured = [name for name, share in shares.items() if share > 1 / len(shares)]
+  few = statistics(*sampled_images(lambda item: item.shape == 'circle' and item.colour in favoured[:2]))
   colour = few['open_attributes']['metrics']['Attributes']['colour']
   assert colour['All prompts together']['Total variation'] > 4 * colour['Total variation by chance']
-  favoured = ('orange', 'green', 'blue', 'black')
-  shares = training_shares(WORLD, 'circle')['colour']
   assert colour['Bias amplification'] == pytest.approx(1 - sum(shares[name] for name in favoured))
 
 
