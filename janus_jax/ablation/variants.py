@@ -51,7 +51,7 @@ def planned(variant: str, seed: int, config: TrainConfig, parts_per_seed: bool =
   if not config.init_from and config.pretraining is None:
     raise InputError('base.init_from is empty and there is no base.pretraining: expected one of them')
   parts_seed = seed if parts_per_seed else config.seed
-  made_of = [to_json(config).get('pretraining'), config.data.num_train, parts_seed]
+  made_of = [to_json(config).get('pretraining'), config.data.toy, parts_seed]
   parts = '' if config.init_from else digest(made_of)
   config = dataclasses.replace(config, seed=seed)
   values = to_json(config)

@@ -30,7 +30,7 @@ def load(path: pathlib.Path):
 def test_the_ablations_of_the_issue_are_there():
   assert {path.stem for path in SHIPPED} == {
     *('schedules', 'stage1_length', 'imagenet_role', 'stage3_ratio', 'real_synthetic', 'stage2_trainable'),
-    *('guidance_dropout', 'stage_masks', 'encoders'),
+    *('guidance_dropout', 'stage_masks', 'encoders', 'world'),
   }
 
 
@@ -38,6 +38,7 @@ def test_the_ablations_of_the_issue_are_there():
 def test_shipped_ablations_are_whole(path):
   module = load(path)
   assert f'python -m janus_jax.ablate --config=configs/ablations/{path.name} --workdir=DIR' in module.__doc__
+  assert read_ablation(module.get_config('small')).base.data.toy_shapes == 6
   whole, tenth = (read_ablation(module.get_config(scale)) for scale in ('1', '0.1'))
   assert len(whole.seeds) == 3
   steps = []
