@@ -104,7 +104,7 @@ def test_parts_are_made_once_or_once_per_seed():
   one, two = (planned('x', seed, config) for seed in (1, 2))
   assert one.parts == two.parts != ''
   assert one.parts_seed == two.parts_seed == config.seed
-  for change in ({'data.toy_colours': 7}, {'data.num_train': 0}, {'pretraining.contrast.near_misses': 0}):
+  for change in ({'data.toy_colours': 7}, {'data.num_train': 0}, {'pretraining.contrast.near_misses': 3}):
     assert planned('x', 1, replaced(config, change)).parts != one.parts
   one, two = (planned('x', seed, config, parts_per_seed=True) for seed in (1, 2))
   assert one.parts != two.parts
