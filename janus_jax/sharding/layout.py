@@ -36,5 +36,5 @@ class ActivationLayout:
   def constrain(self, name: str, x: jax.Array) -> jax.Array:
     """The same values, split as the rules say. Raises as `spec`."""
     spec = self.spec(name, x.shape)
-    # One device has nothing to split, and must compile to the program that it is without a layout.
+    # One device has nothing to split.
     return x if self.mesh.size == 1 else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
