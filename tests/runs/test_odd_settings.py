@@ -153,7 +153,7 @@ def test_odd_values_of_a_config_are_refused_by_name(name):
     ({'data.toy_mixture': (0, 0, 0)}, r'^data\.toy_mixture is \(0, 0, 0\): .* not all 0$'),
     ({'pretraining.contrast': {'near_misses': 7}}, r'^pretraining\.contrast\.near_misses is 7: expected 0 to 6$'),
     ({'data.sources': {'mine': {}}}, r"^data\.sources is set and data\.name is 'toy': expected data\.name 'files'$"),
-    ({'pretraining.vision.warmup_steps': 1500}, r'^pretraining\.vision\.warmup_steps is 1500: .* steps \(1500\)$'),
+    ({'pretraining.vision.warmup_steps': 1700}, r'^pretraining\.vision\.warmup_steps is 1700: .* steps \(1700\)$'),
     ({'pretraining.quantisation.unquantised_steps': 1200}, r'^pretraining\.quantisation\.unquantised_steps is 1200:'),
     ({'wandb_project': 'x' * 300 + '\n'}, r"^wandb_project is 'x{79}\.\.\.: expected text$"),
   ],
