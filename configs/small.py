@@ -1,4 +1,4 @@
-"""A small Janus on a richer toy world, all three stages, within 3 hours on 2 CPU cores.
+"""A small Janus on a richer toy world, all three stages, meant for 3 hours on 2 CPU cores (not measured yet).
 
     bash launch/quickstart.sh --recipe=small
 
