@@ -25,6 +25,7 @@ SET_BY_SWEEP = {
   'held_out_batches': '`evaluation.held_out_batches`',
   'eval_every': 'nothing: finished runs are measured, and the ends of their stages',
   'evaluation.benchmarks': 'nothing: `evaluate` scores finished runs',
+  'evaluation.toy': 'nothing: finished runs are scored',
   'sampling.num_images': '`evaluation.images_per_group`',
 }
 

@@ -80,7 +80,7 @@ def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]],
   """
   base = ConfigDict(unshared(base.to_dict()))
   base.held_out_batches = base.sampling.num_images = base.eval_every = 0
-  base.evaluation.benchmarks = ()
+  base.evaluation.benchmarks, base.evaluation.toy = (), 0
   config = ConfigDict({'base': base, 'baseline': baseline, 'seeds': (0, 1, 2), 'metrics': METRICS})
   # Variants are shown in the order in which they were written.
   config.variants = ConfigDict(dict(variants), allow_dotted_keys=True, sort_keys=False)
@@ -91,8 +91,8 @@ def ablation_config(base: ConfigDict, variants: Mapping[str, Mapping[str, Any]],
 
 
 def toy_base(configs: pathlib.Path, argument: str) -> ConfigDict:
-  """What a sweep on the toy world starts from, by the argument of its file: '0.1' is tiny.py with a tenth of all steps,
-  'small' small.py, 'small,0.1' a tenth of that.
+  """The config that a sweep on the toy world starts from, by the argument of its file: '0.1' is tiny.py with a tenth of
+  all steps, 'small' small.py, 'small,0.1' a tenth of that.
 
   Raises:
     InputError: another recipe, or a scale that is not positive.

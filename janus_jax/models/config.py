@@ -174,9 +174,10 @@ def validate(config: JanusConfig) -> None:
   vision, vq, llama = config.vision_encoder, config.vq, config.language_model
   for part in ('vision_encoder', 'vq', 'language_model'):
     for name, value in dataclasses.asdict(getattr(config, part)).items():
-      least = -1 if name == 'num_res_blocks' else 0
-      if any(isinstance(v, (int, float)) and v <= least for v in (value if isinstance(value, tuple) else (value,))):
-        raise InputError(f'{part}.{name} is {value}: expected more than {least}')
+      numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, (int, float))]
+      may_be_zero = name == 'num_res_blocks'
+      if any(v < 0 or (v == 0 and not may_be_zero) for v in numbers):
+        raise InputError(f'{part}.{name} is {value}: expected {"0 or more" if may_be_zero else "more than 0"}')
   divisions = [
     ('vision_encoder.image_size', vision.image_size, 'vision_encoder.patch_size', vision.patch_size),
     ('vision_encoder.width', vision.width, 'vision_encoder.num_heads', vision.num_heads),
@@ -241,7 +242,7 @@ PRESETS: dict[str, JanusConfig] = {
     ),
     image_token_id=500,
   ),
-  # The toy world on a GPU in minutes or a CPU in hours (configs/small.py): 56 px, 49 codes and 49 patches of 8 px.
+  # What configs/small.py trains on a richer toy world: 56 px, 49 codes and 49 patches of 8 px.
   'small': JanusConfig(
     vision_encoder=SiglipConfig(image_size=56, patch_size=8, width=128, mlp_dim=256, depth=3, num_heads=4),
     vq=VQConfig(

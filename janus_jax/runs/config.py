@@ -80,7 +80,7 @@ class DataConfig:
 
   @property
   def toy(self) -> dict[str, Any]:
-    """What the config says of the toy world, as `toy.dataset.world_for` takes it."""
+    """Fields of the toy world, as `toy.dataset.world_for` takes it."""
     renamed = {'shapes': 'num_shapes', 'colours': 'num_colours', 'sizes': 'num_sizes'}
     names = ('grid', 'shapes', 'colours', 'sizes', 'combinations', 'questions', 'mixture')
     return {'num_train': self.num_train, **{renamed.get(n, n): getattr(self, f'toy_{n}') for n in names}}
@@ -106,7 +106,7 @@ class SamplingConfig(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """What is scored along the way: benchmarks by their default rule, from the checkpoint's own template; the toy world.
+  """Scores along the way: benchmarks by their default rule, from the checkpoint's own template; the toy world.
 
   Attributes:
     toy: images of each skill and group of the toy world's test, and questions of each kind; 0: none.
@@ -234,12 +234,15 @@ def _check_run(config: TrainConfig) -> None:
   """Checks what depends on several fields.
 
   Raises:
-    InputError: patience without evaluations; a stage that is not there, or that trains nothing, or the VQ; factors of
-      LoRA that differ from those of another stage; a task in a ratio without a source.
+    InputError: patience without evaluations; scores of a toy world that is not trained on; a stage that is not there, or
+      that trains nothing, or the VQ; factors of LoRA that differ from those of another stage; a task in a ratio without
+      a source.
   """
   if config.patience and not (config.eval_every and config.held_out_batches):
     name = 'held_out_batches' if config.eval_every else 'eval_every'
     raise InputError(f'patience is {config.patience} and {name} is 0: expected evaluations of the held-out loss')
+  if config.evaluation.toy and config.data.name != 'toy':
+    raise InputError(f'evaluation.toy is {config.evaluation.toy}: expected 0, as data.name is {config.data.name!r}')
   for name in config.run:
     if name not in config.stages:
       raise InputError(f'run: no stage is called {name!r}: expected some of {", ".join(config.stages)}')

@@ -147,7 +147,7 @@ def _request_callbacks(config: TrainConfig, janus: LoadedJanus, samples: Samples
   if sampled := [name for name, found in requests.items() if found]:
     sampler = Sampler(janus, samples, images)
     callbacks[f'generating {" and ".join(sampled)}'] = Callback(sampler, config.eval_every)
-  if config.evaluation.toy and config.data.name == 'toy':
+  if config.evaluation.toy:
     scores = ToyScores(janus, read_world(config, janus.config), images, config.evaluation.toy)
     callbacks['scoring the toy world'] = Callback(scores, config.evaluation.every)
   if config.evaluation.benchmarks:

@@ -76,7 +76,7 @@ def scene_descriptions(scene: Scene) -> list[Description]:
 
 
 def dense_descriptions(scene: Scene, detail: str = DETAILS[-1]) -> list[Description]:
-  """What says all that captions can say about a scene up to one of DETAILS: of two objects in both orders."""
+  """Captions that say all they can about a scene up to one of DETAILS: of two objects in both orders."""
   if scenes.layout(scene) != 'two':
     return [Description((_part(scene.objects[0], detail, len(scene.objects)),))]
   return [

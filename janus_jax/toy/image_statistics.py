@@ -23,7 +23,7 @@ POSITIONS = ('left', 'middle', 'right')
 
 
 def open_values(world: World) -> dict[str, tuple[str, ...]]:
-  """What prompts of OPEN_SKILL leave open, and its values."""
+  """Attributes that prompts of OPEN_SKILL leave open, and their values."""
   return {'colour': world.colours, 'size': world.sizes, 'position': POSITIONS}
 
 

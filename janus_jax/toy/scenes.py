@@ -33,7 +33,7 @@ CROWDED = 0.7  # Fraction of the positions in a crowd that hold an object.
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """What training never sees, in any image, caption or question.
+  """Combinations that training never sees, in any image (but for `DRAWN`), caption or question.
 
   Every pair of the three still occurs in training, and each shape in each relation to some other. Where there are as
   many triples, each colour and each shape is among them, and of three colours or more each size.

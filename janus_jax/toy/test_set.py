@@ -21,8 +21,8 @@ GENERATION_GROUPS = ('seen', 'new_phrasing', 'new_combination')
 QUESTION_GROUPS = ('new_scene', 'new_combination')
 # Size of the test where nothing else is asked for.
 QUESTIONS_PER_KIND, IMAGES_PER_GROUP = 40, 20
-# Counts the changes of what the judges accept: scores of different judges cannot be compared.
-JUDGES = 2
+# Counts the changes of what is asked and of what the judges accept: scores across one cannot be compared.
+JUDGES = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

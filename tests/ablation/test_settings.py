@@ -38,7 +38,8 @@ def test_the_ablations_of_the_issue_are_there():
 def test_shipped_ablations_are_whole(path):
   module = load(path)
   assert f'python -m janus_jax.ablate --config=configs/ablations/{path.name} --workdir=DIR' in module.__doc__
-  assert read_ablation(module.get_config('small')).base.data.toy_shapes == 6
+  small = read_ablation(module.get_config('small')).base
+  assert (small.data.toy_shapes, small.evaluation.toy) == (6, 0)
   whole, tenth = (read_ablation(module.get_config(scale)) for scale in ('1', '0.1'))
   assert len(whole.seeds) == 3
   steps = []

@@ -296,9 +296,9 @@ def test_the_script_runs_every_part_and_can_be_called_again(tmp_path):
   python.chmod(0o755)
   log = tmp_path / 'log'
 
-  def call(fail: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+  def call(fail: str, *arguments: str) -> tuple[subprocess.CompletedProcess, list[str]]:
     log.write_text('')
-    command = ['bash', str(tmp_path / 'launch' / 'quickstart.sh'), 'out put']
+    command = ['bash', str(tmp_path / 'launch' / 'quickstart.sh'), 'out put', *arguments]
     environment = {**os.environ, 'LOG': str(log), 'FAIL': fail}
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     return process, [line.split()[1].removeprefix('janus_jax.') for line in log.read_text().splitlines()]
@@ -313,3 +313,9 @@ def test_the_script_runs_every_part_and_can_be_called_again(tmp_path):
   assert 'THE TABLE' in lines
   assert 'printed' not in lines
   assert lines[-6] == f'report       {tmp_path}/out put/report.html'
+  small, verbs = call('', '--recipe=small')
+  assert (small.returncode, verbs[:3]) == (0, ['pip', 'train', 'evaluate'])
+  said = log.read_text()
+  assert '--config=configs/small.py' in said
+  assert '--questions_per_kind=400 --images_per_group=400' in said
+  assert 'tiny' not in said

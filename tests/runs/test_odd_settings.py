@@ -151,6 +151,10 @@ def test_odd_values_of_a_config_are_refused_by_name(name):
     ({'data.toy_combinations': 0}, r'^data\.toy_combinations is 0: expected 1 or more$'),
     ({'data.toy_mixture': (1, 2)}, r'^data\.toy_mixture is \(1, 2\): expected one:alike:two, each a number, 0 or more'),
     ({'data.toy_mixture': (0, 0, 0)}, r'^data\.toy_mixture is \(0, 0, 0\): .* not all 0$'),
+    (
+      {'evaluation.toy': 3, 'data.name': 'files'},
+      r"^evaluation\.toy is 3: expected 0, as data\.name is 'files'$",
+    ),
     ({'pretraining.contrast': {'near_misses': 7}}, r'^pretraining\.contrast\.near_misses is 7: expected 0 to 6$'),
     ({'data.sources': {'mine': {}}}, r"^data\.sources is set and data\.name is 'toy': expected data\.name 'files'$"),
     ({'pretraining.vision.warmup_steps': 1700}, r'^pretraining\.vision\.warmup_steps is 1700: .* steps \(1700\)$'),
