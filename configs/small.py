@@ -1,8 +1,9 @@
-"""A small Janus on a richer toy world, all three stages, meant for 3 hours on 2 CPU cores (not measured yet).
+"""A small Janus on a richer toy world, all three stages.
 
     bash launch/quickstart.sh --recipe=small
 
-runs it with its scores and a page. Six shapes, eight colours and three sizes on 56 x 56 pixels, and no scene twice: few
+runs it with its scores and a page: in hours on 2 CPU cores, in minutes on a GPU, with `small.py:gpu`, whose batches have
+eight times the rows. Six shapes, eight colours and three sizes on 56 x 56 pixels, and no scene twice: few
 scenes are learned by heart, and what is asked of two objects stays unlearned (janus_jax/toy/README.md). What is not set
 here is as in tiny.py.
 """
@@ -14,9 +15,10 @@ from janus_jax.runs.recipes import read_recipe
 TINY = str(pathlib.Path(__file__).parent / 'tiny.py')
 # Steps and highest learning rate of each stage.
 STAGES = {'stage1': (300, 2e-3), 'stage2': (20000, 1e-3), 'stage3': (14000, 7e-4)}
+ROWS = {'cpu': 4, 'gpu': 32}
 
 
-def get_config():
+def get_config(device='cpu'):
   config = read_recipe(TINY)
   config.sequence_length = config.loss_chunk = 160  # Two images to generate and a sentence, or one with six questions.
   config.compute.unroll = 6
@@ -33,6 +35,7 @@ def get_config():
   for name, (steps, learning_rate) in STAGES.items():
     stage = config.stages[name]
     stage.steps, stage.learning_rate, stage.warmup_steps = steps, learning_rate, 100
+    stage.batch_size = ROWS[device]
     stage.expected_tokens = (120, 12, 66)
     stage.sources.understanding.shapes = 4
     stage.sources.generation.shapes = 9
@@ -42,4 +45,8 @@ def get_config():
   config.pretraining.vision.update({'steps': 5000, 'learning_rate': 1e-3})
   config.pretraining.contrast.near_misses = 2
   config.pretraining.decoder.update({'steps': 300, 'learning_rate': 2e-3})
+  if device == 'gpu':
+    config.workers = -1  # One process renders 46,000 tokens of scenes a second.
+    config.save_every = 5000
+    config.pretraining.vision.batch_size = 64
   return config

@@ -114,8 +114,8 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
   ]  # fmt: skip
   if machine.platform == 'gpu' and machine.devices == 1:
     parts += [
-      decoding('peer_images_1b', 'Images beside transformers, 1B', small, 180, 'generate', *peer, '--batch=1'),
-      training('peer_train_1b', 'Train beside transformers, 1B', small, 150, FEW_ROWS, stage2, *peer, '--steps=3'),
+      decoding('peer_images_1b', 'Images beside transformers, 1B', small, 120, 'generate', *peer, '--batch=1'),
+      training('peer_train_1b', 'Train beside transformers, 1B', small, 100, FEW_ROWS, stage2, *peer, '--steps=3'),
     ]
   answers = ('understand', '--prompt_tokens=31', '--repeats=3')
   return [
@@ -123,7 +123,7 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
     decoding('answers_1b', 'Answers, 1B', small, 80, *answers),
     # Random weights guess few codes right: what there is to see is what a pass costs.
     decoding('windows_1b', 'Images by window, 1B', small, 100, *generate[:-1], '--batch=1', '--repeats=1', WINDOWS),
-    training('train_7b', 'Train 7B, Stage III, stored codes', large, 130, FEW_ROWS, stage3, *steps, *lean),
+    training('train_7b', 'Train 7B, Stage III, stored codes', large, 110, FEW_ROWS, stage3, *steps, *lean),
     training(
       'train_7b_lora', 'Train 7B, LoRA, stored codes', large, 100, many, stage3, *steps, *LORA,
       least=1.5 * stored_bytes(PRESETS[large]),

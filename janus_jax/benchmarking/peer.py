@@ -37,12 +37,18 @@ def peer_model(config: JanusConfig, params: Any, dtype: str) -> Any:
   """
   torch, transformers = import_peer()
   transformers.logging.set_verbosity_error()  # In every run it says which of its settings go first.
+  transformers.logging.disable_progress_bar()
   fields = transformers.JanusConfig.from_dict(janus_to_huggingface(config, dtype))
-  peer = transformers.JanusForConditionalGeneration(fields)
   lazy = {path: from_numpy(np.asarray(leaf, np.float32), path) for path, leaf in flatten(params).items()}
   tensors = tensors_from_params(lazy, 'huggingface')
-  peer.load_state_dict({name: torch.from_numpy(np.array(tensor[...])) for name, tensor in tensors.items()})
-  return peer.to(device_of(torch), getattr(torch, dtype)).eval()
+  state = {name: torch.from_numpy(np.array(tensor[...])) for name, tensor in tensors.items()}
+  # Not by the class itself, which first samples weights of its own (15 s for a billion on one core).
+  peer, report = transformers.JanusForConditionalGeneration.from_pretrained(
+    None, config=fields, state_dict=state, dtype=getattr(torch, dtype), output_loading_info=True
+  )
+  if wrong := {name: keys for name, keys in report.items() if keys}:
+    raise InputError(f'--peer=transformers: transformers takes the weights otherwise than expected: {wrong}')
+  return peer.to(device_of(torch)).eval()
 
 
 def device_of(torch: Any) -> str:

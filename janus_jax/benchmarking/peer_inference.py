@@ -15,15 +15,20 @@ class PeerInference:
   """The peer's `inference.sample_codes` and `inference.answer_tokens`.
 
   Codes come with a static cache, transformers' default; answers so on a GPU, where its `generate` then compiles the
-  forward pass. `compiled`: the decoder goes through `torch.compile`.
+  forward pass. In float32 until it is told otherwise.
   """
 
-  def __init__(self, config: JanusConfig, params: Any, dtype: str, compiled: bool):
+  def __init__(self, config: JanusConfig, params: Any):
     self._torch, self._transformers = import_peer()
-    self._model = peer_model(config, params, dtype)
+    self._model = peer_model(config, params, 'float32')
+    self._device = device_of(self._torch)
+
+  def prepare(self, dtype: str, compiled: bool) -> None:
+    """From now on computes in `dtype`; `compiled`: the decoder goes through `torch.compile`."""
+    for parameter in self._model.parameters():  # Not its buffers: rotary frequencies stay in float32.
+      parameter.data = parameter.data.to(getattr(self._torch, dtype))
     if compiled:
       self._model.model.language_model.compile()
-    self._device = device_of(self._torch)
 
   def sample_codes(self, prompts: Prompts, images: int, guidance: float, temperature: float) -> np.ndarray:
     """int32[N, P], N `images`; it makes the unconditional rows itself. Temperature 0 takes the likeliest codes."""

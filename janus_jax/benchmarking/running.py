@@ -174,15 +174,12 @@ def _inference_peer(
   peer.check_peer()
   logging.info('comparing greedy choices in float32')
   compiled = peer.should_compile(settings.compile_peer)
-  make = functools.partial(PeerInference, model.config, _on_host(model))
-  exact = PeerProcess(functools.partial(make, 'float32', compiled=False))
+  other = PeerProcess(functools.partial(PeerInference, model.config, _on_host(model)))
   decoder = inference.benchmark_decoder(model, 'float32')
-  agreement = check_same_choices(*work.greedy(decoder, exact, request.batches[0]))
+  agreement = check_same_choices(*work.greedy(decoder, other, request.batches[0]))
+  other.call('prepare', request.dtype, compiled)
   how = "transformers' generate, static cache for images (on a GPU for answers too)"
-  about = {'peer': peer.described(request.dtype, compiled, how), 'greedy_agreement': agreement}
-  if request.dtype == 'float32' and not compiled:
-    return about, exact
-  return about, PeerProcess(functools.partial(make, request.dtype, compiled))
+  return {'peer': peer.described(request.dtype, compiled, how), 'greedy_agreement': agreement}, other
 
 
 def check_same_choices(ours: np.ndarray, theirs: np.ndarray) -> float:

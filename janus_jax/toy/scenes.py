@@ -165,12 +165,12 @@ def _triple(world: World, rng: np.random.Generator) -> tuple[str, str, str]:
 
 
 def _positions(world: World, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
-  free = list(itertools.product(world.positions, repeat=2))
+  free, least = list(itertools.product(world.positions, repeat=2)), world.min_distance
   chosen = []
   for _ in range(count):
     x, y = free[rng.integers(len(free))]
     chosen.append((x, y))
-    free = [other for other in free if max(abs(other[0] - x), abs(other[1] - y)) >= world.min_distance]
+    free = [(i, j) for i, j in free if abs(i - x) >= least or abs(j - y) >= least]
   return chosen
 
 

@@ -235,6 +235,8 @@ def _render(world: World, rows: np.ndarray) -> np.ndarray:
   first = world.positions.start
   for slot in range(rows.shape[1]):
     (present,) = np.nonzero(rows[:, slot, 0] >= 0)
+    if not len(present):
+      continue
     shape, colour, size, x, y = rows[present, slot].T.astype(int)
     alpha = masks[shape, size, y - first, x - first][..., None]
     canvas[present] += alpha * (palette[colour][:, None, None] - canvas[present])
