@@ -114,7 +114,7 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
   ]  # fmt: skip
   if machine.platform == 'gpu' and machine.devices == 1:
     parts += [
-      decoding('peer_images_1b', 'Images beside transformers, 1B', small, 120, 'generate', *peer, '--batch=1'),
+      decoding('peer_images_1b', 'Images beside transformers, 1B', small, 90, 'generate', *peer, '--batch=1'),
       training('peer_train_1b', 'Train beside transformers, 1B', small, 100, FEW_ROWS, stage2, *peer, '--steps=3'),
     ]
   answers = ('understand', '--prompt_tokens=31', '--repeats=3')
