@@ -20,7 +20,8 @@ REQUIREMENTS = [
   'numpy',
   'optax',
   # `orbax.checkpoint.v1`, and the type handlers that `conversion/orbax_files.py` extends.
-  'orbax-checkpoint>=0.12,<1',
+  # Before 0.12.5 they write no type of an array's elements.
+  'orbax-checkpoint>=0.12.5,<1',
   'pillow>=11.2.1',
   'protobuf',
   'pyarrow',

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # From nothing but Python 3.11+ and pip to a trained tiny Janus and its scores, on a CPU:
-#   bash launch/quickstart.sh [DIR] [--recipe=tiny]
+#   bash launch/quickstart.sh [DIR] [--recipe=tiny] [--gpu]
 # Installs into .venv, pretrains the parts, trains all three stages, scores answers and generated images on what
 # training never had, exports for PyTorch, and writes DIR/report.html. Run again, it goes on where it was stopped; what
 # is finished is not done again. DIR is quickstart-output, or small-output; the recipe is configs/tiny.py, minutes on 2
-# cores, or with --recipe=small configs/small.py, hours.
+# cores, or with --recipe=small configs/small.py, hours, and with --gpu too configs/small.py:gpu on an NVIDIA GPU.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 source "$root/launch/usage.sh"
-recipe=tiny directory=
+recipe=tiny directory='' gpu=''
 for argument in "$@"; do
   case $argument in
     --help | -h)
@@ -17,7 +17,8 @@ for argument in "$@"; do
       ;;
     --recipe=tiny | --recipe=small) recipe=${argument#*=} ;;
     --recipe=*) wrong "${argument#*=} is no recipe for it: expected tiny or small" ;;
-    -*) wrong "$argument is no flag: expected [DIR], --recipe=tiny or --help" ;;
+    --gpu) gpu=yes ;;
+    -*) wrong "$argument is no flag: expected [DIR], --recipe=tiny, --gpu or --help" ;;
     *)
       [ -z "$directory" ] || wrong "expected one DIR, not $directory and $argument"
       directory=$argument
@@ -29,6 +30,11 @@ case $recipe in
   tiny) directory=${directory:-$root/quickstart-output} questions=360 images=40 ;;
   small) directory=${directory:-$root/small-output} questions=400 images=400 ;;
 esac
+config=configs/$recipe.py extras=quickstart
+if [ -n "$gpu" ]; then
+  [ "$recipe" = small ] || wrong '--gpu is for --recipe=small: the steps of tiny.py are too small for one'
+  config=$config:gpu extras=quickstart,gpu
+fi
 mkdir -p "$directory/seconds"
 directory=$(cd "$directory" && pwd)
 cd "$root"
@@ -59,21 +65,21 @@ janus() {
 
 began=$(date +%s)
 source launch/venv.sh
-part installation make_venv quickstart
+part installation make_venv "$extras"
 if [ -e "$directory/parts/janus_config.json" ]; then
   echo "== pretraining: $directory/parts is there, kept"
 else
-  part pretraining janus pretrain --config="configs/$recipe.py" --output="$directory/parts"
+  part pretraining janus pretrain --config="$config" --output="$directory/parts"
 fi
 # On matrix products as small as this model's XLA's older CPU kernels are faster: a step takes 42 ms in place of 64. A
 # flag that XLA does not know would end every program, so it is tried first.
-if [ -z "${XLA_FLAGS:-}" ]; then
+if [ -z "${XLA_FLAGS:-}$gpu" ]; then
   flags=--xla_cpu_experimental_ynn_fusion_type=
   if XLA_FLAGS=$flags .venv/bin/python -c 'import jax; jax.devices()' 2>/dev/null; then
     export XLA_FLAGS=$flags
   fi
 fi
-part training janus train --config="configs/$recipe.py" --config.init_from="$directory/parts" \
+part training janus train --config="$config" --config.init_from="$directory/parts" \
   --config.data.directory="$directory/data" --workdir="$directory/run"
 part evaluation janus evaluate --checkpoint="$directory/run" --out="$directory/scores" \
   --questions_per_kind="$questions" --images_per_group="$images" >/dev/null

@@ -123,15 +123,12 @@ NAMES = tuple(BUILDERS)
 
 
 def _builder(name: str, world: World, directory: str | os.PathLike) -> tfds.core.DatasetBuilder:
-  # TFDS warns of every config that is not on a builder's list. Not `set_verbosity`, which would overrule the program's.
-  logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    config = WorldConfig(name=name_of(world), world=world)
-    return BUILDERS[name](config=config, data_dir=os.fspath(directory), file_format='array_record')
-  finally:
-    logger.setLevel(level)
+  config = WorldConfig(name=name_of(world), world=world)
+  return BUILDERS[name](config=config, data_dir=os.fspath(directory), file_format='array_record')
+
+
+# TFDS warns of every config that is not on a builder's list, also where a worker process receives a data source.
+logging.getLogger('absl').addFilter(lambda record: not str(record.msg).startswith('Using custom data configuration'))
 
 
 def prepare_dataset(world: World, directory: str | os.PathLike) -> None:

@@ -319,3 +319,8 @@ def test_the_script_runs_every_part_and_can_be_called_again(tmp_path):
   assert '--config=configs/small.py' in said
   assert '--questions_per_kind=400 --images_per_group=400' in said
   assert 'tiny' not in said
+  on_gpu, _ = call('', '--recipe=small', '--gpu')
+  assert on_gpu.returncode == 0
+  assert '--config=configs/small.py:gpu' in log.read_text()
+  refused, _ = call('', '--gpu')
+  assert (refused.returncode, refused.stderr.count('--gpu is for --recipe=small')) == (2, 1)
