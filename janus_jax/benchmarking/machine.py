@@ -4,6 +4,7 @@ python -m janus_jax.benchmarking.machine      # one JSON object
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
 import platform
@@ -94,6 +95,8 @@ def _this_machine() -> Machine:
     versions.insert(0, jax.extend.backend.get_backend().platform_version.splitlines()[0])
   if device.platform == 'gpu' and (driver := _nvidia('driver_version')):
     versions.insert(0, f'driver {driver}')
+    # Decides which attention kernel Hopper and Blackwell train with.
+    versions.append('tokamax' if importlib.util.find_spec('tokamax') else 'without tokamax')
   words = ', '.join(filter(None, versions))
   return Machine(device.platform, device.device_kind, jax.device_count(), memory, words, '')
 

@@ -111,6 +111,13 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
   return next((kernel for kernel in best_first if objection(kernel, platform, shape) is None), default)
 
 
+def faster_kernel(platform: str, implementation: str) -> str:
+  """What would make a chosen implementation faster, '' if nothing is known."""
+  if implementation == 'pallas' and platform in ('sm90', 'sm100'):
+    return 'attention: Hopper and Blackwell are faster with tokamax: `pip install janus_jax[gpu]` on Python 3.12 or newer'
+  return ''
+
+
 def of_text(model: JanusConfig, length: int, dtype: str, parts: int = 1, trained: bool = True) -> AttentionShape:
   """The decoder's attention over rows of `length` positions: packed, or padded prompts (not `trained`)."""
   head_dim = model.language_model.head_dim

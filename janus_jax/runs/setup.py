@@ -24,7 +24,7 @@ from janus_jax.data.shard_state import all_shards
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings, LoadedJanus, check_tokenizer
-from janus_jax.models.attention_choice import platform_of, with_attention
+from janus_jax.models.attention_choice import faster_kernel, platform_of, with_attention
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.lora import LoraConfig, is_adapter
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
@@ -273,6 +273,8 @@ def read_step(
   platform, layout = platform_of(mesh.devices.flat[0]), ActivationLayout(mesh)
   compute = dataclasses.replace(config.compute, layout=layout)
   compute = with_attention(compute, model, platform, config.sequence_length, mesh.shape['context'])
+  if found := faster_kernel(platform, compute.attention):
+    logging.warning('%s', found)
   step = StepConfig(
     model,
     tuple(sorted(placement.params.items(), key=lambda item: item[0])),

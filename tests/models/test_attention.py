@@ -12,7 +12,7 @@ import pytest
 from janus_jax.errors import InputError
 from janus_jax.models import attention_accelerators, attention_choice
 from janus_jax.models.attention import WHOLE, attention
-from janus_jax.models.attention_choice import AttentionShape, choose, platform_of, with_attention
+from janus_jax.models.attention_choice import AttentionShape, choose, faster_kernel, platform_of, with_attention
 from janus_jax.models.attention_kernels import BLOCK, MAX_BLOCKS, Blocks, Operands, block_size, chunked_attention
 from janus_jax.models.config import PRESETS, ComputeConfig
 from janus_jax.sharding.layout import ActivationLayout
@@ -264,6 +264,8 @@ def test_automatic_choice(platform, changes, expected):
 @pytest.mark.usefixtures('tokamax')
 def test_without_tokamax_packed_rows_get_the_pallas_kernel():
   assert choose('auto', 'sm90', LLAMA) == 'pallas'
+  assert 'pip install janus_jax[gpu]' in faster_kernel('sm90', 'pallas')
+  assert not faster_kernel('sm90', 'tokamax') and not faster_kernel('gpu', 'pallas')
   with pytest.raises(InputError, match=r"attention 'tokamax' wants .*: expected `pip install janus_jax\[gpu\]`"):
     choose('tokamax', 'sm90', LLAMA)
 
