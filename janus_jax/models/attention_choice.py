@@ -114,7 +114,7 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
 def faster_kernel(platform: str, implementation: str) -> str:
   """What would make a chosen implementation faster, '' if nothing is known."""
   if implementation == 'pallas' and platform in ('sm90', 'sm100'):
-    return 'attention: Hopper and Blackwell are faster with tokamax: `pip install janus_jax[gpu]` on Python 3.12 or newer'
+    return 'attention: this GPU is faster with tokamax: `pip install janus_jax[gpu]` on Python 3.12 or newer'
   return ''
 
 
