@@ -41,7 +41,6 @@ def get_config(device='cpu'):
     stage.sources.generation.shapes = 9
   config.pretraining.model = 'small'
   config.pretraining.vq.steps = 4000
-  config.pretraining.quantisation.unquantised_steps = 400
   config.pretraining.vision.update({'steps': 5000, 'learning_rate': 1e-3})
   config.pretraining.contrast.near_misses = 2
   config.pretraining.decoder.update({'steps': 300, 'learning_rate': 2e-3})

@@ -66,7 +66,6 @@ def get_config():
   config.pretraining = {
     'model': 'toy',
     'vq': {'steps': 1200, 'batch_size': 4, 'learning_rate': 2e-3, 'warmup_steps': 20},
-    'quantisation': {'unquantised_steps': 150},
     'vision': {'steps': 1700, 'batch_size': 32, 'learning_rate': 1.5e-3},
     'contrast': {'text_depth': 2, 'near_misses': 1},
     'decoder': {'steps': 150, 'batch_size': 4, 'learning_rate': 3e-3},

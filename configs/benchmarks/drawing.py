@@ -17,7 +17,6 @@ def get_config():
   config.pretraining = {
     'model': 'benchmark',
     'vq': {'steps': 40, 'batch_size': 2, 'learning_rate': 1e-3, 'warmup_steps': 20},
-    'quantisation': {'unquantised_steps': 20},
     'vision': {'steps': 2, 'batch_size': 2, 'learning_rate': 1e-3, 'warmup_steps': 1},
     'contrast': {'text_depth': 2},
     'decoder': {'steps': 6, 'batch_size': 1, 'learning_rate': 1e-3, 'warmup_steps': 1},

@@ -31,7 +31,6 @@ from janus_jax.sharding.mesh import MeshConfig
 from janus_jax.toy.parts import Pretraining
 from janus_jax.toy.pretraining import Optimization
 from janus_jax.toy.pretraining_vision import Contrast
-from janus_jax.toy.pretraining_vq import Quantisation
 from janus_jax.toy.shapes import World
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.run_config import RunConfig
@@ -167,7 +166,6 @@ SECTIONS: Mapping[str, type] = {
   'stages.*.lora': LoraConfig,
   'pretraining': Pretraining,
   'pretraining.vq': Optimization,
-  'pretraining.quantisation': Quantisation,
   'pretraining.vision': Optimization,
   'pretraining.contrast': Contrast,
   'pretraining.decoder': Optimization,

@@ -67,13 +67,6 @@ STAGE: Table = {
 PRETRAINING: Table = {
   'model': one_of(tuple(PRESETS)),
   'vq': OPTIMIZATION,
-  'quantisation': {
-    'commitment_weight': Number(),
-    'locality_weight': Number(),
-    'unquantised_steps': Integer(1),
-    'restart_every': Integer(1),
-    'restart_until': FRACTION,
-  },
   'vision': OPTIMIZATION,
   'contrast': {
     'text_depth': Integer(1),

@@ -41,6 +41,8 @@ REVISION_FILE, MACHINE_FILE = 'revision.txt', 'machine.txt'
 WITHOUT_EFFECT = ('log_every', 'eval_every', 'save_every', 'keep_last', 'keep_every')
 WITHOUT_EFFECT += ('prefetch', 'workers', 'watchdog_factor', 'wandb_project')
 WITHOUT_EFFECT += tuple(f'evaluation.{field.name}' for field in dataclasses.fields(EvaluationConfig))
+# Fields of a saved config that are no more.
+REMOVED = ('quantisation',)
 # Today's names of fields of a saved config, and of values of `data.name` and `pretraining.model`.
 RENAMED = {
   'observe_every': 'eval_every',
@@ -147,7 +149,7 @@ def _renamed(values: Any) -> Any:
   """A config that was saved before some fields had their names."""
   if not isinstance(values, dict):
     return values
-  values = {RENAMED.get(name, name): _renamed(value) for name, value in values.items()}
+  values = {RENAMED.get(name, name): _renamed(value) for name, value in values.items() if name not in REMOVED}
   return {name: RENAMED_VALUES.get(f'{name}: {value}', value) for name, value in values.items()}
 
 

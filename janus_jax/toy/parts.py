@@ -26,7 +26,7 @@ from janus_jax.models.initialization import initial_params
 from janus_jax.toy import dataset, scenes, tokenizer_training
 from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, pretrain_decoder
 from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision
-from janus_jax.toy.pretraining_vq import Quantisation, pretrain_vq
+from janus_jax.toy.pretraining_vq import pretrain_vq
 from janus_jax.toy.shapes import World
 from janus_jax.training.state import flatten
 
@@ -44,7 +44,6 @@ class Pretraining:
   Attributes:
     model: a preset (`models.config.PRESETS`).
     vq: optimization of the VQ.
-    quantisation: training of its codebook.
     vision: optimization of the understanding encoder.
     contrast: the text tower that it is trained with.
     decoder: optimization of the decoder.
@@ -52,15 +51,9 @@ class Pretraining:
 
   model: str = ''
   vq: Optimization | None = None
-  quantisation: Quantisation = dataclasses.field(default_factory=Quantisation)
   vision: Optimization | None = None
   contrast: Contrast = dataclasses.field(default_factory=Contrast)
   decoder: Optimization | None = None
-
-  def __post_init__(self) -> None:
-    first = self.quantisation.unquantised_steps
-    if self.vq and first >= self.vq.steps:
-      raise InputError(f'quantisation.unquantised_steps is {first}: expected less than vq.steps ({self.vq.steps})')
 
 
 def check_parts(settings: Pretraining | None) -> None:
@@ -127,7 +120,7 @@ def _pretrain(
   def train_vq() -> Any:
     images = _tokenizer_images(world, elements, np.random.default_rng(seed))
     with _bar('VQ', settings.vq, 0, stopping) as progress:
-      return pretrain_vq(setup(settings.vq, progress), params['vq'], images, settings.quantisation)
+      return pretrain_vq(setup(settings.vq, progress), params['vq'], images)
 
   def train_vision_encoder() -> Any:
     # Scanned digits are few, and harder to tell apart than shapes.

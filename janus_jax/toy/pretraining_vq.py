@@ -1,20 +1,15 @@
-"""Short pretraining of the VQ tokenizer from nothing: reconstruction, codebook and commitment losses.
+"""Short pretraining of the VQ tokenizer from nothing.
 
-The objective of LlamaGen's `vq_loss.py` and DeepSeek's `vq_model.py` without the adversarial and perceptual terms,
-which need networks of their own: mean (x̂ - x)² + mean (e - sg(z))² + 0.25 mean (sg(e) - z)², z and e of unit length.
-
-Two things are ours. Group norms and attention let every code depend on the whole image: the empty ground then has
-dozens of codes, and a small decoder spends itself on predicting which. So of two images a third one is pasted together,
-and its outputs are pulled towards theirs, cell by cell; and of several rows of the codebook that stand for one look,
-one is kept. In the toy world an empty cell then has its usual code in 99 % of the scenes of one object, not 60 %.
+Real tokenizers learn codes and pixels together, from reconstruction and the losses of codebook and commitment
+(LlamaGen's `vq_loss.py`). In a training as short as here that leaves one look with several codes, and which of them
+depends on the rest of the image: noise that a small decoder can only guess (tests/benchmarks/toy_codes.py counts it).
+So what codes stand for is chosen first: looks, the pixels of a cell. The encoder learns to name the look of each cell,
+by cross-entropy over the codebook's cosines, and the decoder to draw the image from the rows of those looks.
 """
 
-import collections
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,93 +23,13 @@ from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.vq import VQ, l2_normalize
 from janus_jax.toy.pretraining import Optimization, PretrainingSetup
 
-# A row chosen less often than this fraction of the mean is dead.
-DEAD_FRACTION = 0.02
-# Mean patches of two rows that differ by less (root mean square, pixels in -1..1) look the same.
+# Looks that differ by less (root mean square, pixels in -1..1) are one.
 SAME_LOOK = 0.08
-# Codebooks of more rows get outputs of patches picked at random, and keep them: comparing each row with each takes too
-# long.
-MOST_COMPARED = 2048
-
-Scalar = jax.Array | float
-
-
-@dataclasses.dataclass(frozen=True)
-class Quantisation:
-  """Training of the codebook.
-
-  Attributes:
-    commitment_weight: weight of the commitment loss.
-    locality_weight: weight of `locality_loss`.
-    unquantised_steps: first steps in which the decoder sees the encoder's outputs themselves; the codebook is then
-      picked from outputs. Among the steps.
-    restart_every: steps between replacements, by encoder outputs, of rows that are dead or look like another one.
-    restart_until: fraction of the steps after which no row is replaced any more; rows that look alike then become one.
-  """
-
-  commitment_weight: float = 0.25
-  locality_weight: float = 3.0
-  unquantised_steps: int = 100
-  restart_every: int = 50
-  restart_until: float = 0.7
-
-
-class VQOutputs(NamedTuple):
-  """codes int32[B, P]; z, the encoder's outputs, float32[B, P, code_dim]; decoded pixels float32[B, size, size, 3]; and
-  their loss, a float32 scalar.
-  """
-
-  codes: jax.Array
-  z: jax.Array
-  decoded: jax.Array
-  reconstruction: jax.Array
-
-
-def vq_loss(vq: VQ, pixels: jax.Array, quantised: Scalar, commitment_weight: Scalar) -> tuple[jax.Array, VQOutputs]:
-  """The loss of a tokenizer, by the formula at the top.
-
-  Args:
-    vq: bound, or the first argument in `nn.apply`.
-    pixels: float32[B, size, size, 3] in [-1, 1].
-    quantised: 1.0, or 0.0 to hand the decoder the encoder's outputs unquantised.
-    commitment_weight: 0.25 in the formula.
-  """
-  z = vq.latents(pixels)
-  codes = vq.nearest(z)
-  rows = l2_normalize(vq.codebook)[codes]
-  stop = jax.lax.stop_gradient
-  decoded = vq.decode_latents(z + quantised * stop(rows - z))
-  reconstruction = jnp.mean(jnp.square(decoded - pixels))
-  codebook = jnp.mean(jnp.square(rows - stop(z)))
-  commitment = jnp.mean(jnp.square(stop(rows) - z))
-  loss = reconstruction + quantised * (codebook + commitment_weight * commitment)
-  return loss, VQOutputs(codes, z, decoded, reconstruction)
-
-
-def locality_loss(vq: VQ, pixels: jax.Array, z: jax.Array, mask: jax.Array) -> jax.Array:
-  """Mean squared distance of the outputs of pasted images to those of the images they are made of, cell by cell.
-
-  Args:
-    vq: bound.
-    pixels: float32[B, size, size, 3] in [-1, 1].
-    z: float32[B, P, code_dim], the encoder's outputs for them.
-    mask: bool[B, P]; the cells of each image to keep, the others are taken from the image before it.
-  """
-  B, size = pixels.shape[:2]
-  grid = math.isqrt(mask.shape[1])
-  of_pixels = mask.reshape(B, grid, grid, 1).repeat(size // grid, axis=1).repeat(size // grid, axis=2)
-
-  def paste(mask, x):
-    return jnp.where(mask, x, jnp.roll(x, 1, axis=0))
-
-  return jnp.mean(jnp.square(vq.latents(paste(of_pixels, pixels)) - paste(mask[..., None], z)))
-
-
-def random_rectangles(rng: np.random.Generator, number: int, grid: int) -> np.ndarray:
-  """bool[number, grid * grid]: a rectangle of any position and size in each."""
-  lines = np.sort(rng.integers(grid + 1, size=(number, 2, 2)), axis=-1)[..., None]
-  inside = (np.arange(grid) >= lines[:, :, 0]) & (np.arange(grid) < lines[:, :, 1])
-  return (inside[:, 0, :, None] & inside[:, 1, None, :]).reshape(number, -1)
+LOOK_IMAGES = 1500  # Images that looks are chosen from.
+REPEATED = 3  # Cells that make a look one of its own, whatever it is like.
+MOST_LOOKS = 2048  # Larger codebooks have rows that stand for nothing: comparing each cell with each takes too long.
+TEMPERATURE = 0.1  # Of the cosines.
+NAMING_WEIGHT = 0.1
 
 
 def cells_of(pixels: jax.Array, grid: int) -> jax.Array:
@@ -142,118 +57,84 @@ def spread_picks(patches: np.ndarray, distances: np.ndarray, number: int, rng: n
   return picks
 
 
-def twins(counts: np.ndarray, looks: np.ndarray) -> np.ndarray:
-  """The most chosen row that stands for patches of the same look as each row; itself if there is no other.
+def choose_looks(patches: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+  """So many patches for codes to stand for: those that repeat, the most frequent first, then others, spread out.
 
   Args:
-    counts: int[K], how often each row was chosen.
-    looks: float[K, d], the mean patch that it was chosen for.
+    patches: float32[n, d], flattened pixels in -1..1.
+    number: number of looks; more than there are different patches gives repeats.
+    rng: random generator.
   """
-  squares = np.square(looks).mean(-1)
-  same = squares[:, None] + squares - 2 * looks @ looks.T / looks.shape[1] < SAME_LOOK**2
-  itself = np.arange(len(counts))
-  found = itself.copy()
-  for row in np.argsort(-counts, kind='stable'):
-    if counts[row] and found[row] == row:
-      found[same[row] & (counts > 0) & (found == itself)] = row
-  return found
+  distinct, counts = np.unique(patches, axis=0, return_counts=True)
+  distances, chosen = np.full(len(distinct), np.inf), []
+  for index in np.argsort(-counts, kind='stable'):
+    if counts[index] < REPEATED or len(chosen) == number:
+      break
+    if distances[index] >= SAME_LOOK**2:
+      chosen.append(index)
+      distances = np.minimum(distances, np.square(distinct - distinct[index]).mean(axis=1))
+  distances = np.where(np.isinf(distances), 1.0, distances)
+  return distinct[[*chosen, *spread_picks(distinct, distances * distinct.shape[1], number - len(chosen), rng)]]
 
 
-def restart_dead(codebook: np.ndarray, dead: np.ndarray, seen: tuple, rng: np.random.Generator) -> np.ndarray:
-  """Replaces rows of float32[K, d] that are dead (bool[K]) by outputs of patches that are badly reconstructed.
+def nearest_looks(patches: jax.Array, looks: jax.Array) -> jax.Array:
+  """float32[n, d], float32[K, d] -> int32[n]: the look that each patch differs from least, the first one on a tie."""
+  return jnp.argmin(jnp.sum(jnp.square(looks), axis=1) - 2 * patches @ looks.T, axis=1).astype(jnp.int32)
 
-  `seen` are the encoder's outputs, unit vectors float32[n, d]; their patches float32[n, e]; and the squared errors
-  float[n] of the patches' reconstruction.
+
+def naming_loss(cosines: jax.Array, targets: jax.Array) -> jax.Array:
+  """Cross-entropy of the targets int32[n] by float32[n, K]. A look weighs as the square root of its number of cells: of
+  a scene most cells are empty.
   """
-  outputs, patches, errors = map(np.asarray, seen)
-  rows = codebook.copy()
-  rows[dead] = outputs[spread_picks(patches, errors, int(dead.sum()), rng)]
-  return rows
+  losses = optax.softmax_cross_entropy_with_integer_labels(cosines / TEMPERATURE, targets)
+  weights = jax.lax.rsqrt(jnp.sum(targets[:, None] == targets, axis=1).astype(jnp.float32))
+  return jnp.sum(losses * weights) / jnp.sum(weights)
 
 
 @functools.lru_cache(maxsize=4)
 def _jit_step(config: VQConfig, compute: ComputeConfig, optimization: Optimization) -> Callable:
   """The update, compiled once for all trainings alike."""
-  model, optimizer, grid = VQ(config, compute), optimization.optimizer(), config.grid
+  model, optimizer = VQ(config, compute), optimization.optimizer()
 
-  def losses(vq: VQ, pixels, mask, quantised, commitment_weight):
-    loss, outputs = vq_loss(vq, pixels, quantised, commitment_weight)
-    return loss, outputs, locality_loss(vq, pixels, outputs.z, mask)
+  def losses(vq: VQ, pixels: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows, z = l2_normalize(vq.codebook), vq.latents(pixels)
+    naming = naming_loss(z.reshape(len(targets), -1) @ rows.T, targets)
+    decoded = vq.decode_latents(rows[targets].reshape(z.shape))
+    reconstruction = jnp.mean(jnp.square(decoded - pixels))
+    return reconstruction + NAMING_WEIGHT * naming, reconstruction
 
   @jax.jit
-  def step(params, state, used, images, mask, scales):
-    quantised, commitment_weight, locality_weight = scales
-
-    def objective(params, pixels):
-      loss, outputs, locality = nn.apply(losses, model)({'params': params}, pixels, mask, quantised, commitment_weight)
-      return loss + locality_weight * locality, outputs
-
+  def step(params, state, images, looks):
     pixels = normalize_pixels(images)
-    gradients, outputs = jax.grad(objective, has_aux=True)(params, pixels)
+    targets = nearest_looks(cells_of(pixels, config.grid), looks)
+
+    def objective(params):
+      return nn.apply(losses, model)({'params': params}, pixels, targets)
+
+    gradients, reconstruction = jax.grad(objective, has_aux=True)(params)
     updates, state = optimizer.update(gradients, state, params)
-    codes, patches = outputs.codes.reshape(-1), cells_of(pixels, grid)
-    errors = jnp.sum(cells_of(jnp.square(outputs.decoded - pixels), grid), axis=-1)
-    used = (used[0].at[codes].add(1), used[1].at[codes].add(patches))
-    seen = (outputs.z.reshape(len(errors), -1), patches, errors)
-    return optax.apply_updates(params, updates), state, used, outputs.reconstruction, seen
+    return optax.apply_updates(params, updates), state, reconstruction
 
   return step
 
 
-def pretrain_vq(setup: PretrainingSetup, params: Any, images: np.ndarray, quantisation: Quantisation) -> Any:
+def pretrain_vq(setup: PretrainingSetup, params: Any, images: np.ndarray) -> Any:
   """Trains the tokenizer, whose tree is `params`, on uint8[N, size, size, 3]. Returns the trained tree.
 
   Raises:
-    InputError: images of another size or type, or unquantised steps that are not among the steps.
+    InputError: images of another size or type.
   """
   config, optimization = setup.model.vq, setup.optimization
-  size, rows, first = config.image_size, config.codebook_size, quantisation.unquantised_steps
+  size = config.image_size
   if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
     raise InputError(f'images are {images.dtype}{list(images.shape)}: expected uint8[N, {size}, {size}, 3]')
-  if not 0 < first < optimization.steps:
-    raise InputError(f'unquantised_steps is {first}: expected more than 0 and less than steps ({optimization.steps})')
   rng = np.random.default_rng(setup.seed)
   order, step = optimization.sample_rows(rng, len(images)), _jit_step(config, setup.compute, optimization)
-  weights = quantisation.commitment_weight, quantisation.locality_weight
+  shown = images[rng.permutation(len(images))[:LOOK_IMAGES]]
+  patches = np.asarray(cells_of(normalize_pixels(shown), config.grid))
+  looks = choose_looks(patches, min(config.codebook_size, MOST_LOOKS), rng)
   state = jax.jit(optimization.optimizer().init)(params)
-  # How often each row was chosen, and the sum of the patches that it was chosen for.
-  used = unused = (jnp.zeros(rows, jnp.int32), jnp.zeros((rows, 3 * (size // config.grid) ** 2)))
-  merged, last = np.arange(rows), collections.deque(maxlen=20)
   for number, batch in enumerate(order, start=1):
-    mask, quantised = random_rectangles(rng, len(batch), config.grid), float(number > first)
-    params, state, used, loss, seen = step(params, state, used, images[batch], mask, (quantised, *weights))
+    params, state, loss = step(params, state, images[batch], looks)
     setup.progress(number, loss)
-    last.append(seen[:2])
-    if number == first:
-      outputs, patches = map(np.concatenate, zip(*last))
-      if rows > MOST_COMPARED:
-        picks = rng.choice(len(patches), rows, replace=rows > len(patches))
-      else:
-        picks = spread_picks(patches, np.ones(len(patches)), rows, rng)
-      codebook = outputs[picks]
-    elif rows > MOST_COMPARED:
-      continue
-    elif number > first and ((number - first) % quantisation.restart_every == 0 or number == optimization.steps):
-      restarting = number <= quantisation.restart_until * optimization.steps
-      codebook, merged = _renew(np.asarray(params['codebook']), used, seen, merged, restarting, rng)
-    else:
-      continue
-    params, used = {**params, 'codebook': jnp.asarray(codebook)}, unused
   return params
-
-
-def _renew(
-  codebook: np.ndarray, used: tuple, seen: tuple, merged: np.ndarray, restarting: bool, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-  """A codebook without dead or equal rows, or (not `restarting`) with those of one look made equal for good; and
-  `merged`: the row that each is a copy of.
-  """
-  counts = np.asarray(used[0])
-  twin = twins(counts, np.asarray(used[1]) / np.maximum(counts, 1)[:, None])
-  if restarting:
-    dead = (counts < DEAD_FRACTION * counts.sum() / len(counts)) | (twin != np.arange(len(counts)))
-    return restart_dead(codebook, dead, seen, rng), merged
-  # Of equal rows the first is chosen and trained, so that one has to stand for them.
-  _, firsts, group = np.unique(twin, return_index=True, return_inverse=True)
-  merged = firsts[group][merged]
-  return codebook[twin][merged], merged

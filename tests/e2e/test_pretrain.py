@@ -30,7 +30,7 @@ SHORT = dict(steps=2, batch_size=4, learning_rate=1e-3, warmup_steps=1)
 def get_config():
   config = tiny.get_config()
   config.data.num_train = 60
-  config.pretraining.update(vq=SHORT, vision=SHORT, decoder=SHORT, quantisation=dict(unquantised_steps=1))
+  config.pretraining.update(vq=SHORT, vision=SHORT, decoder=SHORT)
   return config
 """
 

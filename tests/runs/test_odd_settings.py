@@ -66,7 +66,7 @@ LEGAL = (
   ('a\nb', r'data\.sources\.\w+\.(answer|directory|names|path|prompt|split)'),
   ((), r'evaluation\.benchmarks|optimizer\.\w+_rules'),
   # Sections that may be empty.
-  ({}, r'data\.sources|pretraining(\.(contrast|quantisation))?|stages\.(stage1\.sources\.text|\w+\.lora)'),
+  ({}, r'data\.sources|pretraining(\.contrast)?|stages\.(stage1\.sources\.text|\w+\.lora)'),
 )
 
 
@@ -158,7 +158,6 @@ def test_odd_values_of_a_config_are_refused_by_name(name):
     ({'pretraining.contrast': {'near_misses': 7}}, r'^pretraining\.contrast\.near_misses is 7: expected 0 to 6$'),
     ({'data.sources': {'mine': {}}}, r"^data\.sources is set and data\.name is 'toy': expected data\.name 'files'$"),
     ({'pretraining.vision.warmup_steps': 1700}, r'^pretraining\.vision\.warmup_steps is 1700: .* steps \(1700\)$'),
-    ({'pretraining.quantisation.unquantised_steps': 1200}, r'^pretraining\.quantisation\.unquantised_steps is 1200:'),
     ({'wandb_project': 'x' * 300 + '\n'}, r"^wandb_project is 'x{79}\.\.\.: expected text$"),
   ],
 )
