@@ -280,7 +280,7 @@ PRESETS: dict[str, JanusConfig] = {
     vision_encoder=SiglipConfig(image_size=24, patch_size=8, width=128, mlp_dim=256, depth=3, num_heads=4),
     vq=VQConfig(
       image_size=24,
-      codebook_size=128,
+      codebook_size=256,
       z_channels=32,
       base_channels=32,
       channel_multipliers=(1, 1, 4),

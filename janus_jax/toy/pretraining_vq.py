@@ -23,10 +23,8 @@ from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.vq import VQ, l2_normalize
 from janus_jax.toy.pretraining import Optimization, PretrainingSetup
 
-# Looks that differ by less (root mean square, pixels in -1..1) are one.
-SAME_LOOK = 0.08
 LOOK_IMAGES = 1500  # Images that looks are chosen from.
-REPEATED = 3  # Cells that make a look one of its own, whatever it is like.
+REPEATED = 3  # Cells that make a look one of its own.
 MOST_LOOKS = 2048  # Larger codebooks have rows that stand for nothing: comparing each cell with each takes too long.
 TEMPERATURE = 0.1  # Of the cosines.
 NAMING_WEIGHT = 0.1
@@ -66,15 +64,25 @@ def choose_looks(patches: np.ndarray, number: int, rng: np.random.Generator) -> 
     rng: random generator.
   """
   distinct, counts = np.unique(patches, axis=0, return_counts=True)
-  distances, chosen = np.full(len(distinct), np.inf), []
-  for index in np.argsort(-counts, kind='stable'):
-    if counts[index] < REPEATED or len(chosen) == number:
-      break
-    if distances[index] >= SAME_LOOK**2:
-      chosen.append(index)
-      distances = np.minimum(distances, np.square(distinct - distinct[index]).mean(axis=1))
-  distances = np.where(np.isinf(distances), 1.0, distances)
-  return distinct[[*chosen, *spread_picks(distinct, distances * distinct.shape[1], number - len(chosen), rng)]]
+  order = np.argsort(-counts, kind='stable')
+  repeated = order[counts[order] >= REPEATED][:number]
+  distances = np.full(len(distinct), float(distinct.shape[1]))
+  for index in repeated:
+    distances = np.minimum(distances, np.square(distinct - distinct[index]).sum(axis=1))
+  return distinct[[*repeated, *spread_picks(distinct, distances, number - len(repeated), rng)]]
+
+
+def rows_for(looks: np.ndarray, width: int) -> np.ndarray:
+  """Unit vectors float32[K, width] to start a codebook with: principal components of the looks, each of one size. Looks
+  that are alike have rows that are alike, which the decoder learns to draw three times as well as from random ones.
+  """
+  centred = looks - looks.mean(axis=0)
+  directions = np.linalg.svd(centred, full_matrices=False)[2][:width]
+  rows = np.zeros((len(looks), width), np.float32)
+  rows[:, : len(directions)] = centred @ directions.T
+  sizes = rows.std(axis=0)
+  rows /= np.where(sizes > 1e-3 * sizes.max(), sizes, np.inf)
+  return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 
 def nearest_looks(patches: jax.Array, looks: jax.Array) -> jax.Array:
@@ -133,6 +141,9 @@ def pretrain_vq(setup: PretrainingSetup, params: Any, images: np.ndarray) -> Any
   shown = images[rng.permutation(len(images))[:LOOK_IMAGES]]
   patches = np.asarray(cells_of(normalize_pixels(shown), config.grid))
   looks = choose_looks(patches, min(config.codebook_size, MOST_LOOKS), rng)
+  codebook = np.array(params['codebook'])
+  codebook[: len(looks)] = rows_for(looks, codebook.shape[1])
+  params = {**params, 'codebook': jnp.asarray(codebook)}
   state = jax.jit(optimization.optimizer().init)(params)
   for number, batch in enumerate(order, start=1):
     params, state, loss = step(params, state, images[batch], looks)

@@ -16,7 +16,7 @@ from janus_jax.models.vq import VQ
 from janus_jax.toy import pretraining_vision
 from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, next_token_loss, pretrain_decoder
 from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision, sigmoid_loss
-from janus_jax.toy.pretraining_vq import choose_looks, naming_loss, nearest_looks, pretrain_vq, spread_picks
+from janus_jax.toy.pretraining_vq import choose_looks, naming_loss, nearest_looks, pretrain_vq, rows_for, spread_picks
 
 SIZE = 8
 CONFIG = JanusConfig(
@@ -97,15 +97,27 @@ def test_picks_are_spread_out():
 
 def test_looks_are_what_repeats_then_what_is_spread_out():
   rng = np.random.default_rng(0)
-  often, seldom, almost = np.full(6, 0.5), np.full(6, -0.5), np.full(6, 0.53)
-  others = np.eye(6) * 0.9
-  patches = np.concatenate([np.repeat([seldom, almost, often], [3, 20, 50], axis=0), others]).astype(np.float32)
-  # What is almost the most frequent look is no look of its own.
+  often, seldom, others = np.full(6, 0.5), np.full(6, -0.5), np.eye(6) * 0.9
+  patches = np.concatenate([np.repeat([seldom, often], [3, 50], axis=0), others, others[:1]]).astype(np.float32)
   np.testing.assert_array_equal(choose_looks(patches, 2, rng), np.float32([often, seldom]))
   rest = choose_looks(patches, 5, rng)[2:]
   assert len(np.unique(rest, axis=0)) == 3
   assert all((look == others.astype(np.float32)).all(1).any() for look in rest)
   assert choose_looks(patches, 40, rng).shape == (40, 6)  # More than there are.
+
+
+def test_rows_of_looks_are_their_principal_components():
+  rng = np.random.default_rng(0)
+  looks = (rng.standard_normal((40, 3)) * [9, 3, 1] @ np.linalg.qr(rng.standard_normal((12, 3)))[0].T).astype(
+    np.float32
+  )
+  rows = rows_for(looks, 5)
+  np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+  assert not rows[:, 3:].any()  # Three directions are all there are.
+  # Whitened, as by sklearn's PCA.
+  components = pytest.importorskip('sklearn.decomposition').PCA(3, whiten=True).fit_transform(looks)
+  expected = components / np.linalg.norm(components, axis=1, keepdims=True)
+  np.testing.assert_allclose(abs(rows[:, :3]), abs(expected), atol=1e-4)
 
 
 def test_a_cell_is_named_by_the_look_it_differs_from_least():
