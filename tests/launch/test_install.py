@@ -45,7 +45,7 @@ def test_an_environment_that_is_there_needs_no_other_python(tmp_path):
       'extra is gsc: expected one of quickstart report evaluation judge torch demo gcs s3 tpu gpu test',
     ),
     ('install.sh', ('--tpu',), 'extra is --tpu: expected one of'),
-    ('quickstart.sh', ('--steps=3',), '--steps=3 is no flag: expected [DIR], --recipe=tiny or --help'),
+    ('quickstart.sh', ('--steps=3',), '--steps=3 is no flag: expected [DIR], --recipe=tiny, --gpu or --help'),
     ('quickstart.sh', ('-v',), '-v is no flag'),
     ('quickstart.sh', ('--recipe=large', 'one'), 'large is no recipe for it: expected tiny or small'),
     ('quickstart.sh', ('one', 'two'), 'expected one DIR, not one and two'),
