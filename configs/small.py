@@ -9,6 +9,7 @@ stays unlearned (janus_jax/toy/README.md). What is not set here is as in tiny.py
 
 import pathlib
 
+from janus_jax.errors import InputError
 from janus_jax.runs.recipes import read_recipe
 
 TINY = str(pathlib.Path(__file__).parent / 'tiny.py')
@@ -19,6 +20,8 @@ ROWS = {'cpu': 4, 'gpu': 16}
 
 
 def get_config(device='cpu'):
+  if device not in ROWS:
+    raise InputError(f'device is {device!r}: expected one of {", ".join(ROWS)}')
   config = read_recipe(TINY)
   config.sequence_length = config.loss_chunk = 160  # Two images to generate and a sentence, or one with six questions.
   config.compute.unroll = 6

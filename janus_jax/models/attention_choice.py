@@ -112,7 +112,7 @@ def choose(requested: str, platform: str, shape: AttentionShape) -> str:
 
 
 def faster_kernel(platform: str, implementation: str) -> str:
-  """What would make a chosen implementation faster, '' if nothing is known."""
+  """Advice where a chosen implementation is slower than the GPU allows, '' where it is not."""
   if implementation == 'pallas' and platform in ('sm90', 'sm100'):
     return 'attention: this GPU is faster with tokamax: `pip install janus_jax[gpu]` on Python 3.12 or newer'
   return ''

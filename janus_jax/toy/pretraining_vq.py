@@ -23,7 +23,8 @@ from janus_jax.models.janus import normalize_pixels
 from janus_jax.models.vq import VQ, l2_normalize
 from janus_jax.toy.pretraining import Optimization, PretrainingSetup
 
-LOOK_IMAGES = 1500  # Images that looks are chosen from.
+LOOK_IMAGES = 1500  # Images that looks are chosen from, or fewer of large ones: so many values in all.
+LOOK_VALUES = 15_000_000
 REPEATED = 3  # Cells that make a look one of its own.
 MOST_LOOKS = 2048  # Larger codebooks have rows that stand for nothing: comparing each cell with each takes too long.
 TEMPERATURE = 0.1  # Of the cosines.
@@ -138,7 +139,7 @@ def pretrain_vq(setup: PretrainingSetup, params: Any, images: np.ndarray) -> Any
     raise InputError(f'images are {images.dtype}{list(images.shape)}: expected uint8[N, {size}, {size}, 3]')
   rng = np.random.default_rng(setup.seed)
   order, step = optimization.sample_rows(rng, len(images)), _jit_step(config, setup.compute, optimization)
-  shown = images[rng.permutation(len(images))[:LOOK_IMAGES]]
+  shown = images[rng.permutation(len(images))[: min(LOOK_IMAGES, LOOK_VALUES // images[0].size)]]
   patches = np.asarray(cells_of(normalize_pixels(shown), config.grid))
   looks = choose_looks(patches, min(config.codebook_size, MOST_LOOKS), rng)
   codebook = np.array(params['codebook'])

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/toy_codes.py --checkpoint=DIR --config=configs/small.py [--scenes=2000]
 
-A look is the pixels of a cell. Of unseen scenes, cell by cell: how often a look has its usual code,
-and the entropy of codes given the look, in nats per code of an image; of empty cells and of others. Last, the entropy
-of looks given the code, which is what a code leaves to its neighbours.
+A look is the pixels of a cell. Of unseen scenes, cell by cell: how often a look has its usual code, and the entropy of
+codes given the look, in nats per code of an image; of empty cells and of others. Last, the entropy of looks given the
+code, which is what a code leaves to its neighbours.
 """
 
 import argparse
