@@ -41,7 +41,7 @@ _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per image on std
 def _prompts() -> list[str]:
   if bool(_PROMPT.value) == bool(_PROMPTS_FILE.value):
     raise flags.Error('expected either --prompt or --prompts_file')
-  return _PROMPT.value or image_files.read_prompts(_PROMPTS_FILE.value)
+  return _PROMPT.value or [record['prompt'] for record in image_files.read_prompts(_PROMPTS_FILE.value)]
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ ALLOWED['runs'] = {*CORE, 'toy'}
 # Never one another.
 ALLOWED |= {package: {*CORE, 'toy', 'runs'} for package in ('planning', 'ablation', 'benchmarking', 'serving')}
 ALLOWED['plugins'] = {*CORE, 'runs', 'cli'}  # One of them is started, as verbs are.
-# The modules of `runs` that know of the toy world: where its data is opened, where its config is parsed, and where a
-# model is scored on it along the way.
-KNOW_THE_TOY = {'datasets.py', 'config.py', 'callbacks.py'}
+# The modules of `runs` that know of the toy world: where its data is opened, where its config is parsed, where a model
+# is scored on it along the way, and where it gives prompts and rewards.
+KNOW_THE_TOY = {'datasets.py', 'config.py', 'callbacks.py', 'rollouts.py'}
 # Only inside functions that need them.
 NEVER_AT_TOP = {'torch', 'transformers', 'tensorflow', 'matplotlib', 'pandas', 'gradio'}
 

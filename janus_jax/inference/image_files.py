@@ -23,9 +23,9 @@ PNG_END = b'IEND\xaeB`\x82'
 SHEET_LIMIT = 100  # Images: as many as a person still looks at, and small enough for any viewer.
 
 
-def read_prompts(path: str) -> list[str]:
-  """The prompts of a file: one a line; of one called .jsonl, {"prompt": text} a line; of .json, a list of texts or of
-  such objects. Blank lines are skipped.
+def read_prompts(path: str) -> list[dict[str, Any]]:
+  """Records {'prompt': text, ...} of a file's prompts: a text a line; of one called .jsonl, such an object a line; of
+  .json, a list of texts or of objects. Blank lines are skipped.
 
   Raises:
     InputError: no such file, no text (`text_encodings`), not JSON where its name says so, something else than prompts,
@@ -52,11 +52,12 @@ def _from_json(text: str, where: str) -> Any:
     raise InputError(f'{where}: not JSON ({error})') from None
 
 
-def _prompt_of(record: Any, where: str) -> str:
-  prompt = record.get('prompt') if isinstance(record, dict) else record
+def _prompt_of(record: Any, where: str) -> dict[str, Any]:
+  found = record if isinstance(record, dict) else {'prompt': record}
+  prompt = found.get('prompt')
   if not isinstance(prompt, str) or not prompt.strip():
     raise InputError(f'{where}: expected {{"prompt": "..."}} or a text')
-  return prompt
+  return found
 
 
 def prepare_directory(path: str) -> None:

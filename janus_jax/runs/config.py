@@ -33,6 +33,7 @@ from janus_jax.toy.pretraining import Optimization
 from janus_jax.toy.pretraining_vision import Contrast
 from janus_jax.toy.shapes import World
 from janus_jax.training.optimizer import OptimizerConfig
+from janus_jax.training.preference_config import PreferenceConfig
 from janus_jax.training.run_config import RunConfig
 from janus_jax.training.stages import TRAINABLE, Stage
 from janus_jax.training.step_config import StepSettings
@@ -164,6 +165,7 @@ SECTIONS: Mapping[str, type] = {
   'evaluation': EvaluationConfig,
   'stages.*': Stage,
   'stages.*.lora': LoraConfig,
+  'stages.*.preference': PreferenceConfig,
   'pretraining': Pretraining,
   'pretraining.vq': Optimization,
   'pretraining.vision': Optimization,
@@ -178,7 +180,11 @@ def defaults_of(kind: type) -> dict[str, Any]:
 
 
 # Fields that a stage may leave out.
-STAGE_DEFAULTS: Mapping[str, Any] = {**defaults_of(Stage), 'lora': defaults_of(LoraConfig)}
+STAGE_DEFAULTS: Mapping[str, Any] = {
+  **defaults_of(Stage),
+  'lora': defaults_of(LoraConfig),
+  'preference': {**defaults_of(PreferenceConfig), 'rewards': {}},
+}
 
 
 def default_config() -> ConfigDict:
@@ -254,7 +260,7 @@ def _check_run(config: TrainConfig) -> None:
     for pattern in stage.trainable:
       if pattern.split('/')[0] == 'vq':
         raise InputError(f'{where}.trainable has {pattern!r}: expected any of {", ".join(TRAINABLE)}: the VQ is frozen')
-    for task, part in zip(TASKS, stage.ratio):
+    for task, part in zip(TASKS, stage.ratio) if stage.reads_data else ():
       if part and not sum(stage.sources.get(task, {}).values()):
         raise InputError(f'{where}.sources: no source of {task}, of which the ratio has {part}')
 

@@ -30,6 +30,7 @@ from janus_jax.runs.value_checks import (
 )
 from janus_jax.sharding.mesh import AXES
 from janus_jax.training.optimizer import SCHEDULES, STORED_DTYPES
+from janus_jax.training.preference_config import LOG_PROBS, OBJECTIVES
 from janus_jax.training.step import MODES
 
 COMPUTE_DTYPES = one_of(('float32', 'bfloat16', 'float16'))
@@ -54,6 +55,20 @@ STAGE: Table = {
   'accumulation': Integer(),
   'trainable': NAMES_OR_NONE,
   'lora': {'rank': Integer(0, 4096), 'alpha': POSITIVE, 'targets': NAMES, 'base_dtype': one_of(BASE_DTYPES)},
+  'objective': one_of(OBJECTIVES),
+  'preference': {
+    'prompts': TEXT,
+    'pairs': TEXT,
+    'skills': NAMES_OR_NONE,
+    'num_prompts': Integer(1, 10**6),
+    'group': Integer(2, 10**4),
+    'rewards': {'*': {'weight': Number(-float('inf')), 'function': TEXT, 'command': TEXT, 'seconds': POSITIVE}},
+    'cfg_weight': Number(),
+    'temperature': POSITIVE,
+    'log_probs': one_of(LOG_PROBS),
+    'beta': Number(),
+    'supervised': Number(),
+  },
   'schedule': one_of(SCHEDULES),
   'ratio': PerTask(TASKS, Integer()),
   'sources': {task: {'*': Integer()} for task in TASKS},

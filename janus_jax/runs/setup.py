@@ -32,6 +32,7 @@ from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler, ToyS
 from janus_jax.runs.config import TrainConfig, replaced, to_json
 from janus_jax.runs.datasets import RunData, Samples, check_data, open_data, read_world
 from janus_jax.runs.loading import load_tokenizer
+from janus_jax.runs.rollouts import open_rollouts
 from janus_jax.runs.start import Start, open_start, start_of
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import MeshConfig, make_mesh, rows_split
@@ -93,7 +94,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       data = open_data(config, model, workdir, start, config.sampling.num_images, is_new)
       tokenizer, template = load_tokenizer(directory)
       spec = example_spec(config.sequence_length, model, tokenizer, template, data.holds_codes)
-      means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in stages], spec, config.seed)
+      means = _stage_means(stages, data, spec, config.seed)
       if is_first:
         files.upload()  # Codes, which the others then do not compute.
     identity.check_same_data(config.data, data, checkpoint)
@@ -101,7 +102,9 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     if config.patience and not held_out.has_data:
       raise InputError(f'patience is {config.patience} and no data is held out: expected data.sources.NAME.held_out')
     callbacks = {'measuring held-out losses': Callback(held_out, config.eval_every)} if held_out.has_data else {}
-    callbacks |= _request_callbacks(config, LoadedJanus(model, {}, tokenizer, template), data.samples, workdir)
+    janus = LoadedJanus(model, {}, tokenizer, template)
+    callbacks |= _request_callbacks(config, janus, data.samples, workdir)
+    rollouts = open_rollouts(config, step_config, janus, mesh)
 
     def begin() -> None:
       workdirs.begin(workdir, written, checkpoint)
@@ -118,6 +121,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       files=RunFiles(workdir, files.url, metadata, begin=begin, before_save=files.upload),
       callbacks=callbacks,
       base=_base_paths(start().params, start().adapter, trained) if config.lora.rank else frozenset(),
+      rollouts=rollouts,
     )
     if not jax.process_index():
       logging.info(
@@ -131,6 +135,13 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     if is_complete and not jax.process_index():
       logging.info('%s', summary.end_summary(config, workdir, files.url, model))
     return params
+
+
+def _stage_means(stages: Sequence[Stage], data: RunData, spec: ExampleSpec, seed: int) -> list[MeanSize]:
+  """The mean size of the examples of each stage; of one that reads no data, a row's."""
+  reading = [(stage.ratio, stage.sources) for stage in stages if stage.reads_data]
+  found = iter(mean_sizes(data.train, reading, spec, seed))
+  return [next(found) if stage.reads_data else MeanSize(spec.max_length, 0, 0) for stage in stages]
 
 
 def _base_paths(params: Collection[str], adapter: Adapter, trained: frozenset[str]) -> frozenset[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 # Causes of time that is not training. The rest is: goodput is its fraction.
-CAUSES = ('starting', 'compiling', 'waiting for data', 'observing', 'saving')
+CAUSES = ('starting', 'compiling', 'waiting for data', 'sampling', 'observing', 'saving')
 
 
 class Goodput:

@@ -25,7 +25,7 @@ from janus_jax.training.metrics import MetricWriter, format_line
 from janus_jax.training.optimizer import learning_rates
 from janus_jax.training.progress import Progress
 from janus_jax.training.stages import Stage
-from janus_jax.training.state import evaluated_params, flatten, place_batch
+from janus_jax.training.state import evaluated_params, flatten, place_batch, place_whole_batch
 from janus_jax.training.step import StageValues, jit_train_step
 from janus_jax.training.training_run import Callback, Position, ScheduledStage, TrainingRun, enter_stage, start_position
 
@@ -113,6 +113,12 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
         batch = next(batches)
       reports.count(batch, time.perf_counter() - began)
       batch = place_batch(batch, run.placement.mesh, position.num_hosts)
+      if name in run.rollouts:
+        jax.block_until_ready(position.state.params)  # The update before is not counted as sampling.
+        with timed('sampling', f'{name}: the first samples' if is_first else ''), hosts.together():
+          samples, figures = run.rollouts[name](position.step, position.state.params)
+        reports.count_samples(samples, figures)
+        batch['samples'] = place_whole_batch(samples, run.placement.mesh)
       values = values.replace(learning_rate=rates[position.step - stage.start])
       with timed('compiling', f'{name}: compiling the training step') if is_first else nullcontext():
         state, metrics = train_step(position.state, batch, values, masks=stage.masks, config=step_config)
@@ -215,7 +221,8 @@ class _Reports:
     self._stage, self._session, self._max_skips = stage.settings.name, session, run.config.max_consecutive_skips
     self._window = Window(run.step.model, run.config.sequence_length, stage.trained, position.num_hosts)
     self._pending: Report | None = None
-    self.count, self.restart, self.start_clock = self._window.add, self._window.restart, self._window.start_clock
+    self.count, self.count_samples = self._window.add, self._window.add_samples
+    self.restart, self.start_clock = self._window.restart, self._window.start_clock
 
   def take(self, position: Position, metrics: Mapping[str, jax.Array], values: StageValues) -> None:
     """Ends a window with a dispatched step; waits for nothing."""

@@ -236,28 +236,42 @@ def row_losses(
 
   Args:
     params: the model's tree.
-    batch: rows of `image_encoding.split_pixels`, or a microbatch of them.
+    batch: rows of `image_encoding.split_pixels`, or a microbatch of them. With 'factors', float32[B, T], the gradient
+      of each target is multiplied by its own.
     features: features of the images of the whole batch, or None.
     loss_weights: float32[3], weight of a target of each task.
     config: what the loss is compiled for.
   """
+  losses, weights = batch['loss_ids'], batch['weights']
+  scales = weights * sum(loss_weights[task] * (losses == loss) for task, loss in enumerate(_LOSSES))
+  found, total = _target_losses(params, batch, features, scales * batch.get('factors', 1.0), config)
+  weighted = weights * found
+  sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
+  return total, TaskLosses(sums, target_counts(batch))
+
+
+def _target_losses(
+  params: Any, batch: Batch, features: jax.Array | None, scales: jax.Array, config: StepConfig
+) -> tuple[jax.Array, jax.Array]:
+  """The cross-entropy of each target, float32[B, T] without a gradient, and their sum by `scales`, which has one."""
   model = Janus(config.model, config.compute)
 
   def apply(*args: Any, method: str) -> Any:
     return model.apply({'params': params}, *args, method=method)
 
   hidden, _ = apply(embed(apply, batch, features), batch['positions'], batch['segments'], method='hidden')
-  ids, losses, weights = batch['targets'], batch['loss_ids'], batch['weights']
-  is_code, counts = losses == GENERATION_LOSS, weights != 0
-  scales = weights * sum(loss_weights[task] * (losses == loss) for task, loss in enumerate(_LOSSES))
+  ids, is_code, counts = batch['targets'], batch['loss_ids'] == GENERATION_LOSS, batch['weights'] != 0
   # The other head's targets may lie outside of this one's vocabulary.
   text_ids, code_ids = jnp.where(is_code, 0, ids), jnp.where(is_code, ids, 0)
-  each = functools.partial(_head_loss, params, config, hidden)
-  text, text_sum = each('text_logits', Targets(text_ids, counts & ~is_code, scales))
-  codes, code_sum = each('image_logits', Targets(code_ids, counts & is_code, scales))
-  weighted = weights * (text + codes)
-  sums = jnp.stack([jnp.sum(weighted * (losses == loss)) for loss in _LOSSES])
-  return text_sum + code_sum, TaskLosses(sums, target_counts(batch))
+  text_targets, code_targets = Targets(text_ids, counts & ~is_code, scales), Targets(code_ids, counts & is_code, scales)
+  text, text_sum = _head_loss(params, config, hidden, 'text_logits', text_targets)
+  if config.guidance == 1:
+    codes, code_sum = _head_loss(params, config, hidden, 'image_logits', code_targets)
+  else:
+    guided, R = jnp.concatenate(jnp.split(hidden, 2), axis=-1), len(hidden) // 2
+    codes, code_sum = _head_loss(params, config, guided, 'image_logits', Targets(*(x[:R] for x in code_targets)))
+    codes = jnp.pad(codes, ((0, R), (0, 0)))
+  return text + codes, text_sum + code_sum
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
@@ -269,12 +283,30 @@ def batch_losses(
   params: Any, batch: Batch, loss_weights: jax.Array, config: StepConfig
 ) -> tuple[jax.Array, TaskLosses]:
   """The losses of a batch of `data.packing.make_batch`, microbatch by microbatch; the rest as in `row_losses`."""
+  losses = _over_microbatches(lambda *rows: row_losses(params, *rows, loss_weights, config), params, batch, config)
+  return jax.tree.map(lambda x: x.sum(0), losses)
+
+
+def log_probs(params: Any, batch: Batch, config: StepConfig) -> jax.Array:
+  """float32[B, T], the log-probability of each target of a batch, 0 where there is none; it has no gradient."""
+  zeros = jnp.zeros(batch['targets'].shape)
+
+  def of_rows(rows: Batch, features: jax.Array | None) -> jax.Array:
+    return -_target_losses(params, rows, features, zeros[: len(rows['targets'])], config)[0]
+
+  found = _over_microbatches(of_rows, params, batch, config)
+  return found.swapaxes(0, 1).reshape(zeros.shape)  # As `microbatches` cut them.
+
+
+def _over_microbatches(
+  function: Callable[[Batch, jax.Array | None], Any], params: Any, batch: Batch, config: StepConfig
+) -> Any:
+  """What a function of rows and features is of each microbatch, stacked."""
   rows, pixels = split_pixels(resolve_codes(params, batch, config))
   features = None if pixels is None else image_features(params, pixels, config)
-  losses_of = functools.partial(row_losses, params, features=features, loss_weights=loss_weights, config=config)
   if config.accumulation == 1:
-    return losses_of(rows)
-  return jax.tree.map(lambda x: x.sum(0), jax.lax.map(losses_of, microbatches(rows, config.accumulation)))
+    return jax.tree.map(lambda x: x[None], function(rows, features))
+  return jax.lax.map(lambda part: function(part, features), microbatches(rows, config.accumulation))
 
 
 def _head_loss(
@@ -292,6 +324,12 @@ def _head_loss(
   model = Janus(config.model, compute)
 
   def logits(weights: Weights, hidden: jax.Array) -> jax.Array:
-    return model.apply({'params': unflatten(weights)}, hidden, method=method)
+    apply = functools.partial(model.apply, {'params': unflatten(weights)}, method=method)
+    if method == 'text_logits' or config.guidance == config.temperature == 1:
+      return apply(hidden)
+    if config.guidance == 1:
+      return apply(hidden) / config.temperature
+    conditional, unconditional = map(apply, jnp.split(hidden, 2, axis=-1))
+    return (unconditional + config.guidance * (conditional - unconditional)) / config.temperature
 
   return cross_entropy(Head(logits, spread), weights, hidden, targets, config.loss_chunk)

@@ -1,5 +1,6 @@
 """Metrics of the steps between two lines: counted as batches go by, read from the device later."""
 
+import collections
 import dataclasses
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +21,8 @@ from janus_jax.training.throughput import TokenCounts, step_flops, throughput
 
 # Processes add up integers: fractions of a row are counted in these parts.
 PACKING_UNITS = 10**6
+# Metrics of a step about its samples (`preference.LOSSES`).
+OF_SAMPLES = ('divergence', 'log_prob', 'margin', 'pairs_right')
 # Metrics of image slots: the fraction of those computed that hold an image.
 SLOT_METRICS = ('understanding_slots', 'generation_slots')
 
@@ -34,6 +37,7 @@ class _Sums:
     slots: int64[2], slots for images to understand and to generate that were computed, filled or not.
     packing: fractions of positions that are no padding.
     waited: seconds spent waiting for batches.
+    figures: of samples, by name.
   """
 
   steps: int = 0
@@ -41,6 +45,7 @@ class _Sums:
   slots: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(2, np.int64))
   packing: float = 0.0
   waited: float = 0.0
+  figures: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +89,20 @@ class Window:
     return TokenCounts(*map(int, self._sums.counts))
 
   def add(self, batch: Mapping[str, np.ndarray], waited: float) -> None:
-    """Counts a batch that took `waited` seconds to come."""
+    """Counts a batch that took `waited` seconds to come; it is empty in a stage that reads no data."""
+    sums = self._sums
+    if batch:
+      self._count(batch)
+      sums.packing += statistics(batch)['packing']
+    sums.waited += waited
+    sums.steps += 1
+
+  def add_samples(self, samples: Mapping[str, np.ndarray], figures: Mapping[str, float]) -> None:
+    """Counts the samples of the batch that was added last, and figures about them."""
+    self._count(samples)
+    self._sums.figures.update(figures)
+
+  def _count(self, batch: Mapping[str, np.ndarray]) -> None:
     token_types, sums = batch['token_types'], self._sums
     tokens = [int((token_types == kind).sum()) for kind in (TEXT, IMAGE, CODE)]
     seen = tokens[1] // self._model.num_image_tokens
@@ -93,9 +111,6 @@ class Window:
     predicted = np.isin(batch['loss_ids'], (UNDERSTANDING_LOSS, TEXT_LOSS)) & (batch['weights'] != 0)
     sums.counts += np.array([*tokens, seen, encoded, int(predicted.sum())])
     sums.slots += [int(np.prod(batch[name].shape[:2])) if name in batch else 0 for name in PIXELS]
-    sums.packing += statistics(batch)['packing']
-    sums.waited += waited
-    sums.steps += 1
 
   def take(
     self, step: int, metrics: Mapping[str, jax.Array], learning_rate: float, streams: Sequence[Mapping[str, Any]]
@@ -132,5 +147,9 @@ class Window:
     flops = step_flops(self._model, counts, self._length, self._trained, self._adapted)
     line |= throughput(counts, flops, seconds, jax.devices()[0].device_kind, jax.device_count())
     line |= {name: int(found[name]) for name in ('skipped', 'skipped_in_a_row')}
+    line |= {name: float(found[name]) for name in OF_SAMPLES if name in found}
+    line |= {name: total / sums.steps for name, total in sums.figures.items()}
+    if sums.figures:
+      line['update_tokens_per_second'] = counts.tokens / (seconds - sums.figures['sampling_seconds'])
     line['skipped_records'] = int(skipped)
     return line | {f'examples/{source}': int(count) for source, count in zip(examples, total[10:])}

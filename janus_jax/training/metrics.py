@@ -24,6 +24,9 @@ TENSORBOARD_DIRECTORY = 'tensorboard'
 SHOWN = {
   'loss': 'loss',
   **dict(zip([f'loss/{task}' for task in TASKS], ('und', 'text', 'gen'))),
+  'reward': 'reward',
+  'divergence': 'kl',
+  'pairs_right': 'pairs',
   'learning_rate': 'lr',
   'grad_norm': 'grad',
   'tokens_per_second': 'tok/s',

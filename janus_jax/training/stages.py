@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from janus_jax.errors import InputError
 from janus_jax.models.lora import NO_LORA, LoraConfig, is_adapter, is_factor
+from janus_jax.training.preference_config import NO_PREFERENCE, PreferenceConfig, needs_reference
 
 # The first names of parameter paths; a pattern that names one of them alone means everything in it.
 GROUPS = ('vision_encoder', 'vision_aligner', 'vq', 'gen_embed', 'gen_aligner', 'gen_head', 'language_model')
@@ -26,6 +27,8 @@ class Stage:
       this may be empty.
     lora: factors that train while the kernels beside them are frozen (`models/lora.py`). Stages of a run that have any
       have the same; in other stages these are frozen.
+    objective: 'sft' learns the targets of the data, 'grpo' from rewards of own samples, 'dpo' from pairs.
+    preference: settings of the latter two (`preference_config.py`).
     learning_rate: highest rate of the stage.
     warmup_steps: updates before it is reached; a shorter stage ends on the way there.
     schedule: 'constant', or 'cosine' or 'linear', which fall after the warm-up.
@@ -46,6 +49,8 @@ class Stage:
   trainable: tuple[str, ...]
   learning_rate: float
   lora: LoraConfig = NO_LORA
+  objective: str = 'sft'
+  preference: PreferenceConfig = NO_PREFERENCE
   accumulation: int = 0
   warmup_steps: int = 0
   schedule: str = 'constant'
@@ -58,6 +63,16 @@ class Stage:
   generation_images_per_row: float = 0.0
   carry_moments: bool = False
   expected_tokens: tuple[float, float, float] = (800.0, 1000.0, 650.0)
+
+  @property
+  def reads_data(self) -> bool:
+    """Whether the stage learns from `sources`: one with another objective may have samples alone."""
+    return self.objective == 'sft' or self.preference.supervised > 0
+
+  @property
+  def has_reference(self) -> bool:
+    """Whether its state keeps the parameters that it began with."""
+    return needs_reference(self.objective, self.preference.beta)
 
 
 def trained_paths(stage: Stage, paths: Collection[str]) -> frozenset[str]:
@@ -88,13 +103,17 @@ def trained_paths(stage: Stage, paths: Collection[str]) -> frozenset[str]:
 
 
 def check_carried(stages: Sequence[Stage], paths: Collection[str]) -> None:
-  """Raises InputError where moments are to be carried over from a stage that trains other parameters, or from none."""
+  """Raises InputError where moments are to be carried over from a stage that trains other parameters, or from none, or
+  into one that begins with more than that.
+  """
   for before, stage in zip([None, *stages], stages):
     if not stage.carry_moments:
       continue
     where = f'stages.{stage.name}.carry_moments is True'
     if before is None:
       raise InputError(f'{where}: expected False, as no stage runs before it')
+    if stage.has_reference:
+      raise InputError(f'{where}: expected False, as the stage keeps a reference')
     others = trained_paths(before, paths) ^ trained_paths(stage, paths)
     if others:
       raise InputError(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from janus_jax.models.lora import is_adapter
 from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import parameter_shardings
 from janus_jax.training.optimizer import Flat, OptimizerConfig, adam
@@ -27,6 +28,8 @@ class TrainState:
     ema: averages {path: float32 array} of the parameters that train, or None.
     skipped: int32, updates skipped for a loss or gradient that was not finite.
     skipped_in_a_row: int32, those since the last good one.
+    reference: {path: array}, the parameters that train as they were when the stage began, for objectives that compare
+      with them (`preference.needs_reference`); without the factors of LoRA, which can be left out. None for others.
   """
 
   step: jax.Array
@@ -35,6 +38,7 @@ class TrainState:
   ema: Flat | None
   skipped: jax.Array
   skipped_in_a_row: jax.Array
+  reference: Flat | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Placement:
 
     opt, scalar = state.opt_state, self.everywhere
     opt = opt._replace(count=scalar, mu=shardings(opt.mu), nu=shardings(opt.nu))
-    ema = None if state.ema is None else shardings(state.ema)
-    return TrainState(scalar, unflatten(shardings(flatten(state.params))), opt, ema, scalar, scalar)
+    ema, reference = (None if flat is None else shardings(flat) for flat in (state.ema, state.reference))
+    return TrainState(scalar, unflatten(shardings(flatten(state.params))), opt, ema, scalar, scalar, reference)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -73,8 +77,12 @@ def unflatten(flat: Mapping[str, Any]) -> Any:
   return flax.traverse_util.unflatten_dict(flat, sep='/')
 
 
-def new_state(params: Any, trained: frozenset[str], config: OptimizerConfig) -> TrainState:
-  """A state at step 0 with fresh moments for the `trained` paths; pure, as `jax.eval_shape` wants it."""
+def new_state(
+  params: Any, trained: frozenset[str], config: OptimizerConfig, with_reference: bool = False
+) -> TrainState:
+  """A state at step 0 with fresh moments for the `trained` paths, and a reference where its stage has one; pure, as
+  `jax.eval_shape` wants it.
+  """
   flat = flatten(params)
   masters = {path: flat[path].astype(jnp.float32) for path in sorted(trained)}
   # What trains is kept in float32 whatever the checkpoint stored; what is frozen stays as it is.
@@ -82,11 +90,22 @@ def new_state(params: Any, trained: frozenset[str], config: OptimizerConfig) -> 
   ema = jax.tree.map(jnp.copy, masters) if config.ema_decay else None
   # A buffer of its own for each leaf: XLA refuses to be given (donated) one twice.
   step, *skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
-  return TrainState(step, params, adam(config).init(masters), ema, *skipped)
+  reference = jax.tree.map(jnp.copy, _compared(masters)) if with_reference else None
+  return TrainState(step, params, adam(config).init(masters), ema, *skipped, reference)
+
+
+def _compared(masters: Flat) -> Flat:
+  """The parameters that a reference has its own value of."""
+  return {path: leaf for path, leaf in masters.items() if not is_adapter(path)}
 
 
 def start_state(
-  params: Any, trained: frozenset[str], config: OptimizerConfig, placement: Placement, ema: Flat | None = None
+  params: Any,
+  trained: frozenset[str],
+  config: OptimizerConfig,
+  placement: Placement,
+  ema: Flat | None = None,
+  with_reference: bool = False,
 ) -> TrainState:
   """The state that `new_state` describes, on the mesh; no array that is to be split is ever whole on one device.
 
@@ -100,13 +119,17 @@ def start_state(
   shardings = {path: placement.params[path] for path in masters}
   adam_shardings = optax.ScaleByAdamState(count=placement.everywhere, mu=shardings, nu=shardings)
   opt_state = jax.jit(adam(config).init, out_shardings=adam_shardings)(masters)
+
+  def copied(flat: Flat) -> Flat:
+    own = {path: shardings[path] for path in flat}
+    return jax.jit(lambda flat: jax.tree.map(jnp.copy, flat), out_shardings=own)(flat)
+
   if config.ema_decay:
     kept = {path: average for path, average in (ema or {}).items() if path in masters}
-    copied = {path: leaf for path, leaf in masters.items() if path not in kept}
-    copy = jax.jit(lambda flat: jax.tree.map(jnp.copy, flat), out_shardings={path: shardings[path] for path in copied})
-    ema = {**copy(copied), **kept}
+    ema = {**copied({path: leaf for path, leaf in masters.items() if path not in kept}), **kept}
   step, *skipped = (_zero(placement) for _ in range(3))
-  return TrainState(step, unflatten(flat), opt_state, ema if config.ema_decay else None, *skipped)
+  reference = copied(_compared(masters)) if with_reference else None
+  return TrainState(step, unflatten(flat), opt_state, ema if config.ema_decay else None, *skipped, reference)
 
 
 def _zero(placement: Placement) -> jax.Array:
@@ -127,19 +150,24 @@ def _placed(leaf: Any, dtype: jnp.dtype, sharding: jax.sharding.Sharding) -> jax
 
 
 def start_stage(
-  state: TrainState, trained: frozenset[str], config: OptimizerConfig, placement: Placement, carry_moments: bool = False
+  state: TrainState,
+  trained: frozenset[str],
+  config: OptimizerConfig,
+  placement: Placement,
+  carry_moments: bool = False,
+  with_reference: bool = False,
 ) -> TrainState:
   """The state with which a stage begins: the same parameters and counters, fresh moments for what now trains.
 
   `state`, at the end of the stage before, is given up (donated). With `carry_moments` the moments and their count stay;
-  `trained` must not have changed.
+  `trained` must not have changed, and neither stage has a reference.
   """
   if carry_moments:
     return state.replace(skipped_in_a_row=_zero(placement))
   # Before the new ones are made: of 7 B parameters either are 55 GB.
-  for leaf in jax.tree.leaves(state.opt_state):
+  for leaf in jax.tree.leaves((state.opt_state, state.reference)):
     leaf.delete()
-  fresh = start_state(state.params, trained, config, placement, state.ema)
+  fresh = start_state(state.params, trained, config, placement, state.ema, with_reference)
   return fresh.replace(step=state.step, skipped=state.skipped)
 
 

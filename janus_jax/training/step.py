@@ -21,6 +21,7 @@ import optax
 from janus_jax.training.image_encoding import Batch, image_features, resolve_codes, split_pixels
 from janus_jax.training.losses import TaskLosses, microbatches, row_losses, target_counts
 from janus_jax.training.optimizer import OptimizerConfig, adamw, update
+from janus_jax.training.preference import split_samples, with_factors
 from janus_jax.training.state import Flat, TrainState, flatten, unflatten
 from janus_jax.training.step_config import StepConfig
 
@@ -50,21 +51,33 @@ def train_step(
   """Makes one update, on a batch of `data.packing.make_batch`. The state is given up (donated).
 
   The loss is the weighted mean over all supervised targets of the batch, whatever their task: sum over tasks of
-  weight * summed cross-entropy, divided by sum of weight * targets. A loss or gradient that is not finite changes
-  nothing but the counters.
+  weight * summed cross-entropy, divided by sum of weight * targets. A batch may have 'samples', another batch, of which
+  the loss is the stage's objective (`preference.py`), with or without arrays of its own. A loss or gradient that is not
+  finite changes nothing but the counters.
 
   Returns:
     the new state, and metrics: float32 `loss`, `grad_norm` (before clipping), `param_norm` and `update_norm` (of what
-    trains); float32[3] `loss_sums` and `loss_weights` per task; int32 `skipped` and `skipped_in_a_row`.
+    trains); float32[3] `loss_sums` and `loss_weights` per task; int32 `skipped` and `skipped_in_a_row`; figures about
+    samples.
   """
   flat = flatten(state.params)
   trained = {path: flat[path] for path in sorted(masks)}
   frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
 
-  losses, gradients = _gradients(trained, frozen, batch, values.loss_weights, config)
-  total = jnp.maximum(jnp.sum(values.loss_weights * losses.weights), 1e-12)
-  loss = jnp.sum(values.loss_weights * losses.sums) / total
-  gradients = jax.tree.map(lambda g: g / total, gradients)
+  batch, samples = split_samples(batch)
+  loss, gradients, figures = 0.0, dict.fromkeys(trained, 0.0), {}
+  if batch:
+    losses, gradients = _gradients(trained, frozen, batch, values.loss_weights, config)
+    total = jnp.maximum(jnp.sum(values.loss_weights * losses.weights), 1e-12)
+    loss = jnp.sum(values.loss_weights * losses.sums) / total
+    gradients = jax.tree.map(lambda g: g / total, gradients)
+  if samples is not None:
+    own = config.for_samples()
+    samples, value, figures = with_factors(flat, state.reference, samples, own)
+    sampled, added = _gradients(trained, frozen, samples, jnp.ones(3), own)
+    losses, share = losses if batch else sampled, config.preference.supervised
+    loss = share * loss + value
+    gradients = {path: share * g + added[path] for path, g in gradients.items()}
   if isinstance(masks, Mapping):
     gradients = {path: jnp.where(masks[path], g, 0) for path, g in gradients.items()}
 
@@ -89,8 +102,10 @@ def train_step(
     'update_norm': optax.tree.norm({path: new[path] - trained[path] for path in new}),
     'skipped': skipped,
     'skipped_in_a_row': consecutive,
+    **figures,
   }
-  return TrainState(state.step + 1, unflatten({**flat, **new}), opt_state, ema, skipped, consecutive), metrics
+  params = unflatten({**flat, **new})
+  return TrainState(state.step + 1, params, opt_state, ema, skipped, consecutive, state.reference), metrics
 
 
 @functools.cache

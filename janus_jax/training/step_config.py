@@ -6,6 +6,7 @@ import jax
 
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.training.optimizer import OptimizerConfig
+from janus_jax.training.preference_config import NO_PREFERENCE, PreferenceConfig
 from janus_jax.training.stages import Stage
 
 
@@ -38,11 +39,27 @@ class StepConfig(StepSettings):
   Attributes:
     model: architecture.
     shardings: (path, sharding) of every parameter, to keep them where they are; () leaves it to XLA.
+    objective: the stage's.
+    preference: how it learns where that is not 'sft'.
+    guidance: weight that the log-probabilities of codes are guided with. Where it is not 1, the second half of the rows
+      of a batch are the unconditional counterparts of the first.
+    temperature: divides the logits of codes.
   """
 
   model: JanusConfig
   shardings: tuple[tuple[str, jax.sharding.Sharding], ...] = ()
+  objective: str = 'sft'
+  preference: PreferenceConfig = NO_PREFERENCE
+  guidance: float = 1.0
+  temperature: float = 1.0
 
   def for_stage(self, stage: Stage) -> 'StepConfig':
     """The config of this stage's step."""
-    return dataclasses.replace(self, accumulation=self.accumulation_in(stage))
+    own = {'objective': stage.objective, 'preference': stage.preference}
+    return dataclasses.replace(self, accumulation=self.accumulation_in(stage), **own)
+
+  def for_samples(self) -> 'StepConfig':
+    """The config that the samples of the stage are computed by."""
+    if self.preference.log_probs == 'conditional':
+      return self
+    return dataclasses.replace(self, guidance=self.preference.cfg_weight, temperature=self.preference.temperature)

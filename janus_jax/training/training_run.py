@@ -3,17 +3,18 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from janus_jax.data.examples import ExampleSpec
 from janus_jax.data.mixture import make_mixture
 from janus_jax.data.packing import BatchShape, MeanSize
-from janus_jax.data.pipeline import StreamOptions, batches, next_stage
+from janus_jax.data.pipeline import NEW, StreamOptions, batches, next_stage
 from janus_jax.data.shard_state import DataShard, deal_states
 from janus_jax.data.skipping import SkipLimit
 from janus_jax.errors import InputError
@@ -36,6 +37,8 @@ from janus_jax.training.state import (
 from janus_jax.training.step import StaticMasks, StepConfig, TracedMasks
 
 Sources = Mapping[str, Mapping[str, grain.MapDataset]]  # Per task, records by name.
+# (number of the update, parameters) -> samples to learn from, the same on all hosts, and figures about them.
+Rollouts = Callable[[int, Any], tuple[Mapping[str, np.ndarray], Mapping[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +115,7 @@ class TrainingRun:
   Attributes:
     callbacks: evaluations along the way, named by what each does.
     base: paths of the parameters that checkpoints leave out: with LoRA, those that stay as the run's start has them.
+    rollouts: by stage, the samples of those that learn from any.
   """
 
   config: RunConfig
@@ -121,6 +125,7 @@ class TrainingRun:
   files: RunFiles
   callbacks: Mapping[str, Callback]
   base: frozenset[str] = frozenset()
+  rollouts: Mapping[str, Rollouts] = dataclasses.field(default_factory=dict)
 
   def is_over(self, position: 'Position') -> bool:
     """Says whether a signal stopped the run, or the held-out loss has not fallen for as long as `patience` says."""
@@ -151,9 +156,11 @@ class TrainingRun:
 
   def batches(
     self, stage: ScheduledStage, shards: Sequence[DataShard], states: Sequence[Mapping[str, Any]] | None
-  ) -> grain.DatasetIterator:
+  ) -> 'grain.DatasetIterator | _NoBatches':
     """The batches of a stage made of these shards of the data, from the given states of their streams on."""
     config, settings = self.config, stage.settings
+    if not settings.reads_data:
+      return _NoBatches(states or [NEW] * len(shards))
     options = StreamOptions(
       config.seed,
       config.guidance_dropout,
@@ -164,6 +171,22 @@ class TrainingRun:
     )
     mixture, shape = make_mixture(settings.ratio, settings.sources), self.batch_shape(stage, shards[0].count)
     return batches(self.data.sources, mixture, self.data.spec, shape, options, states)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoBatches(Iterator[dict[str, np.ndarray]]):
+  """In the place of the batches of a stage that reads no data: empty ones, which leave the streams where they are."""
+
+  states: Sequence[Mapping[str, Any]]
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    return {}
+
+  def get_state(self) -> dict[str, Any]:
+    return {'streams': list(self.states)}
+
+  def close(self) -> None:
+    """Nothing is open."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +229,14 @@ def start_position(run: TrainingRun, checkpoints: Checkpoints, initial_params: C
   mesh = run.placement.mesh
   restored = checkpoints.restore(functools.partial(_abstract_state, run))
   if restored is None:
-    state = start_state(initial_params(), run.stages[0].with_moments, run.step.optimizer, run.placement)
+    first = run.stages[0]
+    state = start_state(
+      initial_params(),
+      first.with_moments,
+      run.step.optimizer,
+      run.placement,
+      with_reference=first.settings.has_reference,
+    )
     return Position(0, state, _host_shards(mesh, run.config.streams or rows_split(mesh)))
   stage, step, state = run.stages[restored.metadata['stage_index']], restored.step, restored.state
   if run.base:
@@ -233,7 +263,13 @@ def _abstract_state(run: TrainingRun, metadata: Mapping[str, Any]) -> TrainState
   if index >= len(run.stages):
     raise _refused(run, f'of stage {index + 1} of another schedule')
   params = {path: jax.ShapeDtypeStruct(shape, dtype) for path, (shape, dtype) in metadata['params'].items()}
-  make = functools.partial(new_state, trained=run.stages[index].with_moments, config=run.step.optimizer)
+  stage = run.stages[index]
+  make = functools.partial(
+    new_state,
+    trained=stage.with_moments,
+    config=run.step.optimizer,
+    with_reference=stage.settings.has_reference,
+  )
   return abstract(jax.eval_shape(make, unflatten(params)), run.placement)
 
 
@@ -265,6 +301,6 @@ def enter_stage(run: TrainingRun, stage: ScheduledStage, position: Position) -> 
   """The position at a stage's start: fresh moments unless it carries them, and every source where it was left."""
   state, streams = position.state, position.streams and next_stage(position.streams)
   if position.step:  # Else the state is new.
-    carry = stage.settings.carry_moments
-    state = start_stage(state, stage.with_moments, run.step.optimizer, run.placement, carry_moments=carry)
+    how = {'carry_moments': stage.settings.carry_moments, 'with_reference': stage.settings.has_reference}
+    state = start_stage(state, stage.with_moments, run.step.optimizer, run.placement, **how)
   return dataclasses.replace(position, state=state, streams=streams)

@@ -166,19 +166,24 @@ def test_wrong_input_is_one_line_and_an_exit_code(checkpoint, tmp_path, argument
   assert os.listdir(tmp_path) == []
 
 
+def _prompts(path) -> list[str]:
+  return [record['prompt'] for record in image_files.read_prompts(str(path))]
+
+
 def test_prompts_files(tmp_path):
   text, lines = tmp_path / 'prompts.txt', tmp_path / 'prompts.jsonl'
   text.write_bytes(b'\xef\xbb\xbfa cat\r\n\n  two dogs \xc3\xa9\n')
-  assert image_files.read_prompts(str(text)) == ['a cat', 'two dogs é']
+  assert _prompts(text) == ['a cat', 'two dogs é']
   text.write_bytes('ein Kätzchen\r \r\nzwei\x85\n'.encode('utf-16'))
-  assert image_files.read_prompts(str(text)) == ['ein Kätzchen', 'zwei']
+  assert _prompts(text) == ['ein Kätzchen', 'zwei']
   lines.write_text('{"prompt": "a cat", "id": 3}\n\n{"prompt": "line\\nbreak"}')
-  assert image_files.read_prompts(str(lines)) == ['a cat', 'line\nbreak']
+  assert _prompts(lines) == ['a cat', 'line\nbreak']
+  assert image_files.read_prompts(str(lines))[0] == {'prompt': 'a cat', 'id': 3}
   (tmp_path / 'B.JSONL').write_bytes(b'\xef\xbb\xbf' + lines.read_bytes())
-  assert image_files.read_prompts(str(tmp_path / 'B.JSONL')) == ['a cat', 'line\nbreak']
+  assert _prompts(tmp_path / 'B.JSONL') == ['a cat', 'line\nbreak']
   for name in ('a.json', 'A.Json'):
     (tmp_path / name).write_text('\n[\n  "a cat",\n  {"prompt": "two dogs"}\n]')
-    assert image_files.read_prompts(str(tmp_path / name)) == ['a cat', 'two dogs']
+    assert _prompts(tmp_path / name) == ['a cat', 'two dogs']
 
 
 @pytest.mark.parametrize(
