@@ -239,8 +239,8 @@ def _check_run(config: TrainConfig) -> None:
 
   Raises:
     InputError: patience without evaluations; scores of a toy world that is not trained on; a stage that is not there,
-      or that trains nothing, or the VQ; factors of LoRA that differ from those of another stage; a task in a ratio
-      without a source.
+      or that trains nothing, or the VQ; pairs without a factor; factors of LoRA that differ from another stage's; a
+      task in a ratio without a source.
   """
   if config.patience and not (config.eval_every and config.held_out_batches):
     name = 'held_out_batches' if config.eval_every else 'eval_every'
@@ -254,6 +254,8 @@ def _check_run(config: TrainConfig) -> None:
     where = f'stages.{stage.name}'
     if not stage.trainable and not stage.lora.rank:
       raise InputError(f'{where}.trainable is empty: expected parameters that train, or {where}.lora.rank')
+    if stage.objective == 'dpo' and not stage.preference.beta:
+      raise InputError(f"{where}.preference.beta is 0: expected a factor above 0, as the objective is 'dpo'")
     if stage.lora.rank and stage.lora != config.lora:
       first = next(other.name for other in config.run_stages if other.lora.rank)
       raise InputError(f'{where}.lora differs from stages.{first}.lora: expected one set of factors in a run')

@@ -46,27 +46,28 @@ LEGAL = (
     r'data\.(num_train|toy_grid)|guidance_dropout|held_out_batches|keep_every|max_bad_record_fraction|eval_every|patience|prefetch|seed|'
     r'evaluation\.(every|rows|toy)|optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
     r'warmup_steps)|pretraining\.contrast\.near_misses|stages\.\w+\.(accumulation|\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
-    r'lora\.rank|sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
+    r'lora\.rank|preference\.(beta|cfg_weight|supervised)|sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
   ),
   (-1, r'mesh\.\w+|workers'),
   (
     1.5,
     r'optimizer\.(eps|max_grad_norm)|sampling\.(cfg_weight|temperature)|watchdog_factor|pretraining\.\w+\.learning_rate|'
-    r'stages\.\w+\.(\w+_per_row|learning_rate|lora\.alpha|weight_decay)',
+    r'stages\.\w+\.(\w+_per_row|learning_rate|lora\.alpha|weight_decay|preference\.(beta|cfg_weight|supervised|temperature))',
   ),
   (True, r'data\.precompute_codes|shared_encoder|stages\.\w+\.carry_moments'),
   (
     '',
-    r'data\.directory|evaluation\.data|init_from|template|wandb_project|stages\.\w+\.lora\.base_dtype|data\.sources\.\w+\.(answer|directory|names|prompt|split)',
+    r'data\.directory|evaluation\.data|init_from|template|wandb_project|stages\.\w+\.(lora\.base_dtype|preference\.(pairs|prompts))|data\.sources\.\w+\.(answer|directory|names|prompt|split)',
   ),
   (
     'x',
-    r'data\.directory|evaluation\.data|init_from|wandb_project|data\.sources\.\w+\.(answer|directory|names|path|prompt|split)',
+    r'data\.directory|evaluation\.data|init_from|wandb_project|stages\.\w+\.preference\.(pairs|prompts)|'
+    r'data\.sources\.\w+\.(answer|directory|names|path|prompt|split)',
   ),
   ('a\nb', r'data\.sources\.\w+\.(answer|directory|names|path|prompt|split)'),
-  ((), r'evaluation\.benchmarks|optimizer\.\w+_rules'),
+  ((), r'evaluation\.benchmarks|optimizer\.\w+_rules|stages\.\w+\.preference\.skills'),
   # Sections that may be empty.
-  ({}, r'data\.sources|pretraining(\.contrast)?|stages\.(stage1\.sources\.text|\w+\.lora)'),
+  ({}, r'data\.sources|pretraining(\.contrast)?|stages\.(stage1\.sources\.text|\w+\.(lora|preference(\.rewards)?))'),
 )
 
 
