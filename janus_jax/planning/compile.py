@@ -31,8 +31,9 @@ from janus_jax.runs.datasets import hold_codes
 from janus_jax.runs.setup import frozen_dtypes, make_placement, read_step
 from janus_jax.runs.start import Start
 from janus_jax.sharding.mesh import ROW_AXES, rows_split
+from janus_jax.training.preference import ADVANTAGE, SAMPLE
 from janus_jax.training.rematerialisation import USABLE, step_bytes
-from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
+from janus_jax.training.run_config import check_batches, expected_mean, expected_samples, stage_shape
 from janus_jax.training.stages import Stage, adapted_groups, trained_groups, trained_paths
 from janus_jax.training.state import Placement, TrainState, abstract, flatten, new_state, unflatten
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
@@ -112,7 +113,10 @@ def abstract_state(setup: Setup, index: int) -> TrainState:
   """State in a stage of the run: what trained in an earlier one stays float32."""
   params = _stored_params(setup)
   for earlier in range(index + 1):
-    make = functools.partial(new_state, trained=moments(setup, earlier), config=setup.step.optimizer)
+    reference = setup.run.run_stages[earlier].has_reference
+    make = functools.partial(
+      new_state, trained=moments(setup, earlier), config=setup.step.optimizer, with_reference=reference
+    )
     state = jax.eval_shape(make, params)
     params = state.params
   return abstract(state, setup.placement)
@@ -137,11 +141,24 @@ def abstract_batch(setup: Setup, shape: BatchShape, streams: int) -> dict[str, j
   def images(count: int, size: int) -> tuple[tuple[int, ...], Any]:
     return (streams, count, size, size, 3), jnp.uint8
 
-  arrays = dict.fromkeys(('tokens', 'positions', 'segments', 'targets'), ((B, T), jnp.int32))
-  arrays |= dict.fromkeys(('token_types', 'loss_ids'), ((B, T), jnp.uint8))
-  arrays |= {'weights': ((B, T), jnp.float32), 'pixels': images(shape.images, model.image_size)}
+  arrays = _of_positions(B, T) | {'pixels': images(shape.images, model.image_size)}
   if not setup.holds_codes:
     arrays['generation_pixels'] = images(shape.generation_images, model.vq.image_size)
+  return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
+
+
+def _of_positions(B: int, T: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Shape and dtype of the arrays of any batch that have a value for each position."""
+  arrays = dict.fromkeys(('tokens', 'positions', 'segments', 'targets'), ((B, T), jnp.int32))
+  arrays |= dict.fromkeys(('token_types', 'loss_ids'), ((B, T), jnp.uint8))
+  return arrays | {'weights': ((B, T), jnp.float32)}
+
+
+def abstract_samples(setup: Setup, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
+  """Arrays of `training.rollout.sample_batch`."""
+  B, T = shape.rows, shape.length
+  rows = NamedSharding(setup.mesh, PartitionSpec(ROW_AXES))
+  arrays = _of_positions(B, T) | {SAMPLE: ((B, T), jnp.int32), ADVANTAGE: ((B, T), jnp.float32)}
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
 
 
@@ -158,7 +175,10 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
   streams = setup.run.streams or rows_split(setup.mesh)
   means = [expected_mean(one, setup.run.sequence_length, setup.holds_codes) for one in setup.run.run_stages]
   shape = stage_shape(setup.run, means, index, streams)
-  state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams)
+  state, batch = abstract_state(setup, index), abstract_batch(setup, shape, streams) if stage.reads_data else {}
+  samples = expected_samples(stage)
+  if samples:
+    batch['samples'] = abstract_samples(setup, samples)
   began = time.perf_counter()
   shapes = parameter_shapes(setup.start.model, setup.run.lora)
   if setup.topology.is_estimated:
@@ -181,6 +201,7 @@ def plan_stage(setup: Setup, index: int) -> StagePlan:
     stage=stage,
     model=setup.start.model,
     shape=shape,
+    samples=samples,
     streams=streams,
     mean=means[index],
     trained=frozenset(trained_groups(trained)),

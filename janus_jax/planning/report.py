@@ -11,6 +11,7 @@ from janus_jax.planning.topologies import Topology
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
+from janus_jax.training.run_config import expected_samples
 from janus_jax.training.step import StepConfig
 
 
@@ -81,6 +82,7 @@ def plan_to_json(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
     'network_seconds': bound and bound.network,
     'step_seconds_bound': bound and bound.seconds,
     'mfu_bound': found.mfu_bound,
+    'sampling_seconds_bound': found.sampling,
     'steps': stage.steps,
     'tokens': found.tokens,
     'days_at_mfu_percent': dict(found.days),
@@ -103,7 +105,7 @@ def plan_to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
     ('memory per device', f'{_gib(memory.peak)} of {_gib(memory.available)} GiB at most, in: {memory.worst}'),
     ('GiB by moment', moments),
     ('in a step', ', '.join(parts)),
-    ('batch', f'{stage.batch_size} rows of {setup.run.sequence_length} positions'),
+    ('batch', _batch(plan)),
     ('settings', ', '.join(f'{name} {value}' for name, value in settings(plan.step).items())),
     ('FLOPs per step', f'{found.flops.total:.3g}, {found.executed_flops:.3g} with what is computed twice'),
   ]
@@ -112,6 +114,10 @@ def plan_to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
   if bound := found.bound:
     limits = f'compute {bound.compute:.3g}, memory {bound.memory:.3g}, network {bound.network:.3g}'
     lines.append(('seconds per step', f'at least {bound.seconds:.3g} ({limits}), so MFU at most {found.mfu_bound:.0%}'))
+  if found.sampling is not None:
+    how = stage.preference
+    drawn = 'none, pairs are stored' if how.pairs else f'{how.num_prompts * how.group} images on each device'
+    lines.append(('seconds of sampling', f'at least {found.sampling:.3g} ({drawn})'))
   days = ', '.join(f'{days:.3g} days at {mfu} % MFU' for mfu, days in found.days.items())
   lines.append(('whole stage', f'{found.tokens:.4g} tokens in {stage.steps} steps{": " if days else ""}{days}'))
   if fitting:
@@ -121,6 +127,13 @@ def plan_to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
   estimated = ', estimated by formula and not compiled' if topology.is_estimated else ''
   title = f'{stage.name} on {topology.name} ({mesh}{chips}): {verdict}{estimated}'
   return '\n'.join([title, *(f'  {name:19} {value}' for name, value in lines)])
+
+
+def _batch(plan: StagePlan) -> str:
+  stage, samples = plan.stage, expected_samples(plan.stage)
+  parts = [f'{stage.batch_size} rows of {plan.setup.run.sequence_length} positions'] if stage.reads_data else []
+  parts += [f'{samples.rows} samples of {samples.length}'] if samples else []
+  return ', '.join(parts)
 
 
 def _gib(size: int) -> str:

@@ -26,6 +26,7 @@ class StageWork:
 
   Attributes:
     shape: shape of the part of a batch that one stream makes.
+    samples: shape of what is learned from beside it, or in its place (`Stage.reads_data`).
     streams: streams that make a batch.
     mean: mean size of an example.
     trained: parameter groups in which anything trains.
@@ -43,6 +44,7 @@ class StageWork:
   remat: str
   accumulation: int
   state_bytes: int
+  samples: BatchShape | None = None
 
   @property
   def has_decoder_backward(self) -> bool:
@@ -79,6 +81,7 @@ class Figures:
     tokens: tokens of the whole stage.
     bound: least time of a step; None on devices of unknown speed, or where the step does not fit.
     mfu_bound: MFU if a step takes `bound`; None as well.
+    sampling: least seconds in which the images that a step learns from are drawn; None where it learns from none.
     days: percent of MFU -> days for the whole stage; empty where the peak is not known.
   """
 
@@ -87,6 +90,7 @@ class Figures:
   tokens: int
   bound: Bound | None = None
   mfu_bound: float | None = None
+  sampling: float | None = None
   days: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
@@ -101,7 +105,7 @@ def stage_figures(
   with_empty = dataclasses.replace(counts, **{name: work.streams * count for name, count in slots.items()})
   computed = step_flops(work.model, with_empty, length, work.trained, work.adapted)
   executed = computed.total + recomputed_flops(work, counts)
-  found = Figures(flops, executed, work.stage.steps * work.stage.batch_size * length)
+  found = Figures(flops, executed, work.stage.steps * counts.tokens)
   chip = topology.chip
   if chip is None:
     return found
@@ -117,11 +121,29 @@ def stage_figures(
     memory=moved_bytes(work, mesh) / chip.device.memory_bandwidth,
     network=max(inside / chip.device.interconnect, across / (chip.device.network or GPU_NETWORK)),
   )
-  return dataclasses.replace(found, bound=bound, mfu_bound=flops.total / all_peak / bound.seconds, days=days)
+  sampling = sampling_seconds(work, chip.device.memory_bandwidth) if work.samples else None
+  return dataclasses.replace(
+    found, bound=bound, mfu_bound=flops.total / all_peak / bound.seconds, sampling=sampling, days=days
+  )
+
+
+def sampling_seconds(work: StageWork, bandwidth: float) -> float:
+  """Seconds of reading the decoder's weights for each code, on every device: 0 where pairs are stored."""
+  weights = WEIGHT_BYTES * trunk_parameters(work.model.language_model)
+  return 0.0 if work.stage.preference.pairs else work.model.vq.num_tokens * weights / bandwidth
 
 
 def token_counts(work: StageWork) -> TokenCounts:
-  """Counts of a full batch."""
+  """Counts of a full batch, and of samples."""
+  found = _data_counts(work) if work.stage.reads_data else TokenCounts()
+  if work.samples is None:
+    return found
+  codes = work.samples.rows * (work.model.vq.num_tokens - 1)
+  text = work.samples.rows * work.samples.length - codes
+  return dataclasses.replace(found, text=found.text + text, generation=found.generation + codes)
+
+
+def _data_counts(work: StageWork) -> TokenCounts:
   model, mean = work.model, work.mean
   tokens = work.stage.batch_size * work.shape.length
   examples, ratio = tokens / mean.tokens, work.stage.ratio
@@ -139,7 +161,9 @@ def token_counts(work: StageWork) -> TokenCounts:
 
 
 def recomputed_flops(work: StageWork, counts: TokenCounts) -> float:
-  """FLOPs that the backward pass repeats: logits always, layers as `remat` says."""
+  """FLOPs that the backward pass repeats: logits always, layers as `remat` says. And those of the passes before it that
+  find log-probabilities of samples.
+  """
   llama = work.model.language_model
   logits = 2 * llama.width * (llama.vocab_size * counts.text_targets + work.model.vq.codebook_size * counts.generation)
   if not work.has_decoder_backward:
@@ -151,6 +175,9 @@ def recomputed_flops(work: StageWork, counts: TokenCounts) -> float:
     # Once by layers, and once more where images are encoded a group at a time, before the microbatches.
     again = (work.remat == 'full') + (work.accumulation > 1)
     flops += again * work.streams * work.shape.images * siglip_forward_flops(work.model.vision_encoder)
+  if work.samples:
+    logits = 2 * llama.width * work.model.vq.codebook_size * work.samples.rows * work.model.vq.num_tokens
+    flops += (1 + work.stage.has_reference) * (work.samples.rows * work.samples.length * layers + logits)
   return float(flops)
 
 

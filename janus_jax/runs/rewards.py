@@ -23,7 +23,8 @@ from janus_jax.errors import InputError, one_line, shown
 from janus_jax.inference.requests import LoadedJanus
 from janus_jax.training.losses import log_probs
 from janus_jax.training.preference_config import RewardConfig
-from janus_jax.training.rollout import Reward, Sample, row_length
+from janus_jax.training.rollout import Reward, Sample
+from janus_jax.training.run_config import row_length
 from janus_jax.training.step_config import StepConfig
 
 # Asked about a sampled image by the reward 'yes'.

@@ -18,10 +18,10 @@ from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.datasets import read_world
 from janus_jax.runs.image_codes import image_encoder
 from janus_jax.runs.rewards import open_reward
-from janus_jax.sharding.mesh import rows_split
 from janus_jax.toy import rewards as toy_rewards
 from janus_jax.training.preference_config import PreferenceConfig
-from janus_jax.training.rollout import Rollout, Sample, chosen_prompts, row_length, sample_batch
+from janus_jax.training.rollout import Rollout, Sample, chosen_prompts, sample_batch
+from janus_jax.training.run_config import row_length
 from janus_jax.training.stages import Stage
 from janus_jax.training.step_config import StepConfig
 from janus_jax.training.training_run import Rollouts
@@ -30,27 +30,22 @@ from janus_jax.training.training_run import Rollouts
 PAIR = ('chosen', 'rejected')
 
 
-def open_rollouts(
-  config: TrainConfig, step: StepConfig, janus: LoadedJanus, mesh: jax.sharding.Mesh
-) -> dict[str, Rollouts]:
+def open_rollouts(config: TrainConfig, step: StepConfig, janus: LoadedJanus) -> dict[str, Rollouts]:
   """By name, what the stages of a run learn from that have another objective than the data's targets.
 
   Args:
     config: the run's.
     step: its step's.
     janus: model, tokenizer and template; parameters are those of the update.
-    mesh: devices.
 
   Raises:
-    InputError: a file of prompts or pairs that is not one, a reward that is not there, nothing to learn from, a number
-      of samples that the mesh or the microbatches do not divide.
+    InputError: a file of prompts or pairs that is not one, a reward that is not there, nothing to learn from.
   """
   found: dict[str, Rollouts] = {}
   for stage in config.run_stages:
     if stage.objective == 'sft':
       continue
     try:
-      _check_rows(stage, rows_split(mesh) * config.accumulation_in(stage))
       if stage.preference.pairs:
         found[stage.name] = _stored_pairs(stage, janus, config)
       else:
@@ -58,14 +53,6 @@ def open_rollouts(
     except InputError as error:
       raise InputError(f'stages.{stage.name}.preference: {error}') from None
   return found
-
-
-def _check_rows(stage: Stage, divisor: int) -> None:
-  preference = stage.preference
-  each = preference.group if stage.objective == 'grpo' else 2
-  if preference.num_prompts * each % divisor:
-    what = f'num_prompts x {"group" if stage.objective == "grpo" else "2"} is {preference.num_prompts * each}'
-    raise InputError(f'{what}: expected a multiple of {divisor} (mesh axes data x fsdp x accumulation)')
 
 
 def _rollout(stage: Stage, janus: LoadedJanus, config: TrainConfig, step: StepConfig) -> Rollout:

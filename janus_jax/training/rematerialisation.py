@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from janus_jax.models.config import JanusConfig
+from janus_jax.models.lora import is_adapter
 from janus_jax.sharding.accelerators import ACCELERATORS
 from janus_jax.sharding.mesh import rows_split
+from janus_jax.training.run_config import expected_samples
 from janus_jax.training.stages import Stage, adapted_groups, trained_paths
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
@@ -109,13 +111,21 @@ def step_bytes(
     tokens = sum(part * size for part, size in zip(stage.ratio, stage.expected_tokens))
     seen = stage.ratio[0] * model.num_image_tokens / tokens
     patches = seen * encoder if any(path.startswith('vision_encoder/') for path in paths) else 0.0
-    positions = stage.batch_size * length / (rows_split(mesh) * own.accumulation * mesh.shape['context'])
-    largest = max(largest, positions * (decoder + patches + working_bytes(model, dtype)))
+    each, samples = decoder + working_bytes(model, dtype), expected_samples(stage)
+    parts = rows_split(mesh) * own.accumulation * mesh.shape['context']
+    if stage.reads_data:
+      largest = max(largest, stage.batch_size * length / parts * (each + patches))
+    if samples:
+      largest = max(largest, samples.rows * samples.length / parts * each)
   heads = 4 * model.language_model.vocab_size * model.language_model.width // mesh.shape['tensor']
   if 'language_model' in adapted_groups(trained):
     heads = 0
   accumulating = max(steps, key=lambda own: own.accumulation)
-  return state_bytes(accumulating, trained, placement, shapes, dtypes) + heads + math.ceil(largest)
+  held = state_bytes(accumulating, trained, placement, shapes, dtypes)
+  if any(stage.has_reference for stage in stages):
+    compared = (path for path in trained if not is_adapter(path))
+    held += 4 * sum(math.prod(placement.params[path].shard_shape(shapes[path])) for path in compared)
+  return held + heads + math.ceil(largest)
 
 
 def with_remat(

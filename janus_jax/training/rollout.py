@@ -22,9 +22,7 @@ from janus_jax.inference.generation import prompt_rows, stream_images
 from janus_jax.inference.requests import ImageSettings, LoadedJanus, decoder_for
 from janus_jax.training.preference import ADVANTAGE, SAMPLE, group_advantages
 from janus_jax.training.preference_config import PreferenceConfig
-
-# Rows of samples are as long as the longest, rounded up to a multiple of this; attention's kernels want 128.
-LENGTH_MULTIPLES = (8, 128)
+from janus_jax.training.run_config import row_length
 
 
 class Sample(NamedTuple):
@@ -51,12 +49,6 @@ def chosen_prompts(count: int, number: int, update: int, seed: int) -> list[int]
 @functools.lru_cache(maxsize=2)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch]).permutation(count)
-
-
-def row_length(tokens: int) -> int:
-  """Positions of rows of which the longest holds so many tokens."""
-  multiple = LENGTH_MULTIPLES[tokens > LENGTH_MULTIPLES[1]]
-  return -(-tokens // multiple) * multiple
 
 
 def sample_batch(

@@ -14,6 +14,9 @@ from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.stages import Stage
 from janus_jax.training.step_config import StepSettings
 
+# Rows that hold a single example are as long as the longest, rounded up to one of these: attention's kernels want 128.
+LENGTH_MULTIPLES = (8, 128)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -98,7 +101,7 @@ def cpu_cores() -> int:
 
 
 def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, settings: StepSettings, streams: int) -> None:
-  """Raises InputError for a batch that does not divide into microbatches, over the mesh or into streams."""
+  """Raises InputError for a batch, or samples, that do not divide into microbatches, over the mesh or into streams."""
   parts, axes = rows_split(mesh), f'data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]}'
   if streams % parts:
     raise InputError(
@@ -107,6 +110,15 @@ def check_batches(stages: Sequence[Stage], mesh: jax.sharding.Mesh, settings: St
     )
   for stage in stages:
     accumulation = settings.accumulation_in(stage)
+    preference, each = stage.preference, 'group' if stage.objective == 'grpo' else '2'
+    samples = preference.num_prompts * (preference.group if stage.objective == 'grpo' else 2)
+    if stage.objective != 'sft' and samples % (parts * accumulation):
+      raise InputError(
+        f'stages.{stage.name}.preference: num_prompts x {each} is {samples}: expected a multiple of '
+        f'{parts * accumulation} (mesh axes {axes} x accumulation {accumulation})'
+      )
+    if not stage.reads_data:
+      continue
     where = f'stages.{stage.name}.batch_size is {stage.batch_size}: expected a multiple of'
     if stage.batch_size % (parts * accumulation):
       raise InputError(f'{where} {parts * accumulation} (mesh axes {axes} x accumulation {accumulation})')
@@ -122,6 +134,22 @@ def expected_mean(stage: Stage, length: int, holds_codes: bool) -> MeanSize:
   total = sum(stage.ratio)
   tokens = sum(part * min(expected, length) for part, expected in zip(stage.ratio, stage.expected_tokens)) / total
   return MeanSize(tokens, stage.ratio[0] / total, 0.0 if holds_codes else stage.ratio[2] / total)
+
+
+def row_length(tokens: int) -> int:
+  """Positions of rows of which the longest holds so many tokens, where each row holds a single example."""
+  multiple = LENGTH_MULTIPLES[tokens > LENGTH_MULTIPLES[1]]
+  return -(-tokens // multiple) * multiple
+
+
+def expected_samples(stage: Stage) -> BatchShape | None:
+  """Shape of the samples of an update where no prompt says how long they are: by `expected_tokens`. None of 'sft'."""
+  if stage.objective == 'sft':
+    return None
+  preference = stage.preference
+  rows = preference.num_prompts * (preference.group if stage.objective == 'grpo' else 2)
+  rows *= 2 if preference.has_unconditional else 1
+  return BatchShape(rows, row_length(round(stage.expected_tokens[2])), 0, 0)
 
 
 def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: int) -> BatchShape:

@@ -4,22 +4,33 @@ import dataclasses
 import types
 
 import jax
+import numpy as np
 import pytest
 from recipes import recipe
 from small_checkpoint import CONFIG, write
 from training import batches
 
 from janus_jax.conversion.translate import parameter_shapes
+from janus_jax.data.packing import BatchShape
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
 from janus_jax.models.initialization import initial_params
 from janus_jax.planning import compile, memory, report, suggest
-from janus_jax.planning.compile import StagePlan, abstract_batch, abstract_state, make_setup, plan_stage, start_bytes
+from janus_jax.planning.compile import (
+  StagePlan,
+  abstract_batch,
+  abstract_samples,
+  abstract_state,
+  make_setup,
+  plan_stage,
+  start_bytes,
+)
 from janus_jax.planning.memory import held_bytes, memory_of, wanted_bytes
 from janus_jax.planning.topologies import parse_topology
 from janus_jax.runs.config import TrainConfig, parse_config, replaced
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
+from janus_jax.training.rollout import Sample, sample_batch
 from janus_jax.training.state import flatten, start_stage, start_state
 
 CPU_8 = parse_topology('cpu-8')
@@ -49,6 +60,15 @@ def test_abstract_batch_is_like_a_real_one(tmp_path, holds_codes):
   config = tiny(sequence_length=batches.SHAPE.length, **{'data/precompute_codes': holds_codes})
   setup = setup_of(config, start=compile.Start(batches.CONFIG, {}))
   found = abstract_batch(setup, dataclasses.replace(batches.SHAPE, rows=1), 4)
+  assert {name: (x.shape, x.dtype) for name, x in found.items()} == {
+    name: (x.shape, x.dtype) for name, x in real.items()
+  }
+
+
+def test_abstract_samples_are_like_real_ones():
+  prompt, codes = list(range(5, 12)), np.zeros(batches.NUM_CODES, np.int32)
+  real = sample_batch([Sample({}, prompt, codes, None)] * 16, np.zeros(16, np.float32), 48, pad=0)
+  found = abstract_samples(setup_of(tiny()), BatchShape(32, 48, 0, 0))
   assert {name: (x.shape, x.dtype) for name, x in found.items()} == {
     name: (x.shape, x.dtype) for name, x in real.items()
   }
@@ -243,3 +263,18 @@ def test_changes_go_from_cheap_to_dear():
   optimizer = dataclasses.replace(best.step.optimizer, moment_dtype='bfloat16', gradient_sum_dtype='bfloat16')
   best = dataclasses.replace(best, step=dataclasses.replace(best.step, optimizer=optimizer))
   assert list(suggest.candidate_changes(best, best.run.run_stages[1])) == []
+
+
+@pytest.mark.parametrize('supervised', [0.0, 1.0])
+def test_plan_of_a_stage_that_learns_from_samples(supervised):
+  """The step is compiled with them: with a frozen copy of the model, and with the data's batch where it is read."""
+  config = recipe('preference/toy')
+  config.stages.grpo.preference.update({'beta': 0.1, 'supervised': supervised, 'num_prompts': 4, 'group': 8})
+  config.stages.grpo.batch_size, config.compute.unroll = 8, 1
+  plan = plan_stage(setup_of(parse_config(config)), 0)
+  text = report.plan_to_text(plan, [], None)
+  assert f'{"8 rows of 104 positions, " if supervised else ""}32 samples of 48' in text
+  tokens = 32 * 48 + (8 * 104 if supervised else 0)
+  assert plan.figures.tokens == tokens * 2000
+  state = abstract_state(plan.setup, 0)
+  assert state.reference.keys() == state.opt_state.mu.keys()

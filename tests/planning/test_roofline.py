@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from recipes import recipe
 
-from janus_jax.data.packing import batch_shape
+from janus_jax.data.packing import BatchShape, batch_shape
 from janus_jax.models.config import PRESETS
-from janus_jax.planning.roofline import StageWork, stage_figures, token_counts
+from janus_jax.planning.roofline import StageWork, recomputed_flops, sampling_seconds, stage_figures, token_counts
 from janus_jax.planning.topologies import parse_topology
 from janus_jax.runs.config import parse_config
+from janus_jax.training.preference_config import PreferenceConfig
 from janus_jax.training.run_config import expected_mean
-from janus_jax.training.throughput import vq_encoder_forward_flops
+from janus_jax.training.throughput import trunk_parameters, vq_encoder_forward_flops
 
 
 def work_7b(index: int, holds_codes: bool = False, **changes) -> StageWork:
@@ -126,3 +127,24 @@ def test_state_and_weights_bound_the_step():
   weights = 2 * (30 * (4 * 4096**2 + 3 * 4096 * 11008) + 102400 * 4096)
   assert few == pytest.approx(2 * weights / 819e9)
   assert many == pytest.approx((2e10 + 8 * 2 * weights) / 819e9)
+
+
+def test_samples_are_counted_beside_data_or_alone():
+  """128 images of the 7B on 16 chips: trained on once, passed through once more for each kind of log-probability."""
+  preference = PreferenceConfig(num_prompts=16, group=8)
+  of_data = token_counts(work_7b(2))
+  for supervised, data in ((0.5, of_data.tokens), (0.0, 0)):
+    own = dataclasses.replace(preference, supervised=supervised)
+    stage = dataclasses.replace(work_7b(2).stage, objective='grpo', preference=own)
+    work = work_7b(2, stage=stage, samples=BatchShape(128, 768, 0, 0))
+    counts = token_counts(work)
+    assert counts.tokens == data + 128 * 768
+    assert counts.generation == (of_data.generation if supervised else 0) + 128 * 575
+  llama, codebook = work.model.language_model, work.model.vq.codebook_size
+  layers = 2 * trunk_parameters(llama) + 2 * llama.depth * llama.num_heads * llama.head_dim * work.shape.length
+  one_pass = 128 * (768 * layers + 576 * 2 * llama.width * codebook)
+  alone = recomputed_flops(work, counts)
+  with_reference = dataclasses.replace(stage, preference=dataclasses.replace(own, beta=0.1))
+  assert recomputed_flops(dataclasses.replace(work, stage=with_reference), counts) - alone == pytest.approx(one_pass)
+  # 6.07 billion parameters in bfloat16, once for each of 576 codes, at 819 GB/s.
+  assert sampling_seconds(work, 819e9) == pytest.approx(576 * 2 * 6.072e9 / 819e9, rel=1e-3)

@@ -21,7 +21,8 @@ from janus_jax.models.lora import LoraConfig, adapted_shapes, new_factors, targe
 from janus_jax.training.losses import log_probs
 from janus_jax.training.preference import group_advantages, with_factors
 from janus_jax.training.preference_config import PreferenceConfig, needs_reference
-from janus_jax.training.rollout import Sample, chosen_prompts, row_length, sample_batch
+from janus_jax.training.rollout import Sample, chosen_prompts, sample_batch
+from janus_jax.training.run_config import row_length
 from janus_jax.training.state import flatten, new_state, unflatten
 from janus_jax.training.step import jit_train_step
 
