@@ -35,7 +35,7 @@ def get_config(objective='grpo'):
         'rewards': {'toy': {'weight': 1.0}},
         'num_prompts': 4,
         'group': 8,
-        'cfg_weight': 1.5,
+        'cfg_weight': 1.2,
         'temperature': 1.0,
         'supervised': 1.0,
         'beta': 0.1 if objective == 'dpo' else 0.0,
