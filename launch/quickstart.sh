@@ -35,6 +35,8 @@ if [ -n "$gpu" ]; then
   [ "$recipe" = small ] || wrong '--gpu is for --recipe=small: the steps of tiny.py are too small for one'
   config=$config:gpu extras=quickstart,gpu
 fi
+# Training answers Ctrl-C by saving and ending well: without this the script would score what is not finished.
+trap 'echo "$(basename "$0"): stopped; the same command goes on" >&2; exit 130' INT TERM
 mkdir -p "$directory/seconds"
 directory=$(cd "$directory" && pwd)
 cd "$root"
