@@ -59,7 +59,7 @@ def check_data(config: TrainConfig, model: JanusConfig) -> None:
     return
   if config.data.precompute_codes:
     raise InputError('data.precompute_codes is for the toy world: expected False, and `janus_jax.tokenize` instead')
-  if not config.data.specs:
+  if not config.data.specs and any(stage.reads_data for stage in config.run_stages):
     expected = "expected an entry for each source that the stages name, as data.name is 'files'"
     raise InputError(f'data.sources is empty: {expected}')
   hold_codes(config.data)
