@@ -1,4 +1,4 @@
-"""A released model learns from rewards of images that it draws itself: GRPO with LoRA on one card.
+"""A released model learns from rewards of images that it generates itself: GRPO with LoRA on one card.
 
     python -m janus_jax.train --config=configs/preference/images.py:prompts.jsonl:t2i_r1:7b_80gb --workdir=DIR
 

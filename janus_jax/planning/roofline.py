@@ -81,7 +81,7 @@ class Figures:
     tokens: tokens of the whole stage.
     bound: least time of a step; None on devices of unknown speed, or where the step does not fit.
     mfu_bound: MFU if a step takes `bound`; None as well.
-    sampling: least seconds in which the images that a step learns from are drawn; None where it learns from none.
+    sampling: least seconds in which the images that a step learns from are generated; None where it learns from none.
     days: percent of MFU -> days for the whole stage; empty where the peak is not known.
   """
 

@@ -239,8 +239,7 @@ def _check_run(config: TrainConfig) -> None:
 
   Raises:
     InputError: patience without evaluations; scores of a toy world that is not trained on; a stage that is not there,
-      or that trains nothing, or the VQ; pairs without a factor; factors of LoRA that differ from another stage's; a
-      task in a ratio without a source.
+      or that trains nothing, or the VQ; pairs without a factor; factors of LoRA that differ; a task without a source.
   """
   if config.patience and not (config.eval_every and config.held_out_batches):
     name = 'held_out_batches' if config.eval_every else 'eval_every'

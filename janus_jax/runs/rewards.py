@@ -23,7 +23,7 @@ from janus_jax.errors import InputError, one_line, shown
 from janus_jax.inference.requests import LoadedJanus
 from janus_jax.training.losses import log_probs
 from janus_jax.training.preference_config import RewardConfig
-from janus_jax.training.rollout import Reward, Sample
+from janus_jax.training.rollout import Reward, SampledImage
 from janus_jax.training.run_config import row_length
 from janus_jax.training.step_config import StepConfig
 
@@ -73,7 +73,7 @@ def load_function(path: str, name: str) -> Callable[..., Any]:
 def _of_function(function: Callable[..., Any], name: str) -> Reward:
   """A reward of a function (records of the prompts, uint8[N, size, size, 3]) -> a number for each."""
 
-  def reward(samples: Sequence[Sample], janus: LoadedJanus) -> np.ndarray:
+  def reward(samples: Sequence[SampledImage], janus: LoadedJanus) -> np.ndarray:
     found = function([sample.record for sample in samples], np.stack([sample.pixels for sample in samples]))
     return checked(found, len(samples), name)
 
@@ -97,7 +97,7 @@ def yes_reward(step: StepConfig) -> Reward:
   """
   compiled = jax.jit(log_probs, static_argnames='config')
 
-  def reward(samples: Sequence[Sample], janus: LoadedJanus) -> np.ndarray:
+  def reward(samples: Sequence[SampledImage], janus: LoadedJanus) -> np.ndarray:
     config, (tokenizer, template) = janus.config, janus.tokenizer_and_template()
     sizes = {'num_codes': config.vq.num_tokens, 'image_size': config.image_size, 'generation_size': None}
     spec = ExampleSpec(
@@ -132,7 +132,7 @@ class CommandReward:
     self._process: subprocess.Popen | None = None
     self._errors: IO[bytes] | None = None
 
-  def __call__(self, samples: Sequence[Sample], janus: LoadedJanus) -> np.ndarray:
+  def __call__(self, samples: Sequence[SampledImage], janus: LoadedJanus) -> np.ndarray:
     """Raises InputError where the program ends, takes too long or writes something else."""
     if self._process is None:
       self._errors = tempfile.TemporaryFile()  # noqa: SIM115, open as long as the program runs
@@ -191,5 +191,5 @@ class CommandReward:
 
 
 def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-  """What of a record JSON can say."""
+  """The fields of a record that JSON can express."""
   return {name: value for name, value in record.items() if isinstance(value, str | int | float | bool | list | dict)}

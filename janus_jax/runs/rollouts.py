@@ -1,4 +1,4 @@
-"""What stages with the objectives 'grpo' and 'dpo' learn from: prompts with rewards, or stored pairs."""
+"""Samples of stages with the objectives 'grpo' and 'dpo': images of prompts with their rewards, or stored pairs."""
 
 import functools
 import os
@@ -20,17 +20,17 @@ from janus_jax.runs.image_codes import image_encoder
 from janus_jax.runs.rewards import open_reward
 from janus_jax.toy import rewards as toy_rewards
 from janus_jax.training.preference_config import PreferenceConfig
-from janus_jax.training.rollout import Rollout, Sample, chosen_prompts, sample_batch
+from janus_jax.training.rollout import Rollout, SampledImage, chosen_prompts, sample_batch
 from janus_jax.training.run_config import row_length
 from janus_jax.training.stages import Stage
 from janus_jax.training.step_config import StepConfig
-from janus_jax.training.training_run import Rollouts
+from janus_jax.training.training_run import SampleBatches
 
 # Keys of a line of stored pairs beside 'prompt'.
 PAIR = ('chosen', 'rejected')
 
 
-def open_rollouts(config: TrainConfig, step: StepConfig, janus: LoadedJanus) -> dict[str, Rollouts]:
+def open_rollouts(config: TrainConfig, step: StepConfig, janus: LoadedJanus) -> dict[str, SampleBatches]:
   """By name, what the stages of a run learn from that have another objective than the data's targets.
 
   Args:
@@ -41,7 +41,7 @@ def open_rollouts(config: TrainConfig, step: StepConfig, janus: LoadedJanus) -> 
   Raises:
     InputError: a file of prompts or pairs that is not one, a reward that is not there, nothing to learn from.
   """
-  found: dict[str, Rollouts] = {}
+  found: dict[str, SampleBatches] = {}
   for stage in config.run_stages:
     if stage.objective == 'sft':
       continue
@@ -128,10 +128,9 @@ class StoredPairs:
     samples = []
     for index in chosen:
       record = self._records[index]
-      samples += [Sample(record, self._ids[index], self._codes(record[key], params), None) for key in PAIR]
+      samples += [SampledImage(record, self._ids[index], self._codes(record[key], params), None) for key in PAIR]
     pad = self._janus.tokenizer_and_template()[0].special.pad if self._preference.has_unconditional else None
-    advantages = np.tile(np.array([1, -1], np.float32), len(chosen))
-    return sample_batch(samples, advantages, self._length, pad), {}
+    return sample_batch(samples, np.zeros(len(samples), np.float32), self._length, pad), {}
 
   def _codes(self, value: str | np.ndarray, params: Any) -> np.ndarray:
     if not isinstance(value, str):

@@ -12,6 +12,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.runs.config import TrainConfig
 from janus_jax.training.metrics import METRICS_FILE, WIDTH, read_metrics
+from janus_jax.training.run_config import expected_samples
 from janus_jax.training.stages import Stage, trained_paths
 
 MULTIPLE = 64  # Suggested lengths of rows are multiples of it.
@@ -40,14 +41,26 @@ def start_summary(
     ('parameters', 'all', *(stage.name for stage in stages)),
     *_parameter_rows(shapes, stages),
     ('steps', '', *(f'{stage.steps:,}' for stage in stages)),
-    ('rows a step', '', *(f'{stage.batch_size} x {config.sequence_length}' for stage in stages)),
-    ('und : text : gen', '', *(':'.join(map(str, stage.ratio)) for stage in stages)),
+    (
+      'rows a step',
+      '',
+      *(f'{stage.batch_size} x {config.sequence_length}' if stage.reads_data else '-' for stage in stages),
+    ),
+    ('und : text : gen', '', *(':'.join(map(str, stage.ratio)) if stage.reads_data else '-' for stage in stages)),
+    *([('samples a step', '', *map(_samples, stages))] if any(map(expected_samples, stages)) else []),
     ('learning rate', '', *(f'{stage.learning_rate:g}' for stage in stages)),
   ]
   columns = [max(map(len, column)) for column in zip(*rows)]
   lines = [f'{name:{columns[0]}}  {value}' for name, value in settings.items()]
   lines += ['  '.join([f'{row[0]:{columns[0]}}', *map(str.rjust, row[1:], columns[1:])]) for row in rows]
   return '\n'.join(lines)
+
+
+def _samples(stage: Stage) -> str:
+  preference = stage.preference
+  if stage.objective == 'sft':
+    return '-'
+  return f'{preference.num_prompts} {"pairs" if preference.pairs else f"x {preference.group}"}'
 
 
 def _parameter_rows(shapes: Mapping[str, tuple[int, ...]], stages: Sequence[Stage]) -> list[tuple[str, ...]]:

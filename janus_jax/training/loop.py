@@ -74,7 +74,8 @@ def train_run(run: TrainingRun, initial_params: Callable[[], Any]) -> tuple[Any,
       if run.is_over(position) or position.step >= stage.end:
         continue
       if position.step == stage.start:
-        session.progress.log(_batch_line(run, stage, position.num_streams))
+        if stage.settings.reads_data:
+          session.progress.log(_batch_line(run, stage, position.num_streams))
         position = enter_stage(run, stage, position)
       position = train_stage(run, stage, position, session)
     if position.stopped:
@@ -109,7 +110,9 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
   with closing(run.batches(stage, position.shards, position.streams)) as batches:
     while position.step < stage.end and not run.is_over(position):
       is_first, began = position.step == first, time.perf_counter()
-      with timed('waiting for data', f'{name}: reading the first batch' if is_first else ''):
+      with timed(
+        'waiting for data', f'{name}: reading the first batch' if is_first and stage.settings.reads_data else ''
+      ):
         batch = next(batches)
       reports.count(batch, time.perf_counter() - began)
       batch = place_batch(batch, run.placement.mesh, position.num_hosts)

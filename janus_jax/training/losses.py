@@ -301,7 +301,7 @@ def log_probs(params: Any, batch: Batch, config: StepConfig) -> jax.Array:
 def _over_microbatches(
   function: Callable[[Batch, jax.Array | None], Any], params: Any, batch: Batch, config: StepConfig
 ) -> Any:
-  """What a function of rows and features is of each microbatch, stacked."""
+  """Applies a function of rows and features to each microbatch; stacks the results."""
   rows, pixels = split_pixels(resolve_codes(params, batch, config))
   features = None if pixels is None else image_features(params, pixels, config)
   if config.accumulation == 1:

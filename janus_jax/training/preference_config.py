@@ -12,7 +12,7 @@ LOG_PROBS = ('conditional', 'sampled')
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-  """What a sampled image is worth. Without function and command its name is built in: 'toy' or 'yes'.
+  """A reward of sampled images. Without function and command its name is built in: 'toy' or 'yes'.
 
   Attributes:
     weight: of this reward in the sum that is learned from; 0: it is only watched. What is gamed shows in such a one.
@@ -29,7 +29,7 @@ class RewardConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceConfig:
-  """How a stage with the objective 'grpo' or 'dpo' samples and learns.
+  """Settings by which a stage with the objective 'grpo' or 'dpo' samples and learns.
 
   Attributes:
     prompts: .txt with a prompt a line, or .jsonl with a 'prompt' and anything else that a reward reads; '' means the
@@ -67,7 +67,7 @@ class PreferenceConfig:
 
   @property
   def has_unconditional(self) -> bool:
-    """Whether each sample has a second row, without its prompt."""
+    """True where each sample has a second row, without its prompt."""
     return self.log_probs == 'sampled' and self.cfg_weight != 1
 
 

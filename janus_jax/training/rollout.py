@@ -20,12 +20,13 @@ from janus_jax.data.examples import Example, generation_example, no_images
 from janus_jax.data.packing import BatchShape, make_batch
 from janus_jax.inference.generation import prompt_rows, stream_images
 from janus_jax.inference.requests import ImageSettings, LoadedJanus, decoder_for
+from janus_jax.training import hosts
 from janus_jax.training.preference import ADVANTAGE, SAMPLE, group_advantages
 from janus_jax.training.preference_config import PreferenceConfig
 from janus_jax.training.run_config import row_length
 
 
-class Sample(NamedTuple):
+class SampledImage(NamedTuple):
   """A sampled image: the record of its prompt, which has a 'prompt', the ids of that, up to begin-of-image, codes
   int32[P], pixels uint8[size, size, 3].
   """
@@ -36,8 +37,8 @@ class Sample(NamedTuple):
   pixels: np.ndarray
 
 
-# Samples, and the model that drew them -> float[N].
-Reward = Callable[[Sequence[Sample], LoadedJanus], Sequence[float]]
+# Samples, and the model that generated them -> float[N].
+Reward = Callable[[Sequence[SampledImage], LoadedJanus], Sequence[float]]
 
 
 def chosen_prompts(count: int, number: int, update: int, seed: int) -> list[int]:
@@ -52,7 +53,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def sample_batch(
-  samples: Sequence[Sample], advantages: np.ndarray, length: int, pad: int | None
+  samples: Sequence[SampledImage], advantages: np.ndarray, length: int, pad: int | None
 ) -> dict[str, np.ndarray]:
   """Samples as a batch, a row each (`packing.make_batch`), with SAMPLE and ADVANTAGE of each target.
 
@@ -90,7 +91,7 @@ def _example(ids: Sequence[int], codes: np.ndarray) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-  """What the samples of a stage are drawn by.
+  """Generates the samples of a stage and has them rewarded.
 
   Attributes:
     janus: model, tokenizer and template; without parameters.
@@ -121,7 +122,7 @@ class Rollout:
     """Positions of a row."""
     return row_length(max(map(len, self.ids)) + self.janus.config.vq.num_tokens - 1)
 
-  def draw(self, update: int, params: Any) -> list[Sample]:
+  def generate(self, update: int, params: Any) -> list[SampledImage]:
     """The samples of an update, those of one prompt after another."""
     how, (tokenizer, _) = self.preference, self.janus.tokenizer_and_template()
     first = update * how.num_prompts
@@ -139,7 +140,7 @@ class Rollout:
     stream = stream_images(decoder, rows, wanted, tokenizer.special.pad, settings)
     found = {(image.prompt_index, image.image_index): image for image in stream}
     return [
-      Sample(self.records[chosen[prompt - first]], rows[prompt], found[prompt, i].codes, found[prompt, i].pixels)
+      SampledImage(self.records[chosen[prompt - first]], rows[prompt], found[prompt, i].codes, found[prompt, i].pixels)
       for prompt, i in wanted
     ]
 
@@ -148,19 +149,21 @@ class Rollout:
     are all alike, of which nothing is learned, and seconds.
     """
     how, began = self.preference, time.perf_counter()
-    samples = self.draw(update, params)
-    drawn = time.perf_counter()
+    samples = self.generate(update, params)
+    generated = time.perf_counter()
     janus = dataclasses.replace(self.janus, params=params)
-    rewards = {name: np.asarray(reward(samples, janus), np.float64) for name, reward in self.rewards.items()}
+    found = {name: list(map(float, reward(samples, janus))) for name, reward in self.rewards.items()}
+    # All processes learn from those of the first: a reward may give another number each time.
+    rewards = {name: np.array(values) for name, values in hosts.gathered(found)[0].items()}
     total = sum(config.weight * rewards[name] for name, config in how.reward_configs.items())
     total = total.reshape(how.num_prompts, how.group)
     batch = self.batch(samples, total)
-    seconds = {'sampling_seconds': time.perf_counter() - began, 'reward_seconds': time.perf_counter() - drawn}
+    seconds = {'sampling_seconds': time.perf_counter() - began, 'reward_seconds': time.perf_counter() - generated}
     figures = {f'reward/{name}': float(values.mean()) for name, values in rewards.items()}
     figures |= {'reward': float(total.mean()), 'groups_alike': float((total.std(axis=1) == 0).mean())}
-    return batch, figures | seconds | {'sampled_images_per_second': len(samples) / (drawn - began)}
+    return batch, figures | seconds | {'sampled_images_per_second': len(samples) / (generated - began)}
 
-  def batch(self, samples: Sequence[Sample], rewards: np.ndarray) -> dict[str, np.ndarray]:
+  def batch(self, samples: Sequence[SampledImage], rewards: np.ndarray) -> dict[str, np.ndarray]:
     """The batch of samples with rewards float[U, G]."""
     advantages = group_advantages(rewards)
     kept = np.arange(len(samples))

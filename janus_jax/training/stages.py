@@ -66,12 +66,12 @@ class Stage:
 
   @property
   def reads_data(self) -> bool:
-    """Whether the stage learns from `sources`: one with another objective may have samples alone."""
+    """True if the stage learns from `sources`: one with another objective may have samples alone."""
     return self.objective == 'sft' or self.preference.supervised > 0
 
   @property
   def has_reference(self) -> bool:
-    """Whether its state keeps the parameters that it began with."""
+    """True if its state keeps the parameters that it began with."""
     return needs_reference(self.objective, self.preference.beta)
 
 

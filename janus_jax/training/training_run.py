@@ -38,7 +38,7 @@ from janus_jax.training.step import StaticMasks, StepConfig, TracedMasks
 
 Sources = Mapping[str, Mapping[str, grain.MapDataset]]  # Per task, records by name.
 # (number of the update, parameters) -> samples to learn from, the same on all hosts, and figures about them.
-Rollouts = Callable[[int, Any], tuple[Mapping[str, np.ndarray], Mapping[str, float]]]
+SampleBatches = Callable[[int, Any], tuple[Mapping[str, np.ndarray], Mapping[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class TrainingRun:
   files: RunFiles
   callbacks: Mapping[str, Callback]
   base: frozenset[str] = frozenset()
-  rollouts: Mapping[str, Rollouts] = dataclasses.field(default_factory=dict)
+  rollouts: Mapping[str, SampleBatches] = dataclasses.field(default_factory=dict)
 
   def is_over(self, position: 'Position') -> bool:
     """Says whether a signal stopped the run, or the held-out loss has not fallen for as long as `patience` says."""

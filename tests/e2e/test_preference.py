@@ -12,6 +12,7 @@ pytest.importorskip('sklearn')
 from e2e import small_run
 from e2e.small_run import leaves, losses
 from ml_collections import ConfigDict
+from PIL import Image
 
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.errors import InputError
@@ -87,15 +88,18 @@ def test_a_run_that_is_cut_short_repeats_its_samples(how, start, data, bright, t
   assert any(is_factor(path) or (path in before and (params[path] != before[path][...]).any()) for path in params)
 
 
-def test_stored_pairs_are_learned(start, data, tmp_path):
-  """One image is chosen, another rejected: after some updates every pair is told apart by far."""
+def test_stored_pairs_are_learned_without_any_other_data(start, data, tmp_path):
+  """Of codes and of image files: after some updates every pair is told apart by far."""
   rng = np.random.default_rng(0)
   codes = rng.integers(0, 16, (4, 2, 36)).tolist()
+  for name in ('one', 'other'):
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(tmp_path / f'{name}.png')
+  codes[0] = ['one.png', 'other.png']
   lines = [{'prompt': f'picture {i}', 'chosen': one, 'rejected': other} for i, (one, other) in enumerate(codes)]
   path = tmp_path / 'pairs.jsonl'
   path.write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
   config = recipe(start, data, 'dpo', pairs=str(path), supervised=0.0)
-  config.stages.prefer.steps = 8
+  config.data.name, config.data.precompute_codes, config.stages.prefer.steps = 'files', False, 8
   train(config, tmp_path / 'run')
   found = figures(tmp_path / 'run')
   assert found[0][1] == pytest.approx(np.log(2), abs=1e-5)

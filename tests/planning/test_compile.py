@@ -30,7 +30,7 @@ from janus_jax.planning.topologies import parse_topology
 from janus_jax.runs.config import TrainConfig, parse_config, replaced
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
-from janus_jax.training.rollout import Sample, sample_batch
+from janus_jax.training.rollout import SampledImage, sample_batch
 from janus_jax.training.state import flatten, start_stage, start_state
 
 CPU_8 = parse_topology('cpu-8')
@@ -67,7 +67,7 @@ def test_abstract_batch_is_like_a_real_one(tmp_path, holds_codes):
 
 def test_abstract_samples_are_like_real_ones():
   prompt, codes = list(range(5, 12)), np.zeros(batches.NUM_CODES, np.int32)
-  real = sample_batch([Sample({}, prompt, codes, None)] * 16, np.zeros(16, np.float32), 48, pad=0)
+  real = sample_batch([SampledImage({}, prompt, codes, None)] * 16, np.zeros(16, np.float32), 48, pad=0)
   found = abstract_samples(setup_of(tiny()), BatchShape(32, 48, 0, 0))
   assert {name: (x.shape, x.dtype) for name, x in found.items()} == {
     name: (x.shape, x.dtype) for name, x in real.items()

@@ -16,7 +16,7 @@ from janus_jax.data.images import understanding_pixels
 from janus_jax.errors import InputError
 from janus_jax.runs.rewards import ANSWERS, QUESTION, CommandReward, load_function, open_reward
 from janus_jax.training.preference_config import RewardConfig
-from janus_jax.training.rollout import Sample
+from janus_jax.training.rollout import SampledImage
 from janus_jax.training.step_config import StepConfig
 
 torch = reference.torch
@@ -32,13 +32,15 @@ for line in sys.stdin:
 """
 
 
-def samples(count: int, size: int = 8) -> list[Sample]:
+def samples(count: int, size: int = 8) -> list[SampledImage]:
   """The first pixel's red says which it is."""
   found = []
   for number in range(count):
     pixels = np.zeros((size, size, 3), np.uint8)
     pixels[0, 0, 0] = number
-    found.append(Sample({'prompt': f'image {number}', 'bonus': 1000 * number, 'case': object()}, [], None, pixels))
+    found.append(
+      SampledImage({'prompt': f'image {number}', 'bonus': 1000 * number, 'case': object()}, [], None, pixels)
+    )
   return found
 
 
@@ -115,7 +117,7 @@ def test_the_models_own_opinion_is_what_it_would_answer(janus):
   reward = open_reward('yes', RewardConfig(), None, StepConfig(janus.config, loss_chunk=10**6))
   rng, size = np.random.default_rng(1), janus.config.vq.image_size
   asked = [
-    Sample({'prompt': prompt}, [], None, rng.integers(0, 256, (size, size, 3), np.uint8))
+    SampledImage({'prompt': prompt}, [], None, rng.integers(0, 256, (size, size, 3), np.uint8))
     for prompt in ('a cat', 'two dogs')
   ]
   found = reward(asked, janus)

@@ -21,7 +21,7 @@ from janus_jax.models.lora import LoraConfig, adapted_shapes, new_factors, targe
 from janus_jax.training.losses import log_probs
 from janus_jax.training.preference import group_advantages, with_factors
 from janus_jax.training.preference_config import PreferenceConfig, needs_reference
-from janus_jax.training.rollout import Sample, chosen_prompts, sample_batch
+from janus_jax.training.rollout import SampledImage, chosen_prompts, sample_batch
 from janus_jax.training.run_config import row_length
 from janus_jax.training.state import flatten, new_state, unflatten
 from janus_jax.training.step import jit_train_step
@@ -41,14 +41,14 @@ def spec(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def samples(spec) -> list[Sample]:
+def samples(spec) -> list[SampledImage]:
   """Two of each prompt."""
   rng, found = np.random.default_rng(3), []
   for prompt in PROMPTS:
     ids = generation_ids(spec.tokenizer, spec.template, prompt, max_length=LENGTH)
     for _ in range(2):
       codes = rng.integers(0, CONFIG.vq.codebook_size, NUM_CODES).astype(np.int32)
-      found.append(Sample({'prompt': prompt}, ids, codes, None))
+      found.append(SampledImage({'prompt': prompt}, ids, codes, None))
   return found
 
 

@@ -16,7 +16,7 @@ from janus_jax.inference.generation import generate_images
 from janus_jax.inference.requests import LoadedJanus
 from janus_jax.training.preference import ADVANTAGE, SAMPLE
 from janus_jax.training.preference_config import PreferenceConfig
-from janus_jax.training.rollout import Rollout, Sample
+from janus_jax.training.rollout import Rollout, SampledImage
 from janus_jax.training.state import flatten, new_state
 from janus_jax.training.step import jit_train_step
 
@@ -44,30 +44,31 @@ def rollout(janus: LoadedJanus, objective='grpo', rewards=None, records=None, **
 
 def test_samples_depend_on_parameters_seed_and_update_alone(janus):
   tree = params()
-  first, again = rollout(janus).draw(5, tree), rollout(janus).draw(5, tree)
+  first, again = rollout(janus).generate(5, tree), rollout(janus).generate(5, tree)
   for one, other in zip(first, again, strict=True):
     assert one.record == other.record
     np.testing.assert_array_equal(one.codes, other.codes)
     np.testing.assert_array_equal(one.pixels, other.pixels)
   codes = {tuple(sample.codes) for sample in first}
   assert len(codes) == len(first) == 8
-  for other in (rollout(janus).draw(6, tree), dataclasses.replace(rollout(janus), seed=12).draw(5, tree)):
+  for other in (rollout(janus).generate(6, tree), dataclasses.replace(rollout(janus), seed=12).generate(5, tree)):
     assert not codes & {tuple(sample.codes) for sample in other}
 
 
 def test_samples_are_what_generate_makes_of_their_prompts(janus):
-  """Greedily, so that the noise does not matter; with guidance."""
-  made = rollout(janus, group=2, cfg_weight=3.0, temperature=1e-4).draw(0, params())
-  for first in made[::2]:
-    whole = dataclasses.replace(janus, params=params())
+  """Greedily, so that the noise does not matter; with guidance, from parameters in another dtype than the stored."""
+  own = dataclasses.replace(rollout(janus, group=2, cfg_weight=3.0, temperature=1e-4), dtype='bfloat16')
+  rounded = jax.tree.map(lambda leaf: jnp.asarray(leaf, 'bfloat16'), params())
+  for first in own.generate(0, params())[::2]:
+    whole = dataclasses.replace(janus, params=rounded)
     (images,) = generate_images(whole, [first.record['prompt']], num_images=1, cfg_weight=3.0, temperature=0.0)
     np.testing.assert_array_equal(first.codes, images[0].codes)
     np.testing.assert_array_equal(first.pixels, images[0].pixels)
 
 
-def sample(janus: LoadedJanus, number: int) -> Sample:
+def sample(janus: LoadedJanus, number: int) -> SampledImage:
   ids = generation_ids(janus.tokenizer, janus.template, PROMPTS[0], max_length=99)
-  return Sample({'prompt': PROMPTS[0]}, ids, np.full(NUM_CODES, number, np.int32), None)
+  return SampledImage({'prompt': PROMPTS[0]}, ids, np.full(NUM_CODES, number, np.int32), None)
 
 
 def test_every_code_has_the_advantage_of_its_sample(janus):
@@ -99,7 +100,7 @@ def test_rewards_are_summed_by_weight_and_told_apart(janus):
   weights = {'wanted': {'weight': 10.0}, 'length': {'weight': 0.0}}
   own = dataclasses.replace(own, preference=dataclasses.replace(own.preference, rewards=weights))
   batch, figures = own(0, params())
-  samples = own.draw(0, params())
+  samples = own.generate(0, params())
   assert figures['reward/length'] == np.mean(length(samples, janus))
   assert figures['reward/wanted'] == pytest.approx(np.mean(wanted_code(samples, janus)))
   assert figures['reward'] == pytest.approx(10 * figures['reward/wanted'])

@@ -219,3 +219,17 @@ def test_rows_of_a_batch_are_split_over_data_and_fsdp():
     assert array.dtype == rows[name].dtype
     assert {shard.data.shape[0] for shard in array.addressable_shards} == {2}
     assert len({shard.index[0].start for shard in array.addressable_shards}) == 4
+
+
+def test_a_reference_is_what_trains_as_its_stage_began(params, placement):
+  """In the state of a run's first stage and of later ones, and of no stage without one."""
+  first, second = paths_of(params, 'gen_head'), paths_of(params, 'gen_head', 'gen_embed')
+  state = start_state(copied(params), first, AVERAGED, placement, with_reference=True)
+  assert state.reference.keys() == first
+  state = advanced(state, placement)
+  entered = start_stage(state, second, AVERAGED, placement, with_reference=True)
+  assert entered.reference.keys() == second
+  for path, leaf in flatten(entered.params).items():
+    if path in second:
+      np.testing.assert_array_equal(entered.reference[path], leaf)
+  assert start_stage(entered, first, AVERAGED, placement).reference is None
