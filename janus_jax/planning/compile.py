@@ -159,6 +159,9 @@ def abstract_samples(setup: Setup, shape: BatchShape) -> dict[str, jax.ShapeDtyp
   B, T = shape.rows, shape.length
   rows = NamedSharding(setup.mesh, PartitionSpec(ROW_AXES))
   arrays = _of_positions(B, T) | {SAMPLE: ((B, T), jnp.int32), ADVANTAGE: ((B, T), jnp.float32)}
+  if shape.images:
+    streams, size = rows_split(setup.mesh), setup.start.model.image_size
+    arrays['pixels'] = (streams, shape.images // streams, size, size, 3), jnp.uint8
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
 
 

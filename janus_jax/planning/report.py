@@ -116,7 +116,7 @@ def plan_to_text(plan: StagePlan, options: Sequence[str], fitting: StagePlan | N
     lines.append(('seconds per step', f'at least {bound.seconds:.3g} ({limits}), so MFU at most {found.mfu_bound:.0%}'))
   if found.sampling is not None:
     how = stage.preference
-    drawn = 'none, pairs are stored' if how.pairs else f'{how.num_prompts * how.group} images on each device'
+    drawn = 'none, pairs are stored' if how.pairs else f'{how.num_prompts * how.group} {how.samples}'
     lines.append(('seconds of sampling', f'at least {found.sampling:.3g} ({drawn})'))
   days = ', '.join(f'{days:.3g} days at {mfu} % MFU' for mfu, days in found.days.items())
   lines.append(('whole stage', f'{found.tokens:.4g} tokens in {stage.steps} steps{": " if days else ""}{days}'))

@@ -128,9 +128,10 @@ def stage_figures(
 
 
 def sampling_seconds(work: StageWork, bandwidth: float) -> float:
-  """Seconds of reading the decoder's weights for each code, on every device: 0 where pairs are stored."""
-  weights = WEIGHT_BYTES * trunk_parameters(work.model.language_model)
-  return 0.0 if work.stage.preference.pairs else work.model.vq.num_tokens * weights / bandwidth
+  """Seconds of reading the decoder's weights for each token of a sample, on every device: 0 where pairs are stored."""
+  how, weights = work.stage.preference, WEIGHT_BYTES * trunk_parameters(work.model.language_model)
+  tokens = how.max_new_tokens if how.samples == 'answers' else work.model.vq.num_tokens
+  return 0.0 if how.pairs else tokens * weights / bandwidth
 
 
 def token_counts(work: StageWork) -> TokenCounts:
@@ -138,8 +139,19 @@ def token_counts(work: StageWork) -> TokenCounts:
   found = _data_counts(work) if work.stage.reads_data else TokenCounts()
   if work.samples is None:
     return found
-  codes = work.samples.rows * (work.model.vq.num_tokens - 1)
-  text = work.samples.rows * work.samples.length - codes
+  model, samples = work.model, work.samples
+  if samples.images:
+    seen = samples.images * model.num_image_tokens
+    text = samples.rows * samples.length - seen
+    return dataclasses.replace(
+      found,
+      text=found.text + text,
+      understanding=found.understanding + seen,
+      text_targets=found.text_targets + text,
+      images_encoded=found.images_encoded + samples.images,
+    )
+  codes = samples.rows * (model.vq.num_tokens - 1)
+  text = samples.rows * samples.length - codes
   return dataclasses.replace(found, text=found.text + text, generation=found.generation + codes)
 
 
@@ -176,7 +188,10 @@ def recomputed_flops(work: StageWork, counts: TokenCounts) -> float:
     again = (work.remat == 'full') + (work.accumulation > 1)
     flops += again * work.streams * work.shape.images * siglip_forward_flops(work.model.vision_encoder)
   if work.samples:
-    logits = 2 * llama.width * work.model.vq.codebook_size * work.samples.rows * work.model.vq.num_tokens
+    predicted = work.samples.rows * work.model.vq.num_tokens * work.model.vq.codebook_size
+    if work.samples.images:
+      predicted = work.samples.rows * work.stage.preference.max_new_tokens * llama.vocab_size
+    logits = 2 * llama.width * predicted
     flops += (1 + work.stage.has_reference) * (work.samples.rows * work.samples.length * layers + logits)
   return float(flops)
 

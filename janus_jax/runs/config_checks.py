@@ -30,7 +30,7 @@ from janus_jax.runs.value_checks import (
 )
 from janus_jax.sharding.mesh import AXES
 from janus_jax.training.optimizer import SCHEDULES, STORED_DTYPES
-from janus_jax.training.preference_config import LOG_PROBS, OBJECTIVES
+from janus_jax.training.preference_config import LOG_PROBS, OBJECTIVES, SAMPLES
 from janus_jax.training.step import MODES
 
 COMPUTE_DTYPES = one_of(('float32', 'bfloat16', 'float16'))
@@ -57,6 +57,7 @@ STAGE: Table = {
   'lora': {'rank': Integer(0, 4096), 'alpha': POSITIVE, 'targets': NAMES, 'base_dtype': one_of(BASE_DTYPES)},
   'objective': one_of(OBJECTIVES),
   'preference': {
+    'samples': one_of(SAMPLES),
     'prompts': TEXT,
     'pairs': TEXT,
     'skills': NAMES_OR_NONE,
@@ -65,6 +66,7 @@ STAGE: Table = {
     'rewards': {'*': {'weight': Number(-float('inf')), 'function': TEXT, 'command': TEXT, 'seconds': POSITIVE}},
     'cfg_weight': Number(),
     'temperature': POSITIVE,
+    'max_new_tokens': Integer(1, 10**5),
     'log_probs': one_of(LOG_PROBS),
     'beta': Number(),
     'supervised': Number(),

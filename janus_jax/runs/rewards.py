@@ -1,4 +1,4 @@
-"""Rewards of sampled images by name: the toy world's judge, the model's own opinion, a Python function, a command."""
+"""Rewards of samples by name: the toy world's judge, the model's own opinion, a Python function, a command."""
 
 import contextlib
 import importlib
@@ -23,8 +23,9 @@ from janus_jax.errors import InputError, one_line, shown
 from janus_jax.inference.requests import LoadedJanus
 from janus_jax.training.losses import log_probs
 from janus_jax.training.preference_config import RewardConfig
-from janus_jax.training.rollout import Reward, SampledImage
+from janus_jax.training.rollout import Reward
 from janus_jax.training.run_config import row_length
+from janus_jax.training.samples import Sample, SampledAnswer, SampledImage
 from janus_jax.training.step_config import StepConfig
 
 # Asked about a sampled image by the reward 'yes'.
@@ -43,11 +44,17 @@ def open_reward(name: str, config: RewardConfig, toy: Callable[[], Any], step: S
     return _of_function(load_function(config.function, name), name)
   if config.command:
     return CommandReward(name, config.command, config.seconds)
-  if name == 'toy':
-    return _of_function(toy(), name)
-  if name == 'yes':
-    return yes_reward(step)
-  raise InputError(f'reward {name!r} has neither a function nor a command: expected one, or one called toy or yes')
+  if step.preference.samples == 'answers':
+    if name == 'answer':
+      return _of_function(right_answer, name)
+    built_in = 'answer'
+  else:
+    if name == 'toy':
+      return _of_function(toy(), name)
+    if name == 'yes':
+      return yes_reward(step)
+    built_in = 'toy or yes'
+  raise InputError(f'reward {name!r} has neither a function nor a command: expected one, or one called {built_in}')
 
 
 def load_function(path: str, name: str) -> Callable[..., Any]:
@@ -71,13 +78,30 @@ def load_function(path: str, name: str) -> Callable[..., Any]:
 
 
 def _of_function(function: Callable[..., Any], name: str) -> Reward:
-  """A reward of a function (records of the prompts, uint8[N, size, size, 3]) -> a number for each."""
+  """A reward of a function (records of the prompts, uint8[N, size, size, 3] or N answers) -> a number for each."""
 
-  def reward(samples: Sequence[SampledImage], janus: LoadedJanus) -> np.ndarray:
-    found = function([sample.record for sample in samples], np.stack([sample.pixels for sample in samples]))
+  def reward(samples: Sequence[Sample], janus: LoadedJanus) -> np.ndarray:
+    texts = [sample.text for sample in samples if isinstance(sample, SampledAnswer)]
+    found = function([sample.record for sample in samples], texts or np.stack([sample.pixels for sample in samples]))
     return checked(found, len(samples), name)
 
   return reward
+
+
+def right_answer(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
+  """1 where an answer is the 'answer' of its record, or one of them where that is a list, else 0. Case, spaces and a
+  full stop do not matter.
+  """
+  found = []
+  for record, answer in zip(records, answers, strict=True):
+    expected = record['answer']
+    expected = expected if isinstance(expected, list | tuple) else [expected]
+    found.append(float(_plain_text(answer) in {_plain_text(str(one)) for one in expected}))
+  return found
+
+
+def _plain_text(text: str) -> str:
+  return ' '.join(text.casefold().split()).removesuffix('.')
 
 
 def checked(values: Any, count: int, name: str) -> np.ndarray:
@@ -87,7 +111,7 @@ def checked(values: Any, count: int, name: str) -> np.ndarray:
   except (TypeError, ValueError):
     found = np.empty(0)
   if found.shape != (count,) or not np.isfinite(found).all():
-    raise InputError(f'reward {name!r} gave {shown(values)} for {count} images: expected a finite number for each')
+    raise InputError(f'reward {name!r} gave {shown(values)} for {count} samples: expected a finite number for each')
   return found
 
 
@@ -122,27 +146,32 @@ def yes_reward(step: StepConfig) -> Reward:
 
 
 class CommandReward:
-  """A reward of another program, which reads a JSON object a line, {"prompt", ..., "image": path of a PNG}, and writes
-  {"reward": number} a line, in the same order. It is started once, by a shell, and ends when its input does.
+  """A reward of another program, which reads a JSON object a line, {"prompt", ..., "image": path of a PNG} or
+  {"prompt", ..., "response": answer}, and writes {"reward": number} a line, in the same order. It is started once, by a
+  shell, and ends when its input does.
   """
 
   def __init__(self, name: str, command: str, seconds: float):
-    """`seconds` is how long the images of one update may take."""
+    """`seconds` is how long the samples of one update may take."""
     self._name, self._command, self._seconds = name, command, seconds
     self._process: subprocess.Popen | None = None
     self._errors: IO[bytes] | None = None
 
-  def __call__(self, samples: Sequence[SampledImage], janus: LoadedJanus) -> np.ndarray:
+  def __call__(self, samples: Sequence[Sample], janus: LoadedJanus) -> np.ndarray:
     """Raises InputError where the program ends, takes too long or writes something else."""
     if self._process is None:
       self._errors = tempfile.TemporaryFile()  # noqa: SIM115, open as long as the program runs
       pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': self._errors}
       self._process = subprocess.Popen(self._command, shell=True, text=True, bufsize=1, start_new_session=True, **pipes)
     with tempfile.TemporaryDirectory(prefix='janus_jax_rewards_') as directory:
-      paths = [os.path.join(directory, f'{number:04}.png') for number in range(len(samples))]
-      for path, sample in zip(paths, samples):
-        save_png(path, sample.pixels, {})
-      requests = [json.dumps({**_plain(sample.record), 'image': path}) for sample, path in zip(samples, paths)]
+      requests = []
+      for number, sample in enumerate(samples):
+        if isinstance(sample, SampledAnswer):
+          found = {'response': sample.text}
+        else:
+          found = {'image': os.path.join(directory, f'{number:04}.png')}
+          save_png(found['image'], sample.pixels, {})
+        requests.append(json.dumps(_plain(sample.record) | found))
       lines = self._ask(requests)
     try:
       found = [json.loads(line)['reward'] for line in lines]

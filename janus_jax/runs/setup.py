@@ -104,7 +104,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     callbacks = {'measuring held-out losses': Callback(held_out, config.eval_every)} if held_out.has_data else {}
     janus = LoadedJanus(model, {}, tokenizer, template)
     callbacks |= _request_callbacks(config, janus, data.samples, workdir)
-    rollouts = open_rollouts(config, step_config, janus)
+    rollouts = open_rollouts(config, step_config, janus, rows_split(mesh))
 
     def begin() -> None:
       workdirs.begin(workdir, written, checkpoint)

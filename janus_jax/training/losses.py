@@ -325,9 +325,7 @@ def _head_loss(
 
   def logits(weights: Weights, hidden: jax.Array) -> jax.Array:
     apply = functools.partial(model.apply, {'params': unflatten(weights)}, method=method)
-    if method == 'text_logits' or config.guidance == config.temperature == 1:
-      return apply(hidden)
-    if config.guidance == 1:
+    if method == 'text_logits' or config.guidance == 1:
       return apply(hidden) / config.temperature
     conditional, unconditional = map(apply, jnp.split(hidden, 2, axis=-1))
     return (unconditional + config.guidance * (conditional - unconditional)) / config.temperature

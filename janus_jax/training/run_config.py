@@ -143,13 +143,16 @@ def row_length(tokens: int) -> int:
 
 
 def expected_samples(stage: Stage) -> BatchShape | None:
-  """Shape of the samples of an update where no prompt says how long they are: by `expected_tokens`. None of 'sft'."""
+  """Shape of the samples of an update where no prompt says how long they are: by `expected_tokens`, and an image for
+  each answer. None of 'sft'.
+  """
   if stage.objective == 'sft':
     return None
   preference = stage.preference
   rows = preference.num_prompts * (preference.group if stage.objective == 'grpo' else 2)
   rows *= 2 if preference.has_unconditional else 1
-  return BatchShape(rows, row_length(round(stage.expected_tokens[2])), 0, 0)
+  answers = preference.samples == 'answers'
+  return BatchShape(rows, row_length(round(stage.expected_tokens[0 if answers else 2])), rows * answers, 0)
 
 
 def stage_shape(run: RunConfig, means: Sequence[MeanSize], index: int, streams: int) -> BatchShape:

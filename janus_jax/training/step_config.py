@@ -43,7 +43,7 @@ class StepConfig(StepSettings):
     preference: how it learns where that is not 'sft'.
     guidance: weight that the log-probabilities of codes are guided with. Where it is not 1, the second half of the rows
       of a batch are the unconditional counterparts of the first.
-    temperature: divides the logits of codes.
+    temperature: divides the logits.
   """
 
   model: JanusConfig
@@ -62,4 +62,5 @@ class StepConfig(StepSettings):
     """The config that the samples of the stage are computed by."""
     if self.preference.log_probs == 'conditional':
       return self
-    return dataclasses.replace(self, guidance=self.preference.cfg_weight, temperature=self.preference.temperature)
+    guidance = self.preference.cfg_weight if self.preference.has_unconditional else 1.0
+    return dataclasses.replace(self, guidance=guidance, temperature=self.preference.temperature)

@@ -30,7 +30,8 @@ from janus_jax.planning.topologies import parse_topology
 from janus_jax.runs.config import TrainConfig, parse_config, replaced
 from janus_jax.runs.start import find_start
 from janus_jax.sharding.accelerators import GIB
-from janus_jax.training.rollout import SampledImage, sample_batch
+from janus_jax.sharding.mesh import rows_split
+from janus_jax.training.samples import SampledAnswer, SampledImage, sample_batch
 from janus_jax.training.state import flatten, start_stage, start_state
 
 CPU_8 = parse_topology('cpu-8')
@@ -69,6 +70,21 @@ def test_abstract_samples_are_like_real_ones():
   prompt, codes = list(range(5, 12)), np.zeros(batches.NUM_CODES, np.int32)
   real = sample_batch([SampledImage({}, prompt, codes, None)] * 16, np.zeros(16, np.float32), 48, pad=0)
   found = abstract_samples(setup_of(tiny()), BatchShape(32, 48, 0, 0))
+  assert {name: (x.shape, x.dtype) for name, x in found.items()} == {
+    name: (x.shape, x.dtype) for name, x in real.items()
+  }
+
+
+def test_abstract_answers_are_like_real_ones():
+  model = batches.CONFIG
+  pixels = np.zeros((1, model.image_size, model.image_size, 3), np.uint8)
+  answer = SampledAnswer(
+    {}, [5, *[model.image_token_id] * model.num_image_tokens, 6], [7, 8], 'a b', pixels, model.image_token_id
+  )
+  setup = setup_of(tiny(), start=compile.Start(model, {}))
+  streams = rows_split(setup.mesh)
+  real = sample_batch([answer] * 16, np.zeros(16, np.float32), 48, streams=streams, images=1)
+  found = abstract_samples(setup, BatchShape(16, 48, 16, 0))
   assert {name: (x.shape, x.dtype) for name, x in found.items()} == {
     name: (x.shape, x.dtype) for name, x in real.items()
   }
@@ -269,12 +285,13 @@ def test_changes_go_from_cheap_to_dear():
 def test_plan_of_a_stage_that_learns_from_samples(supervised):
   """The step is compiled with them: with a frozen copy of the model, and with the data's batch where it is read."""
   config = recipe('preference/toy')
+  steps = config.stages.grpo.steps
   config.stages.grpo.preference.update({'beta': 0.1, 'supervised': supervised, 'num_prompts': 4, 'group': 8})
   config.stages.grpo.batch_size, config.compute.unroll = 8, 1
   plan = plan_stage(setup_of(parse_config(config)), 0)
   text = report.plan_to_text(plan, [], None)
   assert f'{"8 rows of 104 positions, " if supervised else ""}32 samples of 48' in text
   tokens = 32 * 48 + (8 * 104 if supervised else 0)
-  assert plan.figures.tokens == tokens * 2000
+  assert plan.figures.tokens == tokens * steps
   state = abstract_state(plan.setup, 0)
   assert state.reference.keys() == state.opt_state.mu.keys()

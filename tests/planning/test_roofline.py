@@ -146,5 +146,11 @@ def test_samples_are_counted_beside_data_or_alone():
   alone = recomputed_flops(work, counts)
   with_reference = dataclasses.replace(stage, preference=dataclasses.replace(own, beta=0.1))
   assert recomputed_flops(dataclasses.replace(work, stage=with_reference), counts) - alone == pytest.approx(one_pass)
-  # 6.07 billion parameters in bfloat16, once for each of 576 codes, at 819 GB/s.
+  # 6.07 billion parameters in bfloat16, once for each of 576 codes, or 64 tokens, at 819 GB/s.
   assert sampling_seconds(work, 819e9) == pytest.approx(576 * 2 * 6.072e9 / 819e9, rel=1e-3)
+  answers = dataclasses.replace(own, samples='answers', max_new_tokens=64)
+  stage = dataclasses.replace(stage, preference=answers)
+  work = dataclasses.replace(work, stage=stage, samples=BatchShape(128, 768, 128, 0))
+  assert sampling_seconds(work, 819e9) == pytest.approx(64 * 2 * 6.072e9 / 819e9, rel=1e-3)
+  counts = token_counts(work)
+  assert (counts.tokens, counts.understanding, counts.images_encoded) == (128 * 768, 128 * 576, 128)

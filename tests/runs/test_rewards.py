@@ -1,5 +1,6 @@
 """Rewards: functions, programs that read and write JSON lines, the model's own opinion."""
 
+import dataclasses
 import math
 import sys
 import time
@@ -15,12 +16,13 @@ from janus_jax.data import prompts
 from janus_jax.data.images import understanding_pixels
 from janus_jax.errors import InputError
 from janus_jax.runs.rewards import ANSWERS, QUESTION, CommandReward, load_function, open_reward
-from janus_jax.training.preference_config import RewardConfig
-from janus_jax.training.rollout import SampledImage
+from janus_jax.training.preference_config import PreferenceConfig, RewardConfig
+from janus_jax.training.samples import SampledAnswer, SampledImage
 from janus_jax.training.step_config import StepConfig
 
 torch = reference.torch
 
+STEP = StepConfig(model=None)
 PROGRAM = """
 import json, sys
 from PIL import Image
@@ -87,7 +89,7 @@ def test_a_program_that_takes_too_long_is_ended(tmp_path):
 def test_functions_are_found_by_file_and_by_module(tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text('def red(records, images):\n  return [int(image[0, 0, 0]) for image in images]\nNUMBER = 1\n')
-  reward = open_reward('red', RewardConfig(function=f'{path}:red'), None, None)
+  reward = open_reward('red', RewardConfig(function=f'{path}:red'), None, STEP)
   np.testing.assert_array_equal(reward(samples(4), None), [0, 1, 2, 3])
   assert load_function('math:sqrt', 'root') is math.sqrt
   for wrong, message in (
@@ -102,9 +104,38 @@ def test_functions_are_found_by_file_and_by_module(tmp_path):
 
 @pytest.mark.parametrize('found', [[1.0], [1.0, float('inf')], 'no', None, [[1.0], [2.0]]])
 def test_anything_but_a_number_for_each_image_is_refused(found):
-  reward = open_reward('toy', RewardConfig(), lambda: lambda records, images: found, None)
-  with pytest.raises(InputError, match=r"reward 'toy' gave .* for 2 images: expected a finite number for each"):
+  reward = open_reward('toy', RewardConfig(), lambda: lambda records, images: found, STEP)
+  with pytest.raises(InputError, match=r"reward 'toy' gave .* for 2 samples: expected a finite number for each"):
     reward(samples(2), None)
+
+
+def answered(*pairs: tuple[dict, str]) -> list[SampledAnswer]:
+  return [SampledAnswer(record, [], [], text, None, 0) for record, text in pairs]
+
+
+def test_answers_are_rewarded_by_their_records_by_functions_and_by_programs(tmp_path):
+  sampled = answered(
+    ({'prompt': 'How many?', 'answer': 'Two'}, ' two. '),
+    ({'prompt': 'Who?', 'answer': ['the cat', 'A dog']}, 'a  dog'),
+    ({'prompt': 'Where?', 'answer': 'left'}, 'left of it'),
+    ({'prompt': 'How much?', 'answer': 7}, '7'),
+  )
+  own = dataclasses.replace(STEP, preference=PreferenceConfig(samples='answers'))
+  np.testing.assert_array_equal(open_reward('answer', RewardConfig(), None, own)(sampled, None), [1, 1, 0, 1])
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'def length(records, answers):\n  return [len(a) + len(r["prompt"]) for r, a in zip(records, answers)]\n'
+  )
+  reward = open_reward('length', RewardConfig(function=f'{path}:length'), None, own)
+  np.testing.assert_array_equal(reward(sampled, None), [15, 10, 16, 10])
+  text = 'import json, sys\nfor line in sys.stdin:\n  asked = json.loads(line)\n'
+  text += '  print(json.dumps({"reward": len(asked["response"]) + len(asked["prompt"])}), flush=True)\n'
+  reward = program(tmp_path, text)
+  np.testing.assert_array_equal(reward(sampled, None), [15, 10, 16, 10])
+  reward.close()
+  for name in ('toy', 'yes'):
+    with pytest.raises(InputError, match='expected one, or one called answer'):
+      open_reward(name, RewardConfig(), None, own)
 
 
 @pytest.fixture(scope='module')

@@ -7,9 +7,9 @@ pytest.importorskip('sklearn')
 
 from janus_jax.errors import InputError
 from janus_jax.toy import captions, scenes, shapes
-from janus_jax.toy.rewards import exact_judge, training_prompts
+from janus_jax.toy.rewards import QUESTIONS_PER_KIND, exact_judge, training_prompts, training_questions
 from janus_jax.toy.shapes import World
-from janus_jax.toy.test_set import SKILLS, build_prompts
+from janus_jax.toy.test_set import SKILLS, build_prompts, build_questions
 
 WORLD = World()
 
@@ -44,3 +44,18 @@ def test_the_judge_rewards_the_scene_that_was_asked_for_and_no_other():
   reward = exact_judge(WORLD)
   assert reward(records, np.stack(shown)) == [1.0] * len(records)
   assert reward(records, np.stack(others)) == [0.0] * len(records)
+
+
+def test_questions_are_about_scenes_of_training_and_equally_many_of_each_kind():
+  records = training_questions(WORLD, ('where', 'count'), seed=3)
+  assert len(records) == 2 * QUESTIONS_PER_KIND
+  assert sum(record['prompt'].startswith('Where is') for record in records) == QUESTIONS_PER_KIND
+  tested = {case.image.tobytes() for case in build_questions(WORLD, 200)}
+  assert not tested & {image.tobytes() for record in records for image in record['images']}
+  for record in records[:50]:
+    scene_answers = (
+      {'left', 'right', 'above', 'below'} if record['prompt'].startswith('Where') else set(captions.NUMBERS)
+    )
+    assert set(record['answer']) <= scene_answers
+  with pytest.raises(InputError, match="skills: 'digit' is unknown: expected some of colour"):
+    training_questions(WORLD, ('digit',), seed=3)

@@ -21,8 +21,9 @@ from janus_jax.models.lora import LoraConfig, adapted_shapes, new_factors, targe
 from janus_jax.training.losses import log_probs
 from janus_jax.training.preference import group_advantages, with_factors
 from janus_jax.training.preference_config import PreferenceConfig, needs_reference
-from janus_jax.training.rollout import SampledImage, chosen_prompts, sample_batch
+from janus_jax.training.rollout import chosen_prompts
 from janus_jax.training.run_config import row_length
+from janus_jax.training.samples import SampledImage, sample_batch
 from janus_jax.training.state import flatten, new_state, unflatten
 from janus_jax.training.step import jit_train_step
 
@@ -61,7 +62,7 @@ def step_of(objective: str, **changes):
 
 def batch_for(samples, spec, step, advantages=ADVANTAGES):
   pad = spec.tokenizer.special.pad if step.for_samples().guidance != 1 else None
-  return sample_batch(samples, advantages, LENGTH, pad)
+  return sample_batch(samples, advantages, LENGTH, pad=pad)
 
 
 def other_params() -> dict:

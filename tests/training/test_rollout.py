@@ -6,22 +6,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from training import batches
 from training.batches import CONFIG, NUM_CODES, params
 from training.steps import STAGE_3, STEP, stage_values
 
 from janus_jax.data.prompts import generation_ids
 from janus_jax.errors import InputError
+from janus_jax.inference.answering import answer
 from janus_jax.inference.generation import generate_images
 from janus_jax.inference.requests import LoadedJanus
+from janus_jax.models.janus import Janus
+from janus_jax.training.losses import log_probs
 from janus_jax.training.preference import ADVANTAGE, SAMPLE
 from janus_jax.training.preference_config import PreferenceConfig
-from janus_jax.training.rollout import Rollout, SampledImage
+from janus_jax.training.rollout import Rollout
+from janus_jax.training.samplers import AnswerSampler, ImageSampler
+from janus_jax.training.samples import SampledImage
 from janus_jax.training.state import flatten, new_state
 from janus_jax.training.step import jit_train_step
 
 PROMPTS = ('a box', 'two cats on a mat', 'sea', 'Hi')
 WANTED = 3
+WANTED_BELOW = 30  # Of 308 tokens.
+SEED = 11
 
 
 def wanted_code(samples, janus) -> list[float]:
@@ -39,7 +47,7 @@ def rollout(janus: LoadedJanus, objective='grpo', rewards=None, records=None, **
   rewards = rewards or {'wanted': wanted_code}
   settings = PreferenceConfig(rewards={name: {} for name in rewards}, **{'num_prompts': 2, 'group': 4} | preference)
   records = records or [{'prompt': prompt} for prompt in PROMPTS]
-  return Rollout(janus, 'float32', records, rewards, settings, objective, 11)
+  return Rollout(ImageSampler(janus, 'float32', records, settings, SEED), rewards, settings, objective, SEED)
 
 
 def test_samples_depend_on_parameters_seed_and_update_alone(janus):
@@ -51,13 +59,15 @@ def test_samples_depend_on_parameters_seed_and_update_alone(janus):
     np.testing.assert_array_equal(one.pixels, other.pixels)
   codes = {tuple(sample.codes) for sample in first}
   assert len(codes) == len(first) == 8
-  for other in (rollout(janus).generate(6, tree), dataclasses.replace(rollout(janus), seed=12).generate(5, tree)):
+  reseeded = dataclasses.replace(rollout(janus).sampler, seed=SEED + 1)
+  for other in (rollout(janus).generate(6, tree), reseeded(5, (0, 1), tree)):
     assert not codes & {tuple(sample.codes) for sample in other}
 
 
 def test_samples_are_what_generate_makes_of_their_prompts(janus):
   """Greedily, so that the noise does not matter; with guidance, from parameters in another dtype than the stored."""
-  own = dataclasses.replace(rollout(janus, group=2, cfg_weight=3.0, temperature=1e-4), dtype='bfloat16')
+  own = rollout(janus, group=2, cfg_weight=3.0, temperature=1e-4)
+  own = dataclasses.replace(own, sampler=dataclasses.replace(own.sampler, dtype='bfloat16'))
   rounded = jax.tree.map(lambda leaf: jnp.asarray(leaf, 'bfloat16'), params())
   for first in own.generate(0, params())[::2]:
     whole = dataclasses.replace(janus, params=rounded)
@@ -126,4 +136,73 @@ def test_learning_from_a_reward_raises_it(janus):
 
 def test_a_prompt_that_cannot_be_read_is_refused(janus):
   with pytest.raises(InputError, match='prompt 2 of 2: the prompt is empty'):
-    _ = rollout(janus, records=[{'prompt': 'a'}, {'prompt': ' '}]).ids
+    _ = rollout(janus, records=[{'prompt': 'a'}, {'prompt': ' '}]).sampler.ids
+
+
+def questions() -> list[dict]:
+  rng = np.random.default_rng(0)
+  images = [rng.integers(0, 256, (16, 16, 3), np.uint8) for _ in range(3)]
+  return [
+    {'prompt': 'what?', 'images': images[:1]},
+    {'prompt': 'Hi', 'images': []},
+    {'prompt': 'both', 'images': images[1:]},
+  ]
+
+
+def answers(janus: LoadedJanus, reward, **preference) -> Rollout:
+  settings = {'samples': 'answers', 'num_prompts': 3, 'group': 4, 'max_new_tokens': 5, 'rewards': {'own': {}}}
+  settings = PreferenceConfig(**settings | preference)
+  sampler = AnswerSampler(janus, 'float32', questions(), settings, SEED)
+  return Rollout(sampler, {'own': reward}, settings, 'grpo', SEED, streams=2)
+
+
+def share_of_wanted(samples, janus) -> list[float]:
+  return [float(np.mean(np.array(sample.answer) < WANTED_BELOW)) for sample in samples]
+
+
+def test_sampled_answers_are_those_of_answer_and_depend_on_seed_and_update_alone(janus):
+  tree = params()
+  greedy = answers(janus, share_of_wanted, temperature=1e-4).generate(0, tree)
+  whole = dataclasses.replace(janus, params=tree)
+  for sample in greedy:
+    images = [Image.fromarray(pixels) for pixels in sample.record['images']]
+    (expected,) = answer(whole, [images], [sample.record['prompt']], max_new_tokens=5)
+    ended = [janus.tokenizer.special.eos] if len(expected.token_ids) < 5 else []
+    assert (sample.text, sample.answer) == (expected.text, expected.token_ids + ended)
+  own = answers(janus, share_of_wanted)
+  first, again, other = (own.generate(update, tree) for update in (0, 0, 3))
+  assert [sample.answer for sample in first] == [sample.answer for sample in again]
+  assert len({tuple(sample.answer) for sample in (*first, *other)}) == 24
+
+
+def test_the_trainer_gives_sampled_answers_the_probability_that_they_were_sampled_with(janus):
+  """That of the model's forward pass over the one row alone, at the temperature; the rows are cut into two streams."""
+  tree, own = params(), answers(janus, share_of_wanted, temperature=0.7, log_probs='sampled')
+  samples = own.generate(0, tree)
+  batch = own.batch(samples, np.zeros((3, 4)))
+  assert batch['pixels'].shape[:2] == (2, 12)
+  config = dataclasses.replace(STEP, objective='grpo', preference=own.preference).for_samples()
+  found = np.asarray(log_probs(tree, batch, config))
+  model = Janus(CONFIG)
+  for row, sample in enumerate(samples):
+    ids = np.array([[*sample.ids, *sample.answer]])
+    embed = ('embed_prompt', ids, sample.pixels) if len(sample.pixels) else ('embed_text', ids)
+    x = model.apply({'params': tree}, *embed[1:], method=embed[0])
+    places = np.arange(ids.shape[1])[None]
+    hidden, _ = model.apply({'params': tree}, x, places, np.ones_like(places), method='hidden')
+    logits = np.asarray(model.apply({'params': tree}, hidden, method='text_logits'))[0] / 0.7
+    predicted = jax.nn.log_softmax(logits)[len(sample.ids) - 1 : -1]
+    expected = np.take_along_axis(np.asarray(predicted), np.array(sample.answer)[:, None], 1)[:, 0]
+    np.testing.assert_allclose(found[row][batch['weights'][row] > 0], expected, atol=1e-5)
+
+
+def test_learning_from_a_reward_of_answers_raises_it(janus):
+  own, step = answers(janus, share_of_wanted, group=8), jit_train_step('static')
+  config = dataclasses.replace(STEP, objective='grpo', preference=own.preference)
+  state, rewards = new_state(jax.tree.map(jnp.asarray, params()), STAGE_3, config.optimizer), []
+  for update in range(25):
+    samples, figures = own(update, state.params)
+    state, _ = step(state, {'samples': samples}, stage_values(3e-3), masks=STAGE_3, config=config)
+    rewards.append(figures['reward'])
+  assert np.mean(rewards[:3]) < 0.2
+  assert np.mean(rewards[-3:]) > 0.8
