@@ -86,7 +86,7 @@ def prefill(
     positions = after + prompt_positions(rest[1])
     hidden, cache = decoder.hidden(decoder.method('embed_text', rest[0]), positions, cache.writing(1))
     after = positions[:, -1:] + 1
-  token = sample(decoder.method('text_logits', hidden[:, -1]), keys, 0, sampling)
+  token = decoder.whole(sample(decoder.method('text_logits', hidden[:, -1]), keys, 0, sampling))
   return TextState(cache, token, after[:, 0], token == eos_id, jnp.ones((), jnp.int32))
 
 
@@ -103,7 +103,7 @@ def decode_chunk(
     i, state, sampled = carry
     x = decoder.method('embed_text', state.token[:, None])
     hidden, cache = decoder.hidden(x, state.position[:, None], state.cache)
-    token = sample(decoder.method('text_logits', hidden[:, -1]), keys, state.step, sampling)
+    token = decoder.whole(sample(decoder.method('text_logits', hidden[:, -1]), keys, state.step, sampling))
     token = jnp.where(state.done, eos_id, token)
     done = state.done | (token == eos_id)
     return i + 1, TextState(cache, token, state.position + 1, done, state.step + 1), sampled.at[:, i].set(token)

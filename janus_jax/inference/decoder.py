@@ -11,6 +11,7 @@ What it costs in accuracy, `benchmark --weights=int8` measures.
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import flax.struct
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from janus_jax.errors import InputError
 from janus_jax.inference.cache import KVCache, init_cache
@@ -44,6 +46,29 @@ COMPILER_OPTIONS = {'xla_gpu_dot_merger_threshold_mb': 0}
 JOINED = (('attn', 'q', 'k', 'v'), ('mlp', 'gate', 'up'))
 
 
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """How rows are split over a mesh of devices.
+
+  Attributes:
+    mesh: that the parameters lie on.
+    computed: axes over which rows are computed apart.
+    stored: axes over which their keys and values are. Where an axis splits the weights, each device multiplies all rows
+      with its part of these: fewer bytes are moved than if it were given the others' parts.
+  """
+
+  mesh: jax.sharding.Mesh
+  computed: tuple[str, ...]
+  stored: tuple[str, ...]
+
+  def split(self, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """x with its first axis over these axes of the mesh, where they divide it, and else as it is."""
+    if x.shape[0] % math.prod(self.mesh.shape[axis] for axis in axes):
+      return x
+    spec = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+
 @flax.struct.dataclass
 class Decoder:
   """Weights for decoding.
@@ -54,6 +79,7 @@ class Decoder:
     config: architecture.
     compute: dtypes and kernels.
     cache_dtype: what keys and values are stored in, one of `cache.CACHE_DTYPES`.
+    spread: splits of rows over devices; None leaves them to XLA.
   """
 
   layers: tuple[Params, ...]
@@ -61,6 +87,7 @@ class Decoder:
   config: JanusConfig = flax.struct.field(pytree_node=False)
   compute: ComputeConfig = flax.struct.field(pytree_node=False)
   cache_dtype: str = flax.struct.field(pytree_node=False)
+  spread: Spread | None = flax.struct.field(pytree_node=False, default=None)
 
   def method(self, name: str, *args) -> Any:
     """Calls a method of `models.janus.Janus` that does not run the decoder's layers."""
@@ -80,12 +107,17 @@ class Decoder:
     if auto and platform in GPUS and self.cache_dtype != 'int8' and blocks and can_read(sizes, llama.head_dim):
       blocks, step_kernel = whole, 'pallas'
     keys_axis = 3 if platform == 'cpu' else 2  # So a pass over 8 codes of 8 rows takes 62 ms instead of 68.
-    return init_cache(llama, prompt_masks, rows, blocks, self.cache_dtype, (kernel, step_kernel), keys_axis)
+    cache = init_cache(llama, prompt_masks, rows, blocks, self.cache_dtype, (kernel, step_kernel), keys_axis)
+    if self.spread is None:
+      return cache
+    return cache.replace(layers=jax.tree.map(lambda x: self.spread.split(x, self.spread.stored), cache.layers))
 
   def hidden(self, x: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
     """`Janus.hidden` with a cache: [B, T, D] at int32[B, T] -> [B, T, D], and the cache T positions further."""
     llama = self.config.language_model
     x = x.astype(jnp.dtype(self.compute.dtype))
+    if self.spread is not None:
+      x = self.spread.split(x, self.spread.computed)
     rotary = rotary_tables(positions, llama.head_dim, llama.rope_theta, x.dtype)
     with self._precision():
       for i, weights in enumerate(self.layers):
@@ -93,6 +125,12 @@ class Decoder:
     norm = RMSNorm(llama.norm_eps, self.compute)
     x = norm.apply({'params': self.rest['language_model']['final_norm']}, x)
     return x, cache.replace(position=cache.position + x.shape[1])
+
+  def whole(self, x: jax.Array) -> jax.Array:
+    """x on every device, so that each process can read it."""
+    if self.spread is None:
+      return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(self.spread.mesh, PartitionSpec()))
 
   def _precision(self) -> contextlib.AbstractContextManager:
     """Accelerators round the inputs of float32 products unless told not to."""
@@ -129,7 +167,12 @@ def _prepared(params: Params, rounded: bool, joined: bool = False) -> Params:
 
 
 def make_decoder(
-  config: JanusConfig, compute: ComputeConfig, params: Params, weights: str = 'full', cache_dtype: str | None = None
+  config: JanusConfig,
+  compute: ComputeConfig,
+  params: Params,
+  weights: str = 'full',
+  cache_dtype: str | None = None,
+  spread: Spread | None = None,
 ) -> Decoder:
   """Prepares a parameter tree (as `janus_jax.load` gives it): stacked layers become arrays of their own.
 
@@ -147,7 +190,7 @@ def make_decoder(
   language_model['lm_head'] = _prepared(language_model['lm_head'], rounded)
   rest = {**params, 'language_model': language_model, 'gen_head': _prepared(params['gen_head'], rounded)}
   compute = dataclasses.replace(compute, integer_products=weights == 'int8_products')
-  return Decoder(layers, rest, config, compute, cache_dtype or compute.dtype)
+  return Decoder(layers, rest, config, compute, cache_dtype or compute.dtype, spread)
 
 
 def prompt_positions(mask: jax.Array) -> jax.Array:

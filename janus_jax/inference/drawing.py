@@ -133,11 +133,11 @@ def generate_codes(
   if window.size > 1:
     codes, known, passes, cache = _in_windows(draw, codes, cache.writing(1), window, bounds[1:])
     if window.pass_cost is None:
-      return Drawn(codes[:, :P], passes)
+      return Drawn(decoder.whole(codes[:, :P]), decoder.whole(passes))
     cache = cache.cut(sizes)
   first = known.min()
   codes = _one_by_one(draw, codes[:, :P].T, cache, first).T
-  return Drawn(codes, jnp.where(known < P, passes + P - first, passes))
+  return Drawn(decoder.whole(codes), decoder.whole(jnp.where(known < P, passes + P - first, passes)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
-from janus_jax.inference.decoder import Decoder, is_spread, make_decoder
+from janus_jax.inference.decoder import Decoder, Spread, is_spread, make_decoder
 from janus_jax.inference.sampling import Sampling, row_key
 from janus_jax.inference.windows import AUTO
 from janus_jax.models.attention_choice import choose, of_images, platform_of
@@ -28,6 +28,7 @@ class LoadedJanus:
     tokenizer: the checkpoint's own, or None. The model accepts another one, which ruins its output.
     template: names of the speakers in this checkpoint's training, None without a tokenizer.
     sampling: fields of `ImageSettings` that the checkpoint's workdir states; defaults of `generate_images`.
+    spread: splits of rows over the devices that the parameters lie on; None leaves them to XLA.
   """
 
   config: JanusConfig
@@ -35,6 +36,7 @@ class LoadedJanus:
   tokenizer: Tokenizer | None = None
   template: Template | None = None
   sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  spread: Spread | None = None
 
   def tokenizer_and_template(self) -> tuple[Tokenizer, Template]:
     """Returns both. Raises InputError where there are none, or they are another checkpoint's."""
@@ -126,7 +128,7 @@ def decoder_for(janus: LoadedJanus, weights: str = 'full', cache_dtype: str | No
   requested = 'xla' if is_spread(params) else 'auto'
   kernel = choose(requested, platform_of(jax.devices()[0]), of_images(config, dtype))
   compute = ComputeConfig(dtype=dtype, attention=requested, vision_attention=kernel)
-  return make_decoder(config, compute, params, weights, cache_dtype)
+  return make_decoder(config, compute, params, weights, cache_dtype, janus.spread)
 
 
 def request_keys(seed: int, rows: Sequence[Sequence[int]]) -> jax.Array:

@@ -121,14 +121,16 @@ def stage_figures(
     memory=moved_bytes(work, mesh) / chip.device.memory_bandwidth,
     network=max(inside / chip.device.interconnect, across / (chip.device.network or GPU_NETWORK)),
   )
-  sampling = sampling_seconds(work, chip.device.memory_bandwidth) if work.samples else None
+  # Each device reads its part of the weights.
+  parts = mesh.shape['fsdp'] * mesh.shape['tensor']
+  sampling = sampling_seconds(work, chip.device.memory_bandwidth) / parts if work.samples else None
   return dataclasses.replace(
     found, bound=bound, mfu_bound=flops.total / all_peak / bound.seconds, sampling=sampling, days=days
   )
 
 
 def sampling_seconds(work: StageWork, bandwidth: float) -> float:
-  """Seconds of reading the decoder's weights for each token of a sample, on every device: 0 where pairs are stored."""
+  """Seconds of reading all of the decoder's weights for each token of a sample: 0 where pairs are stored."""
   how, weights = work.stage.preference, WEIGHT_BYTES * trunk_parameters(work.model.language_model)
   tokens = how.max_new_tokens if how.samples == 'answers' else work.model.vq.num_tokens
   return 0.0 if how.pairs else tokens * weights / bandwidth

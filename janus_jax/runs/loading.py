@@ -18,8 +18,10 @@ from janus_jax.conversion.resample import resize_images
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.prompts import Template, find_template
 from janus_jax.data.tokenizer import Tokenizer
+from janus_jax.inference.decoder import Spread
 from janus_jax.inference.requests import LoadedJanus
 from janus_jax.runs import workdirs
+from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import parameter_shardings
 
 
@@ -47,7 +49,13 @@ def load(
   if mesh is not None:
     shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)
   words = load_tokenizer(path) if 'tokenizer.json' in checkpoint.tokenizer_files else (None, None)
-  return LoadedJanus(checkpoint.config, load_params(checkpoint, shardings), *words, workdirs.read_sampling(path))
+  params, sampling = load_params(checkpoint, shardings), workdirs.read_sampling(path)
+  return LoadedJanus(checkpoint.config, params, *words, sampling, None if mesh is None else spread_over(mesh))
+
+
+def spread_over(mesh: jax.sharding.Mesh) -> Spread | None:
+  """How rows of requests are split where parameters are by `sharding/rules.py`; None of one device."""
+  return Spread(mesh, computed=('data',), stored=ROW_AXES) if mesh.size > 1 else None
 
 
 def load_tokenizer(path: str) -> tuple[Tokenizer, Template]:

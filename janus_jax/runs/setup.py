@@ -31,7 +31,7 @@ from janus_jax.runs import identity, summary, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler, ToyScores
 from janus_jax.runs.config import TrainConfig, replaced, to_json
 from janus_jax.runs.datasets import RunData, Samples, check_data, open_data, read_world
-from janus_jax.runs.loading import load_tokenizer
+from janus_jax.runs.loading import load_tokenizer, spread_over
 from janus_jax.runs.rollouts import open_rollouts
 from janus_jax.runs.start import Start, open_start, start_of
 from janus_jax.sharding.layout import ActivationLayout
@@ -102,7 +102,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     if config.patience and not held_out.has_data:
       raise InputError(f'patience is {config.patience} and no data is held out: expected data.sources.NAME.held_out')
     callbacks = {'measuring held-out losses': Callback(held_out, config.eval_every)} if held_out.has_data else {}
-    janus = LoadedJanus(model, {}, tokenizer, template)
+    janus = LoadedJanus(model, {}, tokenizer, template, spread=spread_over(mesh))
     callbacks |= _request_callbacks(config, janus, data.samples, workdir)
     rollouts = open_rollouts(config, step_config, janus, rows_split(mesh))
 

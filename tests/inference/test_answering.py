@@ -11,6 +11,7 @@ import janus_jax
 from janus_jax.errors import InputError
 from janus_jax.inference import answering
 from janus_jax.inference.requests import AnswerSettings, decoder_for
+from janus_jax.sharding.mesh import parse_mesh
 
 SHORT, LONG = 'three red circles', 'There are three, and a blue square. ' * 3
 
@@ -32,6 +33,15 @@ def test_answers_do_not_depend_on_their_batch(model):
   swapped = janus_jax.answer(model, [images[0], [noise(9)]], questions[:2], **options)
   assert swapped[0] == together[0]
   assert swapped[1] != together[1]
+
+
+def test_a_mesh_answers_the_same(checkpoint, model):
+  """Eight questions about one image, eight about their own, over axes that split rows, weights and heads."""
+  spread = janus_jax.load(checkpoint, mesh=parse_mesh('tensor=2,fsdp=2,data=-1'))
+  images = [[noise(0)]] * 8 + [[noise(number)] for number in range(8)]
+  questions = [f'How many {number}?' for number in range(16)]
+  options = {'max_new_tokens': 20, 'temperature': 1.0, 'seed': 3, 'batch_size': 8}
+  assert janus_jax.answer(spread, images, questions, **options) == janus_jax.answer(model, images, questions, **options)
 
 
 def test_questions_about_one_image_share_it_and_are_answered_as_alone(model, recorded):

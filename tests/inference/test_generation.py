@@ -9,7 +9,7 @@ import janus_jax
 from janus_jax.errors import InputError
 from janus_jax.inference import generation
 from janus_jax.inference.batching import Group, device_batch_size
-from janus_jax.inference.drawing import Window
+from janus_jax.inference.drawing import Window, generate_codes
 from janus_jax.inference.requests import ImageSettings, decoder_for
 from janus_jax.sharding.mesh import parse_mesh
 
@@ -93,10 +93,25 @@ def test_a_mesh_generates_the_same(checkpoint, model):
   spread = janus_jax.load(checkpoint, mesh=parse_mesh('tensor=2,fsdp=2,data=-1'))
   kernel = spread.params['language_model']['lm_head']['kernel']
   assert kernel.addressable_shards[0].data.size == kernel.size // 4
-  expected = janus_jax.generate_images(model, [SHORT], num_images=1)
+  prompts, how = [SHORT, SHORT.upper()], {'num_images': 4, 'batch_size': 8}
+  expected = janus_jax.generate_images(model, prompts, **how)
   for window in (1, 4):
-    images = janus_jax.generate_images(spread, [SHORT], num_images=1, window=window)
+    images = janus_jax.generate_images(spread, prompts, window=window, **how)
     np.testing.assert_array_equal(codes(images), codes(expected))
+
+
+def test_rows_are_split_over_devices(checkpoint, recorded):
+  """Each of eight computes an eighth, and stores the keys and values of an eighth: without, all do all of it."""
+  spread = janus_jax.load(checkpoint, mesh=parse_mesh('data=-1'))
+  calls, found = recorded(generation, 'generate_codes'), []
+  for janus in (spread, dataclasses.replace(spread, spread=None)):
+    janus_jax.generate_images(janus, [SHORT], num_images=128, batch_size=128, window=1)
+    (args, how) = calls.pop()
+    compiled = generate_codes.lower(*args, **how).compile()
+    found.append((compiled.cost_analysis()['flops'], compiled.memory_analysis().temp_size_in_bytes))
+  (flops, held), (all_flops, all_held) = found
+  assert flops < all_flops / 4
+  assert held < all_held / 3
 
 
 def test_images_do_not_depend_on_the_window(model, recorded, monkeypatch):
