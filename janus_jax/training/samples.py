@@ -44,9 +44,10 @@ class SampledAnswer(NamedTuple):
   def example(self) -> Example:
     """What is learned from: the ids of the answer are the targets."""
     tokens = np.array([*self.ids, *self.answer], np.int32)
-    types = np.where(tokens == self.image_token, IMAGE, TEXT).astype(np.uint8)
-    places = np.arange(1, len(tokens) + 1)  # Of what each position predicts.
-    answered = (places >= len(self.ids)) & (places < len(tokens))
+    places = np.arange(len(tokens))
+    # An answer may be any token: the placeholder, too, stands for no image there.
+    types = np.where((tokens == self.image_token) & (places < len(self.ids)), IMAGE, TEXT).astype(np.uint8)
+    answered = np.append(places[1:] >= len(self.ids), False)
     return predicting(tokens, types, answered, UNDERSTANDING_LOSS, self.pixels, no_images(1))
 
 

@@ -31,9 +31,23 @@ FLAGS = (
 )
 
 
+# The first stage learns from samples, which all processes must be given alike.
+SAMPLES = """
+  stage = config.stages.stage1
+  stage.objective = 'grpo'
+  stage.preference.update({'group': 2, 'cfg_weight': 2.0, 'log_probs': 'sampled', 'beta': 0.1, 'supervised': 0.5})
+  stage.preference.rewards = {'bright': {'function': __file__.replace('config.py', 'rewards.py:bright')}}
+  return config
+"""
+
+
 @pytest.fixture(scope='module')
 def start(tmp_path_factory) -> pathlib.Path:
-  return write_recipe(tmp_path_factory.mktemp('start'))
+  directory = write_recipe(tmp_path_factory.mktemp('start'))
+  (directory / 'rewards.py').write_text('def bright(records, images):\n  return [float(x.mean()) for x in images]\n')
+  config = directory / 'config.py'
+  config.write_text(config.read_text().replace('\n  return config\n', SAMPLES))
+  return directory
 
 
 def counted(workdir: pathlib.Path) -> list[dict]:

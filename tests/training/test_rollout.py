@@ -176,19 +176,23 @@ def test_sampled_answers_are_those_of_answer_and_depend_on_seed_and_update_alone
 
 
 def test_the_trainer_gives_sampled_answers_the_probability_that_they_were_sampled_with(janus):
-  """That of the model's forward pass over the one row alone, at the temperature; the rows are cut into two streams."""
+  """That of the model's forward pass over the one row alone, at the temperature; the rows are cut into two streams. An
+  answer with the placeholder of an image has no image there.
+  """
   tree, own = params(), answers(janus, share_of_wanted, temperature=0.7, log_probs='sampled')
   samples = own.generate(0, tree)
+  samples[0] = samples[0]._replace(answer=[5, CONFIG.image_token_id, 7])
   batch = own.batch(samples, np.zeros((3, 4)))
   assert batch['pixels'].shape[:2] == (2, 12)
   config = dataclasses.replace(STEP, objective='grpo', preference=own.preference).for_samples()
   found = np.asarray(log_probs(tree, batch, config))
   model = Janus(CONFIG)
   for row, sample in enumerate(samples):
-    ids = np.array([[*sample.ids, *sample.answer]])
+    ids, said = np.array([sample.ids]), np.array([sample.answer])
     embed = ('embed_prompt', ids, sample.pixels) if len(sample.pixels) else ('embed_text', ids)
     x = model.apply({'params': tree}, *embed[1:], method=embed[0])
-    places = np.arange(ids.shape[1])[None]
+    x = jnp.concatenate([x, model.apply({'params': tree}, said, method='embed_text')], axis=1)
+    places = np.arange(x.shape[1])[None]
     hidden, _ = model.apply({'params': tree}, x, places, np.ones_like(places), method='hidden')
     logits = np.asarray(model.apply({'params': tree}, hidden, method='text_logits'))[0] / 0.7
     predicted = jax.nn.log_softmax(logits)[len(sample.ids) - 1 : -1]
