@@ -1,8 +1,10 @@
 """Writes one page about a run: scores, curves, generated images, answers, configuration.
 
     python -m janus_jax.report --workdir=DIR --scores=DIR --out=FILE.html [--path=export=DIR --seconds=training=301 ...]
+      [--beside=before=DIR ...]
 
-The first is a training workdir, the second what `janus_jax.evaluate --out` wrote. The page needs no other file.
+The first is a training workdir, the second what `janus_jax.evaluate --out` wrote; --beside gives scores of other runs,
+whose images of the same prompts then stand beside the run's. The page needs no other file.
 """
 
 import collections
@@ -37,6 +39,8 @@ _OUT = cli.define_path('out', None, 'HTML file to write; replaced if there.', re
 _TITLE = flags.DEFINE_string('title', None, 'Title of the page; default: names the workdir.')
 _PATHS = flags.DEFINE_multi_string('path', [], 'NAME=PATH to list on the page; may be given several times.')
 _SECONDS = flags.DEFINE_multi_string('seconds', [], 'PART=SECONDS to list on the page; may be given several times.')
+
+_BESIDE = flags.DEFINE_multi_string('beside', [], 'NAME=SCORES of another run; may be given several times.')
 
 # Fields of each entry of a list in scores.json that the page shows.
 SCORE_FIELDS = {
@@ -91,6 +95,20 @@ def read_scores(directory: str) -> tuple[dict, np.ndarray, np.ndarray]:
   return scores, generations, questions
 
 
+def comparable(own: Mapping[str, Any], directory: str) -> tuple[dict, np.ndarray]:
+  """Scores and generated images of another run. Raises InputError where they are of other prompts."""
+  scores, generations, _ = read_scores(directory)
+  if not own:
+    raise InputError('--beside: expected --scores too, to compare with')
+  prompts, expected = ([case['prompt'] for case in found['generation_cases']] for found in (scores, own))
+  if prompts != expected:
+    raise InputError(
+      f'{directory}: {len(prompts)} prompts, not those of --scores: expected both of one recipe and seed, with equal '
+      '--images_per_group'
+    )
+  return scores, generations
+
+
 def duration(seconds: float) -> str:
   """'12 s', '3 min 20 s' or '2 h 5 min'."""
   minutes, rest = divmod(round(seconds), 60)
@@ -136,6 +154,7 @@ def main() -> None:
   lines = read_metrics(metrics)
   config, model = workdirs.read_config(workdir), read_json(os.path.join(workdir, CONFIG_FILE))
   found = read_scores(_SCORES.value) if _SCORES.value is not None else ({}, np.zeros(0), np.zeros(0))
+  others = {name: comparable(found[0], path) for name, path in _pairs('beside', _BESIDE.value).items()}
   where = {
     'workdir': absolute(_WORKDIR.value),
     'checkpoints': absolute(os.path.join(_WORKDIR.value, CHECKPOINTS_DIRECTORY)),
@@ -149,7 +168,7 @@ def main() -> None:
     'paths': where,
   }
   title = _TITLE.value or f'Janus training run {"/".join(where["workdir"].split("/")[-2:])}'
-  page = run_page.render_run(run_page.RunReport(title, lines, *found, config, model, tables))
+  page = run_page.render_run(run_page.RunReport(title, lines, *found, config, model, tables, others))
   with open(_OUT.value, 'w', encoding='utf-8') as file:
     file.write(page)
   logging.info('wrote %s', _OUT.value)

@@ -8,7 +8,7 @@ import pytest
 from janus_jax.errors import InputError
 from janus_jax.models import config as model_config
 from janus_jax.models.config import PRESETS
-from janus_jax.report import SCORE_FIELDS, duration, facts, parameter_counts, read_scores, with_total
+from janus_jax.report import SCORE_FIELDS, comparable, duration, facts, parameter_counts, read_scores, with_total
 
 
 def write(directory, scores, generations=1, questions=1):
@@ -35,6 +35,18 @@ def test_scores_without_a_part_are_refused(tmp_path, name):
     write(tmp_path, {**whole(), name: part})
     with pytest.raises(InputError, match=rf'scores.json: {name}(: entry 0 has no | is missing or empty: expected )'):
       read_scores(str(tmp_path))
+
+
+def test_runs_are_compared_on_the_same_prompts(tmp_path):
+  own = whole()
+  write(tmp_path, own)
+  scores, _ = comparable(own, str(tmp_path))
+  assert scores == own
+  others = {**own, 'generation_cases': [{**case, 'prompt': 'another'} for case in own['generation_cases']]}
+  with pytest.raises(InputError, match='1 prompts, not those of --scores'):
+    comparable(others, str(tmp_path))
+  with pytest.raises(InputError, match='--beside: expected --scores too'):
+    comparable({}, str(tmp_path))
 
 
 @pytest.mark.parametrize('text', ['', '{}', '[]', 'null', '\x00'])

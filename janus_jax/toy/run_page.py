@@ -42,8 +42,14 @@ EMERGENCE = (
     )
   ),
 )
+# Prompts of a skill whose images of several runs stand beside each other.
+COMPARED_SHOWN = 6
 # (title, metric, label of the y axis) of the charts with one curve.
 CURVES = (
+  ('reward of samples', 'reward', 'reward'),
+  ('groups of samples whose rewards are alike', 'groups_alike', 'fraction of groups'),
+  ('divergence from the model before the stage', 'divergence', 'nats per target'),
+  ('log-probability by which the chosen sample is ahead', 'margin', 'nats'),
   ('learning rate', 'learning_rate', 'learning rate'),
   ('gradient norm', 'grad_norm', 'L2 norm'),
   ('throughput', 'tokens_per_second', 'tokens/s'),
@@ -64,6 +70,7 @@ class RunReport:
     config: the run's config.
     model: its architecture.
     tables: title -> {name: value} of what else is known, such as seed, machine, parameters, times and paths.
+    others: name -> scores and generations of other runs, of the same prompts and questions.
   """
 
   title: str
@@ -74,6 +81,7 @@ class RunReport:
   config: Mapping[str, Any]
   model: Mapping[str, Any]
   tables: Mapping[str, Mapping[str, str]]
+  others: Mapping[str, tuple[Mapping[str, Any], np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 def render_run(run: RunReport) -> str:
@@ -82,6 +90,7 @@ def render_run(run: RunReport) -> str:
   sections = [
     ('', _head(run)),
     ('Training', [charts(_curves(run.metrics))]),
+    *([('Beside others', _beside_others(run))] if run.scores and run.others else []),
     *((title, content(run)) for title, content in scored if run.scores),
     ('Configuration', _configuration(run)),
   ]
@@ -169,6 +178,31 @@ def _score_cell(score: Mapping[str, Any] | None) -> Html:
   bar = f'background: linear-gradient(90deg, #cfe8d5 {score["percent"]:.1f}%, transparent 0)'
   about = element('span', f'{interval_text(score["interval"])} of {score["total"]}', class_='note')
   return element('td', _percent(score), about, class_='number', style=bar)
+
+
+def _beside_others(run: RunReport) -> list[Html]:
+  """The scores of all runs, and for prompts whose images are right in one of them alone, all of these."""
+  runs = {**run.others, 'this run': (run.scores, run.generations)}
+  tables = []
+  for part in ('generations', 'questions'):
+    by_key = [{(*score['name'], score['group']): score for score in scores[part]} for scores, _ in runs.values()]
+    rows = [
+      (f'{line_name(key[:-1])}, {key[-1]}'.replace('_', ' '), *(_score_cell(found.get(key)) for found in by_key))
+      for key in by_key[-1]
+    ]
+    tables.append(table((part, *runs), rows))
+  found = [element('div', *tables, class_='row')]
+  shown: dict[str, list[Html]] = {}
+  for index, case in enumerate(run.scores['generation_cases']):
+    cases = [scores['generation_cases'][index] for scores, _ in runs.values()]
+    about = f'{case["skill"]}, {case["group"]}'.replace('_', ' ')
+    if len({one['right'] for one in cases}) == 2 and len(shown.setdefault(about, [])) < COMPARED_SHOWN:
+      images = (image_tag(pixels[index], name, one['right']) for one, (name, (_, pixels)) in zip(cases, runs.items()))
+      shown[about].append(element('figure', *images, element('figcaption', case['prompt'])))
+  found += [note(f'From left to right: {", ".join(runs)}. Green: exactly what was asked for.')]
+  for about, figures in shown.items():
+    found += [element('h3', about), element('div', *figures, class_='row')]
+  return found
 
 
 def _images(run: RunReport) -> list[Html]:

@@ -131,6 +131,25 @@ def test_right_and_wrong_are_told_apart():
   assert '<strong class="wrong">pink</strong>' in page
 
 
+def test_prompts_that_one_run_alone_draws_right_stand_beside_each_other():
+  run = run_of()
+  prompts = ['a cross', 'a ring', 'a circle']
+  own = [generation(prompt, right) for prompt, right in zip(prompts, (True, True, False))]
+  before = [generation(prompt, right) for prompt, right in zip(prompts, (False, True, False))]
+  images = np.zeros((3, 4, 4, 3), np.uint8)
+  halved = [{**item, 'percent': item['percent'] / 2} for item in run.scores['generations']]
+  others = {'before': ({**run.scores, 'generations': halved, 'generation_cases': before}, images)}
+  page = run_page.render_run(run_of(scores={**run.scores, 'generation_cases': own}, generations=images, others=others))
+  section = page[page.index('Beside others') : page.index('>Scores<')]
+  assert re.findall(r'<figcaption>([^<]*)', section) == ['a cross']
+  assert re.findall(r'class="pixels (right|wrong)" [^>]*alt="(before|this run)"', section) == [
+    ('wrong', 'before'),
+    ('right', 'this run'),
+  ]
+  assert re.search(r'digit, new phrasing.*?40\.0 %.*?80\.0 %', section, re.DOTALL)
+  assert 'Beside others' not in run_page.render_run(run)
+
+
 def test_a_run_without_scores_or_curves_still_has_a_page():
   found = parse(run_page.render_run(run_of(scores={}, metrics=[], config={}, model={})))
   assert found.tags['img'] == found.tags['h2'] == 0
