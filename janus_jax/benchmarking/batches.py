@@ -22,6 +22,7 @@ from janus_jax.data.examples import (
 from janus_jax.data.mixture import interleave
 from janus_jax.data.packing import BatchShape, Size, fill_batch, make_batch
 from janus_jax.models.config import JanusConfig
+from janus_jax.training.samples import Sample, SampledAnswer, SampledImage, sample_batch
 from janus_jax.training.stages import Stage
 
 WORDS = 16
@@ -50,6 +51,28 @@ def synthetic_batch(
       examples.append(_EXAMPLES[task](model, words, holds_codes, rng))
     parts.append(make_batch(examples, rows, shape, num_codes=model.vq.num_tokens, **image_sizes))
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def synthetic_samples(
+  model: JanusConfig, stage: Stage, shape: BatchShape, streams: int, seed: int
+) -> dict[str, np.ndarray]:
+  """Samples of an update as a stage with another objective than 'sft' has them (`training.samples.sample_batch`), of
+  the shape `training.run_config.expected_samples` and with advantages at random.
+  """
+  rng, preference = np.random.default_rng(seed), stage.preference
+  count = shape.rows // (2 if preference.has_unconditional else 1)
+  samples: list[Sample] = []
+  for _ in range(count):
+    if preference.samples == 'answers':
+      question = _question(model, shape.length - model.num_image_tokens, True, rng)
+      ids, answer = np.split(question.tokens, [np.argmax(question.weights) + 1])
+      samples.append(SampledAnswer({}, ids, answer, '', question.pixels, model.image_token_id))
+    else:
+      codes = rng.integers(0, model.vq.codebook_size, model.vq.num_tokens).astype(np.int32)
+      samples.append(SampledImage({}, _words(model, shape.length - model.vq.num_tokens + 1, rng), codes, None))
+  advantages = rng.normal(size=count).astype(np.float32)
+  pad, images = 0 if preference.has_unconditional else None, shape.images // shape.rows
+  return sample_batch(samples, advantages, shape.length, pad=pad, streams=streams, images=images)
 
 
 def _image_positions(model: JanusConfig) -> dict[str, int]:

@@ -19,6 +19,14 @@ FEW_ROWS = (2, 1)
 STORED = ('--config.data.precompute_codes=true', '--config.loss_chunk=1024')
 WINDOWS = '--window=1,4,16,64'
 LORA = ('--config.stages.stage3.lora.rank=16', '--config.stages.stage3.trainable=()')
+# An update on 4 prompts x 8 images, as T2I-R1's, and the generation of those.
+GRPO = (
+  '--config.stages.stage3.objective=grpo',
+  '--config.stages.stage3.preference.num_prompts=4',
+  '--config.stages.stage3.preference.group=8',
+  '--config.stages.stage3.preference.beta=0.01',
+)
+SAMPLING = ('--batch=32', '--share=8', '--repeats=1')
 HALF_MOMENTS = '--config.optimizer.moment_dtype=bfloat16'
 
 
@@ -124,6 +132,8 @@ def _real_parts(machine: Machine, profiles: str) -> list[Part]:
     # Random weights guess few codes right: what there is to see is what a pass costs.
     decoding('windows_1b', 'Images by window, 1B', small, 100, *generate[:-1], '--batch=1', '--repeats=1', WINDOWS),
     training('train_7b', 'Train 7B, Stage III, stored codes', large, 110, FEW_ROWS, stage3, *steps, *lean),
+    training('grpo_1b', 'GRPO update 1B, 32 images', small, 100, (8,), stage3, *steps, *GRPO),
+    decoding('rollout_1b', 'GRPO samples 1B, 32 images', small, 100, *generate[:-1], *SAMPLING),
     training(
       'train_7b_lora', 'Train 7B, LoRA, stored codes', large, 100, many, stage3, *steps, *LORA,
       least=1.5 * stored_bytes(PRESETS[large]),

@@ -47,6 +47,8 @@ def benchmark_train(model: BenchmarkModel, stage: str | None, settings: Benchmar
   if settings.peer:
     if work.stage.lora.rank:
       raise InputError('--peer trains without factors of LoRA: expected a stage without lora.rank')
+    if work.samples:
+      raise InputError(f"--peer learns from data alone: expected the objective 'sft', not {work.stage.objective!r}")
     about, other = _train_peer(work, settings)
     logging.info('the peer: two steps')
     peer_losses = [other.call('run', 1) for _ in range(2)]
@@ -68,7 +70,8 @@ def benchmark_train(model: BenchmarkModel, stage: str | None, settings: Benchmar
   step, *peer_step = (timing.per(settings.steps) for timing in timings)
   found = {'mode': 'train', 'stage': work.stage.name, 'compile_seconds': compiling}
   found |= {'attention': compute.attention, 'remat': compute.remat, 'compute_dtype': compute.dtype}
-  found |= {'rows': work.stage.batch_size, **train_figures(work, step)}
+  rows = sum(len(batch['tokens']) for batch in (work.batch, work.samples) if batch)
+  found |= {'rows': rows, **train_figures(work, step)}
   if settings.peer:
     found |= about | {'second_loss': losses[-1], 'peer_second_loss': peer_losses[-1]}
     found |= _beside('step_seconds', step, *peer_step)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from janus_jax.benchmarking.batches import synthetic_batch
+from janus_jax.benchmarking.batches import synthetic_batch, synthetic_samples
 from janus_jax.benchmarking.benchmark_model import BenchmarkModel
 from janus_jax.benchmarking.timing import Timing
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE
@@ -14,9 +14,9 @@ from janus_jax.runs.setup import check_trainable, read_step
 from janus_jax.sharding.mesh import rows_split
 from janus_jax.training.metric_window import Window
 from janus_jax.training.optimizer import learning_rates
-from janus_jax.training.run_config import check_batches, expected_mean, stage_shape
+from janus_jax.training.run_config import check_batches, expected_mean, expected_samples, stage_shape
 from janus_jax.training.stages import Stage, adapted_groups, trained_groups, trained_paths
-from janus_jax.training.state import place_batch, start_state
+from janus_jax.training.state import place_batch, place_whole_batch, start_state
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 from janus_jax.training.throughput import StepFlops, TokenCounts, step_flops, throughput
 
@@ -27,7 +27,8 @@ class TrainWork:
 
   Attributes:
     rate: learning rate, the highest of the stage.
-    batch: numpy arrays of `data.packing.make_batch`, with `counts` and `flops` by formula.
+    batch: numpy arrays of `data.packing.make_batch`, with `counts` and `flops` by formula; {} in a stage without data.
+    samples: those of `training.samples.sample_batch`, where the objective is another than 'sft', or None.
     trained: paths that train.
   """
 
@@ -36,6 +37,7 @@ class TrainWork:
   rate: float
   step: StepConfig
   batch: dict[str, np.ndarray]
+  samples: dict[str, np.ndarray] | None
   trained: frozenset[str]
   counts: TokenCounts
   flops: StepFlops
@@ -54,9 +56,12 @@ def make_work(model: BenchmarkModel, stage: Stage, holds_codes: bool) -> TrainWo
   streams = run.streams or rows_split(mesh)
   alone = dataclasses.replace(run, stages={stage.name: stage}, run=(stage.name,))
   shape = stage_shape(alone, [expected_mean(stage, length, holds_codes)], 0, streams)
-  batch = synthetic_batch(config, stage, shape, streams, holds_codes, run.seed)
-  window = Window(config, length, trained)
+  batch = synthetic_batch(config, stage, shape, streams, holds_codes, run.seed) if stage.reads_data else {}
+  window, samples = Window(config, length, trained), None
   window.add(batch, 0.0)
+  if sampled := expected_samples(stage):
+    samples = synthetic_samples(config, stage, sampled, rows_split(mesh), run.seed)
+    window.add_samples(samples, {})
   rates = learning_rates(stage.schedule, stage.learning_rate, stage.warmup_steps, stage.steps, stage.final_fraction)
   return TrainWork(
     model=model,
@@ -64,6 +69,7 @@ def make_work(model: BenchmarkModel, stage: Stage, holds_codes: bool) -> TrainWo
     rate=float(max(rates)),
     step=read_step(run, config, model.placement, (stage,)).for_stage(stage),
     batch=batch,
+    samples=samples,
     trained=trained,
     counts=window.counts,
     flops=step_flops(config, window.counts, length, trained_groups(trained), adapted_groups(trained)),
@@ -77,8 +83,13 @@ class Trainer:
     stage = work.stage
     self._values = StageValues(*map(np.float32, (work.rate, stage.weight_decay, stage.loss_weights)))
     self._work, self._step = work, jit_train_step('static')
-    self._state = start_state(work.model.make_params(), work.trained, work.step.optimizer, work.model.placement)
-    self._batch = place_batch(work.batch, work.model.placement.mesh)
+    optimizer, placement = work.step.optimizer, work.model.placement
+    self._state = start_state(
+      work.model.make_params(), work.trained, optimizer, placement, with_reference=stage.has_reference
+    )
+    self._batch = place_batch(work.batch, placement.mesh)
+    if work.samples is not None:
+      self._batch['samples'] = place_whole_batch(work.samples, placement.mesh)
 
   def run(self, steps: int) -> float:
     """Takes steps and waits for the last; its loss."""
@@ -97,8 +108,9 @@ def train_figures(work: TrainWork, step: Timing) -> dict[str, Any]:
   """Speeds by the time of a step; `mfu` and `mfu_with_encoders` are None where a device's peak is not known."""
   device, config = jax.devices()[0].device_kind, work.model.config
   values = throughput(work.counts, work.flops, step.median, device, jax.device_count())
-  seen = int((work.batch['token_types'] == IMAGE).sum()) // config.num_image_tokens
-  generated = int((work.batch['loss_ids'] == GENERATION_LOSS).sum()) // config.vq.num_tokens
+  batches = [batch for batch in (work.batch, work.samples) if batch]
+  seen = sum(int((batch['token_types'] == IMAGE).sum()) for batch in batches) // config.num_image_tokens
+  generated = sum(int((batch['loss_ids'] == GENERATION_LOSS).sum()) for batch in batches) // config.vq.num_tokens
   return {
     'step_seconds': step.spread(),
     'tokens_per_step': work.counts.tokens,

@@ -18,6 +18,7 @@ from janus_jax.runs.config import default_config, parse_config, replaced, set_st
 from janus_jax.runs.setup import read_step
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import rematerialisation
+from janus_jax.training.run_config import row_length
 from janus_jax.training.state import Placement
 
 ADAPTORS = ('vision_aligner', 'gen_aligner', 'gen_embed', 'gen_head')
@@ -296,3 +297,21 @@ def test_sizes_change_what_is_measured(model):
   kernels = deeper.make_params()['language_model']['layers']['attn']['q']['kernel']
   assert len(kernels) == 3
   assert model.run.sequence_length == 96
+
+
+@pytest.mark.parametrize(('samples', 'supervised'), [('images', 0.0), ('answers', 1.0)])
+def test_an_update_from_samples_is_measured(model, samples, supervised):
+  """Beside a batch of data or alone, and with the copy of the model that it is compared with."""
+  preference = {'num_prompts': 2, 'group': 3, 'beta': 0.1, 'supervised': supervised, 'samples': samples}
+  changes = {'objective': 'grpo', **{f'preference.{name}': value for name, value in preference.items()}}
+  config = replaced(model.run, {f'stages.packed.{name}': value for name, value in changes.items()})
+  found = running.benchmark_train(dataclasses.replace(model, run=config), 'packed', ALONE)
+  data = running.benchmark_train(model, 'packed', ALONE) if supervised else {}
+  length = row_length(round(config.find_stage('packed').expected_tokens[0 if samples == 'answers' else 2]))
+  assert found['rows'] == 6 + data.get('rows', 0)
+  assert found['tokens_per_step'] == 6 * length + data.get('tokens_per_step', 0)
+  drawn, asked = (6, 0) if samples == 'images' else (0, 6)
+  assert found['images_drawn_per_step'] == drawn + data.get('images_drawn_per_step', 0)
+  assert found['images_asked_about_per_step'] == asked + data.get('images_asked_about_per_step', 0)
+  with pytest.raises(InputError, match="--peer learns from data alone: expected the objective 'sft', not 'grpo'"):
+    running.benchmark_train(dataclasses.replace(model, run=config), 'packed', SETTINGS)
