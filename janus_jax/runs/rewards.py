@@ -41,9 +41,9 @@ def open_reward(name: str, config: RewardConfig, toy: Callable[[], Any], step: S
     InputError: a function or a file that is not there, a name that is neither built in nor has one of both.
   """
   if config.function:
-    return _of_function(load_function(config.function, name), name)
+    return of_first(_of_function(load_function(config.function, name), name))
   if config.command:
-    return CommandReward(name, config.command, config.seconds)
+    return of_first(CommandReward(name, config.command, config.seconds))
   if step.preference.samples == 'answers':
     if name == 'answer':
       return _of_function(right_answer, name)
@@ -55,6 +55,11 @@ def open_reward(name: str, config: RewardConfig, toy: Callable[[], Any], step: S
       return yes_reward(step)
     built_in = 'toy or yes'
   raise InputError(f'reward {name!r} has neither a function nor a command: expected one, or one called {built_in}')
+
+
+def of_first(reward: Reward) -> Reward:
+  """A reward that process 0 alone computes, whose rewards all learn from; others give zeros."""
+  return reward if not jax.process_index() else lambda samples, janus: np.zeros(len(samples))
 
 
 def load_function(path: str, name: str) -> Callable[..., Any]:

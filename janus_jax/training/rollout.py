@@ -63,7 +63,8 @@ class Rollout:
     samples = self.generate(update, params)
     generated = time.perf_counter()
     janus = dataclasses.replace(self.sampler.janus, params=params)
-    found = {name: list(map(float, reward(samples, janus))) for name, reward in self.rewards.items()}
+    with hosts.together():
+      found = {name: list(map(float, reward(samples, janus))) for name, reward in self.rewards.items()}
     # All processes learn from those of the first: a reward may give another number each time.
     rewards = {name: np.array(values) for name, values in hosts.gathered(found)[0].items()}
     total = sum(config.weight * rewards[name] for name, config in how.reward_configs.items())

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import reference
@@ -100,6 +101,13 @@ def test_functions_are_found_by_file_and_by_module(tmp_path):
   ):
     with pytest.raises(InputError, match=message):
       load_function(wrong, 'mine')
+
+
+def test_other_processes_leave_functions_and_programs_to_the_first(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  (tmp_path / 'mine.py').write_text('def fail(records, images):\n  raise ValueError\n')
+  for config in (RewardConfig(function=f'{tmp_path}/mine.py:fail'), RewardConfig(command='false')):
+    np.testing.assert_array_equal(open_reward('mine', config, None, STEP)(samples(2), None), [0, 0])
 
 
 @pytest.mark.parametrize('found', [[1.0], [1.0, float('inf')], 'no', None, [[1.0], [2.0]]])
