@@ -37,7 +37,7 @@ def get_config(goal='grpo'):
       'steps': steps,
       'learning_rate': learning_rate,
       'warmup_steps': 10,
-      'schedule': 'cosine' if goal == 'sft' else 'constant',
+      'schedule': 'cosine',
       'preference': {
         'samples': 'answers' if answers else 'images',
         'skills': KINDS if answers else SKILLS,
@@ -47,7 +47,7 @@ def get_config(goal='grpo'):
         'cfg_weight': 1.2,
         'temperature': 1.0,
         'max_new_tokens': 8,
-        'supervised': 0.25,  # At 1 its gradient is thrice that of the rewards, and they rise half as fast.
+        'supervised': 0.5,  # At 1 rewards rise half as fast; at 0.25, and a constant rate, two points of answers are lost.
         'beta': 0.1 if goal == 'dpo' else 0.0,
       },
     }
