@@ -47,7 +47,8 @@ def get_config(goal='grpo'):
         'cfg_weight': 1.2,
         'temperature': 1.0,
         'max_new_tokens': 8,
-        'supervised': 0.5,  # At 1 rewards rise half as fast; at 0.25, and a constant rate, two points of answers are lost.
+        # At 1 rewards rise half as fast; at 0.25, and a constant rate, two points of answers are lost.
+        'supervised': 0.5,
         'beta': 0.1 if goal == 'dpo' else 0.0,
       },
     }
