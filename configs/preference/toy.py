@@ -16,8 +16,8 @@ from janus_jax.runs.config import set_stages
 from janus_jax.runs.recipes import read_recipe
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny.py')
-# Each with its steps and rate; an update with samples takes as long as ten without.
-GOALS = {'grpo': (600, 3e-4), 'dpo': (600, 3e-4), 'answers': (600, 3e-4), 'sft': (6000, 3e-4)}
+# Each with its steps and rate; an update with samples takes as long as seven or eight without.
+GOALS = {'grpo': (600, 3e-4), 'dpo': (600, 3e-4), 'answers': (600, 3e-4), 'sft': (4500, 3e-4)}
 # What is left to learn after tiny.py; the data keeps the others.
 SKILLS = ('attributes', 'counting', 'two_objects', 'position', 'colour_binding')
 KINDS = ('where', 'beside')
