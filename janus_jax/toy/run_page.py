@@ -181,7 +181,7 @@ def _score_cell(score: Mapping[str, Any] | None) -> Html:
 
 
 def _beside_others(run: RunReport) -> list[Html]:
-  """The scores of all runs, and for prompts whose images are right in one of them alone, all of these."""
+  """The scores of all runs, and the images of all for prompts on which they differ."""
   runs = {**run.others, 'this run': (run.scores, run.generations)}
   tables = []
   for part in ('generations', 'questions'):
@@ -199,7 +199,7 @@ def _beside_others(run: RunReport) -> list[Html]:
     if len({one['right'] for one in cases}) == 2 and len(shown.setdefault(about, [])) < COMPARED_SHOWN:
       images = (image_tag(pixels[index], name, one['right']) for one, (name, (_, pixels)) in zip(cases, runs.items()))
       shown[about].append(element('figure', *images, element('figcaption', case['prompt'])))
-  found += [note(f'From left to right: {", ".join(runs)}. Green: exactly what was asked for.')]
+  found += [note(f'From top to bottom: {", ".join(runs)}. Green: exactly what was asked for.')]
   for about, figures in shown.items():
     found += [element('h3', about), element('div', *figures, class_='row')]
   return found
