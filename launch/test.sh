@@ -13,7 +13,5 @@ make_venv test
 # Tests start hundreds of processes. Where the caller keeps no bytecode, each would compile two thousand modules again,
 # for two seconds.
 export PYTHONDONTWRITEBYTECODE='' PYTHONPYCACHEPREFIX=$PWD/.venv/bytecode
-# In the order of the files: otherwise those with few tests, which are the longest, come last, and a core waits. A worker
-# more than there are cores, as many tests wait for processes.
-workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
-exec .venv/bin/python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
+# In the order of the files: otherwise those with few tests, which are the longest, come last, and a core waits.
+exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

@@ -47,7 +47,7 @@ class Device:
 class Mesh:
   """The part of a mesh that the figures read: 16 chips of v5e."""
 
-  size, shape = 16, {'tensor': 1}
+  size, shape = 16, {'data': 16, 'fsdp': 1, 'tensor': 1}
   devices = np.array([Device()], object)
 
 
