@@ -25,7 +25,6 @@ from janus_jax.conversion.configs import janus_to_huggingface
 from janus_jax.conversion.export import DTYPES, cast_params, exporting
 from janus_jax.conversion.parts import GEN_EMBED_CHOICES, TEMPLATES, compose
 from janus_jax.conversion.peft_files import PEFT_LAYOUTS
-from janus_jax.conversion.resample import resize_images
 from janus_jax.data.whole_files import write_text
 from janus_jax.errors import InputError
 from janus_jax.runs.value_checks import SEED, Integer
@@ -126,7 +125,7 @@ def main() -> None:
   checkpoint = cast_params(_open(), _DTYPE.value)
   _check_adapter(checkpoint)
   if _IMAGE_SIZE.value is not None:
-    checkpoint = resize_images(checkpoint, _IMAGE_SIZE.value)
+    checkpoint = checkpoint.resized(_IMAGE_SIZE.value, _IMAGE_SIZE.value)
   card = _card(checkpoint) if _PUSH.value else ''
   with _output() as output:
     with exporting(checkpoint, output, _FORMAT.value, _OVERWRITE.value) as directory:

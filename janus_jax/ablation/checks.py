@@ -18,6 +18,7 @@ from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.setup import check_run, make_placement
 from janus_jax.runs.start import as_trained, open_start
 from janus_jax.toy.parts import check_parts
+from janus_jax.training.stages import stage_models
 
 # Fields that a sweep sets in each run -> settings to use in their place.
 SET_BY_SWEEP = {
@@ -73,7 +74,8 @@ def _check_run(config: TrainConfig, model_of: Callable[[str, str], JanusConfig])
   else:
     check_parts(config.pretraining)
     model = as_trained(PRESETS[config.pretraining.model], config)
-  check_run(config, model, make_placement(config.mesh, model, config.lora))
+  models = stage_models(model, config.run_stages)
+  check_run(config, models, make_placement(config.mesh, models[0], config.lora))
   if config.data.name == 'files':
     _check_files(config)
 

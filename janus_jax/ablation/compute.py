@@ -13,7 +13,7 @@ from janus_jax.runs.setup import open_examples, stage_batches
 from janus_jax.runs.start import open_start
 from janus_jax.sharding.mesh import make_mesh, rows_split
 from janus_jax.training.metric_window import Window
-from janus_jax.training.stages import adapted_groups, trained_groups, trained_paths
+from janus_jax.training.stages import adapted_groups, stage_models, trained_groups, trained_paths
 from janus_jax.training.throughput import step_flops
 
 # Batches of a stage that are made to see what a step costs; their mean is good to less than 1 %.
@@ -26,18 +26,18 @@ def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
   The config has `init_from` and `data.directory`; indices of data go to `directory`.
   """
   coded, config = config.data.precompute_codes, replaced(config, {'data.precompute_codes': False})
-  start = open_start(config)
-  data, spec = open_examples(config, start, directory)
+  start, stages, prices = open_start(config), config.run_stages, {}
   streams = config.streams or rows_split(make_mesh(dataclasses.asdict(config.mesh)))
-  prices, stages = {}, config.run_stages
-  mixtures = [(stage.ratio, stage.sources) for stage in stages]
-  for stage, mean in zip(stages, mean_sizes(data.train, mixtures, spec, config.seed)):
-    window = Window(start.config, config.sequence_length, ())
+  for stage, model in zip(stages, stage_models(start.config, stages)):
+    sized = start.resized(model.vision_encoder.image_size, model.vq.image_size)
+    data, spec = open_examples(config, sized, directory)
+    (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, config.seed)
+    window = Window(model, config.sequence_length, ())
     for batch in itertools.islice(stage_batches(config, stage, mean, data, spec, streams), BATCHES):
       window.add({name: part for name, part in batch.items() if not coded or name != 'generation_pixels'}, 0.0)
-    paths = trained_paths(stage, parameter_shapes(start.config, config.lora))
+    paths = trained_paths(stage, parameter_shapes(model, config.lora))
     trained = trained_groups(paths), adapted_groups(paths)
-    prices[stage.name] = step_flops(start.config, window.counts, config.sequence_length, *trained).total / BATCHES
+    prices[stage.name] = step_flops(model, window.counts, config.sequence_length, *trained).total / BATCHES
   return prices
 
 

@@ -144,12 +144,14 @@ def _held_out_losses(workdir: str, run: PlannedRun, config: TrainConfig, num_bat
   data = open_data(config, checkpoint.config, workdir, lambda: open_start(config), 0, is_new=False)
   spec = example_spec(config.sequence_length, checkpoint.config, *loading.load_tokenizer(workdir), data.holds_codes)
   step_config = read_step(config, checkpoint.config, placement)
-  held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(placement.mesh), num_batches)
+  held_out = HeldOutLoss(
+    data.held_out, spec, config, config.run_stages[-1], step_config, rows_split(placement.mesh), num_batches
+  )
   losses = []
   with jax.set_mesh(placement.mesh):
     for end in run.ends:
       params = read_params(os.path.join(workdir, CHECKPOINTS_DIRECTORY, str(end)), _is_averaged(run))
-      loaded = load_params(with_params(checkpoint, params), placement.params)
+      loaded = load_params(with_params(checkpoint, params).resized(), placement.params)
       losses.append(held_out.measure(loaded))
   return losses
 

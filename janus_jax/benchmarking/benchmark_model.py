@@ -16,6 +16,7 @@ from janus_jax.models.initialization import sample_on_devices
 from janus_jax.runs.config import TrainConfig
 from janus_jax.runs.setup import make_placement
 from janus_jax.runs.start import find_start, open_start
+from janus_jax.training.stages import stage_models
 from janus_jax.training.state import Placement, flatten
 
 
@@ -37,20 +38,27 @@ class BenchmarkModel:
   placement: Placement
 
 
-def open_model(run: TrainConfig, recipe: str) -> BenchmarkModel:
+def open_model(run: TrainConfig, recipe: str, stage: str | None = None) -> BenchmarkModel:
   """Opens the model that a run would start from, with random weights where `init_from` names none.
+
+  Args:
+    run: config of a run.
+    recipe: path of its file.
+    stage: gives the sizes of images; None: the last one.
 
   Raises:
     InputError: neither the config nor its recipe's path names a model, or its mesh does not fit the devices.
   """
-  start = find_start(run, recipe)
-  placement = make_placement(run.mesh, start.model, run.lora)
+  start, index = find_start(run, recipe), run.run.index(run.find_stage(stage).name)
+  model = stage_models(start.model, run.run_stages)[index]
+  placement = make_placement(run.mesh, model, run.lora)
   if run.init_from:
-    params = jax.tree.map(np.asarray, load_params(open_start(run), None))
-    return BenchmarkModel(run, start.model, lambda: params, placement)
-  shapes = parameter_shapes(start.model, run.lora)
+    sized = open_start(run).resized(model.vision_encoder.image_size, model.vq.image_size)
+    params = jax.tree.map(np.asarray, load_params(sized, None))
+    return BenchmarkModel(run, model, lambda: params, placement)
+  shapes = parameter_shapes(model, run.lora)
   make_params = functools.partial(sample_on_devices, shapes, run.seed, start.dtypes, placement.params)
-  return BenchmarkModel(run, start.model, make_params, placement)
+  return BenchmarkModel(run, model, make_params, placement)
 
 
 def peak_memory() -> dict[str, int]:

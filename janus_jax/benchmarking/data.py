@@ -18,7 +18,7 @@ from janus_jax.runs.loading import load_tokenizer
 from janus_jax.runs.setup import example_spec
 from janus_jax.runs.start import open_start
 from janus_jax.training.run_config import cpu_cores
-from janus_jax.training.stages import Stage
+from janus_jax.training.stages import Stage, stage_models
 
 
 def measure_data(
@@ -62,6 +62,8 @@ def measure_data(
 
 def _batches(config: TrainConfig, stage: Stage, scratch: str) -> Iterator[dict[str, np.ndarray]]:
   start = open_start(config)
+  model = stage_models(start.config, config.run_stages)[config.run.index(stage.name)]
+  start = start.resized(model.vision_encoder.image_size, model.vq.image_size)
   check_data(config, start.config)
   data = open_data(config, start.config, scratch, lambda: start, 0)
   spec = example_spec(config.sequence_length, start.config, *load_tokenizer(config.init_from), data.holds_codes)

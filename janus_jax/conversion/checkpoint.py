@@ -29,12 +29,13 @@ from janus_jax.conversion.lazy import LazyArray, from_numpy
 from janus_jax.conversion.mapping import Format
 from janus_jax.conversion.orbax_files import read_orbax, write_orbax
 from janus_jax.conversion.recognition import check_is_checkpoint, found_weights
+from janus_jax.conversion.resample import with_grid
 from janus_jax.conversion.safetensors_files import read_safetensors, read_sharded, write_safetensors
 from janus_jax.conversion.special_tokens import special_token_ids
 from janus_jax.conversion.tokenizer_files import read_tokenizer_files, tokenizer_files_for
 from janus_jax.conversion.torch_files import read_torch
 from janus_jax.conversion.translate import check_names, parameter_shapes, params_from_tensors, tensors_from_params
-from janus_jax.conversion.workdir import is_workdir, read_newest, split_ema
+from janus_jax.conversion.workdir import image_sizes, is_workdir, read_newest, split_ema
 from janus_jax.errors import InputError
 from janus_jax.models.config import JanusConfig, config_to_dict, from_dict
 from janus_jax.models.files import CONFIG_FILE, PARAMS_DIRECTORY
@@ -67,6 +68,15 @@ class Checkpoint:
   unused: Mapping[str, LazyArray]
   sources: tuple[str, ...]
   adapter: Adapter | None = None
+
+  def resized(self, image_size: int = 0, generation_size: int = 0) -> 'Checkpoint':
+    """The same model for images of other sizes, to understand and to generate; 0 leaves one as it is.
+
+    Raises:
+      InputError: a size that the patch or the VQ's downsampling does not divide.
+    """
+    config = self.config.resized(image_size, generation_size)
+    return dataclasses.replace(self, config=config, params=with_grid(self.params, config.vision_encoder.grid))
 
 
 def read_tensors(directory: str) -> dict[str, LazyArray]:
@@ -136,11 +146,19 @@ def _open_base(base: str, adapter: str) -> Checkpoint:
 
 
 def _over_base(
-  base: Checkpoint, path: str, directory: str, sources: tuple[str, ...], arrays: Mapping[str, LazyArray]
+  base: Checkpoint,
+  path: str,
+  directory: str,
+  sources: tuple[str, ...],
+  arrays: Mapping[str, LazyArray],
+  sizes: tuple[int, int] = (0, 0),
 ) -> Checkpoint:
-  """An adapter of arrays from `sources` over its base, which was opened as `path`; `directory` has its small files."""
+  """An adapter of arrays from `sources` over its base, which was opened as `path`; `directory` has its small files,
+  `sizes` are those of its images where they are not the base's.
+  """
+  check_base(directory, parameter_shapes(base.config), base.params, path)
+  base = base.resized(*sizes)
   shapes = parameter_shapes(base.config)
-  check_base(directory, shapes, base.params, path)
   factors, full = factors_of(arrays, shapes, sources[0], path)
   own = Adapter(path if hub.is_name(path) else absolute(path), base.params, factors, full)
   return dataclasses.replace(base, params=own.params, sources=(*base.sources, *sources), adapter=own)
@@ -171,14 +189,17 @@ def _open_orbax(path: str, source: str, averaged: bool, base: str | None) -> Che
     config = from_dict(values)
   except InputError as error:
     raise InputError(f'{config_path}: {error}') from None
+  sizes = 0, 0
   if is_workdir(source):
     params_path, params = read_newest(source, averaged)
+    sizes = image_sizes(os.path.dirname(params_path))
   else:
     params_path = os.path.join(source, PARAMS_DIRECTORY)
     params = read_orbax(params_path)
   if recorded := read_base(path):
     base = base or recorded['base']
-    return _over_base(_open_base(base, source), base, path, (source, params_path), params)
+    return _over_base(_open_base(base, source), base, path, (source, params_path), params, sizes)
+  config = config.resized(*sizes)
   check_names(parameter_shapes(config), params, params_path)
   return Checkpoint(config, params, read_tokenizer_files(path), _open_unused(path), (source, params_path))
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from typing import Any
 
 import tensorstore
 from etils import epath
@@ -75,11 +76,22 @@ def read_newest(workdir: str, averaged: bool = False) -> tuple[str, dict[str, La
 
 def _best_step(checkpoint: str) -> int | None:
   """The step with the lowest held-out loss that a checkpoint tells of, if it does."""
+  return _metadata(checkpoint).get('best', {}).get('step')
+
+
+def image_sizes(checkpoint: str | os.PathLike) -> tuple[int, int]:
+  """Sizes of the images to understand and to generate that a checkpoint was trained on; zeros where it does not say."""
+  found = _metadata(checkpoint)
+  return found.get('image_size', 0), found.get('generation_size', 0)
+
+
+def _metadata(checkpoint: str | os.PathLike) -> dict[str, Any]:
+  """What training saved beside a checkpoint; {} where that is damaged: the parameters may be whole."""
   try:
-    values = json.loads(epath.Path(checkpoint, METADATA_FILE).read_text())['custom_metadata']
-    return values.get('best', {}).get('step')
-  except (OSError, ValueError, LookupError, AttributeError):  # Damaged: the parameters may be whole.
-    return None
+    found = json.loads(epath.Path(checkpoint, METADATA_FILE).read_text())['custom_metadata']
+  except (OSError, ValueError, LookupError):
+    return {}
+  return found if isinstance(found, dict) else {}
 
 
 def read_params(checkpoint: str, averaged: bool = False) -> dict[str, LazyArray]:

@@ -115,6 +115,18 @@ class JanusConfig:
     """Positions that an image takes in a question."""
     return self.vq.num_tokens if self.shared_encoder else self.vision_encoder.num_tokens
 
+  def resized(self, image_size: int = 0, generation_size: int = 0) -> 'JanusConfig':
+    """The same model for images of other sizes, in pixels, to understand and to generate; 0 leaves one as it is.
+
+    Only the table of patch positions changes its shape (`siglip.resample_positions`).
+
+    Raises:
+      InputError: a size that the patch or the VQ's downsampling does not divide.
+    """
+    vision_encoder = dataclasses.replace(self.vision_encoder, image_size=image_size or self.vision_encoder.image_size)
+    vq = dataclasses.replace(self.vq, image_size=generation_size or self.vq.image_size)
+    return dataclasses.replace(self, vision_encoder=vision_encoder, vq=vq)
+
 
 class Layout(Protocol):
   """Splits of activations and parameters over `mesh`; `sharding/layout.py` implements them. Hashable."""

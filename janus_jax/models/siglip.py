@@ -11,6 +11,26 @@ from janus_jax.models import layers
 from janus_jax.models.attention import attention
 from janus_jax.models.config import ComputeConfig, SiglipConfig
 
+POSITIONS = 'vision_encoder/pos_embed'  # In the tree of a Janus: the only parameter whose shape depends on image sizes.
+
+
+def resample_positions(table: jax.Array, grid: int) -> jax.Array:
+  """Bicubic resampling of a square table of positions, computed in float32.
+
+  torch's bicubic kernel (a = -0.75, no antialiasing), as `interpolate_pos_encoding` of transformers' vision towers.
+
+  Args:
+    table: [P, D], P a square number, row-major.
+    grid: positions along one side of the result.
+
+  Returns:
+    [grid * grid, D] in the dtype of `table`.
+  """
+  side, D = round(len(table) ** 0.5), table.shape[1]
+  square = table.astype(jnp.float32).reshape(side, side, D)
+  cubic = jax.image.ResizeMethod.CUBIC_PYTORCH
+  return jax.image.resize(square, (grid, grid, D), cubic, antialias=False).reshape(-1, D).astype(table.dtype)
+
 
 class SiglipAttention(nn.Module):
   """Bidirectional multi-head attention with biases."""

@@ -34,7 +34,7 @@ from janus_jax.sharding.mesh import ROW_AXES, rows_split
 from janus_jax.training.preference import ADVANTAGE, SAMPLE
 from janus_jax.training.rematerialisation import USABLE, step_bytes
 from janus_jax.training.run_config import check_batches, expected_mean, expected_samples, stage_shape
-from janus_jax.training.stages import Stage, adapted_groups, trained_groups, trained_paths
+from janus_jax.training.stages import Stage, adapted_groups, stage_models, trained_groups, trained_paths
 from janus_jax.training.state import Placement, TrainState, abstract, flatten, new_state, unflatten
 from janus_jax.training.step import StageValues, StepConfig, jit_train_step
 
@@ -81,8 +81,11 @@ class StagePlan:
   compile_seconds: float
 
 
-def make_setup(config: TrainConfig, start: Start, topology: Topology) -> Setup:
-  """Raises InputError for what is wrong with the config, or with the mesh on this topology."""
+def make_setup(config: TrainConfig, start: Start, topology: Topology, index: int = 0) -> Setup:
+  """The setup of stages whose images have the sizes of the stage `index`. Raises InputError for what is wrong with the
+  config, or with the mesh on this topology.
+  """
+  start = dataclasses.replace(start, model=stage_models(start.model, config.run_stages)[index])
   placement = make_placement(config.mesh, start.model, config.lora, abstract_devices(topology))
   step = read_step(config, start.model, placement, dtypes=frozen_dtypes(config, start))
   if topology.is_estimated:

@@ -26,12 +26,11 @@ def plan_and_print(
     InputError: something in the config is wrong, or does not go with the topology.
   """
   start = find_start(config, recipe)
-  setup = make_setup(config, start, topology)
   indices = range(len(config.run)) if stage is None else [config.run.index(config.find_stage(stage).name)]
   doing = 'estimating' if topology.is_estimated else 'compiling'
   for index in indices:
     logging.info('%s %s for %s', doing, config.run[index], topology.name)
-    plan = plan_stage(setup, index)
+    plan = plan_stage(make_setup(config, start, topology, index), index)
     options, fitting = [], None
     if hints and not plan.memory.fits:
       sizes = f'{_gib(plan.memory.peak)} of {_gib(plan.memory.available)} GiB'

@@ -25,7 +25,7 @@ def find_fitting(config: TrainConfig, index: int, failed: StagePlan) -> tuple[li
     config = replaced(config, change)
     options |= {name: f'--config.{name}={value}' for name, value in change.items()}
     shown = ' '.join(options.values())
-    candidate = make_setup(config, start, topology)
+    candidate = make_setup(config, start, topology, index)
     if least_bytes(candidate, index, failed) > available_bytes(topology):
       logging.info('%d of %d: %s cannot be enough', number, len(tried), shown)
       continue

@@ -32,6 +32,7 @@ from janus_jax.toy.shapes import World
 from janus_jax.training.losses import batch_losses
 from janus_jax.training.metrics import MetricWriter
 from janus_jax.training.run_config import RunConfig
+from janus_jax.training.stages import Stage
 from janus_jax.training.state import place_whole_batch
 from janus_jax.training.step import StepConfig
 from janus_jax.training.training_run import Sources
@@ -47,18 +48,25 @@ class HeldOutLoss:
   """The loss of each task on a few batches of held-out data, the same ones every time."""
 
   def __init__(
-    self, sources: Sources, spec: ExampleSpec, run: RunConfig, step: StepConfig, rows_split: int, num_batches: int
+    self,
+    sources: Sources,
+    spec: ExampleSpec,
+    run: RunConfig,
+    stage: Stage,
+    step: StepConfig,
+    rows_split: int,
+    num_batches: int,
   ):
     """
     Args:
       sources: held-out records by task and name.
       spec: how records become examples.
-      run: gives the size of the batches and the mixture, those of its last stage.
+      run: gives the length of rows.
+      stage: gives the size of the batches and the mixture.
       step: types and microbatches that the model is computed in.
       rows_split: number of parts into which the mesh splits the rows of a batch.
       num_batches: 0 measures nothing.
     """
-    stage = run.run_stages[-1]
     self._batches: list[dict[str, np.ndarray]] = []
     self._step = step.for_stage(stage)
     weights = {

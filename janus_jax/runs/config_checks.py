@@ -75,6 +75,8 @@ STAGE: Table = {
   'ratio': PerTask(TASKS, Integer()),
   'sources': {task: {'*': Integer()} for task in TASKS},
   'loss_weights': PerTask(TASKS, Number()),
+  'image_size': Integer(0, 10**4),
+  'generation_size': Integer(0, 10**4),
   'images_per_row': Number(0, 10_000),
   'generation_images_per_row': Number(0, 10_000),
   'carry_moments': BOOL,

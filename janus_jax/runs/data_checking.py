@@ -28,7 +28,7 @@ from janus_jax.runs.datasets import check_data
 from janus_jax.runs.setup import open_examples, stage_batches
 from janus_jax.runs.start import open_start
 from janus_jax.runs.summary import fitting_length
-from janus_jax.training.stages import Stage
+from janus_jax.training.stages import Stage, stage_models
 
 SHEET = 'examples.png'
 SHOWN = 6  # Examples of each source on the sheet.
@@ -139,30 +139,33 @@ def check(config: TrainConfig, out: str, records: int) -> DataReport:
   Raises:
     InputError: something in the config is wrong, or a source cannot be opened.
   """
-  start = open_start(config)
-  check_data(config, start.config)
+  start, stages = open_start(config), config.run_stages
+  models = stage_models(start.config, stages)
+  for model in models:
+    check_data(config, model)
   prepare_directory(out)
-  data, spec = open_examples(config, start, out)
-  stages = config.run_stages
-  reports, tiles = [], []
-  for task, name in dict.fromkeys(used for stage in stages for used in _used_fractions(stage)):
-    if name not in data.train[task]:
-      raise InputError(f'no source of {task} is called {name!r}: expected one of {sorted(data.train[task])}')
-    report, shown = _check_source(task, name, data.train[task][name], spec, records)
-    reports.append(report)
-    tiles += shown
+  reports, checked, tiles = {}, {}, []
+  for model in dict.fromkeys(models):
+    sized = start.resized(model.vision_encoder.image_size, model.vq.image_size)
+    data, spec = open_examples(config, sized, out)
+    own = [stage for stage, other in zip(stages, models) if other == model]
+    for task, name in dict.fromkeys(used for stage in own for used in _used_fractions(stage)):
+      if name not in data.train[task]:
+        raise InputError(f'no source of {task} is called {name!r}: expected one of {sorted(data.train[task])}')
+      report, shown = _check_source(task, name, data.train[task][name], spec, records)
+      tiles += shown if (task, name) not in reports else []
+      reports[task, name] = report  # By the largest images.
+    lengths = {f'{report.kind}/{report.name}': report.tokens[1] for report in reports.values()}
+    means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in own], spec, config.seed)
+    for stage, mean in zip(own, means):
+      checked[stage.name] = _check_stage(stage, stage_batches(config, stage, mean, data, spec), spec, lengths)
   sheet = os.path.join(out, SHEET)
   if tiles:
     save_png(sheet, contact_sheet(tiles, SHOWN), {})
-  lengths = {f'{report.kind}/{report.name}': report.tokens[1] for report in reports}
-  means = mean_sizes(data.train, [(stage.ratio, stage.sources) for stage in stages], spec, config.seed)
-  stages = tuple(
-    _check_stage(stage, stage_batches(config, stage, mean, data, spec), spec, lengths)
-    for stage, mean in zip(stages, means)
-  )
+  reports, stages = tuple(reports.values()), tuple(checked.values())
   length = fitting_length(max(report.tokens[1] for report in reports), max(report.tokens_99 for report in reports))
   is_better = length < config.sequence_length and min(stage.packing for stage in stages) < 0.5
-  return DataReport(tuple(reports), stages, sheet, length if is_better else None)
+  return DataReport(reports, stages, sheet, length if is_better else None)
 
 
 def _used_fractions(stage: Stage) -> dict[tuple[str, str], float]:

@@ -17,10 +17,10 @@ from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.data.examples import TASKS
 from janus_jax.data.resizing import find_resize
 from janus_jax.data.sources import build, manifest
-from janus_jax.data.sources.build import ImageSizes, SourceSpec
+from janus_jax.data.sources.build import ImageSizes
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER
 from janus_jax.errors import InputError
-from janus_jax.models.config import JanusConfig
+from janus_jax.models.config import JanusConfig, VQConfig
 from janus_jax.runs.config import DataConfig, TrainConfig
 from janus_jax.runs.image_codes import image_encoder, only_codes, stored_codes, vq_arrays
 from janus_jax.toy import dataset
@@ -89,14 +89,14 @@ def open_data(
     is_new: whether the run begins here. One that goes on does not need the checkpoint that it began with.
 
   Raises:
-    InputError: files that are missing or of another format, codes of another VQ.
+    InputError: files that are missing or of another format.
   """
   directory = os.path.expanduser(config.data.directory) or os.path.join(workdir, 'data')
   if config.data.name == 'toy':
     world = read_world(config, model)
     dataset.prepare_dataset(world, directory)
     coded = _generation_sources(config) if config.data.precompute_codes else ()
-    codes = _ToyCodes(world, directory, workdir, functools.cache(open_start), is_new)
+    codes = _ToyCodes(world, model.vq, directory, workdir, functools.cache(open_start), is_new)
     train, held_out = (
       _toy_sources(
         world,
@@ -114,8 +114,6 @@ def open_data(
   specs = config.data.specs
   sizes = ImageSizes(model.image_size, model.vq.image_size, find_resize(config.data.resize))
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
-  if is_new:
-    _check_manifests(specs, model, open_start)
   samples = _samples(opened['held_out'], num_samples)
   return RunData(opened['train'], opened['held_out'], hold_codes(config.data), samples)
 
@@ -134,14 +132,19 @@ def hold_codes(data: DataConfig) -> bool:
   return bool(coded)
 
 
-def _check_manifests(specs: Mapping[str, SourceSpec], model: JanusConfig, open_start: Callable[[], Checkpoint]) -> None:
-  """Raises InputError where codes were made by another VQ than the run's, or at another size."""
-  coded = {os.path.dirname(path) for spec in specs.values() if spec.fields.codes for path in spec.path}
-  if not coded:
+def check_codes(config: TrainConfig, models: Sequence[JanusConfig], open_start: Callable[[], Checkpoint]) -> None:
+  """Raises InputError where stored codes that a stage reads were made by another VQ than the run's, or at another size
+  than the stage's; `models` are the architectures in the stages.
+  """
+  specs, checked = config.data.specs if config.data.name == 'files' else {}, {}
+  for stage, model in zip(config.run_stages, models):
+    used = [specs[name] for name in stage.sources.get('generation', {}) if name in specs]
+    checked |= {(os.path.dirname(path), model.vq): None for spec in used if spec.fields.codes for path in spec.path}
+  if not checked:
     return
   vq_hash = manifest.parameters_hash(vq_arrays(open_start()))
-  for directory in sorted(coded):
-    manifest.check_manifest(manifest.read_manifest(directory), vq_hash, model.vq.image_size, model.vq.codebook_size)
+  for directory, vq in sorted(checked, key=lambda found: found[0]):
+    manifest.check_manifest(manifest.read_manifest(directory), vq_hash, vq.image_size, vq.codebook_size)
 
 
 def _samples(held_out: Sources, count: int) -> Samples:
@@ -190,6 +193,7 @@ class _ToyCodes:
   """
 
   world: World
+  vq: VQConfig
   directory: str
   workdir: str
   open_start: Callable[[], Checkpoint]
@@ -202,16 +206,16 @@ class _ToyCodes:
     kept = None if self.is_new else only_codes(self.workdir, stem)
     return stored_codes(
       self.workdir,
-      kept or f'{stem}-{manifest.parameters_hash(self._vq)[:16]}',
+      kept or f'{stem}-{manifest.parameters_hash(self._arrays)[:16]}',
       lambda: [source[index]['image'] for index in range(len(source))],
       lambda pixels: self._encode(pixels),
     )
 
   @functools.cached_property
-  def _vq(self) -> dict[str, np.ndarray]:
+  def _arrays(self) -> dict[str, np.ndarray]:
     return vq_arrays(self.open_start())
 
   @functools.cached_property
   def _encode(self) -> Callable[[np.ndarray], jax.Array]:
-    params = flax.traverse_util.unflatten_dict(self._vq, sep='/')['vq']
-    return image_encoder(self.open_start().config.vq, jax.device_put(params))
+    params = flax.traverse_util.unflatten_dict(self._arrays, sep='/')['vq']
+    return image_encoder(self.vq, jax.device_put(params))

@@ -14,7 +14,6 @@ from janus_jax.conversion.export import cast_params
 from janus_jax.conversion.hub import resolved
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.peft_files import is_peft, recorded_base
-from janus_jax.conversion.resample import resize_images
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.prompts import Template, find_template
 from janus_jax.data.tokenizer import Tokenizer
@@ -44,7 +43,7 @@ def load(
   """
   checkpoint = cast_params(open_checkpoint(path), dtype)
   if image_size is not None:
-    checkpoint = resize_images(checkpoint, image_size)
+    checkpoint = checkpoint.resized(image_size, image_size)
   shardings = None
   if mesh is not None:
     shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)

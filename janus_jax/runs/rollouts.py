@@ -32,12 +32,15 @@ from janus_jax.training.training_run import SampleBatches
 PAIR = ('chosen', 'rejected')
 
 
-def open_rollouts(config: TrainConfig, step: StepConfig, janus: LoadedJanus, streams: int) -> dict[str, SampleBatches]:
-  """By name, what the stages of a run learn from that have another objective than the data's targets.
+def open_rollouts(
+  config: TrainConfig, stages: Sequence[Stage], step: StepConfig, janus: LoadedJanus, streams: int
+) -> dict[str, SampleBatches]:
+  """By name, what some stages of a run learn from that have another objective than the data's targets.
 
   Args:
     config: the run's.
-    step: its step's.
+    stages: those whose images have the sizes of `janus`.
+    step: their steps'.
     janus: model, tokenizer and template; parameters are those of the update.
     streams: that the rows of a batch are cut into.
 
@@ -45,7 +48,7 @@ def open_rollouts(config: TrainConfig, step: StepConfig, janus: LoadedJanus, str
     InputError: a file of prompts or pairs that is not one, a reward that is not there, nothing to learn from.
   """
   found: dict[str, SampleBatches] = {}
-  for stage in config.run_stages:
+  for stage in stages:
     if stage.objective == 'sft':
       continue
     try:

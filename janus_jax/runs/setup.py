@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from janus_jax.conversion.adapters import Adapter, check_base
+from janus_jax.conversion.adapters import check_base
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.translate import parameter_shapes
@@ -27,10 +27,11 @@ from janus_jax.inference.requests import ImageSettings, LoadedJanus, check_token
 from janus_jax.models.attention_choice import faster_kernel, platform_of, with_attention
 from janus_jax.models.config import JanusConfig
 from janus_jax.models.lora import LoraConfig, is_adapter
+from janus_jax.models.siglip import POSITIONS
 from janus_jax.runs import identity, summary, workdir_mirror, workdirs
 from janus_jax.runs.callbacks import BenchmarkScores, HeldOutLoss, Sampler, ToyScores
 from janus_jax.runs.config import TrainConfig, replaced, to_json
-from janus_jax.runs.datasets import RunData, Samples, check_data, open_data, read_world
+from janus_jax.runs.datasets import RunData, Samples, check_codes, check_data, open_data, read_world
 from janus_jax.runs.loading import load_tokenizer, spread_over
 from janus_jax.runs.rollouts import open_rollouts
 from janus_jax.runs.start import Start, open_start, start_of
@@ -40,10 +41,17 @@ from janus_jax.training import hosts, loop
 from janus_jax.training.optimizer import check_rules
 from janus_jax.training.rematerialisation import FLOAT32, with_remat
 from janus_jax.training.run_config import check_batches
-from janus_jax.training.stages import TRAINABLE, Stage, check_carried, trained_groups, trained_paths
+from janus_jax.training.stages import (
+  TRAINABLE,
+  Stage,
+  check_carried,
+  stage_models,
+  trained_groups,
+  trained_paths,
+)
 from janus_jax.training.state import Placement
 from janus_jax.training.step import StepConfig
-from janus_jax.training.training_run import Callback, RunFiles, TrainingData, TrainingRun
+from janus_jax.training.training_run import Callback, Phase, RunFiles, TrainingRun
 
 # Made data and indices of a run whose workdir is in a bucket. They outlive the run: the next start needs them again.
 DATA_BESIDE_BUCKETS = '~/.cache/janus_jax/data'
@@ -80,73 +88,104 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       workdirs.check_config(workdir, written, force)
     start = functools.cache(lambda: open_start(config))
     checkpoint = start() if is_new else None
-    model = checkpoint.config if checkpoint else workdirs.read_model(workdir)
-    placement = make_placement(config.mesh, model, config.lora)
+    models = stage_models(checkpoint.config if checkpoint else workdirs.read_model(workdir), stages)
+    placement = make_placement(config.mesh, models[0], config.lora)
     dtypes = frozen_dtypes(config, start_of(start())) if config.lora.rank else FLOAT32
-    mesh, step_config = placement.mesh, check_run(config, model, placement, dtypes)
+    mesh, steps = placement.mesh, check_run(config, models, placement, dtypes)
     if config.lora.rank and not is_new:
-      check_base(workdir, parameter_shapes(model), start().adapter.base_params, start().adapter.base)
+      check_base(workdir, parameter_shapes(start().config), start().adapter.base_params, start().adapter.base)
+    if is_new:
+      check_codes(config, models, start)
   with contextlib.nullcontext(workdir) if checkpoint is None else workdirs.tokenizer_of(checkpoint) as directory:
-    with hosts.first_alone() as is_first:
-      if not is_first:
-        files.download()
-      logging.info('opening the data, and measuring its examples ...')
-      data = open_data(config, model, workdir, start, config.sampling.num_images, is_new)
-      tokenizer, template = load_tokenizer(directory)
-      spec = example_spec(config.sequence_length, model, tokenizer, template, data.holds_codes)
-      means = _stage_means(stages, data, spec, config.seed)
-      if is_first:
-        files.upload()  # Codes, which the others then do not compute.
-    identity.check_same_data(config.data, data, checkpoint)
-    held_out = HeldOutLoss(data.held_out, spec, config, step_config, rows_split(mesh), config.held_out_batches)
-    if config.patience and not held_out.has_data:
-      raise InputError(f'patience is {config.patience} and no data is held out: expected data.sources.NAME.held_out')
-    callbacks = {'measuring held-out losses': Callback(held_out, config.eval_every)} if held_out.has_data else {}
-    janus = LoadedJanus(model, {}, tokenizer, template, spread=spread_over(mesh))
-    callbacks |= _request_callbacks(config, janus, data.samples, workdir)
-    rollouts = open_rollouts(config, step_config, janus, rows_split(mesh))
+    words = load_tokenizer(directory)
+    for model in models:
+      check_tokenizer(model, words[0])
+  opened = functools.cache(lambda first: _open_phase(config, steps, first, words, files, start, is_new, mesh))
+  trained = frozenset().union(*(trained_paths(stage, placement.params) for stage in stages))
 
-    def begin() -> None:
-      workdirs.begin(workdir, written, checkpoint)
-      files.upload()
+  def begin() -> None:
+    workdirs.begin(workdir, written, checkpoint)
+    files.upload()
 
-    trained = frozenset().union(*(trained_paths(stage, placement.params) for stage in stages))
+  def initial_params() -> Any:
+    first = models[0]
+    sized = start().resized(first.vision_encoder.image_size, first.vq.image_size)
+    return load_params(sized, placement.params)
 
-    metadata = {'config': written, 'versions': {'jax': jax.__version__}}
-    run = TrainingRun(
-      config=config,
-      step=step_config,
-      placement=placement,
-      data=TrainingData(data.train, spec, means),
-      files=RunFiles(workdir, files.url, metadata, begin=begin, before_save=files.upload),
-      callbacks=callbacks,
-      base=_base_paths(start().params, start().adapter, trained) if config.lora.rank else frozenset(),
-      rollouts=rollouts,
-    )
-    if not jax.process_index():
-      logging.info(
-        '%s',
-        summary.start_summary(config, step_config.compute, parameter_shapes(model, config.lora), mesh.shape, files.url),
-      )
-      if advice := summary.short_rows(stages, means, config.sequence_length):
-        logging.warning('%s', advice)
-    with jax.set_mesh(mesh):
-      params, is_complete = loop.train_run(run, lambda: load_params(start(), placement.params))
-    if is_complete and not jax.process_index():
-      logging.info('%s', summary.end_summary(config, workdir, files.url, model))
-    return params
+  run = TrainingRun(
+    config=config,
+    steps=steps,
+    placement=placement,
+    files=RunFiles(
+      workdir,
+      files.url,
+      {'config': written, 'versions': {'jax': jax.__version__}},
+      begin=begin,
+      before_save=files.upload,
+    ),
+    open_phase=lambda index: opened(models.index(models[index])),
+    base=_base_paths(start(), trained, models) if config.lora.rank else frozenset(),
+  )
+  if not jax.process_index():
+    shapes = parameter_shapes(models[0], config.lora)
+    logging.info('%s', summary.start_summary(config, steps[0].compute, models, shapes, mesh.shape, files.url))
+  with jax.set_mesh(mesh):
+    params, is_complete = loop.train_run(run, initial_params)
+  if is_complete and not jax.process_index():
+    logging.info('%s', summary.end_summary(config, workdir, files.url, models[-1]))
+  return params
 
 
-def _stage_means(stages: Sequence[Stage], data: RunData, spec: ExampleSpec, seed: int) -> list[MeanSize]:
-  """The mean size of the examples of each stage; of one that reads no data, a row's."""
-  reading = [(stage.ratio, stage.sources) for stage in stages if stage.reads_data]
-  found = iter(mean_sizes(data.train, reading, spec, seed))
-  return [next(found) if stage.reads_data else MeanSize(spec.max_length, 0, 0) for stage in stages]
+def _open_phase(
+  config: TrainConfig,
+  steps: Sequence[StepConfig],
+  first: int,
+  words: tuple[Tokenizer, Template],
+  files: workdir_mirror.LocalWorkdir,
+  start: Callable[[], Checkpoint],
+  is_new: bool,
+  mesh: jax.sharding.Mesh,
+) -> Phase:
+  """The phase that begins with the stage of an index; `words` are tokenizer and template of the run."""
+  step, stages = steps[first], config.run_stages
+  model, own = step.model, [stage for stage, other in zip(stages, steps) if other.model == step.model]
+  with hosts.first_alone() as is_first:
+    if not is_first:
+      files.download()
+    logging.info('opening the data, and measuring its examples ...')
+    data = open_data(config, model, files.path, start, config.sampling.num_images, is_new)
+    spec = example_spec(config.sequence_length, model, *words, data.holds_codes)
+    means = _stage_means(stages, own, data, spec, config.seed)
+    if is_first:
+      files.upload()  # Codes, which the others then do not compute.
+  identity.check_same_data(config.data, data, start() if is_new else None)
+  streams = rows_split(mesh)
+  held_out = HeldOutLoss(data.held_out, spec, config, own[-1], step, streams, config.held_out_batches)
+  if config.patience and not held_out.has_data:
+    raise InputError(f'patience is {config.patience} and no data is held out: expected data.sources.NAME.held_out')
+  callbacks = {'measuring held-out losses': Callback(held_out, config.eval_every)} if held_out.has_data else {}
+  janus = LoadedJanus(model, {}, *words, spread=spread_over(mesh))
+  callbacks |= _request_callbacks(config, janus, data.samples, files.path)
+  if not jax.process_index() and (advice := summary.short_rows(stages, means, config.sequence_length)):
+    logging.warning('%s', advice)
+  return Phase(data.train, spec, means, callbacks, open_rollouts(config, own, step, janus, streams))
 
 
-def _base_paths(params: Collection[str], adapter: Adapter, trained: frozenset[str]) -> frozenset[str]:
+def _stage_means(
+  stages: Sequence[Stage], own: Sequence[Stage], data: RunData, spec: ExampleSpec, seed: int
+) -> list[MeanSize]:
+  """The mean size of the examples of each stage: a row's of one that reads no data, or has none of its `own` here."""
+  reading = [stage in own and stage.reads_data for stage in stages]
+  found = iter(mean_sizes(data.train, [(s.ratio, s.sources) for s, reads in zip(stages, reading) if reads], spec, seed))
+  return [next(found) if reads else MeanSize(spec.max_length, 0, 0) for reads in reading]
+
+
+def _base_paths(start: Checkpoint, trained: frozenset[str], models: Sequence[JanusConfig]) -> frozenset[str]:
   """Paths of the parameters of a run with LoRA that stay as its base has them."""
-  return frozenset(path for path in params if path not in trained and path not in adapter.full and not is_adapter(path))
+  own = {path for path in start.params if path in trained or path in start.adapter.full or is_adapter(path)}
+  if any(model.vision_encoder != start.config.vision_encoder for model in models):
+    own.add(POSITIONS)
+  return frozenset(start.params) - own
 
 
 def _request_callbacks(config: TrainConfig, janus: LoadedJanus, samples: Samples, workdir: str) -> dict[str, Callback]:
@@ -219,16 +258,21 @@ def frozen_dtypes(config: TrainConfig, start: Start) -> Mapping[str, str]:
 
 
 def check_run(
-  config: TrainConfig, model: JanusConfig, placement: Placement, dtypes: Mapping[str, str] = FLOAT32
-) -> StepConfig:
-  """Returns `read_step`. Raises InputError for all that is wrong with a run and shows without its data."""
-  step, stages = read_step(config, model, placement, dtypes=dtypes), config.run_stages
-  check_data(config, model)
+  config: TrainConfig, models: Sequence[JanusConfig], placement: Placement, dtypes: Mapping[str, str] = FLOAT32
+) -> list[StepConfig]:
+  """Returns `read_step` of each stage, whose architectures are `models`. Raises InputError for all that is wrong with a
+  run and shows without its data.
+  """
+  stages, steps = config.run_stages, {}
+  for model in dict.fromkeys(models):
+    own = [stage for stage, other in zip(stages, models) if other == model]
+    steps[model] = read_step(config, model, placement, own, dtypes)
+    check_data(config, model)
+    check_trainable(own, model, placement.params)
+    check_room(own, model, config.sequence_length)
   check_batches(stages, placement.mesh, config, config.streams)
-  check_trainable(stages, model, placement.params)
   check_carried(stages, placement.params)
-  check_room(stages, model, config.sequence_length)
-  return step
+  return [steps[model] for model in models]
 
 
 def check_trainable(stages: Iterable[Stage], model: JanusConfig, paths: Collection[str]) -> None:

@@ -19,13 +19,19 @@ MULTIPLE = 64  # Suggested lengths of rows are multiples of it.
 
 
 def start_summary(
-  config: TrainConfig, compute: ComputeConfig, shapes: Mapping[str, tuple[int, ...]], mesh: Mapping[str, int], url: str
+  config: TrainConfig,
+  compute: ComputeConfig,
+  models: Sequence[JanusConfig],
+  shapes: Mapping[str, tuple[int, ...]],
+  mesh: Mapping[str, int],
+  url: str,
 ) -> str:
   """The settings of a run, and a table of its stages: what trains in each, and on how much.
 
-  `compute` is settled for these devices; `shapes` has all parameters by path, `mesh` the size of each axis.
+  `compute` is settled for these devices; `models` are the architectures in the stages, `shapes` has all parameters of
+  the first by path, `mesh` the size of each axis.
   """
-  stages = [config.stages[name] for name in dict.fromkeys(config.run)]
+  stages, sized = config.run_stages, len(set(models)) > 1
   axes = ' x '.join(f'{name} {size}' for name, size in mesh.items() if size > 1)
   settings = {
     'workdir': url,
@@ -46,6 +52,8 @@ def start_summary(
       '',
       *(f'{stage.batch_size} x {config.sequence_length}' if stage.reads_data else '-' for stage in stages),
     ),
+    *([('pixels, und', '', *(f'{model.image_size}' for model in models))] if sized else []),
+    *([('pixels, gen', '', *(f'{model.vq.image_size}' for model in models))] if sized else []),
     ('und : text : gen', '', *(':'.join(map(str, stage.ratio)) if stage.reads_data else '-' for stage in stages)),
     *([('samples a step', '', *map(_samples, stages))] if any(map(expected_samples, stages)) else []),
     ('learning rate', '', *(f'{stage.learning_rate:g}' for stage in stages)),

@@ -103,7 +103,7 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
      that it had written since are cut off and made anew.
   """
   config, name, first = run.config, stage.settings.name, position.step
-  train_step, step_config = jit_train_step(config.stage_masks), run.step.for_stage(stage.settings)
+  train_step, phase = jit_train_step(config.stage_masks), run.open_phase(stage.index)
   rates, values = _stage_values(stage.settings)
   reports, timed = _Reports(run, stage, position, session), session.timed
   session.watchdog.rest()
@@ -116,15 +116,15 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
         batch = next(batches)
       reports.count(batch, time.perf_counter() - began)
       batch = place_batch(batch, run.placement.mesh, position.num_hosts)
-      if name in run.rollouts:
+      if name in phase.rollouts:
         jax.block_until_ready(position.state.params)  # The update before is not counted as sampling.
         with timed('sampling', f'{name}: the first samples' if is_first else ''), hosts.together():
-          samples, figures = run.rollouts[name](position.step, position.state.params)
+          samples, figures = phase.rollouts[name](position.step, position.state.params)
         reports.count_samples(samples, figures)
         batch['samples'] = place_whole_batch(samples, run.placement.mesh)
       values = values.replace(learning_rate=rates[position.step - stage.start])
       with timed('compiling', f'{name}: compiling the training step') if is_first else nullcontext():
-        state, metrics = train_step(position.state, batch, values, masks=stage.masks, config=step_config)
+        state, metrics = train_step(position.state, batch, values, masks=stage.masks, config=stage.step)
       if is_first:
         reports.start_clock()
       session.step_dispatched(name, metrics)
@@ -136,7 +136,7 @@ def train_stage(run: TrainingRun, stage: ScheduledStage, position: Position, ses
       reports.write()  # 3.
       if step % config.log_every == 0 or step == stage.end:
         reports.take(position, metrics, values)
-      due = {what: one for what, one in run.callbacks.items() if step == stage.end or one.is_due(step)}
+      due = {what: one for what, one in phase.callbacks.items() if step == stage.end or one.is_due(step)}
       evaluating = due and not stopped
       saving = session.checkpoints.should_save(step) or stopped
       if evaluating or saving:
@@ -175,6 +175,8 @@ def _save(run: TrainingRun, stage: ScheduledStage, position: Position, session: 
   state = run.saved(position.state)
   params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
   metadata = {**run.files.metadata, 'stage': stage.settings.name, 'stage_index': stage.index, 'params': params}
+  model = stage.step.model
+  metadata |= {'image_size': model.vision_encoder.image_size, 'generation_size': model.vq.image_size}
   if position.best.step:
     metadata['best'] = dataclasses.asdict(position.best)
   data = {'count': position.num_streams, 'first': position.shards[0].index, 'streams': position.streams}
@@ -197,6 +199,8 @@ def _open_session(run: TrainingRun, initial_params: Callable[[], Any], stack: Ex
   with goodput.on('starting'):
     position = start_position(run, checkpoints, initial_params)
     hosts.check_same('another checkpoint', {'step': position.step})
+    # The stage that goes on, or the last one of a complete run.
+    run.open_phase(next((stage.index for stage in run.stages if position.step < stage.end), len(run.stages) - 1))
     with hosts.together():
       if index == 0:
         files.begin()
@@ -222,7 +226,7 @@ class _Reports:
 
   def __init__(self, run: TrainingRun, stage: ScheduledStage, position: Position, session: Session):
     self._stage, self._session, self._max_skips = stage.settings.name, session, run.config.max_consecutive_skips
-    self._window = Window(run.step.model, run.config.sequence_length, stage.trained, position.num_hosts)
+    self._window = Window(stage.step.model, run.config.sequence_length, stage.trained, position.num_hosts)
     self._pending: Report | None = None
     self.count, self.count_samples = self._window.add, self._window.add_samples
     self.restart, self.start_clock = self._window.restart, self._window.start_clock

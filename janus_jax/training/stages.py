@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from janus_jax.errors import InputError
+from janus_jax.models.config import JanusConfig
 from janus_jax.models.lora import NO_LORA, LoraConfig, is_adapter, is_factor
 from janus_jax.training.preference_config import NO_PREFERENCE, PreferenceConfig, needs_reference
 
@@ -37,6 +38,8 @@ class Stage:
     ratio: understanding : text : generation.
     sources: per task, the integer weight of each source.
     loss_weights: weight of a target of each task in the loss: understanding, text, generation.
+    image_size: pixels along one side of the images that are understood; 0: as in the stage before it, or the start.
+    generation_size: the same of images to generate.
     images_per_row: slots for understanding images per row; 0: as many as the mixture needs (`packing.batch_shape`).
     generation_images_per_row: slots for images to generate, in the same way.
     carry_moments: keep Adam's moments of the stage before, which must train the same parameters.
@@ -59,6 +62,8 @@ class Stage:
   ratio: tuple[int, int, int]
   sources: Mapping[str, Mapping[str, int]]
   loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+  image_size: int = 0
+  generation_size: int = 0
   images_per_row: float = 0.0
   generation_images_per_row: float = 0.0
   carry_moments: bool = False
@@ -120,6 +125,26 @@ def check_carried(stages: Sequence[Stage], paths: Collection[str]) -> None:
         f'{where}: expected the parameters that train in {before.name}, which runs before it; {len(others)} train in '
         f'one of the two alone, such as {min(others)}'
       )
+
+
+def stage_models(model: JanusConfig, stages: Iterable[Stage]) -> list[JanusConfig]:
+  """The architecture in each stage of a run that starts as `model`.
+
+  Raises:
+    InputError: a size smaller than that of the stage before, or one that the patch or the VQ does not divide.
+  """
+  found = []
+  for stage in stages:
+    before = found[-1] if found else model
+    for name, size in (('image_size', before.vision_encoder.image_size), ('generation_size', before.vq.image_size)):
+      if found and 0 < getattr(stage, name) < size:
+        expected = f'expected at least {size}, as in the stage before it, or 0'
+        raise InputError(f'stages.{stage.name}.{name} is {getattr(stage, name)}: {expected}')
+    try:
+      found.append(before.resized(stage.image_size, stage.generation_size))
+    except InputError as error:
+      raise InputError(f'stages.{stage.name}: {error}') from None
+  return found
 
 
 def trained_groups(paths: Collection[str]) -> set[str]:

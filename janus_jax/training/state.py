@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from janus_jax.models.lora import is_adapter
+from janus_jax.models.siglip import POSITIONS, resample_positions
 from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import parameter_shardings
 from janus_jax.training.optimizer import Flat, OptimizerConfig, adam
@@ -169,6 +170,34 @@ def start_stage(
     leaf.delete()
   fresh = start_state(state.params, trained, config, placement, state.ema, with_reference)
   return fresh.replace(step=state.step, skipped=state.skipped)
+
+
+def resize_table(table: jax.Array, grid: int, placement: Placement) -> jax.Array:
+  """The table of patch positions for another grid, on the mesh."""
+  if len(table) == grid**2:
+    return table
+  return jax.jit(resample_positions, static_argnames='grid', out_shardings=placement.params[POSITIONS])(
+    table, grid=grid
+  )
+
+
+def resize_positions(state: TrainState, grid: int, placement: Placement) -> TrainState:
+  """The state for images of another grid of patches: the table of positions and its average are resampled, its moments
+  begin anew.
+  """
+  flat = flatten(state.params)
+  if len(flat[POSITIONS]) == grid**2:
+    return state
+
+  def resized(arrays: Flat | None, are_moments: bool = False) -> Flat | None:
+    if not arrays or POSITIONS not in arrays:
+      return arrays
+    table = resize_table(arrays[POSITIONS], grid, placement)
+    return {**arrays, POSITIONS: jnp.zeros_like(table, device=table.sharding) if are_moments else table}
+
+  opt = state.opt_state
+  opt = opt._replace(mu=resized(opt.mu, are_moments=True), nu=resized(opt.nu, are_moments=True))
+  return state.replace(params=unflatten(resized(flat)), opt_state=opt, ema=resized(state.ema))
 
 
 def evaluated_params(state: TrainState) -> Any:

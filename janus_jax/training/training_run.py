@@ -30,6 +30,7 @@ from janus_jax.training.state import (
   abstract,
   flatten,
   new_state,
+  resize_positions,
   start_stage,
   start_state,
   unflatten,
@@ -60,12 +61,22 @@ class Callback:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingData:
-  """Records, how they become examples, and the mean size of these for each stage of the run (`data.mean_sizes`)."""
+class Phase:
+  """What consecutive stages whose images have the same sizes read, and how they are evaluated.
+
+  Attributes:
+    sources: records by task and name.
+    spec: how records become examples.
+    means: mean size of the examples of each stage of the run (`data.mean_sizes`); of those of other sizes, any.
+    callbacks: evaluations along the way, named by what each does.
+    rollouts: by stage, the samples of those that learn from any.
+  """
 
   sources: Sources
   spec: ExampleSpec
   means: Sequence[MeanSize]
+  callbacks: Mapping[str, Callback]
+  rollouts: Mapping[str, SampleBatches]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +103,14 @@ class ScheduledStage:
   """The stage `index` of a run. It takes the steps after `start`, up to and including `end`.
 
   Attributes:
+    step: settings that its step is compiled for.
     trained: paths of the parameters that train; `masks` say the same to `train_step`.
     with_moments: paths of the parameters that have moments.
   """
 
   index: int
   settings: Stage
+  step: StepConfig
   start: int
   trained: frozenset[str]
   masks: StaticMasks | TracedMasks
@@ -107,25 +120,28 @@ class ScheduledStage:
   def end(self) -> int:
     return self.start + self.settings.steps
 
+  @property
+  def grid(self) -> int:
+    """Patches along one side of an image that is understood."""
+    return self.step.model.vision_encoder.grid
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRun:
   """One run in one workdir; `loop.train_run` carries it to its end.
 
   Attributes:
-    callbacks: evaluations along the way, named by what each does.
+    steps: for each stage, the settings that steps of its image sizes are compiled for.
+    open_phase: opens the data of the stage of an index; gives the same phase to stages that share one.
     base: paths of the parameters that checkpoints leave out: with LoRA, those that stay as the run's start has them.
-    rollouts: by stage, the samples of those that learn from any.
   """
 
   config: RunConfig
-  step: StepConfig
+  steps: Sequence[StepConfig]
   placement: Placement
-  data: TrainingData
   files: RunFiles
-  callbacks: Mapping[str, Callback]
+  open_phase: Callable[[int], Phase]
   base: frozenset[str] = frozenset()
-  rollouts: Mapping[str, SampleBatches] = dataclasses.field(default_factory=dict)
 
   def is_over(self, position: 'Position') -> bool:
     """Says whether a signal stopped the run, or the held-out loss has not fallen for as long as `patience` says."""
@@ -146,13 +162,14 @@ class TrainingRun:
       with_moments = masks = paths
       if self.config.stage_masks == 'traced':
         with_moments, masks = union, {path: jnp.asarray(path in paths) for path in sorted(union)}
-      stages.append(ScheduledStage(index, stage, start, paths, masks, with_moments))
+      step = self.steps[index].for_stage(stage)
+      stages.append(ScheduledStage(index, stage, step, start, paths, masks, with_moments))
       start += stage.steps
     return stages
 
   def batch_shape(self, stage: ScheduledStage, num_streams: int) -> BatchShape:
     """Shape of the part of a batch that each stream makes."""
-    return stage_shape(self.config, self.data.means, stage.index, num_streams)
+    return stage_shape(self.config, self.open_phase(stage.index).means, stage.index, num_streams)
 
   def batches(
     self, stage: ScheduledStage, shards: Sequence[DataShard], states: Sequence[Mapping[str, Any]] | None
@@ -170,7 +187,8 @@ class TrainingRun:
       shards,
     )
     mixture, shape = make_mixture(settings.ratio, settings.sources), self.batch_shape(stage, shards[0].count)
-    return batches(self.data.sources, mixture, self.data.spec, shape, options, states)
+    phase = self.open_phase(stage.index)
+    return batches(phase.sources, mixture, phase.spec, shape, options, states)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +251,7 @@ def start_position(run: TrainingRun, checkpoints: Checkpoints, initial_params: C
     state = start_state(
       initial_params(),
       first.with_moments,
-      run.step.optimizer,
+      first.step.optimizer,
       run.placement,
       with_reference=first.settings.has_reference,
     )
@@ -267,7 +285,7 @@ def _abstract_state(run: TrainingRun, metadata: Mapping[str, Any]) -> TrainState
   make = functools.partial(
     new_state,
     trained=stage.with_moments,
-    config=run.step.optimizer,
+    config=stage.step.optimizer,
     with_reference=stage.settings.has_reference,
   )
   return abstract(jax.eval_shape(make, unflatten(params)), run.placement)
@@ -288,7 +306,7 @@ def _streams(run: TrainingRun, saved: Sequence[Mapping[str, Any]]) -> list[Mappi
   states = [found[index] for index in range(saved[0]['count'])]
   count, mesh = run.config.streams or len(states), run.placement.mesh
   try:
-    check_batches(run.config.run_stages, mesh, run.step, count)
+    check_batches(run.config.run_stages, mesh, run.steps[0], count)
   except InputError:
     count = rows_split(mesh)
   if count != len(states):
@@ -298,9 +316,12 @@ def _streams(run: TrainingRun, saved: Sequence[Mapping[str, Any]]) -> list[Mappi
 
 
 def enter_stage(run: TrainingRun, stage: ScheduledStage, position: Position) -> Position:
-  """The position at a stage's start: fresh moments unless it carries them, and every source where it was left."""
+  """The position at a stage's start: patch positions for its images, fresh moments unless it carries them, and every
+  source where it was left.
+  """
   state, streams = position.state, position.streams and next_stage(position.streams)
   if position.step:  # Else the state is new.
     how = {'carry_moments': stage.settings.carry_moments, 'with_reference': stage.settings.has_reference}
-    state = start_stage(state, stage.with_moments, run.step.optimizer, run.placement, **how)
+    state = resize_positions(state, stage.grid, run.placement)
+    state = start_stage(state, stage.with_moments, stage.step.optimizer, run.placement, **how)
   return dataclasses.replace(position, state=state, streams=streams)

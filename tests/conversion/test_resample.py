@@ -14,10 +14,9 @@ import reference  # noqa: E402
 from conversion.checkpoints import TINY, huggingface_directory  # noqa: E402
 
 import janus_jax  # noqa: E402
-from janus_jax.conversion.resample import resample_positions  # noqa: E402
 from janus_jax.errors import InputError  # noqa: E402
 from janus_jax.models.config import ComputeConfig  # noqa: E402
-from janus_jax.models.siglip import Siglip  # noqa: E402
+from janus_jax.models.siglip import Siglip, resample_positions  # noqa: E402
 
 
 @pytest.mark.parametrize('size', [16, 40, 64, 24])

@@ -14,6 +14,7 @@ from janus_jax.runs.config import default_config, parse_config, replaced, set_st
 from janus_jax.training import run_config
 
 ROOT = pathlib.Path(summary.__file__).parent.parent
+MODELS = [PRESETS['test_tiny']] * 2
 SHAPES = {'language_model/a': (1000, 2000), 'language_model/b': (500,), 'gen_head/kernel': (100, 1000)}
 
 
@@ -26,7 +27,9 @@ def config(trainable=(('gen_head',), ('gen_head', 'language_model'))):
 
 
 def test_the_table_has_what_trains_in_each_stage_in_lines_of_100_characters():
-  text = summary.start_summary(config(), ComputeConfig(), SHAPES, {'data': 4, 'fsdp': 1, 'tensor': 2}, '/work/run')
+  text = summary.start_summary(
+    config(), ComputeConfig(), MODELS, SHAPES, {'data': 4, 'fsdp': 1, 'tensor': 2}, '/work/run'
+  )
   assert max(map(len, text.splitlines())) <= 100
   rows = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
   assert rows['parameters'] == ['all', 's0', 's1']
@@ -52,7 +55,9 @@ def test_workers_are_those_of_the_recipe_or_one_for_each_core_up_to_eight(monkey
   for cores, expected in ((2, 2), (64, 8)):
     monkeypatch.setattr(run_config, 'cpu_cores', lambda cores=cores: cores)
     assert automatic.num_workers == expected
-    assert f', {expected} worker processes' in summary.start_summary(automatic, ComputeConfig(), SHAPES, {}, 'run')
+    assert f', {expected} worker processes' in summary.start_summary(
+      automatic, ComputeConfig(), MODELS, SHAPES, {}, 'run'
+    )
   assert replaced(automatic, {'workers': 3}).num_workers == 3
 
 
