@@ -5,14 +5,16 @@
 
 The report's hardware: 16 nodes of 8 A100-40GB for 9 days. Not run here. Every number is from Table 2 of the Janus-Pro
 report (arXiv 2501.17811) unless a comment says otherwise; README.md has what is assumed. ROOT holds the data
-(runs/report_data.py); without `:ROOT` the toy world stands in for it.
+(runs/report_data.py); without `:ROOT` the toy world stands in for it. `:ROOT,sizes=384-512-768` goes on with images of
+512 and 768 pixels (`add_sizes` there).
 """
 
 from janus_jax.runs.config import default_config, set_stages
-from janus_jax.runs.report_data import JANUS_PRO, use_report_data
+from janus_jax.runs.report_data import JANUS_PRO, add_sizes, read_options, use_report_data
 
 
-def get_config(root: str = ''):
+def get_config(options: str = ''):
+  root, sizes = read_options(options)
   config = default_config()
   # Context length of Janus (arXiv 2410.13848, section 4.1); sequences are packed.
   config.sequence_length = 4096
@@ -58,4 +60,5 @@ def get_config(root: str = ''):
   }
   set_stages(config, stages)
   use_report_data(config, JANUS_PRO, root)
+  add_sizes(config, sizes)
   return config

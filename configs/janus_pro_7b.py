@@ -5,14 +5,15 @@
 
 The report's hardware: 32 nodes of 8 A100-40GB for 14 days. Not run here. Differs from the 1B in the length of Stage III
 (Table 2 of arXiv 2501.17811). ROOT holds the data (runs/report_data.py); without `:ROOT` the toy world stands
-in for it.
+in for it. `:ROOT,sizes=384-512-768` goes on with images of 512 and 768 pixels (`add_sizes` there).
 """
 
 from janus_jax.runs.config import default_config, set_stages
-from janus_jax.runs.report_data import JANUS_PRO, use_report_data
+from janus_jax.runs.report_data import JANUS_PRO, add_sizes, read_options, use_report_data
 
 
-def get_config(root: str = ''):
+def get_config(options: str = ''):
+  root, sizes = read_options(options)
   config = default_config()
   config.sequence_length = 4096
   sources = {
@@ -54,4 +55,5 @@ def get_config(root: str = ''):
   }
   set_stages(config, stages)
   use_report_data(config, JANUS_PRO, root)
+  add_sizes(config, sizes)
   return config

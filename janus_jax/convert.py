@@ -40,6 +40,9 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace an existing checkpoi
 _IMAGE_SIZE = cli.define_number(
   'image_size', None, 'Resample to this image size in pixels; default: as it is.', Integer(1)
 )
+_GENERATION_SIZE = cli.define_number(
+  'generation_size', None, 'Size of images to generate, where it is to differ from --image_size.', Integer(1)
+)
 _VISION_ENCODER = cli.define_path('vision_encoder', None, "Part: directory of transformers' Siglip(Vision)Model.")
 _VQ = cli.define_path('vq', None, "Part: LlamaGen's VQ-16 as a .pt or .safetensors file.")
 _LANGUAGE_MODEL = cli.define_path('language_model', None, "Part: directory of transformers' LlamaForCausalLM.")
@@ -124,8 +127,8 @@ def main() -> None:
   _check_usage()
   checkpoint = cast_params(_open(), _DTYPE.value)
   _check_adapter(checkpoint)
-  if _IMAGE_SIZE.value is not None:
-    checkpoint = checkpoint.resized(_IMAGE_SIZE.value, _IMAGE_SIZE.value)
+  size = _IMAGE_SIZE.value or 0
+  checkpoint = checkpoint.resized(size, _GENERATION_SIZE.value or size)
   card = _card(checkpoint) if _PUSH.value else ''
   with _output() as output:
     with exporting(checkpoint, output, _FORMAT.value, _OVERWRITE.value) as directory:

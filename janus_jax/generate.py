@@ -23,7 +23,9 @@ from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.inference import generation, image_files
 from janus_jax.inference.requests import ImageSettings, check_tokenizer, decoder_for
 from janus_jax.inference.windows import check_window
+from janus_jax.models.config import JanusConfig
 from janus_jax.runs import loading, workdirs
+from janus_jax.runs.value_checks import Integer
 from janus_jax.sharding.mesh import parse_mesh
 
 _CHECKPOINT, _DTYPE, _MESH = cli.define_model()
@@ -34,6 +36,9 @@ _PROMPTS_FILE = cli.define_path(
 _OUT = cli.define_path('out', None, 'Directory for the images.', required=True)
 _SAMPLING = cli.define_settings(ImageSettings, *workdirs.SAMPLING, stored=workdirs.SAMPLING)
 _SETTINGS = cli.define_settings(ImageSettings, 'num_images', 'seed', 'batch_size', 'weights', 'cache_dtype', 'window')
+_SIZE = cli.define_number(
+  'size', None, 'Pixels along a side; default: as the checkpoint was trained to generate last.', Integer(1)
+)
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace images in --out that were made with other settings.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per image on stdout.')
 
@@ -44,10 +49,23 @@ def _prompts() -> list[str]:
   return _PROMPT.value or [record['prompt'] for record in image_files.read_prompts(_PROMPTS_FILE.value)]
 
 
+def _sized(config: JanusConfig) -> JanusConfig:
+  """The architecture for images of --size. Warns where the checkpoint was not trained to generate those."""
+  sizes = workdirs.generation_sizes(_CHECKPOINT.value, config)
+  if _SIZE.value and _SIZE.value not in sizes:
+    logging.warning(
+      '--size=%d: the checkpoint was trained to generate images of %s pixels, and others come out garbled: '
+      'config.stages.NAME.generation_size trains them',
+      _SIZE.value,
+      ' and '.join(map(str, sizes)),
+    )
+  return config.resized(generation_size=_SIZE.value or 0)
+
+
 def main() -> None:
   prompts = _prompts()
   # Opening is quick; the weights are read once prompts and directory are known to be good.
-  config = open_checkpoint(_CHECKPOINT.value).config
+  config = _sized(open_checkpoint(_CHECKPOINT.value).config)
   tokenizer, template = loading.load_tokenizer(_CHECKPOINT.value)
   check_tokenizer(config, tokenizer)
   rows = generation.prompt_rows(config, prompts, tokenizer, template)
@@ -58,7 +76,8 @@ def main() -> None:
   image_files.prepare_directory(_OUT.value)
   pairs = list(itertools.product(range(len(prompts)), range(settings.num_images)))
   paths = {(prompt, image): os.path.join(_OUT.value, f'{prompt:05}-{image:02}.png') for prompt, image in pairs}
-  made_by = {'settings': settings, 'dtype': _DTYPE.value, 'checkpoint': normalized(_CHECKPOINT.value)}
+  checkpoint, size = normalized(_CHECKPOINT.value), _SIZE.value
+  made_by = {'settings': settings, 'dtype': _DTYPE.value, 'checkpoint': checkpoint, 'size': size}
   chunks = {pair: image_files.image_settings(prompts[pair[0]], pair, **made_by) for pair in pairs}
   finished = {pair: image_files.finished_codes(paths[pair], chunks[pair], _OVERWRITE.value) for pair in pairs}
 
@@ -72,7 +91,8 @@ def main() -> None:
       report(*pair, codes)
   wanted = [pair for pair, codes in finished.items() if codes is None]
   if wanted:
-    decoder = decoder_for(loading.load(_CHECKPOINT.value, _DTYPE.value, mesh), settings.weights, settings.cache_dtype)
+    janus = loading.load(checkpoint, _DTYPE.value, mesh, generation_size=size)
+    decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
     images = generation.stream_images(decoder, rows, wanted, tokenizer.special.pad, settings)
     for image in tqdm.tqdm(images, 'generating', len(wanted), unit='image', dynamic_ncols=True):
       pair, codes = (image.prompt_index, image.image_index), image.codes.tolist()

@@ -42,6 +42,12 @@ _RECORDS_PER_SHARD = cli.define_number(
 )
 _SHARD = flags.DEFINE_string('shard', '0/1', 'i/n: which of n hosts this is, counted from 0.')
 _BATCH_SIZE = cli.define_number('batch_size', 16, 'Images at a time on each device.', Integer(1))
+_IMAGE_SIZE = cli.define_number(
+  'image_size',
+  None,
+  "Pixels along a side of the encoded square (generation_size of a stage); default: the VQ's.",
+  Integer(1),
+)
 _RESIZE = flags.DEFINE_enum('resize', 'fast', sorted(RESIZES), 'As config.data.resize of the training.')
 _MAX_BAD_FRACTION = cli.define_number(
   'max_bad_fraction', SkipLimit.fraction, 'A larger fraction of bad records stops the run.', Number(0, 1)
@@ -120,6 +126,7 @@ def main() -> None:
     batch_size=_BATCH_SIZE.value,
     max_bad_fraction=_MAX_BAD_FRACTION.value,
     resize=_RESIZE.value,
+    image_size=_IMAGE_SIZE.value,
     files=input_digest(_INPUT.value),
   )
   records = open_input(_INPUT.value, os.path.join(_OUTPUT.value, 'index'))

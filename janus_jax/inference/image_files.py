@@ -99,7 +99,7 @@ def finished_codes(path: str, settings: dict[str, str], overwrite: bool) -> list
 
 
 def image_settings(
-  prompt: str, indices: tuple[int, int], settings: ImageSettings, dtype: str, checkpoint: str
+  prompt: str, indices: tuple[int, int], settings: ImageSettings, dtype: str, checkpoint: str, size: int | None = None
 ) -> dict[str, str]:
   """Everything a generated image depends on, for the text chunks of its PNG.
 
@@ -109,6 +109,7 @@ def image_settings(
     settings: of the request.
     dtype: what is computed in.
     checkpoint: its path or name.
+    size: pixels along a side, where it is not the checkpoint's.
   """
   return {
     'prompt': prompt.strip(),
@@ -119,6 +120,7 @@ def image_settings(
     'weights': settings.weights,
     'cache_dtype': settings.cache_dtype or dtype,
     'checkpoint': checkpoint,
+    **({'size': str(size)} if size else {}),
   }
 
 

@@ -25,7 +25,11 @@ from janus_jax.sharding.rules import parameter_shardings
 
 
 def load(
-  path: str, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None, image_size: int | None = None
+  path: str,
+  dtype: str | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  image_size: int | None = None,
+  generation_size: int | None = None,
 ) -> LoadedJanus:
   """Loads a checkpoint of any layout: Orbax, transformers' or DeepSeek's.
 
@@ -37,13 +41,13 @@ def load(
     dtype: 'float32', 'bfloat16' or 'float16'; None keeps what is stored.
     mesh: devices to spread the parameters over, by `sharding/rules.py`; None puts them on the default device.
     image_size: pixels; another size than the checkpoint's resamples the table of patch positions.
+    generation_size: of images to generate; None: `image_size` if that is given, else the checkpoint's.
 
   Raises:
     InputError: no checkpoint there, damaged files, tensors that are not a Janus's, or a tokenizer that is not.
   """
   checkpoint = cast_params(open_checkpoint(path), dtype)
-  if image_size is not None:
-    checkpoint = checkpoint.resized(image_size, image_size)
+  checkpoint = checkpoint.resized(image_size or 0, generation_size or image_size or 0)
   shardings = None
   if mesh is not None:
     shardings = parameter_shardings({name: leaf.shape for name, leaf in checkpoint.params.items()}, mesh)

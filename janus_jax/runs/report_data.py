@@ -5,12 +5,14 @@ whatever lies in the same place. configs/README.md has what the reports say of i
 arXiv 2501.17811 sections 2.2 and 2.3) and where they are silent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from janus_jax.data.examples import TASKS
+from janus_jax.errors import InputError
+from janus_jax.runs.config import set_stages
 from janus_jax.training.stages import Stage
 
 # {stage: {task: {source: weight}}}.
@@ -36,6 +38,7 @@ JANUS_PRO: Mixtures = {
 # What an image adds to an example: 576 features and the two tokens that enclose them; begin-of-image and 575 codes, as
 # the last code is only predicted. Begin and end of a sentence count with the text.
 UNDERSTOOD, GENERATED = 578, 576
+PATCH = 16  # Pixels along a side of what a feature, or a code, stands for.
 # Mean length of an example of each source in tokens. `plan` assumes it; no run depends on it, and `data_check` measures
 # it on the files that are there.
 TOKENS: Mapping[str, int] = {
@@ -83,6 +86,48 @@ def use_report_data(config: ConfigDict, mixtures: Mixtures, root: str) -> None:
   config.data.sources = {source: entry for source, entry in _entries(root).items() if source in used}
   for name, tasks in mixtures.items():
     config.stages[name].sources = {task: dict(weights) for task, weights in tasks.items()}
+
+
+def read_options(text: str) -> tuple[str, tuple[int, ...]]:
+  """'ROOT,sizes=384-512-768' -> ('ROOT', (384, 512, 768)); either may be left out.
+
+  Raises:
+    InputError: sizes that are not numbers, or do not ascend.
+  """
+  *root, option = text.split(',') if 'sizes=' in text else (text, '')
+  if not option:
+    return text, ()
+  name, _, values = option.partition('=')
+  sizes = tuple(int(value) for value in values.split('-') if value.isdecimal())
+  if name != 'sizes' or len(sizes) < values.count('-') + 1 or sorted(set(sizes)) != list(sizes):
+    raise InputError(f'{option!r}: expected sizes=A-B-..., ascending, in pixels, such as sizes=384-512-768')
+  return ','.join(root), sizes
+
+
+def add_sizes(config: ConfigDict, sizes: Sequence[int]) -> None:
+  """Lets images grow after Stage III: the stages of a config train on the first size, and each other one gets a stage
+  `stage4_SIZE`, `stage5_SIZE`, ... as Stage III is, of a quarter of its steps; their rates begin with 4e-5 and halve.
+
+  No report has such stages. The rates are what models of this kind were trained with at 512 and 1,024 pixels (SimpleAR,
+  arXiv 2504.11455; Wallaroo, arXiv 2603.04980: 1e-4 and 1e-5); the steps are a guess.
+  """
+  if not sizes:
+    return
+  first, last = config.stages[config.run[0]], config.stages[config.run[-1]]
+  first.image_size = first.generation_size = sizes[0]
+  added = {}
+  for number, size in enumerate(sizes[1:], start=1):
+    grown = (size // PATCH) ** 2 - (sizes[0] // PATCH) ** 2
+    understanding, text, generation = last.expected_tokens
+    added[f'stage{len(config.run) + number}_{size}'] = {
+      **last.to_dict(),
+      'steps': last.steps // 4,
+      'learning_rate': 4e-5 / 2 ** (number - 1),
+      'image_size': size,
+      'generation_size': size,
+      'expected_tokens': (understanding + grown, text, generation + grown),
+    }
+  set_stages(config, {**{name: config.stages[name].to_dict() for name in config.run}, **added})
 
 
 def expected_tokens(sources: Mapping[str, Mapping[str, int]]) -> tuple[float, ...]:

@@ -71,6 +71,7 @@ class TokenizeSettings:
     max_bad_fraction: a larger fraction of bad records stops the run, once 1000 were read and at the end. So do 100 bad
       ones in a row.
     resize: one of `resizing.RESIZES`; training on pixels should use the same.
+    image_size: pixels along one side of the encoded square; None: as the checkpoint's.
     files: a digest of the files that the records are read from: tells the dataset from others, with the records'.
   """
 
@@ -80,6 +81,7 @@ class TokenizeSettings:
   batch_size: int
   max_bad_fraction: float
   resize: str = 'fast'
+  image_size: int | None = None
   files: str = ''
 
   def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ def tokenize(
   """
   if not len(records):
     raise InputError('the dataset has no records: expected at least one')
-  config, params = load_vq(checkpoint)
+  config, params = load_vq(checkpoint, settings.image_size)
   made = _code_settings(records, settings, config, parameters_hash(params))
   os.makedirs(output, exist_ok=True)
   start_manifest(output, made)
@@ -160,13 +162,17 @@ def _code_settings(
   )
 
 
-def load_vq(checkpoint: str) -> tuple[VQConfig, dict[str, np.ndarray]]:
+def load_vq(checkpoint: str, image_size: int | None = None) -> tuple[VQConfig, dict[str, np.ndarray]]:
   """Architecture and `vq_arrays` of the VQ of a checkpoint of any layout; nothing else of it is read.
 
+  Args:
+    checkpoint: directory, or a name on the hub.
+    image_size: of the images to encode, in pixels; None: as the checkpoint's.
+
   Raises:
-    InputError: no checkpoint there, or more codes than 16 bits can tell apart.
+    InputError: no checkpoint there, more codes than 16 bits can tell apart, a size that the VQ does not divide.
   """
-  opened = open_checkpoint(checkpoint)
+  opened = open_checkpoint(checkpoint).resized(generation_size=image_size or 0)
   config = opened.config.vq
   if config.codebook_size > 2**16:
     raise InputError(f'{checkpoint}: a codebook of {config.codebook_size} rows: expected at most {2**16}')

@@ -153,6 +153,16 @@ def _renamed(values: Any) -> Any:
   return {name: RENAMED_VALUES.get(f'{name}: {value}', value) for name, value in values.items()}
 
 
+def generation_sizes(checkpoint: str, model: JanusConfig) -> list[int]:
+  """Sizes of images in pixels that a checkpoint, whose architecture is `model`, was trained to generate, as far as it
+  says: its own, and those of the stages of its run before.
+  """
+  config = read_config(checkpoint)
+  stages = [config.get('stages', {}).get(name, {}) for name in config.get('run', ())]
+  found = {stage.get('generation_size', 0) for stage in stages} - {0}
+  return sorted({size for size in found if size < model.vq.image_size} | {model.vq.image_size})
+
+
 def read_sampling(checkpoint: str, defaults: Mapping[str, float | int] = SAMPLING) -> dict[str, float | int]:
   """Settings of generated images: those of a workdir's config, else the defaults."""
   stored = read_config(checkpoint).get('sampling', {})

@@ -93,12 +93,14 @@ def deepseek_from_huggingface(state: dict[str, 'torch.Tensor'], config: JanusCon
   return result
 
 
-def huggingface_directory(directory: pathlib.Path, dtype: str = 'float32', **save_options) -> str:
+def huggingface_directory(
+  directory: pathlib.Path, dtype: str = 'float32', config: JanusConfig = TINY, **save_options
+) -> str:
   """What `save_pretrained` of transformers writes, with tokenizer and processor files."""
   # A copy: casting also rounds the rotary frequencies, which casting back does not restore.
-  model = copy.deepcopy(reference.huggingface_model(TINY)).to(getattr(torch, dtype))
+  model = copy.deepcopy(reference.huggingface_model(config)).to(getattr(torch, dtype))
   model.save_pretrained(directory, **save_options)
-  files = tokenizer_files_for('huggingface', {'tokenizer.json': TOKENIZER}, TINY)
+  files = tokenizer_files_for('huggingface', {'tokenizer.json': TOKENIZER}, config)
   return write_files(directory, files)
 
 

@@ -20,7 +20,7 @@ from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
 from janus_jax.runs import datasets
 from janus_jax.runs.config import TrainConfig, parse_config, replaced
-from janus_jax.runs.datasets import check_data, open_data
+from janus_jax.runs.datasets import check_codes, check_data, open_data
 from janus_jax.runs.tokenizing import TokenizeSettings, load_vq, tokenize
 from janus_jax.toy.shapes import World
 
@@ -109,7 +109,7 @@ def test_stored_codes_are_those_of_the_vq_that_a_run_starts_from(tmp_path, monke
 
   def codes_of(value: int | None, is_new: bool) -> int:
     checkpoint = value and Checkpoint(MODEL, {'vq/x': from_numpy(np.full(3, value, np.float32), 'x')}, {}, {}, ())
-    codes = datasets._ToyCodes(World(), 'data', str(tmp_path), lambda: checkpoint, is_new)
+    codes = datasets._ToyCodes(World(), MODEL.vq, 'data', str(tmp_path), lambda: checkpoint, is_new)
     return codes.of('shapes', 'train')[1, 3]
 
   assert codes_of(1, is_new=True) == 1
@@ -125,7 +125,9 @@ def test_codes_of_another_vq_are_refused_where_a_run_begins(tmp_path):
   options = {'name': 'x', 'records_per_shard': 8, 'shard': (0, 1), 'batch_size': 4, 'max_bad_fraction': 0.0}
   tokenize(records, checkpoint, str(tmp_path / 'codes'), TokenizeSettings(**options))
   config = config_of({'x': {**CODES, 'path': str(tmp_path / 'codes' / '*.array_record')}})
+  config = replaced(config, {'run': ('stage1',), 'stages.stage1.sources': {'generation': {'x': 1}}})
   open_start = functools.partial(open_checkpoint, checkpoint)
+  check_codes(config, [MODEL], open_start)
   data = open_data(config, MODEL, str(tmp_path), open_start, 0)
   assert data.holds_codes
   assert data.train['generation']['x'][2]['codes'].shape == (MODEL.vq.num_tokens,)
@@ -133,5 +135,25 @@ def test_codes_of_another_vq_are_refused_where_a_run_begins(tmp_path):
   right = manifest.parameters_hash(load_vq(checkpoint)[1])
   path.write_text(path.read_text().replace(right, right[::-1]))
   with pytest.raises(InputError, match=r'manifest\.json: vq_hash is '):
-    open_data(config, MODEL, str(tmp_path), open_start, 0)
+    check_codes(config, [MODEL], open_start)
   open_data(config, MODEL, str(tmp_path), lambda: pytest.fail('the start was read'), 0, is_new=False)
+
+
+def test_a_stage_reads_codes_of_its_size(tmp_path):
+  checkpoint = small_checkpoint.write(tmp_path / 'checkpoint')
+  side = 2 * MODEL.vq.image_size
+  records = [{'prompt': 'a', 'image': np.asarray(image), 'key': 'a'} for image in cuts(1)]
+  options = {'name': 'x', 'records_per_shard': 8, 'shard': (0, 1), 'batch_size': 1, 'max_bad_fraction': 0.0}
+  for name, size in (('small', None), ('large', side)):
+    tokenize(records, checkpoint, str(tmp_path / name), TokenizeSettings(**options, image_size=size))
+  made = manifest.read_manifest(str(tmp_path / 'large')).settings
+  assert (made.image_size, made.codes_per_image) == (side, 4 * MODEL.vq.num_tokens)
+  config = config_of({n: {**CODES, 'path': str(tmp_path / n / '*.array_record')} for n in ('small', 'large')})
+  changes = {f'stages.stage{i}.sources': {'generation': {n: 1}} for i, n in ((1, 'small'), (2, 'large'))}
+  config = replaced(config, {'run': ('stage1', 'stage2'), **changes})
+  open_start = functools.partial(open_checkpoint, checkpoint)
+  check_codes(config, [MODEL, MODEL.resized(generation_size=side)], open_start)
+  with pytest.raises(InputError, match=rf'large.manifest\.json: image_size is {side}: expected {MODEL.vq.image_size}'):
+    check_codes(config, [MODEL, MODEL], open_start)
+  with pytest.raises(InputError, match=r'image_size is 33: expected a multiple of'):
+    tokenize(records, checkpoint, str(tmp_path / 'odd'), TokenizeSettings(**options, image_size=33))

@@ -12,11 +12,13 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.data.examples import TASKS
 from janus_jax.data.sources.build import FORMATS, read_specs
 from janus_jax.errors import InputError
+from janus_jax.models.config import PRESETS
 from janus_jax.runs.config import parse_config
 from janus_jax.runs.data_checking import stage_fractions
 from janus_jax.runs.finetuning import CARDS
 from janus_jax.runs.report_data import TOKENS
 from janus_jax.runs.start import find_start
+from janus_jax.training.stages import stage_models
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
 EXAMPLES = sorted(path.stem for path in (CONFIGS / 'data').glob('*.py'))
@@ -140,6 +142,27 @@ def test_janus_pro_generates_what_its_report_says(name):
     {('real', 1, 'chat', 0.0)},
   ]
   assert config.template in ('', 'deepseek')
+
+
+@pytest.mark.parametrize('name', ['janus_pro_1b', 'janus_pro_7b'])
+def test_sizes_are_stages_after_the_reports(name):
+  plain, config = (parse_config(load(CONFIGS / f'{name}.py', f'/data{more}')) for more in ('', ',sizes=384-512-768'))
+  assert config.run == (*plain.run, 'stage4_512', 'stage5_768')
+  models = stage_models(PRESETS[name], config.run_stages)
+  assert [model.image_size for model in models] == [model.vq.image_size for model in models] == [384] * 3 + [512, 768]
+  third, fourth, fifth = (config.stages[stage] for stage in config.run[2:])
+  assert third == plain.stages['stage3']
+  # As many tokens an update, of fewer images.
+  assert {stage.batch_size for stage in (third, fourth, fifth)} == {128}
+  assert [stage.expected_tokens[2] - third.expected_tokens[2] for stage in (fourth, fifth)] == [1024 - 576, 2304 - 576]
+  assert fifth.expected_tokens[1] == third.expected_tokens[1]
+  assert [stage.learning_rate for stage in (fourth, fifth)] == [4e-5, 2e-5]
+
+
+@pytest.mark.parametrize('sizes', ['512-384', '384-x', '384-384', ''])
+def test_odd_sizes_are_refused(sizes):
+  with pytest.raises(InputError, match=f"'sizes={sizes}': expected sizes=A-B-"):
+    load(CONFIGS / 'janus_pro_7b.py', f'/data,sizes={sizes}')
 
 
 @pytest.mark.parametrize('name', REPORTS)

@@ -11,7 +11,7 @@ from janus_jax.conversion.translate import parameter_shapes
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS
 from janus_jax.runs.config import parse_config
-from janus_jax.training.stages import Stage, stage_ends, trained_groups, trained_paths
+from janus_jax.training.stages import Stage, stage_ends, stage_models, trained_groups, trained_paths
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / 'configs'
 SHAPES = parameter_shapes(PRESETS['test_tiny'])
@@ -158,3 +158,29 @@ def test_patterns_that_match_nothing(pattern, message):
   config.stages.stage1.trainable = (pattern,)
   with pytest.raises(InputError, match=rf'^stages\.stage1\.trainable: .*{message}'):
     trained_paths(parse_config(config).run_stages[0], SHAPES)
+
+
+def staged(*sizes: tuple[int, int]) -> list[Stage]:
+  fields = {'steps': 1, 'batch_size': 1, 'trainable': (), 'learning_rate': 1.0, 'ratio': (1, 0, 0), 'sources': {}}
+  return [Stage(name=f's{i}', image_size=u, generation_size=g, **fields) for i, (u, g) in enumerate(sizes)]
+
+
+def test_sizes_hold_until_a_stage_names_others():
+  found = stage_models(PRESETS['janus_pro_7b'], staged((0, 0), (512, 0), (0, 768), (768, 0)))
+  assert [(m.image_size, m.vq.image_size) for m in found] == [(384, 384), (512, 384), (512, 768), (768, 768)]
+  assert [(m.num_image_tokens, m.vq.num_tokens) for m in found][-1] == (2304, 2304)
+  assert stage_models(PRESETS['janus_pro_7b'], staged((256, 256)))[0].image_size == 256  # The first may begin smaller.
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'message'),
+  [
+    (((0, 0), (368, 0)), r'^stages\.s1\.image_size is 368: expected at least 384, as in the stage before it, or 0$'),
+    (((512, 512), (0, 384)), r'^stages\.s1\.generation_size is 384: expected at least 512'),
+    (((400, 0), (500, 0)), r'^stages\.s1: vision_encoder\.image_size is 500: expected a multiple of 16 '),
+    (((0, 500),), r'^stages\.s0: vq\.image_size is 500: expected a multiple of 16 '),
+  ],
+)
+def test_sizes_that_shrink_or_do_not_divide_are_refused(sizes, message):
+  with pytest.raises(InputError, match=message):
+    stage_models(PRESETS['janus_pro_7b'], staged(*sizes))

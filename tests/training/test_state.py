@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from training import batches
 
+from janus_jax.models.siglip import POSITIONS, resample_positions
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.state import (
@@ -20,6 +21,7 @@ from janus_jax.training.state import (
   flatten,
   new_state,
   place_batch,
+  resize_positions,
   start_stage,
   start_state,
   unflatten,
@@ -145,6 +147,25 @@ def test_moments_may_be_carried_over(params, placement):
   carried = start_stage(state, trained, AVERAGED, placement, carry_moments=True)
   chex.assert_trees_all_equal(carried.replace(skipped_in_a_row=state.skipped_in_a_row), state)
   assert int(carried.skipped_in_a_row) == 0
+
+
+def test_another_grid_resamples_the_table_and_its_average_and_forgets_its_moments(params, placement):
+  paths = paths_of(params, 'vision_encoder')
+  state = advanced(start_state(copied(params), paths, AVERAGED, placement), placement)
+  before, side = flatten(state.params), round(len(flatten(state.params)[POSITIONS]) ** 0.5)
+  assert resize_positions(state, side, placement) is state
+  found = resize_positions(state, side + 1, placement)
+  after = flatten(found.params)
+  for old, new in ((before, after), (state.ema, found.ema)):
+    np.testing.assert_array_equal(new[POSITIONS], resample_positions(jnp.asarray(old[POSITIONS]), side + 1))
+    assert new[POSITIONS].sharding == placement.params[POSITIONS]
+    for path in old.keys() - {POSITIONS}:
+      np.testing.assert_array_equal(new[path], old[path], err_msg=path)
+  for old, new in ((state.opt_state.mu, found.opt_state.mu), (state.opt_state.nu, found.opt_state.nu)):
+    assert np.asarray(old[POSITIONS]).any()
+    assert new[POSITIONS].shape == after[POSITIONS].shape
+    assert not np.asarray(new[POSITIONS]).any()
+    assert all(new[path] is old[path] for path in old.keys() - {POSITIONS})
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
