@@ -26,6 +26,7 @@ SETTING_CHECKS: Mapping[str, Integer | Number] = {
   'num_images': Integer(1),
   'cfg_weight': Number(),
   'max_new_tokens': Integer(1),
+  'tiles': Integer(1, 100),
   'temperature': Number(),
   'top_k': Integer(),
   'top_p': Number(0, 1, above=True),

@@ -28,6 +28,7 @@ _CHECKPOINT, _DTYPE, _MESH = cli.define_model()
 _HOST = flags.DEFINE_string('host', '127.0.0.1', 'Address to listen on; 0.0.0.0: all of this machine.')
 _PORT = cli.define_number('port', 7860, 'Port to listen on.', Integer(1, 65535))
 _MAX_IMAGES = cli.define_number('max_images', 4, 'Images that a visitor may ask for at a time.', Integer(1, 64))
+_TILES = cli.define_settings(AnswerSettings, 'tiles')
 _MAX_NEW_TOKENS = cli.define_number('max_new_tokens', 256, 'The longest answer, in tokens.', Integer(1))
 _QUEUE_SIZE = cli.define_number('queue_size', 16, 'Requests that may wait; one more is refused.', Integer(1))
 _MAX_UPLOAD = cli.define_number('max_upload_mib', 20, 'Size of an uploaded image file, in MiB.', Integer(1, 1024))
@@ -57,7 +58,7 @@ def main() -> None:
         name=card.name,
         dtype=card.dtype,
         images=images,
-        answers=AnswerSettings(max_new_tokens=_MAX_NEW_TOKENS.value),
+        answers=AnswerSettings(max_new_tokens=_MAX_NEW_TOKENS.value, **cli.values(*_TILES)),
         limits=limits,
         directory=directory,
       )

@@ -58,7 +58,7 @@ _SHARD = flags.DEFINE_string('shard', '0/1', 'Part i/n of each benchmark; the la
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', list(DTYPES), 'What to compute benchmarks in.')
 _MESH = flags.DEFINE_string('mesh', None, 'Spread the parameters over devices, e.g. tensor=2,fsdp=-1.')
 (_NUM_IMAGES,) = cli.define_settings(ImageSettings, 'num_images')
-_MAX_NEW_TOKENS, _BATCH_SIZE = cli.define_settings(AnswerSettings, 'max_new_tokens', 'batch_size')
+_MAX_NEW_TOKENS, _TILES, _BATCH_SIZE = cli.define_settings(AnswerSettings, 'max_new_tokens', 'tiles', 'batch_size')
 _QUESTIONS = cli.define_number(
   'questions_per_kind', QUESTIONS_PER_KIND, 'Questions of each kind, content and group.', Integer(1)
 )
@@ -94,7 +94,7 @@ def _benchmarks() -> None:
     limit=_LIMIT.value,
     shard=Shard(*cli.parse_shard(_SHARD.value)),
     dtype=_DTYPE.value,
-    answers=AnswerSettings(**given, max_new_tokens=_MAX_NEW_TOKENS.value),
+    answers=AnswerSettings(**given, **cli.values(_MAX_NEW_TOKENS, _TILES)),
     images=ImageSettings(**given, **cli.values(_NUM_IMAGES, _WINDOW, _CFG_WEIGHT, _TEMPERATURE, _TOP_K)),
   )
   scores = evaluate(_CHECKPOINT.value, settings, parse_mesh(_MESH.value))

@@ -3,7 +3,7 @@
     python -m janus_jax.understand --checkpoint=PATH --image=F [--image=F2 ...] --question="..."
                                    [--question="..." ...]
                                    [--max_new_tokens=512 --temperature=0 --top_p=1 --seed=0 --json]
-                                   [--weights=int8 --cache_dtype=int8]
+                                   [--tiles=4 --weights=int8 --cache_dtype=int8]
 
 Several questions are asked each for itself, all about the same images, which are run once for all of them; answers
 follow in their order. On a terminal the answer to a single question appears as it is made.
@@ -35,7 +35,7 @@ _QUESTION = flags.DEFINE_multi_string(
   required=True,
 )
 _SETTINGS = cli.define_settings(
-  AnswerSettings, 'max_new_tokens', 'temperature', 'top_p', 'seed', 'weights', 'cache_dtype'
+  AnswerSettings, 'max_new_tokens', 'tiles', 'temperature', 'top_p', 'seed', 'weights', 'cache_dtype'
 )
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per question on stdout.')
 
@@ -57,7 +57,7 @@ def main() -> None:
   check_tokenizer(config, tokenizer)
   images = [load_image(path) for path in _IMAGE.value]
   texts, settings = _QUESTION.value, AnswerSettings(**cli.values(*_SETTINGS))
-  questions = answering.prepare_questions(config, [images] * len(texts), texts, tokenizer, template)
+  questions = answering.prepare_questions(config, [images] * len(texts), texts, tokenizer, template, settings.tiles)
   janus = loading.load(_CHECKPOINT.value, _DTYPE.value, parse_mesh(_MESH.value))
   decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
   start = time.perf_counter()

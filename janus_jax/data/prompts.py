@@ -130,13 +130,18 @@ def understanding_ids(
   Raises:
     InputError: an empty question, no question at the end, placeholders that do not match the images, or too long.
   """
+  check_turns(turns)
+  text = render_prompt(template, [*place_images(turns, num_images), ''], system)
+  return _within(max_length, expand_images(tokenizer.encode(text), tokenizer.special, num_image_tokens))
+
+
+def check_turns(turns: Sequence[str]) -> None:
+  """Raises InputError for an empty question, or no question at the end."""
   if len(turns) % 2 == 0:
     raise InputError(f'{len(turns)} turns: expected an odd number: question, answer, ..., question')
   for number, question in enumerate(turns[::2], start=1):
     if not question.strip():
       raise InputError(f'question {number} of {len(turns[::2])} is empty: expected text')
-  text = render_prompt(template, [*place_images(turns, num_images), ''], system)
-  return _within(max_length, expand_images(tokenizer.encode(text), tokenizer.special, num_image_tokens))
 
 
 def generation_text(template: Template | None, prompt: str) -> str:

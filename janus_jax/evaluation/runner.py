@@ -164,6 +164,7 @@ def answers_to(
         tokenizer,
         template,
         item.prompt.system,
+        settings.tiles,
       )
       for item in chunk
     ]

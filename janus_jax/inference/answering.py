@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from janus_jax.data import prompts as prompts_lib
-from janus_jax.data.images import understanding_pixels
 from janus_jax.data.prompts import Template, left_pad
+from janus_jax.data.tiles import with_tiles
 from janus_jax.data.tokenizer import SpecialIds, Tokenizer
 from janus_jax.errors import InputError, shown
 from janus_jax.inference.batching import Group, bucket_length, device_batch_size, plan_batches
@@ -172,8 +172,9 @@ def prepare_question(
   tokenizer: Tokenizer,
   template: Template,
   system: str = prompts_lib.SYSTEM_PROMPT,
+  tiles: int = 1,
 ) -> Question:
-  """Renders a question and resizes its images.
+  """Renders a question and resizes its images, which `tiles` cuts into (`data.tiles`).
 
   `data.prompts.place_images` says where the images, RGB, of the whole conversation go; LLaVA's `<image>` is as good as
   Janus's placeholder, as in training.
@@ -181,17 +182,19 @@ def prepare_question(
   Raises:
     InputError: an empty question, placeholders that do not match the images, longer than the decoder's positions.
   """
+  size = config.image_size
+  turns = [prompts_lib.with_placeholders(turn) for turn in ([turns] if isinstance(turns, str) else turns)]
+  prompts_lib.check_turns(turns)  # Before images make an empty one longer.
+  turns, pixels = with_tiles(turns, images, size, tiles)
   ids = prompts_lib.understanding_ids(
     tokenizer,
     template,
-    [prompts_lib.with_placeholders(turn) for turn in ([turns] if isinstance(turns, str) else turns)],
-    num_images=len(images),
+    turns,
+    num_images=len(pixels),
     num_image_tokens=config.num_image_tokens,
     max_length=config.language_model.max_positions,
     system=system,
   )
-  size = config.image_size
-  pixels = [understanding_pixels(image, size) for image in images]
   seen = max((i + 1 for i, token in enumerate(ids) if token == config.image_token_id), default=0)
   return Question(ids, np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8), seen)
 
@@ -202,6 +205,7 @@ def prepare_questions(
   questions: Sequence[Turns],
   tokenizer: Tokenizer,
   template: Template,
+  tiles: int = 1,
 ) -> list[Question]:
   """`prepare_question` for each question and its images, whose InputErrors get the question's number.
 
@@ -216,7 +220,7 @@ def prepare_questions(
     if not isinstance(pair[0], Sequence) or not all(isinstance(image, Image.Image) for image in pair[0]):
       raise InputError(f'images of question {number} are {shown(pair[0])}: expected a list of PIL images')
     try:
-      prepared.append(prepare_question(config, *pair, tokenizer, template))
+      prepared.append(prepare_question(config, *pair, tokenizer, template, tiles=tiles))
     except InputError as error:
       raise InputError(f'question {number} of {len(questions)}: {error}') from None
   return prepared
@@ -321,6 +325,6 @@ def answer(
   """
   settings = dataclasses.replace(settings or AnswerSettings(), **changes)
   tokenizer, template = janus.tokenizer_and_template()
-  prepared = prepare_questions(janus.config, images, questions, tokenizer, template)
+  prepared = prepare_questions(janus.config, images, questions, tokenizer, template, settings.tiles)
   decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
   return answer_questions(decoder, prepared, tokenizer, settings)

@@ -110,14 +110,17 @@ class AnswerSettings(RequestSettings):
 
   Attributes:
     max_new_tokens: the longest answer, in tokens; less where the decoder's positions end before.
+    tiles: parts that a large image is shown in beside the whole, at most; 1: none. Released models never saw any.
   """
 
   max_new_tokens: int = 512
+  tiles: int = 1
   temperature: float = 0.0
 
   def __post_init__(self) -> None:
     super().__post_init__()
     check_positive('max_new_tokens', self.max_new_tokens)
+    check_positive('tiles', self.tiles)
 
 
 def decoder_for(janus: LoadedJanus, weights: str = 'full', cache_dtype: str | None = None) -> Decoder:

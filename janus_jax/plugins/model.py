@@ -61,8 +61,9 @@ class PluginModel:
   def answer(self, conversations: Sequence[Conversation], settings: AnswerSettings | None = None) -> list[str]:
     """Answers as they are decoded, in order. Raises InputError for what `prepare_question` refuses."""
     tokenizer, _ = self.janus.tokenizer_and_template()
+    tiles = (settings or self.settings).tiles
     prepared = [
-      prepare_question(self.janus.config, asked.images, asked.turns, tokenizer, self.template, asked.system)
+      prepare_question(self.janus.config, asked.images, asked.turns, tokenizer, self.template, asked.system, tiles)
       for asked in conversations
     ]
     found = answer_questions(self.decoder, prepared, tokenizer, settings or self.settings)

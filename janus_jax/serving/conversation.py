@@ -38,19 +38,20 @@ class Conversation:
 
 @dataclasses.dataclass(frozen=True)
 class UploadedImage:
-  """An uploaded image: the square that the encoder takes, and a small copy to show."""
+  """An uploaded image: what of it the encoder will take, and a small copy to show."""
 
-  square: Image.Image
+  asked: Image.Image
   thumbnail: Image.Image
 
 
-def read_uploads(paths: Sequence[str], size: int, limits: Limits) -> list[UploadedImage]:
+def read_uploads(paths: Sequence[str], size: int, limits: Limits, tiles: int = 1) -> list[UploadedImage]:
   """Reads images one after the other, so that a single one is decoded at a time.
 
   Args:
     paths: image files.
     size: side of the encoder's square in pixels.
     limits: of each image.
+    tiles: of an image, at most.
 
   Raises:
     InputError: one cannot be used (`uploads.read_image`).
@@ -58,9 +59,13 @@ def read_uploads(paths: Sequence[str], size: int, limits: Limits) -> list[Upload
   found = []
   for path in paths:
     image = read_image(path, limits)
-    square = Image.fromarray(understanding_pixels(image, size))
+    if tiles == 1:
+      asked = Image.fromarray(understanding_pixels(image, size))
+    else:  # No grid of tiles is longer.
+      asked = image.copy()
+      asked.thumbnail((tiles * size, tiles * size))
     image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    found.append(UploadedImage(square, image))
+    found.append(UploadedImage(asked, image))
   return found
 
 

@@ -130,9 +130,9 @@ def ask(service: Service, message: dict[str, Any], conversation: Conversation, s
   with _said_on_the_page():
     text, paths = message['text'], message['files']
     check_question(conversation, text, len(paths), service.limits)
-    uploads = read_uploads(paths, service.worker.config.image_size, service.limits)
-    asked = conversation.ask(text, [upload.square for upload in uploads])
-    question = service.worker.prepare(asked)
+    uploads = read_uploads(paths, service.worker.config.image_size, service.limits, service.answers.tiles)
+    asked = conversation.ask(text, [upload.asked for upload in uploads])
+    question = service.worker.prepare(asked, service.answers.tiles)
   shown = [*shown, {'role': 'user', 'content': [*_thumbnails(uploads, service.directory), text]}]
   yield None, shown, conversation, shown
   for answer in service.worker.answer(question, service.answers):

@@ -49,10 +49,10 @@ class Worker:
       images = stream_images(self._decoder, rows, wanted, self._tokenizer.special.pad, settings, self._on_pass)
       return sorted(images, key=lambda image: image.image_index)
 
-  def prepare(self, conversation: Conversation) -> Question:
+  def prepare(self, conversation: Conversation, tiles: int = 1) -> Question:
     """The last question of a conversation for `answer`. Raises InputError for what `prepare_question` refuses."""
     images, turns = conversation.images, conversation.turns
-    return prepare_question(self.config, images, turns, self._tokenizer, self._template)
+    return prepare_question(self.config, images, turns, self._tokenizer, self._template, tiles=tiles)
 
   def answer(self, question: Question, settings: AnswerSettings) -> Iterator[str]:
     """Yields the answer from its beginning, each time a few tokens longer; in the end it is `janus_jax.answer`'s."""

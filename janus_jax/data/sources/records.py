@@ -19,6 +19,7 @@ from janus_jax.data.images import generation_pixels, understanding_pixels
 from janus_jax.data.resizing import Resize, pillow
 from janus_jax.data.sources import values
 from janus_jax.data.sources.conversations import conversation, document
+from janus_jax.data.tiles import with_tiles
 from janus_jax.errors import InputError, RecordError, shown
 
 # A sentence ends at the first of these that is followed by space: 'a 1.5 m dog. It barks.'
@@ -48,6 +49,7 @@ class Fields:
     questions: asked where `answer` is given; one is sampled. In a raw source they stand between image and answer.
     prompt_templates: phrasings with '{}' for the prompt; one is sampled.
     names: a text file whose line n is the name of class n, where the prompt is a number or its digits.
+    tiles: parts that a large image is shown in beside the whole, at most (`data.tiles`); 1: none.
     first_sentence: fraction of the prompts that are cut after their first sentence (0.25 in the Janus paper).
   """
 
@@ -62,11 +64,14 @@ class Fields:
   questions: tuple[str, ...] = ('Describe the image in detail.',)
   prompt_templates: tuple[str, ...] = ('{}',)
   names: str = ''
+  tiles: int = 1
   first_sentence: float = 0.0
 
   def __post_init__(self):
     if not 0 <= self.first_sentence <= 1:
       raise InputError(f'first_sentence is {self.first_sentence}: expected a fraction from 0 to 1')
+    if self.tiles < 1:
+      raise InputError(f'tiles is {self.tiles}: expected 1 (none) or more')
     for template in self.prompt_templates:
       if template.count('{}') != 1:
         raise InputError(f'prompt_templates: {template!r}: expected one {{}} in it')
@@ -140,25 +145,36 @@ class UnderstandingRecord(_RecordOfItem):
     if fields.interleaved:
       name, value = values.required(item, fields.interleaved)
       text, found = document(value, found, name)
-      return {'images': self._pixels(image_name, found), 'text': text}
+      (text,), images = self._seen([text], image_name, found, separator='')
+      return {'images': images, 'text': text}
     if fields.answer:
       question = fields.questions[rng.integers(len(fields.questions))]
       said = [question, values.sampled_text(item, fields.answer, rng).strip()]
     else:
       name, value = values.required(item, fields.conversations or 'conversations')
       said, found = conversation(value, found, name)
-    images = self._pixels(image_name, values.listed(found))
+    found = values.listed(found)
     if self.template == 'chat':
+      said, images = self._seen(said, image_name, found)
       return {'images': images, 'turns': said}
     if len(said) != 2:
       raise RecordError(
         'conversation', f'{name}: {len(said)} turns: expected a question and its answer in a raw source'
       )
-    return {'images': images, 'text': ''.join(said) if fields.answer else said[1]}
+    (text,), images = self._seen([''.join(said) if fields.answer else said[1]], image_name, found, separator='')
+    return {'images': images, 'text': text}
 
-  def _pixels(self, name: str, found: Sequence[Any]) -> list[np.ndarray]:
-    images = (values.image(value, name, self.fields.image_folder) for value in found)
-    return [understanding_pixels(image, self.size, resize=self.resize) for image in images]
+  def _seen(
+    self, texts: Sequence[str], name: str, found: Sequence[Any], separator: str = '\n'
+  ) -> tuple[Sequence[str], list[np.ndarray]]:
+    """The texts and the squares that the encoder takes, with tiles where there are any."""
+    images = [values.image(value, name, self.fields.image_folder) for value in found]
+    if self.fields.tiles == 1:
+      return texts, [understanding_pixels(image, self.size, resize=self.resize) for image in images]
+    try:
+      return with_tiles(texts, images, self.size, self.fields.tiles, separator, self.resize)
+    except InputError as error:
+      raise RecordError('conversation', str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +252,7 @@ def _prompt(item: Mapping[str, Any], fields: Fields, rng: np.random.Generator) -
 
 
 KIND_FIELDS: Mapping[str, Sequence[str]] = {
-  'understanding': ('image', 'image_folder', 'answer', 'conversations', 'interleaved', 'questions'),
+  'understanding': ('image', 'image_folder', 'answer', 'conversations', 'interleaved', 'questions', 'tiles'),
   'text': ('text', 'conversations'),
   'generation': ('image', 'image_folder', 'prompt', 'codes', 'prompt_templates', 'names', 'first_sentence'),
 }
