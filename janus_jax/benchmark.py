@@ -112,7 +112,7 @@ def _measured() -> tuple[dict[str, Any], Sequence[Cost]]:
   )
   if _PEER.value:  # Or jax takes most of a GPU's memory before torch gets any.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  model = open_model(run, config_flags.get_config_filename(flags.FLAGS['config']))
+  model = open_model(run, config_flags.get_config_filename(flags.FLAGS['config']), stage)
   options = settings.BenchmarkSettings(
     _REPEATS.value, _STEPS.value, bool(_PEER.value), _COMPILE_PEER.value, _PROFILE.value
   )

@@ -133,11 +133,30 @@ def test_images_of_rounded_weights_say_so(checkpoint, generated, tmp_path):
       assert file.text['cache_dtype'] == 'int8'
 
 
+def test_images_of_a_size_that_was_not_trained_come_with_a_warning(checkpoint, generated, tmp_path):
+  arguments, _, _ = generated
+  process = run(*arguments, f'--out={tmp_path}', '--size=64')
+  assert process.returncode == 0, process.stderr
+  assert '--size=64: the checkpoint was trained to generate images of 32 pixels, and others' in process.stderr
+  janus = loading.load(checkpoint, 'float32', generation_size=64)
+  expected = generation.generate_images(janus, PROMPTS, num_images=1, temperature=0, cfg_weight=5.0)
+  for result, (image,) in zip(map(json.loads, process.stdout.splitlines()), expected, strict=True):
+    assert result['codes'] == image.codes.tolist()
+    with Image.open(result['path']) as file:
+      assert (file.size, file.text['size']) == ((64, 64), '64')
+      np.testing.assert_array_equal(np.asarray(file), image.pixels)
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code', 'message'),
   [
     (['--checkpoint=/no/such/place', '--prompt=a'], 1, 'error: /no/such/place: no such directory'),
     (['--checkpoint=SOURCE', '--prompt= '], 1, 'error: prompt 1 of 1: the prompt is empty: expected text'),
+    (
+      ['--checkpoint=SOURCE', '--prompt=a', '--size=36'],
+      1,
+      'error: vq.image_size is 36: expected a multiple of 8 (the downsampling of vq.channel_multipliers)',
+    ),
     (['--checkpoint=SOURCE', '--prompt=a', '--num_images=0'], 1, 'error: num_images is 0: expected 1 or more'),
     (['--checkpoint=SOURCE', '--prompt=a', '--window=0'], 1, 'error: window is 0: expected auto, or 1 or more'),
     (

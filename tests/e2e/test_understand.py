@@ -73,6 +73,32 @@ def transformers_ids(checkpoint: str, paths: list[str], length: int, text: str =
   return [token_id for token_id in out[0, ids.shape[1] :].tolist() if token_id != tokenizer.special.eos]
 
 
+def test_tiles_are_images_of_the_prompt(checkpoint, tmp_path):
+  """As if a person had cut the image and said how its parts lie."""
+  path = str(tmp_path / 'wide.png')
+  noise = np.random.default_rng(7).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+  Image.fromarray(noise).save(path)
+  janus, whole = loading.load(checkpoint, 'float32'), load_image(path)
+  parts = [whole, whole.crop((0, 0, 32, 32)), whole.crop((32, 0, 64, 32))]
+  text = f'<image>\nIts parts, 1 row of 2: <image><image>\n{QUESTION}'
+  (expected,) = answering.answer(janus, [parts], [text], max_new_tokens=8)
+  process = run(
+    f'--checkpoint={checkpoint}',
+    f'--image={path}',
+    f'--question={QUESTION}',
+    '--tiles=4',
+    '--max_new_tokens=8',
+    '--dtype=float32',
+    '--json',
+  )
+  assert process.returncode == 0, process.stderr
+  assert json.loads(process.stdout)['token_ids'] == expected.token_ids
+  (plain,) = answering.answer(janus, [[whole]], [QUESTION], max_new_tokens=8)
+  assert plain.token_ids != expected.token_ids
+  with pytest.raises(InputError, match='the prompt has .* tokens: expected at most'):
+    answering.answer(janus, [[Image.new('RGB', (640, 640))]], [QUESTION], tiles=100)
+
+
 def test_llavas_placeholder_is_one_of_ours(checkpoint, images):
   """As in training; and one for each image."""
   tokenizer, template = load_tokenizer(checkpoint)
