@@ -95,7 +95,7 @@ def test_tiles_are_images_of_the_prompt(checkpoint, tmp_path):
   assert json.loads(process.stdout)['token_ids'] == expected.token_ids
   (plain,) = answering.answer(janus, [[whole]], [QUESTION], max_new_tokens=8)
   assert plain.token_ids != expected.token_ids
-  with pytest.raises(InputError, match='the prompt has .* tokens: expected at most'):
+  with pytest.raises(InputError, match=r'the prompt has .* tokens: expected at most'):
     answering.answer(janus, [[Image.new('RGB', (640, 640))]], [QUESTION], tiles=100)
 
 
