@@ -148,21 +148,23 @@ def prepare_dataset(world: World, directory: str | os.PathLike) -> None:
 
 
 class EndlessShapes:
-  """The training scenes of a world that stores none, each rendered (unless only texts are made of it) when read."""
+  """The training scenes of a world that stores none, each rendered (unless only texts are made of it) when read; with a
+  layout (`scenes.LAYOUTS`) all of that one.
+  """
 
-  def __init__(self, world: World, split: str = 'train', rendered: bool = True):
-    self._world, self._split, self._rendered = world, split, rendered
+  def __init__(self, world: World, split: str = 'train', rendered: bool = True, scene_layout: str | None = None):
+    self._world, self._split, self._rendered, self._layout = world, split, rendered, scene_layout
 
   def __len__(self) -> int:
     return ENDLESS
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    encoded = shapes.encode(scenes.scene_at(self._world, self._split, index))
+    encoded = shapes.encode(scenes.scene_at(self._world, self._split, index, self._layout))
     image = {'image': shapes.render_encoded(self._world, encoded[None])[0]} if self._rendered else {}
     return {**image, 'scene': encoded}
 
   def __repr__(self) -> str:
-    return f'EndlessShapes({self._world}, {self._split!r})'
+    return f'EndlessShapes({self._world}, {self._split!r}, {self._layout!r})'
 
 
 def data_source(name: str, world: World, directory: str | os.PathLike, split: str):
@@ -204,7 +206,8 @@ def sources(
   Returns:
     'shapes_und', 'digits_und': {'images': [uint8[size, size, 3]], 'turns': [question, answer, ...]};
     'captions_text': {'text': str}, of both domains;
-    'shapes_gen', 'digits_gen': {'prompt': str, 'image': uint8[size, size, 3]}, or {'prompt': str, 'codes': int[P]}.
+    'shapes_gen', 'digits_gen': {'prompt': str, 'image': uint8[size, size, 3]}, or {'prompt': str, 'codes': int[P]};
+    of an endless world to train on also 'objects_und', 'objects_gen': as those of 'shapes', of one object each.
 
   Raises:
     InputError: `prepare_dataset` has not run there.
@@ -220,6 +223,12 @@ def sources(
     found[f'{name}_gen'] = source.seed(seed).random_map(functools.partial(_generation, world))
   endless = len(stored['shapes']) == ENDLESS
   if endless:
+    one = {
+      task: grain.MapDataset.source(EndlessShapes(world, found_split, scene_layout=scenes.LAYOUTS[0])).seed(seed)
+      for task, found_split in (('und', split), ('gen', generated_split('shapes', split)))
+    }
+    found['objects_und'] = one['und'].random_map(converse)
+    found['objects_gen'] = one['gen'].random_map(functools.partial(_generation, world))
     stored['shapes'] = grain.MapDataset.source(EndlessShapes(world, rendered=False))
   texts = [source.seed(seed).random_map(_sentence) for source in stored.values()]
   if not endless:
