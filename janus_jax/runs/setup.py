@@ -97,43 +97,43 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
     if is_new:
       check_codes(config, models, start)
   with contextlib.nullcontext(workdir) if checkpoint is None else workdirs.tokenizer_of(checkpoint) as directory:
-    words = load_tokenizer(directory)
-    for model in models:
-      check_tokenizer(model, words[0])
-  opened = functools.cache(lambda first: _open_phase(config, steps, first, words, files, start, is_new, mesh))
-  trained = frozenset().union(*(trained_paths(stage, placement.params) for stage in stages))
+    with hosts.together():
+      words = load_tokenizer(directory)
+      check_tokenizer(models[0], words[0])
+    opened = functools.cache(lambda first: _open_phase(config, steps, first, words, files, start, is_new, mesh))
+    trained = frozenset().union(*(trained_paths(stage, placement.params) for stage in stages))
 
-  def begin() -> None:
-    workdirs.begin(workdir, written, checkpoint)
-    files.upload()
+    def begin() -> None:
+      workdirs.begin(workdir, written, checkpoint)
+      files.upload()
 
-  def initial_params() -> Any:
-    first = models[0]
-    sized = start().resized(first.vision_encoder.image_size, first.vq.image_size)
-    return load_params(sized, placement.params)
+    def initial_params() -> Any:
+      first = models[0]
+      sized = start().resized(first.vision_encoder.image_size, first.vq.image_size)
+      return load_params(sized, placement.params)
 
-  run = TrainingRun(
-    config=config,
-    steps=steps,
-    placement=placement,
-    files=RunFiles(
-      workdir,
-      files.url,
-      {'config': written, 'versions': {'jax': jax.__version__}},
-      begin=begin,
-      before_save=files.upload,
-    ),
-    open_phase=lambda index: opened(models.index(models[index])),
-    base=_base_paths(start(), trained, models) if config.lora.rank else frozenset(),
-  )
-  if not jax.process_index():
-    shapes = parameter_shapes(models[0], config.lora)
-    logging.info('%s', summary.start_summary(config, steps[0].compute, models, shapes, mesh.shape, files.url))
-  with jax.set_mesh(mesh):
-    params, is_complete = loop.train_run(run, initial_params)
-  if is_complete and not jax.process_index():
-    logging.info('%s', summary.end_summary(config, workdir, files.url, models[-1]))
-  return params
+    run = TrainingRun(
+      config=config,
+      steps=steps,
+      placement=placement,
+      files=RunFiles(
+        workdir,
+        files.url,
+        {'config': written, 'versions': {'jax': jax.__version__}},
+        begin=begin,
+        before_save=files.upload,
+      ),
+      open_phase=lambda index: opened(models.index(models[index])),
+      base=_base_paths(start(), trained, models) if config.lora.rank else frozenset(),
+    )
+    if not jax.process_index():
+      shapes = parameter_shapes(models[0], config.lora)
+      logging.info('%s', summary.start_summary(config, steps[0].compute, models, shapes, mesh.shape, files.url))
+    with jax.set_mesh(mesh):
+      params, is_complete = loop.train_run(run, initial_params)
+    if is_complete and not jax.process_index():
+      logging.info('%s', summary.end_summary(config, workdir, files.url, models[-1]))
+    return params
 
 
 def _open_phase(
