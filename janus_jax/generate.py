@@ -51,7 +51,10 @@ def _prompts() -> list[str]:
 
 def _sized(config: JanusConfig) -> JanusConfig:
   """The architecture for images of --size. Warns where the checkpoint was not trained to generate those."""
-  sizes = workdirs.generation_sizes(_CHECKPOINT.value, config)
+  resized, sizes = (
+    config.resized(generation_size=_SIZE.value or 0),
+    workdirs.generation_sizes(_CHECKPOINT.value, config),
+  )
   if _SIZE.value and _SIZE.value not in sizes:
     logging.warning(
       '--size=%d: the checkpoint was trained to generate images of %s pixels, and others come out garbled: '
@@ -59,7 +62,7 @@ def _sized(config: JanusConfig) -> JanusConfig:
       _SIZE.value,
       ' and '.join(map(str, sizes)),
     )
-  return config.resized(generation_size=_SIZE.value or 0)
+  return resized
 
 
 def main() -> None:

@@ -137,7 +137,7 @@ def test_images_of_a_size_that_was_not_trained_come_with_a_warning(checkpoint, g
   arguments, _, _ = generated
   process = run(*arguments, f'--out={tmp_path}', '--size=64')
   assert process.returncode == 0, process.stderr
-  assert '--size=64: the checkpoint was trained to generate images of 32 pixels, and others' in process.stderr
+  assert '--size=64: the checkpoint was trained to generate images of 16 pixels, and others' in process.stderr
   janus = loading.load(checkpoint, 'float32', generation_size=64)
   expected = generation.generate_images(janus, PROMPTS, num_images=1, temperature=0, cfg_weight=5.0)
   for result, (image,) in zip(map(json.loads, process.stdout.splitlines()), expected, strict=True):
@@ -153,9 +153,9 @@ def test_images_of_a_size_that_was_not_trained_come_with_a_warning(checkpoint, g
     (['--checkpoint=/no/such/place', '--prompt=a'], 1, 'error: /no/such/place: no such directory'),
     (['--checkpoint=SOURCE', '--prompt= '], 1, 'error: prompt 1 of 1: the prompt is empty: expected text'),
     (
-      ['--checkpoint=SOURCE', '--prompt=a', '--size=36'],
+      ['--checkpoint=SOURCE', '--prompt=a', '--size=37'],
       1,
-      'error: vq.image_size is 36: expected a multiple of 8 (the downsampling of vq.channel_multipliers)',
+      'error: vq.image_size is 37: expected a multiple of 4 (the downsampling of vq.channel_multipliers)',
     ),
     (['--checkpoint=SOURCE', '--prompt=a', '--num_images=0'], 1, 'error: num_images is 0: expected 1 or more'),
     (['--checkpoint=SOURCE', '--prompt=a', '--window=0'], 1, 'error: window is 0: expected auto, or 1 or more'),

@@ -45,7 +45,7 @@ LEGAL = (
     0,
     r'data\.(num_train|toy_grid)|guidance_dropout|held_out_batches|keep_every|max_bad_record_fraction|eval_every|patience|prefetch|seed|'
     r'evaluation\.(every|rows|toy)|optimizer\.(b1|b2|ema_decay)|sampling\..*|streams|watchdog_factor|workers|pretraining\.\w+\.(learning_rate|'
-    r'warmup_steps)|pretraining\.contrast\.near_misses|stages\.\w+\.(accumulation|\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
+    r'warmup_steps)|pretraining\.contrast\.near_misses|stages\.\w+\.(accumulation|(image|generation)_size|\w+_per_row|final_fraction|learning_rate|warmup_steps|weight_decay|'
     r'lora\.rank|preference\.(beta|cfg_weight|supervised)|sources\.(?!text)\w+\.\w+)|stages\.stage1\.sources\.text\.captions',
   ),
   (-1, r'mesh\.\w+|workers'),

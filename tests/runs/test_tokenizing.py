@@ -48,7 +48,7 @@ def compiled_encoder(batch_size: int):
 def small_vq():
   """In place of a checkpoint's; compiled once for all tests."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(tokenizing, 'load_vq', lambda checkpoint: (CONFIG, parameters()))
+    patch.setattr(tokenizing, 'load_vq', lambda *_: (CONFIG, parameters()))
     patch.setattr(tokenizing, 'batch_encoder', lambda config, params, batch_size: compiled_encoder(batch_size))
     yield
 
@@ -273,12 +273,12 @@ def test_other_settings_are_refused(single, tmp_path, monkeypatch):
   with pytest.raises(InputError, match=r'num_records is 20: expected 21 as'):
     run(dataset(21), single)
   other = {**parameters(), 'vq/codebook': parameters()['vq/codebook'] + 1}
-  monkeypatch.setattr(tokenizing, 'load_vq', lambda checkpoint: (CONFIG, other))
+  monkeypatch.setattr(tokenizing, 'load_vq', lambda *_: (CONFIG, other))
   hashes = [parameters_hash(params) for params in (parameters(), other)]
   with pytest.raises(InputError, match=rf"vq_hash is '{hashes[0]}': expected '{hashes[1]}' as in this run"):
     run(dataset(20), single)
   larger = dataclasses.replace(CONFIG, image_size=16)
-  monkeypatch.setattr(tokenizing, 'load_vq', lambda checkpoint: (larger, parameters()))
+  monkeypatch.setattr(tokenizing, 'load_vq', lambda *_: (larger, parameters()))
   with pytest.raises(InputError, match=r'image_size is 8: expected 16 as in this run'):
     run(dataset(20), single)
   assert files(single) == before
