@@ -55,6 +55,19 @@ def our_params(config: JanusConfig = TINY, seed: int = 0) -> dict:
   return flax.traverse_util.unflatten_dict({path: jnp.asarray(array[...]) for path, array in lazy.items()}, sep='/')
 
 
+def greedy_codes(model: 'torch.nn.Module', ids: np.ndarray, mask: np.ndarray, tokens: dict[str, int]) -> np.ndarray:
+  """int[B, P], codes that transformers generates greedily at guidance 5; `tokens`: ids called bos, pad and boi."""
+  options = transformers.GenerationConfig(
+    do_sample=False,
+    guidance_scale=5.0,
+    bos_token_id=tokens['bos'],
+    pad_token_id=tokens['pad'],
+    generation_kwargs={'boi_token_id': tokens['boi']},
+  )
+  ids, mask = torch.from_numpy(ids).long(), torch.from_numpy(mask).long()
+  return model.generate(ids, attention_mask=mask, generation_mode='image', generation_config=options).numpy()
+
+
 def to_torch(array: np.ndarray) -> 'torch.Tensor':
   return torch.from_numpy(np.array(array))
 

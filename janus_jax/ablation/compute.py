@@ -29,7 +29,7 @@ def step_prices(config: TrainConfig, directory: str) -> dict[str, float]:
   start, stages, prices = open_start(config), config.run_stages, {}
   streams = config.streams or rows_split(make_mesh(dataclasses.asdict(config.mesh)))
   for stage, model in zip(stages, stage_models(start.config, stages)):
-    sized = start.resized(model.vision_encoder.image_size, model.vq.image_size)
+    sized = start.resized(*model.sizes)
     data, spec = open_examples(config, sized, directory)
     (mean,) = mean_sizes(data.train, [(stage.ratio, stage.sources)], spec, config.seed)
     window = Window(model, config.sequence_length, ())

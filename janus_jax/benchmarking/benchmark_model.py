@@ -53,7 +53,7 @@ def open_model(run: TrainConfig, recipe: str, stage: str | None = None) -> Bench
   model = stage_models(start.model, run.run_stages)[index]
   placement = make_placement(run.mesh, model, run.lora)
   if run.init_from:
-    sized = open_start(run).resized(model.vision_encoder.image_size, model.vq.image_size)
+    sized = open_start(run).resized(*model.sizes)
     params = jax.tree.map(np.asarray, load_params(sized, None))
     return BenchmarkModel(run, model, lambda: params, placement)
   shapes = parameter_shapes(model, run.lora)

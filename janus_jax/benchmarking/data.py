@@ -63,7 +63,7 @@ def measure_data(
 def _batches(config: TrainConfig, stage: Stage, scratch: str) -> Iterator[dict[str, np.ndarray]]:
   start = open_start(config)
   model = stage_models(start.config, config.run_stages)[config.run.index(stage.name)]
-  start = start.resized(model.vision_encoder.image_size, model.vq.image_size)
+  start = start.resized(*model.sizes)
   check_data(config, start.config)
   data = open_data(config, start.config, scratch, lambda: start, 0)
   spec = example_spec(config.sequence_length, start.config, *load_tokenizer(config.init_from), data.holds_codes)

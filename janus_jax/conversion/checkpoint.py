@@ -70,7 +70,7 @@ class Checkpoint:
   adapter: Adapter | None = None
 
   def resized(self, image_size: int = 0, generation_size: int = 0) -> 'Checkpoint':
-    """The same model for images of other sizes, to understand and to generate; 0 leaves one as it is.
+    """Returns the model for images of other sizes to understand and to generate; 0 leaves one as it is.
 
     Raises:
       InputError: a size that the patch or the VQ's downsampling does not divide.

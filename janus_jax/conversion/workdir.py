@@ -86,7 +86,7 @@ def image_sizes(checkpoint: str | os.PathLike) -> tuple[int, int]:
 
 
 def _metadata(checkpoint: str | os.PathLike) -> dict[str, Any]:
-  """What training saved beside a checkpoint; {} where that is damaged: the parameters may be whole."""
+  """Metadata that training saved with a checkpoint; {} where that is damaged: the parameters may be whole."""
   try:
     found = json.loads(epath.Path(checkpoint, METADATA_FILE).read_text())['custom_metadata']
   except (OSError, ValueError, LookupError):

@@ -43,7 +43,7 @@ def cut_tiles(image: Image.Image, grid: tuple[int, int], size: int, resize: Resi
 
 
 def tile_text(grid: tuple[int, int]) -> str:
-  """What stands in a prompt for an image with so many (rows, columns) of tiles."""
+  """Text of a prompt in the place of an image with so many (rows, columns) of tiles."""
   rows, columns = grid
   if rows * columns == 1:
     return IMAGE_PLACEHOLDER

@@ -115,8 +115,13 @@ class JanusConfig:
     """Positions that an image takes in a question."""
     return self.vq.num_tokens if self.shared_encoder else self.vision_encoder.num_tokens
 
+  @property
+  def sizes(self) -> tuple[int, int]:
+    """Sizes of the images that SigLIP and the VQ take, in pixels along one side."""
+    return self.vision_encoder.image_size, self.vq.image_size
+
   def resized(self, image_size: int = 0, generation_size: int = 0) -> 'JanusConfig':
-    """The same model for images of other sizes, in pixels, to understand and to generate; 0 leaves one as it is.
+    """Returns the model for images of other sizes to understand and to generate (`sizes`); 0 leaves one as it is.
 
     Only the table of patch positions changes its shape (`siglip.resample_positions`).
 

@@ -146,7 +146,7 @@ def check(config: TrainConfig, out: str, records: int) -> DataReport:
   prepare_directory(out)
   reports, checked, tiles = {}, {}, []
   for model in dict.fromkeys(models):
-    sized = start.resized(model.vision_encoder.image_size, model.vq.image_size)
+    sized = start.resized(*model.sizes)
     data, spec = open_examples(config, sized, out)
     own = [stage for stage, other in zip(stages, models) if other == model]
     for task, name in dict.fromkeys(used for stage in own for used in _used_fractions(stage)):

@@ -108,9 +108,7 @@ def _train(config: TrainConfig, files: workdir_mirror.LocalWorkdir, force: bool)
       files.upload()
 
     def initial_params() -> Any:
-      first = models[0]
-      sized = start().resized(first.vision_encoder.image_size, first.vq.image_size)
-      return load_params(sized, placement.params)
+      return load_params(start().resized(*models[0].sizes), placement.params)
 
     run = TrainingRun(
       config=config,

@@ -175,8 +175,7 @@ def _save(run: TrainingRun, stage: ScheduledStage, position: Position, session: 
   state = run.saved(position.state)
   params = {path: [list(x.shape), x.dtype.name] for path, x in flatten(state.params).items()}
   metadata = {**run.files.metadata, 'stage': stage.settings.name, 'stage_index': stage.index, 'params': params}
-  model = stage.step.model
-  metadata |= {'image_size': model.vision_encoder.image_size, 'generation_size': model.vq.image_size}
+  metadata |= dict(zip(('image_size', 'generation_size'), stage.step.model.sizes))
   if position.best.step:
     metadata['best'] = dataclasses.asdict(position.best)
   data = {'count': position.num_streams, 'first': position.shards[0].index, 'streams': position.streams}

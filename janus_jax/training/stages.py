@@ -136,7 +136,7 @@ def stage_models(model: JanusConfig, stages: Iterable[Stage]) -> list[JanusConfi
   found = []
   for stage in stages:
     before = found[-1] if found else model
-    for name, size in (('image_size', before.vision_encoder.image_size), ('generation_size', before.vq.image_size)):
+    for name, size in zip(('image_size', 'generation_size'), before.sizes):
       if found and 0 < getattr(stage, name) < size:
         expected = f'expected at least {size}, as in the stage before it, or 0'
         raise InputError(f'stages.{stage.name}.{name} is {getattr(stage, name)}: {expected}')

@@ -62,7 +62,7 @@ class Callback:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """What consecutive stages whose images have the same sizes read, and how they are evaluated.
+  """Data and evaluations of consecutive stages whose images have the same sizes.
 
   Attributes:
     sources: records by task and name.
