@@ -14,9 +14,9 @@ from janus_jax.runs.config import set_stages
 from janus_jax.runs.recipes import read_recipe
 
 TINY = str(pathlib.Path(__file__).parent / 'tiny.py')
-# Steps and highest learning rate of each stage. Stage II begins with single objects, as Janus's with ImageNet: the tie
-# from words to codes forms sooner where little else varies.
-STAGES = {'stage1': (300, 2e-3), 'stage2_objects': (6000, 8e-4), 'stage2': (14000, 8e-4), 'stage3': (14000, 6e-4)}
+# Steps and highest learning rate of each stage. Stage II begins with images of single objects, as Janus's with those of
+# ImageNet: the tie from words to codes forms sooner where little else varies.
+STAGES = {'stage1': (300, 2e-3), 'stage2_objects': (2500, 1e-3), 'stage2': (14000, 1e-3), 'stage3': (14000, 6e-4)}
 # Rows of a batch. A GPU's step is bound by the number of its kernels, a CPU's by their work.
 ROWS = {'cpu': 4, 'gpu': 16}
 
@@ -27,6 +27,7 @@ def get_config(device='cpu'):
   config = read_recipe(TINY)
   config.sequence_length = config.loss_chunk = 160  # Two images to generate and a sentence, or one with six questions.
   config.compute.unroll = 6
+  config.optimizer.muon = (r'language_model/layers/.*kernel', r'(vision|gen)_aligner/.*kernel', r'gen_head/fc1/kernel')
   config.data.precompute_codes = False
   config.data.num_train = 0  # A new scene for every record.
   config.data.toy_grid = 7
@@ -46,6 +47,7 @@ def get_config(device='cpu'):
     stage.warmup_steps, stage.batch_size, stage.expected_tokens = 100, ROWS[device], (120, 12, 66)
     stage.sources.understanding = {shown: 4, 'digits': 1}
     stage.sources.generation = {shown: 9, 'digits': 1}
+  config.stages.stage2_objects.ratio = (1, 1, 8)
   config.pretraining.model = 'small'
   config.pretraining.vq.steps = 4000
   config.pretraining.vision.update({'steps': 5000, 'learning_rate': 1e-3})

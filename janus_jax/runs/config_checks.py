@@ -145,6 +145,7 @@ FIELDS: Table = {
     'weight_decay_rules': Factors(),
     'ema_decay': DECAY,
     'moment_dtype': one_of(STORED_DTYPES),
+    'muon': NAMES_OR_NONE,
     'gradient_sum_dtype': one_of(STORED_DTYPES),
   },
   'max_consecutive_skips': Integer(1),

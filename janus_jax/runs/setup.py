@@ -38,7 +38,7 @@ from janus_jax.runs.start import Start, open_start, start_of
 from janus_jax.sharding.layout import ActivationLayout
 from janus_jax.sharding.mesh import MeshConfig, make_mesh, rows_split
 from janus_jax.training import hosts, loop
-from janus_jax.training.optimizer import check_rules
+from janus_jax.training.optimizer import check_optimizer
 from janus_jax.training.rematerialisation import FLOAT32, with_remat
 from janus_jax.training.run_config import check_batches
 from janus_jax.training.stages import (
@@ -320,8 +320,8 @@ def read_step(
     InputError: rules that match nothing, a kernel that cannot be used, rows longer than the model's positions.
   """
   check_length(config.sequence_length, model)
-  for name in ('learning_rate_rules', 'weight_decay_rules'):
-    check_rules(f'optimizer.{name}', getattr(config.optimizer, name), placement.params)
+  shapes = parameter_shapes(model, config.lora)
+  check_optimizer(config.optimizer, shapes)
   mesh = placement.mesh
   platform, layout = platform_of(mesh.devices.flat[0]), ActivationLayout(mesh)
   compute = dataclasses.replace(config.compute, layout=layout)
@@ -337,4 +337,4 @@ def read_step(
     loss_chunk=config.loss_chunk,
   )
   stages = config.run_stages if stages is None else stages
-  return with_remat(step, stages, placement, parameter_shapes(model, config.lora), config.sequence_length, dtypes)
+  return with_remat(step, stages, placement, shapes, config.sequence_length, dtypes)

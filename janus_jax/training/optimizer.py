@@ -1,4 +1,4 @@
-"""AdamW by path, and learning rates over time. Rules say what each parameter's rate and decay are multiplied by."""
+"""AdamW or Muon, and learning rates over time. Rules say what each parameter's rate and decay are multiplied by."""
 
 import dataclasses
 import re
@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from janus_jax.errors import InputError
+from janus_jax.training.muon import kernel_axes, muon_directions
 
 Rules = tuple[tuple[str, float], ...]
 Flat = Mapping[str, jax.Array]  # Path -> array.
@@ -19,7 +20,7 @@ STORED_DTYPES = ('float32', 'bfloat16')
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """Constants of AdamW over a run; rates and decay of a stage are `step.StageValues`.
+  """Constants of the optimizer over a run; rates and decay of a stage are `step.StageValues`.
 
   Attributes:
     b1: decay of Adam's first moment.
@@ -32,6 +33,8 @@ class OptimizerConfig:
       average <- ema_decay * average + (1 - ema_decay) * parameter after each step (float32, 4 bytes a parameter).
       Callbacks evaluate the average, and 'WORKDIR@ema' opens it wherever a checkpoint is asked for. 0 keeps none.
     moment_dtype: dtype that Adam's moments are stored in; 'bfloat16' halves their memory (`stochastically_rounded`).
+    muon: regexes over whole paths of kernels, which Muon steps in place of AdamW, at the same rates and decay; such a
+      kernel has one moment, and no b1 and b2 (muon.py).
     gradient_sum_dtype: dtype of the sum of gradients over microbatches; 'bfloat16' halves its memory and rounds after
       each: the sum of 16 is off by about 1 %.
   """
@@ -44,6 +47,7 @@ class OptimizerConfig:
   weight_decay_rules: Rules = ((r'.*(norm.*|bias)', 0.0),)
   ema_decay: float = 0.0
   moment_dtype: str = 'float32'
+  muon: tuple[str, ...] = ()
   gradient_sum_dtype: str = 'float32'
 
 
@@ -64,25 +68,56 @@ def check_rules(name: str, rules: Rules, paths: Iterable[str]) -> None:
       raise InputError(f'{name}: {pattern!r} matches no parameter: expected a regex over paths such as {paths[0]}')
 
 
-def adam(config: OptimizerConfig) -> optax.GradientTransformation:
-  """Adam's direction, in float32: that of the moments before they are rounded for storage."""
-  exact = optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=jnp.float32)
+def steps_by_muon(config: OptimizerConfig, path: str) -> bool:
+  return any(re.fullmatch(pattern, path) for pattern in config.muon)
+
+
+def check_optimizer(config: OptimizerConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+  """Raises InputError for rules that no parameter obeys, and for Muon on what is no kernel."""
+  for name in ('learning_rate_rules', 'weight_decay_rules'):
+    check_rules(f'optimizer.{name}', getattr(config, name), shapes)
+  check_rules('optimizer.muon', [(pattern, 1.0) for pattern in config.muon], shapes)
+  for path, shape in shapes.items():
+    if steps_by_muon(config, path):
+      kernel_axes(path, shape)
+
+
+def _exact(
+  config: OptimizerConfig, gradients: Flat, state: optax.ScaleByAdamState
+) -> tuple[Flat, optax.ScaleByAdamState]:
+  """Directions and new moments, all in float32."""
+
+  def of(flat: Flat, muon: bool) -> Flat:
+    return {path: leaf for path, leaf in flat.items() if steps_by_muon(config, path) == muon}
+
+  adam = optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=jnp.float32)
+  found, new = adam.update(of(gradients, False), state._replace(mu=of(state.mu, False)))
+  kernels, momentum = muon_directions(of(gradients, True), of(state.mu, True), state.count)
+  return {**found, **kernels}, new._replace(mu={**new.mu, **momentum})
+
+
+def directions(config: OptimizerConfig) -> optax.GradientTransformation:
+  """Adam's direction, or Muon's, in float32: that of the moments before they are rounded for storage.
+
+  The state is Adam's, without the second moment of what Muon steps.
+  """
   dtype = jnp.dtype(config.moment_dtype)
-  if dtype == jnp.float32:
-    return exact
 
   def init(params: Flat) -> optax.ScaleByAdamState:
-    mu, nu = (optax.tree.zeros_like(params, dtype) for _ in range(2))
+    mu = optax.tree.zeros_like(params, dtype)
+    nu = {path: jnp.zeros_like(moment) for path, moment in mu.items() if not steps_by_muon(config, path)}
     return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
   def update(
     gradients: Flat, state: optax.ScaleByAdamState, params: Flat | None = None
   ) -> tuple[Flat, optax.ScaleByAdamState]:
+    if dtype == jnp.float32:
+      return _exact(config, gradients, state)
     mu, nu = optax.tree.cast((state.mu, state.nu), jnp.float32)
-    directions, new = exact.update(gradients, state._replace(mu=mu, nu=nu), params)
+    found, new = _exact(config, gradients, state._replace(mu=mu, nu=nu))
     # From the count alone: a run that resumes samples what it would have sampled.
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0, impl='threefry2x32'), new.count))
-    return directions, new._replace(mu=_stored(keys[0], new.mu), nu=_stored(keys[1], new.nu))
+    return found, new._replace(mu=_stored(keys[0], new.mu), nu=_stored(keys[1], new.nu))
 
   return optax.GradientTransformation(init, update)
 
@@ -112,7 +147,7 @@ def adamw(config: OptimizerConfig, learning_rate: jax.Array, weight_decay: jax.A
   """The optimizer, over flat trees {path: array}, with the rates of a step (float32): the one place to change it."""
   return optax.chain(
     clip_by_norm(config.max_grad_norm),
-    adam(config),
+    directions(config),
     add_decayed_weights(weight_decay, config.weight_decay_rules),
     scale_by_rate(learning_rate, config.learning_rate_rules),
   )

@@ -15,7 +15,7 @@ from janus_jax.models.lora import is_adapter
 from janus_jax.models.siglip import POSITIONS, resample_positions
 from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import parameter_shardings
-from janus_jax.training.optimizer import Flat, OptimizerConfig, adam
+from janus_jax.training.optimizer import Flat, OptimizerConfig, directions
 
 
 @flax.struct.dataclass
@@ -25,7 +25,7 @@ class TrainState:
   Attributes:
     step: int32, updates so far in the whole run, skipped ones included.
     params: the model's tree.
-    opt_state: Adam's count and moments {path: float32 array}; paths that do not train have none.
+    opt_state: count and moments {path: float32 array}; paths that do not train have none, those of Muon no second.
     ema: averages {path: float32 array} of the parameters that train, or None.
     skipped: int32, updates skipped for a loss or gradient that was not finite.
     skipped_in_a_row: int32, those since the last good one.
@@ -92,7 +92,7 @@ def new_state(
   # A buffer of its own for each leaf: XLA refuses to be given (donated) one twice.
   step, *skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
   reference = jax.tree.map(jnp.copy, _compared(masters)) if with_reference else None
-  return TrainState(step, params, adam(config).init(masters), ema, *skipped, reference)
+  return TrainState(step, params, directions(config).init(masters), ema, *skipped, reference)
 
 
 def _compared(masters: Flat) -> Flat:
@@ -118,8 +118,10 @@ def start_state(
     flat[path] = _placed(leaf, jnp.dtype(jnp.float32 if path in trained else leaf.dtype), placement.params[path])
   masters = {path: flat[path] for path in sorted(trained)}
   shardings = {path: placement.params[path] for path in masters}
-  adam_shardings = optax.ScaleByAdamState(count=placement.everywhere, mu=shardings, nu=shardings)
-  opt_state = jax.jit(adam(config).init, out_shardings=adam_shardings)(masters)
+  init = directions(config).init
+  second = {path: shardings[path] for path in jax.eval_shape(init, masters).nu}
+  opt_shardings = optax.ScaleByAdamState(count=placement.everywhere, mu=shardings, nu=second)
+  opt_state = jax.jit(init, out_shardings=opt_shardings)(masters)
 
   def copied(flat: Flat) -> Flat:
     own = {path: shardings[path] for path in flat}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from janus_jax.training.optimizer import OptimizerConfig, adam, stochastically_rounded
+from janus_jax.training.optimizer import OptimizerConfig, directions, stochastically_rounded
 
 
 def test_rounding_is_right_on_average_and_never_off_by_a_unit():
@@ -29,7 +29,7 @@ def test_a_second_moment_falls_as_slowly_as_its_decay_says():
   """Rounded to nearest, it would stay where it is for ever."""
   config = OptimizerConfig(b2=0.999, moment_dtype='bfloat16')
   params = {'a': jnp.ones(2000)}
-  transform = adam(config)
+  transform = directions(config)
   state = transform.init(params)
   assert state.mu['a'].dtype == state.nu['a'].dtype == jnp.bfloat16
   _, state = transform.update({'a': jnp.ones(2000)}, state)
@@ -44,7 +44,7 @@ def test_training_goes_the_same_way():
   scales = jnp.logspace(-2, 2, 300)
   distances = {}
   for dtype in ('float32', 'bfloat16'):
-    transform = adam(OptimizerConfig(moment_dtype=dtype))
+    transform = directions(OptimizerConfig(moment_dtype=dtype))
     params = {'a': jnp.ones(300)}
     state = transform.init(params)
 

@@ -27,7 +27,7 @@ def sampled(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
 
 def steps(config: OptimizerConfig, gradients: list, learning_rate: float, weight_decay: float) -> dict:
   params = sampled(0)
-  state = optimizer.adam(config).init(params)
+  state = optimizer.directions(config).init(params)
   chain = optimizer.adamw(config, jnp.float32(learning_rate), jnp.float32(weight_decay))
   for g in gradients:
     params, state = optimizer.update(chain, g, state, params)
