@@ -65,7 +65,7 @@ LEGAL = (
     r'data\.sources\.\w+\.(answer|directory|names|path|prompt|split)',
   ),
   ('a\nb', r'data\.sources\.\w+\.(answer|directory|names|path|prompt|split)'),
-  ((), r'evaluation\.benchmarks|optimizer\.\w+_rules|stages\.\w+\.preference\.skills'),
+  ((), r'evaluation\.benchmarks|optimizer\.(muon|\w+_rules)|stages\.\w+\.preference\.skills'),
   # Sections that may be empty.
   ({}, r'data\.sources|pretraining(\.contrast)?|stages\.(stage1\.sources\.text|\w+\.(lora|preference(\.rewards)?))'),
 )

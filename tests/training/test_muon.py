@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from janus_jax.errors import InputError
+from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training import optimizer
 from janus_jax.training.muon import STEP_SIZE, kernel_axes, muon_directions
 from janus_jax.training.optimizer import OptimizerConfig, check_optimizer
@@ -82,6 +84,16 @@ def test_all_singular_values_of_a_direction_are_alike():
     assert 0.6 < values.min() <= values.max() < 1.3, path
     assert np.ptp(np.linalg.svd(as_matrices(path, gradients[path]), compute_uv=False)) > 1
     np.testing.assert_allclose(momentum[path], 0.05 * gradients[path], rtol=1e-5)
+
+
+def test_directions_do_not_depend_on_the_mesh():
+  gradients = {path: sampled(1)[path] for path in SHAPES if path.endswith('q/kernel')}
+  mesh = make_mesh({'fsdp': 2, 'data': 4})
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, None, 'data', 'fsdp'))
+  placed = {path: jax.device_put(leaf, split) for path, leaf in gradients.items()}
+  one, many = (jax.jit(muon_directions)(tree, tree, jnp.int32(3))[0] for tree in (gradients, placed))
+  for path in gradients:
+    np.testing.assert_allclose(many[path], one[path], atol=1e-5)
 
 
 def test_kernels_have_one_moment():
