@@ -317,3 +317,7 @@ PRESETS: dict[str, JanusConfig] = {
     image_token_id=5,
   ),
 }
+# The same with as many codes as cells of three sizes look different (configs/ablations/sizes.py).
+PRESETS['toy_sizes'] = dataclasses.replace(
+  PRESETS['toy'], vq=dataclasses.replace(PRESETS['toy'].vq, codebook_size=2048)
+)

@@ -19,6 +19,7 @@ from janus_jax.runs.value_checks import (
   NAMES,
   NAMES_OR_NONE,
   SEED,
+  SIZES,
   TEXT,
   Factors,
   Integer,
@@ -86,6 +87,7 @@ STAGE: Table = {
 PRETRAINING: Table = {
   'model': one_of(tuple(PRESETS)),
   'vq': OPTIMIZATION,
+  'vq_sizes': SIZES,
   'vision': OPTIMIZATION,
   'contrast': {
     'text_depth': Integer(1),

@@ -99,6 +99,10 @@ BOOL = Fitting(lambda value: isinstance(value, bool), 'True or False')
 TEXT = Fitting(lambda value: isinstance(value, str) and value.isprintable(), 'text')  # A line, which may be empty.
 NAMES = Fitting(lambda value: value and _are_names(value), 'a tuple of one or more names')
 NAMES_OR_NONE = Fitting(_are_names, 'a tuple of names')
+SIZES = Fitting(
+  lambda value: isinstance(value, list | tuple) and all(type(size) is int and size > 0 for size in value),
+  'a tuple of sizes in pixels',
+)
 DICTS = Fitting(_is_dicts, 'entries: {name: {field: value}}')
 
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import math
 import os
 import pathlib
 import threading
@@ -23,7 +24,8 @@ from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
 from janus_jax.models.config import PRESETS, ComputeConfig, JanusConfig
 from janus_jax.models.initialization import initial_params
-from janus_jax.toy import dataset, scenes, tokenizer_training
+from janus_jax.toy import dataset, scenes, shapes, tokenizer_training
+from janus_jax.toy import digits as digits_lib
 from janus_jax.toy.pretraining import Optimization, PackedText, PretrainingSetup, pretrain_decoder
 from janus_jax.toy.pretraining_vision import Contrast, pretrain_vision
 from janus_jax.toy.pretraining_vq import pretrain_vq
@@ -44,6 +46,8 @@ class Pretraining:
   Attributes:
     model: a preset (`models.config.PRESETS`).
     vq: optimization of the VQ.
+    vq_sizes: pixels along a side of the images that the VQ learns, for stages of other sizes than the model's; its
+      own where there are none.
     vision: optimization of the understanding encoder.
     contrast: the text tower that it is trained with.
     decoder: optimization of the decoder.
@@ -51,6 +55,7 @@ class Pretraining:
 
   model: str = ''
   vq: Optimization | None = None
+  vq_sizes: tuple[int, ...] = ()
   vision: Optimization | None = None
   contrast: Contrast = dataclasses.field(default_factory=Contrast)
   decoder: Optimization | None = None
@@ -61,7 +66,7 @@ def check_parts(settings: Pretraining | None) -> None:
   if settings is None:
     raise InputError('pretraining is missing')
   for field in dataclasses.fields(settings):
-    if not getattr(settings, field.name):
+    if not getattr(settings, field.name) and field.name != 'vq_sizes':
       raise InputError(f'pretraining.{field.name} is missing')
 
 
@@ -90,6 +95,8 @@ def write_parts(
   began = time.perf_counter()
   with published(output, overwrite, needed=0) as directory:
     model = PRESETS[settings.model]
+    for size in settings.vq_sizes:
+      model.resized(generation_size=size)
     world = dataset.world_for(model, seed, **world)
     data = os.path.expanduser(data) or os.path.join(os.path.dirname(os.path.abspath(output)), 'data')
     dataset.prepare_dataset(world, data)
@@ -113,14 +120,16 @@ def _pretrain(
   elements = {name: [source[i] for i in range(min(len(source), MOST_SCENES))] for name, source in sources.items()}
   stopping = threading.Event()
 
-  def setup(optimization: Optimization, progress: Callable) -> PretrainingSetup:
+  def setup(optimization: Optimization, progress: Callable, model: JanusConfig = model) -> PretrainingSetup:
     # Unrolled: these towers are shallow, and a loop costs more than it saves.
     return PretrainingSetup(model, ComputeConfig(unroll=4), optimization, seed, progress)
 
   def train_vq() -> Any:
-    images = _tokenizer_images(world, elements, np.random.default_rng(seed))
+    sizes = settings.vq_sizes or (world.size,)
+    images = _tokenizer_images(world, elements, sizes, world.size // model.vq.grid, np.random.default_rng(seed))
     with _bar('VQ', settings.vq, 0, stopping) as progress:
-      return pretrain_vq(setup(settings.vq, progress), params['vq'], images)
+      own = setup(settings.vq, progress, model.resized(generation_size=max(sizes)))
+      return pretrain_vq(own, params['vq'], images)
 
   def train_vision_encoder() -> Any:
     # Scanned digits are few, and harder to tell apart than shapes.
@@ -149,12 +158,34 @@ def _pretrain(
   return jax.device_get(params)
 
 
-def _tokenizer_images(world: World, elements: dict[str, list[dict]], rng: np.random.Generator) -> np.ndarray:
-  """Half crowds, a quarter scenes, a quarter digits (which repeat): uint8[N, size, size, 3]."""
-  shown, digits = (np.stack([element['image'] for element in elements[name]]) for name in ('shapes', 'digits'))
-  quarter = len(shown) // 2
-  crowds = scenes.render_crowds(world, 2 * quarter, rng)
-  return np.concatenate([crowds, shown[:quarter], digits[rng.integers(len(digits), size=quarter)]])
+def _tokenizer_images(
+  world: World, elements: dict[str, list[dict]], sizes: tuple[int, ...], cell: int, rng: np.random.Generator
+) -> np.ndarray:
+  """uint8[N, canvas, canvas, 3]: half crowds, a quarter scenes, a quarter digits (repeating), of each size. The canvas
+  is the largest size, and shows several images of a smaller one.
+  """
+  canvas, scenes_shown, found = max(sizes), [element['scene'] for element in elements['shapes']], []
+  most = math.ceil(canvas / min(sizes)) ** 2
+  for size in sizes:
+    sized, a_side = dataclasses.replace(world, size=size), math.ceil(canvas / size)
+    quarter = len(scenes_shown) // (2 * len(sizes) * most) * a_side**2
+    digits, _ = digits_lib.load_digits(size, 'train')
+    crowds = scenes.render_crowds(sized, 2 * quarter, rng)
+    shown = shapes.render_encoded(sized, np.stack(scenes_shown[:quarter]))
+    images = np.concatenate([crowds, shown, digits[rng.integers(len(digits), size=quarter)]])
+    found.append(_canvases(images, a_side, canvas, cell, rng))
+  return np.concatenate(found)
+
+
+def _canvases(images: np.ndarray, a_side: int, canvas: int, cell: int, rng: np.random.Generator) -> np.ndarray:
+  """uint8[N, size, size, 3] -> [N / a_side^2, canvas, canvas, 3]: images side by side, cut between cells at random."""
+  if a_side == 1:
+    return images
+  size = images.shape[1]
+  joined = rng.permutation(images).reshape(-1, a_side, a_side, size, size, 3).swapaxes(2, 3)
+  joined = joined.reshape(-1, a_side * size, a_side * size, 3)
+  corners = cell * rng.integers((a_side * size - canvas) // cell + 1, size=(len(joined), 2))
+  return np.stack([image[y : y + canvas, x : x + canvas] for image, (y, x) in zip(joined, corners)])
 
 
 def _captions(
