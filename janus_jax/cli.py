@@ -153,7 +153,7 @@ def define_settings(kind: type, *names: str, stored: Mapping[str, float] | None 
   """
   from janus_jax.inference.cache import CACHE_DTYPES
   from janus_jax.inference.decoder import WEIGHTS
-  from janus_jax.runs.config import field_descriptions
+  from janus_jax.runs.config_help import field_descriptions
 
   choices = {'weights': WEIGHTS, 'cache_dtype': CACHE_DTYPES}
   descriptions, found = field_descriptions(kind), []
@@ -221,7 +221,7 @@ def _print_fields(argv: list[str]) -> None:
   # absl stops at --help: a recipe that is named after it has not been read.
   path = next((found.group(1) for found in (re.match(r'--?config=(.+)', argument) for argument in argv) if found), None)
   config = parser.config or (path and parser.parse(path))
-  from janus_jax.runs.config import describe_fields, every_field
+  from janus_jax.runs.config_help import describe_fields, every_field
 
   if config:
     said, fields = 'of the recipe, with its values', config.to_dict()

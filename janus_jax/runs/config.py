@@ -1,16 +1,12 @@
 """The config of a training run: a ConfigDict that recipes and command lines change, parsed into a TrainConfig.
 
 Each field has its default and its description in the dataclass that owns it, in the package that uses it, and its check
-in `config_checks.py`. `--help` lists all of them.
+in `config_checks.py`. `--help` lists all of them (`config_help.py`).
 """
 
 import dataclasses
-import fnmatch
 import functools
-import inspect
 import json
-import re
-import textwrap
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -18,14 +14,12 @@ from ml_collections import ConfigDict
 
 from janus_jax.data.examples import TASKS
 from janus_jax.data.sources.build import SourceSpec, read_specs
-from janus_jax.data.sources.records import Fields
 from janus_jax.errors import InputError
 from janus_jax.inference.requests import ImageSettings
 from janus_jax.inference.sampling import Sampling
 from janus_jax.models.config import ComputeConfig
 from janus_jax.models.lora import LoraConfig
-from janus_jax.runs.config_checks import FIELDS, OPTIMIZATION, PRETRAINING, STAGE, check_present
-from janus_jax.runs.recipes import flat_fields
+from janus_jax.runs.config_checks import FIELDS, PRETRAINING, check_present
 from janus_jax.runs.value_checks import Table, check_fields
 from janus_jax.sharding.mesh import MeshConfig
 from janus_jax.toy.parts import Pretraining
@@ -34,6 +28,7 @@ from janus_jax.toy.pretraining_vision import Contrast
 from janus_jax.toy.shapes import World
 from janus_jax.training.optimizer import OptimizerConfig
 from janus_jax.training.preference_config import PreferenceConfig
+from janus_jax.training.refining import RefiningConfig
 from janus_jax.training.run_config import RunConfig
 from janus_jax.training.stages import TRAINABLE, Stage
 from janus_jax.training.step_config import StepSettings
@@ -138,6 +133,7 @@ class TrainConfig(RunConfig, StepSettings):
       the run starts from has two encoders. `vision_encoder` and `vision_aligner` cannot train then.
     held_out_batches: batches of held-out data on which the loss is measured; 0 measures none.
     pretraining: how the toy world's parts are made (`janus_jax.pretrain`).
+    refining: how the same command makes a refiner, for the VQ of `init_from`, from the images to generate.
   """
 
   init_from: str = ''
@@ -152,6 +148,7 @@ class TrainConfig(RunConfig, StepSettings):
   sampling: SamplingConfig = SamplingConfig()
   evaluation: EvaluationConfig = EvaluationConfig()
   pretraining: Pretraining | None = None
+  refining: RefiningConfig | None = None
 
 
 # Sections of a config, with '*' for any name, and the dataclasses that they become.
@@ -171,6 +168,7 @@ SECTIONS: Mapping[str, type] = {
   'pretraining.vision': Optimization,
   'pretraining.contrast': Contrast,
   'pretraining.decoder': Optimization,
+  'refining': RefiningConfig,
 }
 
 
@@ -286,6 +284,8 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
   if pretraining := values.get('pretraining'):
     trained = {part: defaults_of(Optimization) for part in pretraining if part in ('vq', 'vision', 'decoder')}
     defaults['pretraining'] = to_dict(Pretraining(), PRETRAINING) | trained
+  if values.get('refining'):
+    defaults['refining'] = defaults_of(RefiningConfig)
   return _filled(values, json.loads(json.dumps(defaults)))
 
 
@@ -315,36 +315,3 @@ def replaced(part: Part, changes: Mapping[str, Any]) -> Part:
       value = replaced(inner if isinstance(inner, Mapping) or dataclasses.is_dataclass(inner) else {}, {rest: value})
     part = {**part, first: value} if isinstance(part, Mapping) else dataclasses.replace(part, **{first: value})
   return part
-
-
-def every_field() -> dict[str, Any]:
-  """All fields of a training config with their defaults, `...` where one has none."""
-  trainer = dict.fromkeys(OPTIMIZATION.keys() - defaults_of(Optimization), ...)
-  stages = {'NAME': dict.fromkeys(STAGE.keys() - STAGE_DEFAULTS, ...)}
-  return filled({'stages': stages, 'pretraining': dict.fromkeys(('vq', 'vision', 'decoder'), trainer)})
-
-
-def describe_fields(values: Mapping[str, Any], width: int) -> str:
-  """A line `--config.FIELD=VALUE` for each field of a recipe, section by section, and below it what the field means."""
-  margin = {'initial_indent': ' ' * 6, 'subsequent_indent': ' ' * 6}
-  lines = []
-  for path, value in sorted(flat_fields(values).items(), key=lambda field: field[0].rpartition('.')):
-    section, _, name = path.rpartition('.')
-    lines.append(f'  --config.{path}={"..." if value is ... else repr(value)}')
-    lines += textwrap.wrap(_description(section.removeprefix('base').removeprefix('.'), name), width, **margin)
-  return '\n'.join(lines)
-
-
-def _description(section: str, name: str) -> str:
-  kinds = [kind for pattern, kind in SECTIONS.items() if fnmatch.fnmatchcase(section, pattern)]
-  kinds += [SourceSpec, Fields] if section.startswith('data.sources.') else []
-  return next((text for kind in kinds if (text := field_descriptions(kind).get(name))), '')
-
-
-def field_descriptions(kind: type) -> dict[str, str]:
-  """Attributes of a dataclass and their descriptions in its docstring and those of its bases."""
-  found = {}
-  for base in reversed(kind.__mro__):
-    entries = re.findall(r'^  (\w+): (.*(?:\n    .*)*)', inspect.cleandoc(base.__doc__ or ''), re.MULTILINE)
-    found |= {name: ' '.join(text.split()) for name, text in entries}
-  return found

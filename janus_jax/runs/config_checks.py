@@ -22,6 +22,7 @@ from janus_jax.runs.value_checks import (
   SIZES,
   TEXT,
   Factors,
+  Fitting,
   Integer,
   Number,
   PerTask,
@@ -98,6 +99,23 @@ PRETRAINING: Table = {
   'decoder': OPTIMIZATION,
 }
 
+CHANNELS = Fitting(
+  lambda value: isinstance(value, list | tuple) and value and not any(map(Integer(1, 10**5).expected, value)),
+  'a tuple of whole numbers above 0',
+)
+REFINING: Table = {
+  **TRAINING,
+  'ema_decay': DECAY,
+  'code_noise': FRACTION,
+  'save_every': Integer(1),
+  'held_out': Integer(1, 10**6),
+  'scale': Integer(1, 16),
+  'block_out_channels': CHANNELS,
+  'layers_per_block': Integer(1, 100),
+  'norm_num_groups': Integer(1, 10**5),
+  'flow_steps': Integer(1, 10**4),
+}
+
 # `data.sources` is checked by `build.read_specs`.
 FIELDS: Table = {
   'init_from': TEXT,
@@ -171,6 +189,7 @@ FIELDS: Table = {
     'max_new_tokens': Integer(1),
   },
   'pretraining': PRETRAINING,
+  'refining': REFINING,
 }
 
 

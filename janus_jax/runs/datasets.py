@@ -12,6 +12,7 @@ import flax.traverse_util
 import grain
 import jax
 import numpy as np
+from PIL import Image
 
 from janus_jax.conversion.checkpoint import Checkpoint
 from janus_jax.data.examples import TASKS
@@ -24,6 +25,7 @@ from janus_jax.models.config import JanusConfig, VQConfig
 from janus_jax.runs.config import DataConfig, TrainConfig
 from janus_jax.runs.image_codes import image_encoder, only_codes, stored_codes, vq_arrays
 from janus_jax.toy import dataset
+from janus_jax.toy.image_pairs import PairedImages
 from janus_jax.toy.shapes import World
 from janus_jax.toy.test_set import build_prompts, build_questions
 from janus_jax.training.training_run import Sources
@@ -116,6 +118,52 @@ def open_data(
   opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
   samples = _samples(opened['held_out'], num_samples)
   return RunData(opened['train'], opened['held_out'], hold_codes(config.data), samples)
+
+
+def open_image_pairs(
+  config: TrainConfig, model: JanusConfig, directory: str
+) -> tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
+  """Images for the refiner that `config.refining` describes: to train on, and held out.
+
+  Of files they are those of all generation sources; the smaller ones are made of the larger by the run's own filter.
+
+  Args:
+    config: of the training.
+    model: architecture, whose VQ has the smaller size.
+    directory: holds indices where `config.data.directory` is not set.
+
+  Returns:
+    Twice, by index: {'small': uint8[size, size, 3], 'large': uint8[scale size, scale size, 3]}. Reading raises
+    RecordError where one cannot be used.
+
+  Raises:
+    InputError: files that are missing or of another format, no source of images.
+  """
+  settings, size = config.refining, model.vq.image_size
+  if config.data.name == 'toy':
+    world = read_world(config, model)
+    held_out = PairedImages(world, settings.scale, 'test', settings.held_out)
+    return PairedImages(world, settings.scale, 'train'), held_out
+  found = {
+    name: spec for name, spec in config.data.specs.items() if spec.kind == 'generation' and not spec.fields.codes
+  }
+  if not found:
+    raise InputError('data.sources: no generation source has images: expected one, for the refiner to learn from')
+  count = -(-settings.held_out // len(found))
+  specs = {name: dataclasses.replace(spec, held_out=max(spec.held_out, count)) for name, spec in found.items()}
+  resize = find_resize(config.data.resize)
+  directory = os.path.expanduser(config.data.directory) or directory
+  sizes = ImageSizes(model.image_size, settings.scale * size, resize)
+  opened = build.open_sources(specs, sizes, config.seed, os.path.join(directory, 'index'))
+
+  def pair(record: dict[str, Any]) -> dict[str, Any]:
+    return {'small': resize(Image.fromarray(record['image']), (size, size), None), 'large': record['image']}
+
+  train, held_out = (list(opened[split]['generation'].values()) for split in ('train', 'held_out'))
+  if not held_out:
+    raise InputError('data.sources: too few images to hold some out: expected 10 or more in a generation source')
+  train, held_out = (grain.MapDataset.concatenate(sources).map(pair) for sources in (train, held_out))
+  return train, held_out
 
 
 def hold_codes(data: DataConfig) -> bool:

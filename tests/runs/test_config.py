@@ -17,9 +17,6 @@ from janus_jax.runs.config import (
   DataConfig,
   TrainConfig,
   default_config,
-  describe_fields,
-  every_field,
-  field_descriptions,
   filled,
   parse_config,
   replaced,
@@ -27,6 +24,7 @@ from janus_jax.runs.config import (
   to_dict,
   to_json,
 )
+from janus_jax.runs.config_help import describe_fields, every_field, field_descriptions
 from janus_jax.runs.setup import check_trainable
 from janus_jax.training.stages import Stage
 
