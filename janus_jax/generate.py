@@ -2,11 +2,11 @@
 
     python -m janus_jax.generate --checkpoint=PATH --prompt="..." [--prompts_file=F] --out=DIR
                                  [--num_images=4 --cfg_weight=5 --temperature=1 --top_k=0 --seed=0 --json]
-                                 [--weights=int8 --cache_dtype=int8 --window=auto]
+                                 [--weights=int8 --cache_dtype=int8 --window=auto --refiner=DIR]
 
 One PNG per image, `00002-01.png` being the second image of the third prompt, and a contact sheet. Text chunks hold how
 each was made; a run that was interrupted goes on where it stood when called again. A checkpoint is known by its path:
-give another --out if what is stored there has changed.
+give another --out if what is stored there has changed. --refiner makes each image larger, of the same codes.
 """
 
 import itertools
@@ -21,6 +21,7 @@ from janus_jax import cli
 from janus_jax.conversion.buckets import normalized
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.inference import generation, image_files
+from janus_jax.inference.refining import refine_stream
 from janus_jax.inference.requests import ImageSettings, check_tokenizer, decoder_for
 from janus_jax.inference.windows import check_window
 from janus_jax.models.config import JanusConfig
@@ -38,6 +39,9 @@ _SAMPLING = cli.define_settings(ImageSettings, *workdirs.SAMPLING, stored=workdi
 _SETTINGS = cli.define_settings(ImageSettings, 'num_images', 'seed', 'batch_size', 'weights', 'cache_dtype', 'window')
 _SIZE = cli.define_number(
   'size', None, 'Pixels along a side; default: as the checkpoint was trained to generate last.', Integer(1)
+)
+_REFINER = cli.define_path(
+  'refiner', None, "Directory of a refiner, which janus_jax.pretrain makes for the checkpoint's VQ: larger images."
 )
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace images in --out that were made with other settings.')
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per image on stdout.')
@@ -68,7 +72,8 @@ def _sized(config: JanusConfig) -> JanusConfig:
 def main() -> None:
   prompts = _prompts()
   # Opening is quick; the weights are read once prompts and directory are known to be good.
-  config = _sized(open_checkpoint(_CHECKPOINT.value).config)
+  opened = open_checkpoint(_CHECKPOINT.value)
+  config = _sized(opened.config)
   tokenizer, template = loading.load_tokenizer(_CHECKPOINT.value)
   check_tokenizer(config, tokenizer)
   rows = generation.prompt_rows(config, prompts, tokenizer, template)
@@ -76,17 +81,20 @@ def main() -> None:
   settings = ImageSettings(**sampling, **cli.values(*_SETTINGS))
   check_window(config, settings.window)
   mesh = parse_mesh(_MESH.value)
+  refiner = loading.load_refiner(_REFINER.value, opened, config.vq.image_size) if _REFINER.value else None
   image_files.prepare_directory(_OUT.value)
   pairs = list(itertools.product(range(len(prompts)), range(settings.num_images)))
   paths = {(prompt, image): os.path.join(_OUT.value, f'{prompt:05}-{image:02}.png') for prompt, image in pairs}
   checkpoint, size = normalized(_CHECKPOINT.value), _SIZE.value
   made_by = {'settings': settings, 'dtype': _DTYPE.value, 'checkpoint': checkpoint, 'size': size}
-  chunks = {pair: image_files.image_settings(prompts[pair[0]], pair, **made_by) for pair in pairs}
+  refined_by = {'refiner': os.path.abspath(_REFINER.value)} if refiner else {}
+  chunks = {pair: {**image_files.image_settings(prompts[pair[0]], pair, **made_by), **refined_by} for pair in pairs}
   finished = {pair: image_files.finished_codes(paths[pair], chunks[pair], _OVERWRITE.value) for pair in pairs}
 
   def report(prompt: int, image: int, codes: list[int]) -> None:
     if _JSON.value:
       values = {'prompt': prompts[prompt], 'index': image, 'seed': settings.seed, 'codes': codes}
+      values |= {'size': refiner.config.scale * config.vq.image_size} if refiner else {}
       print(json.dumps({**values, 'path': paths[prompt, image]}), flush=True)
 
   for pair, codes in finished.items():
@@ -97,6 +105,8 @@ def main() -> None:
     janus = loading.load(checkpoint, _DTYPE.value, mesh, generation_size=size)
     decoder = decoder_for(janus, settings.weights, settings.cache_dtype)
     images = generation.stream_images(decoder, rows, wanted, tokenizer.special.pad, settings)
+    if refiner:
+      images = refine_stream(refiner, images, settings.seed)
     for image in tqdm.tqdm(images, 'generating', len(wanted), unit='image', dynamic_ncols=True):
       pair, codes = (image.prompt_index, image.image_index), image.codes.tolist()
       image_files.save_image(paths[pair], image.pixels, codes, chunks[pair])

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
-import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -23,8 +21,7 @@ from janus_jax.conversion.lazy import from_numpy
 from janus_jax.conversion.safetensors_files import read_safetensors, write_safetensors
 from janus_jax.data.sources.manifest import parameters_hash
 from janus_jax.errors import InputError
-from janus_jax.models.config import ComputeConfig
-from janus_jax.models.refiner import CHANNELS, NORM_EPSILON, Refiner, RefinerConfig
+from janus_jax.models.refiner import CHANNELS, NORM_EPSILON, RefinerConfig, abstract_params
 
 CONFIG, WEIGHTS = 'config.json', 'diffusion_pytorch_model'
 CLASS = 'UNet2DModel'
@@ -127,10 +124,8 @@ def read_refiner(directory: str) -> StoredRefiner:
   config, vq = _read_config(ConfigSection(read_json(path), path))
   path = os.path.join(directory, f'{WEIGHTS}.safetensors')
   tensors = read_safetensors(path)
-  inputs = jax.ShapeDtypeStruct((1, 2**10, 2**10, config.in_channels), jnp.float32)
-  shapes = jax.eval_shape(Refiner(config, ComputeConfig()).init, jax.random.key(0), inputs, jnp.zeros(1))['params']
   flat = {}
-  for name, leaf in flax.traverse_util.flatten_dict(shapes, sep='/').items():
+  for name, leaf in flax.traverse_util.flatten_dict(abstract_params(config), sep='/').items():
     tensor, shape = tensors.pop(_tensor_name(name), None), _to_torch(name, np.broadcast_to(0, leaf.shape)).shape
     if tensor is None:
       raise InputError(f'{path}: lacks tensor {_tensor_name(name)!r}')

@@ -20,6 +20,7 @@ from janus_jax.inference.requests import ImageSettings
 SHEET_NAME = 'sheet.png'
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 PNG_END = b'IEND\xaeB`\x82'
+OPTIONAL = ('size', 'refiner')  # Settings that images made without them do not name.
 SHEET_LIMIT = 100  # Images: as many as a person still looks at, and small enough for any viewer.
 
 
@@ -90,11 +91,12 @@ def finished_codes(path: str, settings: dict[str, str], overwrite: bool) -> list
     if is_png or overwrite:
       return None
     raise
-  expected = {**settings, 'codes': found.get('codes', 'those of the image')}
+  expected = {**dict.fromkeys(OPTIONAL), **settings, 'codes': found.get('codes', 'those of the image')}
   different = [key for key, value in expected.items() if found.get(key) != value]
   if different and not overwrite:
     key = different[0]
-    raise InputError(f'{path}: has {key} {found.get(key)!r}: expected {expected[key]!r}; --overwrite replaces it')
+    wanted = 'none' if expected[key] is None else repr(expected[key])
+    raise InputError(f'{path}: has {key} {found.get(key)!r}: expected {wanted}; --overwrite replaces it')
   return None if different else [int(code) for code in found['codes'].split()]
 
 

@@ -12,13 +12,17 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig
+from janus_jax.models.initialization import initial_value
 from janus_jax.models.layers import dense
 from janus_jax.models.vq import l2_normalize
 
@@ -197,6 +201,22 @@ class Refiner(nn.Module):
       x = UpBlock(width, config, i == len(widths) - 1, compute, name=f'up_blocks_{i}')(x, taken, time)
     x = nn.silu(_norm(config.norm_num_groups, compute, 'conv_norm_out')(x))
     return _conv(CHANNELS, compute, 'conv_out')(x).astype(jnp.float32)
+
+
+def abstract_params(config: RefinerConfig) -> dict[str, Any]:
+  """The parameter tree as jax.ShapeDtypeStruct leaves; costs nothing."""
+  side = 2 ** (len(config.block_out_channels) - 1)
+  inputs = jax.ShapeDtypeStruct((1, side, side, config.in_channels), jnp.float32)
+  init = Refiner(config, ComputeConfig()).init
+  return jax.eval_shape(init, jax.random.key(0), inputs, jax.ShapeDtypeStruct((1,), jnp.float32))['params']
+
+
+def initial_params(config: RefinerConfig, seed: int) -> dict[str, Any]:
+  """Fresh parameters, numpy arrays, sampled as those of a Janus; the last convolution begins at zero."""
+  flat = flax.traverse_util.flatten_dict(abstract_params(config), sep='/')
+  found = {path: initial_value(f'refiner/{path}', leaf.shape, seed) for path, leaf in flat.items()}
+  found['conv_out/kernel'] = np.zeros_like(found['conv_out/kernel'])
+  return flax.traverse_util.unflatten_dict(found, sep='/')
 
 
 def _norm(groups: int, compute: ComputeConfig, name: str) -> nn.GroupNorm:

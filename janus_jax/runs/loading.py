@@ -5,21 +5,27 @@ images = janus_jax.generate_images(janus, ['a red cube'], num_images=4)
 answers = janus_jax.answer(janus, [[image]], ['What is it?'])
 """
 
+import logging
+
 import jax
+import numpy as np
 
 from janus_jax.conversion.adapters import split_base
 from janus_jax.conversion.buckets import local_files
-from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.conversion.checkpoint import Checkpoint, open_checkpoint
 from janus_jax.conversion.export import cast_params
 from janus_jax.conversion.hub import resolved
 from janus_jax.conversion.load import load_params
 from janus_jax.conversion.peft_files import is_peft, recorded_base
+from janus_jax.conversion.refiner_files import check_vq, read_refiner
 from janus_jax.conversion.workdir import split_ema
 from janus_jax.data.prompts import Template, find_template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.inference.decoder import Spread
+from janus_jax.inference.refining import ImageRefiner
 from janus_jax.inference.requests import LoadedJanus
 from janus_jax.runs import workdirs
+from janus_jax.runs.image_codes import vq_arrays
 from janus_jax.sharding.mesh import ROW_AXES
 from janus_jax.sharding.rules import parameter_shardings
 
@@ -54,6 +60,29 @@ def load(
   words = load_tokenizer(path) if 'tokenizer.json' in checkpoint.tokenizer_files else (None, None)
   params, sampling = load_params(checkpoint, shardings), workdirs.read_sampling(path)
   return LoadedJanus(checkpoint.config, params, *words, sampling, None if mesh is None else spread_over(mesh))
+
+
+def load_refiner(path: str, checkpoint: Checkpoint, size: int) -> ImageRefiner:
+  """Loads a refiner for the VQ of a checkpoint, and says what it does.
+
+  Args:
+    path: its directory (`conversion.refiner_files`).
+    checkpoint: as `open_checkpoint` opens it.
+    size: of the images to refine, in pixels along a side.
+
+  Raises:
+    InputError: no refiner there, damaged files, a refiner for another VQ, or one that cannot take the size.
+  """
+  stored, arrays = read_refiner(path), vq_arrays(checkpoint)
+  check_vq(stored, path, arrays, size)
+  logging.info(
+    '%s: images of %d pixels become %d, in %d steps each',
+    path,
+    size,
+    stored.config.scale * size,
+    stored.config.flow_steps,
+  )
+  return ImageRefiner(stored.config, stored.params, np.asarray(arrays['vq/codebook'], np.float32))
 
 
 def spread_over(mesh: jax.sharding.Mesh) -> Spread | None:

@@ -23,7 +23,7 @@ from janus_jax.data.whole_files import replacing
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, VQConfig
 from janus_jax.models.janus import normalize_pixels
-from janus_jax.models.refiner import CHANNELS, Refiner, RefinerConfig, condition
+from janus_jax.models.refiner import CHANNELS, Refiner, RefinerConfig, condition, initial_params
 from janus_jax.models.vq import VQ
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.interrupts import StopRequest
@@ -131,6 +131,7 @@ class RefiningState:
   residual_std: jax.Array
 
 
+@functools.partial(jax.jit, static_argnames=('network', 'vq_config'))
 def encode_pairs(
   network: RefinerConfig, vq_config: VQConfig, vq_params: Any, batch: Mapping[str, jax.Array], noise: Any = None
 ) -> tuple[jax.Array, jax.Array]:
@@ -179,15 +180,18 @@ def flow_loss(network: RefinerConfig, params: Any, pairs: tuple[jax.Array, jax.A
   return jnp.mean(jnp.square(velocity - (noise - x)))
 
 
-def _jit_update(setup: RefiningSetup, network: RefinerConfig) -> Callable:
-  """(state, vq_params, batch) -> (state, loss). The state is given up."""
-  settings, optimizer = setup.settings, setup.settings.optimizer()
+@functools.lru_cache(maxsize=4)
+def _jit_update(settings: RefiningConfig, vq: VQConfig, network: RefinerConfig) -> Callable:
+  """(state, vq_params, batch, key) -> (state, loss), compiled once for all trainings alike. The state is given up."""
+  optimizer = settings.optimizer()
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def update(state: RefiningState, vq_params: Any, batch: Mapping[str, jax.Array]) -> tuple[RefiningState, jax.Array]:
-    codes_key, flow_key = jax.random.split(jax.random.fold_in(jax.random.key(setup.seed), state.step))
+  def update(
+    state: RefiningState, vq_params: Any, batch: Mapping[str, jax.Array], key: jax.Array
+  ) -> tuple[RefiningState, jax.Array]:
+    codes_key, flow_key = jax.random.split(jax.random.fold_in(key, state.step))
     noise = (codes_key, settings.code_noise) if settings.code_noise else None
-    pairs = encode_pairs(network, setup.vq, vq_params, batch, noise)
+    pairs = encode_pairs(network, vq, vq_params, batch, noise)
     loss, gradients = jax.value_and_grad(functools.partial(flow_loss, network))(state.params, pairs, flow_key)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -202,19 +206,14 @@ def _jit_update(setup: RefiningSetup, network: RefinerConfig) -> Callable:
 def _first_state(setup: RefiningSetup, batches: Batches, mesh: jax.sharding.Mesh, vq_params: Any) -> RefiningState:
   """Fresh weights, and the scale of the residuals of the first batches."""
   network = setup.settings.network(setup.vq.code_dim)
-  residuals = jax.jit(lambda params, batch: jnp.mean(jnp.square(encode_pairs(network, setup.vq, params, batch)[1])))
-  squares = [residuals(vq_params, place_batch(batches(step), mesh)) for step in range(MEASURED_BATCHES)]
-  std = jnp.sqrt(jnp.mean(jnp.stack(squares)))
+  found = (
+    encode_pairs(network, setup.vq, vq_params, place_batch(batches(step), mesh)) for step in range(MEASURED_BATCHES)
+  )
+  std = jnp.sqrt(jnp.mean(jnp.stack([jnp.mean(jnp.square(residuals)) for _, residuals in found])))
   if not 0 < std < jnp.inf:
     raise InputError(f'residuals have a standard deviation of {float(std)}: expected images that the VQ does not hold')
-  side = setup.settings.scale * setup.vq.image_size
-  inputs = jnp.zeros((1, side, side, network.in_channels))
-
-  def init() -> Any:
-    return Refiner(network, ComputeConfig()).init(jax.random.key(setup.seed), inputs, jnp.zeros(1))['params']
-
-  params = jax.jit(init)()
-  opt_state = setup.settings.optimizer().init(params)
+  params = jax.device_put(initial_params(network, setup.seed))
+  opt_state = jax.jit(setup.settings.optimizer().init)(params)
   return RefiningState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), opt_state, std)
 
 
@@ -264,10 +263,11 @@ def train_refiner(setup: RefiningSetup, batches: Batches) -> tuple[RefinerConfig
   vq_params = jax.device_put(setup.vq_params, everywhere)
   state = _restored(setup, _first_state(setup, batches, mesh, vq_params))
   network, state = settings.network(setup.vq.code_dim, float(state.residual_std)), jax.device_put(state, everywhere)
-  update, first, total = _jit_update(setup, network), int(state.step), 0.0
+  update, key = _jit_update(settings, setup.vq, network), jax.random.key(setup.seed)
+  first, total = int(state.step), 0.0
   with StopRequest().listening() as stop, Progress(settings.steps, first) as progress:
     for step, batch in _read_ahead(batches, first, settings.steps):
-      state, loss = update(state, vq_params, place_batch(batch, mesh))
+      state, loss = update(state, vq_params, place_batch(batch, mesh), key)
       stop.step_done()
       progress.update('refiner')
       total += loss

@@ -5,7 +5,6 @@ import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import safetensors.numpy
 from janus_jax.conversion.refiner_files import StoredRefiner, check_vq, read_refiner, vq_digest, write_refiner
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig
-from janus_jax.models.refiner import Refiner, RefinerConfig
+from janus_jax.models.refiner import Refiner, RefinerConfig, abstract_params
 
 CONFIG = RefinerConfig(code_dim=5, block_out_channels=(8, 16, 24), layers_per_block=2, norm_num_groups=4, flow_steps=3)
 SIDE = 16
@@ -22,9 +21,8 @@ WEIGHTS = 'diffusion_pytorch_model.safetensors'
 
 
 def random_params(config: RefinerConfig) -> dict:
-  rng, inputs = np.random.default_rng(0), jnp.zeros((1, SIDE, SIDE, config.in_channels))
-  shapes = jax.eval_shape(Refiner(config, ComputeConfig()).init, jax.random.key(0), inputs, jnp.zeros(1))['params']
-  return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), abstract_params(config))
 
 
 @pytest.fixture(scope='module')

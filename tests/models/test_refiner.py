@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 
 from janus_jax.errors import InputError
-from janus_jax.models.config import ComputeConfig
-from janus_jax.models.refiner import Refiner, RefinerConfig, condition, follow_flow, refine
+from janus_jax.models.refiner import RefinerConfig, condition, follow_flow, initial_params, refine
 
 CONFIG = RefinerConfig(code_dim=2, block_out_channels=(8, 16), norm_num_groups=4, flow_steps=5, residual_std=0.25)
 
 
 @pytest.fixture(scope='module')
 def params():
-  inputs = jnp.zeros((1, 8, 8, CONFIG.in_channels))
-  return jax.jit(Refiner(CONFIG, ComputeConfig()).init)(jax.random.key(0), inputs, jnp.zeros(1))['params']
+  return initial_params(CONFIG, 0)
 
 
 def test_the_condition_shows_each_pixel_the_row_of_its_code():
