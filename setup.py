@@ -79,6 +79,8 @@ TEST = [
   'transformers>=5.0; python_version < "3.12"',
   # Reads the adapters that we write.
   'peft>=0.18; python_version < "3.12"',
+  # Opens the refiners that we write.
+  'diffusers>=0.42; python_version < "3.12"',
 ]
 
 setup(

@@ -196,6 +196,11 @@ def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> N
   config.run = tuple(stages)
 
 
+def set_refining(config: ConfigDict, **fields: Any) -> None:
+  """Sets `config.refining`, with the defaults of the fields that are left out."""
+  config.refining = unshared({**defaults_of(RefiningConfig), **fields})
+
+
 def parse_config(config: ConfigDict, where: str = '') -> TrainConfig:
   """Checks every field of a config, and those that depend on each other, before anything is loaded.
 
