@@ -27,5 +27,6 @@ def get_config(checkpoint=''):
     warmup_steps=50,
     ema_decay=0.995,
     block_out_channels=(16, 32, 64),
+    flow_steps=4,
   )
   return config

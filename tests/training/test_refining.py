@@ -86,7 +86,7 @@ def test_a_training_that_is_stopped_goes_on_to_the_bit(setup, tmp_path, monkeypa
   monkeypatch.undo()
   seen = []
   found = train_refiner(saved, lambda step: seen.append(step) or batches(step))
-  assert seen[-4:] == [2, 3, 4, 5]
+  assert seen == [*range(refining.MEASURED_BATCHES), 2, 3, 4, 5]
   assert found[0] == whole[0]
   jax.tree.map(np.testing.assert_array_equal, found[1], whole[1])
   with pytest.raises(InputError, match='state: left by another training, of other settings, data or VQ: expected'):
@@ -94,6 +94,17 @@ def test_a_training_that_is_stopped_goes_on_to_the_bit(setup, tmp_path, monkeypa
   (tmp_path / 'state').write_bytes(b'\x81\x00')
   with pytest.raises(InputError, match=r'state: damaged \(\w+\): expected the training'):
     train_refiner(saved, batches)
+
+
+def test_each_step_has_noise_of_its_own(setup):
+  network, key = SETTINGS.network(4), jax.random.key(0)
+  update, losses = refining._jit_update(SETTINGS, VQ_CONFIG, network), []
+  for step in (0, 1, 1):
+    params = jax.device_put(initial_params(network, 0))
+    opt_state, ema = SETTINGS.optimizer().init(params), jax.tree.map(jnp.copy, params)
+    state = refining.RefiningState(jnp.asarray(step, jnp.int32), params, ema, opt_state, jnp.ones(()))
+    losses.append(float(update(state, setup.vq_params, BATCH, key)[1]))
+  assert losses[0] != losses[1] == losses[2]
 
 
 def test_what_cannot_be_trained_is_refused(setup):
