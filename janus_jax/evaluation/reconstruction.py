@@ -13,14 +13,15 @@ def psnr(images: np.ndarray, originals: np.ndarray) -> float:
     images: uint8[N, h, w, 3].
     originals: uint8[N, h, w, 3]. Where one is met to the bit, its error counts as that of one level in one value.
   """
-  errors = np.square(images.astype(np.float64) - originals).mean(axis=(1, 2, 3))
+  # One at a time: as float64, all of them could take more memory than there is.
+  errors = [np.square(image.astype(np.float64) - original).mean() for image, original in zip(images, originals)]
   return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1 / originals[0].size))))
 
 
 def gradient_energy(images: np.ndarray) -> float:
   """Mean squared difference of neighbours in uint8[N, h, w, 3], along rows and along columns: large in sharp images."""
-  values = images.astype(np.float64)
-  return float(np.square(np.diff(values, axis=1)).mean() + np.square(np.diff(values, axis=2)).mean())
+  values = (image.astype(np.float64) for image in images)
+  return float(np.mean([sum(np.square(np.diff(value, axis=axis)).mean() for axis in (0, 1)) for value in values]))
 
 
 def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:

@@ -186,8 +186,7 @@ def vq_reader(checkpoint: Checkpoint) -> Callable[[np.ndarray], tuple[np.ndarray
 
   def read_all(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found = [read(images[start : start + MEASURED_AT_ONCE]) for start in range(0, len(images), MEASURED_AT_ONCE)]
-    codes, decoded = zip(*found)
-    return np.concatenate(codes), to_uint8(np.concatenate(decoded))
+    return np.concatenate([codes for codes, _ in found]), np.concatenate([to_uint8(decoded) for _, decoded in found])
 
   return read_all
 

@@ -211,7 +211,8 @@ def _first_state(setup: RefiningSetup, batches: Batches, mesh: jax.sharding.Mesh
   )
   std = jnp.sqrt(jnp.mean(jnp.stack([jnp.mean(jnp.square(residuals)) for _, residuals in found])))
   if not 0 < std < jnp.inf:
-    raise InputError(f'residuals have a standard deviation of {float(std)}: expected images that the VQ does not hold')
+    expected = "expected a finite one above 0: images that differ from the VQ's"
+    raise InputError(f'residuals have a standard deviation of {float(std)}: {expected}')
   params = jax.device_put(initial_params(network, setup.seed))
   opt_state = jax.jit(setup.settings.optimizer().init)(params)
   return RefiningState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), opt_state, std)
