@@ -57,7 +57,7 @@ def test_pairs_are_what_the_vq_shows_and_what_it_lacks(setup):
 
 def test_one_image_is_learned_better_than_a_filter_enlarges_it(setup):
   small = {name: np.broadcast_to(array[:1], array.shape) for name, array in BATCH.items()}
-  settings = dataclasses.replace(SETTINGS, steps=100, learning_rate=1e-2, ema_decay=0.9, code_noise=0.0, flow_steps=4)
+  settings = dataclasses.replace(SETTINGS, steps=150, learning_rate=1e-2, ema_decay=0.9, code_noise=0.0, flow_steps=4)
   network, params = train_refiner(dataclasses.replace(setup, settings=settings, log_every=50), lambda step: small)
   conditions, residuals = encode_pairs(network, VQ_CONFIG, setup.vq_params, {k: v[:1] for k, v in small.items()})
   assert network.residual_std == pytest.approx(float(jnp.sqrt(jnp.mean(residuals**2))), rel=1e-4)
