@@ -5,6 +5,7 @@ and answer are tokenised apart here: no token straddles the two.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from janus_jax.data import prompts
 from janus_jax.data import tokenizer as tokenizer_lib
+from janus_jax.data.aspects import Grid, aspect_buckets
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER, Tokenizer
 from janus_jax.errors import InputError, RecordError, shown
@@ -32,7 +34,7 @@ class ExampleSpec:
     tokenizer: the checkpoint's.
     template: names of the speakers.
     num_image_tokens: features per understanding image (576 in the released models).
-    num_codes: P, codes per generated image (576).
+    num_codes: P, codes per generated image (576), at most so many where it is not square.
     image_size: side of the understanding images in pixels (384).
     generation_size: side of the generation images (384); None if records hold codes in place of images.
     max_length: the longest example, in tokens, images included.
@@ -90,8 +92,9 @@ def make_examples(
         answers are supervised, or 'text', all of which is. A placeholder in the text stands for an image; where there
         is none, the images come first.
       text: 'turns', or 'text'.
-      generation: 'prompt', and 'image', uint8[size, size, 3], or 'codes', int32[P]. Where 'template' is 'raw' the
-        prompt stands alone, without roles.
+      generation: 'prompt', and 'image', uint8[size, size, 3], or 'codes', int32[P]; or int32[rows * columns] with
+        'grid', (rows, columns), one of the `aspect_buckets`. Where 'template' is 'raw' the prompt stands alone, without
+        roles.
       'system' comes before the turns: by default `spec.system` for understanding, nothing for text. 'long' says what
       becomes of more than `spec.max_length` tokens: of turns, 'cut' keeps the first that fit (the default) and 'skip'
       none; of the text of a text record, 'split' makes several examples (the default) and 'skip' none. What else is
@@ -196,14 +199,15 @@ def _generation_example(
   """Supervises the codes: begin-of-image predicts the first one, each code but the last the next."""
   drop = rng.random() < guidance_dropout
   template = None if record.get('template') == 'raw' else spec.template
-  ids = spec.tokenizer.encode(prompts.generation_text(template, _text(record, 'prompt')))
+  grid = _grid(record, spec)
+  ids = spec.tokenizer.encode(prompts.generation_text(template, _text(record, 'prompt'), grid))
   if spec.generation_size is None:
-    codes, pixels = _codes(record, spec), no_images(1)
+    codes, pixels = _codes(record, grid, spec), no_images(1)
   else:
     image = _field(record, 'image', np.ndarray)
     _check_image(image, 'image', spec.generation_size)
     codes, pixels = np.arange(spec.num_codes, dtype=np.int32), image[None]
-  _check_length(len(ids) + spec.num_codes - 1, spec, record)
+  _check_length(len(ids) + len(codes) - 1, spec, record)
   if drop:
     ids = prompts.unconditional_ids(ids, spec.tokenizer.special.pad)
   return generation_example(np.array(ids, np.int32), codes, no_images(spec.image_size), pixels)
@@ -294,10 +298,21 @@ def _check_image(image: Any, name: str, size: int) -> None:
     raise RecordError('wrong type', f'{name}: {found}: expected uint8[{size}, {size}, 3]')
 
 
-def _codes(record: Mapping[str, Any], spec: ExampleSpec) -> np.ndarray:
-  codes = _field(record, 'codes', np.ndarray)
-  if codes.shape != (spec.num_codes,) or not np.issubdtype(codes.dtype, np.integer):
-    raise RecordError('codes', f'codes: {codes.dtype}{list(codes.shape)}: expected int32[{spec.num_codes}]')
+def _grid(record: Mapping[str, Any], spec: ExampleSpec) -> Grid | None:
+  """The grid that a record names; None where its codes are the model's square."""
+  if 'grid' not in record:
+    return None
+  grid, buckets = record['grid'], aspect_buckets(math.isqrt(spec.num_codes))
+  if grid not in buckets:
+    expected = ', '.join(f'{rows} x {columns}' for rows, columns in buckets)
+    raise RecordError('codes', f'grid: {shown(grid)}: expected one of {expected} (rows x columns)')
+  return grid
+
+
+def _codes(record: Mapping[str, Any], grid: Grid | None, spec: ExampleSpec) -> np.ndarray:
+  codes, count = _field(record, 'codes', np.ndarray), math.prod(grid) if grid else spec.num_codes
+  if codes.shape != (count,) or not np.issubdtype(codes.dtype, np.integer):
+    raise RecordError('codes', f'codes: {codes.dtype}{list(codes.shape)}: expected int32[{count}]')
   if codes.min() < 0 or codes.max() >= spec.num_code_ids:
     found = f'from {codes.min()} to {codes.max()}'
     raise RecordError('codes', f'codes: {found}: expected 0 to {spec.num_code_ids - 1}')

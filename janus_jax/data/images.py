@@ -152,16 +152,26 @@ def understanding_pixels(
 def generation_pixels(image: Image.Image, size: int, resize: Resize = pillow) -> np.ndarray:
   """Resizes an RGB image for the VQ encoder: short side to `size`, the long side's middle (Janus paper, 4.1).
 
-  Cropping comes first, which gives the same image but for the filter's reach at the two cuts, keeps pixels exactly
-  square and costs no memory on a long thin image. The papers do not say where they crop.
-
   Returns:
     uint8[size, size, 3].
   """
-  short = min(image.size)
-  left, top = (image.width - short) // 2, (image.height - short) // 2
-  box = (left, top, left + short, top + short)
-  return resize(image, (size, size), box)
+  return covering_pixels(image, (size, size), resize)
+
+
+def covering_pixels(image: Image.Image, shape: tuple[int, int], resize: Resize = pillow) -> np.ndarray:
+  """Resizes an RGB image so that it just covers (height, width), and crops the middle.
+
+  Cropping comes first, which gives the same image but for the filter's reach at the two cuts, keeps pixels square
+  (exactly where the shape is) and costs no memory on a long thin image. The papers do not say where they crop.
+
+  Returns:
+    uint8[height, width, 3].
+  """
+  height, width = shape
+  across = min(image.width, max(round(image.height * width / height), 1))
+  down = min(image.height, max(round(image.width * height / width), 1))
+  left, top = (image.width - across) // 2, (image.height - down) // 2
+  return resize(image, (width, height), (left, top, left + across, top + down))
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

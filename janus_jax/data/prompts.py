@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from janus_jax.data import tokenizer as tokenizer_lib
+from janus_jax.data.aspects import Grid, with_grid
 from janus_jax.data.sources.files import read_text
 from janus_jax.data.tokenizer import IMAGE_PLACEHOLDER, SpecialIds, Tokenizer
 from janus_jax.errors import InputError
@@ -144,24 +145,28 @@ def check_turns(turns: Sequence[str]) -> None:
       raise InputError(f'question {number} of {len(turns[::2])} is empty: expected text')
 
 
-def generation_text(template: Template | None, prompt: str) -> str:
+def generation_text(template: Template | None, prompt: str, grid: Grid | None = None) -> str:
   """Text before the codes of an image: one turn, no system prompt, and begin-of-image last.
 
-  Without a template the prompt stands alone, as Janus is pretrained (`<caption><image>`).
+  Without a template the prompt stands alone, as Janus is pretrained (`<caption><image>`). A grid that is not square is
+  stated at the end of the prompt (`aspects.with_grid`).
   """
+  prompt = with_grid(prompt, grid)
   text = prompt.strip() if template is None else render_prompt(template, [prompt, ''])
   return text + tokenizer_lib.BEGIN_OF_IMAGE
 
 
-def generation_ids(tokenizer: Tokenizer, template: Template, prompt: str, *, max_length: int) -> list[int]:
-  """Ids after which the model generates an image.
+def generation_ids(
+  tokenizer: Tokenizer, template: Template, prompt: str, *, max_length: int, grid: Grid | None = None
+) -> list[int]:
+  """Ids after which the model generates an image, of codes in a square unless a grid is given.
 
   Raises:
     InputError: an empty prompt, or one longer than `max_length` tokens.
   """
   if not prompt.strip():
     raise InputError('the prompt is empty: expected text')
-  return _within(max_length, tokenizer.encode(generation_text(template, prompt)))
+  return _within(max_length, tokenizer.encode(generation_text(template, prompt, grid)))
 
 
 def _within(max_length: int, ids: list[int]) -> list[int]:

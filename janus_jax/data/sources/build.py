@@ -211,7 +211,7 @@ def _field_names(spec: SourceSpec) -> tuple[str, ...]:
     case 'text':
       names = [fields.conversations or fields.text]
     case 'generation':
-      names = [fields.prompt, fields.codes or fields.image]
+      names = [fields.prompt, fields.codes or fields.image, fields.grid]
     case 'understanding':
       names = [fields.image, fields.interleaved or fields.answer or fields.conversations or 'conversations']
   return tuple(name for name in names if name)

@@ -15,7 +15,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from janus_jax.data.images import generation_pixels, understanding_pixels
+from janus_jax.data.aspects import nearest_bucket
+from janus_jax.data.images import covering_pixels, generation_pixels, understanding_pixels
 from janus_jax.data.resizing import Resize, pillow
 from janus_jax.data.sources import values
 from janus_jax.data.sources.conversations import conversation, document
@@ -38,6 +39,7 @@ class Fields:
     text: the document of a text source.
     prompt: the caption or class of a generation source, or a list of them, one of which is sampled.
     codes: uint16 bytes of a generation source whose images are encoded already (`janus_jax.tokenize`); '' for pixels.
+    grid: rows and columns of the codes of each image, where they were made with `tokenize --aspects`; '' for squares.
     answer: the answer of an understanding source with one question per image.
     conversations: turns of an understanding or a text source, as LLaVA or ShareGPT have them ({'from', 'value'}), as
       chat messages ({'role', 'content'}, the content being text or parts as in `interleaved`), or as plain strings,
@@ -58,6 +60,7 @@ class Fields:
   text: str = 'text'
   prompt: str = 'prompt'
   codes: str = ''
+  grid: str = ''
   answer: str = ''
   conversations: str = ''
   interleaved: str = ''
@@ -72,6 +75,8 @@ class Fields:
       raise InputError(f'first_sentence is {self.first_sentence}: expected a fraction from 0 to 1')
     if self.tiles < 1:
       raise InputError(f'tiles is {self.tiles}: expected 1 (none) or more')
+    if self.grid and not self.codes:
+      raise InputError(f'grid is {self.grid!r}: expected codes beside it, as images to generate are square')
     for template in self.prompt_templates:
       if template.count('{}') != 1:
         raise InputError(f'prompt_templates: {template!r}: expected one {{}} in it')
@@ -179,24 +184,35 @@ class UnderstandingRecord(_RecordOfItem):
 
 @dataclasses.dataclass(frozen=True)
 class GenerationRecord(_RecordOfItem):
-  """An item to {'prompt': str, 'image': uint8[size, size, 3]}, or with 'codes': int32[P] in place of the image."""
+  """An item to {'prompt': str, 'image': uint8[size, size, 3]}, or with 'codes': int32[P] in place of the image.
+
+  Where `fields` names a grid, 'grid': (rows, columns) comes with the codes. Where `shapes` are given, (height, width) in
+  pixels, the image has the one that cuts least of it away.
+  """
 
   fields: Fields
   size: int
   resize: Resize = pillow
+  shapes: tuple[tuple[int, int], ...] = ()
 
   def record(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     prompt = _prompt(item, self.fields, rng)
     if self.fields.codes:
       name, value = values.required(item, self.fields.codes)
-      return {'prompt': prompt, 'codes': values.codes(value, name)}
+      record = {'prompt': prompt, 'codes': values.codes(value, name)}
+      if self.fields.grid:
+        name, value = values.required(item, self.fields.grid)
+        record['grid'] = values.grid(value, name)
+      return record
     name, value = values.required(item, self.fields.image, 'no image')
     found = values.listed(value)
     if len(found) != 1:
       reason = 'image count' if found else 'no image'
       raise RecordError(reason, f'{name}: {len(found)} images: expected one to generate')
     image = values.image(found[0], name, self.fields.image_folder)
-    return {'prompt': prompt, 'image': generation_pixels(image, self.size, self.resize)}
+    if not self.shapes:
+      return {'prompt': prompt, 'image': generation_pixels(image, self.size, self.resize)}
+    return {'prompt': prompt, 'image': covering_pixels(image, nearest_bucket(*image.size, self.shapes), self.resize)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,5 +270,5 @@ def _prompt(item: Mapping[str, Any], fields: Fields, rng: np.random.Generator) -
 KIND_FIELDS: Mapping[str, Sequence[str]] = {
   'understanding': ('image', 'image_folder', 'answer', 'conversations', 'interleaved', 'questions', 'tiles'),
   'text': ('text', 'conversations'),
-  'generation': ('image', 'image_folder', 'prompt', 'codes', 'prompt_templates', 'names', 'first_sentence'),
+  'generation': ('image', 'image_folder', 'prompt', 'codes', 'grid', 'prompt_templates', 'names', 'first_sentence'),
 }

@@ -154,6 +154,14 @@ def _content_of_url(url: str, name: str) -> bytes:
     raise RecordError('image damaged', f'{name}: {shown(url)}: {error}: expected data:image/...;base64') from None
 
 
+def grid(value: Any, name: str) -> tuple[int, int]:
+  """Two integers, rows and columns of codes. Raises RecordError."""
+  found = value.tolist() if isinstance(value, np.ndarray) else value
+  if not isinstance(found, list | tuple) or len(found) != 2 or not all(type(part) is int for part in found):
+    raise RecordError('codes', f'{name}: {shown(value)}: expected rows and columns')
+  return found[0], found[1]
+
+
 def codes(value: Any, name: str) -> np.ndarray:
   """Little-endian uint16 bytes, or integers, to int32[P]. Raises RecordError."""
   if isinstance(value, bytes) and len(value) % 2 == 0:
