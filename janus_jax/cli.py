@@ -165,6 +165,8 @@ def define_settings(kind: type, *names: str, stored: Mapping[str, float] | None 
       found.append(flags.DEFINE_enum(name, default, list(choices[name]), help))
     elif name == 'window':
       found.append(flags.DEFINE(_NumberOrAuto(), name, default, help))
+    elif name == 'aspect':
+      found.append(flags.DEFINE_string(name, default, help))
     else:
       found.append(define_number(name, default, help, SETTING_CHECKS[name]))
   return tuple(found)

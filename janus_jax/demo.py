@@ -46,7 +46,7 @@ def main() -> None:
   janus = loading.load(_CHECKPOINT.value, _DTYPE.value, parse_mesh(_MESH.value))
   prepared = cli.values(*_PREPARED)
   images = ImageSettings(**janus.sampling, **prepared, num_images=min(ImageSettings.num_images, _MAX_IMAGES.value))
-  check_window(janus.config, images.window)
+  check_window(janus.config.vq.num_tokens, images.window)
   card = describe(_CHECKPOINT.value, janus)
   examples = page.TOY if card.is_toy else page.GENERAL
   examples = page.Examples(_EXAMPLE_PROMPT.value or examples.prompts, _EXAMPLE_QUESTION.value or examples.questions)

@@ -120,7 +120,7 @@ def _toy_world() -> None:
   settings = _settings(workdirs.read_sampling(checkpoint, scoring.SAMPLING))
   world = world_for(config, 0, **DataConfig(**data).toy)
   check_tokenizer(config, loading.load_tokenizer(checkpoint)[0])
-  check_window(config, _WINDOW.value)
+  check_window(config.vq.num_tokens, _WINDOW.value)
   if _OUT.value:
     image_files.prepare_directory(_OUT.value)
   start = time.perf_counter()

@@ -48,7 +48,8 @@ class Images:
     return self._drawn[key].codes
 
   def _choose(self, decoder: Decoder, prompts: inference.Prompts, sampling: Sampling) -> Window:
-    return choose_window(decoder, prompts.tokens.shape, self._guidance, sampling, batches=100)  # As in a long run.
+    shape = *prompts.tokens.shape, self._codes_per_image
+    return choose_window(decoder, shape, self._guidance, sampling, batches=100)  # As in a long run.
 
   def _peer_sample(self, other: PeerProcess, batch: int, temperature: float) -> np.ndarray:
     return other.call('sample_codes', self._prompts[batch], batch, self._guidance, temperature)

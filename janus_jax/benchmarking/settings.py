@@ -90,7 +90,7 @@ def check_positions(mode: str, request: Request, config: JanusConfig) -> None:
   more codes than an image.
   """
   for window in request.windows:
-    check_window(config, window)
+    check_window(config.vq.num_tokens, window)
   rest = config.vq.num_tokens if mode == 'generate' else 1 + config.num_image_tokens + request.answer_tokens
   limit = config.language_model.max_positions - rest
   if request.prompt_tokens > limit:

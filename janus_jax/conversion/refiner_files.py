@@ -75,9 +75,9 @@ def vq_digest(arrays: Mapping[str, np.ndarray]) -> str:
   return parameters_hash({path: np.asarray(array, ml_dtypes.bfloat16) for path, array in arrays.items()})
 
 
-def check_vq(refiner: StoredRefiner, directory: str, arrays: Mapping[str, np.ndarray], size: int) -> None:
+def check_vq(refiner: StoredRefiner, directory: str, arrays: Mapping[str, np.ndarray], shape: tuple[int, int]) -> None:
   """Raises InputError where a refiner was trained for another VQ than that of `arrays` (as `vq_digest` takes them), or
-  cannot take its images of `size` pixels.
+  cannot take its images of `shape`, height and width in pixels.
   """
   width = arrays['vq/codebook'].shape[1]
   if refiner.config.code_dim != width:
@@ -86,7 +86,8 @@ def check_vq(refiner: StoredRefiner, directory: str, arrays: Mapping[str, np.nda
     found = f'was trained for the VQ {refiner.vq[:12]}'
     raise InputError(f"{directory}: {found}: expected {expected[:12]}, the checkpoint's, or a refiner of that one")
   try:
-    refiner.config.check_size(size)
+    for side in shape:
+      refiner.config.check_size(side)
   except InputError as error:
     raise InputError(f'{directory}: {error}') from None
 

@@ -280,7 +280,7 @@ def _images_of(
   total: int,
 ) -> Iterator[Any]:
   tokenizer, template = janus.tokenizer_and_template()
-  rows = prompt_rows(janus.config, prompts, tokenizer, template)
+  rows = prompt_rows(janus.config, prompts, tokenizer, template, settings.aspect)
   with _progress(total, total - len(left), 'image') as bar:
     for image in stream_images(decoder, rows, left, tokenizer.special.pad, settings) if left else ():
       yield image

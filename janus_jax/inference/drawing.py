@@ -61,7 +61,7 @@ def guided_logits(logits: jax.Array, guidance: float) -> jax.Array:
 
 @flax.struct.dataclass
 class Drawn:
-  """Codes of N images, and what they took.
+  """Codes of N images, P each, and what they took.
 
   Attributes:
     codes: int32[N, P].
@@ -89,7 +89,9 @@ class Window:
 ONE_BY_ONE = Window()
 
 
-@functools.partial(jax.jit, static_argnames=('guidance', 'sampling', 'on_pass'), compiler_options=COMPILER_OPTIONS)
+@functools.partial(
+  jax.jit, static_argnames=('guidance', 'sampling', 'on_pass', 'num_codes'), compiler_options=COMPILER_OPTIONS
+)
 def generate_codes(
   decoder: Decoder,
   tokens: jax.Array,
@@ -100,6 +102,7 @@ def generate_codes(
   sampling: Sampling,
   window: Window = ONE_BY_ONE,
   on_pass: Callable[[jax.Array], None] | None = None,
+  num_codes: int | None = None,
 ) -> Drawn:
   """Samples the codes of N images.
 
@@ -115,8 +118,9 @@ def generate_codes(
     window: codes that a pass draws at most.
     on_pass: called on the host in each pass with an int32 scalar, how many codes are known of every image. Each
       function compiles anew.
+    num_codes: P, codes of an image; None: those of the model's square.
   """
-  P, N = decoder.config.vq.num_tokens, len(keys)
+  P, N = num_codes or decoder.config.vq.num_tokens, len(keys)
   rows = N * (2 if has_guidance(guidance) else 1)
   # Codes 0 to P - 2 are fed, in steps 1 to P - 1; the last one is sampled but never fed.
   bounds = [1 + (P - 1) * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]

@@ -20,7 +20,7 @@ from janus_jax.inference.requests import ImageSettings
 SHEET_NAME = 'sheet.png'
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 PNG_END = b'IEND\xaeB`\x82'
-OPTIONAL = ('size', 'refiner')  # Settings that images made without them do not name.
+OPTIONAL = ('size', 'grid', 'refiner')  # Settings that images made without them do not name.
 SHEET_LIMIT = 100  # Images: as many as a person still looks at, and small enough for any viewer.
 
 

@@ -35,12 +35,12 @@ class ImageRefiner:
     """Refines images.
 
     Args:
-      images: uint8[B, size, size, 3], decoded by the VQ.
+      images: uint8[B, h, w, 3], decoded by the VQ.
       codes: int32[B, P] of the images.
       keys: key[B], of the noise of each.
 
     Returns:
-      uint8[B, scale size, scale size, 3].
+      uint8[B, scale h, scale w, 3].
     """
     conditions = condition(self.config, normalize_pixels(images), jnp.asarray(codes), jnp.asarray(self.codebook))
     noise = jax.vmap(lambda key: jax.random.normal(key, (*conditions.shape[1:3], CHANNELS)))(keys)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from janus_jax.data.aspects import SQUARE, parse_aspect
 from janus_jax.data.prompts import Template
 from janus_jax.data.tokenizer import Tokenizer
 from janus_jax.errors import InputError
@@ -87,11 +88,14 @@ class ImageSettings(RequestSettings):
       1: no guidance, 0: no prompt.
     window: codes that a pass of the decoder draws at most; auto: in float32 as many as pay, else 1. In float32 the
       image is the same.
+    aspect: width:height of the images, from 1:2 to 2:1, for a model that was trained on them; the nearest grid of at
+      most as many codes as the square has.
   """
 
   num_images: int = 4
   cfg_weight: float = 5.0
   window: int | str = AUTO
+  aspect: str = SQUARE
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -100,6 +104,7 @@ class ImageSettings(RequestSettings):
       raise InputError(f'cfg_weight is {self.cfg_weight}: expected 0 or more (1: no guidance)')
     if self.window != AUTO and (not isinstance(self.window, int) or self.window < 1):
       raise InputError(f'window is {self.window}: expected {AUTO}, or 1 or more')
+    parse_aspect(self.aspect)
 
 
 @dataclasses.dataclass(frozen=True)

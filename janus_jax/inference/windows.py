@@ -18,7 +18,6 @@ from janus_jax.inference.cache import KVCache
 from janus_jax.inference.decoder import COMPILER_OPTIONS, Decoder
 from janus_jax.inference.drawing import ONE_BY_ONE, Window, draw_codes, has_guidance
 from janus_jax.inference.sampling import Sampling
-from janus_jax.models.config import JanusConfig
 
 AUTO = 'auto'
 # The windows that are measured, and the codes that their passes are hoped to draw: models of the toy world drew, of 576
@@ -30,15 +29,14 @@ LEAST_SECONDS, BYTES_PER_SECOND = 30, 1e10
 RUNS = 4  # The first compiles; the shortest counts.
 
 
-def check_window(config: JanusConfig, window: int | str) -> None:
-  """Raises InputError for a window of no codes, or of more than an image has."""
-  codes = config.vq.num_tokens
+def check_window(codes: int, window: int | str) -> None:
+  """Raises InputError for a window of no codes, or of more than the `codes` of an image."""
   if window != AUTO and not 1 <= int(window) <= codes:
     raise InputError(f'window is {window}: expected {AUTO}, or 1 to {codes}, the codes of an image')
 
 
 def choose_window(
-  decoder: Decoder, shape: tuple[int, int], guidance: float, sampling: Sampling, batches: int
+  decoder: Decoder, shape: tuple[int, int, int], guidance: float, sampling: Sampling, batches: int
 ) -> Window:
   """The window that is expected to draw so many batches of images fastest.
 
@@ -46,12 +44,12 @@ def choose_window(
 
   Args:
     decoder: weights.
-    shape: rows of a batch, and positions of their prompts.
+    shape: rows of a batch, positions of their prompts, and codes of an image.
     guidance: weight.
     sampling: how codes are chosen.
     batches: of that shape, to be drawn.
   """
-  P, read = decoder.config.vq.num_tokens, sum(leaf.nbytes for leaf in jax.tree.leaves(decoder.layers))
+  P, read = shape[-1], sum(leaf.nbytes for leaf in jax.tree.leaves(decoder.layers))
   is_exact = decoder.compute.dtype == decoder.cache_dtype == 'float32'
   sizes = [size for size in EXPECTED if size <= P // 2]
   if not is_exact or not sizes or read * P * batches < LEAST_SECONDS * BYTES_PER_SECOND:
@@ -61,9 +59,9 @@ def choose_window(
   return Window(size, seconds[size] / seconds[1]) if seconds[size] < EXPECTED[size] * seconds[1] else ONE_BY_ONE
 
 
-def _seconds(decoder: Decoder, shape: tuple[int, int], size: int, guidance: float, sampling: Sampling) -> float:
+def _seconds(decoder: Decoder, shape: tuple[int, int, int], size: int, guidance: float, sampling: Sampling) -> float:
   """Time of a pass over `size` codes of each row."""
-  (rows, prompt_length), config, P = shape, decoder.config, decoder.config.vq.num_tokens
+  (rows, prompt_length, P), config = shape, decoder.config
   language_model = dataclasses.replace(config.language_model, depth=1)
   rest = {'language_model': {'final_norm': decoder.rest['language_model']['final_norm']}}
   single = decoder.replace(rest=rest, config=dataclasses.replace(config, language_model=language_model))

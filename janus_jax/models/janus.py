@@ -112,9 +112,9 @@ class Janus(nn.Module):
     """uint8[B, size, size, 3], or floats in -1..1 -> codes int32[B, P]. Always float32."""
     return self.vq.encode(normalize_pixels(pixels))
 
-  def decode_codes(self, codes: jax.Array) -> jax.Array:
-    """int32[B, P] -> float32[B, size, size, 3], about -1..1 but not clipped."""
-    return self.vq.decode(codes)
+  def decode_codes(self, codes: jax.Array, grid: tuple[int, int] | None = None) -> jax.Array:
+    """int32[B, P] -> float32[B, h, w, 3], about -1..1 but not clipped. `grid`: rows and columns; None: the square."""
+    return self.vq.decode(codes, grid)
 
   def __call__(self, tokens: jax.Array, pixels: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Every part once, on one sequence: a prompt and then codes. What `init` traces.

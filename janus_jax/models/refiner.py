@@ -246,18 +246,19 @@ def condition(config: RefinerConfig, images: jax.Array, codes: jax.Array, codebo
 
   Args:
     config: sizes.
-    images: float32[B, size, size, 3] in [-1, 1], decoded by the VQ.
-    codes: int32[B, P], row by row.
+    images: float32[B, h, w, 3] in [-1, 1], decoded by the VQ.
+    codes: int32[B, P], row by row, each of a square of pixels.
     codebook: float32[K, code_dim], as stored; its rows are used at unit length, as the VQ uses them.
 
   Returns:
-    float32[B, scale size, scale size, 3 + code_dim].
+    float32[B, scale h, scale w, 3 + code_dim].
   """
   large = enlarge(images, config.scale)
-  grid = math.isqrt(codes.shape[1])
+  B, height, width, _ = images.shape
+  side = math.isqrt(height * width // codes.shape[1])
   rows = jnp.take(l2_normalize(codebook), codes, axis=0, mode='fill', fill_value=jnp.nan)
-  rows = rows.reshape(len(codes), grid, grid, config.code_dim)
-  return jnp.concatenate([large, nearest(rows, large.shape[1] // grid)], axis=-1)
+  rows = rows.reshape(B, height // side, width // side, config.code_dim)
+  return jnp.concatenate([large, nearest(rows, config.scale * side)], axis=-1)
 
 
 def follow_flow(velocity: Callable[[jax.Array, jax.Array], jax.Array], noise: jax.Array, steps: int) -> jax.Array:

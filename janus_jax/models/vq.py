@@ -100,7 +100,7 @@ class Middle(nn.Module):
 
 
 class VQEncoder(nn.Module):
-  """[B, size, size, 3] -> [B, grid, grid, z_channels]."""
+  """[B, h, w, 3] -> [B, rows, columns, z_channels]."""
 
   config: VQConfig
   compute: ComputeConfig
@@ -119,7 +119,7 @@ class VQEncoder(nn.Module):
 
 
 class VQDecoder(nn.Module):
-  """[B, grid, grid, z_channels] -> [B, size, size, 3], unbounded. One res block more per level than the encoder."""
+  """[B, rows, columns, z_channels] -> [B, h, w, 3], unbounded. One res block more per level than the encoder."""
 
   config: VQConfig
   compute: ComputeConfig
@@ -181,7 +181,7 @@ class VQ(nn.Module):
     return l2_normalize(self.codebook.astype(jnp.float32))
 
   def latents(self, pixels: jax.Array) -> jax.Array:
-    """[B, size, size, 3] in [-1, 1] -> unit vectors float32[B, P, code_dim]."""
+    """[B, h, w, 3] in [-1, 1] -> unit vectors float32[B, P, code_dim]."""
     with jax.default_matmul_precision('highest'):
       z = self.quant_conv(self.encoder(pixels.astype(jnp.float32)))
     return l2_normalize(z.reshape(z.shape[0], -1, z.shape[-1]))
@@ -192,18 +192,21 @@ class VQ(nn.Module):
       return jnp.argmax(z @ self._rows().T, axis=-1).astype(jnp.int32)
 
   def encode(self, pixels: jax.Array) -> jax.Array:
-    """float[B, size, size, 3] in [-1, 1] -> codes int32[B, P]."""
+    """float[B, h, w, 3] in [-1, 1] -> codes int32[B, P]."""
     return self.nearest(self.latents(pixels))
 
-  def decode_latents(self, z: jax.Array) -> jax.Array:
-    """float32[B, P, code_dim] -> float32[B, size, size, 3], about [-1, 1] but not clipped."""
-    grid = self.config.grid
-    z = self.post_quant_conv(z.reshape(z.shape[0], grid, grid, z.shape[-1]))
+  def decode_latents(self, z: jax.Array, grid: tuple[int, int] | None = None) -> jax.Array:
+    """float32[B, P, code_dim] of a grid (`decode`) -> float32[B, h, w, 3], about [-1, 1] but not clipped."""
+    grid = grid or (self.config.grid,) * 2
+    z = self.post_quant_conv(z.reshape(z.shape[0], *grid, z.shape[-1]))
     return self.decoder(z).astype(jnp.float32)
 
-  def decode(self, codes: jax.Array) -> jax.Array:
-    """Codes int32[B, P] -> float32[B, size, size, 3], about [-1, 1] but not clipped."""
-    return self.decode_latents(jnp.take(self._rows(), codes, axis=0, mode='fill', fill_value=jnp.nan))
+  def decode(self, codes: jax.Array, grid: tuple[int, int] | None = None) -> jax.Array:
+    """Codes int32[B, P] -> float32[B, h, w, 3], about [-1, 1] but not clipped.
+
+    `grid` says how they lie, rows and columns; None: in the config's square.
+    """
+    return self.decode_latents(jnp.take(self._rows(), codes, axis=0, mode='fill', fill_value=jnp.nan), grid)
 
   def __call__(self, pixels: jax.Array) -> VQOutput:
     """Reconstruction with the straight-through gradient, and the two losses of the codebook."""

@@ -62,26 +62,21 @@ def load(
   return LoadedJanus(checkpoint.config, params, *words, sampling, None if mesh is None else spread_over(mesh))
 
 
-def load_refiner(path: str, checkpoint: Checkpoint, size: int) -> ImageRefiner:
+def load_refiner(path: str, checkpoint: Checkpoint, shape: tuple[int, int]) -> ImageRefiner:
   """Loads a refiner for the VQ of a checkpoint, and says what it does.
 
   Args:
     path: its directory (`conversion.refiner_files`).
     checkpoint: as `open_checkpoint` opens it.
-    size: of the images to refine, in pixels along a side.
+    shape: height and width of the images to refine, in pixels.
 
   Raises:
     InputError: no refiner there, damaged files, a refiner for another VQ, or one that cannot take the size.
   """
   stored, arrays = read_refiner(path), vq_arrays(checkpoint)
-  check_vq(stored, path, arrays, size)
-  logging.info(
-    '%s: images of %d pixels become %d, in %d steps each',
-    path,
-    size,
-    stored.config.scale * size,
-    stored.config.flow_steps,
-  )
+  check_vq(stored, path, arrays, shape)
+  small, large = (f'{scale * shape[1]} x {scale * shape[0]}' for scale in (1, stored.config.scale))
+  logging.info('%s: images of %s pixels become %s, in %d steps each', path, small, large, stored.config.flow_steps)
   return ImageRefiner(stored.config, stored.params, np.asarray(arrays['vq/codebook'], np.float32))
 
 

@@ -163,6 +163,17 @@ def generation_sizes(checkpoint: str, model: JanusConfig) -> list[int]:
   return sorted({size for size in found if size < model.vq.image_size} | {model.vq.image_size})
 
 
+def has_aspects(checkpoint: str) -> bool:
+  """Says whether a checkpoint was trained on images that are not square, as far as it says: a stage of its run read a
+  source of codes with grids.
+  """
+  config = read_config(checkpoint)
+  stages = [config.get('stages', {}).get(name, {}) for name in config.get('run', ())]
+  used = {name for stage in stages for name, weight in stage.get('sources', {}).get('generation', {}).items() if weight}
+  sources = config.get('data', {}).get('sources', {})
+  return any(sources.get(name, {}).get('grid') for name in used)
+
+
 def read_sampling(checkpoint: str, defaults: Mapping[str, float | int] = SAMPLING) -> dict[str, float | int]:
   """Settings of generated images: those of a workdir's config, else the defaults."""
   stored = read_config(checkpoint).get('sampling', {})

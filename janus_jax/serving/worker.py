@@ -41,10 +41,11 @@ class Worker:
     Raises:
       InputError: an empty or too long prompt.
     """
-    rows = prompt_rows(self.config, [prompt], self._tokenizer, self._template)
+    rows = prompt_rows(self.config, [prompt], self._tokenizer, self._template, settings.aspect)
     wanted = [(0, image) for image in range(settings.num_images)]
     with self._lock:
-      self._keep(('images', bucket_length(len(rows[0])), len(wanted), settings.cfg_weight, settings.sampling))
+      how = settings.cfg_weight, settings.sampling, settings.aspect
+      self._keep(('images', bucket_length(len(rows[0])), len(wanted), *how))
       self._report = report
       images = stream_images(self._decoder, rows, wanted, self._tokenizer.special.pad, settings, self._on_pass)
       return sorted(images, key=lambda image: image.image_index)

@@ -129,12 +129,12 @@ def test_missing_files_are_named(directory, tmp_path):
 def test_a_refiner_of_another_vq_is_refused(stored):
   arrays = {'vq/codebook': np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)}
   own = dataclasses.replace(stored, vq=vq_digest(arrays))
-  check_vq(own, 'refiner', arrays, 8)
+  check_vq(own, 'refiner', arrays, (8, 8))
   # The same VQ in bfloat16.
-  check_vq(own, 'refiner', {name: array.astype(ml_dtypes.bfloat16) for name, array in arrays.items()}, 8)
+  check_vq(own, 'refiner', {name: array.astype(ml_dtypes.bfloat16) for name, array in arrays.items()}, (8, 8))
   with pytest.raises(InputError, match=r'refiner: was trained for the VQ [0-9a-f]{12}: expected [0-9a-f]{12}, the'):
-    check_vq(own, 'refiner', {'vq/codebook': arrays['vq/codebook'] + 0.1}, 8)
+    check_vq(own, 'refiner', {'vq/codebook': arrays['vq/codebook'] + 0.1}, (8, 8))
   with pytest.raises(InputError, match='refiner: code_dim is 5: expected 6, as the VQ has it'):
-    check_vq(own, 'refiner', {'vq/codebook': np.zeros((4, 6))}, 8)
+    check_vq(own, 'refiner', {'vq/codebook': np.zeros((4, 6))}, (8, 8))
   with pytest.raises(InputError, match='refiner: refined images of 10 pixels: expected a multiple of 4'):
-    check_vq(own, 'refiner', arrays, 5)
+    check_vq(own, 'refiner', arrays, (8, 5))

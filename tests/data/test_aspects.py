@@ -166,7 +166,7 @@ def test_a_grid_is_read_beside_the_codes(grid):
 @pytest.mark.parametrize('grid', [b'57', 57, [5], [5, 7, 9], [5.0, 7.0], [True, 7], 'ab'])
 def test_what_is_no_grid_makes_a_bad_record(grid):
   transform = GenerationRecord(Fields(codes='codes', grid='grid'), 24)
-  with pytest.raises(RecordError, match='grid: .*: expected rows and columns') as error:
+  with pytest.raises(RecordError, match=r'grid: .*: expected rows and columns') as error:
     transform.record({'prompt': 'x', 'codes': [1, 2], 'grid': grid}, np.random.default_rng(0))
   assert error.value.reason == 'codes'
   with pytest.raises(RecordError, match='grid: missing: the item has codes, prompt'):

@@ -92,7 +92,7 @@ def test_images_come_out_twice_as_large_with_the_same_codes(checkpoint, trained,
     process = run('generate', *arguments, *more, f'--out={tmp_path}/{name}')
     assert process.returncode == 0, process.stderr
     made[name] = sorted(map(json.loads, process.stdout.splitlines()), key=lambda line: line['path'])
-    assert ('images of 16 pixels become 32, in 2 steps each' in process.stderr) == bool(more)
+    assert ('images of 16 x 16 pixels become 32 x 32, in 2 steps each' in process.stderr) == bool(more)
   for lines in zip(*made.values(), strict=True):
     assert lines[0]['codes'] == lines[1]['codes'] == lines[2]['codes']
     assert [line.get('size') for line in lines] == [None, 32, 32]

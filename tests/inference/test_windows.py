@@ -23,7 +23,7 @@ def chosen(
 ) -> Window:
   compute, params = ComputeConfig(dtype=dtype), initial_params(TINY, seed=0)
   decoder: Decoder = make_decoder(config, compute, params, cache_dtype=cache_dtype)
-  return choose_window(decoder, (4, 32), 5.0, Sampling(), batches)
+  return choose_window(decoder, (4, 32, config.vq.num_tokens), 5.0, Sampling(), batches)
 
 
 @pytest.mark.parametrize(

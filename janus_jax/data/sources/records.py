@@ -186,8 +186,8 @@ class UnderstandingRecord(_RecordOfItem):
 class GenerationRecord(_RecordOfItem):
   """An item to {'prompt': str, 'image': uint8[size, size, 3]}, or with 'codes': int32[P] in place of the image.
 
-  Where `fields` names a grid, 'grid': (rows, columns) comes with the codes. Where `shapes` are given, (height, width) in
-  pixels, the image has the one that cuts least of it away.
+  Where `fields` names a grid, 'grid': (rows, columns) comes with the codes. Where `shapes` are given, (height, width)
+  in pixels, the image has the one that cuts least of it away.
   """
 
   fields: Fields
