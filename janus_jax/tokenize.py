@@ -2,12 +2,14 @@
 
     python -m janus_jax.tokenize --input=DATASET --checkpoint=PATH --output=DIR
                                  [--records_per_shard=8192 --shard=0/1 --batch_size=16 --max_bad_fraction=0.01]
+                                 [--aspects]
 
 DATASET is a folder of images with captions beside them (`cat.jpg`, `cat.txt`), or RECIPE.py:SOURCE, the generation
 source of that name in a recipe's `data.sources`, or RECIPE.py:ARGUMENT:SOURCE of a recipe that takes an argument
 (`configs/janus_pro_1b.py:ROOT:SOURCE`). DIR gets ArrayRecord shards and a manifest.json
 that says which VQ made them. Called again after an interruption it resumes. On n hosts that share DIR,
-host i runs it with --shard=i/n.
+host i runs it with --shard=i/n. With --aspects images are not cut to squares, and a source of the codes names the
+field of their grids: 'grid': 'grid'.
 """
 
 import contextlib
@@ -48,6 +50,7 @@ _IMAGE_SIZE = cli.define_number(
   "Pixels along a side of the encoded square (generation_size of a stage); default: the VQ's.",
   Integer(1),
 )
+_ASPECTS = flags.DEFINE_bool('aspects', False, 'Keep the aspect of images, as nearly as a grid of no more codes can.')
 _RESIZE = flags.DEFINE_enum('resize', 'fast', sorted(RESIZES), 'As config.data.resize of the training.')
 _MAX_BAD_FRACTION = cli.define_number(
   'max_bad_fraction', SkipLimit.fraction, 'A larger fraction of bad records stops the run.', Number(0, 1)
@@ -127,6 +130,7 @@ def main() -> None:
     max_bad_fraction=_MAX_BAD_FRACTION.value,
     resize=_RESIZE.value,
     image_size=_IMAGE_SIZE.value,
+    aspects=_ASPECTS.value,
     files=input_digest(_INPUT.value),
   )
   records = open_input(_INPUT.value, os.path.join(_OUTPUT.value, 'index'))

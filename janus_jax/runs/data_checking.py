@@ -16,6 +16,7 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
+from janus_jax.data.aspects import with_grid
 from janus_jax.data.examples import GENERATION_LOSS, IMAGE, TASKS, ExampleSpec, make_examples
 from janus_jax.data.images import contact_sheet, save_png
 from janus_jax.data.mean_sizes import mean_sizes
@@ -47,6 +48,7 @@ class SourceReport:
     tokens: (shortest, mean, longest) example, in tokens, images included; zeros if there is none.
     tokens_99: most tokens of 99 % of the examples.
     images: mean number of images to understand per example.
+    grids: images to generate by 'rows x columns' of their codes, where records name these.
     long: records that are longer than a row, by what becomes of them: 'cut', 'split' or 'skipped'.
     skipped: bad records of the sample by reason.
     messages: the first few errors of each reason.
@@ -60,6 +62,7 @@ class SourceReport:
   tokens: tuple[int, float, int]
   tokens_99: int
   images: float
+  grids: Mapping[str, int]
   long: Mapping[str, int]
   skipped: Mapping[str, int]
   messages: tuple[str, ...]
@@ -111,6 +114,9 @@ class DataReport:
         f'{f"{report.kind}/{report.name}":30} {report.records:>11,} {f"{low}/{mean:.0f}/{high}":>21} '
         f'{report.images:>7.1f} {report.per_second:>8.0f}  {skipped} of {report.read}'
       )
+      if report.grids:
+        counts = ', '.join(f'{name}: {count}' for name, count in sorted(report.grids.items()))
+        lines.append(f'    rows x columns of codes: {counts}')
       if report.long:
         counts = ', '.join(f'{name} {count}' for name, count in sorted(report.long.items()))
         lines.append(f'    longer than a row: {counts} of {report.read}')
@@ -184,7 +190,7 @@ def _check_source(
 ) -> tuple[SourceReport, list[np.ndarray]]:
   read = min(records, len(source))
   lengths, images, messages, tiles = [], [], [], []
-  long, skipped = collections.Counter(), collections.Counter()
+  long, skipped, grids = collections.Counter(), collections.Counter(), collections.Counter()
   begun = time.perf_counter()
   for number in tqdm.trange(read, desc=f'{task}/{name}', unit='record', dynamic_ncols=True, leave=False):
     try:
@@ -198,6 +204,8 @@ def _check_source(
         skipped[reason] += 1
         messages += [str(error)] if skipped[reason] <= MESSAGES_SHOWN else []
       continue
+    if 'grid' in record:
+      grids['{} x {}'.format(*record['grid'])] += 1
     long['split'] += len(examples) > 1
     long['cut'] += examples[0].cut
     lengths += [len(example.tokens) for example in examples]
@@ -212,6 +220,7 @@ def _check_source(
     tokens=(min(lengths), float(np.mean(lengths)), max(lengths)) if lengths else (0, 0.0, 0),
     tokens_99=math.ceil(np.percentile(lengths, 99)) if lengths else 0,
     images=float(np.mean(images)) if images else 0.0,
+    grids=dict(grids),
     long=dict(+long),
     skipped=dict(skipped),
     messages=tuple(messages),
@@ -261,7 +270,11 @@ def _tile(record: Mapping[str, Any], caption: str) -> np.ndarray:
   images = record['images'] if 'images' in record else [record['image']] if 'image' in record else []
   if images:
     tile.paste(Image.fromarray(images[0]).resize((TILE, TILE)))
-  words = '\n'.join(record['turns']) if 'turns' in record else record.get('text') or record['prompt']
+  words = (
+    '\n'.join(record['turns'])
+    if 'turns' in record
+    else record.get('text') or with_grid(record['prompt'], record.get('grid'))
+  )
   lines = [*caption.splitlines(), *(line for part in words.splitlines() for line in textwrap.wrap(part, 30))][:15]
   printable = '\n'.join(lines).encode('latin-1', 'replace').decode('latin-1')  # What Pillow's own font has.
   ImageDraw.Draw(tile).multiline_text((4, TILE + 4 if images else 4), printable, 'black', ImageFont.load_default(11))

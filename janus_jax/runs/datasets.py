@@ -182,17 +182,30 @@ def hold_codes(data: DataConfig) -> bool:
 
 def check_codes(config: TrainConfig, models: Sequence[JanusConfig], open_start: Callable[[], Checkpoint]) -> None:
   """Raises InputError where stored codes that a stage reads were made by another VQ than the run's, or at another size
-  than the stage's; `models` are the architectures in the stages.
+  than the stage's, or have aspects and their source names no grid, or the other way round; `models` are the
+  architectures in the stages.
   """
   specs, checked = config.data.specs if config.data.name == 'files' else {}, {}
   for stage, model in zip(config.run_stages, models):
     used = [specs[name] for name in stage.sources.get('generation', {}) if name in specs]
-    checked |= {(os.path.dirname(path), model.vq): None for spec in used if spec.fields.codes for path in spec.path}
+    for spec in (spec for spec in used if spec.fields.codes):
+      checked |= {(os.path.dirname(path), model.vq): None for path in spec.path}
+      _check_aspects(spec)
   if not checked:
     return
   vq_hash = manifest.parameters_hash(vq_arrays(open_start()))
   for directory, vq in sorted(checked, key=lambda found: found[0]):
     manifest.check_manifest(manifest.read_manifest(directory), vq_hash, vq.image_size, vq.codebook_size)
+
+
+def _check_aspects(spec: build.SourceSpec) -> None:
+  """Raises InputError where a source names a grid of codes that have none, or none of codes that have one."""
+  for directory in dict.fromkeys(map(os.path.dirname, spec.path)):
+    found = manifest.read_manifest(directory)
+    if found.settings.aspects != bool(spec.fields.grid):
+      expected = "'grid', as the codes" if found.settings.aspects else "'', as no codes"
+      where = f'data.sources.{spec.name}.grid is {spec.fields.grid!r}'
+      raise InputError(f'{where}: expected {expected} of {found.path} have aspects')
 
 
 def _samples(held_out: Sources, count: int) -> Samples:

@@ -21,6 +21,7 @@ import numpy as np
 import tqdm
 
 from janus_jax.conversion.checkpoint import open_checkpoint
+from janus_jax.data.aspects import aspect_buckets
 from janus_jax.data.pipeline import LOGGED
 from janus_jax.data.resizing import find_resize
 from janus_jax.data.skipping import SkipLimit
@@ -46,13 +47,14 @@ from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.ownership import locked
 from janus_jax.training.state import Placement, place_batch
 
-CROP = 'middle square, bicubic ({})'
+# By `TokenizeSettings.aspects`.
+CROPS = {False: 'middle square, bicubic ({})', True: 'middle of the nearest aspect, bicubic ({})'}
 AHEAD = 3  # Batches that are decoded while the device is busy.
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodableImage:
-  """A record on its way to a shard. Text is UTF-8; pixels are uint8[size, size, 3]."""
+  """A record on its way to a shard. Text is UTF-8; pixels are uint8[h, w, 3]."""
 
   key: bytes
   prompt: bytes
@@ -72,6 +74,7 @@ class TokenizeSettings:
       ones in a row.
     resize: one of `resizing.RESIZES`; training on pixels should use the same.
     image_size: pixels along one side of the encoded square; None: as the checkpoint's.
+    aspects: whether images keep their aspect as nearly as a grid of at most as many codes can (`data.aspects`).
     files: a digest of the files that the records are read from: tells the dataset from others, with the records'.
   """
 
@@ -82,6 +85,7 @@ class TokenizeSettings:
   max_bad_fraction: float
   resize: str = 'fast'
   image_size: int | None = None
+  aspects: bool = False
   files: str = ''
 
   def __post_init__(self) -> None:
@@ -99,8 +103,9 @@ def tokenize(
   """Encodes images with the frozen VQ, in float32, on all devices of this host. Returns the manifest.
 
   Writes `output`/NAME-00003-of-00010.array_record, each a shard of `tf.train.Example` records {'codes': little-endian
-  uint16[P] as bytes, 'prompt': UTF-8, 'key': bytes} in the order of `records`, and manifest.json. Finished shards stay
-  as they are. Bad records are left out, counted, and the first few of each reason logged.
+  uint16[P] as bytes, 'prompt': UTF-8, 'key': bytes} in the order of `records`, and manifest.json. Where aspects are
+  kept, a record also has 'grid': rows and columns of its codes. Finished shards stay as they are. Bad records are left
+  out, counted, and the first few of each reason logged.
 
   Args:
     records: by index, {'prompt': str, 'image': file content, path or uint8[h, w, 1 or 3], 'key': str}. They are read in
@@ -128,7 +133,9 @@ def tokenize(
     encode = batch_encoder(config, params, settings.batch_size)
     rows = settings.batch_size * jax.local_device_count()
     # Nothing is random here, unlike in training: one prompt, one phrasing, never cut.
-    transform = GenerationRecord(Fields(), config.image_size, find_resize(settings.resize))
+    grids = aspect_buckets(config.grid) if settings.aspects else ()
+    shapes = tuple((rows * config.downsampling, columns * config.downsampling) for rows, columns in grids)
+    transform = GenerationRecord(Fields(), config.image_size, find_resize(settings.resize), shapes)
     futures = _read_ahead(records, itertools.chain(*wanted.values()), transform, AHEAD * rows)
     progress = tqdm.tqdm(total=sum(map(len, wanted.values())), desc='encoding', unit='image', dynamic_ncols=True)
     with contextlib.closing(futures), progress as bar:
@@ -137,7 +144,8 @@ def tokenize(
         images = _good(itertools.islice(futures, len(indices)), bad, bar)
         path = made.path_of(output, index)
         with locked(f'{path}.lock', path), ShardWriter(path) as writer:
-          written = _write_records(writer, _encoded(images, rows, encode), bar)
+          encoded = _records(_encoded(images, rows, encode), config.downsampling if settings.aspects else None)
+          written = _write_records(writer, encoded, bar)
           if index == max(wanted):
             bad.check_fraction()  # Here, so that a dataset with too many bad records does not become complete.
         write_counts(output, made, ShardCounts(index, written, dict(bad.reasons - before), jax.__version__))
@@ -155,10 +163,11 @@ def _code_settings(
     settings.records_per_shard,
     vq_hash,
     config.image_size,
-    CROP.format(settings.resize),
+    CROPS[settings.aspects].format(settings.resize),
     codes_per_image=config.num_tokens,
     codebook_size=config.codebook_size,
     dataset=dataset,
+    aspects=settings.aspects,
   )
 
 
@@ -185,8 +194,8 @@ def batch_encoder(
   """The VQ of `load_vq` on all devices of this host, `batch_size` images at a time on each.
 
   Returns:
-    (at most batch_size * devices images, uint8[size, size, 3] each) -> int32[batch_size * devices, P], the first rows
-    of which are theirs. It compiles once, and does not wait for the devices.
+    (at most batch_size * devices images of one shape, uint8[h, w, 3] each) -> int32[batch_size * devices, P], the first
+    rows of which are theirs. It compiles once for each shape, and does not wait for the devices.
   """
   mesh = make_mesh({'data': -1}, jax.local_devices())
   tree = flax.traverse_util.unflatten_dict(dict(params), sep='/')
@@ -284,24 +293,46 @@ def _good(
       yield image
 
 
+def _batches(images: Iterable[EncodableImage], size: int) -> Iterator[dict[int, EncodableImage]]:
+  """Images of one shape, at most `size`, by their number among all. Each shape's last batch may have fewer."""
+  waiting: dict[tuple[int, ...], dict[int, EncodableImage]] = {}
+  for number, image in enumerate(images):
+    batch = waiting.setdefault(image.pixels.shape, {})
+    batch[number] = image
+    if len(batch) == size:
+      yield waiting.pop(image.pixels.shape)
+  yield from waiting.values()
+
+
 def _encoded(
-  images: Iterator[EncodableImage], rows: int, encode: Callable[[Sequence[np.ndarray]], jax.Array]
-) -> Iterator[tuple[list[EncodableImage], jax.Array]]:
+  images: Iterable[EncodableImage], size: int, encode: Callable[[Sequence[np.ndarray]], jax.Array]
+) -> Iterator[tuple[dict[int, EncodableImage], jax.Array]]:
   """Batches and their codes. The devices are given the next batch before the codes of one are read."""
-  batches = iter(lambda: list(itertools.islice(images, rows)), [])
-  started = ((batch, encode([image.pixels for image in batch])) for batch in batches)
+  started = ((batch, encode([image.pixels for image in batch.values()])) for batch in _batches(images, size))
   for current, _ in itertools.pairwise(itertools.chain(started, [None])):
     yield current
 
 
-def _write_records(
-  writer: ShardWriter, encoded: Iterable[tuple[list[EncodableImage], jax.Array]], bar: tqdm.tqdm
-) -> int:
-  """Returns the number of records."""
-  written = 0
+def _records(
+  encoded: Iterable[tuple[dict[int, EncodableImage], jax.Array]], downsampling: int | None
+) -> Iterator[dict[int, bytes]]:
+  """Records of each batch by number; with their grids where the pixels along a code are given."""
   for batch, codes in encoded:
-    for image, row in zip(batch, np.asarray(codes).astype('<u2')):
-      writer.write(encode_example({'codes': row.tobytes(), 'prompt': image.prompt, 'key': image.key}))
-    written += len(batch)
+    found = {}
+    for (number, image), row in zip(batch.items(), np.asarray(codes).astype('<u2')):
+      grid = {'grid': [side // downsampling for side in image.pixels.shape[:2]]} if downsampling else {}
+      found[number] = encode_example({'codes': row.tobytes(), **grid, 'prompt': image.prompt, 'key': image.key})
+    yield found
+
+
+def _write_records(writer: ShardWriter, batches: Iterable[dict[int, bytes]], bar: tqdm.tqdm) -> int:
+  """Writes records in the order of their numbers, each as soon as those before it are there. Returns how many."""
+  waiting: dict[int, bytes] = {}
+  written = 0
+  for batch in batches:
+    waiting |= batch
     bar.update(len(batch))
+    while written in waiting:
+      writer.write(waiting.pop(written))
+      written += 1
   return written

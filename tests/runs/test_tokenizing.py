@@ -145,6 +145,7 @@ def test_the_manifest(single):
     'crop': 'middle square, bicubic (fast)',
     'codes_per_image': 16,
     'codebook_size': 64,
+    'aspects': False,
     'dataset': read_manifest(str(single)).settings.dataset,
     'complete': True,
     'shards': shards,

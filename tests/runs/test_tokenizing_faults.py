@@ -46,7 +46,7 @@ def test_only_the_first_few_are_logged(caplog):
 
 def test_hosts_that_disagree_find_out(tmp_path):
   """Two that began at the same time, so that neither saw the other's manifest."""
-  settings = CodeSettings('codes', 20, 6, 'a' * 64, 8, tokenizing.CROP, 16, 64)
+  settings = CodeSettings('codes', 20, 6, 'a' * 64, 8, tokenizing.CROPS[False], 16, 64)
   manifest.start_manifest(str(tmp_path), settings)
   other = dataclasses.replace(settings, vq_hash='b' * 64)
   counts = ShardCounts(2, 1, {}, jax.__version__)

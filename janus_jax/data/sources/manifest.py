@@ -32,9 +32,10 @@ class CodeSettings:
     vq_hash: `parameters_hash` of the VQ.
     image_size: side of the encoded square in pixels.
     crop: how an image became that square.
-    codes_per_image: P.
+    codes_per_image: P; at most so many where aspects were kept.
     codebook_size: codes are 0 to this - 1.
     dataset: a digest of what was encoded (`sources/identity.py`); '' in older manifests.
+    aspects: whether images have the bucket nearest to their own aspect (`data.aspects`), and records a 'grid'.
     format_version: version of manifest and records.
   """
 
@@ -47,6 +48,7 @@ class CodeSettings:
   codes_per_image: int
   codebook_size: int
   dataset: str = ''
+  aspects: bool = False
   format_version: int = FORMAT_VERSION
 
   @property
@@ -222,7 +224,7 @@ def _read_json(path: str) -> Any:
 
 
 def _settings(values: Mapping[str, Any]) -> CodeSettings:
-  known = {'dataset': '', **values}
+  known = {'dataset': '', 'aspects': False, **values}
   return CodeSettings(**{field.name: known[field.name] for field in dataclasses.fields(CodeSettings)})
 
 
