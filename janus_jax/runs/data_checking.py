@@ -270,11 +270,10 @@ def _tile(record: Mapping[str, Any], caption: str) -> np.ndarray:
   images = record['images'] if 'images' in record else [record['image']] if 'image' in record else []
   if images:
     tile.paste(Image.fromarray(images[0]).resize((TILE, TILE)))
-  words = (
-    '\n'.join(record['turns'])
-    if 'turns' in record
-    else record.get('text') or with_grid(record['prompt'], record.get('grid'))
-  )
+  if 'prompt' in record:
+    words = with_grid(record['prompt'], record.get('grid'))
+  else:
+    words = '\n'.join(record['turns']) if 'turns' in record else record['text']
   lines = [*caption.splitlines(), *(line for part in words.splitlines() for line in textwrap.wrap(part, 30))][:15]
   printable = '\n'.join(lines).encode('latin-1', 'replace').decode('latin-1')  # What Pillow's own font has.
   ImageDraw.Draw(tile).multiline_text((4, TILE + 4 if images else 4), printable, 'black', ImageFont.load_default(11))

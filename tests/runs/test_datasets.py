@@ -139,6 +139,24 @@ def test_codes_of_another_vq_are_refused_where_a_run_begins(tmp_path):
   open_data(config, MODEL, str(tmp_path), lambda: pytest.fail('the start was read'), 0, is_new=False)
 
 
+@pytest.mark.parametrize('aspects', [False, True])
+def test_a_source_names_the_grids_of_codes_that_have_them(tmp_path, aspects):
+  checkpoint = small_checkpoint.write(tmp_path / 'checkpoint')
+  records = [{'prompt': 'a', 'image': np.asarray(image), 'key': 'a'} for image in cuts(1)]
+  options = {'name': 'x', 'records_per_shard': 8, 'shard': (0, 1), 'batch_size': 1, 'max_bad_fraction': 0.0}
+  tokenize(records, checkpoint, str(tmp_path / 'codes'), TokenizeSettings(**options, aspects=aspects))
+  for grid in ('', 'grid'):
+    entry = {**CODES, 'path': str(tmp_path / 'codes' / '*.array_record'), 'grid': grid}
+    config = replaced(config_of({'x': entry}), {'run': ('stage1',), 'stages.stage1.sources': {'generation': {'x': 1}}})
+    if aspects == bool(grid):
+      check_codes(config, [MODEL], functools.partial(open_checkpoint, checkpoint))
+      continue
+    expected = "'grid', as the codes of" if aspects else "'', as no codes of"
+    message = rf'^data\.sources\.x\.grid is {grid!r}: expected {expected} .*manifest\.json have aspects$'
+    with pytest.raises(InputError, match=message):
+      check_codes(config, [MODEL], functools.partial(open_checkpoint, checkpoint))
+
+
 def test_a_stage_reads_codes_of_its_size(tmp_path):
   checkpoint = small_checkpoint.write(tmp_path / 'checkpoint')
   side = 2 * MODEL.vq.image_size

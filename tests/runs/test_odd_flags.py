@@ -93,7 +93,7 @@ def test_odd_numbers_of_flags_are_refused_by_name(verb, monkeypatch, capsys):
 def test_flags_for_paths_know_the_home_directory(verb, monkeypatch):
   monkeypatch.setenv('HOME', '/home/somebody')
   texts = {'prompt', 'question', 'mesh', 'batch', 'stage', 'shard', 'name', 'title', 'topology', 'coordinator_address'}
-  texts |= {'path', 'beside', 'seconds', 'push'}  # NAME=VALUE, several; ORGANISATION/NAME.
+  texts |= {'path', 'beside', 'seconds', 'push', 'aspect'}  # NAME=VALUE, several; ORGANISATION/NAME; WIDTH:HEIGHT.
   with defined(verb) as names:
     for name in names - texts - {'config'} - set(cli.CHECKS):
       flag = flags.FLAGS[name]
