@@ -4,6 +4,8 @@
 
     python -m janus_jax.tokenize --input=configs/data/webdataset.py:laion --checkpoint=PATH --output=data/codes
 
+With `tokenize --aspects` images are not cut to squares; the entry then says 'grid': 'grid' too.
+
 See what it reads first: python -m janus_jax.data_check with the same --config and --config.init_from, and --out=DIR.
 """
 

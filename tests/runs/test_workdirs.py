@@ -121,3 +121,20 @@ def test_settings_of_generated_images_are_read_from_workdirs_only(tmp_path):
   found = workdirs.read_sampling(tmp_path)
   assert found == {'cfg_weight': 2.0, 'temperature': 1.0, 'top_k': 3}
   assert str(found['cfg_weight']) == '2.0'
+
+
+@pytest.mark.parametrize(
+  ('weight', 'run', 'expected'), [(1, ['a', 'b'], True), (0, ['a', 'b'], False), (1, ['a'], False), (1, [], False)]
+)
+def test_a_workdir_says_whether_a_stage_read_codes_with_grids(tmp_path, weight, run, expected):
+  stages = {'a': {'sources': {'generation': {'squares': 1}}}, 'b': {'sources': {'generation': {'wide': weight}}}}
+  sources = {'squares': {'codes': 'codes'}, 'wide': {'codes': 'codes', 'grid': 'grid'}}
+  begin(tmp_path, config(run=run, stages=stages, data={'sources': sources}), START)
+  assert workdirs.has_aspects(str(tmp_path)) == expected
+
+
+def test_other_checkpoints_say_nothing_about_aspects(tmp_path):
+  begin(tmp_path / 'old', config(), START)  # From before sources were in configs.
+  (tmp_path / 'plain').mkdir()
+  assert not workdirs.has_aspects(str(tmp_path / 'old'))
+  assert not workdirs.has_aspects(str(tmp_path / 'plain'))
