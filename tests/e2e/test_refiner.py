@@ -109,6 +109,16 @@ def test_images_come_out_twice_as_large_with_the_same_codes(checkpoint, trained,
     assert said in process.stderr
 
 
+def test_images_that_are_not_square_come_out_twice_as_large(checkpoint, trained, tmp_path):
+  arguments = [f'--checkpoint={checkpoint}', '--prompt=a', '--num_images=1', '--aspect=3:2', '--json']
+  process = run('generate', *arguments, f'--refiner={trained[1]}', f'--out={tmp_path}')
+  assert process.returncode == 0, process.stderr
+  assert 'images of 20 x 12 pixels become 40 x 24' in process.stderr
+  (line,) = map(json.loads, process.stdout.splitlines())
+  assert (line['grid'], line['size'], len(line['codes'])) == ([3, 5], [40, 24], 15)
+  assert Image.open(line['path']).size == (40, 24)
+
+
 def test_a_refiner_that_does_not_fit_is_refused_before_anything_is_made(checkpoint, trained, tmp_path):
   other = tmp_path / 'other'
   other.mkdir()
