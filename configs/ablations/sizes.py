@@ -6,7 +6,8 @@ The tiny world, its scenes larger but otherwise the same, at 24, 32 and 48 pixel
 patches. Both variants end at 48 pixels, where both are scored, and start from the same parts: a VQ that knows all three
 sizes, an understanding encoder of 24 pixels.
   curriculum    Stage I and II at 24 pixels, a quarter as long as that at 32, Stage III at 48
-  from_scratch  all stages at 48 pixels, each shorter by one factor, so that both cost the same FLOPs
+  from_scratch  all stages at 48 pixels, each longer by one factor, so that both cost the same FLOPs
+Rows are packed to one length, so that both make about as many updates, and the curriculum sees more images.
 
 With :0.1 after the name of the file all stages are a tenth as long. A further --config.seeds=0,1,2,3,4 adds two seeds.
 """

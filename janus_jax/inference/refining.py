@@ -53,7 +53,7 @@ def noise_key(seed: int, *indices: int) -> jax.Array:
 
 
 def refine_stream(refiner: ImageRefiner, images: Iterable[GeneratedImage], seed: int) -> Iterator[GeneratedImage]:
-  """The same images with refined pixels, one at a time: none depends on its batch."""
+  """Refines images as they come, one at a time: none depends on its batch."""
   for image in images:
     key = noise_key(seed, image.prompt_index, image.image_index)
     pixels = refiner.refine(image.pixels[None], image.codes[None], key[None])[0]

@@ -262,7 +262,7 @@ def condition(config: RefinerConfig, images: jax.Array, codes: jax.Array, codebo
 
 
 def follow_flow(velocity: Callable[[jax.Array, jax.Array], jax.Array], noise: jax.Array, steps: int) -> jax.Array:
-  """Where a flow ends, at t = 0, that begins in `noise` [B, ...] at t = 1: Euler steps of equal length.
+  """Follows a flow from `noise` [B, ...], at t = 1, to t = 0, in Euler steps of equal length.
 
   Args:
     velocity: (x_t [B, ...], t float32[B]) -> dx_t / dt.

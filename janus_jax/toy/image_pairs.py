@@ -12,7 +12,7 @@ DIGIT_ONE_IN = 4  # One image in so many is a digit, the others are scenes.
 
 
 class PairedImages:
-  """The same images at the world's size and `scale` times as large, both rendered when they are read.
+  """Pairs of one image at the world's size and `scale` times as large, both rendered when they are read.
 
   Scenes to train on are those that are generated (`scenes.DRAWN`), of which there is no end; others are of `test`.
   """

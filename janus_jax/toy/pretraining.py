@@ -17,6 +17,7 @@ import optax
 from janus_jax.errors import InputError
 from janus_jax.models.config import ComputeConfig, JanusConfig
 from janus_jax.models.llama import Llama
+from janus_jax.training.optimizer import kernel_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Optimization:
     schedule = optax.warmup_cosine_decay_schedule(
       0.0, peak, self.warmup_steps, self.steps, end_value=peak * self.final_fraction
     )
-    adamw = optax.adamw(schedule, b2=self.b2, weight_decay=self.weight_decay, mask=_is_kernel)
+    adamw = optax.adamw(schedule, b2=self.b2, weight_decay=self.weight_decay, mask=kernel_mask)
     return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adamw)
 
   def sample_rows(self, rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -62,10 +63,6 @@ class Optimization:
     if rows < 1:
       raise InputError('pretraining was given 0 rows: expected 1 or more')
     return rng.integers(rows, size=(self.steps, self.batch_size))
-
-
-def _is_kernel(params: Any) -> Any:
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
 def _no_progress(step: int, loss: jax.Array) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,11 @@ def directions(config: OptimizerConfig) -> optax.GradientTransformation:
     return found, new._replace(mu=_stored(keys[0], new.mu), nu=_stored(keys[1], new.nu))
 
   return optax.GradientTransformation(init, update)
+
+
+def kernel_mask(params: Any) -> Any:
+  """Tree of bools like the parameters': True of kernels."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
 def _stored(key: jax.Array, moments: Flat) -> Flat:

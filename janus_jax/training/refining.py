@@ -27,6 +27,7 @@ from janus_jax.models.refiner import CHANNELS, Refiner, RefinerConfig, condition
 from janus_jax.models.vq import VQ
 from janus_jax.sharding.mesh import make_mesh
 from janus_jax.training.interrupts import StopRequest
+from janus_jax.training.optimizer import kernel_mask
 from janus_jax.training.progress import Progress
 from janus_jax.training.state import Placement, place_batch
 
@@ -89,12 +90,8 @@ class RefiningConfig:
     """AdamW; clips gradients at MAX_GRAD_NORM."""
     last = self.learning_rate * self.final_fraction
     schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup_steps, self.steps, last)
-    adamw = optax.adamw(schedule, b2=B2, weight_decay=self.weight_decay, mask=_is_kernel)
+    adamw = optax.adamw(schedule, b2=B2, weight_decay=self.weight_decay, mask=kernel_mask)
     return optax.chain(optax.clip_by_global_norm(MAX_GRAD_NORM), adamw)
-
-
-def _is_kernel(params: Any) -> Any:
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
 @dataclasses.dataclass(frozen=True)

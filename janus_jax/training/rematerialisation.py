@@ -18,6 +18,7 @@ from janus_jax.models.config import JanusConfig
 from janus_jax.models.lora import is_adapter
 from janus_jax.sharding.accelerators import ACCELERATORS
 from janus_jax.sharding.mesh import rows_split
+from janus_jax.training.optimizer import steps_by_muon
 from janus_jax.training.run_config import expected_samples
 from janus_jax.training.stages import Stage, adapted_groups, trained_paths
 from janus_jax.training.state import Placement
@@ -74,17 +75,19 @@ def state_bytes(
 ) -> int:
   """Bytes of a device that do not depend on rows.
 
-  A parameter that trains is stored in float32, with two moments, its gradient and, by `step`, its average and the sum
-  of its gradients. Outside of the loops over layers it may have a copy in the dtype that it is multiplied in. Frozen
-  parameters are stored in their `dtypes`, path -> name; float32 where nothing is said.
+  A parameter that trains is stored in float32, with its moments (two; one where Muon steps it), its gradient and, by
+  `step`, its average and the sum of its gradients. Outside of the loops over layers it may have a copy in the dtype
+  that it is multiplied in. Frozen parameters are stored in their `dtypes`, path -> name; float32 where nothing is said.
   """
   optimizer, copy = step.optimizer, jnp.dtype(step.compute.dtype).itemsize
-  moments = 2 * jnp.dtype(optimizer.moment_dtype).itemsize + (4 if optimizer.ema_decay else 0)
+  moment, average = jnp.dtype(optimizer.moment_dtype).itemsize, 4 if optimizer.ema_decay else 0
   sums = jnp.dtype(optimizer.gradient_sum_dtype).itemsize if step.accumulation > 1 else 0
   held = {path: math.prod(placement.params[path].shard_shape(shape)) for path, shape in shapes.items()}
   copied = copy * sum(count for path, count in held.items() if '/layers/' not in path)
   stored = {path: jnp.dtype(dtypes.get(path, 'float32')).itemsize for path in held}
-  return copied + sum(n * (8 + moments + sums if path in trained else stored[path]) for path, n in held.items())
+  moments = {path: moment * (1 if steps_by_muon(optimizer, path) else 2) for path in trained}
+  training = {path: 8 + moments[path] + average + sums for path in trained}
+  return copied + sum(n * training.get(path, stored[path]) for path, n in held.items())
 
 
 def step_bytes(

@@ -1,5 +1,6 @@
 """States: what trains in float32 with moments of its own, what is kept between stages, where everything lies."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -226,9 +227,11 @@ def test_a_boundary_takes_no_more_memory_than_a_stage(dtype, size):
 def test_abstract_states_need_no_values(params):
   placement = placement_on(params, {'fsdp': 8})
   trained = paths_of(params, 'gen_head')
-  shapes = jax.eval_shape(lambda: new_state(params, trained, AVERAGED))
-  real = abstract(start_state(copied(params), trained, AVERAGED, placement), placement)
+  config = dataclasses.replace(AVERAGED, muon=('gen_head/.*kernel',))
+  shapes = jax.eval_shape(lambda: new_state(params, trained, config))
+  real = abstract(start_state(copied(params), trained, config, placement), placement)
   assert jax.tree.leaves(abstract(shapes, placement)) == jax.tree.leaves(real)
+  assert {path for path in trained if path not in real.opt_state.nu} == {path for path in trained if 'kernel' in path}
 
 
 def test_rows_of_a_batch_are_split_over_data_and_fsdp():
