@@ -51,4 +51,6 @@ def test_canvases_of_several_sizes_have_cells_as_images_have_them():
   cells = canvases.reshape(2, 12, 4, 12, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2 * 144, -1)
   assert (cells == cells[:, :1]).all()
   assert len(set(cells[:, 0])) == 2 * 144  # None is shown twice.
-  assert len(set(cells[:, 0] // 64)) > 4  # Parts of most images.
+  shown = [set(canvas) for canvas in (cells[:, 0] // 64).reshape(2, -1)]
+  assert max(map(max, shown)) - min(map(min, shown)) > 4
+  assert all(max(canvas) - min(canvas) > 3 for canvas in shown)  # Images from all over, not those that lie together.

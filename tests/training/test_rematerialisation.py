@@ -148,9 +148,11 @@ def test_what_takes_less_memory(changes):
   assert step_bytes(*run_of(devices=8), 'dots') < step_bytes(*run_of(devices=4), 'dots')
 
 
-def test_the_state_is_that_of_a_run():
+@pytest.mark.parametrize('muon', [(), ('language_model/.*kernel',)])
+def test_the_state_is_that_of_a_run(muon):
   """Parameters and moments; beside them gradients, and copies in bfloat16 of what no loop over layers reads."""
-  step, stages, placement, shapes, _ = run_of(devices=1, **{'compute/dtype': 'bfloat16', 'optimizer/ema_decay': 0.9})
+  changes = {'compute/dtype': 'bfloat16', 'optimizer/ema_decay': 0.9, 'optimizer/muon': muon}
+  step, stages, placement, shapes, _ = run_of(devices=1, **changes)
   trained = trained_paths(stages[2], placement.params)
   params = unflatten({path: jax.ShapeDtypeStruct(shape, 'float32') for path, shape in shapes.items()})
   state = jax.eval_shape(lambda params: new_state(params, trained, step.optimizer), params)
