@@ -27,7 +27,6 @@ def get_config(device='cpu'):
   config = read_recipe(TINY)
   config.sequence_length = config.loss_chunk = 160  # Two images to generate and a sentence, or one with six questions.
   config.compute.unroll = 6
-  config.optimizer.muon = (r'language_model/layers/.*kernel', r'(vision|gen)_aligner/.*kernel', r'gen_head/fc1/kernel')
   config.data.precompute_codes = False
   config.data.num_train = 0  # A new scene for every record.
   config.data.toy_grid = 7

@@ -22,10 +22,14 @@ def get_config():
   config = default_config()
   config.sequence_length = 104  # Two images and a sentence; attention's cost grows with the square.
   config.data.precompute_codes = True
+  # One object is learned from a quarter of the scenes; counts and pairs take the rest.
+  config.data.toy_mixture = (0.25, 0.25, 0.5)
   config.compute.dtype = 'float32'
   config.compute.remat = 'none'
   config.compute.unroll = 4
   config.optimizer.b2 = 0.98
+  # Half the updates for the same scores, at 1.4 times the seconds of one.
+  config.optimizer.muon = (r'language_model/layers/.*kernel', r'(vision|gen)_aligner/.*kernel', r'gen_head/fc1/kernel')
   # At the full rate Stage III costs the encoder two points of the digits that a linear probe reads off it.
   config.optimizer.learning_rate_rules = ((r'vision_encoder/.*', 0.3),)
   config.loss_chunk = 104
@@ -49,14 +53,14 @@ def get_config():
     'stage1': {**common, 'steps': 150, 'learning_rate': 2e-3, 'ratio': (1, 0, 3), 'trainable': ADAPTORS},
     'stage2': {
       **common,
-      'steps': 4800,
+      'steps': 2400,
       'learning_rate': 1.5e-3,
       'ratio': (2, 3, 5),
       'trainable': (*ADAPTORS, 'language_model'),
     },
     'stage3': {
       **common,
-      'steps': 2300,
+      'steps': 1150,
       'learning_rate': 1e-3,
       'ratio': (5, 1, 4),
       'trainable': (*ADAPTORS, 'language_model', 'vision_encoder'),
