@@ -54,6 +54,7 @@ def get_config(goal='grpo'):
     }
   )
   set_stages(config, {goal: stage})
+  config.optimizer.muon = ()  # The rates are AdamW's.
   config.log_every = steps // 60
   config.save_every = steps // 6
   config.evaluation.toy = 20

@@ -4,7 +4,9 @@
 
 Unseen scenes of each layout are encoded and decoded by the VQ. The judge reads the decoded images as they are, enlarged
 by a bicubic filter, and refined, with the originals beside them, each in the world of its size. Below: PSNR, gradient
-energy and Fréchet distance of the same images, as `pretrain` measures them on others; and the time of an image.
+energy and Fréchet distance of the same images, as `pretrain` measures them on others; and the time of an image. With
+--prompts=N the checkpoint, a run, generates an image for each of N prompts of each skill in new phrasings, and the
+judge reads those.
 """
 
 import argparse
@@ -15,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import janus_jax
 from janus_jax.conversion.checkpoint import open_checkpoint
 from janus_jax.evaluation import reconstruction
 from janus_jax.inference.refining import ImageRefiner, noise_key
 from janus_jax.runs import loading, refining
 from janus_jax.runs.config import parse_config
 from janus_jax.runs.recipes import read_recipe
-from janus_jax.toy import captions, dataset, scenes, shape_judge, shapes
+from janus_jax.toy import captions, dataset, scenes, shape_judge, shapes, test_set
 
 BATCH = 20
 
@@ -43,6 +46,29 @@ def score(world: shapes.World, shown: list[shapes.Scene], images: np.ndarray) ->
   return 100 * float(np.mean(right))
 
 
+def generated_scores(path: str, refiner: ImageRefiner, world: shapes.World, count: int) -> None:
+  """Prints the percentage of images right, by skill: as generated, enlarged, refined."""
+  prompts = [case for case in test_set.build_prompts(world, count) if case.group == 'new_phrasing']
+  prompts = [case for case in prompts if case.skill != 'digit']
+  found = janus_jax.generate_images(
+    janus_jax.load(path, 'float32'), [case.prompt for case in prompts], num_images=1, batch_size=BATCH
+  )
+  images, codes = (np.stack([getattr(one, name) for (one,) in found]) for name in ('pixels', 'codes'))
+  scale = refiner.config.scale
+  larger = dataclasses.replace(world, size=scale * world.size)
+  shown = {
+    'as generated': (world, images),
+    'bicubic': (larger, refining.enlarged(images, scale)),
+    'refined': (larger, refine_all(refiner, images, codes)),
+  }
+  print(f'\n{"generated, right, %":24}' + ''.join(f'{skill:>16}' for skill in test_set.SKILLS[:-1]))
+  for name, (sized, pixels) in shown.items():
+    right: dict[str, list[bool]] = {}
+    for case, image in zip(prompts, pixels, strict=True):
+      right.setdefault(case.skill, []).append(shape_judge.judge_image(sized, case.expected, image).right)
+    print(f'{name:24}' + ''.join(f'{100 * np.mean(right[skill]):16.1f}' for skill in test_set.SKILLS[:-1]))
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--checkpoint', required=True)
@@ -50,6 +76,7 @@ def main() -> None:
   parser.add_argument('--config', required=True)
   parser.add_argument('--scenes', type=int, default=300)
   parser.add_argument('--flow_steps', type=int, nargs='+', help='Others than the refiner says.')
+  parser.add_argument('--prompts', type=int, default=0, help='Of each skill, for images that the checkpoint generates.')
   options = parser.parse_args()
   checkpoint = open_checkpoint(options.checkpoint)
   refiner = loading.load_refiner(options.refiner, checkpoint, checkpoint.config.vq.image_size)
@@ -86,6 +113,8 @@ def main() -> None:
   began = time.perf_counter()
   for index in range(10):
     jax.block_until_ready(refiner.refine(decoded[:1], codes[:1], noise_key(0, index)[None]))
+  if options.prompts:
+    generated_scores(options.checkpoint, refiner, world, options.prompts)
   print(f'\none image, {refiner.config.flow_steps} steps: {100 * (time.perf_counter() - began):.0f} ms')
 
 
