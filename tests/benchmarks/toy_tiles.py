@@ -52,6 +52,7 @@ def recipe(checkpoint: str, data: pathlib.Path, tiles: int, steps: int, seed: in
   config = read_recipe(str(CONFIGS / 'tiny.py'))
   config.init_from, config.seed, config.sequence_length, config.loss_chunk = checkpoint, seed, SEQUENCE, SEQUENCE
   config.sampling.num_images = 0
+  config.data.name, config.data.precompute_codes = 'files', False
   config.data.sources = {
     'scenes': {
       'kind': 'understanding',
