@@ -56,6 +56,7 @@ def recipe(start: str, data: str, generation: Sequence[str] = ('shapes',)) -> Co
   spec.loader.exec_module(module)
   config = module.get_config()
   config.init_from, config.data.directory, config.data.num_train = start, data, 60
+  config.optimizer.muon = ()  # tests/training/test_muon.py has it.
   config.mesh.data, config.mesh.fsdp = 2, 4  # The tests' eight simulated devices.
   config.log_every, config.save_every, config.held_out_batches, config.sampling.num_images = 1, 1, 1, 0
   for stage in config.stages.values():

@@ -68,6 +68,7 @@ def test_passes_are_those_that_need_the_weights():
 def test_a_step_receives_at_most_half_more_than_the_ideal(sizes, stage):
   """Chunks of logits are many here, so anything sent once per chunk would be most of the traffic."""
   config = recipe('tiny')
+  config.optimizer.muon = ()  # It gathers whole kernels, which the ideal is not of.
   config.update_from_flattened_dict({'loss_chunk': 4, 'compute.unroll': 1, 'held_out_batches': 0})
   config.mesh.update(sizes)
   for each in config.stages.values():
