@@ -25,7 +25,7 @@ FLAGS = (
   f'--config.keep_last={STEPS}',
 )
 # A word in few of the batches, and where it is.
-POISON, POISONED_STEPS = ' digit', [2, 7, 8, 9, 12]
+POISON, POISONED_STEPS = ' digit', [2, 7, 8, 9, 11, 12]
 
 
 @pytest.fixture(scope='module')
@@ -49,8 +49,8 @@ def test_batches_without_a_finite_loss_are_skipped_and_counted(alone):
   lines = read_metrics(alone / 'metrics.jsonl')
   assert [line['step'] for line in lines if line['loss'] is None] == POISONED_STEPS
   assert [line['step'] for line in lines if line['update_norm'] == 0] == POISONED_STEPS
-  assert [line['skipped'] for line in lines] == [0, 1, 1, 1, 1, 1, 2, 3, 4, 4, 4, 5]
-  assert [line['skipped_in_a_row'] for line in lines] == [0, 1, 0, 0, 0, 0, 1, 2, 3, 0, 0, 1]
+  assert [line['skipped'] for line in lines] == [0, 1, 1, 1, 1, 1, 2, 3, 4, 4, 5, 6]
+  assert [line['skipped_in_a_row'] for line in lines] == [0, 1, 0, 0, 0, 0, 1, 2, 3, 0, 1, 2]
   for line in lines:
     assert (line['param_norm'] == lines[line['step'] - 2]['param_norm']) == (line['step'] in POISONED_STEPS)
 
