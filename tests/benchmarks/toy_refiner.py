@@ -109,12 +109,12 @@ def main() -> None:
     images = np.concatenate(parts)
     psnr, ratio = reconstruction.psnr(images, originals), reconstruction.gradient_energy(images) / energy
     print(f'{name:24}{psnr:10.2f}{ratio:10.3f}{reconstruction.frechet_distance(features(images), reference):10.4f}')
+  if options.prompts:
+    generated_scores(options.checkpoint, refiner, world, options.prompts)
   refiner.refine(decoded[:1], codes[:1], noise_key(0, 0)[None])
   began = time.perf_counter()
   for index in range(10):
     jax.block_until_ready(refiner.refine(decoded[:1], codes[:1], noise_key(0, index)[None]))
-  if options.prompts:
-    generated_scores(options.checkpoint, refiner, world, options.prompts)
   print(f'\none image, {refiner.config.flow_steps} steps: {100 * (time.perf_counter() - began):.0f} ms')
 
 
