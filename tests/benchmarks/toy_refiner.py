@@ -79,7 +79,8 @@ def main() -> None:
   parser.add_argument('--prompts', type=int, default=0, help='Of each skill, for images that the checkpoint generates.')
   options = parser.parse_args()
   checkpoint = open_checkpoint(options.checkpoint)
-  refiner = loading.load_refiner(options.refiner, checkpoint, checkpoint.config.vq.image_size)
+  size = checkpoint.config.vq.image_size
+  refiner = loading.load_refiner(options.refiner, checkpoint, (size, size))
   scale = refiner.config.scale
   world = dataset.world_for(checkpoint.config, 0, **parse_config(read_recipe(options.config)).data.toy)
   larger = dataclasses.replace(world, size=scale * world.size)
